@@ -1,0 +1,88 @@
+//! The one error type of the crate.
+//!
+//! What comes from outside the process (files, flags, checkpoints, data) can be wrong, and then a function
+//! returns [`Error`]: what was wrong, where, and what to do about it. A *shape* mistake is a bug in the calling
+//! program; it panics, as in every tensor library, and never appears here.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Something outside the process was not as it must be.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to read or write a file.
+    Io {
+        /// What was attempted, as a verb: `"read"`, `"write"`, `"create"`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file was read, but what it holds cannot be used.
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do.
+        hint: String,
+    },
+    /// A setting, or a combination of settings, cannot work.
+    Config {
+        /// What is wrong, with the offending values.
+        problem: String,
+        /// What to do.
+        hint: String,
+    },
+    /// Training cannot go on: a number became NaN or infinite, or a parameter got no gradient.
+    Training {
+        /// The step (counted from 1) at which it was seen.
+        step: usize,
+        /// What was seen.
+        problem: String,
+        /// What to do.
+        hint: String,
+    },
+}
+
+impl Error {
+    /// The operating system's error about `path`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Error::Io { action, path: path.as_ref().to_owned(), source }
+    }
+
+    /// The file at `path` holds something unusable.
+    pub fn file(path: impl AsRef<Path>, problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        Error::File { path: path.as_ref().to_owned(), problem: problem.into(), hint: hint.into() }
+    }
+
+    /// A setting that cannot work.
+    pub fn config(problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        Error::Config { problem: problem.into(), hint: hint.into() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io { action, path, source } => write!(f, "cannot {action} {}: {source}", path.display()),
+            Error::File { path, problem, hint } => write!(f, "{}: {problem}\n  {hint}", path.display()),
+            Error::Config { problem, hint } => write!(f, "{problem}\n  {hint}"),
+            Error::Training { step, problem, hint } => write!(f, "training stopped at step {step}: {problem}\n  {hint}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}

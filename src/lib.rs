@@ -1,0 +1,7 @@
+//! stop-mim
+
+pub mod error;
+pub mod rng;
+pub mod tensor;
+
+pub use error::{Error, Result};

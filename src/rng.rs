@@ -1,0 +1,71 @@
+//! Random streams: one seed, any number of independent generators, the same on any number of threads.
+//!
+//! A function that samples takes `&mut impl Rng`; *which* generator it gets is decided here. Work that may run on
+//! any thread in any order (the crop of one image, the noise of one chunk) gets a generator of its own, keyed by
+//! what it is for and which item it is about, never by when it ran.
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+/// What a stream is for. Two purposes never share draws, whatever their indices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Purpose {
+    /// Initial weights.
+    Init = 1,
+    /// The order in which an epoch visits the images.
+    Shuffle = 2,
+    /// Crop and flip of one image in one epoch.
+    Augment = 3,
+    /// The masks of one batch.
+    Mask = 4,
+    /// The noise n of one chunk of one step (Eq. 5).
+    Noise = 5,
+    /// Drawing one procedural image.
+    Shapes = 6,
+    /// Choosing what to evaluate on.
+    Eval = 7,
+}
+
+/// The generator for `purpose`, item `index` (for example `[epoch, image]`), of the run with this `seed`.
+///
+/// The key is hashed by SplitMix64 steps, so that neighbouring indices give unrelated streams.
+pub fn stream(seed: u64, purpose: Purpose, index: [u64; 2]) -> StdRng {
+    let mut key = [0u8; 32];
+    let mut state = seed;
+    for (slot, word) in key.chunks_exact_mut(8).zip([purpose as u64, index[0], index[1], 0x5706_5706]) {
+        state = splitmix64(state ^ splitmix64(word.wrapping_add(0x9E37_79B9_7F4A_7C15)));
+        slot.copy_from_slice(&state.to_le_bytes());
+    }
+    StdRng::from_seed(key)
+}
+
+/// One output of the SplitMix64 generator (Steele, Lea and Flood, OOPSLA 2014) at state `x`.
+fn splitmix64(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::RngExt;
+
+    #[test]
+    fn streams_repeat_and_differ_by_every_part_of_their_key() {
+        let first = |seed, purpose, index| stream(seed, purpose, index).random::<u64>();
+        let base = first(1, Purpose::Noise, [2, 3]);
+        assert_eq!(base, first(1, Purpose::Noise, [2, 3]));
+        for other in [
+            first(2, Purpose::Noise, [2, 3]),
+            first(1, Purpose::Mask, [2, 3]),
+            first(1, Purpose::Noise, [3, 3]),
+            first(1, Purpose::Noise, [2, 4]),
+            first(1, Purpose::Noise, [3, 2]),
+        ] {
+            assert_ne!(base, other);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Floor 1: tensors.
+
+mod indices;
+
+pub use indices::Indices;
