@@ -1,0 +1,20 @@
+//! GELU, exact: y = x Φ(x), with Φ the normal distribution function (Hendrycks and Gimpel, 2016).
+
+use super::simd::vectorized;
+
+vectorized! {
+    /// y ← x Φ(x).
+    pub fn forward<T>(x: &[T], y: &mut [T]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * x.normal_pdf_cdf().1;
+        }
+    }
+
+    /// dx ← (Φ(x) + x φ(x)) dy.
+    pub fn backward<T>(x: &[T], dy: &[T], dx: &mut [T]) {
+        for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+            let (pdf, cdf) = x.normal_pdf_cdf();
+            *dx = (cdf + x * pdf) * dy;
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Layer normalisation along rows (Ba, Kiros and Hinton, 2016): y = γ ⊙ x̂ + β, x̂ = (x − μ) / √(v + ε), with the
+//! mean μ and the biased variance v of the row.
+
+use super::simd::vectorized;
+use super::softmax::reduce;
+
+vectorized! {
+    /// y ← γ ⊙ x̂ + β, and each row's (μ, 1/√(v + ε)) into `stats`. Without `affine` γ = 1 and β = 0.
+    pub fn forward<T>(x: &[T], affine: Option<(&[T], &[T])>, cols: usize, eps: T, y: &mut [T], stats: &mut [[T; 2]]) {
+        let inverse_cols = T::from_f64(1.0 / cols as f64);
+        for ((x, y), stat) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)).zip(stats) {
+            let mean = super::softmax::sum(x) * inverse_cols;
+            let squares = reduce(cols, T::ZERO, |s, i| s + (x[i] - mean) * (x[i] - mean), |a, b| a + b);
+            let inverse_std = T::ONE / (squares * inverse_cols + eps).sqrt();
+            *stat = [mean, inverse_std];
+            match affine {
+                Some((gamma, beta)) => {
+                    for (((y, &x), &g), &b) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
+                        *y = (x - mean) * inverse_std * g + b;
+                    }
+                }
+                None => {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = (x - mean) * inverse_std;
+                    }
+                }
+            }
+        }
+    }
+
+    /// With g = γ ⊙ dy, for each row: dx ← (g − mean(g) − x̂ mean(g ⊙ x̂)) / √(v + ε).
+    pub fn backward_input<T>(x: &[T], gamma: Option<&[T]>, stats: &[[T; 2]], dy: &[T], cols: usize, dx: &mut [T]) {
+        let inverse_cols = T::from_f64(1.0 / cols as f64);
+        let rows = x.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols)).zip(stats);
+        for (((x, dy), dx), &[mean, inverse_std]) in rows {
+            match gamma {
+                Some(gamma) => super::elementwise::mul(gamma, dy, dx),
+                None => dx.copy_from_slice(dy),
+            }
+            let mean_g = super::softmax::sum(dx) * inverse_cols;
+            let g = &*dx;
+            let gx = reduce(cols, T::ZERO, |s, i| s + g[i] * (x[i] - mean), |a, b| a + b);
+            let mean_gx = gx * inverse_std * inverse_cols;
+            for (dx, &x) in dx.iter_mut().zip(x) {
+                *dx = (*dx - mean_g - (x - mean) * inverse_std * mean_gx) * inverse_std;
+            }
+        }
+    }
+
+    /// dγ ← Σ over rows of dy ⊙ x̂, dβ ← Σ over rows of dy.
+    pub fn backward_affine<T>(x: &[T], stats: &[[T; 2]], dy: &[T], dgamma: &mut [T], dbeta: &mut [T]) {
+        dgamma.fill(T::ZERO);
+        dbeta.fill(T::ZERO);
+        let cols = dgamma.len();
+        for ((x, dy), &[mean, inverse_std]) in x.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(stats) {
+            for (((dg, db), &x), &dy) in dgamma.iter_mut().zip(dbeta.iter_mut()).zip(x).zip(dy) {
+                *dg += dy * (x - mean) * inverse_std;
+                *db += dy;
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! One source, three machine codes: `vectorized!` compiles a loop for AVX-512, for AVX2 and for the baseline,
+//! and picks at run time what the processor has.
+//!
+//! A binary built for plain x86-64 would otherwise run every loop with 128-bit vectors. The loops themselves stay
+//! ordinary Rust over slices; nothing here depends on what they compute.
+
+/// Whether the AVX-512 code may run.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512dq")
+}
+
+/// Whether the AVX2 code may run.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2")
+}
+
+/// Defines functions generic over one [`Real`](crate::kernels::Real) whose bodies are compiled three times.
+///
+/// Multiplications and additions are not contracted into FMA: the three codes give the same bits.
+macro_rules! vectorized {
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident<$T:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)+) => {$(
+        $(#[$meta])*
+        $vis fn $name<$T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body<$T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq")]
+                fn avx512<$T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
+                #[target_feature(enable = "avx2")]
+                fn avx2<$T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
+                if $crate::kernels::cpu::simd::has_avx512() {
+                    // SAFETY: the processor was just found to have what `avx512` is compiled for.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if $crate::kernels::cpu::simd::has_avx2() {
+                    // SAFETY: the processor was just found to have what `avx2` is compiled for.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    )+};
+}
+pub(crate) use vectorized;

@@ -1,0 +1,442 @@
+//! Floor 0: kernels, and the one door to them.
+//!
+//! A function here takes [`Buffer`]s and sizes, checks that they fit, and matches on what the elements are and
+//! where they live; behind it [`cpu`] has the loops. Nothing outside this module sees a slice's element type.
+//! A second device is one more arm of the same match.
+
+mod buffer;
+pub mod cpu;
+mod real;
+
+pub use buffer::{Buffer, Storage};
+pub use cpu::attention::Sizes as AttentionSizes;
+pub use cpu::elementwise::Broadcast;
+pub use cpu::patchify::{Cut, PatchOrder};
+pub use real::{DType, Real};
+
+/// The most dimensions a tensor may have.
+pub const MAX_RANK: usize = 6;
+
+/// Evaluates `$body` with `$T` the element type of the first buffer and every named buffer as a slice of it.
+///
+/// # Panics
+/// When another buffer has another element type; the message names `$op`.
+macro_rules! dispatch {
+    ($op:literal, $T:ident, [$first:ident $(, $x:ident)*], $body:expr) => {
+        match $first.dtype() {
+            DType::F32 => {
+                type $T = f32;
+                let $first = $first.as_slice::<$T>($op);
+                $(let $x = $x.as_slice::<$T>($op);)*
+                $body
+            }
+            DType::F64 => {
+                type $T = f64;
+                let $first = $first.as_slice::<$T>($op);
+                $(let $x = $x.as_slice::<$T>($op);)*
+                $body
+            }
+        }
+    };
+}
+
+/// A new buffer of `len` elements that `fill` writes, all of them.
+fn filled<T: Real>(len: usize, fill: impl FnOnce(&mut [T])) -> Buffer {
+    let mut storage = Storage::unspecified(len);
+    fill(storage.as_mut_slice());
+    T::into_buffer(storage)
+}
+
+/// A new buffer of `len` zeros to which `add` adds.
+fn accumulated<T: Real>(len: usize, add: impl FnOnce(&mut [T])) -> Buffer {
+    filled(len, |y| {
+        y.fill(T::ZERO);
+        add(y);
+    })
+}
+
+#[track_caller]
+fn check_len(op: &str, what: &str, buffer: &Buffer, len: usize) {
+    assert_eq!(buffer.len(), len, "{op}: {what} has {} elements, its shape says {len}", buffer.len());
+}
+
+/// `len` elements, all `value`.
+pub fn full(len: usize, value: f64, dtype: DType) -> Buffer {
+    match dtype {
+        DType::F32 => f32::into_buffer(Storage::full(len, value as f32)),
+        DType::F64 => f64::into_buffer(Storage::full(len, value)),
+    }
+}
+
+/// `x` with elements of another type; the same buffer when they already are of it.
+pub fn to_dtype(x: &Buffer, dtype: DType) -> Buffer {
+    if x.dtype() == dtype {
+        return x.clone();
+    }
+    dispatch!("to_dtype", T, [x], match dtype {
+        DType::F32 => filled::<f32>(x.len(), |y| cpu::elementwise::convert::<T, f32>(x, y)),
+        DType::F64 => filled::<f64>(x.len(), |y| cpu::elementwise::convert::<T, f64>(x, y)),
+    })
+}
+
+/// a b for each of `batch` pairs of matrices; a is (m, k) or, transposed, (k, m), and b alike. An operand with a
+/// single matrix serves the whole batch.
+#[track_caller]
+pub fn matmul(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buffer, tb: bool) -> Buffer {
+    let [m, k, n] = dims;
+    let step = |name, buffer: &Buffer, size: usize| {
+        if buffer.len() == size && batch != 1 {
+            return 0;
+        }
+        check_len("matmul", name, buffer, batch * size);
+        size
+    };
+    let (step_a, step_b) = (step("a", a, m * k), step("b", b, k * n));
+    dispatch!("matmul", T, [a, b], filled::<T>(batch * m * n, |c| {
+        for i in 0..batch {
+            let (a, b) = (&a[i * step_a..][..m * k], &b[i * step_b..][..k * n]);
+            cpu::matmul::matmul(dims, a, ta, b, tb, &mut c[i * m * n..(i + 1) * m * n]);
+        }
+    }))
+}
+
+/// Σ over the batch of a b: the gradient of an operand that served a whole batch of products.
+#[track_caller]
+pub fn matmul_sum(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buffer, tb: bool) -> Buffer {
+    let [m, k, n] = dims;
+    check_len("matmul", "a", a, batch * m * k);
+    check_len("matmul", "b", b, batch * k * n);
+    dispatch!("matmul", T, [a, b], accumulated::<T>(m * n, |c| {
+        use cpu::matmul::{Mat, gemm};
+        for i in 0..batch {
+            let a = Mat::new(&a[i * m * k..][..m * k], if ta { m } else { k }, ta);
+            let b = Mat::new(&b[i * k * n..][..k * n], if tb { k } else { n }, tb);
+            gemm(dims, 1.0, a, b, 1.0, c, 0, (n, 1));
+        }
+    }))
+}
+
+/// x Wᵀ + b for `rows` rows: x is (rows, inputs), W (outputs, inputs), b (outputs).
+#[track_caller]
+pub fn linear(rows: usize, inputs: usize, outputs: usize, x: &Buffer, w: &Buffer, bias: Option<&Buffer>) -> Buffer {
+    check_len("linear", "x", x, rows * inputs);
+    check_len("linear", "weight", w, outputs * inputs);
+    if let Some(bias) = bias {
+        check_len("linear", "bias", bias, outputs);
+    }
+    dispatch!("linear", T, [x, w], filled::<T>(rows * outputs, |y| {
+        cpu::matmul::matmul([rows, inputs, outputs], x, false, w, true, y);
+        if let Some(bias) = bias {
+            cpu::elementwise::add_to_rows(bias.as_slice::<T>("linear"), y);
+        }
+    }))
+}
+
+/// Σ over the rows, each of `cols` elements.
+pub fn sum_rows(cols: usize, x: &Buffer) -> Buffer {
+    dispatch!("sum_rows", T, [x], accumulated::<T>(cols, |y| cpu::elementwise::add_rows(x, y)))
+}
+
+/// a + b with broadcasting; the result has `len` elements.
+#[track_caller]
+pub fn add(how: Option<&Broadcast>, len: usize, a: &Buffer, b: &Buffer) -> Buffer {
+    dispatch!("add", T, [a, b], filled::<T>(len, |y| match how {
+        None => cpu::elementwise::add(a, b, y),
+        Some(how) => cpu::elementwise::broadcast(how, a, b, y, |a, b| a + b),
+    }))
+}
+
+/// a ⊙ b with broadcasting; the result has `len` elements.
+#[track_caller]
+pub fn mul(how: Option<&Broadcast>, len: usize, a: &Buffer, b: &Buffer) -> Buffer {
+    dispatch!("mul", T, [a, b], filled::<T>(len, |y| match how {
+        None => cpu::elementwise::mul(a, b, y),
+        Some(how) => cpu::elementwise::broadcast(how, a, b, y, |a, b| a * b),
+    }))
+}
+
+/// Sums `dy` of shape `from` down to shape `to`, which had been broadcast.
+pub fn reduce_to(dy: &Buffer, from: &[usize], to: &[usize]) -> Buffer {
+    let len = to.iter().product();
+    dispatch!("reduce_to", T, [dy], accumulated::<T>(len, |dx| cpu::elementwise::reduce_to(dy, from, dx, to)))
+}
+
+/// y ← y + x.
+#[track_caller]
+pub fn accumulate(y: &mut Buffer, x: &Buffer) {
+    check_len("accumulate", "x", x, y.len());
+    dispatch!("accumulate", T, [x], cpu::elementwise::accumulate(x, y.make_mut::<T>("accumulate")))
+}
+
+/// factor · x.
+pub fn scale(x: &Buffer, factor: f64) -> Buffer {
+    dispatch!("scale", T, [x], filled::<T>(x.len(), |y| cpu::elementwise::scale(x, T::from_f64(factor), y)))
+}
+
+/// Σ x.
+pub fn sum(x: &Buffer) -> f64 {
+    dispatch!("sum", T, [x], cpu::elementwise::sum::<T>(x))
+}
+
+/// Σ |x|.
+pub fn sum_abs(x: &Buffer) -> f64 {
+    dispatch!("l1_norm", T, [x], cpu::elementwise::sum_abs::<T>(x))
+}
+
+/// Σ x².
+pub fn sum_squares(x: &Buffer) -> f64 {
+    dispatch!("l2_norm", T, [x], cpu::elementwise::sum_squares::<T>(x))
+}
+
+/// sign(x) dy, with 0 at 0.
+pub fn sign_times(x: &Buffer, dy: f64) -> Buffer {
+    dispatch!("l1_norm", T, [x], filled::<T>(x.len(), |y| cpu::elementwise::sign_times(x, T::from_f64(dy), y)))
+}
+
+/// x Φ(x).
+pub fn gelu(x: &Buffer) -> Buffer {
+    dispatch!("gelu", T, [x], filled::<T>(x.len(), |y| cpu::gelu::forward(x, y)))
+}
+
+/// (Φ(x) + x φ(x)) dy.
+pub fn gelu_backward(x: &Buffer, dy: &Buffer) -> Buffer {
+    check_len("gelu", "dy", dy, x.len());
+    dispatch!("gelu", T, [x, dy], filled::<T>(x.len(), |dx| cpu::gelu::backward(x, dy, dx)))
+}
+
+/// Layer norm of rows of `cols`; the second buffer holds (mean, 1/standard deviation) per row.
+#[track_caller]
+pub fn layer_norm(cols: usize, x: &Buffer, affine: Option<(&Buffer, &Buffer)>, eps: f64) -> (Buffer, Buffer) {
+    if let Some((gamma, beta)) = affine {
+        check_len("layer_norm", "gamma", gamma, cols);
+        check_len("layer_norm", "beta", beta, cols);
+    }
+    let mut stats = full(2 * x.len() / cols.max(1), 0.0, x.dtype());
+    let y = dispatch!("layer_norm", T, [x], {
+        let affine = affine.map(|(g, b)| (g.as_slice::<T>("layer_norm"), b.as_slice::<T>("layer_norm")));
+        let stats = stats.make_mut::<T>("layer_norm").as_chunks_mut().0;
+        filled::<T>(x.len(), |y| cpu::layer_norm::forward(x, affine, cols, T::from_f64(eps), y, stats))
+    });
+    (y, stats)
+}
+
+/// The gradient of [`layer_norm`] with respect to x.
+pub fn layer_norm_backward_input(
+    cols: usize,
+    x: &Buffer,
+    gamma: Option<&Buffer>,
+    stats: &Buffer,
+    dy: &Buffer,
+) -> Buffer {
+    dispatch!("layer_norm", T, [x, stats, dy], {
+        let gamma = gamma.map(|g| g.as_slice::<T>("layer_norm"));
+        let stats = stats.as_chunks().0;
+        filled::<T>(x.len(), |dx| cpu::layer_norm::backward_input(x, gamma, stats, dy, cols, dx))
+    })
+}
+
+/// The gradients of [`layer_norm`] with respect to γ and β.
+pub fn layer_norm_backward_affine(cols: usize, x: &Buffer, stats: &Buffer, dy: &Buffer) -> (Buffer, Buffer) {
+    dispatch!("layer_norm", T, [x, stats, dy], {
+        let (mut dgamma, mut dbeta) = (Storage::unspecified(cols), Storage::unspecified(cols));
+        let stats = stats.as_chunks().0;
+        cpu::layer_norm::backward_affine::<T>(x, stats, dy, dgamma.as_mut_slice(), dbeta.as_mut_slice());
+        (T::into_buffer(dgamma), T::into_buffer(dbeta))
+    })
+}
+
+/// Softmax of rows of `cols`.
+pub fn softmax(cols: usize, x: &Buffer) -> Buffer {
+    dispatch!("softmax", T, [x], filled::<T>(x.len(), |y| {
+        y.copy_from_slice(x);
+        cpu::softmax::forward_in_place(y, cols, T::ONE);
+    }))
+}
+
+/// The gradient of [`softmax`] given its result y.
+pub fn softmax_backward(cols: usize, y: &Buffer, dy: &Buffer) -> Buffer {
+    dispatch!("softmax", T, [y, dy], filled::<T>(y.len(), |dx| {
+        dx.copy_from_slice(dy);
+        cpu::softmax::backward_in_place::<T>(y, dx, cols);
+    }))
+}
+
+/// Multi-head attention on a fused projection (B, N, 3, h, d): the output (B, N, h d) and the probabilities
+/// (B, h, N, N).
+#[track_caller]
+pub fn attention(sizes: &AttentionSizes, qkv: &Buffer) -> (Buffer, Buffer) {
+    let tokens = sizes.batch * sizes.tokens * sizes.dim();
+    check_len("attention", "qkv", qkv, 3 * tokens);
+    dispatch!("attention", T, [qkv], {
+        let mut probs = Storage::<T>::unspecified(sizes.probs());
+        let out = filled(tokens, |out| cpu::attention::forward(sizes, qkv, probs.as_mut_slice(), out));
+        (out, T::into_buffer(probs))
+    })
+}
+
+/// The gradient of [`attention`] with respect to its fused projection.
+pub fn attention_backward(sizes: &AttentionSizes, qkv: &Buffer, probs: &Buffer, dout: &Buffer) -> Buffer {
+    dispatch!("attention", T, [qkv, probs, dout], {
+        let mut scratch = Storage::<T>::unspecified(sizes.tokens * sizes.tokens);
+        filled(qkv.len(), |dqkv| cpu::attention::backward(sizes, qkv, probs, dout, scratch.as_mut_slice(), dqkv))
+    })
+}
+
+/// Tokens of x, (rows, `tokens`, `dim`), by index; see [`cpu::tokens::gather`].
+#[track_caller]
+pub fn gather(x: &Buffer, tokens: usize, dim: usize, indices: &[u32], per_row: usize) -> Buffer {
+    check_indices(indices, tokens);
+    dispatch!("gather_tokens", T, [x], filled::<T>(indices.len() * dim, |y| {
+        cpu::tokens::gather(x, tokens, dim, indices, per_row, y);
+    }))
+}
+
+/// The transpose of [`gather`], into a buffer of `len` elements.
+#[track_caller]
+pub fn scatter_add(dy: &Buffer, tokens: usize, dim: usize, indices: &[u32], per_row: usize, len: usize) -> Buffer {
+    check_indices(indices, tokens);
+    dispatch!("gather_tokens", T, [dy], accumulated::<T>(len, |dx| {
+        cpu::tokens::scatter_add(dy, tokens, dim, indices, per_row, dx);
+    }))
+}
+
+#[track_caller]
+fn check_indices(indices: &[u32], tokens: usize) {
+    if let Some(bad) = indices.iter().find(|&&i| i as usize >= tokens) {
+        panic!("gather_tokens: index {bad} into {tokens} tokens");
+    }
+}
+
+/// For each of `rows`, the runs of all parts one after the other: parts are (buffer, run length).
+pub fn concat_runs(rows: usize, parts: &[(&Buffer, usize)]) -> Buffer {
+    let total: usize = parts.iter().map(|p| p.1).sum();
+    let first = parts[0].0;
+    dispatch!("concat", T, [first], {
+        let _: &[T] = first;
+        filled::<T>(rows * total, |y| {
+            let mut at = 0;
+            for &(x, width) in parts {
+                cpu::tokens::copy_runs(rows, width, (x.as_slice::<T>("concat"), width, 0), (y, total, at));
+                at += width;
+            }
+        })
+    })
+}
+
+/// From each of `rows` rows of `row` elements, the `width` elements from `start` on.
+pub fn slice_runs(rows: usize, row: usize, start: usize, width: usize, x: &Buffer) -> Buffer {
+    dispatch!("slice", T, [x], filled::<T>(rows * width, |y| {
+        cpu::tokens::copy_runs(rows, width, (x, row, start), (y, width, 0));
+    }))
+}
+
+/// The transpose of [`slice_runs`]: rows of zeros but for `width` elements from `start` on.
+pub fn unslice_runs(rows: usize, row: usize, start: usize, width: usize, dy: &Buffer) -> Buffer {
+    dispatch!("slice", T, [dy], accumulated::<T>(rows * row, |dx| {
+        cpu::tokens::copy_runs(rows, width, (dy, width, 0), (dx, row, start));
+    }))
+}
+
+/// (outer, a, b, inner) → (outer, b, a, inner).
+pub fn swap_middle(x: &Buffer, dims: [usize; 4]) -> Buffer {
+    dispatch!("swap_middle", T, [x], filled::<T>(x.len(), |y| cpu::tokens::swap_middle(x, dims, y)))
+}
+
+/// Images → patches.
+pub fn patchify(cut: &Cut, images: &Buffer) -> Buffer {
+    dispatch!("patchify", T, [images], filled::<T>(images.len(), |y| cpu::patchify::patchify(cut, images, y)))
+}
+
+/// Patches → images.
+pub fn unpatchify(cut: &Cut, patches: &Buffer) -> Buffer {
+    dispatch!("unpatchify", T, [patches], filled::<T>(patches.len(), |y| cpu::patchify::unpatchify(cut, patches, y)))
+}
+
+/// Σ smooth L1 of x − y.
+#[track_caller]
+pub fn smooth_l1(x: &Buffer, y: &Buffer, beta: f64) -> f64 {
+    check_len("smooth_l1", "target", y, x.len());
+    dispatch!("smooth_l1", T, [x, y], cpu::loss::smooth_l1(x, y, T::from_f64(beta)))
+}
+
+/// The gradient of [`smooth_l1`] with respect to x, times dy.
+pub fn smooth_l1_backward(x: &Buffer, y: &Buffer, beta: f64, dy: f64) -> Buffer {
+    dispatch!("smooth_l1", T, [x, y], filled::<T>(x.len(), |dx| {
+        cpu::loss::smooth_l1_backward(x, y, T::from_f64(beta), T::from_f64(dy), dx);
+    }))
+}
+
+/// Σ (x − y)².
+#[track_caller]
+pub fn squared_error(x: &Buffer, y: &Buffer) -> f64 {
+    check_len("mse", "target", y, x.len());
+    dispatch!("mse", T, [x, y], cpu::loss::squared_error::<T>(x, y))
+}
+
+/// The gradient of [`squared_error`] with respect to x, times dy.
+pub fn squared_error_backward(x: &Buffer, y: &Buffer, dy: f64) -> Buffer {
+    dispatch!("mse", T, [x, y], filled::<T>(x.len(), |dx| {
+        cpu::loss::squared_error_backward(x, y, T::from_f64(dy), dx);
+    }))
+}
+
+/// Σ −ln softmax(x)\[class\] over rows of `cols`, and the softmax.
+#[track_caller]
+pub fn cross_entropy(cols: usize, x: &Buffer, classes: &[u32]) -> (f64, Buffer) {
+    check_len("cross_entropy", "logits", x, classes.len() * cols);
+    if let Some(bad) = classes.iter().find(|&&c| c as usize >= cols) {
+        panic!("cross_entropy: class {bad} of {cols}");
+    }
+    let p = softmax(cols, x);
+    (dispatch!("cross_entropy", T, [p], cpu::loss::negative_log_likelihood::<T>(p, classes, cols)), p)
+}
+
+/// The gradient of [`cross_entropy`] with respect to x, times dy.
+pub fn cross_entropy_backward(cols: usize, p: &Buffer, classes: &[u32], dy: f64) -> Buffer {
+    dispatch!("cross_entropy", T, [p], filled::<T>(p.len(), |dx| {
+        cpu::loss::cross_entropy_backward(p, classes, cols, T::from_f64(dy), dx);
+    }))
+}
+
+/// The hyperparameters of one AdamW update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWUpdate {
+    /// Learning rate.
+    pub lr: f64,
+    /// Weight decay λ (0 for biases and other vectors).
+    pub weight_decay: f64,
+    /// β₁, β₂.
+    pub betas: (f64, f64),
+    /// ε.
+    pub eps: f64,
+    /// t, counted from 1.
+    pub step: u64,
+}
+
+/// One AdamW update in place of the moments m, v and the weight w, given the gradient g.
+#[track_caller]
+pub fn adamw(update: &AdamWUpdate, g: &Buffer, m: &mut Buffer, v: &mut Buffer, w: &mut Buffer) {
+    check_len("adamw", "the gradient", g, w.len());
+    let AdamWUpdate { lr, weight_decay, betas: (beta1, beta2), eps, step } = *update;
+    // In f64 throughout: 1 − 0.999ᵗ in f32 would be off by 10⁻⁴ at the first step.
+    let t = step as f64;
+    dispatch!("adamw", T, [g], {
+        let f = T::from_f64;
+        let step = cpu::optim::AdamWStep {
+            beta1: (f(beta1), f(1.0 - beta1)),
+            beta2: (f(beta2), f(1.0 - beta2)),
+            step_size: f(lr / (1.0 - beta1.powf(t))),
+            inverse_sqrt_correction2: f(1.0 / (1.0 - beta2.powf(t)).sqrt()),
+            eps: f(eps),
+            keep: f(1.0 - lr * weight_decay),
+        };
+        cpu::optim::adamw(&step, g, m.make_mut("adamw"), v.make_mut("adamw"), w.make_mut("adamw"));
+    })
+}
+
+/// target ← momentum · target + (1 − momentum) · online, in place.
+#[track_caller]
+pub fn ema(momentum: f64, online: &Buffer, target: &mut Buffer) {
+    check_len("ema", "the online weight", online, target.len());
+    dispatch!("ema", T, [online], cpu::optim::ema(T::from_f64(momentum), online, target.make_mut("ema")))
+}

@@ -1,0 +1,223 @@
+//! The two element types, sealed: `f32` for training, `f64` for gradient checks.
+
+use std::fmt::{Debug, Display};
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
+
+use super::buffer::{Buffer, FreeList, Storage};
+
+/// What a tensor's elements are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit floating point: training.
+    F32,
+    /// 64-bit floating point: gradient checks and parity.
+    F64,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            DType::F32 => 4,
+            DType::F64 => 8,
+        }
+    }
+}
+
+impl Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            DType::F32 => "f32",
+            DType::F64 => "f64",
+        })
+    }
+}
+
+/// The strides of a matrix inside a slice: `(elements to the next row, elements to the next column)`.
+pub type Strides = (usize, usize);
+
+/// `f32` or `f64`: what the kernels are generic over.
+///
+/// Sealed by its private supertrait; the set of element types is closed because [`Buffer`] is an enum over them.
+pub trait Real:
+    sealed::Sealed
+    + Copy
+    + Default
+    + PartialOrd
+    + Debug
+    + Display
+    + Send
+    + Sync
+    + 'static
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + SubAssign
+    + MulAssign
+    + DivAssign
+    + Sum
+{
+    /// The runtime name of this type.
+    const DTYPE: DType;
+    /// 0.
+    const ZERO: Self;
+    /// 1.
+    const ONE: Self;
+
+    /// The nearest value of this type.
+    fn from_f64(x: f64) -> Self;
+    /// This value in f64, exactly.
+    fn to_f64(self) -> f64;
+    /// √x.
+    fn sqrt(self) -> Self;
+    /// |x|.
+    fn abs(self) -> Self;
+    /// eˣ: to half a unit in the last place in f64, to 2·10⁻⁷ relative in f32 (where it compiles to vector code).
+    fn exp(self) -> Self;
+    /// ln x.
+    fn ln(self) -> Self;
+    /// The standard normal density φ(x) and distribution function Φ(x), which share one exponential.
+    fn normal_pdf_cdf(self) -> (Self, Self);
+    /// Whether the value is neither NaN nor infinite.
+    fn is_finite(self) -> bool;
+
+    /// c ← α a b + β c for an (m, k) and a (k, n) matrix, each with its strides.
+    ///
+    /// # Safety
+    /// Every element that the dimensions and strides reach must lie inside the allocation its pointer points
+    /// into, and no two elements of `c` may coincide.
+    #[expect(clippy::too_many_arguments, reason = "the argument list of BLAS")]
+    unsafe fn gemm(
+        m: usize,
+        k: usize,
+        n: usize,
+        alpha: Self,
+        a: *const Self,
+        sa: Strides,
+        b: *const Self,
+        sb: Strides,
+        beta: Self,
+        c: *mut Self,
+        sc: Strides,
+    );
+
+    /// Wraps a storage of this type.
+    fn into_buffer(storage: Storage<Self>) -> Buffer;
+    /// The storage, when `buffer` holds this type.
+    fn storage(buffer: &Buffer) -> Option<&std::sync::Arc<Storage<Self>>>;
+    /// The storage to write to, when `buffer` holds this type.
+    fn storage_mut(buffer: &mut Buffer) -> Option<&mut std::sync::Arc<Storage<Self>>>;
+    /// This thread's free buffers of this type.
+    fn with_free_list<R>(f: impl FnOnce(&mut FreeList<Self>) -> R) -> R;
+    /// The free buffers that any thread may take.
+    fn shared_free_list() -> &'static std::sync::Mutex<FreeList<Self>>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+}
+
+macro_rules! impl_real {
+    ($t:ident, $dtype:ident, $gemm:ident) => {
+        impl Real for $t {
+            const DTYPE: DType = DType::$dtype;
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+
+            #[inline(always)]
+            fn from_f64(x: f64) -> Self {
+                x as $t
+            }
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                self as f64
+            }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                $t::sqrt(self)
+            }
+            #[inline(always)]
+            fn abs(self) -> Self {
+                $t::abs(self)
+            }
+            #[inline(always)]
+            fn exp(self) -> Self {
+                super::cpu::special::exp::$t(self)
+            }
+            #[inline(always)]
+            fn ln(self) -> Self {
+                $t::ln(self)
+            }
+            #[inline(always)]
+            fn normal_pdf_cdf(self) -> (Self, Self) {
+                super::cpu::special::normal_pdf_cdf::$t(self)
+            }
+            #[inline(always)]
+            fn is_finite(self) -> bool {
+                $t::is_finite(self)
+            }
+
+            unsafe fn gemm(
+                m: usize,
+                k: usize,
+                n: usize,
+                alpha: Self,
+                a: *const Self,
+                sa: Strides,
+                b: *const Self,
+                sb: Strides,
+                beta: Self,
+                c: *mut Self,
+                sc: Strides,
+            ) {
+                let s = |stride: usize| stride as isize;
+                // SAFETY: the caller's obligation is matrixmultiply's: in-bounds strides, distinct elements of c.
+                unsafe {
+                    matrixmultiply::$gemm(
+                        m, k, n, alpha, a, s(sa.0), s(sa.1), b, s(sb.0), s(sb.1), beta, c, s(sc.0), s(sc.1),
+                    )
+                }
+            }
+
+            fn into_buffer(storage: Storage<Self>) -> Buffer {
+                Buffer::$dtype(std::sync::Arc::new(storage))
+            }
+            fn storage(buffer: &Buffer) -> Option<&std::sync::Arc<Storage<Self>>> {
+                match buffer {
+                    Buffer::$dtype(storage) => Some(storage),
+                    _ => None,
+                }
+            }
+            fn storage_mut(buffer: &mut Buffer) -> Option<&mut std::sync::Arc<Storage<Self>>> {
+                match buffer {
+                    Buffer::$dtype(storage) => Some(storage),
+                    _ => None,
+                }
+            }
+            fn with_free_list<R>(f: impl FnOnce(&mut FreeList<Self>) -> R) -> R {
+                thread_local! {
+                    static LIST: std::cell::RefCell<FreeList<$t>> = const { std::cell::RefCell::new(FreeList::new()) };
+                }
+                // While a thread ends its list may be gone already: then work on a list that frees at once.
+                let mut f = Some(f);
+                LIST.try_with(|list| f.take().map(|f| f(&mut list.borrow_mut())))
+                    .ok()
+                    .flatten()
+                    .unwrap_or_else(|| (f.take().expect("not taken: the list was not reached"))(&mut FreeList::new()))
+            }
+            fn shared_free_list() -> &'static std::sync::Mutex<FreeList<Self>> {
+                static LIST: std::sync::Mutex<FreeList<$t>> = std::sync::Mutex::new(FreeList::new());
+                &LIST
+            }
+        }
+    };
+}
+
+impl_real!(f32, F32, sgemm);
+impl_real!(f64, F64, dgemm);
