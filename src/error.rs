@@ -73,7 +73,9 @@ impl fmt::Display for Error {
             Error::Io { action, path, source } => write!(f, "cannot {action} {}: {source}", path.display()),
             Error::File { path, problem, hint } => write!(f, "{}: {problem}\n  {hint}", path.display()),
             Error::Config { problem, hint } => write!(f, "{problem}\n  {hint}"),
-            Error::Training { step, problem, hint } => write!(f, "training stopped at step {step}: {problem}\n  {hint}"),
+            Error::Training { step, problem, hint } => {
+                write!(f, "training stopped at step {step}: {problem}\n  {hint}")
+            }
         }
     }
 }

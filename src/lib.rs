@@ -1,5 +1,6 @@
 //! stop-mim
 
+pub mod autograd;
 pub mod error;
 pub mod kernels;
 pub mod rng;

@@ -73,10 +73,15 @@ pub fn to_dtype(x: &Buffer, dtype: DType) -> Buffer {
     if x.dtype() == dtype {
         return x.clone();
     }
-    dispatch!("to_dtype", T, [x], match dtype {
-        DType::F32 => filled::<f32>(x.len(), |y| cpu::elementwise::convert::<T, f32>(x, y)),
-        DType::F64 => filled::<f64>(x.len(), |y| cpu::elementwise::convert::<T, f64>(x, y)),
-    })
+    dispatch!(
+        "to_dtype",
+        T,
+        [x],
+        match dtype {
+            DType::F32 => filled::<f32>(x.len(), |y| cpu::elementwise::convert::<T, f32>(x, y)),
+            DType::F64 => filled::<f64>(x.len(), |y| cpu::elementwise::convert::<T, f64>(x, y)),
+        }
+    )
 }
 
 /// a b for each of `batch` pairs of matrices; a is (m, k) or, transposed, (k, m), and b alike. An operand with a
@@ -92,12 +97,17 @@ pub fn matmul(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buffer, 
         size
     };
     let (step_a, step_b) = (step("a", a, m * k), step("b", b, k * n));
-    dispatch!("matmul", T, [a, b], filled::<T>(batch * m * n, |c| {
-        for i in 0..batch {
-            let (a, b) = (&a[i * step_a..][..m * k], &b[i * step_b..][..k * n]);
-            cpu::matmul::matmul(dims, a, ta, b, tb, &mut c[i * m * n..(i + 1) * m * n]);
-        }
-    }))
+    dispatch!(
+        "matmul",
+        T,
+        [a, b],
+        filled::<T>(batch * m * n, |c| {
+            for i in 0..batch {
+                let (a, b) = (&a[i * step_a..][..m * k], &b[i * step_b..][..k * n]);
+                cpu::matmul::matmul(dims, a, ta, b, tb, &mut c[i * m * n..(i + 1) * m * n]);
+            }
+        })
+    )
 }
 
 /// Σ over the batch of a b: the gradient of an operand that served a whole batch of products.
@@ -106,14 +116,19 @@ pub fn matmul_sum(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buff
     let [m, k, n] = dims;
     check_len("matmul", "a", a, batch * m * k);
     check_len("matmul", "b", b, batch * k * n);
-    dispatch!("matmul", T, [a, b], accumulated::<T>(m * n, |c| {
-        use cpu::matmul::{Mat, gemm};
-        for i in 0..batch {
-            let a = Mat::new(&a[i * m * k..][..m * k], if ta { m } else { k }, ta);
-            let b = Mat::new(&b[i * k * n..][..k * n], if tb { k } else { n }, tb);
-            gemm(dims, 1.0, a, b, 1.0, c, 0, (n, 1));
-        }
-    }))
+    dispatch!(
+        "matmul",
+        T,
+        [a, b],
+        accumulated::<T>(m * n, |c| {
+            use cpu::matmul::{Mat, gemm};
+            for i in 0..batch {
+                let a = Mat::new(&a[i * m * k..][..m * k], if ta { m } else { k }, ta);
+                let b = Mat::new(&b[i * k * n..][..k * n], if tb { k } else { n }, tb);
+                gemm(dims, 1.0, a, b, 1.0, c, 0, (n, 1));
+            }
+        })
+    )
 }
 
 /// x Wᵀ + b for `rows` rows: x is (rows, inputs), W (outputs, inputs), b (outputs).
@@ -124,12 +139,17 @@ pub fn linear(rows: usize, inputs: usize, outputs: usize, x: &Buffer, w: &Buffer
     if let Some(bias) = bias {
         check_len("linear", "bias", bias, outputs);
     }
-    dispatch!("linear", T, [x, w], filled::<T>(rows * outputs, |y| {
-        cpu::matmul::matmul([rows, inputs, outputs], x, false, w, true, y);
-        if let Some(bias) = bias {
-            cpu::elementwise::add_to_rows(bias.as_slice::<T>("linear"), y);
-        }
-    }))
+    dispatch!(
+        "linear",
+        T,
+        [x, w],
+        filled::<T>(rows * outputs, |y| {
+            cpu::matmul::matmul([rows, inputs, outputs], x, false, w, true, y);
+            if let Some(bias) = bias {
+                cpu::elementwise::add_to_rows(bias.as_slice::<T>("linear"), y);
+            }
+        })
+    )
 }
 
 /// Σ over the rows, each of `cols` elements.
@@ -140,19 +160,29 @@ pub fn sum_rows(cols: usize, x: &Buffer) -> Buffer {
 /// a + b with broadcasting; the result has `len` elements.
 #[track_caller]
 pub fn add(how: Option<&Broadcast>, len: usize, a: &Buffer, b: &Buffer) -> Buffer {
-    dispatch!("add", T, [a, b], filled::<T>(len, |y| match how {
-        None => cpu::elementwise::add(a, b, y),
-        Some(how) => cpu::elementwise::broadcast(how, a, b, y, |a, b| a + b),
-    }))
+    dispatch!(
+        "add",
+        T,
+        [a, b],
+        filled::<T>(len, |y| match how {
+            None => cpu::elementwise::add(a, b, y),
+            Some(how) => cpu::elementwise::broadcast(how, a, b, y, |a, b| a + b),
+        })
+    )
 }
 
 /// a ⊙ b with broadcasting; the result has `len` elements.
 #[track_caller]
 pub fn mul(how: Option<&Broadcast>, len: usize, a: &Buffer, b: &Buffer) -> Buffer {
-    dispatch!("mul", T, [a, b], filled::<T>(len, |y| match how {
-        None => cpu::elementwise::mul(a, b, y),
-        Some(how) => cpu::elementwise::broadcast(how, a, b, y, |a, b| a * b),
-    }))
+    dispatch!(
+        "mul",
+        T,
+        [a, b],
+        filled::<T>(len, |y| match how {
+            None => cpu::elementwise::mul(a, b, y),
+            Some(how) => cpu::elementwise::broadcast(how, a, b, y, |a, b| a * b),
+        })
+    )
 }
 
 /// Sums `dy` of shape `from` down to shape `to`, which had been broadcast.
@@ -247,18 +277,28 @@ pub fn layer_norm_backward_affine(cols: usize, x: &Buffer, stats: &Buffer, dy: &
 
 /// Softmax of rows of `cols`.
 pub fn softmax(cols: usize, x: &Buffer) -> Buffer {
-    dispatch!("softmax", T, [x], filled::<T>(x.len(), |y| {
-        y.copy_from_slice(x);
-        cpu::softmax::forward_in_place(y, cols, T::ONE);
-    }))
+    dispatch!(
+        "softmax",
+        T,
+        [x],
+        filled::<T>(x.len(), |y| {
+            y.copy_from_slice(x);
+            cpu::softmax::forward_in_place(y, cols, T::ONE);
+        })
+    )
 }
 
 /// The gradient of [`softmax`] given its result y.
 pub fn softmax_backward(cols: usize, y: &Buffer, dy: &Buffer) -> Buffer {
-    dispatch!("softmax", T, [y, dy], filled::<T>(y.len(), |dx| {
-        dx.copy_from_slice(dy);
-        cpu::softmax::backward_in_place::<T>(y, dx, cols);
-    }))
+    dispatch!(
+        "softmax",
+        T,
+        [y, dy],
+        filled::<T>(y.len(), |dx| {
+            dx.copy_from_slice(dy);
+            cpu::softmax::backward_in_place::<T>(y, dx, cols);
+        })
+    )
 }
 
 /// Multi-head attention on a fused projection (B, N, 3, h, d): the output (B, N, h d) and the probabilities
@@ -286,18 +326,28 @@ pub fn attention_backward(sizes: &AttentionSizes, qkv: &Buffer, probs: &Buffer, 
 #[track_caller]
 pub fn gather(x: &Buffer, tokens: usize, dim: usize, indices: &[u32], per_row: usize) -> Buffer {
     check_indices(indices, tokens);
-    dispatch!("gather_tokens", T, [x], filled::<T>(indices.len() * dim, |y| {
-        cpu::tokens::gather(x, tokens, dim, indices, per_row, y);
-    }))
+    dispatch!(
+        "gather_tokens",
+        T,
+        [x],
+        filled::<T>(indices.len() * dim, |y| {
+            cpu::tokens::gather(x, tokens, dim, indices, per_row, y);
+        })
+    )
 }
 
 /// The transpose of [`gather`], into a buffer of `len` elements.
 #[track_caller]
 pub fn scatter_add(dy: &Buffer, tokens: usize, dim: usize, indices: &[u32], per_row: usize, len: usize) -> Buffer {
     check_indices(indices, tokens);
-    dispatch!("gather_tokens", T, [dy], accumulated::<T>(len, |dx| {
-        cpu::tokens::scatter_add(dy, tokens, dim, indices, per_row, dx);
-    }))
+    dispatch!(
+        "gather_tokens",
+        T,
+        [dy],
+        accumulated::<T>(len, |dx| {
+            cpu::tokens::scatter_add(dy, tokens, dim, indices, per_row, dx);
+        })
+    )
 }
 
 #[track_caller]
@@ -325,16 +375,26 @@ pub fn concat_runs(rows: usize, parts: &[(&Buffer, usize)]) -> Buffer {
 
 /// From each of `rows` rows of `row` elements, the `width` elements from `start` on.
 pub fn slice_runs(rows: usize, row: usize, start: usize, width: usize, x: &Buffer) -> Buffer {
-    dispatch!("slice", T, [x], filled::<T>(rows * width, |y| {
-        cpu::tokens::copy_runs(rows, width, (x, row, start), (y, width, 0));
-    }))
+    dispatch!(
+        "slice",
+        T,
+        [x],
+        filled::<T>(rows * width, |y| {
+            cpu::tokens::copy_runs(rows, width, (x, row, start), (y, width, 0));
+        })
+    )
 }
 
 /// The transpose of [`slice_runs`]: rows of zeros but for `width` elements from `start` on.
 pub fn unslice_runs(rows: usize, row: usize, start: usize, width: usize, dy: &Buffer) -> Buffer {
-    dispatch!("slice", T, [dy], accumulated::<T>(rows * row, |dx| {
-        cpu::tokens::copy_runs(rows, width, (dy, width, 0), (dx, row, start));
-    }))
+    dispatch!(
+        "slice",
+        T,
+        [dy],
+        accumulated::<T>(rows * row, |dx| {
+            cpu::tokens::copy_runs(rows, width, (dy, width, 0), (dx, row, start));
+        })
+    )
 }
 
 /// (outer, a, b, inner) → (outer, b, a, inner).
@@ -361,9 +421,14 @@ pub fn smooth_l1(x: &Buffer, y: &Buffer, beta: f64) -> f64 {
 
 /// The gradient of [`smooth_l1`] with respect to x, times dy.
 pub fn smooth_l1_backward(x: &Buffer, y: &Buffer, beta: f64, dy: f64) -> Buffer {
-    dispatch!("smooth_l1", T, [x, y], filled::<T>(x.len(), |dx| {
-        cpu::loss::smooth_l1_backward(x, y, T::from_f64(beta), T::from_f64(dy), dx);
-    }))
+    dispatch!(
+        "smooth_l1",
+        T,
+        [x, y],
+        filled::<T>(x.len(), |dx| {
+            cpu::loss::smooth_l1_backward(x, y, T::from_f64(beta), T::from_f64(dy), dx);
+        })
+    )
 }
 
 /// Σ (x − y)².
@@ -375,9 +440,14 @@ pub fn squared_error(x: &Buffer, y: &Buffer) -> f64 {
 
 /// The gradient of [`squared_error`] with respect to x, times dy.
 pub fn squared_error_backward(x: &Buffer, y: &Buffer, dy: f64) -> Buffer {
-    dispatch!("mse", T, [x, y], filled::<T>(x.len(), |dx| {
-        cpu::loss::squared_error_backward(x, y, T::from_f64(dy), dx);
-    }))
+    dispatch!(
+        "mse",
+        T,
+        [x, y],
+        filled::<T>(x.len(), |dx| {
+            cpu::loss::squared_error_backward(x, y, T::from_f64(dy), dx);
+        })
+    )
 }
 
 /// Σ −ln softmax(x)\[class\] over rows of `cols`, and the softmax.
@@ -393,9 +463,14 @@ pub fn cross_entropy(cols: usize, x: &Buffer, classes: &[u32]) -> (f64, Buffer) 
 
 /// The gradient of [`cross_entropy`] with respect to x, times dy.
 pub fn cross_entropy_backward(cols: usize, p: &Buffer, classes: &[u32], dy: f64) -> Buffer {
-    dispatch!("cross_entropy", T, [p], filled::<T>(p.len(), |dx| {
-        cpu::loss::cross_entropy_backward(p, classes, cols, T::from_f64(dy), dx);
-    }))
+    dispatch!(
+        "cross_entropy",
+        T,
+        [p],
+        filled::<T>(p.len(), |dx| {
+            cpu::loss::cross_entropy_backward(p, classes, cols, T::from_f64(dy), dx);
+        })
+    )
 }
 
 /// The hyperparameters of one AdamW update.

@@ -180,7 +180,20 @@ macro_rules! impl_real {
                 // SAFETY: the caller's obligation is matrixmultiply's: in-bounds strides, distinct elements of c.
                 unsafe {
                     matrixmultiply::$gemm(
-                        m, k, n, alpha, a, s(sa.0), s(sa.1), b, s(sb.0), s(sb.1), beta, c, s(sc.0), s(sc.1),
+                        m,
+                        k,
+                        n,
+                        alpha,
+                        a,
+                        s(sa.0),
+                        s(sa.1),
+                        b,
+                        s(sb.0),
+                        s(sb.1),
+                        beta,
+                        c,
+                        s(sc.0),
+                        s(sc.1),
                     )
                 }
             }

@@ -40,12 +40,7 @@ const LANES: usize = 16;
 
 /// Reduces a row: 16 running results, then those together, then what did not fill a group.
 #[inline(always)]
-pub(super) fn reduce<T: Copy>(
-    n: usize,
-    start: T,
-    step: impl Fn(T, usize) -> T,
-    join: impl Fn(T, T) -> T,
-) -> T {
+pub(super) fn reduce<T: Copy>(n: usize, start: T, step: impl Fn(T, usize) -> T, join: impl Fn(T, T) -> T) -> T {
     let mut lanes = [start; LANES];
     let whole = n / LANES * LANES;
     let mut at = 0;

@@ -1,0 +1,101 @@
+//! y = γ ⊙ x̂ + β along the last dimension, x̂ = (x − μ)/s, with mean μ and s = √(variance + ε) of n entries.
+//!
+//! With g = γ ⊙ dy:  dx = (g − mean(g) − x̂ mean(g ⊙ x̂)) / s.  The second term is what flows through μ, the third
+//! what flows through s.  dγ = Σ dy ⊙ x̂ and dβ = Σ dy over all rows.
+
+use crate::autograd::Var;
+use crate::autograd::tape::{record, record_many};
+use crate::kernels;
+use crate::tensor::Tensor;
+
+/// x, γ if there is one, and each row's (μ, 1/s).
+struct Saved {
+    x: Tensor,
+    gamma: Option<Tensor>,
+    stats: kernels::Buffer,
+}
+
+#[track_caller]
+fn forward(x: &Tensor, affine: Option<(&Tensor, &Tensor)>, eps: f64) -> (Tensor, Saved) {
+    let buffers = affine.map(|(gamma, beta)| (gamma.buffer(), beta.buffer()));
+    let (y, stats) = kernels::layer_norm(x.last_dim(), x.buffer(), buffers, eps);
+    let gamma = affine.map(|(gamma, _)| gamma.clone());
+    (Tensor::from_buffer(*x.shape(), y), Saved { x: x.clone(), gamma, stats })
+}
+
+fn backward_input(Saved { x, gamma, stats }: &Saved, dy: &Tensor) -> Tensor {
+    let gamma = gamma.as_ref().map(Tensor::buffer);
+    let dx = kernels::layer_norm_backward_input(x.last_dim(), x.buffer(), gamma, stats, dy.buffer());
+    Tensor::from_buffer(*x.shape(), dx)
+}
+
+fn backward_affine(Saved { x, stats, .. }: &Saved, dy: &Tensor) -> [Tensor; 2] {
+    let n = x.last_dim();
+    let (dgamma, dbeta) = kernels::layer_norm_backward_affine(n, x.buffer(), stats, dy.buffer());
+    [Tensor::from_buffer([n], dgamma), Tensor::from_buffer([n], dbeta)]
+}
+
+/// Layer normalisation along the last dimension, with γ and β (each of that length) or without.
+///
+/// ε is 10⁻⁶ in the encoder and predictor, 10⁻⁵ (and no affine part) on the targets, as in the official code.
+///
+/// # Panics
+/// When γ or β has another length than the last dimension.
+#[track_caller]
+pub fn layer_norm(x: &Var, affine: Option<(&Var, &Var)>, eps: f64) -> Var {
+    let (y, saved) = forward(x.value(), affine.map(|(gamma, beta)| (gamma.value(), beta.value())), eps);
+    match affine {
+        None => record("layer_norm", [x], y, move |dy, _| [Some(backward_input(&saved, &dy))]),
+        Some((gamma, beta)) => record_many("layer_norm", &[x, gamma, beta], y, move |dy, needed| {
+            let dx = needed[0].then(|| backward_input(&saved, &dy));
+            let [dgamma, dbeta] =
+                if needed[1] || needed[2] { backward_affine(&saved, &dy).map(Some) } else { [None, None] };
+            vec![dx, dgamma, dbeta]
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+
+    fn naive(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Vec<f64> {
+        let (gamma, beta) = (gamma.to_f64_vec(), beta.to_f64_vec());
+        let row = |row: &[f64]| {
+            let n = row.len() as f64;
+            let mean = row.iter().sum::<f64>() / n;
+            let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+            let normal = row.iter().map(|x| (x - mean) / (variance + eps).sqrt());
+            normal.zip(&gamma).zip(&beta).map(|((x, g), b)| x * g + b).collect::<Vec<_>>()
+        };
+        x.to_f64_vec().chunks(gamma.len()).flat_map(row).collect()
+    }
+
+    #[test]
+    fn values() {
+        for n in [1, 2, 5, 16, 37, 96] {
+            let (x, gamma, beta) = (random([2, 3, n], 1), random([n], 2), random([n], 3));
+            same(&forward(&x, Some((&gamma, &beta)), 1e-6).0, [2, 3, n], &naive(&x, &gamma, &beta, 1e-6));
+            let (ones, zeros) = (Tensor::full([n], 1.0, x.dtype()), Tensor::zeros([n], x.dtype()));
+            same(&forward(&x, None, 1e-2).0, [2, 3, n], &naive(&x, &ones, &zeros, 1e-2));
+        }
+        same(&forward(&Tensor::zeros([0, 4], crate::DType::F64), None, 1e-6).0, [0, 4], &[]);
+    }
+
+    #[test]
+    fn gradient() {
+        for n in [2, 7, 20] {
+            let affine = |x: &[Var]| layer_norm(&x[0], Some((&x[1], &x[2])), 1e-3);
+            assert_op("layer_norm", affine, &[random([5, n], 1), random([n], 2), random([n], 3)]);
+            assert_op("layer_norm without affine", |x| layer_norm(&x[0], None, 1e-3), &[random([5, n], 1)]);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "layer_norm: gamma has 3 elements, its shape says 4")]
+    fn gamma_of_another_length() {
+        let (x, g) = (Var::from(random([2, 4], 1)), Var::from(random([3], 2)));
+        layer_norm(&x, Some((&g, &g)), 1e-6);
+    }
+}

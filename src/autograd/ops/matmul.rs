@@ -1,0 +1,157 @@
+//! C = op(A) op(B), where op is the identity or the transpose, for one pair of matrices or a batch of them.
+//!
+//! For C = A B:  dA = dC Bᵀ,  dB = Aᵀ dC.  A transposed operand's gradient is the transpose of that, which is again a
+//! product with one operand read transposed: nothing is ever copied. An operand that served the whole batch gets the
+//! sum of its gradients.
+
+use crate::autograd::Var;
+use crate::autograd::tape::record;
+use crate::kernels;
+use crate::tensor::{Shape, Tensor};
+
+/// The operands, and whether each is read transposed.
+struct Saved {
+    a: Tensor,
+    b: Tensor,
+    ta: bool,
+    tb: bool,
+}
+
+/// (batch, m, k, n) of a product.
+#[track_caller]
+fn sizes(a: &Tensor, ta: bool, b: &Tensor, tb: bool) -> [usize; 4] {
+    let split = |shape: &Shape, transposed: bool| {
+        let rank = shape.len();
+        assert!(rank >= 2, "matmul: {} and {} must be matrices or batches of them", a.shape(), b.shape());
+        let (batch, rows, cols) = (shape[..rank - 2].iter().product::<usize>(), shape[rank - 2], shape[rank - 1]);
+        if transposed { (batch, cols, rows) } else { (batch, rows, cols) }
+    };
+    let ((batch_a, m, k), (batch_b, k2, n)) = (split(a.shape(), ta), split(b.shape(), tb));
+    let same_batch = a.shape()[..a.shape().len() - 2] == b.shape()[..b.shape().len() - 2];
+    let fits = k == k2 && (same_batch || a.shape().len() == 2 || b.shape().len() == 2);
+    let t = |t: bool| if t { " transposed" } else { "" };
+    assert!(fits, "matmul: shapes {}{} and {}{} do not fit", a.shape(), t(ta), b.shape(), t(tb));
+    [if a.shape().len() == 2 { batch_b } else { batch_a }, m, k, n]
+}
+
+#[track_caller]
+fn forward(a: &Tensor, ta: bool, b: &Tensor, tb: bool) -> (Tensor, Saved) {
+    let [batch, m, k, n] = sizes(a, ta, b, tb);
+    let wider = if a.shape().len() >= b.shape().len() { a.shape() } else { b.shape() };
+    let rank = wider.len();
+    let shape = wider.with(rank - 2, m).with(rank - 1, n);
+    let c = kernels::matmul(batch, [m, k, n], a.buffer(), ta, b.buffer(), tb);
+    (Tensor::from_buffer(shape, c), Saved { a: a.clone(), b: b.clone(), ta, tb })
+}
+
+fn backward(Saved { a, b, ta, tb }: &Saved, dc: &Tensor, needed: [bool; 2]) -> [Option<Tensor>; 2] {
+    let [batch, m, k, n] = sizes(a, *ta, b, *tb);
+    // The gradient of `x` is the product of two others, summed over the batch when x served all of it.
+    let product = |x: &Tensor, dims, p: &Tensor, tp, q: &Tensor, tq| {
+        let kernel = if x.shape().len() == 2 && batch > 1 { kernels::matmul_sum } else { kernels::matmul };
+        Tensor::from_buffer(*x.shape(), kernel(batch, dims, p.buffer(), tp, q.buffer(), tq))
+    };
+    [
+        needed[0].then(|| match ta {
+            false => product(a, [m, n, k], dc, false, b, !tb), // dA = dC op(B)ᵀ
+            true => product(a, [k, n, m], b, *tb, dc, true),   // dAᵀ, stored as A is: op(B) dCᵀ
+        }),
+        needed[1].then(|| match tb {
+            false => product(b, [k, m, n], a, !ta, dc, false), // dB = op(A)ᵀ dC
+            true => product(b, [n, m, k], dc, true, a, *ta),   // dBᵀ = dCᵀ op(A)
+        }),
+    ]
+}
+
+#[track_caller]
+fn run(name: &'static str, a: &Var, ta: bool, b: &Var, tb: bool) -> Var {
+    let (c, saved) = forward(a.value(), ta, b.value(), tb);
+    record(name, [a, b], c, move |dc, needed| backward(&saved, &dc, needed))
+}
+
+/// A B for matrices (m, k) and (k, n), or batches \[…, m, k\] and \[…, k, n\]; a single matrix serves a whole batch.
+///
+/// # Panics
+/// When the shapes do not fit.
+#[track_caller]
+pub fn matmul(a: &Var, b: &Var) -> Var {
+    run("matmul", a, false, b, false)
+}
+
+/// A Bᵀ for A \[…, m, k\] and B \[…, n, k\].
+///
+/// # Panics
+/// When the shapes do not fit.
+#[track_caller]
+pub fn matmul_nt(a: &Var, b: &Var) -> Var {
+    run("matmul_nt", a, false, b, true)
+}
+
+/// Aᵀ B for A \[…, k, m\] and B \[…, k, n\].
+///
+/// # Panics
+/// When the shapes do not fit.
+#[track_caller]
+pub fn matmul_tn(a: &Var, b: &Var) -> Var {
+    run("matmul_tn", a, true, b, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+
+    /// Shape of an operand of `rows` × `cols`, stored transposed or not, with or without a batch.
+    fn stored(batch: &[usize], rows: usize, cols: usize, transposed: bool) -> Shape {
+        let matrix = if transposed { [cols, rows] } else { [rows, cols] };
+        Shape::new(&[batch, &matrix].concat())
+    }
+
+    #[test]
+    fn values() {
+        for [m, k, n] in [[1, 1, 1], [2, 3, 4], [5, 1, 2], [3, 0, 2]] {
+            for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
+                for (batch_a, batch_b) in
+                    [(vec![], vec![]), (vec![3], vec![3]), (vec![], vec![2]), (vec![2, 3], vec![])]
+                {
+                    let (a, b) = (random(stored(&batch_a, m, k, ta), 1), random(stored(&batch_b, k, n, tb), 2));
+                    let c = forward(&a, ta, &b, tb).0;
+                    let batch = [&batch_a, &batch_b].iter().map(|b| b.iter().product::<usize>()).max().unwrap();
+                    let (a, b) = (a.to_f64_vec(), b.to_f64_vec());
+                    let mut exact = Vec::new();
+                    for p in 0..batch {
+                        let a0 = if batch_a.is_empty() { 0 } else { p * m * k };
+                        let b0 = if batch_b.is_empty() { 0 } else { p * k * n };
+                        for i in 0..m {
+                            for j in 0..n {
+                                let at = |l| a[a0 + if ta { l * m + i } else { i * k + l }];
+                                let bt = |l| b[b0 + if tb { j * k + l } else { l * n + j }];
+                                exact.push((0..k).map(|l| at(l) * bt(l)).sum());
+                            }
+                        }
+                    }
+                    same(&c, *c.shape(), &exact);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gradient() {
+        let [m, k, n] = [2, 3, 4];
+        for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
+            for (batch_a, batch_b) in [(vec![], vec![]), (vec![3], vec![3]), (vec![], vec![3]), (vec![3], vec![])] {
+                let inputs = [random(stored(&batch_a, m, k, ta), 1), random(stored(&batch_b, k, n, tb), 2)];
+                assert_op("matmul", |x| run("matmul", &x[0], ta, &x[1], tb), &inputs);
+            }
+        }
+        assert_op("x xᵀ", |x| matmul_nt(&x[0], &x[0]), &[random([3, 2], 1)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "matmul: shapes [2, 3] and [2, 2] transposed do not fit")]
+    fn shapes_that_do_not_fit() {
+        let x = Var::from(random([2, 3], 1));
+        matmul_nt(&x, &random([2, 2], 1).into());
+    }
+}

@@ -1,0 +1,270 @@
+//! The tape: an arena of entries in the order in which they ran (a Wengert list, 1964).
+//!
+//! An entry comes after everything it depends on, so the reverse sweep is a loop from the end: no sort, no
+//! recursion, and, as an entry owns tensors and never [`Var`]s, no reference cycle. What a rule saved is freed as
+//! the sweep passes it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::var::Var;
+use crate::tensor::{Shape, Tensor};
+
+/// A record of one computation, to be swept backward once. Cheap to clone (one shared list); stays on its thread.
+#[derive(Clone, Default)]
+pub struct Tape(Rc<RefCell<List>>);
+
+#[derive(Default)]
+struct List {
+    entries: Vec<Entry>,
+    spent: bool,
+}
+
+struct Entry {
+    name: &'static str,
+    /// Shape of the value that this entry made: that of its gradient.
+    shape: Shape,
+    /// Where each input came from; `None` for a constant.
+    inputs: Vec<Option<usize>>,
+    /// `None` for a leaf.
+    rule: Option<Rule>,
+}
+
+/// From the gradient of an op's output, and which inputs need one, to the gradients of its inputs.
+type Rule = Box<dyn FnOnce(Tensor, &[bool]) -> Vec<Option<Tensor>>>;
+
+impl Tape {
+    /// An empty tape.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A value whose gradient is wanted: a parameter, or an input under test.
+    #[track_caller]
+    pub fn leaf(&self, value: Tensor) -> Var {
+        self.push("leaf", value, Vec::new(), None)
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.0.borrow().entries.len()
+    }
+
+    /// Whether nothing was recorded, or all of it was swept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The names of the recorded operations, in order. Leaves are called `"leaf"`.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.0.borrow().entries.iter().map(|e| e.name).collect()
+    }
+
+    /// The gradient of the scalar `loss` with respect to every leaf it depends on.
+    ///
+    /// # Panics
+    /// When `loss` is not a single number, is not on this tape, or the tape was swept before.
+    #[track_caller]
+    pub fn backward(&self, loss: &Var) -> Gradients {
+        let shape = loss.shape();
+        assert_eq!(
+            shape.elements(),
+            1,
+            "backward: the loss is a tensor of {shape}, not one number; take its mean or sum"
+        );
+        self.backward_from(loss, Tensor::full(*shape, 1.0, loss.dtype()))
+    }
+
+    /// The product of `dy` with the derivative of `y` (a vector-Jacobian product) for every leaf: the gradient of
+    /// ⟨dy, y⟩.
+    ///
+    /// # Panics
+    /// As [`backward`](Self::backward); and when `dy` has not the shape of `y`.
+    #[track_caller]
+    pub fn backward_from(&self, y: &Var, dy: Tensor) -> Gradients {
+        assert_eq!(y.shape(), dy.shape(), "backward: y is {} but dy is {}", y.shape(), dy.shape());
+        let Some((tape, id)) = y.node() else {
+            panic!("backward: no gradient reaches this value; does it depend on a leaf of the tape?")
+        };
+        assert!(self.is(tape), "backward: this value was recorded on another tape");
+        let mut entries = {
+            let mut list = self.0.borrow_mut();
+            assert!(!list.spent, "backward: this tape was swept before; record the computation again");
+            list.spent = true;
+            std::mem::take(&mut list.entries)
+        };
+
+        let mut gradients: Vec<Option<Tensor>> = vec![None; id + 1];
+        gradients[id] = Some(dy);
+        entries.truncate(id + 1);
+        while let Some(Entry { name, inputs, rule, .. }) = entries.pop() {
+            let at = entries.len();
+            // A leaf keeps its gradient; so does nothing else.
+            let Some(rule) = rule else { continue };
+            let Some(dy) = gradients[at].take() else { continue };
+            let needed: Vec<bool> = inputs.iter().map(Option::is_some).collect();
+            for (input, gradient) in inputs.iter().zip(rule(dy, &needed)) {
+                let (Some(input), Some(gradient)) = (*input, gradient) else { continue };
+                let shape = entries[input].shape;
+                assert_eq!(
+                    *gradient.shape(),
+                    shape,
+                    "{name}: the rule gave a gradient of {} for an input of {shape}",
+                    gradient.shape()
+                );
+                match &mut gradients[input] {
+                    Some(sum) => sum.add_assign(&gradient),
+                    empty => *empty = Some(gradient),
+                }
+            }
+        }
+        Gradients { tape: self.clone(), by_entry: gradients }
+    }
+
+    fn is(&self, other: &Tape) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
+    #[track_caller]
+    fn push(&self, name: &'static str, value: Tensor, inputs: Vec<Option<usize>>, rule: Option<Rule>) -> Var {
+        let mut list = self.0.borrow_mut();
+        assert!(!list.spent, "{name}: this tape was swept already; start a new one");
+        list.entries.push(Entry { name, shape: *value.shape(), inputs, rule });
+        Var::on_tape(value, self.clone(), list.entries.len() - 1)
+    }
+}
+
+impl std::fmt::Debug for Tape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tape({} entries)", self.len())
+    }
+}
+
+/// Puts the result of an operation on the tape of its inputs; a constant when none of them is on one.
+///
+/// `rule(dy, needed)` returns a gradient for each input that `needed` asks for, in order; what it returns for the
+/// others is dropped. What it captures is what the op saves for the backward pass.
+///
+/// # Panics
+/// When two inputs are on different tapes.
+#[track_caller]
+pub(super) fn record<const N: usize>(
+    name: &'static str,
+    inputs: [&Var; N],
+    value: Tensor,
+    rule: impl FnOnce(Tensor, [bool; N]) -> [Option<Tensor>; N] + 'static,
+) -> Var {
+    record_many(name, &inputs, value, move |dy, needed| {
+        let needed = needed.try_into().expect("as many as inputs");
+        rule(dy, needed).into()
+    })
+}
+
+/// [`record`] for an operation on any number of inputs.
+#[track_caller]
+pub(super) fn record_many(
+    name: &'static str,
+    inputs: &[&Var],
+    value: Tensor,
+    rule: impl FnOnce(Tensor, &[bool]) -> Vec<Option<Tensor>> + 'static,
+) -> Var {
+    let mut tapes = inputs.iter().filter_map(|input| input.node()).map(|(tape, _)| tape);
+    let Some(tape) = tapes.next() else { return Var::constant(value) };
+    assert!(tapes.all(|other| tape.is(other)), "{name}: the operands are on different tapes");
+    let ids = inputs.iter().map(|input| input.node().map(|(_, id)| id)).collect();
+    tape.push(name, value, ids, Some(Box::new(rule)))
+}
+
+/// What a sweep found: the gradient of each leaf.
+#[derive(Debug)]
+pub struct Gradients {
+    tape: Tape,
+    by_entry: Vec<Option<Tensor>>,
+}
+
+impl Gradients {
+    /// The gradient with respect to `leaf`, of its shape; `None` when the loss does not depend on it.
+    ///
+    /// # Panics
+    /// When `leaf` is on another tape or on none.
+    #[track_caller]
+    pub fn of(&self, leaf: &Var) -> Option<&Tensor> {
+        self.by_entry.get(self.index(leaf)).and_then(Option::as_ref)
+    }
+
+    /// [`of`](Self::of), taken out.
+    #[track_caller]
+    pub fn take(&mut self, leaf: &Var) -> Option<Tensor> {
+        let index = self.index(leaf);
+        self.by_entry.get_mut(index).and_then(Option::take)
+    }
+
+    #[track_caller]
+    fn index(&self, leaf: &Var) -> usize {
+        match leaf.node() {
+            Some((tape, id)) if self.tape.is(tape) => id,
+            Some(_) => panic!("gradient: this value is on another tape"),
+            None => panic!("gradient: this value is a constant; make it a leaf of the tape"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::ops;
+
+    fn one(value: f64) -> Tensor {
+        Tensor::new([1], vec![value])
+    }
+
+    #[test]
+    fn gradients_of_a_value_used_twice_add_up() {
+        let tape = Tape::new();
+        let x = tape.leaf(one(3.0));
+        let y = ops::add(&ops::mul(&x, &x), &x); // x² + x
+        assert_eq!(tape.backward(&y).of(&x).unwrap().item(), 7.0);
+    }
+
+    #[test]
+    fn the_target_branch_leaves_no_trace() {
+        let tape = Tape::new();
+        let x = tape.leaf(one(3.0));
+        let target = ops::gelu(&ops::scale(&x.detach(), 2.0));
+        assert!(!target.is_tracked());
+        assert_eq!(tape.names(), ["leaf"]);
+    }
+
+    #[test]
+    fn what_the_loss_does_not_depend_on_has_no_gradient() {
+        let tape = Tape::new();
+        let (x, unused) = (tape.leaf(one(1.0)), tape.leaf(one(2.0)));
+        let gradients = tape.backward(&ops::scale(&x, 2.0));
+        assert!(gradients.of(&unused).is_none());
+        assert!(tape.is_empty(), "all entries are freed by the sweep");
+    }
+
+    #[test]
+    #[should_panic(expected = "this tape was swept before")]
+    fn a_tape_is_swept_once() {
+        let tape = Tape::new();
+        let y = ops::scale(&tape.leaf(one(1.0)), 2.0);
+        tape.backward(&y);
+        tape.backward(&y);
+    }
+
+    #[test]
+    #[should_panic(expected = "add: the operands are on different tapes")]
+    fn two_tapes_do_not_mix() {
+        let (a, b) = (Tape::new(), Tape::new());
+        ops::add(&a.leaf(one(1.0)), &b.leaf(one(1.0)));
+    }
+
+    #[test]
+    #[should_panic(expected = "take its mean or sum")]
+    fn a_loss_is_one_number() {
+        let tape = Tape::new();
+        let x = tape.leaf(Tensor::zeros([2], crate::DType::F64));
+        tape.backward(&ops::scale(&x, 2.0));
+    }
+}
