@@ -121,11 +121,11 @@ pub fn matmul_sum(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buff
         T,
         [a, b],
         accumulated::<T>(m * n, |c| {
-            use cpu::matmul::{Mat, gemm};
+            use cpu::matmul::{Mat, MatMut, gemm};
             for i in 0..batch {
                 let a = Mat::new(&a[i * m * k..][..m * k], if ta { m } else { k }, ta);
                 let b = Mat::new(&b[i * k * n..][..k * n], if tb { k } else { n }, tb);
-                gemm(dims, 1.0, a, b, 1.0, c, 0, (n, 1));
+                gemm(dims, 1.0, a, b, 1.0, MatMut::new(c, n));
             }
         })
     )

@@ -8,6 +8,7 @@ mod indices;
 mod shape;
 
 use std::fmt;
+use std::ops::Range;
 
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -178,6 +179,33 @@ impl Tensor {
     /// The elements in another type; shared, not copied, when they already are of it.
     pub fn to_dtype(&self, dtype: DType) -> Self {
         Tensor { shape: self.shape, buffer: kernels::to_dtype(&self.buffer, dtype) }
+    }
+
+    /// The part of the first dimension in `range`: some images of a batch. A copy.
+    ///
+    /// # Panics
+    /// When `range` is not inside it.
+    #[track_caller]
+    pub fn rows(&self, range: Range<usize>) -> Self {
+        let rows = self.shape.first().copied().unwrap_or(0);
+        assert!(range.end <= rows, "rows: {range:?} of a tensor of {}", self.shape);
+        let row: usize = self.shape[1..].iter().product();
+        let buffer = kernels::slice_runs(1, rows * row, range.start * row, range.len() * row, &self.buffer);
+        Tensor { shape: self.shape.with(0, range.len()), buffer }
+    }
+
+    /// Tensors stacked along their first dimension.
+    ///
+    /// # Panics
+    /// When there are none, or their other dimensions differ.
+    #[track_caller]
+    pub fn concat_rows(parts: &[Tensor]) -> Self {
+        let first = parts.first().expect("concat_rows: nothing to concatenate").shape;
+        let same = parts.iter().all(|p| p.shape[1..] == first[1..]);
+        assert!(same, "concat_rows: dimensions after the first differ");
+        let rows = parts.iter().map(|p| p.shape[0]).sum();
+        let runs: Vec<_> = parts.iter().map(|p| (&p.buffer, p.elements())).collect();
+        Tensor { shape: first.with(0, rows), buffer: kernels::concat_runs(1, &runs) }
     }
 
     /// self ← self + other, in place unless shared.

@@ -12,7 +12,7 @@ use crate::tensor::{Indices, Shape, Tensor};
 fn forward(x: &Tensor, indices: &Indices) -> (Tensor, Shape) {
     let [sources, tokens, dim] = x.dims("gather_tokens");
     let rows = indices.rows();
-    let fits = sources > 0 && rows % sources == 0;
+    let fits = sources > 0 && rows.is_multiple_of(sources);
     assert!(fits, "gather_tokens: {rows} rows of indices into {} (they must be a multiple of its rows)", x.shape());
     let y = kernels::gather(x.buffer(), tokens, dim, indices.as_slice(), indices.per_row());
     (Tensor::from_buffer([rows, indices.per_row(), dim], y), *x.shape())

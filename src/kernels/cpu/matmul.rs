@@ -23,30 +23,39 @@ impl<'a, T> Mat<'a, T> {
     }
 }
 
+/// A matrix inside a slice, to be written.
+#[derive(Debug)]
+pub struct MatMut<'a, T> {
+    /// The slice it lies in.
+    pub data: &'a mut [T],
+    /// Index of its first element.
+    pub offset: usize,
+    /// Elements to the next row, elements to the next column.
+    pub strides: Strides,
+}
+
+impl<'a, T> MatMut<'a, T> {
+    /// A row-major matrix with `cols` columns.
+    pub fn new(data: &'a mut [T], cols: usize) -> Self {
+        MatMut { data, offset: 0, strides: (cols, 1) }
+    }
+}
+
 /// Index one past the last element that a (rows, cols) matrix touches; `offset` when it has none.
 fn end(offset: usize, strides: Strides, rows: usize, cols: usize) -> usize {
     if rows == 0 || cols == 0 { offset } else { offset + (rows - 1) * strides.0 + (cols - 1) * strides.1 + 1 }
 }
 
-/// c ← α a b + β c, with a of (m, k), b of (k, n), and c of (m, n) starting at `c_offset` with `c_strides`.
+/// c ← α a b + β c, with a of (m, k), b of (k, n), and c of (m, n).
 /// With β = 0 what was in `c` does not matter, not even NaN.
 ///
 /// # Panics
 /// When a matrix reaches out of its slice, or `c`'s rows overlap.
-pub fn gemm<T: Real>(
-    [m, k, n]: [usize; 3],
-    alpha: T,
-    a: Mat<'_, T>,
-    b: Mat<'_, T>,
-    beta: T,
-    c: &mut [T],
-    c_offset: usize,
-    c_strides: Strides,
-) {
+pub fn gemm<T: Real>([m, k, n]: [usize; 3], alpha: T, a: Mat<'_, T>, b: Mat<'_, T>, beta: T, c: MatMut<'_, T>) {
     assert!(end(a.offset, a.strides, m, k) <= a.data.len(), "gemm: a reaches out of its slice");
     assert!(end(b.offset, b.strides, k, n) <= b.data.len(), "gemm: b reaches out of its slice");
-    assert!(end(c_offset, c_strides, m, n) <= c.len(), "gemm: c reaches out of its slice");
-    assert!(c_strides.1 == 1 && (c_strides.0 >= n || m <= 1), "gemm: the rows of c overlap");
+    assert!(end(c.offset, c.strides, m, n) <= c.data.len(), "gemm: c reaches out of its slice");
+    assert!(c.strides.1 == 1 && (c.strides.0 >= n || m <= 1), "gemm: the rows of c overlap");
     if m == 0 || n == 0 {
         return;
     }
@@ -63,8 +72,8 @@ pub fn gemm<T: Real>(
             b.data.as_ptr().add(b.offset),
             b.strides,
             beta,
-            c.as_mut_ptr().add(c_offset),
-            c_strides,
+            c.data.as_mut_ptr().add(c.offset),
+            c.strides,
         );
     }
 }
@@ -83,11 +92,11 @@ pub fn matmul<T: Real>(dims: [usize; 3], a: &[T], transpose_a: bool, b: &[T], tr
     let b = Mat::new(b, if transpose_b { k } else { n }, transpose_b);
     let a = Mat::new(a, if transpose_a { m } else { k }, transpose_a);
     if m * k * n < PARALLEL_FROM || n == 0 {
-        return gemm(dims, T::ONE, a, b, T::ZERO, c, 0, (n, 1));
+        return gemm(dims, T::ONE, a, b, T::ZERO, MatMut::new(c, n));
     }
     c.par_chunks_mut(BLOCK_ROWS * n).enumerate().for_each(|(i, c)| {
         let a = Mat { offset: i * BLOCK_ROWS * a.strides.0, ..a };
-        gemm([c.len() / n, k, n], T::ONE, a, b, T::ZERO, c, 0, (n, 1));
+        gemm([c.len() / n, k, n], T::ONE, a, b, T::ZERO, MatMut::new(c, n));
     });
 }
 
@@ -122,7 +131,7 @@ mod tests {
         let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
         let (mut blocks, mut whole) = (vec![0.0; m * n], vec![0.0; m * n]);
         matmul([m, k, n], &a, false, &b, false, &mut blocks);
-        gemm([m, k, n], 1.0, Mat::new(&a, k, false), Mat::new(&b, n, false), 0.0, &mut whole, 0, (n, 1));
+        gemm([m, k, n], 1.0, Mat::new(&a, k, false), Mat::new(&b, n, false), 0.0, MatMut::new(&mut whole, n));
         for (x, y) in blocks.iter().zip(&whole) {
             close(*x, *y, 1e-12);
         }

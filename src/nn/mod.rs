@@ -1,0 +1,15 @@
+//! Floor 3: layers, parameters and what is done to them between steps.
+
+mod adamw;
+mod ema;
+mod init;
+mod layer_norm;
+mod linear;
+mod params;
+
+pub use adamw::AdamW;
+pub use ema::update_ema;
+pub use init::Init;
+pub use layer_norm::LayerNorm;
+pub use linear::Linear;
+pub use params::{Param, ParamId, Params, Role, Weights};

@@ -1,0 +1,173 @@
+//! Named parameters in order, and the view of them that a forward pass reads.
+
+use std::ops::Index;
+
+use crate::autograd::{Tape, Var};
+use crate::tensor::{DType, Tensor};
+
+/// What training does to a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It must get a gradient in every step; a step without one is an error.
+    Trained,
+    /// A table that is part of the model but not learned: sine-cosine positions.
+    Fixed,
+    /// It exists because the official model has it, and nothing reads it: StoP's `mask_token`. The optimizer leaves
+    /// it alone, as PyTorch's does with a parameter whose gradient is `None`.
+    Unread,
+}
+
+/// One parameter.
+#[derive(Clone, Debug)]
+pub struct Param {
+    /// The official PyTorch name, without the module's prefix: `blocks.0.attn.qkv.weight`.
+    pub name: String,
+    /// Its value.
+    pub value: Tensor,
+    /// What training does to it.
+    pub role: Role,
+}
+
+impl Param {
+    /// Whether weight decay applies: to matrices and tokens, not to biases and other vectors, as in the official code.
+    pub fn decays(&self) -> bool {
+        self.value.shape().len() > 1 && !self.name.ends_with("bias")
+    }
+}
+
+/// The place of a parameter in its [`Params`]. Layers keep these, not the values: so one layer serves the context
+/// encoder and the target encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParamId(usize);
+
+/// The parameters of one module, in the official order.
+#[derive(Clone, Debug, Default)]
+pub struct Params {
+    list: Vec<Param>,
+}
+
+impl Params {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends a parameter.
+    ///
+    /// # Panics
+    /// When the name is taken.
+    #[track_caller]
+    pub fn add(&mut self, name: impl Into<String>, value: Tensor, role: Role) -> ParamId {
+        let name = name.into();
+        assert!(self.get(&name).is_none(), "there is a parameter called {name} already");
+        self.list.push(Param { name, value, role });
+        ParamId(self.list.len() - 1)
+    }
+
+    /// The parameters in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Param> {
+        self.list.iter()
+    }
+
+    /// The parameters in order, to change.
+    pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, Param> {
+        self.list.iter_mut()
+    }
+
+    /// The parameter called `name`.
+    pub fn get(&self, name: &str) -> Option<&Param> {
+        self.list.iter().find(|p| p.name == name)
+    }
+
+    /// The value of a parameter.
+    pub fn value(&self, id: ParamId) -> &Tensor {
+        &self.list[id.0].value
+    }
+
+    /// Changes what training does to a parameter.
+    pub fn set_role(&mut self, id: ParamId, role: Role) {
+        self.list[id.0].role = role;
+    }
+
+    /// Numbers in all trained parameters.
+    pub fn trained_elements(&self) -> usize {
+        self.iter().filter(|p| p.role == Role::Trained).map(|p| p.value.elements()).sum()
+    }
+
+    /// Numbers in all parameters, fixed tables included: PyTorch's `sum(p.numel() for p in model.parameters())`.
+    pub fn elements(&self) -> usize {
+        self.iter().map(|p| p.value.elements()).sum()
+    }
+
+    /// The same parameters in another element type.
+    pub fn to_dtype(&self, dtype: DType) -> Self {
+        let list = self.iter().map(|p| Param { value: p.value.to_dtype(dtype), ..p.clone() }).collect();
+        Params { list }
+    }
+
+    /// A view for a forward pass that is to be differentiated: trained parameters are leaves of `tape`, in order.
+    pub fn on(&self, tape: &Tape) -> Weights {
+        let place = |p: &Param| match p.role {
+            Role::Trained => tape.leaf(p.value.clone()),
+            Role::Fixed | Role::Unread => p.value.clone().into(),
+        };
+        Weights(self.iter().map(place).collect())
+    }
+
+    /// A view for a forward pass off the tape: the target encoder, evaluation.
+    pub fn constants(&self) -> Weights {
+        Weights(self.iter().map(|p| p.value.clone().into()).collect())
+    }
+}
+
+/// The values of [`Params`], on a tape or off it, for one forward pass.
+#[derive(Clone, Debug)]
+pub struct Weights(Vec<Var>);
+
+impl Weights {
+    /// The values in the order of the parameters.
+    pub fn iter(&self) -> std::slice::Iter<'_, Var> {
+        self.0.iter()
+    }
+}
+
+impl Index<ParamId> for Weights {
+    type Output = Var;
+    fn index(&self, id: ParamId) -> &Var {
+        &self.0[id.0]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::ops;
+
+    #[test]
+    fn roles_decide_what_is_on_the_tape() {
+        let mut params = Params::new();
+        let one = || Tensor::full([2], 1.0, DType::F64);
+        let a = params.add("a", one(), Role::Trained);
+        let b = params.add("b", one(), Role::Fixed);
+        let tape = Tape::new();
+        let w = params.on(&tape);
+        assert!(w[a].is_tracked() && !w[b].is_tracked());
+        let gradients = tape.backward(&ops::sum(&ops::mul(&w[a], &w[b])));
+        assert_eq!(gradients.of(&w[a]).unwrap().to_f64_vec(), [1.0, 1.0]);
+        assert!(!params.constants()[a].is_tracked());
+        assert_eq!((params.trained_elements(), params.elements()), (2, 4));
+    }
+
+    #[test]
+    fn decay_groups_are_the_official_ones() {
+        let param = |name: &str, shape: &[usize]| Param {
+            name: name.into(),
+            value: Tensor::zeros(shape, DType::F32),
+            role: Role::Trained,
+        };
+        assert!(param("blocks.0.attn.qkv.weight", &[6, 2]).decays());
+        assert!(param("mask_token", &[1, 1, 2]).decays());
+        assert!(!param("norm.weight", &[2]).decays());
+        assert!(!param("blocks.0.attn.qkv.bias", &[6]).decays());
+    }
+}

@@ -1,0 +1,32 @@
+//! Eq. (4), section 3: the covariance of a stochastic position.
+
+use super::Sigma;
+use crate::autograd::ops;
+use crate::tensor::Tensor;
+
+/// Eq. (4): Σ = σAAᵀ
+///
+/// | symbol | argument | shape |
+/// |---|---|---|
+/// | A | `a` | \[d_p, d_e\] |
+/// | σ | `sigma` | |
+/// | Σ | result | \[d_p, d_p\], symmetric, positive semi-definite, of rank at most min(d_p, d_e) |
+///
+/// Departure: (1) the paper calls Σ low-rank; with its own sizes (384 × 768) it generically has full rank.
+///
+/// Proved by `covariance_is_equation_4`.
+#[doc(alias = "Eq. 4")]
+#[track_caller]
+pub fn covariance(a: &Tensor, sigma: Sigma) -> Tensor {
+    let a = a.clone().into();
+    ops::scale(&ops::matmul_nt(&a, &a), sigma.variance()).value().clone()
+}
+
+/// E|An|² = tr Σ = σ|A|²: the expected squared length of the noise on a position, without making Σ.
+///
+/// What the training log reports, as the root mean square per component √(tr Σ / d_p).
+///
+/// Proved by `covariance_is_equation_4`.
+pub fn expected_noise_power(a: &Tensor, sigma: Sigma) -> f64 {
+    sigma.variance() * a.norm().powi(2)
+}

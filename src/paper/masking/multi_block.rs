@@ -1,0 +1,684 @@
+//! I-JEPA's multi-block masks: predict a few rectangles from one large rectangle that has them cut out.
+//!
+//! 1. **Sizes.** Draw one target size and one context size for the whole batch. A token budget K = ⌊L·scale⌋ and
+//!    an aspect a give the sides: height = √(K·a) and width = √(K/a), rounded, and cut down to the grid.
+//! 2. **Places.** For each image, place every target block and every context block at a random offset.
+//! 3. **Cut out.** Remove the image's targets from its contexts. If too little is left, place again.
+//! 4. **Truncate.** Shorten every context to the shortest of the batch, so that they stack.
+//!
+//! Source: Assran et al. (2023), §3 and `src/masks/multiblock.py` of I-JEPA; StoP's paper (§2, "Masking") takes them
+//! over unchanged. The official code ([`MultiBlock::as_official`]) and the default here ([`Sampler::Inclusive`] with
+//! [`Truncation::RandomSubset`]) differ, and the comments below refer to these numbers:
+//!
+//! - **D1 sizes.** Official: one uniform draw gives scale *and* aspect, so that the large targets are always the tall
+//!   ones. Here: two independent draws.
+//! - **D2 sides.** Official: a side as long as the grid's, or longer, is cut to one less. Here: to the whole side.
+//! - **D3 offsets.** Official: the last offset is never drawn. No target ever touches the last row or column, and the
+//!   published context is always the same top-left square (13×13 of 14×14). Here: every offset, equally likely.
+//! - **D4 least size.** Official: *more* than `min_keep` tokens in every block. Here: at least `min_keep`.
+//! - **D5 too small a context.** Official: after every 20 failures one target fewer is cut out, so that the context may
+//!   *contain* targets. Here: after every 20 failures one target more repeats the place of the first; no target leaks.
+//! - **D6 impossible settings.** Official: a block that cannot exceed `min_keep` loops for ever (8×8 grid, 3×3 blocks,
+//!   `min_keep` 10). Here: an error from [`MultiBlock::validate`], with either sampler.
+//! - **D7 truncation.** Official: the first tokens in raster order stay, the bottom rows go. Here: a random subset.
+//!
+//! Left out: the seed shared between workers (the caller passes the generator), the 24-bit steps of the official
+//! uniform draws, and the branch in StoP's copy for contexts smaller than the targets, which no published setting
+//! reaches.
+
+use rand::seq::index;
+use rand::{Rng, RngExt};
+
+use crate::error::{Error, Result};
+use crate::tensor::Indices;
+
+/// Failed placements of one image before the demands on its context are relaxed (D5).
+const TRIES: usize = 20;
+
+/// What blocks of one kind are like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Blocks {
+    /// How many such blocks each image has.
+    pub count: usize,
+    /// Lowest and highest share of the grid's tokens that a block covers, before rounding.
+    pub scale: (f64, f64),
+    /// Lowest and highest height / width of a block, before rounding.
+    pub aspect: (f64, f64),
+}
+
+/// How sizes and places are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sampler {
+    /// Independent scale and aspect, sides up to the grid's, every offset: see "here" in D1–D5.
+    #[default]
+    Inclusive,
+    /// The distribution of the official code: see "official" in D1–D5.
+    Official,
+}
+
+/// Which tokens a context loses when another image of the batch has a shorter one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Truncation {
+    /// Random ones, so that no region is lost systematically. The rest stays in raster order.
+    #[default]
+    RandomSubset,
+    /// The last in raster order, as in the official code.
+    Raster,
+}
+
+/// The settings of multi-block masking. The [module](self) describes the procedure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MultiBlock {
+    /// Rows and columns of the token grid: image sides divided by the patch side.
+    pub grid: (usize, usize),
+    /// The blocks to predict.
+    pub target: Blocks,
+    /// The blocks to predict from.
+    pub context: Blocks,
+    /// Fewest tokens of a block after step 3 (D4).
+    pub min_keep: usize,
+    /// How sizes and places are drawn.
+    pub sampler: Sampler,
+    /// How contexts are brought to one length.
+    pub truncation: Truncation,
+    /// Leave the targets in the contexts: step 3 removes nothing.
+    pub allow_overlap: bool,
+}
+
+/// The masks of one batch of B images. Rows are in raster order, without repetition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockMasks {
+    /// For each context block its tokens `[B, N_c]` (B_x). N_c is the same for all.
+    pub context: Vec<Indices>,
+    /// For each target block its tokens `[B, N_t]` (B_y). Targets of one image may overlap. N_t is the same for all.
+    pub targets: Vec<Indices>,
+}
+
+impl MultiBlock {
+    /// The numbers of the configurations published with I-JEPA and StoP, which suit grids of 14×14 and more.
+    pub fn published(grid: (usize, usize)) -> Self {
+        MultiBlock {
+            grid,
+            target: Blocks { count: 4, scale: (0.15, 0.2), aspect: (0.75, 1.5) },
+            context: Blocks { count: 1, scale: (0.85, 1.0), aspect: (1.0, 1.0) },
+            min_keep: 10,
+            sampler: Sampler::default(),
+            truncation: Truncation::default(),
+            allow_overlap: false,
+        }
+    }
+
+    /// Settings that suit grids near 8×8 (32×32 images in patches of 4), where the published ones are impossible (D6).
+    pub fn for_small_grid(grid: (usize, usize)) -> Self {
+        let published = Self::published(grid);
+        MultiBlock { target: Blocks { scale: (0.15, 0.25), ..published.target }, min_keep: 4, ..published }
+    }
+
+    /// The same numbers, drawn and truncated as the official code does.
+    pub fn as_official(self) -> Self {
+        MultiBlock { sampler: Sampler::Official, truncation: Truncation::Raster, ..self }
+    }
+
+    /// Whether [`sample`](Self::sample) can always meet these settings.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the grid or a count is zero; when a range is out of order or out of bounds; when a block
+    /// can be drawn with fewer tokens than `min_keep` demands (none, for example); or, with [`Sampler::Inclusive`],
+    /// when one target can take so much of a context that fewer are left (the other sampler lets targets leak, D5).
+    pub fn validate(&self) -> Result<()> {
+        let (rows, columns) = self.grid;
+        if rows == 0 || columns == 0 {
+            let problem = format!("a grid of {rows}x{columns} has no tokens to mask");
+            return Err(Error::config(problem, "use images of at least one patch a side"));
+        }
+        self.target.validate("target")?;
+        self.context.validate("context")?;
+        if self.is_enough(0) {
+            return Err(Error::config("with min_keep 0 a context could be left empty", "set min_keep to at least 1"));
+        }
+
+        let (targets, contexts) = (self.drawable_sizes(&self.target), self.drawable_sizes(&self.context));
+        let demand = match self.sampler {
+            Sampler::Inclusive => format!("at least min_keep = {}", self.min_keep),
+            Sampler::Official => format!("more than min_keep = {}", self.min_keep),
+        };
+        for (kind, sizes) in [("target", &targets), ("context", &contexts)] {
+            if let Some((h, w)) = sizes.iter().find(|(h, w)| !self.is_enough(h * w)) {
+                let got =
+                    format!("on a grid of {rows}x{columns} a {kind} block of {h}x{w} = {} tokens can be drawn", h * w);
+                let hint = format!("lower min_keep, raise the {kind} scale, or use smaller patches");
+                return Err(Error::config(format!("{got}, but a block needs {demand}"), hint));
+            }
+        }
+        if self.sampler == Sampler::Inclusive && !self.allow_overlap {
+            for (&(h, w), &(ch, cw)) in targets.iter().flat_map(|t| contexts.iter().map(move |c| (t, c))) {
+                let left = ch * cw - h.min(ch) * w.min(cw); // when the smaller of the two lies inside the other
+                if !self.is_enough(left) {
+                    let got = format!("a target of {h}x{w} can leave {left} tokens of a context of {ch}x{cw}");
+                    let hint = "lower min_keep or the target scale, or raise the context scale";
+                    return Err(Error::config(format!("{got}, which needs {demand}"), hint));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Masks for `batch` images.
+    ///
+    /// # Panics
+    /// When [`validate`](Self::validate) refuses these settings; call it where they are read.
+    #[track_caller]
+    pub fn sample(&self, batch: usize, rng: &mut impl Rng) -> BlockMasks {
+        // Microseconds, where sampling takes hundreds; and the searches below rely on it.
+        if let Err(error) = self.validate() {
+            panic!("MultiBlock::sample: {error}");
+        }
+        // (1) Sizes.
+        let target = self.draw_size(&self.target, rng);
+        let context = self.draw_size(&self.context, rng);
+        // (2) Places, and (3) cut out.
+        let mut targets = vec![Vec::with_capacity(batch); self.target.count];
+        let mut contexts = vec![Vec::with_capacity(batch); self.context.count];
+        for _ in 0..batch {
+            let (blocks, visible) = match self.sampler {
+                Sampler::Inclusive => self.place_image(target, context, rng),
+                Sampler::Official => self.place_image_as_official(target, context, rng),
+            };
+            targets.iter_mut().zip(&blocks).for_each(|(rows, block)| rows.push(block.tokens_outside(&[], self.grid.1)));
+            contexts.iter_mut().zip(visible).for_each(|(rows, tokens)| rows.push(tokens));
+        }
+        // (4) Truncate. Targets need none: nothing was cut out of them.
+        let shortest = contexts.iter().flatten().map(Vec::len).min().unwrap_or(0);
+        for tokens in contexts.iter_mut().flatten() {
+            self.truncate(tokens, shortest, rng);
+        }
+        let stack = |blocks: Vec<Vec<Vec<u32>>>| blocks.iter().map(|rows| Indices::from_rows(rows)).collect();
+        BlockMasks { context: stack(contexts), targets: stack(targets) }
+    }
+
+    /// (1) The height and width that all blocks of one kind have in one batch.
+    fn draw_size(&self, blocks: &Blocks, rng: &mut impl Rng) -> (usize, usize) {
+        let u: f64 = rng.random();
+        let v = match self.sampler {
+            Sampler::Inclusive => rng.random(),
+            Sampler::Official => u, // D1
+        };
+        self.size(self.budget(between(blocks.scale, u)), between(blocks.aspect, v))
+    }
+
+    /// K = ⌊L·scale⌋.
+    fn budget(&self, scale: f64) -> usize {
+        ((self.grid.0 * self.grid.1) as f64 * scale) as usize
+    }
+
+    /// The height and width nearest to `budget` tokens with this aspect; halves round to even, as in Python.
+    fn size(&self, budget: usize, aspect: f64) -> (usize, usize) {
+        let side = |area: f64, grid_side: usize| {
+            let longest = match self.sampler {
+                Sampler::Inclusive => grid_side,
+                Sampler::Official => grid_side - 1, // D2
+            };
+            (area.sqrt().round_ties_even() as usize).min(longest)
+        };
+        (side(budget as f64 * aspect, self.grid.0), side(budget as f64 / aspect, self.grid.1))
+    }
+
+    /// Every size that [`draw_size`](Self::draw_size) can return, both ends of the scale included.
+    ///
+    /// For one budget a side changes only at the aspects where its square root passes a half, so a look between each
+    /// two neighbours of these sees every size.
+    fn drawable_sizes(&self, blocks: &Blocks) -> Vec<(usize, usize)> {
+        let mut sizes = vec![];
+        for budget in self.budget(blocks.scale.0)..=self.budget(blocks.scale.1) {
+            let k = budget as f64;
+            let (low, high) = match self.sampler {
+                Sampler::Inclusive => blocks.aspect,
+                Sampler::Official => self.aspects_drawn_with(budget, blocks), // D1
+            };
+            // Height passes s + ½ at aspect (s + ½)²/K, width at K/(s + ½)². Sides beyond the grid are cut anyway.
+            let halves = |from: f64, to: f64, grid_side: usize| {
+                (from.sqrt() as usize..=(to.sqrt() as usize).min(grid_side)).map(|s| (s as f64 + 0.5).powi(2))
+            };
+            let heights = halves(k * low, k * high, self.grid.0).map(|square| square / k);
+            let widths = halves(k / high, k / low, self.grid.1).map(|square| k / square);
+            let mut cuts: Vec<f64> =
+                heights.chain(widths).filter(|&a| low < a && a < high).chain([low, high]).collect();
+            cuts.sort_by(f64::total_cmp);
+            sizes.extend(cuts.windows(2).map(|pair| self.size(budget, (pair[0] + pair[1]) / 2.0)));
+        }
+        sizes.sort();
+        sizes.dedup();
+        sizes
+    }
+
+    /// The range of aspects that one shared draw u can give together with this budget (D1).
+    fn aspects_drawn_with(&self, budget: usize, blocks: &Blocks) -> (f64, f64) {
+        let (low, high) = blocks.scale;
+        if low == high {
+            return blocks.aspect;
+        }
+        let share = |tokens: usize| tokens as f64 / (self.grid.0 * self.grid.1) as f64;
+        let u = |scale: f64| ((scale - low) / (high - low)).clamp(0.0, 1.0);
+        (between(blocks.aspect, u(share(budget))), between(blocks.aspect, u(share(budget + 1))))
+    }
+
+    /// (2) and (3) for one image: its target blocks, and the tokens of each context.
+    ///
+    /// Ends after at most `TRIES`·(targets − 1) failures: [`validate`](Self::validate) has made sure that a context
+    /// keeps enough when all targets stand in one place.
+    fn place_image(
+        &self,
+        target: (usize, usize),
+        context: (usize, usize),
+        rng: &mut impl Rng,
+    ) -> (Vec<Block>, Vec<Vec<u32>>) {
+        let mut failures = 0;
+        loop {
+            let places = self.target.count.saturating_sub(failures / TRIES).max(1);
+            let mut targets: Vec<Block> = (0..places).map(|_| self.place(target, rng)).collect();
+            targets.resize(self.target.count, targets[0]); // D5
+            let removed = if self.allow_overlap { &[] } else { &targets[..places] };
+            let contexts: Vec<_> = (0..self.context.count)
+                .map(|_| self.place(context, rng).tokens_outside(removed, self.grid.1))
+                .collect();
+            if places == 1 || contexts.iter().all(|tokens| self.is_enough(tokens.len())) {
+                return (targets, contexts);
+            }
+            failures += 1;
+        }
+    }
+
+    /// [`place_image`](Self::place_image) as the official code has it: the targets stay where they are, and each
+    /// context is placed until enough of it lies outside the targets still cut out of it (D5); in the end, none is.
+    fn place_image_as_official(
+        &self,
+        target: (usize, usize),
+        context: (usize, usize),
+        rng: &mut impl Rng,
+    ) -> (Vec<Block>, Vec<Vec<u32>>) {
+        let targets: Vec<Block> = (0..self.target.count).map(|_| self.place(target, rng)).collect();
+        let removable = if self.allow_overlap { 0 } else { targets.len() };
+        let place_context = |_| {
+            let mut failures = 0;
+            loop {
+                let removed = &targets[..removable.saturating_sub(failures / TRIES)];
+                let tokens = self.place(context, rng).tokens_outside(removed, self.grid.1);
+                if removed.is_empty() || self.is_enough(tokens.len()) {
+                    return tokens;
+                }
+                failures += 1;
+            }
+        };
+        let contexts = (0..self.context.count).map(place_context).collect();
+        (targets, contexts)
+    }
+
+    /// (2) One block of this size at a random offset.
+    fn place(&self, (height, width): (usize, usize), rng: &mut impl Rng) -> Block {
+        let mut offset = |room: usize| match self.sampler {
+            Sampler::Inclusive => rng.random_range(0..=room),
+            Sampler::Official => rng.random_range(0..room), // D3; D2 leaves room for one
+        };
+        Block { top: offset(self.grid.0 - height), left: offset(self.grid.1 - width), height, width }
+    }
+
+    /// Whether a block of this many tokens may be used (D4).
+    fn is_enough(&self, tokens: usize) -> bool {
+        match self.sampler {
+            Sampler::Inclusive => tokens >= self.min_keep,
+            Sampler::Official => tokens > self.min_keep,
+        }
+    }
+
+    /// (4) Leaves `keep` of these tokens, in their order (D7).
+    fn truncate(&self, tokens: &mut Vec<u32>, keep: usize, rng: &mut impl Rng) {
+        match self.truncation {
+            Truncation::RandomSubset => {
+                let mut chosen = index::sample(rng, tokens.len(), keep).into_vec();
+                chosen.sort_unstable();
+                *tokens = chosen.into_iter().map(|k| tokens[k]).collect();
+            }
+            Truncation::Raster => tokens.truncate(keep),
+        }
+    }
+}
+
+impl Blocks {
+    /// Whether the ranges are ranges; `kind` names the blocks in the error.
+    fn validate(&self, kind: &str) -> Result<()> {
+        if self.count == 0 {
+            let hint = format!("ask for at least one {kind} block");
+            return Err(Error::config(format!("the number of {kind} blocks is 0"), hint));
+        }
+        for (name, (low, high), most) in [("scale", self.scale, 1.0), ("aspect", self.aspect, f64::MAX)] {
+            // Written so that NaN fails.
+            if !(0.0 < low && low <= high && high <= most) {
+                let limit = if most == 1.0 { " <= 1" } else { "" };
+                let hint = format!("give the lower bound first: 0 < low <= high{limit}");
+                return Err(Error::config(format!("{kind} {name} ({low}, {high}) is no usable range"), hint));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The point of a range at u in [0, 1).
+fn between((low, high): (f64, f64), u: f64) -> f64 {
+    low + u * (high - low)
+}
+
+/// A rectangle of tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Block {
+    top: usize,
+    left: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Block {
+    fn contains(&self, row: usize, column: usize) -> bool {
+        (self.top..self.top + self.height).contains(&row) && (self.left..self.left + self.width).contains(&column)
+    }
+
+    /// The tokens of this block that are in none of `removed`, in raster order on a grid of `columns`.
+    fn tokens_outside(&self, removed: &[Block], columns: usize) -> Vec<u32> {
+        let rows = self.top..self.top + self.height;
+        let places = rows.flat_map(|row| (self.left..self.left + self.width).map(move |column| (row, column)));
+        let outside = places.filter(|&(row, column)| !removed.iter().any(|block| block.contains(row, column)));
+        outside.map(|(row, column)| (row * columns + column) as u32).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Purpose, stream};
+    use rand::rngs::StdRng;
+    use std::collections::BTreeSet;
+
+    fn rng(seed: u64) -> StdRng {
+        stream(seed, Purpose::Mask, [0, 0])
+    }
+
+    /// How often each token is in a row of `parts`.
+    fn visits(tokens: usize, parts: &[Indices]) -> Vec<usize> {
+        let mut count = vec![0; tokens];
+        parts.iter().flat_map(Indices::as_slice).for_each(|&token| count[token as usize] += 1);
+        count
+    }
+
+    /// Mean and squared standard error.
+    fn mean_and_error(values: &[f64]) -> (f64, f64) {
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        (mean, values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n / (n - 1.0))
+    }
+
+    fn assert_binomial(count: usize, n: usize, p: f64) {
+        let z = (count as f64 - n as f64 * p) / (n as f64 * p * (1.0 - p)).sqrt();
+        assert!(z.abs() < 5.0, "{count} of {n} where {p} is expected: z = {z:.1}");
+    }
+
+    /// Settings for grids of all kinds, each possible.
+    fn assorted() -> Vec<MultiBlock> {
+        let lone = |grid| MultiBlock { min_keep: 1, ..MultiBlock::for_small_grid(grid) };
+        let mut all =
+            vec![MultiBlock::published((14, 14)), MultiBlock::published((16, 16)), lone((3, 3)), lone((1, 24))];
+        all.extend([(8, 8), (7, 5), (5, 7), (6, 12)].map(MultiBlock::for_small_grid));
+        // Contexts of these never need D5, which would let targets leak.
+        all.extend([(14, 14), (8, 8)].map(|grid| MultiBlock::for_small_grid(grid).as_official()));
+        let two = MultiBlock::for_small_grid((8, 8));
+        all.push(MultiBlock { context: Blocks { count: 2, scale: (0.5, 0.9), aspect: (0.6, 1.6) }, ..two });
+        all
+    }
+
+    #[test]
+    fn a_seed_repeats() {
+        for masks in assorted() {
+            assert_eq!(masks.sample(3, &mut rng(1)), masks.sample(3, &mut rng(1)));
+            assert_ne!(masks.sample(30, &mut rng(1)), masks.sample(30, &mut rng(2)));
+            assert_eq!(masks.sample(0, &mut rng(1)).context[0].rows(), 0);
+        }
+    }
+
+    #[test]
+    fn targets_are_rectangles_of_the_configured_area_and_aspect() {
+        for settings in assorted() {
+            let ((rows, columns), blocks) = (settings.grid, &settings.target);
+            for seed in 0..100 {
+                let masks = settings.sample(2, &mut rng(seed));
+                let corners = |row: &[u32]| {
+                    let (first, last) = (row[0] as usize, row[row.len() - 1] as usize);
+                    (first / columns, first % columns, last / columns + 1, last % columns + 1)
+                };
+                let (top, left, bottom, right) = corners(masks.targets[0].row(0));
+                let (h, w) = (bottom - top, right - left);
+                for row in masks.targets.iter().flat_map(|part| [part.row(0), part.row(1)]) {
+                    let (top, left, ..) = corners(row);
+                    assert_eq!(row, Block { top, left, height: h, width: w }.tokens_outside(&[], columns));
+                    assert!(top + h <= rows && left + w <= columns);
+                }
+                // A budget and an aspect in range lie within rounding of these sides, where the grid has cut none.
+                let (h, w, tokens) = (h as f64, w as f64, (rows * columns) as f64);
+                if h + 1.0 < rows as f64 && w + 1.0 < columns as f64 {
+                    assert!((h - 0.5) * (w - 0.5) <= tokens * blocks.scale.1);
+                    assert!((h + 0.5) * (w + 0.5) >= (tokens * blocks.scale.0).floor());
+                    assert!((h - 0.5) / (w + 0.5) <= blocks.aspect.1 && (h + 0.5) / (w - 0.5) >= blocks.aspect.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn validation_knows_the_sizes_that_are_drawn() {
+        for settings in assorted() {
+            let mut rng = rng(4);
+            for blocks in [&settings.target, &settings.context] {
+                let drawn: BTreeSet<_> = (0..50_000).map(|_| settings.draw_size(blocks, &mut rng)).collect();
+                let drawable = BTreeSet::from_iter(settings.drawable_sizes(blocks));
+                assert!(drawn.is_subset(&drawable), "{settings:?}");
+                // A whole budget at the upper end of the scale needs that very end to be drawn. Else, the sets agree.
+                let most = (settings.grid.0 * settings.grid.1) as f64 * blocks.scale.1;
+                assert!(most.fract() == 0.0 || drawn == drawable, "{settings:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn contexts_avoid_targets_and_are_long_enough() {
+        for settings in assorted() {
+            for seed in 0..60 {
+                let masks = settings.sample(8, &mut rng(seed));
+                for context in &masks.context {
+                    assert_eq!((context.rows(), context.per_row()), (8, masks.context[0].per_row()));
+                    assert!(settings.is_enough(context.per_row()));
+                    for b in 0..8 {
+                        assert!(context.row(b).is_sorted_by(|a, b| a < b), "raster order, no repetition");
+                        let hidden = |t| masks.targets.iter().any(|part| part.row(b).contains(t));
+                        assert!(!context.row(b).iter().any(hidden), "{settings:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_inclusive_sampler_visits_every_token() {
+        for (settings, never) in [(MultiBlock::published((14, 14)), 27), (MultiBlock::for_small_grid((8, 8)), 15)] {
+            let (rows, columns) = settings.grid;
+            let ours = settings.sample(2000, &mut rng(5));
+            assert!(visits(rows * columns, &ours.targets).iter().all(|&n| n > 0));
+            assert!(visits(rows * columns, &ours.context).iter().all(|&n| n > 0));
+
+            let official = settings.as_official().sample(2000, &mut rng(5));
+            let edge = |token| token / columns == rows - 1 || token % columns == columns - 1;
+            assert_eq!((0..rows * columns).filter(|&token| edge(token)).count(), never);
+            let (targets, context) =
+                (visits(rows * columns, &official.targets), visits(rows * columns, &official.context));
+            assert!((0..rows * columns).all(|token| (targets[token] == 0) == edge(token)));
+            assert!((0..rows * columns).all(|token| context[token] == 0 || !edge(token)));
+        }
+    }
+
+    #[test]
+    fn inclusive_offsets_are_uniform() {
+        let settings = MultiBlock::for_small_grid((8, 8));
+        let (n, mut rng, mut count) = (60_000, rng(6), [[0; 5]; 6]);
+        for _ in 0..n {
+            let block = settings.place((3, 4), &mut rng);
+            count[block.top][block.left] += 1;
+        }
+        count.iter().flatten().for_each(|&c| assert_binomial(c, n, 1.0 / 30.0));
+    }
+
+    #[test]
+    fn the_official_context_is_a_fixed_square() {
+        for (grid, side) in [((14, 14), 13), ((8, 8), 7)] {
+            let settings = MultiBlock::for_small_grid(grid).as_official();
+            assert_eq!(settings.drawable_sizes(&settings.context), [(side, side)]);
+            let masks = settings.sample(1, &mut rng(7));
+            let hidden = |t: &u32| masks.targets.iter().any(|part| part.row(0).contains(t));
+            let mut square = Block { top: 0, left: 0, height: side, width: side }.tokens_outside(&[], grid.1);
+            square.retain(|t| !hidden(t));
+            assert_eq!(masks.context[0].row(0), square);
+        }
+    }
+
+    /// The official procedure for one batch with the published settings on a square grid, written the plain way:
+    /// context lengths before truncation.
+    fn plain_official_lengths(side: usize, min_keep: usize, batch: usize, rng: &mut StdRng) -> Vec<f64> {
+        let mut size = |scale: f64, spread: f64, aspect: f64, aspect_spread: f64| {
+            let u: f64 = rng.random();
+            let budget = ((side * side) as f64 * (scale + u * spread)).floor();
+            let sides = [budget * (aspect + u * aspect_spread), budget / (aspect + u * aspect_spread)];
+            sides.map(|square| (square.sqrt().round() as usize).min(side - 1))
+        };
+        let (target, context) = (size(0.15, 0.05, 0.75, 0.75), size(0.85, 0.15, 1.0, 0.0));
+        let cover = |grid: &mut [bool], [h, w]: [usize; 2], value: bool, rng: &mut StdRng| {
+            let (top, left) = (rng.random_range(0..side - h), rng.random_range(0..side - w));
+            (0..h * w).for_each(|k| grid[(top + k / w) * side + left + k % w] = value);
+        };
+        let lengths = (0..batch).map(|_| {
+            let mut grid = vec![false; side * side];
+            cover(&mut grid, context, true, rng); // the context's only place, so that it may come first
+            (0..4).for_each(|_| cover(&mut grid, target, false, rng));
+            let left = grid.iter().filter(|&&visible| visible).count();
+            assert!(left > min_keep, "these settings never need a second try");
+            left as f64
+        });
+        lengths.collect()
+    }
+
+    #[test]
+    fn official_context_lengths_have_the_official_distribution() {
+        let settings = MultiBlock::published((14, 14)).as_official();
+        let (mut a, mut b) = (rng(8), rng(9));
+        let (mut single, mut shortest, mut plain_mean, mut plain_shortest) = (vec![], vec![], vec![], vec![]);
+        for _ in 0..600 {
+            single.push(settings.sample(1, &mut a).context[0].per_row() as f64);
+            shortest.push(settings.sample(64, &mut a).context[0].per_row() as f64);
+            let lengths = plain_official_lengths(14, 10, 64, &mut b);
+            plain_mean.push(lengths.iter().sum::<f64>() / 64.0);
+            plain_shortest.push(lengths.iter().copied().fold(f64::MAX, f64::min));
+        }
+        for (ours, plain) in [(&single, &plain_mean), (&shortest, &plain_shortest)] {
+            let ((m, e), (pm, pe)) = (mean_and_error(ours), mean_and_error(plain));
+            let z = (m - pm) / (e + pe).sqrt();
+            assert!(z.abs() < 5.0, "mean {m:.2}, plain procedure {pm:.2}: z = {z:.1}");
+        }
+        let lost = 1.0 - mean_and_error(&shortest).0 / mean_and_error(&plain_mean).0;
+        assert!((0.33..0.37).contains(&lost), "truncation costs about 35 % of the context, not {lost:.3}");
+    }
+
+    #[test]
+    fn a_random_subset_spares_every_place_alike_and_raster_order_does_not() {
+        let (n, mut rng) = (5000, rng(10));
+        let random = MultiBlock::published((14, 14));
+        let raster = MultiBlock { truncation: Truncation::Raster, ..random.clone() };
+        let mut count = [0; 196];
+        for _ in 0..n {
+            let mut tokens: Vec<u32> = (0..196).collect();
+            random.truncate(&mut tokens, 100, &mut rng);
+            assert!(tokens.len() == 100 && tokens.is_sorted());
+            tokens.iter().for_each(|&t| count[t as usize] += 1);
+        }
+        count.iter().for_each(|&c| assert_binomial(c, n, 100.0 / 196.0));
+
+        // In whole batches: the top row is seen as often as the bottom row, which raster order all but drops.
+        let rows = |settings: &MultiBlock| {
+            let mut rng = stream(11, Purpose::Mask, [0, 0]);
+            let mut surplus = vec![]; // of the top row over the bottom row, in tokens per image
+            for _ in 0..200 {
+                let count = visits(196, &settings.sample(64, &mut rng).context);
+                surplus.push(
+                    (count[..14].iter().sum::<usize>() as f64 - count[182..].iter().sum::<usize>() as f64) / 64.0,
+                );
+            }
+            mean_and_error(&surplus)
+        };
+        let ((even, error), (uneven, _)) = (rows(&random), rows(&raster));
+        assert!((even / error.sqrt()).abs() < 5.0, "{even:.2} ± {:.2}", error.sqrt());
+        assert!(uneven > 6.0, "{uneven:.2} of 14");
+    }
+
+    #[test]
+    fn a_context_that_cannot_be_had_is_relaxed_without_a_leak() {
+        // Sixteen 5×5 targets nearly fill an 8×8 grid; 25 tokens are left where most of them stand in one place.
+        let target = Blocks { count: 16, scale: (0.4, 0.4), aspect: (1.0, 1.0) };
+        let context = Blocks { count: 1, scale: (1.0, 1.0), aspect: (1.0, 1.0) };
+        let settings = MultiBlock { target, context, min_keep: 25, ..MultiBlock::for_small_grid((8, 8)) };
+        let masks = settings.sample(20, &mut rng(12));
+        assert!(masks.context[0].per_row() >= 25);
+        for b in 0..20 {
+            let places: BTreeSet<_> = masks.targets.iter().map(|part| part.row(b)).collect();
+            assert!(places.len() < 16, "the last targets repeat the first");
+            assert!(masks.context[0].row(b).iter().all(|token| places.iter().all(|place| !place.contains(token))));
+        }
+
+        // The official code ends with the whole 7×7 square, targets included: 24 tokens beside a target are too few.
+        let official = MultiBlock { min_keep: 24, ..settings.clone().as_official() }.sample(20, &mut rng(12));
+        assert_eq!(official.context[0].per_row(), 49);
+
+        // `allow_overlap` leaves the targets in by choice.
+        let overlap = MultiBlock { allow_overlap: true, min_keep: 16, ..settings };
+        assert_eq!(overlap.sample(2, &mut rng(12)).context[0].per_row(), 64);
+        assert_eq!(overlap.as_official().sample(2, &mut rng(12)).context[0].per_row(), 49);
+    }
+
+    #[test]
+    fn impossible_settings_are_errors() {
+        let small = || MultiBlock::for_small_grid((8, 8));
+        let target = |scale, aspect| MultiBlock { target: Blocks { count: 4, scale, aspect }, ..small() };
+        let none = Blocks { count: 0, ..small().target };
+        let published = MultiBlock::published((8, 8)); // min_keep 10: the official code's endless loop
+        for (settings, says) in [
+            (published.clone(), "8x8 a target block of 3x3 = 9 tokens can be drawn"),
+            (published.clone().as_official(), "but a block needs more than min_keep = 10"),
+            (MultiBlock { min_keep: 9, ..published.as_official() }, "more than min_keep = 9"),
+            (MultiBlock { min_keep: 0, ..small() }, "min_keep 0"),
+            (MultiBlock { min_keep: 40, ..target((0.7, 0.8), (1.0, 1.0)) }, "a target of 7x7 can leave 0 tokens"),
+            (MultiBlock { min_keep: 1, grid: (1, 24), ..small().as_official() }, "a target block of 0x"),
+            (MultiBlock { min_keep: 1, ..target((0.001, 0.1), (1.0, 1.0)) }, "a target block of 0x0"),
+            (MultiBlock { grid: (0, 8), ..small() }, "a grid of 0x8"),
+            (MultiBlock { target: none.clone(), ..small() }, "the number of target blocks is 0"),
+            (MultiBlock { context: none, ..small() }, "the number of context blocks is 0"),
+            (target((0.3, 0.2), (1.0, 1.0)), "target scale (0.3, 0.2)"),
+            (target((0.0, 0.2), (1.0, 1.0)), "target scale (0, 0.2)"),
+            (target((0.5, 1.2), (1.0, 1.0)), "target scale (0.5, 1.2)"),
+            (target((f64::NAN, 0.2), (1.0, 1.0)), "target scale (NaN"),
+            (target((0.2, 0.3), (-1.0, 1.0)), "target aspect (-1, 1)"),
+            (target((0.2, 0.3), (1.0, f64::INFINITY)), "target aspect (1, inf)"),
+        ] {
+            let Err(Error::Config { problem, hint }) = settings.validate() else { panic!("accepted: {settings:?}") };
+            assert!(problem.contains(says) && !hint.is_empty(), "{problem}");
+        }
+        assorted().iter().for_each(|settings| settings.validate().unwrap());
+    }
+
+    #[test]
+    #[should_panic(expected = "can be drawn, but a block needs")]
+    fn sampling_what_was_never_validated_panics_instead_of_looping() {
+        MultiBlock::published((8, 8)).as_official().sample(1, &mut rng(0));
+    }
+}

@@ -1,0 +1,178 @@
+//! MAE's random masks: every image hides its own random tokens, always the same number of them.
+//!
+//! 1. Give each token a uniform number (the noise).
+//! 2. Sort: the order of the tokens by their noise is a uniformly random permutation, `shuffle`.
+//! 3. Keep the first ⌊L·(1 − ratio)⌋ of the permuted tokens, remove the rest.
+//! 4. Invert the permutation, so that a decoder can put kept and removed tokens back in raster order.
+//! 5. Mark each token in raster order: 0 is keep, 1 is remove.
+//!
+//! Source: He et al. (2021), §3; `random_masking` in the official `models_mae.py`. Departures:
+//!
+//! 1. The removed tokens are listed too (the paper's B_y); the original recovers them from the mask.
+//! 2. Equal noise is ordered by token, on every machine; the original's sort leaves ties open, and f32 noise has some.
+//! 3. A ratio that keeps no token or removes none is an error; the original goes on to a loss of NaN.
+
+use rand::{Rng, RngExt};
+
+use crate::error::{Error, Result};
+use crate::tensor::Indices;
+
+/// What MAE keeps and removes of B images of L tokens, of which K are kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RandomMasks {
+    /// `[B, K]`: the tokens the encoder sees (B_x), in shuffled order. MAE's `ids_keep`.
+    pub kept: Indices,
+    /// `[B, L − K]`: the tokens to predict (B_y), in shuffled order.
+    pub removed: Indices,
+    /// `[B, L]`: `restore[b][t]` is where token t stands in `kept[b]` followed by `removed[b]`. MAE's `ids_restore`.
+    pub restore: Indices,
+    /// `[B, L]`, row-major, in raster order: 0 is keep, 1 is remove.
+    pub mask: Vec<f32>,
+}
+
+/// Random masks for `batch` images of `tokens` tokens each, of which the share `mask_ratio` is removed (MAE: 0.75).
+///
+/// # Errors
+/// [`Error::Config`] as for [`masks_from_noise`].
+pub fn random_masks(batch: usize, tokens: usize, mask_ratio: f64, rng: &mut impl Rng) -> Result<RandomMasks> {
+    kept_tokens(tokens, mask_ratio)?; // a bad ratio is answered before anything is drawn
+    let noise: Vec<f64> = (0..batch * tokens).map(|_| rng.random()).collect(); // (1)
+    masks_from_noise(&noise, batch, tokens, mask_ratio)
+}
+
+/// [`random_masks`] from given `noise` `[batch, tokens]`, row-major: in each row the smallest are kept.
+///
+/// # Errors
+/// [`Error::Config`] when `mask_ratio` is outside (0, 1), or so near an end that no token is kept or none removed.
+///
+/// # Panics
+/// When `noise` does not hold `batch * tokens` numbers.
+#[track_caller]
+pub fn masks_from_noise(noise: &[f64], batch: usize, tokens: usize, mask_ratio: f64) -> Result<RandomMasks> {
+    assert_eq!(noise.len(), batch * tokens, "masks_from_noise: noise for {batch} images of {tokens} tokens");
+    let keep = kept_tokens(tokens, mask_ratio)?;
+
+    let (mut kept, mut removed, mut restore, mut mask) = (vec![], vec![], vec![], vec![]);
+    for noise in noise.chunks_exact(tokens) {
+        // (2) A stable sort: equal noise leaves the tokens in raster order.
+        let mut shuffle: Vec<u32> = (0..tokens as u32).collect();
+        shuffle.sort_by(|&a, &b| noise[a as usize].total_cmp(&noise[b as usize]));
+        // (3)
+        kept.extend_from_slice(&shuffle[..keep]);
+        removed.extend_from_slice(&shuffle[keep..]);
+        // (4) place[shuffle[k]] = k.
+        let mut place = vec![0; tokens];
+        for (k, &token) in shuffle.iter().enumerate() {
+            place[token as usize] = k as u32;
+        }
+        // (5)
+        mask.extend(place.iter().map(|&k| if (k as usize) < keep { 0.0 } else { 1.0 }));
+        restore.extend(place);
+    }
+    Ok(RandomMasks {
+        kept: Indices::new(batch, keep, kept),
+        removed: Indices::new(batch, tokens - keep, removed),
+        restore: Indices::new(batch, tokens, restore),
+        mask,
+    })
+}
+
+/// ⌊L·(1 − ratio)⌋, computed in f64 and cut off as the original does: 0.9 of 10 tokens keeps 0.999…, that is, none.
+fn kept_tokens(tokens: usize, mask_ratio: f64) -> Result<usize> {
+    let keep = (tokens as f64 * (1.0 - mask_ratio)) as usize; // NaN and negative numbers become 0
+    if (1..tokens).contains(&keep) {
+        return Ok(keep);
+    }
+    let outcome = if keep == 0 { "keeps no token" } else { "removes no token" };
+    Err(Error::config(
+        format!("mask ratio {mask_ratio} {outcome} of {tokens}"),
+        "choose a ratio between 0 and 1 that leaves at least one token kept and one removed (MAE: 0.75)",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Purpose, stream};
+
+    #[test]
+    fn a_case_worked_by_hand() {
+        //              token:  0    1    2    3      0    1    2    3   (the second row has a tie)
+        let noise = [0.7, 0.1, 0.9, 0.4, 0.5, 0.2, 0.5, 0.1];
+        let masks = masks_from_noise(&noise, 2, 4, 0.5).unwrap();
+        assert_eq!(masks.kept.as_slice(), [1, 3, 3, 1]);
+        assert_eq!(masks.removed.as_slice(), [0, 2, 0, 2]);
+        assert_eq!(masks.restore.as_slice(), [2, 0, 3, 1, 2, 1, 3, 0]);
+        assert_eq!(masks.mask, [1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
+        // Three levels of noise in a row so long that an unstable sort would shuffle the ties.
+        let noise: Vec<f64> = (0..60).map(|token| f64::from(token % 3)).collect();
+        let order = (0..3).flat_map(|level| (level..60).step_by(3));
+        assert!(masks_from_noise(&noise, 1, 60, 1.0 / 3.0).unwrap().kept.row(0).iter().copied().eq(order.take(40)));
+    }
+
+    #[test]
+    fn kept_and_removed_are_an_exact_partition_that_restore_undoes() {
+        let mut rng = stream(1, Purpose::Mask, [0, 0]);
+        for (tokens, ratio, keep) in [(196, 0.75, 49), (64, 0.75, 16), (7, 0.5, 3), (2, 0.5, 1), (10, 0.6, 4)] {
+            let masks = random_masks(5, tokens, ratio, &mut rng).unwrap();
+            assert_eq!((masks.kept.per_row(), masks.removed.per_row()), (keep, tokens - keep));
+            for b in 0..5 {
+                let shuffled = [masks.kept.row(b), masks.removed.row(b)].concat();
+                for token in 0..tokens {
+                    let place = masks.restore.row(b)[token] as usize;
+                    assert_eq!(shuffled[place], token as u32);
+                    assert_eq!(masks.mask[b * tokens + token], if place < keep { 0.0 } else { 1.0 });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_seed_repeats_and_images_differ() {
+        let draw = |seed| random_masks(2, 64, 0.75, &mut stream(seed, Purpose::Mask, [0, 0])).unwrap();
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+        assert_ne!(draw(1).kept.row(0), draw(1).kept.row(1));
+    }
+
+    #[test]
+    fn every_token_is_equally_likely_at_every_place() {
+        let (batch, tokens) = (40_000, 9);
+        let masks = random_masks(batch, tokens, 0.6, &mut stream(3, Purpose::Mask, [0, 0])).unwrap();
+        let mut count = vec![[0.0; 9]; tokens];
+        for row in masks.restore.as_slice().chunks(tokens) {
+            row.iter().enumerate().for_each(|(token, &place)| count[token][place as usize] += 1.0);
+        }
+        let p = 1.0 / tokens as f64;
+        let deviation = (batch as f64 * p * (1.0 - p)).sqrt();
+        for n in count.iter().flatten() {
+            assert!((n - batch as f64 * p).abs() < 5.0 * deviation, "a token stood {n} times at one place");
+        }
+    }
+
+    #[test]
+    fn a_ratio_without_both_kinds_is_an_error() {
+        let mut rng = stream(0, Purpose::Mask, [0, 0]);
+        for (tokens, ratio, says) in [
+            (64, 1.0, "keeps no token of 64"),
+            (64, 0.0, "removes no token of 64"),
+            (64, 0.99, "mask ratio 0.99 keeps no token"),
+            (10, 0.9, "keeps no token"), // 10·(1 − 0.9) is 0.9999999999999998
+            (64, 1.5, "keeps no token"),
+            (64, -0.5, "removes no token"),
+            (64, f64::NAN, "mask ratio NaN"),
+            (1, 0.5, "keeps no token of 1"),
+            (0, 0.5, "keeps no token of 0"),
+        ] {
+            let message = random_masks(2, tokens, ratio, &mut rng).unwrap_err().to_string();
+            assert!(message.contains(says) && message.contains("choose a ratio"), "{message}");
+        }
+        assert_eq!(random_masks(2, 64, 0.98, &mut rng).unwrap().kept.per_row(), 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "noise for 2 images of 4 tokens")]
+    fn noise_of_another_shape_is_a_bug() {
+        let _ = masks_from_noise(&[0.5; 7], 2, 4, 0.5);
+    }
+}

@@ -1,0 +1,225 @@
+//! Algorithm 1 of the paper: masked image modelling with stochastic positional embeddings.
+//!
+//! ```text
+//!  1  input: iterations K, images S, σ, positions ψ      9  n_j ~ N(0, σI)
+//!  2  params: A, m, encoder f_θ, predictor g_φ          11  m = A n + ψ_By + m
+//!  3  for itr = 1, 2, …, K do                           12  c = A s_x + ψ_Bx
+//!  4    I_x ~ S                                         14  ŝ_y ← g_φ(c, m)
+//!  5    p ← patchify(I_x)                               15  s_y ← get_target(y)
+//!  6    (x, B_x), (y, B_y) ← mask(p)                    16  loss ← L(ŝ_y, s_y)
+//!  7    s_x ← f_θ(x)                                    17  sgd_step(loss; {θ, φ, A, m})
+//! ```
+//!
+//! Lines 4 and 6 fill a [`Batch`]; lines 5 to 16 are [`Trainer::chunk`], on a few images at a time; line 17 is
+//! [`Trainer::step`]. (The comment of the paper's line 10 exchanges "masked" and "context", and the step of the
+//! target encoder's moving average is left out there.)
+//!
+//! **Parallel over chunks of images, sequential inside.** A chunk runs from patches to gradients on one thread and one
+//! tape, with activations that fit its core's cache. **Same bits, however many threads:** chunks are cut by the batch
+//! alone, a chunk's noise comes from a stream of its own, and gradients are summed along a fixed binary tree.
+
+use std::ops::Range;
+
+use crate::autograd::Tape;
+use crate::methods::stop::TokenForm;
+use crate::methods::{Chunk, Method, Model, ModelParams};
+use crate::nn::{AdamW, Role, update_ema};
+use crate::paper::{Sigma, sample_noise};
+use crate::rng::{Purpose, stream};
+use crate::tensor::{Indices, Tensor};
+use crate::{Error, Result};
+
+/// What one step trains on: lines 4 and 6.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// I_x: \[B, 3, S, S\]
+    pub images: Tensor,
+    /// B_x: for each of E context masks, B rows.
+    pub context: Vec<Indices>,
+    /// B_y: for each of P target blocks, B rows.
+    pub targets: Vec<Indices>,
+    /// Where line 9 gets its noise.
+    pub noise: Noise,
+}
+
+/// Where the noise n comes from.
+#[derive(Clone, Debug)]
+pub enum Noise {
+    /// Drawn, each chunk from its own stream of this seed and step.
+    Drawn {
+        /// Seed of the run.
+        seed: u64,
+        /// Step of the run.
+        step: u64,
+    },
+    /// Given, for each target block \[E B, N_t, d_e\]: what parity tests and gradient checks do.
+    Given(Vec<Tensor>),
+}
+
+/// The numbers of one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hyper {
+    /// Learning rate.
+    pub lr: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Momentum of the target encoder.
+    pub ema_momentum: f64,
+}
+
+/// What a chunk, or several summed, found.
+#[derive(Debug)]
+pub struct Found {
+    /// The mean loss over the batch.
+    pub loss: f64,
+    /// Its gradient for each trained parameter of θ, then φ, in order.
+    pub gradients: Vec<Tensor>,
+}
+
+/// A model in training: parameters and the optimizer's memory.
+#[derive(Clone, Debug)]
+pub struct Trainer {
+    /// What is computed.
+    pub model: Model,
+    /// θ, φ (with A and m), and the target encoder.
+    pub params: ModelParams,
+    /// Moments and step count.
+    pub optimizer: AdamW,
+    /// Images in a chunk.
+    pub chunk_images: usize,
+}
+
+impl Trainer {
+    /// A model about to start, in chunks whose activations fit a core's cache.
+    pub fn new(model: Model, params: ModelParams) -> Self {
+        let optimizer = AdamW::new(&params.trained());
+        let chunk_images = default_chunk(&model);
+        Trainer { model, params, optimizer, chunk_images }
+    }
+
+    /// Line 17: one step on a batch. Gives the loss before the step.
+    ///
+    /// # Errors
+    /// [`Error::Training`] when a trained parameter got no gradient, or the loss is not finite; nothing is changed.
+    pub fn step(&mut self, batch: &Batch, hyper: &Hyper) -> Result<f64> {
+        let Found { loss, gradients } = self.gradients(batch)?;
+        if !loss.is_finite() {
+            return Err(self.error(
+                format!("the loss is {loss}"),
+                "try a lower --lr or a longer --warmup; the last checkpoint is from before this step",
+            ));
+        }
+        let ModelParams { encoder, predictor, target } = &mut self.params;
+        self.optimizer.update(&mut [encoder, predictor], &gradients, hyper.lr, hyper.weight_decay);
+        if let Some(target) = target {
+            update_ema(hyper.ema_momentum, encoder, target);
+        }
+        Ok(loss)
+    }
+
+    /// The loss of a batch and its gradients: the mean over the batch's images, cut into chunks.
+    ///
+    /// # Errors
+    /// [`Error::Training`] when a trained parameter got no gradient.
+    pub fn gradients(&self, batch: &Batch) -> Result<Found> {
+        let images = batch.images.shape()[0];
+        let chunks: Vec<Range<usize>> =
+            (0..images).step_by(self.chunk_images).map(|i| i..(i + self.chunk_images).min(images)).collect();
+        self.sum(batch, &chunks)
+    }
+
+    /// The chunks' findings along a binary tree, the halves of each node at once.
+    fn sum(&self, batch: &Batch, chunks: &[Range<usize>]) -> Result<Found> {
+        if let [chunk] = chunks {
+            return self.chunk(batch, chunk.clone());
+        }
+        let (left, right) = chunks.split_at(chunks.len().div_ceil(2));
+        let (left, right) = rayon::join(|| self.sum(batch, left), || self.sum(batch, right));
+        let (mut left, right) = (left?, right?);
+        left.loss += right.loss;
+        left.gradients.iter_mut().zip(&right.gradients).for_each(|(sum, g)| sum.add_assign(g));
+        Ok(left)
+    }
+
+    /// Lines 5 to 16 for some images of a batch, and the reverse sweep.
+    fn chunk(&self, batch: &Batch, images: Range<usize>) -> Result<Found> {
+        let Trainer { model, params, .. } = self;
+        let share = images.len() as f64 / batch.images.shape()[0] as f64;
+        let chunk = self.cut(batch, images); // with line 9: n_j ~ N(0, σI)
+
+        let tape = Tape::new();
+        let (theta, phi) = (params.encoder.on(&tape), params.predictor.on(&tape));
+        let averaged = params.target.as_ref().map(|target| target.constants());
+
+        let s_x = model.encode(&theta, &chunk); //                   5, 7:   s_x ← f_θ(x)
+        let (c, m) = model.tokens(&phi, &s_x, &chunk); //            11, 12: m = An + ψ_By + m,  c = As_x + ψ_Bx
+        let s_y_hat = model.predict(&phi, &c, &m); //                14:     ŝ_y ← g_φ(c, m)
+        let s_y = model.targets(averaged.as_ref(), &chunk); //       15:     s_y ← get_target(y)
+        let loss = model.loss(&s_y_hat, &s_y); //                    16:     loss ← L(ŝ_y, s_y)
+
+        let dloss = Tensor::full(*loss.shape(), share, loss.dtype());
+        let mut found = tape.backward_from(&loss, dloss);
+        let places = params.trained().into_iter().flat_map(|p| p.iter()).zip(theta.iter().chain(phi.iter()));
+        let gradients = places
+            .filter(|(param, _)| param.role == Role::Trained)
+            .map(|(param, place)| found.take(place).ok_or_else(|| self.no_gradient(&param.name)))
+            .collect::<Result<_>>()?;
+        Ok(Found { loss: share * loss.item(), gradients })
+    }
+
+    /// Some images of a batch with their masks and noise, in the row order of the official code: target block by
+    /// target block, inside each context mask by context mask, inside each image by image.
+    pub fn cut(&self, batch: &Batch, images: Range<usize>) -> Chunk {
+        let rows = |masks: &[Indices]| -> Vec<Indices> { masks.iter().map(|m| m.slice_rows(images.clone())).collect() };
+        let context_masks = batch.context.len();
+        let targets: Vec<Indices> = rows(&batch.targets).iter().map(|m| m.repeat(context_masks)).collect();
+        let targets = Indices::concat(&targets);
+        let noise = self.sigma().map(|sigma| match &batch.noise {
+            Noise::Drawn { seed, step } => {
+                let shape = [targets.rows(), targets.per_row(), self.model.config.encoder.dim];
+                let mut rng = stream(*seed, Purpose::Noise, [*step, images.start as u64]);
+                sample_noise(shape, sigma, batch.images.dtype(), &mut rng)
+            }
+            Noise::Given(blocks) => {
+                let total = batch.images.shape()[0];
+                let runs = blocks.iter().flat_map(|n| (0..context_masks).map(move |e| (n, e * total)));
+                let runs: Vec<Tensor> = runs.map(|(n, at)| n.rows(at + images.start..at + images.end)).collect();
+                Tensor::concat_rows(&runs)
+            }
+        });
+        Chunk {
+            images: batch.images.rows(images.clone()),
+            context: Indices::concat(&rows(&batch.context)),
+            targets,
+            noise,
+        }
+    }
+
+    /// σ of a method that draws noise.
+    fn sigma(&self) -> Option<Sigma> {
+        match self.model.config.method {
+            Method::Stop { tokens: TokenForm::PositionsOnly, .. } => None,
+            Method::Stop { sigma, .. } => Some(sigma),
+            Method::Ijepa { .. } | Method::Mae { .. } => None,
+        }
+    }
+
+    fn no_gradient(&self, name: &str) -> Error {
+        self.error(
+            format!("no gradient reaches the parameter {name}"),
+            "declare it with Role::Unread if nothing is to read it, or find where the graph is cut",
+        )
+    }
+
+    fn error(&self, problem: String, hint: &str) -> Error {
+        Error::Training { step: self.optimizer.steps() as usize + 1, problem, hint: hint.into() }
+    }
+}
+
+/// Images of a chunk such that a block's activations are about the size of a level-2 cache: 4 at the toy size, 1 for
+/// a ViT-B.
+fn default_chunk(model: &Model) -> usize {
+    const TOY: usize = 4 * 64 * 192;
+    let encoder = &model.config.encoder;
+    (TOY / (encoder.patches() * encoder.dim).max(1)).clamp(1, 16)
+}

@@ -1,0 +1,147 @@
+//! Sizes of encoders and predictors, and the named presets.
+
+/// The size of an encoder, and how it starts.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+pub struct EncoderConfig {
+    /// Side of the (square) images in pixels.
+    pub image_size: usize,
+    /// Side of a patch in pixels; divides `image_size`.
+    pub patch_size: usize,
+    /// Width of a token, d_e.
+    pub dim: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads; divides `dim`.
+    pub heads: usize,
+    /// Whether a class token stands before the patches (MAE).
+    pub class_token: bool,
+    /// Standard deviation of the patch projection's initial weights. Official: 0.02, which leaves the content of a
+    /// patch with a fifth of the position's amplitude.
+    pub patch_std: f64,
+    /// What the sine-cosine table is multiplied by. Official: 1.
+    pub position_scale: f64,
+}
+
+/// The size of a predictor (I-JEPA, StoP) or decoder (MAE), and how it starts.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+pub struct PredictorConfig {
+    /// Width of a token, d_p.
+    pub dim: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads; divides `dim`.
+    pub heads: usize,
+    /// Whether ψ is learned (from random values) instead of the fixed sine-cosine table.
+    pub learned_positions: bool,
+    /// Standard deviation of the initial weights of `predictor_embed`, the matrix B (and A) of the paper. Official:
+    /// 0.02.
+    pub embed_std: f64,
+}
+
+/// Width of an MLP's hidden layer, in widths of its block.
+pub(super) const MLP_RATIO: usize = 4;
+
+impl EncoderConfig {
+    /// Patches along a side of the image.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    /// Patches in an image: K of the paper.
+    pub fn patches(&self) -> usize {
+        self.grid() * self.grid()
+    }
+
+    /// What makes these sizes impossible, if anything does.
+    pub fn problem(&self) -> Option<String> {
+        let EncoderConfig { image_size, patch_size, dim, heads, depth, .. } = *self;
+        if patch_size == 0 || image_size == 0 || image_size % patch_size != 0 {
+            return Some(format!("patches of {patch_size} pixels do not tile an image of {image_size}"));
+        }
+        if depth == 0 {
+            return Some("an encoder needs at least one block".into());
+        }
+        width_problem("the encoder", dim, heads)
+    }
+}
+
+impl PredictorConfig {
+    /// What makes these sizes impossible, if anything does.
+    pub fn problem(&self) -> Option<String> {
+        width_problem("the predictor", self.dim, self.heads)
+    }
+}
+
+fn width_problem(what: &str, dim: usize, heads: usize) -> Option<String> {
+    if dim == 0 || dim % 4 != 0 {
+        return Some(format!("{what}'s width is {dim}; sine-cosine positions need a multiple of 4"));
+    }
+    if heads == 0 || dim % heads != 0 {
+        return Some(format!("{what}'s {heads} heads do not divide its width {dim}"));
+    }
+    None
+}
+
+/// Named sizes: this crate's `toy`, and the paper's ViTs with the predictors of its Tables 9 to 12.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Preset {
+    /// For 32 × 32 images on a CPU; see docs/experiments.md for how it was found.
+    Toy,
+    /// ViT-T/16, with the predictor of ViT-B (the paper trains none).
+    #[cfg_attr(feature = "cli", value(name = "vit-t16"))]
+    VitT16,
+    /// ViT-S/16, with the predictor of ViT-B (the paper trains none).
+    #[cfg_attr(feature = "cli", value(name = "vit-s16"))]
+    VitS16,
+    /// ViT-B/16: Tables 9 and 10.
+    #[cfg_attr(feature = "cli", value(name = "vit-b16"))]
+    VitB16,
+    /// ViT-L/16: Table 11.
+    #[cfg_attr(feature = "cli", value(name = "vit-l16"))]
+    VitL16,
+    /// ViT-H/14: Table 12.
+    #[cfg_attr(feature = "cli", value(name = "vit-h14"))]
+    VitH14,
+}
+
+impl Preset {
+    /// The sizes of the encoder and the predictor.
+    pub fn sizes(self) -> (EncoderConfig, PredictorConfig) {
+        let official = |patch_size, dim, depth, heads, predictor_depth, predictor_heads| {
+            let encoder = EncoderConfig {
+                image_size: 224,
+                patch_size,
+                dim,
+                depth,
+                heads,
+                class_token: false,
+                patch_std: 0.02,
+                position_scale: 1.0,
+            };
+            let predictor = PredictorConfig {
+                dim: 384,
+                depth: predictor_depth,
+                heads: predictor_heads,
+                learned_positions: false,
+                embed_std: 0.02,
+            };
+            (encoder, predictor)
+        };
+        match self {
+            Preset::Toy => {
+                let (encoder, predictor) = official(4, 192, 6, 3, 3, 3);
+                // A patch of 48 normalised pixels, strongly correlated, has about unit variance after N(0, 1/√48).
+                let encoder = EncoderConfig { image_size: 32, patch_std: 0.144, ..encoder };
+                (encoder, PredictorConfig { dim: 96, ..predictor })
+            }
+            Preset::VitT16 => official(16, 192, 12, 3, 6, 12),
+            Preset::VitS16 => official(16, 384, 12, 6, 6, 12),
+            Preset::VitB16 => official(16, 768, 12, 12, 6, 12),
+            Preset::VitL16 => official(16, 1024, 24, 16, 12, 16),
+            Preset::VitH14 => official(14, 1280, 32, 16, 12, 16),
+        }
+    }
+}

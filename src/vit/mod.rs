@@ -1,0 +1,12 @@
+//! Floor 3: the vision transformer (Dosovitskiy et al., 2021), with the names and shapes of the official code.
+
+mod block;
+mod config;
+mod encoder;
+mod predictor;
+pub mod sincos;
+
+pub use block::Block;
+pub use config::{EncoderConfig, PredictorConfig, Preset};
+pub use encoder::Encoder;
+pub use predictor::{Names, Predictor};

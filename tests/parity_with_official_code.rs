@@ -1,0 +1,295 @@
+//! The same computation as the official PyTorch code: same weights, same masks, same noise in; same features,
+//! predictions, loss, gradients, and weights after AdamW and EMA out.
+//!
+//! Runs every `*.safetensors` in `tests/parity/`, and in the folder that `STOP_MIM_PARITY_DIR` names. The numbers come
+//! from the official code of StoP (github.com/amirbar/StoP), I-JEPA (github.com/facebookresearch/ijepa) and MAE
+//! (github.com/facebookresearch/mae), run in float64 on tiny models with random weights. See tests/parity/README.md.
+//!
+//! Tolerance: 10⁻⁹ in f64 and 10⁻⁴ in f32, relative above 1 and absolute below. In f32 the K third of `qkv.bias` is
+//! left out after AdamW: its true gradient is 0 (softmax does not see a shift of all scores), and AdamW divides rounding
+//! noise by its own size.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+use stop_mim::autograd::{Var, ops};
+use stop_mim::methods::stop::TokenForm;
+use stop_mim::methods::{Method, Model, ModelConfig, ModelParams};
+use stop_mim::nn::{Params, Role};
+use stop_mim::paper::Sigma;
+use stop_mim::paper::masking::masks_from_noise;
+use stop_mim::rng::{Purpose, stream};
+use stop_mim::train::{Batch, Hyper, Noise, Trainer};
+use stop_mim::vit::{EncoderConfig, PredictorConfig};
+use stop_mim::{DType, Indices, Tensor};
+
+#[test]
+fn every_fixture_is_reproduced() {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity")];
+    folders.extend(std::env::var_os("STOP_MIM_PARITY_DIR").map(PathBuf::from));
+    let mut files = Vec::new();
+    for folder in &folders {
+        let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let paths = entries.map(|e| e.unwrap().path());
+        files.extend(paths.filter(|p| p.extension().is_some_and(|e| e == "safetensors")));
+    }
+    files.sort();
+    assert!(files.len() >= 3, "the fixtures are missing from tests/parity");
+    let mut failures = Vec::new();
+    for file in &files {
+        let fixture = Fixture::read(file);
+        for (dtype, tolerance) in [(DType::F64, 1e-9), (DType::F32, 1e-4)] {
+            let worst = fixture.run(dtype);
+            println!("{} in {dtype}: worst error {:.1e} ({})", file.display(), worst.error, worst.name);
+            // Not `error > tolerance`, which NaN would pass.
+            if !(worst.error <= tolerance) {
+                failures.push(format!("{} in {dtype}: {} is off by {:.3e}", file.display(), worst.name, worst.error));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+struct Fixture {
+    config: Value,
+    tensors: BTreeMap<String, Tensor>,
+    indices: BTreeMap<String, Indices>,
+}
+
+/// The largest error so far, and where.
+struct Worst {
+    error: f64,
+    name: String,
+}
+
+impl Worst {
+    fn compare(&mut self, name: &str, ours: &Tensor, official: &Tensor) {
+        let (ours, official) = (ours.to_f64_vec(), official.to_f64_vec());
+        assert_eq!(ours.len(), official.len(), "{name}");
+        for (x, y) in ours.iter().zip(&official) {
+            let error = (x - y).abs() / y.abs().max(1.0);
+            if error.is_nan() || error > self.error {
+                *self = Worst { error, name: name.to_owned() };
+            }
+        }
+    }
+}
+
+impl Fixture {
+    fn read(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = header.metadata().as_ref().expect("metadata");
+        assert_eq!(metadata["format"], "stop-mim-parity-1", "{}", path.display());
+        let config = serde_json::from_str(&metadata["config"]).unwrap();
+        let (mut tensors, mut indices) = (BTreeMap::new(), BTreeMap::new());
+        for (name, view) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
+            let words = view.data().as_chunks::<8>().0;
+            match view.dtype() {
+                Dtype::F64 => {
+                    let values = words.iter().map(|w| f64::from_le_bytes(*w)).collect();
+                    tensors.insert(name, Tensor::new(view.shape(), values));
+                }
+                Dtype::I64 => {
+                    let values = words.iter().map(|w| i64::from_le_bytes(*w).try_into().unwrap()).collect();
+                    indices.insert(name, Indices::new(view.shape()[0], view.shape()[1], values));
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+        Fixture { config, tensors, indices }
+    }
+
+    fn size(&self, key: &str) -> usize {
+        self.config[key].as_u64().unwrap_or_else(|| panic!("config.{key}")) as usize
+    }
+
+    fn flag(&self, key: &str) -> bool {
+        self.config[key].as_bool().unwrap_or(false)
+    }
+
+    fn tensor(&self, name: &str) -> &Tensor {
+        self.tensors.get(name).unwrap_or_else(|| panic!("the fixture has no {name}"))
+    }
+
+    fn run(&self, dtype: DType) -> Worst {
+        let mut worst = Worst { error: 0.0, name: "nothing compared".into() };
+        match self.config["method"].as_str().unwrap() {
+            "mae-official" => self.run_mae(dtype, &mut worst),
+            method => self.run_joint_embedding(method, dtype, &mut worst),
+        }
+        worst
+    }
+
+    fn model(&self, method: Method, predictor: &str, dtype: DType) -> (Model, ModelParams) {
+        let config = ModelConfig {
+            encoder: EncoderConfig {
+                image_size: self.size("image_size"),
+                patch_size: self.size("patch_size"),
+                dim: self.size("embed_dim"),
+                depth: self.size("depth"),
+                heads: self.size("num_heads"),
+                class_token: matches!(method, Method::Mae { .. }),
+                patch_std: 0.02,
+                position_scale: 1.0,
+            },
+            predictor: PredictorConfig {
+                dim: self.size(&format!("{predictor}_embed_dim")),
+                depth: self.size(&format!("{predictor}_depth")),
+                heads: self.size(&format!("{predictor}_num_heads")),
+                learned_positions: self.flag("learned_pos_emb"),
+                embed_std: 0.02,
+            },
+            method,
+        };
+        assert_eq!((self.size("mlp_ratio"), self.config["layer_norm_eps"].as_f64()), (4, Some(1e-6)));
+        Model::new(&config, dtype, &mut stream(0, Purpose::Init, [0, 0])).unwrap()
+    }
+
+    /// Sets every parameter from the fixture; none may be missing, and the shapes must agree.
+    fn load(&self, params: &mut Params, prefix: &str, dtype: DType) {
+        for param in params.iter_mut() {
+            let official = self.tensor(&format!("{prefix}.{}", param.name));
+            assert_eq!(param.value.shape(), official.shape(), "{prefix}.{}", param.name);
+            if param.role == Role::Fixed {
+                assert!(official.max_abs_diff(&param.value.to_dtype(DType::F64)) < 1e-6, "{}: the table", param.name);
+            }
+            param.value = official.to_dtype(dtype);
+        }
+    }
+
+    fn run_joint_embedding(&self, method: &str, dtype: DType, worst: &mut Worst) {
+        let target_blocks = self.size("target_blocks");
+        let method = match (method, self.flag("apply_stop")) {
+            ("ijepa-official", _) => Method::Ijepa { target_blocks },
+            ("stop-official", true) => {
+                let sigma = Sigma::from_std(self.config["noise_std"].as_f64().unwrap());
+                Method::Stop { target_blocks, sigma, tokens: TokenForm::Official }
+            }
+            ("stop-official", false) => {
+                Method::Stop { target_blocks, sigma: Sigma::from_std(0.0), tokens: TokenForm::PositionsOnly }
+            }
+            (other, _) => panic!("unknown method {other}"),
+        };
+        let stochastic = matches!(method, Method::Stop { tokens: TokenForm::Official, .. });
+        let (model, mut params) = self.model(method, "predictor", dtype);
+        self.load(&mut params.encoder, "encoder", dtype);
+        self.load(&mut params.predictor, "predictor", dtype);
+        self.load(params.target.as_mut().unwrap(), "target_encoder", dtype);
+
+        // Chunks of two images, so that the cut and the sum over chunks are part of what is compared.
+        let mut trainer = Trainer { chunk_images: 2, ..Trainer::new(model, params) };
+        for step in 0..self.size("steps") {
+            let of_step = |name: &str| self.tensor(&format!("step{step}.{name}"));
+            let masks = |kind: &str, n: usize| -> Vec<Indices> {
+                (0..n).map(|i| self.indices[&format!("step{step}.masks_{kind}.{i}")].clone()).collect()
+            };
+            let blocks = self.size("num_pred_masks");
+            let noise = (0..blocks).map(|i| of_step(&format!("noise.{i}")).to_dtype(dtype));
+            let batch = Batch {
+                images: of_step("images").to_dtype(dtype),
+                context: masks("enc", self.size("num_enc_masks")),
+                targets: masks("pred", blocks),
+                noise: Noise::Given(if stochastic { noise.collect() } else { Vec::new() }),
+            };
+
+            // The forward pass, on the whole batch at once.
+            let (model, params) = (&trainer.model, &trainer.params);
+            let chunk = trainer.cut(&batch, 0..batch.images.shape()[0]);
+            let (theta, phi) = (params.encoder.constants(), params.predictor.constants());
+            let averaged = params.target.as_ref().unwrap().constants();
+            let s_x = model.encode(&theta, &chunk);
+            let (c, m) = model.tokens(&phi, &s_x, &chunk);
+            let predictions = model.predict(&phi, &c, &m);
+            let targets = model.targets(Some(&averaged), &chunk);
+            let label = |name: &str| format!("step{step}.out.{name}");
+            worst.compare(&label("context"), s_x.value(), of_step("out.context"));
+            worst.compare(&label("targets"), targets.value(), of_step("out.targets"));
+            worst.compare(&label("predictions"), predictions.value(), of_step("out.predictions"));
+
+            // Loss and gradients as the training loop computes them, in chunks.
+            let found = trainer.gradients(&batch).unwrap();
+            worst.compare(&label("loss"), &Tensor::new([1], vec![found.loss]), of_step("out.loss"));
+            if step == 0 {
+                self.compare_gradients(&trainer.params, ["encoder", "predictor"], &found.gradients, worst);
+            }
+
+            let number = |key: &str| self.config[key][step].as_f64().unwrap();
+            let (beta1, beta2) = (&self.config["adamw"]["betas"][0], &self.config["adamw"]["betas"][1]);
+            assert_eq!(trainer.optimizer.betas, (beta1.as_f64().unwrap(), beta2.as_f64().unwrap()));
+            assert_eq!(Some(trainer.optimizer.eps), self.config["adamw"]["eps"].as_f64());
+            let hyper =
+                Hyper { lr: number("lr"), weight_decay: number("weight_decay"), ema_momentum: number("ema_momentum") };
+            trainer.step(&batch, &hyper).unwrap();
+        }
+
+        let ModelParams { encoder, predictor, target } = &trainer.params;
+        let modules = [("encoder", encoder), ("predictor", predictor), ("target_encoder", target.as_ref().unwrap())];
+        for (prefix, module) in modules {
+            for param in module.iter() {
+                let name = format!("after.{prefix}.{}", param.name);
+                let (ours, official) = (param.value.to_f64_vec(), self.tensor(&name).to_f64_vec());
+                let without_k = |x: Vec<f64>| {
+                    let third = x.len() / 3;
+                    Tensor::new([2 * third], [&x[..third], &x[2 * third..]].concat())
+                };
+                if dtype == DType::F32 && name.ends_with("qkv.bias") {
+                    worst.compare(&name, &without_k(ours), &without_k(official));
+                } else {
+                    worst.compare(&name, &param.value, self.tensor(&name));
+                }
+            }
+        }
+    }
+
+    /// A gradient for each weight the fixture has one for, and none else.
+    fn compare_gradients(&self, params: &ModelParams, prefixes: [&str; 2], gradients: &[Tensor], worst: &mut Worst) {
+        let modules = prefixes.iter().zip(params.trained());
+        let trained = modules.flat_map(|(prefix, m)| m.iter().map(move |p| (prefix, p)));
+        let mut compared = 0;
+        for ((prefix, param), gradient) in trained.filter(|(_, p)| p.role == Role::Trained).zip(gradients) {
+            let name = format!("step0.grad.{prefix}.{}", param.name);
+            worst.compare(&name, gradient, self.tensor(&name));
+            compared += 1;
+        }
+        let official = self.tensors.keys().filter(|k| k.starts_with("step0.grad.")).count();
+        assert_eq!(compared, official, "the official code has gradients for other weights than ours");
+    }
+
+    fn run_mae(&self, dtype: DType, worst: &mut Worst) {
+        let method = Method::Mae { normalize_patches: self.flag("norm_pix_loss") };
+        let (model, mut params) = self.model(method, "decoder", dtype);
+        self.load(&mut params.encoder, "model", dtype);
+        self.load(&mut params.predictor, "model", dtype);
+        let images = self.tensor("step0.images").to_dtype(dtype);
+        let noise = self.tensor("step0.mask_noise");
+        let [batch, tokens] = noise.dims("mask_noise");
+        let ratio = self.config["mask_ratio"].as_f64().unwrap();
+        let masks = masks_from_noise(&noise.to_f64_vec(), batch, tokens, ratio).unwrap();
+        let mask = Tensor::new([batch, tokens], masks.mask.clone());
+        worst.compare("step0.mask", &mask, self.tensor("step0.mask"));
+
+        let batch = Batch {
+            images,
+            context: vec![masks.kept.clone()],
+            targets: vec![masks.removed.clone()],
+            noise: Noise::Drawn { seed: 0, step: 0 },
+        };
+        let trainer = Trainer { chunk_images: 2, ..Trainer::new(model, params) };
+        let (model, params) = (&trainer.model, &trainer.params);
+        let chunk = trainer.cut(&batch, 0..batch.images.shape()[0]);
+        let (theta, phi) = (params.encoder.constants(), params.predictor.constants());
+        let (c, m) = model.tokens(&phi, &model.encode(&theta, &chunk), &chunk);
+        // The official decoder answers for every patch, in raster order: undo the shuffle, leave out the class token.
+        let all = model.predictor.forward_all(&phi, &ops::concat_tokens(&[&c, &m]));
+        let patches = ops::slice_tokens(&all, 1, tokens);
+        let predictions: Var = ops::gather_tokens(&patches, &masks.restore);
+        worst.compare("step0.out.predictions", predictions.value(), self.tensor("step0.out.predictions"));
+
+        let found = trainer.gradients(&batch).unwrap();
+        worst.compare("step0.out.loss", &Tensor::new([1], vec![found.loss]), self.tensor("step0.out.loss"));
+        self.compare_gradients(params, ["model", "model"], &found.gradients, worst);
+    }
+}
