@@ -37,6 +37,7 @@ const TRIES: usize = 20;
 
 /// What blocks of one kind are like.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 pub struct Blocks {
     /// How many such blocks each image has.
     pub count: usize,
@@ -48,6 +49,7 @@ pub struct Blocks {
 
 /// How sizes and places are drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Sampler {
     /// Independent scale and aspect, sides up to the grid's, every offset: see "here" in D1–D5.
     #[default]
@@ -58,6 +60,7 @@ pub enum Sampler {
 
 /// Which tokens a context loses when another image of the batch has a shorter one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Truncation {
     /// Random ones, so that no region is lost systematically. The rest stays in raster order.
     #[default]
@@ -68,6 +71,7 @@ pub enum Truncation {
 
 /// The settings of multi-block masking. The [module](self) describes the procedure.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 pub struct MultiBlock {
     /// Rows and columns of the token grid: image sides divided by the patch side.
     pub grid: (usize, usize),

@@ -1,0 +1,60 @@
+//! The command line: one file for each subcommand. It parses, calls the library, and prints; nothing is computed here.
+
+mod guided;
+mod masks;
+mod options;
+mod pretrain;
+mod probe;
+mod run;
+
+use clap::{Parser, Subcommand};
+
+use crate::Result;
+
+/// Masked image modelling with stochastic positional embeddings (StoP, ICML 2024).
+///
+/// Without a command: a guided run of about two minutes. It pretrains StoP on embedded images, probes the features
+/// against an untrained encoder and raw pixels, and leaves pictures in runs/.
+#[derive(Debug, Parser)]
+#[command(name = "stop-mim", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Threads that compute [default: all cores]. The results do not depend on it, not by a bit.
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<std::num::NonZeroUsize>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Pretrain an encoder without labels, and write a checkpoint, a log and pictures.
+    Pretrain(Box<pretrain::Args>),
+    /// Judge a checkpoint's features: linear probe and k-NN, beside an untrained encoder and raw pixels.
+    Probe(probe::Args),
+    /// Draw masks over images, and how often each position is context or target.
+    Masks(masks::Args),
+}
+
+impl Cli {
+    /// Parses the process's arguments; prints help or usage errors and ends the process if that is what they ask for.
+    pub fn from_args() -> Self {
+        Parser::parse()
+    }
+
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// When something outside the process is not as it must be; the message says what to do.
+    pub fn run(self) -> Result<()> {
+        if let Some(threads) = self.threads {
+            // Fails only when the pool was used already, which it cannot be here.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
+        }
+        match self.command {
+            None => guided::run(),
+            Some(Command::Pretrain(args)) => pretrain::run(&args),
+            Some(Command::Probe(args)) => probe::run(&args),
+            Some(Command::Masks(args)) => masks::run(&args),
+        }
+    }
+}

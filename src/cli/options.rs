@@ -1,0 +1,317 @@
+//! The flags of a run, and how they become a [`RunConfig`].
+
+use clap::{Args, ValueEnum};
+
+use crate::data::Augment;
+use crate::methods::stop::TokenForm;
+use crate::methods::{Method, ModelConfig};
+use crate::paper::Sigma;
+use crate::paper::masking::MultiBlock;
+use crate::train::{Masking, RunConfig};
+use crate::vit::{EncoderConfig, PredictorConfig, Preset};
+use crate::{Error, Result};
+
+/// The methods by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MethodName {
+    /// Stochastic positions (the paper).
+    Stop,
+    /// Deterministic positions, feature targets.
+    Ijepa,
+    /// Deterministic positions, pixel targets.
+    Mae,
+}
+
+/// Two numbers with a comma between.
+fn pair(text: &str) -> std::result::Result<(f64, f64), String> {
+    let number = |s: &str| s.trim().parse::<f64>().map_err(|_| format!("'{s}' is not a number"));
+    let (a, b) = text.split_once(',').ok_or("two numbers with a comma between, as in 0.15,0.2")?;
+    Ok((number(a)?, number(b)?))
+}
+
+/// Which model, on which images.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// What is predicted from what.
+    #[arg(long, value_enum, default_value = "stop")]
+    pub method: MethodName,
+    /// Named sizes of encoder and predictor; the flags below change single ones.
+    #[arg(long, value_enum, default_value = "toy")]
+    pub preset: Preset,
+    /// Side of the images in pixels [default: the preset's].
+    #[arg(long, value_name = "PIXELS")]
+    image_size: Option<usize>,
+    /// Side of a patch in pixels [default: the preset's].
+    #[arg(long, value_name = "PIXELS")]
+    patch: Option<usize>,
+    /// Width of the encoder's tokens [default: the preset's].
+    #[arg(long)]
+    dim: Option<usize>,
+    /// Blocks of the encoder [default: the preset's].
+    #[arg(long)]
+    depth: Option<usize>,
+    /// Attention heads of the encoder [default: the preset's].
+    #[arg(long)]
+    heads: Option<usize>,
+    /// Width of the predictor's tokens [default: the preset's].
+    #[arg(long)]
+    predictor_dim: Option<usize>,
+    /// Blocks of the predictor [default: the preset's].
+    #[arg(long)]
+    predictor_depth: Option<usize>,
+    /// Attention heads of the predictor [default: the preset's].
+    #[arg(long)]
+    predictor_heads: Option<usize>,
+    /// Learn the predictor's positions instead of the fixed sine-cosine table.
+    #[arg(long)]
+    learned_positions: bool,
+    /// Standard deviation of the patch projection's initial weights [default: the preset's].
+    #[arg(long, value_name = "STD")]
+    patch_std: Option<f64>,
+    /// What the encoder's sine-cosine positions are multiplied by [default: the preset's].
+    #[arg(long, value_name = "FACTOR")]
+    position_scale: Option<f64>,
+    /// Standard deviation of the initial weights of A (B for the other methods) [default: the preset's].
+    #[arg(long, value_name = "STD")]
+    embed_std: Option<f64>,
+    /// StoP: the noise scale σ as a standard deviation, as the official code uses it [default: 0.25].
+    #[arg(long, value_name = "STD", conflicts_with = "sigma_variance")]
+    sigma_std: Option<f64>,
+    /// StoP: the noise scale σ as a variance, as the paper writes it [default: 0.0625].
+    #[arg(long, value_name = "VARIANCE")]
+    sigma_variance: Option<f64>,
+    /// StoP: of what masked tokens are made [default: official].
+    #[arg(long, value_enum, value_name = "FORM")]
+    stop_tokens: Option<TokenForm>,
+    /// I-JEPA, StoP: the target is the mean over this many last blocks [default: 1].
+    #[arg(long, value_name = "K")]
+    target_blocks: Option<usize>,
+    /// MAE: normalise each target patch by its own mean and variance.
+    #[arg(long)]
+    normalize_patches: bool,
+}
+
+/// Which tokens are hidden.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Masks")]
+pub struct MaskArgs {
+    /// Target blocks for each image [default: 4].
+    #[arg(long, value_name = "N")]
+    targets: Option<usize>,
+    /// Area of a target block as shares of the image [default: 0.15,0.25 below 14 × 14 patches, else 0.15,0.2].
+    #[arg(long, value_name = "MIN,MAX", value_parser = pair)]
+    target_scale: Option<(f64, f64)>,
+    /// Height over width of a target block [default: 0.75,1.5].
+    #[arg(long, value_name = "MIN,MAX", value_parser = pair)]
+    target_aspect: Option<(f64, f64)>,
+    /// Area of the context block as shares of the image, before the targets are cut out [default: 0.85,1].
+    #[arg(long, value_name = "MIN,MAX", value_parser = pair)]
+    context_scale: Option<(f64, f64)>,
+    /// Fewest tokens of a context or target [default: 4 below 14 × 14 patches, else 10].
+    #[arg(long, value_name = "N")]
+    min_keep: Option<usize>,
+    /// Sample as the original code does: one draw for scale and aspect, the last row and column never visited,
+    /// contexts cut to the batch's smallest from the bottom.
+    #[arg(long)]
+    official_masks: bool,
+    /// MAE: share of the patches that is removed [default: 0.75].
+    #[arg(long, value_name = "SHARE")]
+    mask_ratio: Option<f64>,
+}
+
+/// How long and how fast.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Training")]
+pub struct TrainArgs {
+    /// Images in a step.
+    #[arg(long, default_value_t = 64)]
+    batch: usize,
+    /// Passes over the training images.
+    #[arg(long, default_value_t = 4.0, conflicts_with = "steps")]
+    epochs: f64,
+    /// Steps, instead of epochs.
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Warm-up as a share of the run.
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+    warmup: f64,
+    /// Learning rate at the end of the warm-up.
+    #[arg(long, default_value_t = 1e-3)]
+    lr: f64,
+    /// Learning rate before the first step [default: a fifth of --lr].
+    #[arg(long, value_name = "LR")]
+    lr_start: Option<f64>,
+    /// Learning rate at the end [default: a hundredth of --lr].
+    #[arg(long, value_name = "LR")]
+    lr_end: Option<f64>,
+    /// Weight decay at the start and at the end.
+    #[arg(long, value_name = "START,END", value_parser = pair, default_value = "0.04,0.4")]
+    weight_decay: (f64, f64),
+    /// Momentum of the target encoder at the start and at the end (I-JEPA, StoP) [default: 0.996,1].
+    #[arg(long, value_name = "START,END", value_parser = pair)]
+    ema: Option<(f64, f64)>,
+    /// Area of a random crop as shares of the image.
+    #[arg(long, value_name = "MIN,MAX", value_parser = pair, default_value = "0.3,1")]
+    crop_scale: (f64, f64),
+    /// Do not mirror images.
+    #[arg(long)]
+    no_flip: bool,
+    /// Decides initial weights, order, crops, masks and noise.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl ModelArgs {
+    /// The model that these flags describe.
+    ///
+    /// # Errors
+    /// When a flag belongs to another method, or sizes do not fit.
+    pub fn config(&self) -> Result<ModelConfig> {
+        let (encoder, predictor) = self.preset.sizes();
+        let encoder = EncoderConfig {
+            image_size: self.image_size.unwrap_or(encoder.image_size),
+            patch_size: self.patch.unwrap_or(encoder.patch_size),
+            dim: self.dim.unwrap_or(encoder.dim),
+            depth: self.depth.unwrap_or(encoder.depth),
+            heads: self.heads.unwrap_or(encoder.heads),
+            class_token: self.method == MethodName::Mae,
+            patch_std: self.patch_std.unwrap_or(encoder.patch_std),
+            position_scale: self.position_scale.unwrap_or(encoder.position_scale),
+        };
+        let predictor = PredictorConfig {
+            dim: self.predictor_dim.unwrap_or(predictor.dim),
+            depth: self.predictor_depth.unwrap_or(predictor.depth),
+            heads: self.predictor_heads.unwrap_or(predictor.heads),
+            learned_positions: self.learned_positions,
+            embed_std: self.embed_std.unwrap_or(predictor.embed_std),
+        };
+        let stop_only = [
+            (self.sigma_std.is_some(), "--sigma-std"),
+            (self.sigma_variance.is_some(), "--sigma-variance"),
+            (self.stop_tokens.is_some(), "--stop-tokens"),
+        ];
+        let target_blocks = self.target_blocks.unwrap_or(1);
+        let method = match self.method {
+            MethodName::Stop => {
+                refuse(&[(self.normalize_patches, "--normalize-patches")], "mae")?;
+                let sigma = match (self.sigma_std, self.sigma_variance) {
+                    (Some(std), _) => Sigma::from_std(not_negative("--sigma-std", std)?),
+                    (_, Some(variance)) => Sigma::from_variance(not_negative("--sigma-variance", variance)?),
+                    (None, None) => Sigma::OFFICIAL,
+                };
+                Method::Stop { target_blocks, sigma, tokens: self.stop_tokens.unwrap_or(TokenForm::Official) }
+            }
+            MethodName::Ijepa => {
+                refuse(&stop_only, "stop")?;
+                refuse(&[(self.normalize_patches, "--normalize-patches")], "mae")?;
+                Method::Ijepa { target_blocks }
+            }
+            MethodName::Mae => {
+                refuse(&stop_only, "stop")?;
+                refuse(&[(self.target_blocks.is_some(), "--target-blocks")], "ijepa and stop")?;
+                Method::Mae { normalize_patches: self.normalize_patches }
+            }
+        };
+        for (flag, std) in [("--patch-std", encoder.patch_std), ("--embed-std", predictor.embed_std)] {
+            not_negative(flag, std)?;
+        }
+        let config = ModelConfig { method, encoder, predictor };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+fn not_negative(flag: &str, x: f64) -> Result<f64> {
+    match x >= 0.0 && x.is_finite() {
+        true => Ok(x),
+        false => Err(Error::config(format!("{flag} is {x}"), "choose a number that is not negative")),
+    }
+}
+
+/// Refuses the first flag that was given and means nothing to the method at hand.
+fn refuse(given: &[(bool, &str)], belongs_to: &str) -> Result<()> {
+    match given.iter().find(|(given, _)| *given) {
+        None => Ok(()),
+        Some((_, flag)) => Err(Error::config(
+            format!("{flag} means nothing to this method"),
+            format!("leave it out, or choose --method {belongs_to}"),
+        )),
+    }
+}
+
+impl MaskArgs {
+    /// The masks that these flags describe, for a model.
+    ///
+    /// # Errors
+    /// When a flag belongs to another method, or no such masks exist.
+    pub fn masking(&self, model: &ModelConfig) -> Result<Masking> {
+        let masking = if let Method::Mae { .. } = model.method {
+            let blocks_only = [
+                (self.targets.is_some(), "--targets"),
+                (self.target_scale.is_some(), "--target-scale"),
+                (self.target_aspect.is_some(), "--target-aspect"),
+                (self.context_scale.is_some(), "--context-scale"),
+                (self.min_keep.is_some(), "--min-keep"),
+                (self.official_masks, "--official-masks"),
+            ];
+            refuse(&blocks_only, "ijepa or stop")?;
+            Masking::Random { ratio: self.mask_ratio.unwrap_or(0.75) }
+        } else {
+            refuse(&[(self.mask_ratio.is_some(), "--mask-ratio")], "mae")?;
+            let side = model.encoder.grid();
+            let mut blocks = match side {
+                14.. => MultiBlock::published((side, side)),
+                _ => MultiBlock::for_small_grid((side, side)),
+            };
+            blocks.target.count = self.targets.unwrap_or(blocks.target.count);
+            blocks.target.scale = self.target_scale.unwrap_or(blocks.target.scale);
+            blocks.target.aspect = self.target_aspect.unwrap_or(blocks.target.aspect);
+            blocks.context.scale = self.context_scale.unwrap_or(blocks.context.scale);
+            blocks.min_keep = self.min_keep.unwrap_or(blocks.min_keep);
+            if self.official_masks {
+                blocks = blocks.as_official();
+            }
+            blocks.validate()?;
+            Masking::Blocks(blocks)
+        };
+        Ok(masking)
+    }
+}
+
+impl TrainArgs {
+    /// The whole run, on `images` training images from `data`.
+    ///
+    /// # Errors
+    /// When settings cannot work together.
+    pub fn config(&self, model: ModelConfig, masking: Masking, data: &str, images: usize) -> Result<RunConfig> {
+        if let (Method::Mae { .. }, Some(_)) = (&model.method, self.ema) {
+            refuse(&[(true, "--ema")], "ijepa or stop")?;
+        }
+        let finite = |flag: &str, x: f64| match x.is_finite() && x >= 0.0 {
+            true => Ok(x),
+            false => Err(Error::config(format!("{flag} is {x}"), "choose a number that is not negative")),
+        };
+        let per_epoch = images / self.batch.max(1);
+        let steps = match self.steps {
+            Some(steps) => steps,
+            None => (finite("--epochs", self.epochs)? * per_epoch as f64).round() as usize,
+        };
+        let (ema, (crop_min, crop_max)) = (self.ema.unwrap_or((0.996, 1.0)), self.crop_scale);
+        let config = RunConfig {
+            model,
+            data: data.to_owned(),
+            masking,
+            augment: Augment { scale: (crop_min as f32, crop_max as f32), flip: if self.no_flip { 0.0 } else { 0.5 } },
+            batch: self.batch,
+            steps,
+            warmup: (finite("--warmup", self.warmup)? * steps as f64).round() as usize,
+            lr: [self.lr_start.unwrap_or(self.lr / 5.0), self.lr, self.lr_end.unwrap_or(self.lr / 100.0)],
+            weight_decay: [self.weight_decay.0, self.weight_decay.1],
+            ema: [ema.0, ema.1],
+            seed: self.seed,
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}

@@ -1,0 +1,51 @@
+//! `stop-mim pretrain`
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+
+use super::options::{MaskArgs, ModelArgs, TrainArgs};
+use super::run::{RunFolder, probe, run as pretrain, stopped};
+use crate::{Result, data};
+
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Args {
+    /// Images: shapes (embedded), cifar10:DIR, cifar100:DIR, or folder:DIR with class/name.jpg|png.
+    #[arg(long, default_value = "shapes", value_name = "DATA")]
+    data: String,
+    /// Where run folders are made.
+    #[arg(long, default_value = "runs", value_name = "DIR")]
+    out: PathBuf,
+    /// Name of the run's folder [default: method and data]; a number is added when it exists.
+    #[arg(long)]
+    name: Option<String>,
+    /// Steps between collapse diagnostics on held-out images [default: a twentieth of the run].
+    #[arg(long, value_name = "STEPS")]
+    diagnose_every: Option<usize>,
+    /// Probe the trained encoder at the end.
+    #[arg(long)]
+    probe: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    masks: MaskArgs,
+    #[command(flatten)]
+    train: TrainArgs,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let model = args.model.config()?;
+    let masking = args.masks.masking(&model)?;
+    let splits = data::open(&args.data, model.encoder.image_size)?;
+    let config = args.train.config(model, masking, &args.data, splits.train.len())?;
+    let scheme = args.data.split(':').next().unwrap_or("data");
+    let name = args.name.clone().unwrap_or_else(|| format!("{}-{scheme}", config.model.method.name()));
+    let folder = RunFolder::create(&args.out, &name)?;
+    println!("{}", splits.train.describe());
+    let diagnose_every = args.diagnose_every.unwrap_or((config.steps / 20).max(1));
+    let (model, params) = pretrain(&config, &splits, &folder, diagnose_every)?;
+    if args.probe && !stopped() {
+        probe(&config, (&model, &params), &splits)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) in the binary version of <https://www.cs.toronto.edu/~kriz/cifar.html>.
+//!
+//! A record is one label byte (CIFAR-10) or a coarse and a fine one (CIFAR-100), and 3072 pixel bytes: 32×32 planes of
+//! red, green and blue, row by row. That is [`Dataset::pixels`]'s layout already, so the files stay in memory as they
+//! are. CIFAR-100 is labelled by its 100 fine classes. Nothing is downloaded or unpacked here.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+
+use super::Dataset;
+use crate::{Error, Result};
+
+/// The side of an image in pixels.
+pub const SIDE: usize = 32;
+
+const PIXELS: usize = 3 * SIDE * SIDE;
+
+/// What distinguishes the two data sets on disk.
+struct Layout {
+    name: &'static str,
+    /// The folder that the published archive unpacks to.
+    folder: &'static str,
+    train: &'static [&'static str],
+    test: &'static [&'static str],
+    /// How many classes each label byte of a record counts; the last is the one that we use.
+    labels: &'static [usize],
+    names_file: &'static str,
+    /// The classes' names, for when `names_file` is not there.
+    names: &'static str,
+}
+
+const CIFAR10: Layout = Layout {
+    name: "CIFAR-10",
+    folder: "cifar-10-batches-bin",
+    train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
+    test: &["test_batch.bin"],
+    labels: &[10],
+    names_file: "batches.meta.txt",
+    names: "airplane automobile bird cat deer dog frog horse ship truck",
+};
+
+const CIFAR100: Layout = Layout {
+    name: "CIFAR-100",
+    folder: "cifar-100-binary",
+    train: &["train.bin"],
+    test: &["test.bin"],
+    labels: &[20, 100],
+    names_file: "fine_label_names.txt",
+    names: "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can \
+            castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin \
+            elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard \
+            lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear \
+            pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal \
+            shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank \
+            telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm",
+};
+
+/// One split of CIFAR-10 or CIFAR-100, in memory.
+pub struct Cifar {
+    layout: &'static Layout,
+    split: &'static str,
+    /// The files' records, one after the other.
+    records: Vec<u8>,
+    class_names: Vec<String>,
+}
+
+/// Reads CIFAR-10's training and test images from `dir`, or from `dir/cifar-10-batches-bin`.
+///
+/// # Errors
+/// If a file is missing, is not made of whole records, or has a label out of range.
+pub fn cifar10(dir: &Path) -> Result<(Cifar, Cifar)> {
+    splits(&CIFAR10, dir)
+}
+
+/// Reads CIFAR-100's training and test images from `dir`, or from `dir/cifar-100-binary`.
+///
+/// # Errors
+/// If a file is missing, is not made of whole records, or has a label out of range.
+pub fn cifar100(dir: &Path) -> Result<(Cifar, Cifar)> {
+    splits(&CIFAR100, dir)
+}
+
+fn splits(layout: &'static Layout, dir: &Path) -> Result<(Cifar, Cifar)> {
+    let inner = dir.join(layout.folder);
+    let dir = if inner.is_dir() { &inner } else { dir };
+    let class_names = layout.class_names(dir)?;
+    let read = |split, files| {
+        Ok(Cifar { layout, split, records: layout.records(dir, files)?, class_names: class_names.clone() })
+    };
+    Ok((read("train", layout.train)?, read("test", layout.test)?))
+}
+
+impl Layout {
+    fn record(&self) -> usize {
+        self.labels.len() + PIXELS
+    }
+
+    /// All records of `files`, checked.
+    fn records(&self, dir: &Path, files: &[&str]) -> Result<Vec<u8>> {
+        let mut records = Vec::new();
+        for path in files.iter().map(|file| dir.join(file)) {
+            let start = records.len();
+            let mut file = File::open(&path).map_err(|e| self.cannot_read(&path, e))?;
+            file.read_to_end(&mut records).map_err(|e| self.cannot_read(&path, e))?;
+            self.check(&path, &records[start..])?;
+        }
+        Ok(records)
+    }
+
+    fn check(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let record = self.record();
+        if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
+            let problem = format!("{} bytes are not a whole number of records of {record}", bytes.len());
+            return Err(Error::file(path, problem, format!("copy the file again: {}", self.explain())));
+        }
+        for (k, image) in bytes.chunks_exact(record).enumerate() {
+            for (&label, &classes) in image.iter().zip(self.labels) {
+                if usize::from(label) >= classes {
+                    let problem = format!("record {k} has label {label}, and there are only {classes} classes");
+                    return Err(Error::file(
+                        path,
+                        problem,
+                        format!("check which data set this is: {}", self.explain()),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The names in `names_file` if it is there, otherwise those known here.
+    fn class_names(&self, dir: &Path) -> Result<Vec<String>> {
+        let path = dir.join(self.names_file);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == ErrorKind::NotFound => self.names.to_owned(),
+            Err(e) => return Err(Error::io("read", path, e)),
+        };
+        let names: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        let classes = self.labels[self.labels.len() - 1];
+        if names.len() != classes {
+            let problem = format!("{} names for {classes} classes", names.len());
+            return Err(Error::file(
+                path,
+                problem,
+                "write one name a line, or delete the file: the names are built in",
+            ));
+        }
+        Ok(names)
+    }
+
+    fn cannot_read(&self, path: &Path, error: std::io::Error) -> Error {
+        match error.kind() {
+            ErrorKind::NotFound => Error::file(path, "there is no such file", self.explain()),
+            _ => Error::io("read", path, error),
+        }
+    }
+
+    /// What a user must have in place.
+    fn explain(&self) -> String {
+        format!(
+            "{}'s binary version (https://www.cs.toronto.edu/~kriz/cifar.html) unpacks to {}/ with {} and {}; \
+             give that folder, or the one it lies in",
+            self.name,
+            self.folder,
+            self.train.join(", "),
+            self.test.join(", ")
+        )
+    }
+}
+
+impl Cifar {
+    fn record(&self, index: usize) -> &[u8] {
+        let record = self.layout.record();
+        &self.records[index * record..][..record]
+    }
+}
+
+impl Dataset for Cifar {
+    fn len(&self) -> usize {
+        self.records.len() / self.layout.record()
+    }
+
+    fn image_size(&self) -> usize {
+        SIDE
+    }
+
+    fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+        out.copy_from_slice(&self.record(index)[self.layout.labels.len()..]);
+        Ok(())
+    }
+
+    fn label(&self, index: usize) -> usize {
+        usize::from(self.record(index)[self.layout.labels.len() - 1])
+    }
+
+    fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    fn describe(&self) -> String {
+        format!("{} {}: {} images of 32x32", self.layout.name, self.split, self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::scratch::Scratch;
+
+    /// `n` records whose labels and pixels count up from `first`.
+    fn file(layout: &Layout, first: usize, n: usize) -> Vec<u8> {
+        let record = |k: usize| {
+            let labels = layout.labels.iter().map(move |classes| (k % classes) as u8);
+            labels.chain((0..PIXELS).map(move |i| (k + i) as u8))
+        };
+        (first..first + n).flat_map(record).collect()
+    }
+
+    fn write(scratch: &Scratch, layout: &Layout, folder: &str) {
+        for (k, name) in layout.train.iter().chain(layout.test).enumerate() {
+            scratch.write(&format!("{folder}{name}"), &file(layout, 12 * k, 12));
+        }
+    }
+
+    fn error(result: Result<(Cifar, Cifar)>) -> String {
+        result.err().expect("must fail").to_string()
+    }
+
+    #[test]
+    fn cifar10_reads_back_from_the_folder_or_its_parent() {
+        let scratch = Scratch::new();
+        write(&scratch, &CIFAR10, "cifar-10-batches-bin/");
+        for dir in [scratch.path().to_owned(), scratch.path().join("cifar-10-batches-bin")] {
+            let (train, test) = cifar10(&dir).unwrap();
+            assert_eq!((train.len(), test.len()), (60, 12));
+            assert_eq!(train.class_names()[9], "truck");
+            let mut pixels = vec![0; PIXELS];
+            for index in [0, 11, 12, 59] {
+                train.pixels(index, &mut pixels).unwrap();
+                assert_eq!((train.label(index), pixels[0], pixels[5]), (index % 10, index as u8, index as u8 + 5));
+            }
+            assert_eq!(test.label(0), 60 % 10);
+            assert_eq!(test.describe(), "CIFAR-10 test: 12 images of 32x32");
+        }
+    }
+
+    #[test]
+    fn cifar100_is_labelled_by_its_fine_classes() {
+        let scratch = Scratch::new();
+        write(&scratch, &CIFAR100, "");
+        let (train, _) = cifar100(scratch.path()).unwrap();
+        assert_eq!(train.class_names().len(), 100, "the built-in names");
+        assert_eq!(train.class_names()[99], "worm");
+        scratch.write("train.bin", &file(&CIFAR100, 37, 1));
+        let (train, _) = cifar100(scratch.path()).unwrap();
+        assert_eq!(train.label(0), 37);
+    }
+
+    #[test]
+    fn names_come_from_the_file_beside_the_images() {
+        let scratch = Scratch::new();
+        write(&scratch, &CIFAR10, "");
+        scratch.write("batches.meta.txt", b"a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n");
+        assert_eq!(cifar10(scratch.path()).unwrap().0.class_names()[9], "j");
+        scratch.write("batches.meta.txt", b"a\nb\n");
+        assert!(error(cifar10(scratch.path())).contains("2 names for 10 classes"));
+    }
+
+    #[test]
+    fn missing_truncated_and_mislabelled_files_are_named() {
+        let scratch = Scratch::new();
+        write(&scratch, &CIFAR10, "");
+        let broken = |name: &str, bytes: &[u8], expected: &str| {
+            scratch.write(name, bytes);
+            let message = error(cifar10(scratch.path()));
+            assert!(message.contains(name) && message.contains(expected), "{message}");
+        };
+        broken("test_batch.bin", &file(&CIFAR10, 0, 2)[1..], "6145 bytes are not a whole number of records of 3073");
+        broken("test_batch.bin", &[], "0 bytes");
+        let mut mislabelled = file(&CIFAR10, 0, 3);
+        mislabelled[2 * CIFAR10.record()] = 10;
+        broken("data_batch_4.bin", &mislabelled, "record 2 has label 10");
+        std::fs::remove_file(scratch.path().join("data_batch_3.bin")).unwrap();
+        let message = error(cifar10(scratch.path()));
+        assert!(message.contains("data_batch_3.bin: there is no such file"), "{message}");
+        assert!(message.contains("unpacks to cifar-10-batches-bin/"), "{message}");
+    }
+}

@@ -1,0 +1,372 @@
+//! Shuffled, augmented batches, prepared in the background while the trainer works.
+//!
+//! What a batch holds depends on the seed and the number of its step, and on nothing else: each epoch has its own
+//! permutation, each image of an epoch its own crop. So a batch is the same on any number of threads, and a run
+//! resumed at step k sees the batches that it would have seen.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use rand::seq::SliceRandom;
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::{Augment, Crop, Dataset, Normalization};
+use crate::rng::{Purpose, stream};
+use crate::{Error, Result};
+
+/// Some images, ready for the network. B is their number, S their side.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// How many times every image had been shown before this pass over the data set.
+    pub epoch: usize,
+    /// How many batches came before this one, in all epochs.
+    pub step: usize,
+    /// `[B, 3, S, S]`, normalised.
+    pub images: Vec<f32>,
+    /// `[B]`
+    pub labels: Vec<usize>,
+    /// `[B]`: the images' numbers in the data set.
+    pub indices: Vec<usize>,
+}
+
+/// What [`Loader`] hands out.
+#[derive(Clone, Debug)]
+pub struct LoaderOptions {
+    /// B, the images in a batch. What is left over at the end of an epoch is dropped: every batch is full.
+    pub batch_size: usize,
+    /// Decides the order of the images and their crops.
+    pub seed: u64,
+    /// The step to begin with: 0, or where a resumed run goes on.
+    pub first_step: usize,
+    /// How images are varied, if they are.
+    pub augment: Option<Augment>,
+    /// How bytes become numbers.
+    pub normalization: Normalization,
+    /// Threads that prepare images. One suffices for small images on a CPU; the batches do not depend on it.
+    pub threads: usize,
+}
+
+/// Finished batches that wait for the trainer.
+const PREFETCH: usize = 2;
+
+/// An endless iterator over training batches. It ends only after it has handed out an error.
+pub struct Loader {
+    /// Gone once the loader is being dropped.
+    batches: Option<Receiver<Result<Batch>>>,
+    /// Gone once it has been joined.
+    thread: Option<JoinHandle<()>>,
+    steps_per_epoch: usize,
+    /// Batches before the next one.
+    step: usize,
+}
+
+impl Loader {
+    /// Starts preparing batches of `dataset`.
+    ///
+    /// # Errors
+    /// If there are not enough images for one batch, the options cannot work, or no thread can be started.
+    pub fn new(dataset: Arc<dyn Dataset>, options: LoaderOptions) -> Result<Self> {
+        let LoaderOptions { batch_size, first_step, threads, .. } = options;
+        if batch_size == 0 || batch_size > dataset.len() {
+            let problem = format!("a batch of {batch_size} images cannot be taken from {}", dataset.describe());
+            return Err(Error::config(problem, format!("choose a batch size from 1 to {}", dataset.len())));
+        }
+        if threads == 0 {
+            return Err(Error::config("no thread to prepare images with", "choose at least 1"));
+        }
+        options.augment.map_or(Ok(()), |augment| augment.check())?;
+        let no_thread = |e: &dyn std::fmt::Display| {
+            Error::config(format!("cannot start a thread: {e}"), "end other programs, or raise the limit (ulimit -u)")
+        };
+        // A pool of its own: in the trainer's it could wait for a worker that waits for the loader.
+        let name = |k| format!("loader-{k}");
+        let pool =
+            ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build().map_err(|e| no_thread(&e))?;
+        let source = Source { steps_per_epoch: dataset.len() / batch_size, dataset, options };
+        let steps_per_epoch = source.steps_per_epoch;
+        let (sender, batches) = sync_channel(PREFETCH);
+        let thread = std::thread::Builder::new()
+            .name("loader".to_owned())
+            .spawn(move || source.run(&pool, &sender))
+            .map_err(|e| no_thread(&e))?;
+        Ok(Self { batches: Some(batches), thread: Some(thread), steps_per_epoch, step: first_step })
+    }
+
+    /// Full batches in an epoch.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.steps_per_epoch
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Result<Batch>;
+
+    /// The next batch; waits until it is ready.
+    fn next(&mut self) -> Option<Result<Batch>> {
+        if let Ok(batch) = self.batches.as_ref()?.recv() {
+            self.step += 1;
+            return Some(batch);
+        }
+        // The thread is gone: after an error, which has been handed out, or in a panic, which has not.
+        let panic = self.thread.take()?.join().err()?;
+        let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Some(Err(Error::Training {
+            step: self.step + 1,
+            problem: format!("the loader panicked: {}", message.unwrap_or("no message")),
+            hint: "this is a bug in the data set's code, not in the data: please report it".to_owned(),
+        }))
+    }
+}
+
+impl Drop for Loader {
+    /// Stops the thread and waits for it: for one batch at most.
+    fn drop(&mut self) {
+        // Without a receiver, the thread's next send fails, and it returns.
+        drop(self.batches.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic that nobody was there to be told of.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The background thread's side.
+struct Source {
+    dataset: Arc<dyn Dataset>,
+    options: LoaderOptions,
+    steps_per_epoch: usize,
+}
+
+impl Source {
+    /// Sends one batch after the other, until nobody listens or there was an error.
+    fn run(&self, pool: &ThreadPool, sender: &SyncSender<Result<Batch>>) {
+        let mut order = Vec::new();
+        for step in self.options.first_step.. {
+            let (epoch, within) = (step / self.steps_per_epoch, step % self.steps_per_epoch);
+            if order.is_empty() || within == 0 {
+                order = permutation(self.options.seed, epoch, self.dataset.len());
+            }
+            let indices = &order[within * self.options.batch_size..][..self.options.batch_size];
+            let batch = pool.install(|| self.batch(epoch, step, indices));
+            let last = batch.is_err();
+            if sender.send(batch).is_err() || last {
+                return;
+            }
+        }
+    }
+
+    fn batch(&self, epoch: usize, step: usize, indices: &[usize]) -> Result<Batch> {
+        let LoaderOptions { seed, augment, ref normalization, .. } = self.options;
+        let size = self.dataset.image_size();
+        let crop = |index: usize| match augment {
+            Some(augment) => augment.draw(size, &mut stream(seed, Purpose::Augment, [epoch as u64, index as u64])),
+            None => Crop::whole(size),
+        };
+        let images = images(&*self.dataset, indices, normalization, crop)?;
+        let labels = indices.iter().map(|&index| self.dataset.label(index)).collect();
+        Ok(Batch { epoch, step, images, labels, indices: indices.to_vec() })
+    }
+}
+
+/// The order in which `epoch` visits `n` images.
+fn permutation(seed: u64, epoch: usize, n: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..n).collect();
+    order.shuffle(&mut stream(seed, Purpose::Shuffle, [epoch as u64, 0]));
+    order
+}
+
+/// The images `indices`, each cut out as `crop` says: `[B, 3, S, S]`.
+fn images(
+    dataset: &dyn Dataset,
+    indices: &[usize],
+    normalization: &Normalization,
+    crop: impl Fn(usize) -> Crop + Sync,
+) -> Result<Vec<f32>> {
+    let size = dataset.image_size();
+    let length = 3 * size * size;
+    let mut images = vec![0.0; indices.len() * length];
+    images.par_chunks_exact_mut(length).zip(indices).try_for_each_init(
+        || vec![0u8; length],
+        |pixels, (image, &index)| {
+            dataset.pixels(index, pixels)?;
+            crop(index).apply(pixels, size, normalization, image);
+            Ok(())
+        },
+    )?;
+    Ok(images)
+}
+
+/// All images of `dataset` in order, normalised and otherwise as they are, for evaluation. The last batch may be
+/// smaller; `epoch` is 0.
+///
+/// # Panics
+/// If `batch_size` is 0.
+pub fn in_order<'a>(
+    dataset: &'a dyn Dataset,
+    batch_size: usize,
+    normalization: &'a Normalization,
+) -> impl ExactSizeIterator<Item = Result<Batch>> + 'a {
+    assert!(batch_size > 0, "in_order: batches of no images");
+    let n = dataset.len();
+    (0..n.div_ceil(batch_size)).map(move |step| {
+        let indices: Vec<usize> = (step * batch_size..n.min((step + 1) * batch_size)).collect();
+        let images = images(dataset, &indices, normalization, |_| Crop::whole(dataset.image_size()))?;
+        let labels = indices.iter().map(|&index| dataset.label(index)).collect();
+        Ok(Batch { epoch: 0, step, images, labels, indices })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 23 images of 8×8, distinct everywhere; image `bad` cannot be read, image `broken` is a bug.
+    #[derive(Default)]
+    struct Few {
+        bad: Option<usize>,
+        broken: Option<usize>,
+    }
+
+    impl Dataset for Few {
+        fn len(&self) -> usize {
+            23
+        }
+        fn image_size(&self) -> usize {
+            8
+        }
+        fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+            assert!(self.broken != Some(index), "image {index} is broken");
+            if self.bad == Some(index) {
+                return Err(Error::file("some/image.png", "is bad", "mend it"));
+            }
+            out.iter_mut().enumerate().for_each(|(i, v)| *v = (i * 7 + index * 11) as u8);
+            Ok(())
+        }
+        fn label(&self, index: usize) -> usize {
+            index % 3
+        }
+        fn class_names(&self) -> &[String] {
+            &[]
+        }
+        fn describe(&self) -> String {
+            "23 images".to_owned()
+        }
+    }
+
+    const OPTIONS: LoaderOptions = LoaderOptions {
+        batch_size: 5,
+        seed: 7,
+        first_step: 0,
+        augment: Some(Augment::MAE),
+        normalization: Normalization::CIFAR10,
+        threads: 1,
+    };
+
+    fn loader(options: LoaderOptions) -> Loader {
+        Loader::new(Arc::new(Few::default()), options).unwrap()
+    }
+
+    fn batches(options: LoaderOptions, n: usize) -> Vec<Batch> {
+        loader(options).take(n).map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn an_epoch_shows_each_image_once_in_an_order_of_its_own() {
+        let batches = batches(LoaderOptions { batch_size: 1, ..OPTIONS }, 46);
+        let epochs: Vec<Vec<usize>> = batches.chunks(23).map(|e| e.iter().map(|b| b.indices[0]).collect()).collect();
+        for epoch in &epochs {
+            let mut seen = epoch.clone();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..23).collect::<Vec<_>>());
+        }
+        assert_ne!(epochs[0], epochs[1]);
+        assert!(batches.iter().all(|b| b.labels[0] == b.indices[0] % 3));
+        assert!(batches.iter().enumerate().all(|(k, b)| (b.step, b.epoch) == (k, k / 23)));
+    }
+
+    #[test]
+    fn incomplete_batches_are_dropped() {
+        assert_eq!(loader(OPTIONS).steps_per_epoch(), 4);
+        let batches = batches(OPTIONS, 5);
+        assert_eq!((batches[3].epoch, batches[4].epoch), (0, 1));
+        assert!(batches.iter().all(|b| b.images.len() == 5 * 192 && b.indices.len() == 5));
+    }
+
+    #[test]
+    fn the_same_batches_on_any_number_of_threads() {
+        let one = batches(OPTIONS, 9);
+        assert_eq!(one, batches(LoaderOptions { threads: 4, ..OPTIONS }, 9));
+        assert_ne!(one, batches(LoaderOptions { seed: 8, ..OPTIONS }, 9));
+    }
+
+    #[test]
+    fn resuming_at_a_step_equals_skipping_to_it() {
+        for first_step in [3, 4, 6] {
+            let skipped: Vec<_> = loader(OPTIONS).skip(first_step).take(3).map(Result::unwrap).collect();
+            assert_eq!(skipped, batches(LoaderOptions { first_step, ..OPTIONS }, 3), "from step {first_step}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_cropped_anew_in_each_epoch() {
+        let batches = batches(LoaderOptions { batch_size: 23, ..OPTIONS }, 2);
+        let image = |batch: &Batch| {
+            let at = batch.indices.iter().position(|&index| index == 4).unwrap();
+            batch.images[at * 192..][..192].to_vec()
+        };
+        assert_ne!(image(&batches[0]), image(&batches[1]));
+    }
+
+    #[test]
+    fn without_augmentation_training_and_evaluation_see_the_same_pixels() {
+        let few = Few::default();
+        let evaluation: Vec<Batch> = in_order(&few, 10, &OPTIONS.normalization).map(Result::unwrap).collect();
+        assert_eq!(evaluation.iter().map(|b| b.indices.len()).collect::<Vec<_>>(), [10, 10, 3]);
+        let indices: Vec<usize> = evaluation.iter().flat_map(|b| b.indices.clone()).collect();
+        assert_eq!(indices, (0..23).collect::<Vec<_>>());
+        let training = &batches(LoaderOptions { batch_size: 23, augment: None, ..OPTIONS }, 1)[0];
+        for (image, &index) in training.images.chunks(192).zip(&training.indices) {
+            assert_eq!(image, &evaluation[index / 10].images[index % 10 * 192..][..192]);
+        }
+    }
+
+    #[test]
+    fn a_bad_image_arrives_as_an_error_and_ends_the_batches() {
+        let mut loader = Loader::new(Arc::new(Few { bad: Some(4), broken: None }), OPTIONS).unwrap();
+        let error = loader.by_ref().find_map(Result::err).unwrap();
+        assert!(error.to_string().contains("some/image.png: is bad"));
+        assert!(loader.next().is_none() && loader.next().is_none());
+    }
+
+    #[test]
+    fn a_panic_arrives_as_an_error_too() {
+        let options = LoaderOptions { batch_size: 23, ..OPTIONS };
+        let mut loader = Loader::new(Arc::new(Few { bad: None, broken: Some(4) }), options).unwrap();
+        let error = loader.next().unwrap().unwrap_err().to_string();
+        assert!(error.contains("step 1") && error.contains("image 4 is broken"), "{error}");
+        assert!(loader.next().is_none());
+    }
+
+    #[test]
+    fn a_loader_can_be_dropped_at_any_time() {
+        drop(loader(OPTIONS));
+        let mut started = loader(OPTIONS);
+        started.next().unwrap().unwrap();
+        drop(started);
+    }
+
+    #[test]
+    fn options_that_cannot_work_are_errors() {
+        for (options, expected) in [
+            (LoaderOptions { batch_size: 0, ..OPTIONS }, "choose a batch size from 1 to 23"),
+            (LoaderOptions { batch_size: 24, ..OPTIONS }, "cannot be taken from 23 images"),
+            (LoaderOptions { threads: 0, ..OPTIONS }, "choose at least 1"),
+            (LoaderOptions { augment: Some(Augment { scale: (2.0, 3.0), flip: 0.0 }), ..OPTIONS }, "shares"),
+        ] {
+            let error = Loader::new(Arc::new(Few::default()), options).err().unwrap().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Images: where they come from, and how they reach the trainer.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`shapes`] | the embedded default: coloured shapes on textured grounds, drawn on demand |
+//! | [`cifar`] | CIFAR-10 and CIFAR-100 in their binary layouts |
+//! | [`folder`] | a folder of JPEG and PNG files, one sub-folder per class |
+//! | [`augment`] | random resized crop and flip, and the step from bytes to normalised floats |
+//! | [`loader`] | shuffled, prefetched batches, the same on any number of threads and after any resume |
+//!
+//! Every image is square, RGB, 8 bits a channel, stored channel first: `[3][S][S]`. Left out on purpose: colour
+//! jitter and blur (MAE and I-JEPA do without them; see [`Augment::STOP`]), rectangular images, downloads.
+
+pub mod augment;
+pub mod cifar;
+mod first;
+pub mod folder;
+pub mod loader;
+pub mod shapes;
+
+pub use augment::{Augment, Crop};
+pub use first::First;
+pub use loader::{Batch, Loader, LoaderOptions, in_order};
+pub use shapes::Shapes;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::{Error, Result};
+
+/// A numbered set of labelled square images. What an index holds never changes.
+///
+/// An index at or above [`len`](Dataset::len) is a bug in the caller, and panics.
+pub trait Dataset: Send + Sync {
+    /// The number of images.
+    fn len(&self) -> usize;
+
+    /// Whether there is no image at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// S, the side of every image in pixels.
+    fn image_size(&self) -> usize;
+
+    /// Writes image `index` into `out`: red, green and blue planes, `[3][S][S]`, row by row.
+    ///
+    /// # Errors
+    /// If the image has to be read from a file, and cannot be.
+    ///
+    /// # Panics
+    /// If `out` does not hold 3·S·S bytes.
+    fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()>;
+
+    /// The class of image `index`, below `class_names().len()`.
+    fn label(&self, index: usize) -> usize;
+
+    /// What the classes are called, in the order of their labels.
+    fn class_names(&self) -> &[String];
+
+    /// One line for the log: what this is, how many images, of what size.
+    fn describe(&self) -> String;
+}
+
+/// Per-channel statistics of pixels in [0, 1]; a pixel v (0 to 255) enters the network as (v/255 − mean) / std.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Normalization {
+    /// Mean of red, green and blue.
+    pub mean: [f32; 3],
+    /// Standard deviation of red, green and blue.
+    pub std: [f32; 3],
+}
+
+impl Normalization {
+    /// CIFAR-10's training set, as commonly published.
+    pub const CIFAR10: Self = Self { mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2616] };
+    /// CIFAR-100's training set, as commonly published.
+    pub const CIFAR100: Self = Self { mean: [0.5071, 0.4865, 0.4409], std: [0.2673, 0.2564, 0.2762] };
+
+    /// Measures at most `sample` images, evenly spread over `dataset`.
+    ///
+    /// # Errors
+    /// If one of those images cannot be read.
+    ///
+    /// # Panics
+    /// If there is nothing to measure: `dataset` is empty, or `sample` is 0.
+    pub fn measure(dataset: &dyn Dataset, sample: usize) -> Result<Self> {
+        let sample = sample.min(dataset.len());
+        assert!(sample > 0, "Normalization::measure: no images to measure");
+        let plane = dataset.image_size().pow(2);
+        let mut pixels = vec![0u8; 3 * plane];
+        // Whole numbers: exact, whatever the order of the additions.
+        let (mut sum, mut squares) = ([0u64; 3], [0u64; 3]);
+        for k in 0..sample {
+            dataset.pixels(k * dataset.len() / sample, &mut pixels)?;
+            for (c, channel) in pixels.chunks_exact(plane).enumerate() {
+                sum[c] += channel.iter().map(|&v| u64::from(v)).sum::<u64>();
+                squares[c] += channel.iter().map(|&v| u64::from(v).pow(2)).sum::<u64>();
+            }
+        }
+        let n = (sample * plane) as f64;
+        let mean = sum.map(|s| s as f64 / n);
+        let std = std::array::from_fn(|c| {
+            let variance = squares[c] as f64 / n - mean[c].powi(2);
+            // A channel that never changes has no scale: one grey level stands in, so that nothing divides by 0.
+            (variance.max(1.0).sqrt() / 255.0) as f32
+        });
+        Ok(Self { mean: mean.map(|m| (m / 255.0) as f32), std })
+    }
+
+    /// The line that takes a byte of channel `c` to the network's input: v ↦ gain·v + offset.
+    pub(crate) fn gain_and_offset(&self, c: usize) -> (f32, f32) {
+        (1.0 / (255.0 * self.std[c]), -self.mean[c] / self.std[c])
+    }
+}
+
+/// A data set as training needs it.
+#[derive(Clone)]
+pub struct Splits {
+    /// What the encoder and the probes learn from.
+    pub train: Arc<dyn Dataset>,
+    /// What they are judged on: the same classes, other images.
+    pub test: Arc<dyn Dataset>,
+    /// How both are normalised: published for CIFAR, otherwise measured on `train`.
+    pub normalization: Normalization,
+}
+
+/// Images that [`Normalization::measure`] looks at: their mean is then known to about 0.003.
+const MEASURED: usize = 1000;
+
+/// Opens what `spec` names, with images of `image_size`×`image_size` pixels.
+///
+/// | `spec` | what |
+/// |---|---|
+/// | `shapes` | [`shapes`], labelled by class; `shapes:count` and `shapes:distance` label by these instead |
+/// | `cifar10:DIR`, `cifar100:DIR` | [`cifar`]; `image_size` must be 32 |
+/// | `folder:DIR` | [`folder`] |
+///
+/// # Errors
+/// If `spec` names nothing known, or the files are missing or not as they should be.
+pub fn open(spec: &str, image_size: usize) -> Result<Splits> {
+    if !(8..=1024).contains(&image_size) {
+        let problem = format!("images of {image_size}x{image_size} pixels are not supported");
+        return Err(Error::config(problem, "choose an image size from 8 to 1024; CIFAR's is 32"));
+    }
+    let (scheme, rest) = spec.split_once(':').unwrap_or((spec, ""));
+    match scheme {
+        "shapes" => {
+            let task = shapes::Task::parse(rest)?;
+            let (train, test) = shapes::splits(image_size, task);
+            measured(train, test)
+        }
+        "cifar10" | "cifar100" | "folder" if rest.is_empty() => Err(Error::config(
+            format!("'{spec}' does not say where the images are"),
+            format!("add the folder after a colon, as in {scheme}:path/to/images"),
+        )),
+        "cifar10" | "cifar100" if image_size != cifar::SIDE => Err(Error::config(
+            format!("CIFAR's images are 32x32, not {image_size}x{image_size}"),
+            "set the image size to 32",
+        )),
+        "cifar10" => published(cifar::cifar10(Path::new(rest))?, Normalization::CIFAR10),
+        "cifar100" => published(cifar::cifar100(Path::new(rest))?, Normalization::CIFAR100),
+        "folder" => {
+            let (train, test) = folder::open(Path::new(rest), image_size)?;
+            measured(train, test)
+        }
+        _ => Err(Error::config(
+            format!("'{spec}' names no data set"),
+            "choose shapes, shapes:count, shapes:distance, cifar10:DIR, cifar100:DIR or folder:DIR",
+        )),
+    }
+}
+
+fn published((train, test): (cifar::Cifar, cifar::Cifar), normalization: Normalization) -> Result<Splits> {
+    Ok(Splits { train: Arc::new(train), test: Arc::new(test), normalization })
+}
+
+fn measured(train: impl Dataset + 'static, test: impl Dataset + 'static) -> Result<Splits> {
+    let normalization = Normalization::measure(&train, MEASURED)?;
+    Ok(Splits { train: Arc::new(train), test: Arc::new(test), normalization })
+}
+
+/// Folders for tests that need real files.
+#[cfg(test)]
+pub(crate) mod scratch {
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// An empty folder, deleted with everything in it when dropped.
+    pub struct Scratch(PathBuf);
+
+    impl Scratch {
+        pub fn new() -> Self {
+            static NEXT: AtomicUsize = AtomicUsize::new(0);
+            let name = format!("stop-mim-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let path = std::env::temp_dir().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            Scratch(path)
+        }
+
+        pub fn path(&self) -> &Path {
+            &self.0
+        }
+
+        /// Writes a file, and the folders it lies in.
+        pub fn write(&self, name: &str, bytes: &[u8]) {
+            let path = self.0.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Image k is k grey levels everywhere.
+    struct Grey;
+
+    impl Dataset for Grey {
+        fn len(&self) -> usize {
+            256
+        }
+        fn image_size(&self) -> usize {
+            8
+        }
+        fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+            out.fill(index as u8);
+            Ok(())
+        }
+        fn label(&self, _: usize) -> usize {
+            0
+        }
+        fn class_names(&self) -> &[String] {
+            &[]
+        }
+        fn describe(&self) -> String {
+            "grey".to_owned()
+        }
+    }
+
+    #[test]
+    fn measured_statistics_of_a_uniform_grey_scale() {
+        let Normalization { mean, std } = Normalization::measure(&Grey, usize::MAX).unwrap();
+        // The variance of 0, 1, …, n−1 is (n² − 1)/12.
+        let expected = ((256f64.powi(2) - 1.0) / 12.0).sqrt() / 255.0;
+        for c in 0..3 {
+            assert!((mean[c] - 0.5).abs() < 1e-6 && (f64::from(std[c]) - expected).abs() < 1e-6);
+        }
+        let flat = Normalization::measure(&Grey, 1).unwrap();
+        assert_eq!(flat.mean, [0.0; 3]);
+        assert_eq!(flat.std, [1.0 / 255.0; 3], "a constant channel must not divide by 0");
+    }
+
+    #[test]
+    fn a_bad_spec_is_an_error_that_says_what_to_do() {
+        for (spec, size, expected) in [
+            ("imagenet", 32, "choose shapes,"),
+            ("cifar10", 32, "add the folder after a colon, as in cifar10:"),
+            ("folder:", 32, "add the folder after a colon"),
+            ("cifar100:x", 64, "set the image size to 32"),
+            ("shapes:colour", 32, "shapes:distance"),
+            ("shapes", 4, "choose an image size"),
+        ] {
+            let error = open(spec, size).err().expect(spec).to_string();
+            assert!(error.contains(expected), "{spec}: {error}");
+        }
+    }
+
+    #[test]
+    fn shapes_open_without_any_file() {
+        let splits = open("shapes:count", 16).unwrap();
+        assert_eq!((splits.train.len(), splits.test.len()), (50_000, 10_000));
+        assert_eq!(splits.train.image_size(), 16);
+        assert_eq!(splits.test.class_names().len(), 4);
+        assert!(splits.normalization.std.iter().all(|&s| s > 0.1));
+    }
+}

@@ -1,0 +1,95 @@
+//! How many directions do the features use? Two numbers that show a collapse while training, without labels.
+//!
+//! RankMe (Q. Garrido et al., ICML 2023, Eq. 1) is the exponential of the entropy of the singular values σ of the
+//! feature matrix `[n, d]`: 1 when every image has the same features up to scale, d when all directions carry alike.
+//!
+//! ```text
+//! RankMe = exp(−Σₖ pₖ log pₖ),   pₖ = σₖ / Σσ
+//! ```
+//!
+//! As there, the matrix is not centred: a shared mean counts as one strong direction. The paper adds ε = 1e-7 to each
+//! pₖ to keep the logarithm finite; here 0 log 0 is 0, the limit.
+
+use super::Features;
+use super::eigen::symmetric_eigenvalues;
+use super::matmul::gram;
+use super::standardize::Standardizer;
+
+/// Singular values of the feature matrix, largest first: `min(rows, dim)` of them. NaN if a feature is not finite.
+///
+/// They are the roots of the eigenvalues of XᵀX, or of XXᵀ when that is smaller. Squaring halves the digits: values
+/// below 1e-8 of the largest are noise, which is what features in f32 carry anyway.
+pub fn singular_values(x: &Features) -> Vec<f64> {
+    let (rows, dim) = (x.rows(), x.dim());
+    let n = rows.min(dim);
+    if n == 0 || x.as_slice().iter().any(|v| !v.is_finite()) {
+        return vec![f64::NAN; n];
+    }
+    let gram = if rows < dim { gram(&x.transposed()) } else { gram(x) };
+    // Rounding can leave an eigenvalue of a singular Gram matrix a little below 0.
+    symmetric_eigenvalues(gram, n).into_iter().map(|value| value.max(0.0).sqrt()).collect()
+}
+
+/// RankMe: the effective number of directions, from 1 to `min(rows, dim)`. 0 when all features are zero.
+pub fn rank_me(x: &Features) -> f64 {
+    effective_rank(&singular_values(x))
+}
+
+/// exp of the entropy of `values` scaled to sum 1.
+fn effective_rank(values: &[f64]) -> f64 {
+    let sum: f64 = values.iter().sum();
+    if sum == 0.0 {
+        return 0.0;
+    }
+    let entropy = |p: f64| if p == 0.0 { 0.0 } else { -p * p.ln() };
+    values.iter().map(|value| entropy(value / sum)).sum::<f64>().exp()
+}
+
+/// The standard deviation of a feature over images, averaged over features. 0 is complete collapse.
+pub fn feature_std(x: &Features) -> f64 {
+    let Standardizer { std, .. } = Standardizer::fit(x);
+    std.iter().sum::<f64>() / std.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1e-5: singular values that should be 0 come out as up to 1e-8 of the largest, and −p log p is steep there.
+    #[track_caller]
+    fn assert_rank(x: &Features, expected: f64) {
+        let rank = rank_me(x);
+        assert!((rank - expected).abs() < 1e-5, "{rank} instead of {expected}");
+    }
+
+    #[test]
+    fn ranks_known_by_hand() {
+        let rank_one: Vec<f32> = (0..50).flat_map(|i| (0..8).map(move |j| (i - 20) as f32 * (j + 1) as f32)).collect();
+        assert_rank(&Features::new(rank_one, 50, 8), 1.0);
+        let scaled_identity: Vec<f32> = (0..36).map(|i| if i % 7 == 0 { 3.0 } else { 0.0 }).collect();
+        assert_rank(&Features::new(scaled_identity, 6, 6), 6.0);
+        // Spectrum (2, 1, 1): p = ½, ¼, ¼ has an entropy of 1.5 bits. The same features, wide and tall.
+        let wide = vec![0., 2., 0., 0., 0., 0., 0., 1., 1., 0., 0., 0.];
+        let tall = vec![0., 0., 1., 2., 0., 0., 0., 0., 0., 0., 1., 0.];
+        assert_rank(&Features::new(wide, 3, 4), 2f64.powf(1.5));
+        assert_rank(&Features::new(tall, 4, 3), 2f64.powf(1.5));
+        assert_rank(&Features::new(vec![0.0; 6], 2, 3), 0.0);
+        assert_rank(&Features::new(vec![], 0, 3), 0.0);
+        assert!(rank_me(&Features::new(vec![1.0, f32::NAN], 1, 2)).is_nan());
+    }
+
+    #[test]
+    fn singular_values_of_orthogonal_columns_are_their_lengths() {
+        // Hadamard columns of length 2, scaled by 1, 2, 3, 4.
+        let signs = [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]];
+        let x = signs.iter().flat_map(|row| (0..4).map(|j| (row[j] * (j as i32 + 1)) as f32)).collect();
+        let found = singular_values(&Features::new(x, 4, 4));
+        assert!(found.iter().zip([8.0, 6.0, 4.0, 2.0]).all(|(f, e)| (f - e).abs() < 1e-12), "{found:?}");
+    }
+
+    #[test]
+    fn feature_std_averages_over_features() {
+        let x = Features::new(vec![1.0, 5.0, 3.0, 5.0], 2, 2);
+        assert_eq!(feature_std(&x), 0.5);
+    }
+}

@@ -1,0 +1,215 @@
+//! A small RGB picture: made from image planes or numbers, drawn on, tiled, saved as PNG. It has no text: captions
+//! belong to the document that shows the picture.
+
+use std::path::Path;
+
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder};
+
+use super::colour::Rgb;
+use crate::{Error, Result};
+
+/// `width` × `height` pixels; (0, 0) is the upper left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Canvas {
+    width: usize,
+    height: usize,
+    pixels: Vec<Rgb>,
+}
+
+/// A rectangle of pixels: its upper left corner and its size.
+#[derive(Clone, Copy, Debug)]
+pub struct Rect {
+    /// Columns left of it.
+    pub x: usize,
+    /// Rows above it.
+    pub y: usize,
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+}
+
+impl Canvas {
+    /// A canvas of one colour.
+    pub fn new(width: usize, height: usize, fill: Rgb) -> Self {
+        Canvas { width, height, pixels: vec![fill; width * height] }
+    }
+
+    /// A square image from its planes: `[3, size, size]`, red first, 0 to 255.
+    ///
+    /// # Panics
+    /// When `planes` does not hold 3 · size² values.
+    #[track_caller]
+    pub fn from_planes(planes: &[u8], size: usize) -> Self {
+        let area = size * size;
+        assert_eq!(planes.len(), 3 * area, "Canvas::from_planes: {} values for [3, {size}, {size}]", planes.len());
+        let pixels = (0..area).map(|i| [planes[i], planes[area + i], planes[2 * area + i]]).collect();
+        Canvas { width: size, height: size, pixels }
+    }
+
+    /// A square image from planes `[3, size, size]` that were normalised as (v / 255 − mean) / std, channel by channel.
+    ///
+    /// # Panics
+    /// When `planes` does not hold 3 · size² values.
+    #[track_caller]
+    pub fn from_normalized(planes: &[f32], size: usize, mean: [f32; 3], std: [f32; 3]) -> Self {
+        let area = (size * size).max(1);
+        // `as u8` saturates, and makes 0 of NaN: a reconstruction may lie outside the range of pixels.
+        let undo = |(i, v): (usize, &f32)| (255.0 * (v * std[i / area % 3] + mean[i / area % 3])).round() as u8;
+        Self::from_planes(&planes.iter().enumerate().map(undo).collect::<Vec<u8>>(), size)
+    }
+
+    /// A grid of numbers `[rows, cols]`, row-major, as squares of `cell` pixels in the colours of `colour`.
+    ///
+    /// # Panics
+    /// When `values` does not hold rows · cols numbers.
+    #[track_caller]
+    pub fn heat_map(values: &[f32], (rows, cols): (usize, usize), cell: usize, colour: impl Fn(f32) -> Rgb) -> Self {
+        assert_eq!(values.len(), rows * cols, "Canvas::heat_map: {} values for {rows} × {cols}", values.len());
+        Canvas { width: cols, height: rows, pixels: values.iter().map(|&v| colour(v)).collect() }.upscaled(cell)
+    }
+
+    /// Columns of pixels.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows of pixels.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// The whole canvas.
+    pub fn bounds(&self) -> Rect {
+        Rect { x: 0, y: 0, width: self.width, height: self.height }
+    }
+
+    /// The colour at column `x`, row `y`.
+    ///
+    /// # Panics
+    /// Outside the canvas.
+    #[track_caller]
+    pub fn get(&self, x: usize, y: usize) -> Rgb {
+        assert!(x < self.width && y < self.height, "Canvas: ({x}, {y}) of {} × {}", self.width, self.height);
+        self.pixels[y * self.width + x]
+    }
+
+    /// Replaces each pixel of `rect` by `paint(x, y, what was there)`.
+    ///
+    /// # Panics
+    /// When `rect` reaches outside the canvas.
+    #[track_caller]
+    pub fn paint(&mut self, rect: Rect, paint: impl Fn(usize, usize, Rgb) -> Rgb) {
+        let inside = rect.x + rect.width <= self.width && rect.y + rect.height <= self.height;
+        assert!(inside, "Canvas::paint: {rect:?} on {} × {}", self.width, self.height);
+        for y in rect.y..rect.y + rect.height {
+            for x in rect.x..rect.x + rect.width {
+                let pixel = &mut self.pixels[y * self.width + x];
+                *pixel = paint(x, y, *pixel);
+            }
+        }
+    }
+
+    /// Every pixel as a square of `factor` × `factor`.
+    pub fn upscaled(&self, factor: usize) -> Self {
+        let mut big = Canvas::new(self.width * factor, self.height * factor, [0; 3]);
+        big.paint(big.bounds(), |x, y, _| self.pixels[y / factor * self.width + x / factor]);
+        big
+    }
+
+    /// Rows of pictures on one sheet, `gap` pixels between and around them.
+    ///
+    /// Every column is as wide as its widest picture, every row as high as its highest; rows may differ in length.
+    pub fn tiled(rows: &[Vec<Canvas>], gap: usize, background: Rgb) -> Self {
+        let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let widest = |c: usize| rows.iter().filter_map(|row| row.get(c)).map(Canvas::width).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(widest).collect();
+        let heights: Vec<usize> = rows.iter().map(|row| row.iter().map(Canvas::height).max().unwrap_or(0)).collect();
+        let total = |sizes: &[usize]| gap + sizes.iter().map(|size| size + gap).sum::<usize>();
+        let mut sheet = Canvas::new(total(&widths), total(&heights), background);
+        let mut y = gap;
+        for (row, height) in rows.iter().zip(heights) {
+            let mut x = gap;
+            for (tile, width) in row.iter().zip(&widths) {
+                let rect = Rect { x, y, ..tile.bounds() };
+                sheet.paint(rect, |px, py, _| tile.pixels[(py - y) * tile.width + px - x]);
+                x += width + gap;
+            }
+            y += height + gap;
+        }
+        sheet
+    }
+
+    /// Saves as PNG. An existing file is replaced only once the new one is complete.
+    ///
+    /// # Errors
+    /// When the canvas is empty, or the file cannot be written.
+    pub fn save_png(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let mut png = Vec::new();
+        PngEncoder::new(&mut png)
+            .write_image(self.pixels.as_flattened(), self.width as u32, self.height as u32, ExtendedColorType::Rgb8)
+            .map_err(|e| Error::file(path, format!("cannot be drawn: {e}"), "draw at least one pixel"))?;
+        crate::files::write_whole(path, &png)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Rgb = [1, 2, 3];
+    const B: Rgb = [9, 8, 7];
+    const O: Rgb = [0, 0, 0];
+
+    #[test]
+    fn planes_become_pixels() {
+        let canvas = Canvas::from_planes(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], 2);
+        assert_eq!(canvas.pixels, [[1, 5, 9], [2, 6, 10], [3, 7, 11], [4, 8, 12]]);
+        assert_eq!(canvas.get(0, 1), [3, 7, 11]);
+        let (mean, std) = ([0.5, 0.4, 0.3], [0.25, 0.2, 0.1]);
+        let normalized = [(1.0 - 0.5) / 0.25, 0.0, (0.2 - 0.3) / 0.1];
+        assert_eq!(Canvas::from_normalized(&normalized, 1, mean, std).pixels, [[255, 102, 51]]);
+        assert_eq!(Canvas::from_normalized(&[99.0, -99.0, f32::NAN], 1, mean, std).pixels, [[255, 0, 0]]);
+    }
+
+    #[test]
+    fn painting_and_scaling() {
+        let mut canvas = Canvas::new(3, 2, O);
+        canvas.paint(Rect { x: 1, y: 1, width: 2, height: 1 }, |x, _, was| if x == 1 { A } else { was });
+        assert_eq!(canvas.pixels, [O, O, O, O, A, O]);
+        let heat = Canvas::heat_map(&[0.0, 1.0], (1, 2), 2, |v| if v > 0.5 { A } else { B });
+        assert_eq!((heat.width(), heat.height()), (4, 2));
+        assert_eq!(heat.pixels, [B, B, A, A, B, B, A, A]);
+        assert!(heat.upscaled(0).pixels.is_empty());
+    }
+
+    #[test]
+    fn tiles_keep_their_columns() {
+        let (small, wide) = (Canvas::new(1, 1, A), Canvas::new(2, 1, B));
+        let sheet = Canvas::tiled(&[vec![small.clone(), small.clone()], vec![wide]], 1, O);
+        assert_eq!((sheet.width(), sheet.height()), (6, 5));
+        #[rustfmt::skip]
+        assert_eq!(sheet.pixels, [
+            O, O, O, O, O, O,
+            O, A, O, O, A, O,
+            O, O, O, O, O, O,
+            O, B, B, O, O, O,
+            O, O, O, O, O, O,
+        ]);
+        assert_eq!(Canvas::tiled(&[], 1, A), Canvas::new(1, 1, A));
+    }
+
+    #[test]
+    fn a_png_reads_back_as_it_was_drawn() {
+        let path = std::env::temp_dir().join(format!("stop-mim-canvas-{}.png", std::process::id()));
+        let mut canvas = Canvas::new(3, 2, A);
+        canvas.paint(Rect { x: 2, y: 0, width: 1, height: 2 }, |_, _, _| B);
+        canvas.save_png(&path).unwrap();
+        let read = image::open(&path).unwrap().to_rgb8();
+        assert_eq!((read.dimensions(), read.as_raw().as_slice()), ((3, 2), canvas.pixels.as_flattened()));
+        std::fs::remove_file(&path).unwrap();
+        assert!(Canvas::new(0, 0, A).save_png(&path).is_err() && !path.exists());
+    }
+}

@@ -1,0 +1,189 @@
+//! What the model sees and what it must predict: images under their masks.
+//!
+//! One row per image: the image; the context x, with every other token hatched out; then each target y by itself, the
+//! rest of the image faded. A target's outline has the same colour on the context, where it explains the holes.
+//! MAE has no target blocks: its row is the image and the visible patches.
+
+use super::canvas::{Canvas, Rect};
+use super::colour::{CATEGORIES, WHITE, mix, sequential};
+
+/// One image and its masks. A token's index is its row times the width of the token grid, plus its column.
+#[derive(Clone, Copy, Debug)]
+pub struct MaskedImage<'a> {
+    /// `[3, size, size]`, red first.
+    pub pixels: &'a [u8],
+    /// B_x: the tokens that the encoder sees.
+    pub context: &'a [u32],
+    /// B_y: the tokens of each target block.
+    pub targets: &'a [&'a [u32]],
+}
+
+/// A sheet with one row per image: image, context, targets. `size` and `patch` are in image pixels, and each image
+/// pixel is drawn as `scale` × `scale`.
+///
+/// # Panics
+/// When `patch` does not divide `size`, `pixels` is not `[3, size, size]`, or a token is not on the grid.
+#[track_caller]
+pub fn mask_sheet(images: &[MaskedImage], size: usize, patch: usize, scale: usize) -> Canvas {
+    assert!(patch > 0 && size.is_multiple_of(patch), "mask_sheet: patches of {patch} on an image of {size}");
+    let rows: Vec<Vec<Canvas>> = images.iter().map(|image| mask_row(image, size, patch, scale)).collect();
+    Canvas::tiled(&rows, (patch * scale / 2).max(1), WHITE)
+}
+
+/// The tiles of one image.
+fn mask_row(image: &MaskedImage, size: usize, patch: usize, scale: usize) -> Vec<Canvas> {
+    let plain = Canvas::from_planes(image.pixels, size).upscaled(scale);
+    let (grid, cell) = (size / patch, patch * scale);
+    let line = (cell / 8).max(1);
+    let context = TokenSet::new(image.context, grid, cell);
+    let targets: Vec<TokenSet> = image.targets.iter().map(|target| TokenSet::new(target, grid, cell)).collect();
+
+    let mut context_tile = plain.clone();
+    let hatch = |x: usize, y: usize| if (x + y) % (4 * line) < line { [190; 3] } else { [232; 3] };
+    context_tile.paint(plain.bounds(), |x, y, was| if context.has_pixel(x, y) { was } else { hatch(x, y) });
+    for (target, colour) in targets.iter().zip(CATEGORIES.iter().cycle()) {
+        target.outline(&mut context_tile, line, *colour);
+    }
+
+    let mut row = vec![plain.clone(), context_tile];
+    row.extend(targets.iter().zip(CATEGORIES.iter().cycle()).map(|(target, colour)| {
+        let mut tile = plain.clone();
+        tile.paint(plain.bounds(), |x, y, was| if target.has_pixel(x, y) { was } else { mix(was, WHITE, 0.8) });
+        target.outline(&mut tile, line, *colour);
+        tile
+    }));
+    row
+}
+
+/// Some tokens of a square grid, drawn as squares of `cell` pixels.
+struct TokenSet {
+    /// Whether each token belongs, row-major.
+    has: Vec<bool>,
+    grid: usize,
+    cell: usize,
+}
+
+impl TokenSet {
+    #[track_caller]
+    fn new(tokens: &[u32], grid: usize, cell: usize) -> Self {
+        let mut has = vec![false; grid * grid];
+        for &token in tokens {
+            assert!((token as usize) < has.len(), "mask_sheet: token {token} on a grid of {grid} × {grid}");
+            has[token as usize] = true;
+        }
+        TokenSet { has, grid, cell }
+    }
+
+    fn has_pixel(&self, x: usize, y: usize) -> bool {
+        self.has[y / self.cell * self.grid + x / self.cell]
+    }
+
+    /// A line along every border between a token that belongs and one that does not, inside the former.
+    fn outline(&self, canvas: &mut Canvas, line: usize, colour: [u8; 3]) {
+        let reach = self.grid * self.cell;
+        // Steps past the left or upper edge wrap around to a number beyond the right or lower one.
+        let inside = |x: usize, y: usize| x < reach && y < reach && self.has_pixel(x, y);
+        let bounds = Rect { x: 0, y: 0, width: reach, height: reach };
+        canvas.paint(bounds, |x, y, was| {
+            let on_border = || {
+                let (left, right) = (x.wrapping_sub(line), x + line);
+                let (up, down) = (y.wrapping_sub(line), y + line);
+                [left, x, right].iter().any(|&x| [up, y, down].iter().any(|&y| !inside(x, y)))
+            };
+            if self.has_pixel(x, y) && on_border() { colour } else { was }
+        });
+    }
+}
+
+/// How often each position of a token grid (rows, columns) was chosen: one square of `cell` pixels per position, dark
+/// for never, yellow for `full` times or more. Pass the number of samples to see shares, the largest count for contrast.
+///
+/// # Panics
+/// When there are not rows · columns counts.
+#[track_caller]
+pub fn coverage_map(counts: &[u32], grid: (usize, usize), full: u32, cell: usize) -> Canvas {
+    let shares: Vec<f32> = counts.iter().map(|&count| count as f32 / full.max(1) as f32).collect();
+    Canvas::heat_map(&shares, grid, cell, sequential)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of `canvas` as text: `.` for white paper, `h` for hatching, `i` for the image, `f` for the faded image,
+    /// digits for outlines.
+    fn picture(canvas: &Canvas) -> Vec<String> {
+        let letter = |pixel: [u8; 3]| match pixel {
+            [255, 255, 255] => '.',
+            [190, 190, 190] | [232, 232, 232] => 'h',
+            [10, 20, 30] => 'i',
+            [206, 208, 210] => 'f',
+            other => CATEGORIES.iter().position(|c| *c == other).map_or('?', |i| char::from(b'0' + i as u8)),
+        };
+        (0..canvas.height()).map(|y| (0..canvas.width()).map(|x| letter(canvas.get(x, y))).collect()).collect()
+    }
+
+    /// A 6 × 6 image of one colour; patches of 3 make a grid of 2 × 2.
+    fn pixels() -> Vec<u8> {
+        [10u8, 20, 30].iter().flat_map(|&v| [v; 36]).collect()
+    }
+
+    #[test]
+    fn image_context_and_targets_stand_side_by_side() {
+        let image = MaskedImage { pixels: &pixels(), context: &[0], targets: &[&[1, 3], &[2]] };
+        assert_eq!(
+            picture(&mask_sheet(&[image], 6, 3, 1)),
+            [
+                ".............................",
+                ".iiiiii.iii000.fff000.ffffff.",
+                ".iiiiii.iii0h0.fff0i0.ffffff.",
+                ".iiiiii.iii0h0.fff0i0.ffffff.",
+                ".iiiiii.1110h0.fff0i0.111fff.",
+                ".iiiiii.1h10h0.fff0i0.1i1fff.",
+                ".iiiiii.111000.fff000.111fff.",
+                ".............................",
+            ]
+        );
+    }
+
+    #[test]
+    fn mae_shows_the_visible_patches() {
+        let image = MaskedImage { pixels: &pixels(), context: &[1, 2], targets: &[] };
+        let sheet = picture(&mask_sheet(&[image, image], 6, 3, 1));
+        assert_eq!((sheet.len(), sheet[1].as_str(), sheet[13].as_str()), (15, ".iiiiii.hhhiii.", ".iiiiii.iiihhh."));
+    }
+
+    #[test]
+    fn an_outline_follows_corners() {
+        let mut canvas = Canvas::new(9, 9, WHITE);
+        TokenSet::new(&[0, 3, 4], 3, 3).outline(&mut canvas, 1, CATEGORIES[0]);
+        assert_eq!(
+            picture(&canvas),
+            [
+                "000......",
+                "0.0......",
+                "0.0......",
+                "0.0000...",
+                "0....0...",
+                "000000...",
+                ".........",
+                ".........",
+                ".........",
+            ]
+        );
+    }
+
+    #[test]
+    fn coverage_is_relative_to_full() {
+        let map = coverage_map(&[0, 5, 10, 20], (2, 2), 10, 1);
+        let expected = [sequential(0.0), sequential(0.5), sequential(1.0), sequential(1.0)];
+        assert_eq!([map.get(0, 0), map.get(1, 0), map.get(0, 1), map.get(1, 1)], expected);
+        assert_eq!(coverage_map(&[0], (1, 1), 0, 1).get(0, 0), sequential(0.0));
+    }
+
+    #[test]
+    #[should_panic(expected = "token 4 on a grid of 2 × 2")]
+    fn a_token_off_the_grid_is_refused() {
+        mask_sheet(&[MaskedImage { pixels: &pixels(), context: &[4], targets: &[] }], 6, 3, 1);
+    }
+}

@@ -1,0 +1,17 @@
+//! What is better seen than read: pictures, curves and aligned tables. Nothing here computes a result.
+//!
+//! | what is drawn | file |
+//! |---|---|
+//! | pixels, tiles, PNG files | [`canvas`], with the colours of [`colour`] |
+//! | images under context and target masks; how often a position is masked | [`masks`] |
+//! | how similar the embeddings of two positions are (Fig. 5) | [`similarity`] |
+//! | losses, ranks, learning rates over training, as SVG | `curve` (feature `cli`) |
+//! | results in the terminal | [`table`] |
+
+pub mod canvas;
+pub mod colour;
+#[cfg(feature = "cli")]
+pub mod curve;
+pub mod masks;
+pub mod similarity;
+pub mod table;

@@ -1,0 +1,110 @@
+//! Everything that decides a run: the same configuration gives the same weights.
+
+use super::schedule::{EmaMomentum, LearningRate, WeightDecay};
+use crate::data::Augment;
+use crate::methods::ModelConfig;
+use crate::paper::masking::MultiBlock;
+use crate::{Error, Result};
+
+/// Which tokens are hidden, and which predicted.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "checkpoint",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "kebab-case", deny_unknown_fields)
+)]
+pub enum Masking {
+    /// Target blocks, and a context block without them: I-JEPA, StoP.
+    Blocks(MultiBlock),
+    /// A random share of the patches is removed and predicted: MAE.
+    Random {
+        /// The share removed. Official: 0.75.
+        ratio: f64,
+    },
+}
+
+/// A run of pretraining.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+pub struct RunConfig {
+    /// The model and the method.
+    pub model: ModelConfig,
+    /// Where images come from, as [`crate::data::open`] reads it.
+    pub data: String,
+    /// Which tokens are hidden.
+    pub masking: Masking,
+    /// How images are varied.
+    pub augment: Augment,
+    /// Images in a step.
+    pub batch: usize,
+    /// Steps in all.
+    pub steps: usize,
+    /// Steps of warm-up.
+    pub warmup: usize,
+    /// Learning rate before the first step, at the end of the warm-up, at the end.
+    pub lr: [f64; 3],
+    /// Weight decay at the start and at the end.
+    pub weight_decay: [f64; 2],
+    /// Momentum of the target encoder at the start and at the end.
+    pub ema: [f64; 2],
+    /// The one seed.
+    pub seed: u64,
+}
+
+impl RunConfig {
+    /// Settings that can work together.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that names the first setting that cannot work and says what to do.
+    pub fn validate(&self) -> Result<()> {
+        self.model.validate()?;
+        self.augment.check()?;
+        match &self.masking {
+            Masking::Blocks(blocks) => blocks.validate()?,
+            Masking::Random { ratio } => {
+                let tokens = self.model.encoder.patches();
+                crate::paper::masking::masks_from_noise(&vec![0.0; tokens], 1, tokens, *ratio)?;
+            }
+        }
+        let positive = |x: f64| x > 0.0 && x.is_finite();
+        let check = |fine: bool, problem: String, hint: &str| match fine {
+            true => Ok(()),
+            false => Err(Error::config(problem, hint)),
+        };
+        let [start, peak, end] = self.lr;
+        check(
+            positive(peak) && start >= 0.0 && end >= 0.0 && start.is_finite() && end.is_finite(),
+            format!("a learning rate from {start} over {peak} to {end}"),
+            "the peak must be positive, the others not negative",
+        )?;
+        let decay = self.weight_decay;
+        check(
+            decay.iter().all(|d| *d >= 0.0 && d * peak < 1.0),
+            format!("a weight decay of {decay:?} at a learning rate of {peak}"),
+            "weight decay times learning rate must stay between 0 and 1",
+        )?;
+        let ema = self.ema;
+        check(
+            ema.iter().all(|m| (0.0..=1.0).contains(m)),
+            format!("an EMA momentum of {ema:?}"),
+            "choose from 0 (the target is the encoder) to 1 (the target never moves)",
+        )?;
+        check(self.batch > 0 && self.steps > 0, "a run of no steps or empty batches".into(), "ask for at least one")?;
+        check(
+            self.warmup <= self.steps,
+            format!("a warm-up of {} steps in a run of {}", self.warmup, self.steps),
+            "make the warm-up shorter or the run longer",
+        )
+    }
+
+    /// The schedules of this run.
+    pub fn schedules(&self) -> (LearningRate, WeightDecay, EmaMomentum) {
+        let total = self.steps;
+        let [start, peak, end] = self.lr;
+        (
+            LearningRate { start, peak, end, warmup: self.warmup, total },
+            WeightDecay { start: self.weight_decay[0], end: self.weight_decay[1], total },
+            EmaMomentum { start: self.ema[0], end: self.ema[1], total },
+        )
+    }
+}
