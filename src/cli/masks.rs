@@ -32,7 +32,7 @@ pub fn run(args: &Args) -> Result<()> {
     let masking = args.masks.masking(&model)?;
     let splits = data::open(&args.data, model.encoder.image_size)?;
     let config = args.train.config(model, masking, &args.data, splits.train.len())?;
-    draw_masks(&config, &splits.train, args.images)?.save_png(&args.out)?;
+    draw_masks(&config, &*splits.train, args.images)?.save_png(&args.out)?;
     println!("{}", args.out.display());
     Ok(())
 }

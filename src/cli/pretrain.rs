@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 
 use super::options::{MaskArgs, ModelArgs, TrainArgs};
-use super::run::{RunFolder, probe, run as pretrain, stopped};
+use super::run::{ProbeArgs, RunFolder, probe, run as pretrain, stopped};
 use crate::{Result, data};
 
 #[derive(ClapArgs, Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct Args {
     #[arg(long)]
     probe: bool,
     #[command(flatten)]
+    probe_args: ProbeArgs,
+    #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     masks: MaskArgs,
@@ -45,7 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
     let diagnose_every = args.diagnose_every.unwrap_or((config.steps / 20).max(1));
     let (model, params) = pretrain(&config, &splits, &folder, diagnose_every)?;
     if args.probe && !stopped() {
-        probe(&config, (&model, &params), &splits)?;
+        probe(&args.probe_args, &config, (&model, &params), &splits)?;
     }
     Ok(())
 }

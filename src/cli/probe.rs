@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::run::probe;
+use super::run::{ProbeArgs, probe};
 use crate::train::checkpoint;
 use crate::{Result, data};
 
@@ -15,6 +15,8 @@ pub struct Args {
     /// Images to probe on, as for pretrain [default: those it was trained on].
     #[arg(long, value_name = "DATA")]
     data: Option<String>,
+    #[command(flatten)]
+    probe: ProbeArgs,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -22,5 +24,5 @@ pub fn run(args: &Args) -> Result<()> {
     let spec = args.data.as_deref().unwrap_or(&saved.config.data);
     let splits = data::open(spec, saved.config.model.encoder.image_size)?;
     println!("{} after {} steps, on {}", saved.config.model.method.name(), saved.step, splits.train.describe());
-    probe(&saved.config, (&saved.model, &saved.params), &splits)
+    probe(&args.probe, &saved.config, (&saved.model, &saved.params), &splits)
 }

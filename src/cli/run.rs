@@ -4,13 +4,16 @@ use std::fmt::Write as _;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::data::{Dataset, Splits};
+use crate::data::{Dataset, First, Splits};
 use crate::eval::{self, Features, KnnConfig, ProbeConfig};
 use crate::methods::{Model, ModelParams};
+use crate::paper::masking::random_masks;
+use crate::report::canvas::Canvas;
 use crate::report::curve::{Curve, Panel};
 use crate::report::masks::{MaskedImage, mask_sheet};
 use crate::report::table::table;
@@ -50,10 +53,36 @@ impl RunFolder {
     }
 }
 
-/// A bar that shows how far, how fast and how long still.
-pub fn progress_bar(total: usize, what: &'static str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} {bar:32} {pos}/{len} {msg}").expect("a valid template");
-    ProgressBar::new(total as u64).with_style(style).with_prefix(what)
+/// How far, how fast and how long still: a bar in a terminal, now and then a line elsewhere.
+struct Progress {
+    bar: ProgressBar,
+    what: &'static str,
+    /// When the last line was printed.
+    line: Mutex<Instant>,
+}
+
+/// Time between lines where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+impl Progress {
+    fn new(total: usize, what: &'static str) -> Self {
+        let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {msg}").expect("a valid template");
+        let bar = ProgressBar::new(total as u64).with_style(style).with_prefix(what);
+        Progress { bar, what, line: Mutex::new(Instant::now()) }
+    }
+
+    fn advance(&self, by: usize, message: impl FnOnce() -> String) {
+        self.bar.inc(by as u64);
+        let finished = self.bar.position() >= self.bar.length().unwrap_or(0);
+        if !self.bar.is_hidden() {
+            self.bar.set_message(message());
+        } else if let Ok(mut line) = self.line.lock()
+            && (finished || line.elapsed() >= LINE_EVERY)
+        {
+            *line = Instant::now();
+            println!("{} {}/{} {}", self.what, self.bar.position(), self.bar.length().unwrap_or(0), message());
+        }
+    }
 }
 
 /// Pretrains and writes everything into `folder`. Ends early, cleanly, on Ctrl-C. Gives the trained model.
@@ -65,14 +94,14 @@ pub fn run(
 ) -> Result<(Model, ModelParams)> {
     // Only the first run of a process can install the handler; later ones share it.
     let _ = ctrlc::set_handler(|| STOP.store(true, Ordering::SeqCst));
-    draw_masks(config, &splits.train.clone(), 6)?.save_png(folder.file("masks.png"))?;
+    draw_masks(config, &*splits.train, 6)?.save_png(folder.file("masks.png"))?;
 
     let mut log = String::from(
         "step,epoch,loss,lr,weight_decay,ema_momentum,norm_a,norm_m,noise_rms,images_per_second,feature_std,rank_me\n",
     );
     let mut reports: Vec<StepReport> = Vec::new();
     let (mut saved, mut speed, mut last_diagnosis) = (Instant::now(), 0.0, String::new());
-    let bar = progress_bar(config.steps, "pretrain");
+    let progress = Progress::new(config.steps, "pretrain");
     let trainer = pretrain(config, splits, diagnose_every, &mut |report, trainer| {
         write_row(&mut log, report);
         reports.push(*report);
@@ -82,24 +111,22 @@ pub fn run(
             last_diagnosis = format!("rank {:.1}, std {:.3}", d.rank_me, d.feature_std);
         }
         let left = (config.steps - report.step) as f64 * config.batch as f64 / speed;
-        bar.set_position(report.step as u64);
-        bar.set_message(format!(
-            "loss {:.4}  lr {:.1e}  |A| {:.2}  |m| {:.2}  {last_diagnosis}  {speed:.0} images/s  ETA {}",
-            report.loss,
-            report.hyper.lr,
-            report.norm_a,
-            report.norm_m,
-            minutes(left)
-        ));
+        progress.advance(1, || {
+            let StepReport { loss, norm_a, norm_m, .. } = *report;
+            let (lr, eta) = (report.hyper.lr, minutes(left));
+            format!("loss {loss:.4}  lr {lr:.1e}  |A| {norm_a:.2}  |m| {norm_m:.2}  {last_diagnosis}  {speed:.0} images/s  ETA {eta}")
+        });
         let stopped = STOP.load(Ordering::SeqCst);
+        if report.diagnostics.is_some() {
+            files::write_whole(&folder.file("log.csv"), log.as_bytes())?;
+        }
         if stopped || saved.elapsed() > CHECKPOINT_EVERY || report.step == config.steps {
             checkpoint::save(&folder.file("checkpoint.safetensors"), config, report.step, &trainer.params)?;
-            files::write_whole(&folder.file("log.csv"), log.as_bytes())?;
             saved = Instant::now();
         }
         Ok(if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     });
-    bar.finish();
+    progress.bar.finish();
     // Also when training failed: what was logged shows how it came to that.
     files::write_whole(&folder.file("log.csv"), log.as_bytes())?;
     curves(config, &reports).save_svg(folder.file("curves.svg"))?;
@@ -157,11 +184,7 @@ fn curves(config: &RunConfig, reports: &[StepReport]) -> Curve {
 }
 
 /// Images with the masks that a run's first step would lay over them.
-pub fn draw_masks(
-    config: &RunConfig,
-    images: &std::sync::Arc<dyn Dataset>,
-    n: usize,
-) -> Result<crate::report::canvas::Canvas> {
+pub fn draw_masks(config: &RunConfig, images: &dyn Dataset, n: usize) -> Result<Canvas> {
     let encoder = &config.model.encoder;
     let mut rng = stream(config.seed, Purpose::Mask, [1, 0]);
     let n = n.min(images.len());
@@ -171,7 +194,7 @@ pub fn draw_masks(
             (masks.context, masks.targets)
         }
         Masking::Random { ratio } => {
-            let masks = crate::paper::masking::random_masks(n, encoder.patches(), *ratio, &mut rng)?;
+            let masks = random_masks(n, encoder.patches(), *ratio, &mut rng)?;
             (vec![masks.kept], Vec::new())
         }
     };
@@ -193,25 +216,45 @@ struct Probed {
     test: Vec<Features>,
 }
 
+/// How much of a data set is probed.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct ProbeArgs {
+    /// Probe on this many training and test images [default: all].
+    #[arg(long, value_name = "TRAIN,TEST", value_parser = counts)]
+    probe_images: Option<(usize, usize)>,
+}
+
+fn counts(text: &str) -> std::result::Result<(usize, usize), String> {
+    let number =
+        |s: &str| s.trim().parse::<usize>().ok().filter(|n| *n > 0).ok_or(format!("'{s}' is not a number above 0"));
+    let (a, b) = text.split_once(',').ok_or("two numbers with a comma between, as in 5000,1000")?;
+    Ok((number(a)?, number(b)?))
+}
+
 /// Probes a model, its untrained self and raw pixels, and prints the table. The last blocks of the encoder that are
 /// concatenated are four, or all there are.
-pub fn probe(config: &RunConfig, trained: (&Model, &ModelParams), splits: &Splits) -> Result<()> {
-    let Splits { train, test, normalization } = splits;
+pub fn probe(args: &ProbeArgs, config: &RunConfig, trained: (&Model, &ModelParams), splits: &Splits) -> Result<()> {
+    let (most_train, most_test) = args.probe_images.unwrap_or((usize::MAX, usize::MAX));
+    let (train, test) =
+        (First::new(Arc::clone(&splits.train), most_train), First::new(Arc::clone(&splits.test), most_test));
+    let (train, test, normalization): (&dyn Dataset, &dyn Dataset, _) = (&train, &test, &splits.normalization);
     let k = config.model.encoder.depth.min(4);
     let (untrained, fresh) = fresh_model(config)?;
-    let bar = progress_bar(2 * (train.len() + test.len()), "features");
+    let progress = Progress::new(2 * (train.len() + test.len()), "features");
     let features = |model: &Model, params: &ModelParams, data: &dyn Dataset| {
-        eval::pooled_features(&model.encoder, params.evaluated(), (data, normalization), k, &|n| bar.inc(n as u64))
+        eval::pooled_features(&model.encoder, params.evaluated(), (data, normalization), k, &|n| {
+            progress.advance(n, String::new)
+        })
     };
     let of = |name, model: &Model, params: &ModelParams| -> Result<Probed> {
-        Ok(Probed { name, train: features(model, params, &**train)?, test: features(model, params, &**test)? })
+        Ok(Probed { name, train: features(model, params, train)?, test: features(model, params, test)? })
     };
     let mut probed = vec![of("trained encoder", trained.0, trained.1)?, of("untrained encoder", &untrained, &fresh)?];
-    bar.finish_and_clear();
+    progress.bar.finish_and_clear();
     let pixels = |data: &dyn Dataset| eval::pixel_features(data, normalization);
-    probed.push(Probed { name: "raw pixels", train: vec![pixels(&**train)?], test: vec![pixels(&**test)?] });
+    probed.push(Probed { name: "raw pixels", train: vec![pixels(train)?], test: vec![pixels(test)?] });
 
-    let (train_labels, test_labels) = (eval::labels(&**train), eval::labels(&**test));
+    let (train_labels, test_labels) = (eval::labels(train), eval::labels(test));
     let classes = train.class_names().len();
     let percent = |x: f64| format!("{:.1} %", 100.0 * x);
     let mut rows = Vec::new();

@@ -2,11 +2,11 @@
 //!
 //! | question | file |
 //! |---|---|
-//! | how well does a linear classifier read the class? | [`probe`], on [`standardize`]d columns, trained by [`lbfgs`] |
+//! | how well does a linear classifier read the class? | [`probe`], on [`standardize`]d columns, trained by [`lbfgs`] with a `cholesky` preconditioner |
 //! | are neighbours of the same class? | [`knn`] |
 //! | how many directions do the features use; have they collapsed? | [`rank`], through the eigenvalues of `eigen` |
 //!
-//! All take [`Features`], one row per image: how an encoder makes them (which layer, pooled how) is not decided here.
+//! All take [`Features`], one row per image: [`pooled_features`] makes them from an encoder.
 //! Every measure gives the same bits on any number of threads: rows are cut into blocks of a fixed size, and what
 //! blocks find is combined in the order of the rows.
 
@@ -83,9 +83,7 @@ impl Features {
         let data = rows.iter().flat_map(|&r| self.row(r)).copied().collect();
         Features { data, rows: rows.len(), dim: self.dim }
     }
-}
 
-impl Features {
     /// Feature j of image r at row j, column r.
     fn transposed(&self) -> Self {
         let data = (0..self.dim).flat_map(|j| (0..self.rows).map(move |r| self.row(r)[j])).collect();

@@ -1,9 +1,10 @@
 //! Curves over training steps, as one SVG: panels above each other that share the x axis.
 
+use std::ops::Range;
 use std::path::Path;
 
 use plotters::coord::Shift;
-use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
 use super::colour::CATEGORIES;
@@ -32,8 +33,10 @@ pub struct Panel {
 }
 
 const WIDTH: u32 = 900;
-const PANEL_HEIGHT: u32 = 260;
-const TITLE_HEIGHT: u32 = 44;
+const LEGEND_WIDTH: u32 = 170;
+const PANEL_HEIGHT: u32 = 220;
+const TITLE_HEIGHT: u32 = 40;
+const X_LABEL_HEIGHT: u32 = 50;
 /// Numbers beyond this (on a log axis also those below its inverse) count as not finite.
 const LARGEST: f64 = 1e100;
 const FONT: &str = "sans-serif";
@@ -64,20 +67,19 @@ impl Curve {
     }
 
     fn draw(&self, svg: &mut String) -> Drawn {
-        let height = TITLE_HEIGHT + PANEL_HEIGHT * self.panels.len().max(1) as u32;
+        let height = TITLE_HEIGHT + PANEL_HEIGHT * self.panels.len() as u32 + X_LABEL_HEIGHT;
         let root = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
         root.fill(&WHITE)?;
-        let sheet = root.titled(&self.title, (FONT, 22).into_font().color(&INK))?;
-        let x = range(self.panels.iter().flat_map(Panel::points).map(|(x, _)| x), false);
-        let areas = sheet.split_evenly((self.panels.len(), 1));
-        for (i, (panel, area)) in self.panels.iter().zip(&areas).enumerate() {
-            let x_label = if i + 1 == self.panels.len() { self.x_label.as_str() } else { "" };
-            let y = range(panel.points().map(|(_, y)| y), panel.log);
-            if panel.log {
-                panel.draw(area, x.clone(), y.log_scale(), x_label)?;
-            } else {
-                panel.draw(area, x.clone(), y, x_label)?;
-            }
+        let (head, mut rest) = root.split_vertically(TITLE_HEIGHT);
+        head.titled(&self.title, text(24))?;
+        let x = Axis::over(self.panels.iter().flat_map(Panel::points).map(|(x, _)| x), false);
+        for (i, panel) in self.panels.iter().enumerate() {
+            // Only the last panel has labels on x, and the room for them.
+            let x_label = (i + 1 == self.panels.len()).then_some(self.x_label.as_str());
+            let (area, below) = rest.split_vertically(PANEL_HEIGHT + x_label.map_or(0, |_| X_LABEL_HEIGHT));
+            rest = below;
+            let y = Axis::over(panel.points().map(|(_, y)| y), panel.log);
+            panel.draw(&area, x.clone(), y, x_label)?;
         }
         root.present()?;
         Ok(())
@@ -85,7 +87,7 @@ impl Curve {
 }
 
 impl Panel {
-    /// Whether a point can be drawn. The limits keep plotters' search for ticks finite.
+    /// Whether a point can be drawn. The limits keep the arithmetic of the axes finite.
     fn shows(&self, (x, y): (f64, f64)) -> bool {
         x.abs() < LARGEST && y.abs() < LARGEST && (y > 1.0 / LARGEST || !self.log)
     }
@@ -95,69 +97,114 @@ impl Panel {
         self.series.iter().flat_map(|(_, points)| points.iter().copied()).filter(|&point| self.shows(point))
     }
 
-    fn draw<Y>(&self, area: &Area, x: std::ops::Range<f64>, y: Y, x_label: &str) -> Drawn
-    where
-        Y: AsRangedCoord<Value = f64>,
-        Y::CoordDescType: ValueFormatter<f64>,
-    {
-        let mut chart = ChartBuilder::on(area)
-            .margin_right(24)
-            .margin_top(8)
-            .x_label_area_size(if x_label.is_empty() { 24 } else { 46 })
-            .y_label_area_size(76)
+    fn draw(&self, area: &Area, x: Axis, y: Axis, x_label: Option<&str>) -> Drawn {
+        let (plot, legend) = area.split_horizontally(WIDTH - LEGEND_WIDTH);
+        let mut chart = ChartBuilder::on(&plot)
+            .margin_left(16)
+            .margin_right(10)
+            .margin_top(12)
+            .x_label_area_size(x_label.map_or(0, |_| X_LABEL_HEIGHT))
+            .y_label_area_size(70)
             .build_cartesian_2d(x, y)?;
-        let text = (FONT, 14).into_font().color(&INK);
         chart
             .configure_mesh()
-            .x_desc(x_label)
+            .x_desc(x_label.unwrap_or_default())
             .y_desc(&self.y_label)
-            .label_style(text.clone())
-            .axis_desc_style((FONT, 15).into_font().color(&INK))
-            .x_labels(9)
-            .y_labels(6)
-            .x_label_formatter(&|v| number(*v))
-            .y_label_formatter(&|v| number(*v))
+            .label_style(text(16))
+            .axis_desc_style(text(17))
             .axis_style(INK)
             .bold_line_style(GRID)
             .light_line_style(TRANSPARENT)
             .draw()?;
-        for ((name, points), &[r, g, b]) in self.series.iter().zip(CATEGORIES.iter().cycle()) {
+        for (i, ((name, points), &[r, g, b])) in self.series.iter().zip(CATEGORIES.iter().cycle()).enumerate() {
             let style = RGBColor(r, g, b).stroke_width(2);
-            let runs: Vec<&[(f64, f64)]> = points.split(|&p| !self.shows(p)).filter(|run| !run.is_empty()).collect();
-            // The name is put on the first run alone; a series of which nothing shows is still named.
-            let first = runs.first().copied().unwrap_or_default();
-            let line = LineSeries::new(first.iter().copied(), style);
-            chart.draw_series(line)?.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
-            for run in runs.iter().skip(1) {
-                chart.draw_series(LineSeries::new(run.iter().copied(), style))?;
+            for run in points.split(|&point| !self.shows(point)) {
+                match run {
+                    &[point] => drop(chart.draw_series([Circle::new(point, 3, style.filled())])?),
+                    _ => drop(chart.draw_series(LineSeries::new(run.iter().copied(), style))?),
+                }
             }
-            let alone = runs.iter().filter(|run| run.len() == 1).map(|run| Circle::new(run[0], 3, style.filled()));
-            chart.draw_series(alone)?;
-        }
-        if !self.series.is_empty() {
-            chart
-                .configure_series_labels()
-                .position(SeriesLabelPosition::UpperRight)
-                .background_style(WHITE.mix(0.85))
-                .border_style(GRID)
-                .label_font(text)
-                .draw()?;
+            // Beside the plot, where the legend hides no data.
+            let y = 22 + 20 * i as i32;
+            legend.draw(&PathElement::new([(0, y), (18, y)], style))?;
+            legend.draw(&Text::new(name.as_str(), (26, y - 7), text(16)))?;
         }
         Ok(())
     }
 }
 
-/// A range that holds all `values` with a little room, never empty. On a log axis the room is a factor.
-fn range(values: impl Iterator<Item = f64>, log: bool) -> std::ops::Range<f64> {
-    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
-    match (low <= high, log) {
-        (false, false) => 0.0..1.0,
-        (false, true) => 0.1..1.0,
-        (true, true) => low / 1.25..high * 1.25,
-        (true, false) => {
-            let room = if high > low { 0.04 * (high - low) } else { 0.5 * low.abs().max(1.0) };
-            low - room..high + room
-        }
+fn text(size: u32) -> TextStyle<'static> {
+    (FONT, size).into_font().color(&INK)
+}
+
+/// A linear or logarithmic axis. Plotters' own logarithmic axis marks powers of ten alone, which leaves none to a loss
+/// that falls from 0.9 to 0.3.
+#[derive(Clone, Debug)]
+struct Axis {
+    low: f64,
+    high: f64,
+    log: bool,
+}
+
+impl Axis {
+    /// An axis that holds all `values` with a little room, never empty. On a log axis the room is a factor.
+    fn over(values: impl Iterator<Item = f64>, log: bool) -> Self {
+        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+        let (low, high) = match (low <= high, log) {
+            (false, _) => (0.1, 1.0),
+            (true, true) => (low / 1.2, high * 1.2),
+            (true, false) => {
+                let room = if high > low { 0.04 * (high - low) } else { 0.5 * low.abs().max(1.0) };
+                (low - room, high + room)
+            }
+        };
+        Axis { low, high, log }
+    }
+
+    /// Where the axis is marked: 1, 2 and 5 times powers of ten over a few decades, powers of ten over more, and equal
+    /// steps on a linear axis or within one decade.
+    fn ticks(&self) -> Vec<f64> {
+        let Axis { low, high, log } = *self;
+        let decades = if log { (high / low).log10() } else { 0.0 };
+        let marks: Vec<f64> = if decades > 1.0 {
+            let factors: &[f64] = if decades < 3.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+            let stride = (decades / 6.0).ceil() as usize;
+            let powers = (low.log10().floor() as i32..=high.log10() as i32).step_by(stride);
+            powers.flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power))).collect()
+        } else {
+            // The smallest step of the form 1, 2 or 5 times a power of ten that makes at most seven intervals.
+            let rough = (high - low) / 7.0;
+            let power = 10f64.powf(rough.log10().floor());
+            let step = [1.0, 2.0, 5.0].map(|factor| factor * power).into_iter().find(|&step| step >= rough);
+            let step = step.unwrap_or(10.0 * power);
+            (0..8).map(|i| ((low / step).ceil() + f64::from(i)) * step).collect()
+        };
+        marks.into_iter().filter(|mark| (low..=high).contains(mark)).collect()
+    }
+}
+
+impl Ranged for Axis {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, (first, last): (i32, i32)) -> i32 {
+        let at = |v: f64| if self.log { v.ln() } else { v };
+        let share = (at(*value) - at(self.low)) / (at(self.high) - at(self.low));
+        first + (share * f64::from(last - first)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        self.ticks()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.low..self.high
+    }
+}
+
+impl ValueFormatter<f64> for Axis {
+    fn format(value: &f64) -> String {
+        number(*value)
     }
 }
 
@@ -213,7 +260,7 @@ mod tests {
         for text in ["A &amp; B", "step", "loss", "stop", "RankMe", "context &lt;x&gt;", "target"] {
             assert!(svg.contains(text), "no {text:?} in {svg}");
         }
-        // Two lines of three and two points in the first and second colour (the legend draws more), and one dot.
+        // A line of three points; lines of two in the first colour, and in the second for the legend only; one dot.
         let lines = |colour: &str, points: usize| {
             let of_colour = svg.split("<polyline").filter(|tag| tag.contains(colour));
             of_colour
@@ -246,6 +293,24 @@ mod tests {
             }
         }
         assert!(well_formed(&Curve::default().to_svg().unwrap()));
+    }
+
+    #[test]
+    fn ticks_are_round_numbers() {
+        let ticks =
+            |low, high, log| Axis { low, high, log }.ticks().into_iter().map(number).collect::<Vec<_>>().join(" ");
+        assert_eq!(ticks(0.0, 1.0, false), "0 0.2 0.4 0.6 0.8 1");
+        assert_eq!(ticks(-130.0, 520.0, false), "-100 0 100 200 300 400 500");
+        assert_eq!(ticks(0.3, 1.1, true), "0.4 0.6 0.8 1", "equal steps within a decade");
+        assert_eq!(ticks(0.15, 6.0, true), "0.2 0.5 1 2 5");
+        assert_eq!(ticks(1e-5, 2.0, true), "1e-5 1e-4 0.001 0.01 0.1 1");
+        assert!((4..=7).contains(&ticks(1e-99, 1e99, true).split(' ').count()));
+    }
+
+    #[test]
+    fn ten_lies_halfway_from_one_to_a_hundred_on_a_log_axis_only() {
+        let map = |log| Axis { low: 1.0, high: 100.0, log }.map(&10.0, (200, 0));
+        assert_eq!((map(true), map(false)), (100, 182));
     }
 
     #[test]

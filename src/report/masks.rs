@@ -96,7 +96,8 @@ impl TokenSet {
 }
 
 /// How often each position of a token grid (rows, columns) was chosen: one square of `cell` pixels per position, dark
-/// for never, yellow for `full` times or more. Pass the number of samples to see shares, the largest count for contrast.
+/// for never, yellow for `full` times or more. As `full` the number of samples shows shares, the largest count gives
+/// contrast.
 ///
 /// # Panics
 /// When there are not rows · columns counts.

@@ -1,0 +1,77 @@
+//! A seed gives the same weights, bit for bit, on one thread and on many.
+
+mod common;
+
+use std::ops::ControlFlow;
+
+use stop_mim::DType;
+use stop_mim::data::{self, Augment};
+use stop_mim::nn::Params;
+use stop_mim::paper::masking::MultiBlock;
+use stop_mim::train::{Hyper, Masking, RunConfig, Trainer, pretrain};
+
+fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
+}
+
+/// Every bit of every parameter.
+fn bits(trainer: &Trainer) -> Vec<u32> {
+    let modules = [Some(&trainer.params.encoder), Some(&trainer.params.predictor), trainer.params.target.as_ref()];
+    let of = |params: &Params| -> Vec<u32> {
+        params.iter().flat_map(|p| p.value.as_slice::<f32>().iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect()
+    };
+    modules.into_iter().flatten().flat_map(of).collect()
+}
+
+#[test]
+fn steps_of_every_method() {
+    for method in common::every_method() {
+        let train = |threads| {
+            let mut trainer = common::tiny(method.clone(), false, DType::F32);
+            trainer.chunk_images = 1; // many chunks, so that their order could matter
+            let batch = common::batch(&trainer);
+            let hyper = Hyper { lr: 1e-2, weight_decay: 0.1, ema_momentum: 0.9 };
+            let losses: Vec<u64> =
+                with_threads(threads, || (0..4).map(|_| trainer.step(&batch, &hyper).unwrap().to_bits()).collect());
+            (losses, bits(&trainer))
+        };
+        let one = train(1);
+        for threads in [2, 3, 7] {
+            assert!(train(threads) == one, "{method:?} on {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn a_run_with_its_loader_and_noise() {
+    let method = common::every_method().remove(2);
+    let mut config = RunConfig {
+        model: common::tiny(method, false, DType::F32).model.config,
+        data: "shapes".into(),
+        masking: Masking::Blocks(MultiBlock { min_keep: 1, ..MultiBlock::for_small_grid((4, 4)) }),
+        augment: Augment { scale: (0.5, 1.0), flip: 0.5 },
+        batch: 10,
+        steps: 5,
+        warmup: 1,
+        lr: [1e-3, 1e-2, 1e-3],
+        weight_decay: [0.04, 0.4],
+        ema: [0.9, 1.0],
+        seed: 1,
+    };
+    let splits = data::open(&config.data, 16).unwrap();
+    let run = |config: &RunConfig, threads, every| {
+        with_threads(threads, || {
+            let mut losses = Vec::new();
+            let trainer = pretrain(config, &splits, every, &mut |report, _| {
+                losses.push(report.loss.to_bits());
+                Ok(ControlFlow::Continue(()))
+            });
+            (losses, bits(&trainer.unwrap()))
+        })
+    };
+    let one = run(&config, 1, 5);
+    assert_eq!(one.0.len(), 5);
+    assert!(run(&config, 2, 1) == one, "two threads, and observed more often");
+    config.seed = 2;
+    assert!(run(&config, 1, 5).0 != one.0, "another seed");
+}
