@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use safetensors::{Dtype, SafeTensors};
 use stop_mim::methods::{Method, Model, ModelConfig};
-use stop_mim::nn::Params;
+use stop_mim::nn::{LinearInit, Params};
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::{Batch, Hyper, Noise, Trainer};
 use stop_mim::vit::{EncoderConfig, PredictorConfig};
@@ -32,7 +32,8 @@ fn main() {
         position_scale: 1.0,
     };
     let predictor = PredictorConfig { dim: 96, depth: 3, heads: 3, learned_positions: false, embed_std: 0.02 };
-    let config = ModelConfig { method: Method::Ijepa { target_blocks: 1 }, encoder, predictor };
+    let config =
+        ModelConfig { method: Method::Ijepa { target_blocks: 1 }, encoder, predictor, linear_init: LinearInit::Normal };
     let mut rng = stream(0, Purpose::Init, [0, 0]);
     let (model, mut params) = Model::new(&config, DType::F32, &mut rng).expect("these sizes fit");
     let noise = Noise::Drawn { seed: 0, step: 0 };

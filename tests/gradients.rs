@@ -24,9 +24,10 @@ fn moved(trainer: &Trainer, directions: &[Tensor], h: f64) -> Trainer {
 
 #[test]
 fn a_training_step_of_every_method() {
-    for method in common::every_method() {
-        for learned_positions in [false, true] {
-            let mut trainer = common::tiny(method.clone(), learned_positions, DType::F64);
+    for (i, method) in common::every_method().into_iter().enumerate() {
+        // Learned positions add one parameter, to whichever method.
+        for learned_positions in if i == 0 { &[false, true][..] } else { &[false] } {
+            let mut trainer = common::tiny(method.clone(), *learned_positions, DType::F64);
             trainer.chunk_images = 3; // two chunks of three images and one of one
             let batch = common::batch(&trainer);
             let gradients = trainer.gradients(&batch).unwrap().gradients;

@@ -17,7 +17,7 @@ use serde_json::Value;
 use stop_mim::autograd::{Var, ops};
 use stop_mim::methods::stop::TokenForm;
 use stop_mim::methods::{Method, Model, ModelConfig, ModelParams};
-use stop_mim::nn::{Params, Role};
+use stop_mim::nn::{LinearInit, Params, Role};
 use stop_mim::paper::Sigma;
 use stop_mim::paper::masking::masks_from_noise;
 use stop_mim::rng::{Purpose, stream};
@@ -145,6 +145,7 @@ impl Fixture {
                 embed_std: 0.02,
             },
             method,
+            linear_init: LinearInit::Normal,
         };
         assert_eq!((self.size("mlp_ratio"), self.config["layer_norm_eps"].as_f64()), (4, Some(1e-6)));
         Model::new(&config, dtype, &mut stream(0, Purpose::Init, [0, 0])).unwrap()

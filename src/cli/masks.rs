@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::options::{MaskArgs, ModelArgs, TrainArgs};
+use super::options::{MaskArgs, ModelArgs};
 use super::run::draw_masks;
 use crate::{Result, data};
 
@@ -23,16 +23,16 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     masks: MaskArgs,
-    #[command(flatten)]
-    train: TrainArgs,
+    /// Decides the masks.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
 }
 
 pub fn run(args: &Args) -> Result<()> {
     let model = args.model.config()?;
     let masking = args.masks.masking(&model)?;
     let splits = data::open(&args.data, model.encoder.image_size)?;
-    let config = args.train.config(model, masking, &args.data, splits.train.len())?;
-    draw_masks(&config, &*splits.train, args.images)?.save_png(&args.out)?;
+    draw_masks(&masking, &model.encoder, args.seed, &*splits.train, args.images)?.save_png(&args.out)?;
     println!("{}", args.out.display());
     Ok(())
 }

@@ -5,6 +5,7 @@ use clap::{Args, ValueEnum};
 use crate::data::Augment;
 use crate::methods::stop::TokenForm;
 use crate::methods::{Method, ModelConfig};
+use crate::nn::LinearInit;
 use crate::paper::Sigma;
 use crate::paper::masking::MultiBlock;
 use crate::train::{Masking, RunConfig};
@@ -66,6 +67,9 @@ pub struct ModelArgs {
     /// Learn the predictor's positions instead of the fixed sine-cosine table.
     #[arg(long)]
     learned_positions: bool,
+    /// How linear layers start [default: as the method's official code: normal for stop and ijepa, xavier for mae].
+    #[arg(long, value_enum, value_name = "INIT")]
+    linear_init: Option<LinearInit>,
     /// Standard deviation of the patch projection's initial weights [default: the preset's].
     #[arg(long, value_name = "STD")]
     patch_std: Option<f64>,
@@ -120,7 +124,8 @@ pub struct MaskArgs {
     mask_ratio: Option<f64>,
 }
 
-/// How long and how fast.
+/// How long and how fast. The defaults are the toy preset's recipe (docs/experiments.md); the paper's, for its ViTs, are
+/// in its Tables 9 to 12.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Training")]
 pub struct TrainArgs {
@@ -128,7 +133,7 @@ pub struct TrainArgs {
     #[arg(long, default_value_t = 64)]
     batch: usize,
     /// Passes over the training images.
-    #[arg(long, default_value_t = 4.0, conflicts_with = "steps")]
+    #[arg(long, default_value_t = 16.0, conflicts_with = "steps")]
     epochs: f64,
     /// Steps, instead of epochs.
     #[arg(long)]
@@ -137,7 +142,7 @@ pub struct TrainArgs {
     #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
     warmup: f64,
     /// Learning rate at the end of the warm-up.
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 5e-4)]
     lr: f64,
     /// Learning rate before the first step [default: a fifth of --lr].
     #[arg(long, value_name = "LR")]
@@ -146,9 +151,9 @@ pub struct TrainArgs {
     #[arg(long, value_name = "LR")]
     lr_end: Option<f64>,
     /// Weight decay at the start and at the end.
-    #[arg(long, value_name = "START,END", value_parser = pair, default_value = "0.04,0.4")]
+    #[arg(long, value_name = "START,END", value_parser = pair, default_value = "0.05,0.05")]
     weight_decay: (f64, f64),
-    /// Momentum of the target encoder at the start and at the end (I-JEPA, StoP) [default: 0.996,1].
+    /// Momentum of the target encoder at the start and at the end (I-JEPA, StoP) [default: 0.9995,1].
     #[arg(long, value_name = "START,END", value_parser = pair)]
     ema: Option<(f64, f64)>,
     /// Area of a random crop as shares of the image.
@@ -216,7 +221,12 @@ impl ModelArgs {
         for (flag, std) in [("--patch-std", encoder.patch_std), ("--embed-std", predictor.embed_std)] {
             not_negative(flag, std)?;
         }
-        let config = ModelConfig { method, encoder, predictor };
+        let official = match self.method {
+            MethodName::Mae => LinearInit::Xavier,
+            MethodName::Ijepa | MethodName::Stop => LinearInit::Normal,
+        };
+        let linear_init = self.linear_init.unwrap_or(official);
+        let config = ModelConfig { method, encoder, predictor, linear_init };
         config.validate()?;
         Ok(config)
     }
@@ -297,7 +307,7 @@ impl TrainArgs {
             Some(steps) => steps,
             None => (finite("--epochs", self.epochs)? * per_epoch as f64).round() as usize,
         };
-        let (ema, (crop_min, crop_max)) = (self.ema.unwrap_or((0.996, 1.0)), self.crop_scale);
+        let (ema, (crop_min, crop_max)) = (self.ema.unwrap_or((0.9995, 1.0)), self.crop_scale);
         let config = RunConfig {
             model,
             data: data.to_owned(),

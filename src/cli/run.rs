@@ -12,13 +12,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::data::{Dataset, First, Splits};
 use crate::eval::{self, Features, KnnConfig, ProbeConfig};
 use crate::methods::{Model, ModelParams};
-use crate::paper::masking::random_masks;
 use crate::report::canvas::Canvas;
 use crate::report::curve::{Curve, Panel};
 use crate::report::masks::{MaskedImage, mask_sheet};
 use crate::report::table::table;
 use crate::rng::{Purpose, stream};
 use crate::train::{Masking, RunConfig, StepReport, checkpoint, fresh_model, pretrain};
+use crate::vit::EncoderConfig;
 use crate::{Error, Result, files};
 
 /// Set by Ctrl-C (or SIGTERM): the run ends after the step at hand.
@@ -94,7 +94,8 @@ pub fn run(
 ) -> Result<(Model, ModelParams)> {
     // Only the first run of a process can install the handler; later ones share it.
     let _ = ctrlc::set_handler(|| STOP.store(true, Ordering::SeqCst));
-    draw_masks(config, &*splits.train, 6)?.save_png(folder.file("masks.png"))?;
+    draw_masks(&config.masking, &config.model.encoder, config.seed, &*splits.train, 6)?
+        .save_png(folder.file("masks.png"))?;
 
     let mut log = String::from(
         "step,epoch,loss,lr,weight_decay,ema_momentum,norm_a,norm_m,noise_rms,images_per_second,feature_std,rank_me\n",
@@ -183,26 +184,24 @@ fn curves(config: &RunConfig, reports: &[StepReport]) -> Curve {
     }
 }
 
-/// Images with the masks that a run's first step would lay over them.
-pub fn draw_masks(config: &RunConfig, images: &dyn Dataset, n: usize) -> Result<Canvas> {
-    let encoder = &config.model.encoder;
-    let mut rng = stream(config.seed, Purpose::Mask, [1, 0]);
+/// The first `n` images, each with masks as a run's first step would draw them.
+pub fn draw_masks(
+    masking: &Masking,
+    encoder: &EncoderConfig,
+    seed: u64,
+    images: &dyn Dataset,
+    n: usize,
+) -> Result<Canvas> {
     let n = n.min(images.len());
-    let (contexts, targets) = match &config.masking {
-        Masking::Blocks(blocks) => {
-            let masks = blocks.sample(n, &mut rng);
-            (masks.context, masks.targets)
-        }
-        Masking::Random { ratio } => {
-            let masks = random_masks(n, encoder.patches(), *ratio, &mut rng)?;
-            (vec![masks.kept], Vec::new())
-        }
-    };
+    let mut rng = stream(seed, Purpose::Mask, [1, 0]);
+    let (contexts, targets) = masking.sample(n, encoder.patches(), &mut rng)?;
+    // MAE predicts all that is not visible: drawing it as a block would show the same twice.
+    let blocks = if let Masking::Blocks(_) = masking { &targets[..] } else { &[] };
     let mut pixels = vec![vec![0; 3 * encoder.image_size.pow(2)]; n];
     for (i, pixels) in pixels.iter_mut().enumerate() {
         images.pixels(i, pixels)?;
     }
-    let rows: Vec<Vec<&[u32]>> = (0..n).map(|i| targets.iter().map(|t| t.row(i)).collect()).collect();
+    let rows: Vec<Vec<&[u32]>> = (0..n).map(|i| blocks.iter().map(|t| t.row(i)).collect()).collect();
     let masked: Vec<MaskedImage<'_>> =
         (0..n).map(|i| MaskedImage { pixels: &pixels[i], context: contexts[0].row(i), targets: &rows[i] }).collect();
     let scale = (96 / encoder.image_size).max(1);

@@ -20,7 +20,7 @@ pub mod shapes;
 
 pub use augment::{Augment, Crop};
 pub use first::First;
-pub use loader::{Batch, Loader, LoaderOptions, in_order};
+pub use loader::{Batch, Loader, LoaderOptions, evaluation_images};
 pub use shapes::Shapes;
 
 use std::path::Path;

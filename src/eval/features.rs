@@ -1,13 +1,11 @@
 //! Features of a whole data set: the average of an image's tokens, by a frozen encoder.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
 use super::Features;
 use crate::Result;
 use crate::autograd::Var;
-use crate::data::{Crop, Dataset, Normalization};
+use crate::data::{Dataset, Normalization, evaluation_images};
 use crate::nn::Params;
 use crate::tensor::Tensor;
 use crate::vit::Encoder;
@@ -37,7 +35,7 @@ pub fn pooled_features(
     let skip = usize::from(encoder.config().class_token);
     let starts: Vec<usize> = (0..dataset.len()).step_by(BATCH).collect();
     let pooled = |start: usize| -> Result<Vec<Vec<f32>>> {
-        let images = images_in(dataset, start..(start + BATCH).min(dataset.len()), normalization)?;
+        let images = evaluation_images(dataset, start..(start + BATCH).min(dataset.len()), normalization)?;
         let n = images.len() / (3 * side * side);
         let images = Var::constant(Tensor::new([n, 3, side, side], images));
         let outputs = encoder.last_blocks(&params.constants(), &images, None, k);
@@ -55,25 +53,13 @@ pub fn pooled_features(
 /// # Errors
 /// When an image cannot be read.
 pub fn pixel_features(dataset: &dyn Dataset, normalization: &Normalization) -> Result<Features> {
-    let pixels = images_in(dataset, 0..dataset.len(), normalization)?;
+    let pixels = evaluation_images(dataset, 0..dataset.len(), normalization)?;
     Ok(Features::new(pixels, dataset.len(), 3 * dataset.image_size().pow(2)))
 }
 
 /// Every image's class.
 pub fn labels(dataset: &dyn Dataset) -> Vec<u32> {
     (0..dataset.len()).map(|i| dataset.label(i) as u32).collect()
-}
-
-/// \[n, 3, S, S\] un-augmented, normalised.
-fn images_in(dataset: &dyn Dataset, range: Range<usize>, normalization: &Normalization) -> Result<Vec<f32>> {
-    let size = dataset.image_size();
-    let image = 3 * size * size;
-    let (mut bytes, mut images) = (vec![0; image], vec![0.0; range.len() * image]);
-    for (index, out) in range.zip(images.chunks_exact_mut(image)) {
-        dataset.pixels(index, &mut bytes)?;
-        Crop::whole(size).apply(&bytes, size, normalization, out);
-    }
-    Ok(images)
 }
 
 /// \[B, N, D\] → \[B, D\], without the first `skip` tokens.
@@ -95,6 +81,7 @@ mod tests {
     use crate::data::Shapes;
     use crate::data::shapes::Task;
     use crate::methods::{Method, Model, ModelConfig};
+    use crate::nn::LinearInit;
     use crate::rng::{Purpose, stream};
     use crate::tensor::DType;
     use crate::vit::{EncoderConfig, PredictorConfig};
@@ -112,7 +99,12 @@ mod tests {
             position_scale: 1.0,
         };
         let predictor = PredictorConfig { dim: 4, depth: 1, heads: 1, learned_positions: false, embed_std: 0.02 };
-        let config = ModelConfig { method: Method::Mae { normalize_patches: false }, encoder, predictor };
+        let config = ModelConfig {
+            method: Method::Mae { normalize_patches: false },
+            encoder,
+            predictor,
+            linear_init: LinearInit::Normal,
+        };
         let (model, params) = Model::new(&config, DType::F32, &mut stream(0, Purpose::Init, [0, 0])).unwrap();
         let dataset = Shapes::new(0, 2 * BATCH + 3, 16, Task::Class);
         let normalization = Normalization::measure(&dataset, 10).unwrap();
@@ -121,7 +113,7 @@ mod tests {
         assert_eq!((features.len(), features[0].rows(), features[0].dim()), (2, 2 * BATCH + 3, 8));
 
         let index = BATCH + 1;
-        let image = images_in(&dataset, index..index + 1, &normalization).unwrap();
+        let image = evaluation_images(&dataset, index..index + 1, &normalization).unwrap();
         let image = Var::constant(Tensor::new([1, 3, 16, 16], image));
         let tokens = model.encoder.forward(&params.encoder.constants(), &image, None);
         let tokens = tokens.value().as_slice::<f32>(); // the class token, then four patches

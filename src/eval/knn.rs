@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::matmul::{View, product_f32};
+use super::matmul::{View, product};
 use super::{Features, argmax, check_labels, share};
 
 /// Who votes, and with what weight.
@@ -63,7 +63,7 @@ fn neighbours(train: &Features, test: &Features, k: usize) -> Vec<Vec<(f32, usiz
     let blocks = test.par_chunks(TEST_BLOCK * dim).flat_map_iter(|queries| {
         let mut nearest = vec![Vec::with_capacity(k + 1); queries.len() / dim];
         for (block, keys) in train.chunks(TRAIN_BLOCK * dim).enumerate() {
-            let similarities = product_f32(View::new(queries, dim), View::new(keys, dim).t());
+            let similarities = product(View::new(queries, dim), View::new(keys, dim).t());
             for (nearest, row) in nearest.iter_mut().zip(similarities.chunks_exact(keys.len() / dim)) {
                 for (i, &s) in row.iter().enumerate() {
                     keep_largest(nearest, k, (s, block * TRAIN_BLOCK + i));

@@ -1,8 +1,10 @@
-//! Matrix products for the evaluations: `matrixmultiply` behind a safe door.
+//! Matrix products for the evaluations.
 
 use rayon::prelude::*;
 
 use super::Features;
+use crate::kernels::Real;
+use crate::kernels::cpu::matmul::{Mat, MatMut, gemm};
 
 /// A matrix of `rows` × `cols`, element (i, j) at `data[i * row_stride + j * col_stride]`.
 ///
@@ -32,60 +34,43 @@ impl<'a, T> View<'a, T> {
         let View { data, rows, cols, row_stride, col_stride } = self;
         View { data, rows: cols, cols: rows, row_stride: col_stride, col_stride: row_stride }
     }
+
+    fn mat(self) -> Mat<'a, T> {
+        Mat { data: self.data, offset: 0, strides: (self.row_stride, self.col_stride) }
+    }
 }
 
-macro_rules! product {
-    ($name:ident, $element:ty, $gemm:path) => {
-        /// The product `a · b`, row-major: `[m, k] × [k, n] → [m, n]`.
-        ///
-        /// # Panics
-        /// When the inner dimensions differ.
-        #[track_caller]
-        pub(super) fn $name(a: View<$element>, b: View<$element>) -> Vec<$element> {
-            assert_eq!(a.cols, b.rows, "product of [{}, {}] and [{}, {}]", a.rows, a.cols, b.rows, b.cols);
-            let mut c = vec![0.0; a.rows * b.cols];
-            // SAFETY: the pointers must be valid for every element that dimensions and strides reach. For `a` and
-            // `b` the constructors of `View` keep (rows - 1) * row_stride + (cols - 1) * col_stride < data.len();
-            // `c` was allocated above with m * n elements, and is not aliased.
-            unsafe {
-                $gemm(
-                    a.rows,
-                    a.cols,
-                    b.cols,
-                    1.0,
-                    a.data.as_ptr(),
-                    a.row_stride as isize,
-                    a.col_stride as isize,
-                    b.data.as_ptr(),
-                    b.row_stride as isize,
-                    b.col_stride as isize,
-                    0.0,
-                    c.as_mut_ptr(),
-                    b.cols as isize,
-                    1,
-                );
-            }
-            c
-        }
-    };
+/// The product `a · b`, row-major: `[m, k] × [k, n] → [m, n]`.
+///
+/// # Panics
+/// When the inner dimensions differ.
+#[track_caller]
+pub(super) fn product<T: Real>(a: View<T>, b: View<T>) -> Vec<T> {
+    assert_eq!(a.cols, b.rows, "product of [{}, {}] and [{}, {}]", a.rows, a.cols, b.rows, b.cols);
+    let mut c = vec![T::ZERO; a.rows * b.cols];
+    gemm([a.rows, a.cols, b.cols], T::ONE, a.mat(), b.mat(), T::ZERO, MatMut::new(&mut c, b.cols));
+    c
 }
 
-product!(product_f32, f32, matrixmultiply::sgemm);
-product!(product_f64, f64, matrixmultiply::dgemm);
-
-/// Rows per partial product of [`gram`].
+/// Rows of X that are converted to f64 at a time in [`gram`].
 const BLOCK: usize = 1024;
+/// Rows of the result that one task of [`gram`] computes.
+const PART: usize = 64;
 
 /// XᵀX, `[dim, dim]`, in f64: the products of f32 features are exact, so that small eigenvalues survive.
+///
+/// Blocks of rows one after the other, parts of the result in parallel: nothing larger than the result is held, and
+/// every entry is summed in the order of the rows.
 pub(super) fn gram(x: &Features) -> Vec<f64> {
-    let partial = |rows: &[f32]| {
+    let dim = x.dim();
+    let mut gram = vec![0.0; dim * dim];
+    for rows in x.as_slice().chunks(BLOCK * dim) {
         let rows: Vec<f64> = rows.iter().map(|&v| f64::from(v)).collect();
-        product_f64(View::new(&rows, x.dim()).t(), View::new(&rows, x.dim()))
-    };
-    let partials: Vec<Vec<f64>> = x.as_slice().par_chunks(BLOCK * x.dim()).map(partial).collect();
-    let mut gram = vec![0.0; x.dim() * x.dim()];
-    for partial in &partials {
-        gram.iter_mut().zip(partial).for_each(|(g, p)| *g += p);
+        gram.par_chunks_mut(PART * dim).enumerate().for_each(|(i, part)| {
+            let left = Mat { data: &rows, offset: i * PART, strides: (1, dim) };
+            let dims = [part.len() / dim, rows.len() / dim, dim];
+            gemm(dims, 1.0, left, Mat::new(&rows, dim, false), 1.0, MatMut::new(part, dim));
+        });
     }
     gram
 }
@@ -107,11 +92,11 @@ mod tests {
 
     #[test]
     fn products_known_by_hand() {
-        let (a, b) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 0.0, 2.0]);
-        assert_eq!(product_f32(View::new(&a, 3), View::new(&b, 1)), [7.0, 16.0]);
-        assert_eq!(product_f32(View::new(&b, 1).t(), View::new(&a, 3).t()), [7.0, 16.0]);
+        let (a, b) = ([1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 0.0, 2.0]);
+        assert_eq!(product(View::new(&a, 3), View::new(&b, 1)), [7.0, 16.0]);
+        assert_eq!(product(View::new(&b, 1).t(), View::new(&a, 3).t()), [7.0, 16.0]);
         let g = [1.0, 2.0, 3.0, 4.0];
-        assert_eq!(product_f64(View::new(&g, 2).t(), View::new(&g, 2)), [10.0, 14.0, 14.0, 20.0]);
-        assert!(product_f32(View::new(&[], 3), View::new(&b, 1)).is_empty());
+        assert_eq!(product(View::new(&g, 2).t(), View::new(&g, 2)), [10.0, 14.0, 14.0, 20.0]);
+        assert!(product(View::new(&[], 3), View::new(&b, 1)).is_empty());
     }
 }

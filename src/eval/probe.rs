@@ -27,7 +27,7 @@ use rayon::prelude::*;
 
 use super::cholesky::Cholesky;
 use super::lbfgs::{self, Minimum, Options};
-use super::matmul::{View, gram, product_f32};
+use super::matmul::{View, gram, product};
 use super::standardize::Standardizer;
 use super::{Features, argmax, check_labels, share};
 use crate::rng::{Purpose, stream};
@@ -213,7 +213,7 @@ impl Objective<'_> {
                     row[label] -= 1.0;
                     d_bias.iter_mut().zip(&*row).for_each(|(d, r)| *d += r);
                 }
-                let mut gradient = product_f32(View::new(x, dim).t(), View::new(&residuals, classes));
+                let mut gradient = product(View::new(x, dim).t(), View::new(&residuals, classes));
                 gradient.extend(d_bias);
                 (loss, gradient)
             })
@@ -239,7 +239,7 @@ impl Objective<'_> {
 /// xW + b: `[n, dim] → [n, classes]`.
 fn logits(x: &[f32], weights: &[f32], classes: usize) -> Vec<f32> {
     let (w, b) = weights.split_at(weights.len() - classes);
-    let mut logits = product_f32(View::new(x, w.len() / classes), View::new(w, classes));
+    let mut logits = product(View::new(x, w.len() / classes), View::new(w, classes));
     logits.chunks_exact_mut(classes).for_each(|row| row.iter_mut().zip(b).for_each(|(z, b)| *z += b));
     logits
 }

@@ -4,7 +4,7 @@ use rand::Rng;
 
 use super::{Method, ijepa, mae, stop};
 use crate::autograd::{Var, ops};
-use crate::nn::{Init, ParamId, Params, Role, Weights};
+use crate::nn::{Init, LinearInit, ParamId, Params, Role, Weights};
 use crate::paper::{Loss, masked_loss};
 use crate::tensor::{DType, Indices, Tensor};
 use crate::vit::{Encoder, EncoderConfig, Names, Predictor, PredictorConfig};
@@ -20,6 +20,8 @@ pub struct ModelConfig {
     pub encoder: EncoderConfig,
     /// g_φ; MAE's decoder.
     pub predictor: PredictorConfig,
+    /// How linear layers start.
+    pub linear_init: LinearInit,
 }
 
 impl ModelConfig {
@@ -28,7 +30,7 @@ impl ModelConfig {
     /// # Errors
     /// [`Error::Config`] that says what does not.
     pub fn validate(&self) -> Result<()> {
-        let ModelConfig { method, encoder, predictor } = self;
+        let ModelConfig { method, encoder, predictor, .. } = self;
         let problem = encoder.problem().or_else(|| predictor.problem()).or_else(|| match *method {
             Method::Ijepa { target_blocks: k } | Method::Stop { target_blocks: k, .. } => (k == 0 || k > encoder.depth)
                 .then(|| format!("targets from the last {k} blocks of an encoder with {}", encoder.depth)),
@@ -96,7 +98,10 @@ impl Model {
     pub fn new(config: &ModelConfig, dtype: DType, rng: &mut impl Rng) -> Result<(Model, ModelParams)> {
         config.validate()?;
         let (mut theta, mut phi) = (Params::new(), Params::new());
-        let encoder = Encoder::new(&config.encoder, &mut Init { params: &mut theta, rng: &mut *rng, dtype, std: 0.02 });
+        let encoder = Encoder::new(
+            &config.encoder,
+            &mut Init { params: &mut theta, rng: &mut *rng, dtype, linear: config.linear_init },
+        );
         let (grid, d_e) = (config.encoder.grid(), config.encoder.dim);
         let (outputs, names, (mask_token, bias)) = match config.method {
             Method::Ijepa { .. } => (d_e, Names::Predictor, (Role::Trained, Role::Trained)),
@@ -105,7 +110,7 @@ impl Model {
                 (3 * config.encoder.patch_size.pow(2), Names::Decoder, (Role::Trained, Role::Trained))
             }
         };
-        let mut init = Init { params: &mut phi, rng, dtype, std: 0.02 };
+        let mut init = Init { params: &mut phi, rng, dtype, linear: config.linear_init };
         let predictor = Predictor::new(&config.predictor, (d_e, outputs), grid, names, mask_token, &mut init);
         phi.set_role(predictor.embed.bias, bias);
         let target = (!matches!(config.method, Method::Mae { .. })).then(|| theta.clone());

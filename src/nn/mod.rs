@@ -9,7 +9,7 @@ mod params;
 
 pub use adamw::AdamW;
 pub use ema::update_ema;
-pub use init::Init;
+pub use init::{Init, LinearInit, NORMAL_STD};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use params::{Param, ParamId, Params, Role, Weights};

@@ -216,10 +216,12 @@ impl Trainer {
     }
 }
 
-/// Images of a chunk such that a block's activations are about the size of a level-2 cache: 4 at the toy size, 1 for
-/// a ViT-B.
+/// Images in a chunk, by how much one image holds in a block: measured, see docs/benchmarks.md. Fewer, and each product
+/// spends its time on packing the weights; more, and activations fall out of the level-2 cache. 8 at the toy size, 1 for
+/// a ViT-B. A power of two, so that it divides the usual batches.
 fn default_chunk(model: &Model) -> usize {
-    const TOY: usize = 4 * 64 * 192;
+    const ELEMENTS: usize = 1 << 17;
     let encoder = &model.config.encoder;
-    (TOY / (encoder.patches() * encoder.dim).max(1)).clamp(1, 16)
+    let images = (ELEMENTS / (encoder.patches() * encoder.dim)).clamp(1, 32);
+    1 << images.ilog2()
 }

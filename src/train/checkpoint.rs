@@ -5,7 +5,7 @@
 //! crate but the metadata.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors, View};
@@ -85,7 +85,7 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
 
     let (model, mut params) = fresh_model(&config)?;
     let mut problems = Vec::new();
-    let mut expected = 0;
+    let mut expected = HashSet::new();
     let ModelParams { encoder, predictor, target } = &mut params;
     let modules = match target {
         Some(target) => vec![("encoder", encoder), ("predictor", predictor), ("target_encoder", target)],
@@ -94,7 +94,6 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
     for (prefix, module) in modules {
         for param in module.iter_mut() {
             let name = format!("{prefix}.{}", param.name);
-            expected += 1;
             match file.tensor(&name) {
                 Err(_) => problems.push(format!("{name} is missing")),
                 Ok(view) if view.shape() != &param.value.shape()[..] => {
@@ -112,11 +111,11 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
                     param.value = Tensor::new(*param.value.shape(), values);
                 }
             }
+            expected.insert(name);
         }
     }
-    if file.len() > expected {
-        problems.push(format!("{} tensors more than its configuration has", file.len() - expected));
-    }
+    let unexpected = file.names().into_iter().filter(|name| !expected.contains(*name));
+    problems.extend(unexpected.map(|name| format!("{name} is unexpected")));
     match problems.is_empty() {
         true => Ok(Checkpoint { config, step, model, params }),
         false => Err(unusable(problems.join("; "))),

@@ -1,9 +1,12 @@
 //! Everything that decides a run: the same configuration gives the same weights.
 
+use rand::Rng;
+
 use super::schedule::{EmaMomentum, LearningRate, WeightDecay};
 use crate::data::Augment;
 use crate::methods::ModelConfig;
-use crate::paper::masking::MultiBlock;
+use crate::paper::masking::{MultiBlock, masks_from_noise, random_masks};
+use crate::tensor::Indices;
 use crate::{Error, Result};
 
 /// Which tokens are hidden, and which predicted.
@@ -21,6 +24,26 @@ pub enum Masking {
         /// The share removed. Official: 0.75.
         ratio: f64,
     },
+}
+
+impl Masking {
+    /// Masks for `batch` images of `tokens` tokens: the context masks B_x and the target blocks B_y, each with a row
+    /// for every image.
+    ///
+    /// # Errors
+    /// When no token would be kept, or none removed.
+    pub fn sample(&self, batch: usize, tokens: usize, rng: &mut impl Rng) -> Result<(Vec<Indices>, Vec<Indices>)> {
+        Ok(match self {
+            Masking::Blocks(blocks) => {
+                let masks = blocks.sample(batch, rng);
+                (masks.context, masks.targets)
+            }
+            Masking::Random { ratio } => {
+                let masks = random_masks(batch, tokens, *ratio, rng)?;
+                (vec![masks.kept], vec![masks.removed])
+            }
+        })
+    }
 }
 
 /// A run of pretraining.
@@ -63,7 +86,7 @@ impl RunConfig {
             Masking::Blocks(blocks) => blocks.validate()?,
             Masking::Random { ratio } => {
                 let tokens = self.model.encoder.patches();
-                crate::paper::masking::masks_from_noise(&vec![0.0; tokens], 1, tokens, *ratio)?;
+                masks_from_noise(&vec![0.0; tokens], 1, tokens, *ratio)?;
             }
         }
         let positive = |x: f64| x > 0.0 && x.is_finite();

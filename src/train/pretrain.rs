@@ -4,13 +4,13 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::algorithm_1::{Batch, Hyper, Noise, Trainer};
-use super::config::{Masking, RunConfig};
-use crate::data::{Loader, LoaderOptions, Splits};
+use super::config::RunConfig;
+use crate::data::{Dataset, First, Loader, LoaderOptions, Splits};
 use crate::eval::{feature_std, pooled_features, rank_me};
-use crate::methods::{Method, Model};
-use crate::paper::masking::random_masks;
+use crate::methods::{Method, Model, ModelParams};
+use crate::paper::expected_noise_power;
 use crate::rng::{Purpose, stream};
-use crate::tensor::{DType, Indices, Tensor};
+use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// What is reported after a step.
@@ -66,7 +66,7 @@ pub fn pretrain(
     let (model, params) = fresh_model(config)?;
     let mut trainer = Trainer::new(model, params);
     let (lr, weight_decay, ema) = config.schedules();
-    let held_out = crate::data::First::new(splits.test.clone(), HELD_OUT);
+    let held_out = First::new(splits.test.clone(), HELD_OUT);
     let options = LoaderOptions {
         batch_size: config.batch,
         seed: config.seed,
@@ -93,7 +93,7 @@ pub fn pretrain(
         let phi = &trainer.params.predictor;
         let a = phi.value(predictor.embed.weight);
         let noise_power = match sizes.method {
-            Method::Stop { sigma, .. } => crate::paper::expected_noise_power(a, sigma),
+            Method::Stop { sigma, .. } => expected_noise_power(a, sigma),
             Method::Ijepa { .. } | Method::Mae { .. } => 0.0,
         };
         let report = StepReport {
@@ -119,7 +119,7 @@ pub fn pretrain(
 ///
 /// # Errors
 /// When the sizes do not fit together.
-pub fn fresh_model(config: &RunConfig) -> Result<(Model, crate::methods::ModelParams)> {
+pub fn fresh_model(config: &RunConfig) -> Result<(Model, ModelParams)> {
     Model::new(&config.model, DType::F32, &mut stream(config.seed, Purpose::Init, [0, 0]))
 }
 
@@ -128,22 +128,13 @@ fn masked(config: &RunConfig, step: usize, images: Vec<f32>) -> Result<Batch> {
     let encoder = &config.model.encoder;
     let side = encoder.image_size;
     let mut rng = stream(config.seed, Purpose::Mask, [step as u64, 0]);
-    let (context, targets): (Vec<Indices>, Vec<Indices>) = match &config.masking {
-        Masking::Blocks(blocks) => {
-            let masks = blocks.sample(config.batch, &mut rng);
-            (masks.context, masks.targets)
-        }
-        Masking::Random { ratio } => {
-            let masks = random_masks(config.batch, encoder.patches(), *ratio, &mut rng)?;
-            (vec![masks.kept], vec![masks.removed])
-        }
-    };
+    let (context, targets) = config.masking.sample(config.batch, encoder.patches(), &mut rng)?;
     let images = Tensor::new([config.batch, 3, side, side], images);
     Ok(Batch { images, context, targets, noise: Noise::Drawn { seed: config.seed, step: step as u64 } })
 }
 
-fn diagnose(trainer: &Trainer, held_out: &crate::data::First, splits: &Splits) -> Result<Diagnostics> {
-    let data = (held_out as &dyn crate::data::Dataset, &splits.normalization);
+fn diagnose(trainer: &Trainer, held_out: &First, splits: &Splits) -> Result<Diagnostics> {
+    let data = (held_out as &dyn Dataset, &splits.normalization);
     let features = pooled_features(&trainer.model.encoder, trainer.params.evaluated(), data, 1, &|_| ())?;
     let diagnostics = Diagnostics { feature_std: feature_std(&features[0]), rank_me: rank_me(&features[0]) };
     match diagnostics.feature_std.is_finite() {

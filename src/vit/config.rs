@@ -132,10 +132,11 @@ impl Preset {
         };
         match self {
             Preset::Toy => {
-                let (encoder, predictor) = official(4, 192, 6, 3, 3, 3);
-                // A patch of 48 normalised pixels, strongly correlated, has about unit variance after N(0, 1/√48).
-                let encoder = EncoderConfig { image_size: 32, patch_std: 0.144, ..encoder };
-                (encoder, PredictorConfig { dim: 96, ..predictor })
+                let (encoder, predictor) = official(4, 128, 4, 2, 2, 2);
+                // Weights of 1/√48 give a patch of 48 normalised pixels unit scale, and positions are smaller than
+                // that: or else the first targets say where a patch is, not what is in it.
+                let encoder = EncoderConfig { image_size: 32, patch_std: 0.144, position_scale: 0.3, ..encoder };
+                (encoder, PredictorConfig { dim: 64, ..predictor })
             }
             Preset::VitT16 => official(16, 192, 12, 3, 6, 12),
             Preset::VitS16 => official(16, 384, 12, 6, 6, 12),

@@ -6,7 +6,7 @@ use super::block::Block;
 use super::config::{EncoderConfig, MLP_RATIO};
 use super::sincos;
 use crate::autograd::{Var, ops};
-use crate::nn::{Init, LayerNorm, ParamId, Role, Weights};
+use crate::nn::{Init, LayerNorm, NORMAL_STD, ParamId, Role, Weights};
 use crate::tensor::{Indices, Tensor};
 
 /// A ViT encoder without a head. It holds places of parameters, not their values: with the context encoder's
@@ -26,7 +26,7 @@ impl Encoder {
     /// An encoder with fresh parameters, in the official order and under the official names.
     pub fn new(config: &EncoderConfig, init: &mut Init<'_, impl Rng>) -> Self {
         let EncoderConfig { patch_size: p, dim, heads, .. } = *config;
-        let class_token = config.class_token.then(|| init.normal("cls_token", [1, 1, dim], init.std, Role::Trained));
+        let class_token = config.class_token.then(|| init.normal("cls_token", [1, 1, dim], NORMAL_STD, Role::Trained));
         let mut table = vec![0.0; if config.class_token { dim } else { 0 }]; // the class token has no position
         table.extend(sincos::positions(dim, config.grid(), config.grid()).iter().map(|x| x * config.position_scale));
         let tokens = table.len() / dim;

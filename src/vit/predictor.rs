@@ -9,7 +9,7 @@ use super::block::Block;
 use super::config::{MLP_RATIO, PredictorConfig};
 use super::sincos;
 use crate::autograd::{Var, ops};
-use crate::nn::{Init, LayerNorm, Linear, ParamId, Role, Weights};
+use crate::nn::{Init, LayerNorm, Linear, NORMAL_STD, ParamId, Role, Weights};
 use crate::tensor::Tensor;
 
 /// What the official code calls a predictor's parameters.
@@ -55,11 +55,11 @@ impl Predictor {
             weight: init.normal(format!("{prefix}_embed.weight"), [dim, inputs], config.embed_std, Role::Trained),
             bias: init.full(format!("{prefix}_embed.bias"), [dim], 0.0),
         };
-        let mask_token = init.normal("mask_token", [1, 1, dim], init.std, mask_token);
+        let mask_token = init.normal("mask_token", [1, 1, dim], NORMAL_STD, mask_token);
         let tokens = grid * grid + zeros / dim;
         let position = format!("{prefix}_pos_embed");
         let position = if config.learned_positions {
-            init.normal(position, [1, tokens, dim], init.std, Role::Trained)
+            init.normal(position, [1, tokens, dim], NORMAL_STD, Role::Trained)
         } else {
             let table = [vec![0.0; zeros], sincos::positions(dim, grid, grid)].concat();
             init.params.add(position, Tensor::new([1, tokens, dim], table).to_dtype(init.dtype), Role::Fixed)

@@ -2,6 +2,7 @@
 
 use stop_mim::methods::stop::TokenForm;
 use stop_mim::methods::{Method, Model, ModelConfig};
+use stop_mim::nn::LinearInit;
 use stop_mim::paper::Sigma;
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::{Batch, Noise, Trainer};
@@ -36,7 +37,7 @@ pub fn tiny(method: Method, learned_positions: bool, dtype: DType) -> Trainer {
         position_scale: 0.5,
     };
     let predictor = PredictorConfig { dim: 8, depth: 2, heads: 2, learned_positions, embed_std: 0.3 };
-    let config = ModelConfig { method, encoder, predictor };
+    let config = ModelConfig { method, encoder, predictor, linear_init: LinearInit::Normal };
     let (model, params) = Model::new(&config, dtype, &mut stream(7, Purpose::Init, [0, 0])).expect("sizes that fit");
     Trainer::new(model, params)
 }
