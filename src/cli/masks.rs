@@ -5,8 +5,13 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 
 use super::options::{MaskArgs, ModelArgs};
-use super::run::draw_masks;
-use crate::{Result, data};
+use crate::Result;
+use crate::data::{self, Dataset};
+use crate::report::canvas::Canvas;
+use crate::report::masks::{MaskedImage, mask_sheet};
+use crate::rng::{Purpose, stream};
+use crate::train::Masking;
+use crate::vit::EncoderConfig;
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
@@ -35,4 +40,28 @@ pub fn run(args: &Args) -> Result<()> {
     draw_masks(&masking, &model.encoder, args.seed, &*splits.train, args.images)?.save_png(&args.out)?;
     println!("{}", args.out.display());
     Ok(())
+}
+
+/// The first `n` images, each with masks as a run's first step would draw them.
+pub fn draw_masks(
+    masking: &Masking,
+    encoder: &EncoderConfig,
+    seed: u64,
+    images: &dyn Dataset,
+    n: usize,
+) -> Result<Canvas> {
+    let n = n.min(images.len());
+    let mut rng = stream(seed, Purpose::Mask, [1, 0]);
+    let (contexts, targets) = masking.sample(n, encoder.patches(), &mut rng)?;
+    // MAE predicts all that is not visible: drawing it as a block would show the same twice.
+    let blocks = if let Masking::Blocks(_) = masking { &targets[..] } else { &[] };
+    let mut pixels = vec![vec![0; 3 * encoder.image_size.pow(2)]; n];
+    for (i, pixels) in pixels.iter_mut().enumerate() {
+        images.pixels(i, pixels)?;
+    }
+    let rows: Vec<Vec<&[u32]>> = (0..n).map(|i| blocks.iter().map(|t| t.row(i)).collect()).collect();
+    let masked: Vec<MaskedImage<'_>> =
+        (0..n).map(|i| MaskedImage { pixels: &pixels[i], context: contexts[0].row(i), targets: &rows[i] }).collect();
+    let scale = (96 / encoder.image_size).max(1);
+    Ok(mask_sheet(&masked, encoder.image_size, encoder.patch_size, scale))
 }

@@ -5,6 +5,7 @@ mod masks;
 mod options;
 mod pretrain;
 mod probe;
+mod progress;
 mod run;
 
 use clap::{Parser, Subcommand};

@@ -298,14 +298,14 @@ impl TrainArgs {
         if let (Method::Mae { .. }, Some(_)) = (&model.method, self.ema) {
             refuse(&[(true, "--ema")], "ijepa or stop")?;
         }
-        let finite = |flag: &str, x: f64| match x.is_finite() && x >= 0.0 {
-            true => Ok(x),
-            false => Err(Error::config(format!("{flag} is {x}"), "choose a number that is not negative")),
-        };
-        let per_epoch = images / self.batch.max(1);
+        if self.batch == 0 || self.batch > images {
+            let problem = format!("a batch of {} images cannot be taken from {images}", self.batch);
+            return Err(Error::config(problem, format!("choose a --batch from 1 to {images}")));
+        }
+        let per_epoch = images / self.batch;
         let steps = match self.steps {
             Some(steps) => steps,
-            None => (finite("--epochs", self.epochs)? * per_epoch as f64).round() as usize,
+            None => (not_negative("--epochs", self.epochs)? * per_epoch as f64).round() as usize,
         };
         let (ema, (crop_min, crop_max)) = (self.ema.unwrap_or((0.9995, 1.0)), self.crop_scale);
         let config = RunConfig {
@@ -315,7 +315,7 @@ impl TrainArgs {
             augment: Augment { scale: (crop_min as f32, crop_max as f32), flip: if self.no_flip { 0.0 } else { 0.5 } },
             batch: self.batch,
             steps,
-            warmup: (finite("--warmup", self.warmup)? * steps as f64).round() as usize,
+            warmup: (not_negative("--warmup", self.warmup)? * steps as f64).round() as usize,
             lr: [self.lr_start.unwrap_or(self.lr / 5.0), self.lr, self.lr_end.unwrap_or(self.lr / 100.0)],
             weight_decay: [self.weight_decay.0, self.weight_decay.1],
             ema: [ema.0, ema.1],

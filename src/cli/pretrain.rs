@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 
 use super::options::{MaskArgs, ModelArgs, TrainArgs};
-use super::run::{ProbeArgs, RunFolder, probe, run as pretrain, stopped};
+use super::probe::{ProbeArgs, probe};
+use super::run::{RunFolder, run as pretrain, stopped};
 use crate::{Result, data};
 
 #[derive(ClapArgs, Clone, Debug)]

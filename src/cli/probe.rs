@@ -1,12 +1,17 @@
 //! `stop-mim probe`
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 
-use super::run::{ProbeArgs, probe};
-use crate::train::checkpoint;
-use crate::{Result, data};
+use super::progress::Progress;
+use crate::Result;
+use crate::data::{self, Dataset, First, Splits};
+use crate::eval::{self, Features, KnnConfig, ProbeConfig};
+use crate::methods::{Model, ModelParams};
+use crate::report::table::table;
+use crate::train::{RunConfig, checkpoint, fresh_model};
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
@@ -25,4 +30,74 @@ pub fn run(args: &Args) -> Result<()> {
     let splits = data::open(spec, saved.config.model.encoder.image_size)?;
     println!("{} after {} steps, on {}", saved.config.model.method.name(), saved.step, splits.train.describe());
     probe(&args.probe, &saved.config, (&saved.model, &saved.params), &splits)
+}
+
+/// What is probed: a name, and the features of the training and test images.
+struct Probed {
+    name: &'static str,
+    train: Vec<Features>,
+    test: Vec<Features>,
+}
+
+/// How much of a data set is probed.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct ProbeArgs {
+    /// Probe on this many training and test images [default: all].
+    #[arg(long, value_name = "TRAIN,TEST", value_parser = counts)]
+    probe_images: Option<(usize, usize)>,
+}
+
+fn counts(text: &str) -> std::result::Result<(usize, usize), String> {
+    let number =
+        |s: &str| s.trim().parse::<usize>().ok().filter(|n| *n > 0).ok_or(format!("'{s}' is not a number above 0"));
+    let (a, b) = text.split_once(',').ok_or("two numbers with a comma between, as in 5000,1000")?;
+    Ok((number(a)?, number(b)?))
+}
+
+/// Probes a model, its untrained self and raw pixels, and prints the table. The last blocks of the encoder that are
+/// concatenated are four, or all there are.
+pub fn probe(args: &ProbeArgs, config: &RunConfig, trained: (&Model, &ModelParams), splits: &Splits) -> Result<()> {
+    let (most_train, most_test) = args.probe_images.unwrap_or((usize::MAX, usize::MAX));
+    let (train, test) =
+        (First::new(Arc::clone(&splits.train), most_train), First::new(Arc::clone(&splits.test), most_test));
+    let (train, test, normalization): (&dyn Dataset, &dyn Dataset, _) = (&train, &test, &splits.normalization);
+    let k = config.model.encoder.depth.min(4);
+    let (untrained, fresh) = fresh_model(config)?;
+    let progress = Progress::new(2 * (train.len() + test.len()), "features");
+    let features = |model: &Model, params: &ModelParams, data: &dyn Dataset| {
+        eval::pooled_features(&model.encoder, params.evaluated(), (data, normalization), k, &|n| {
+            progress.advance(n, String::new)
+        })
+    };
+    let of = |name, model: &Model, params: &ModelParams| -> Result<Probed> {
+        Ok(Probed { name, train: features(model, params, train)?, test: features(model, params, test)? })
+    };
+    let mut probed = vec![of("trained encoder", trained.0, trained.1)?, of("untrained encoder", &untrained, &fresh)?];
+    progress.finish();
+    let pixels = |data: &dyn Dataset| eval::pixel_features(data, normalization);
+    probed.push(Probed { name: "raw pixels", train: vec![pixels(train)?], test: vec![pixels(test)?] });
+
+    let (train_labels, test_labels) = (eval::labels(train), eval::labels(test));
+    let classes = train.class_names().len();
+    let percent = |x: f64| format!("{:.1} %", 100.0 * x);
+    let mut rows = Vec::new();
+    for Probed { name, train, test } in &probed {
+        let linear = |train: &Features, test: &Features| {
+            let config = ProbeConfig::default();
+            eval::linear_probe((train, &train_labels), (test, &test_labels), classes, &config)
+        };
+        let (last_train, last_test) = (&train[train.len() - 1], &test[test.len() - 1]);
+        let knn = eval::knn_top1((last_train, &train_labels), (last_test, &test_labels), classes, KnnConfig::default());
+        let last = linear(last_train, last_test);
+        let concatenated = match train.len() {
+            1 => "-".to_owned(),
+            _ => percent(linear(&Features::concat(train), &Features::concat(test)).test_top1),
+        };
+        let rank = format!("{:.1} of {}", eval::rank_me(last_test), last_test.dim());
+        rows.push(vec![name.to_string(), percent(last.test_top1), concatenated, percent(knn), rank]);
+    }
+    let last = format!("linear, last {k}");
+    println!("{} images, tested on {}; chance is {}", train.len(), test.len(), percent(1.0 / classes as f64));
+    println!("{}", table(&["features", "linear, last block", &last, "20-NN", "rank (RankMe)"], &rows));
+    Ok(())
 }

@@ -101,12 +101,7 @@ pub fn matmul(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buffer, 
         "matmul",
         T,
         [a, b],
-        filled::<T>(batch * m * n, |c| {
-            for i in 0..batch {
-                let (a, b) = (&a[i * step_a..][..m * k], &b[i * step_b..][..k * n]);
-                cpu::matmul::matmul(dims, a, ta, b, tb, &mut c[i * m * n..(i + 1) * m * n]);
-            }
-        })
+        filled::<T>(batch * m * n, |c| cpu::matmul::batched(dims, (a, step_a, ta), (b, step_b, tb), c))
     )
 }
 

@@ -100,6 +100,28 @@ pub fn matmul<T: Real>(dims: [usize; 3], a: &[T], transpose_a: bool, b: &[T], tr
     });
 }
 
+/// A product for each (m, n) matrix of c; the operands' matrices lie `step` elements apart (0: one serves all).
+/// In parallel over the batch where there is much to do, as [`matmul`] is over rows.
+pub fn batched<T: Real>(
+    dims: [usize; 3],
+    (a, step_a, transpose_a): (&[T], usize, bool),
+    (b, step_b, transpose_b): (&[T], usize, bool),
+    c: &mut [T],
+) {
+    let [m, k, n] = dims;
+    if c.is_empty() {
+        return;
+    }
+    let one = |(i, c): (usize, &mut [T])| {
+        let (a, b) = (&a[i * step_a..][..m * k], &b[i * step_b..][..k * n]);
+        matmul(dims, a, transpose_a, b, transpose_b, c);
+    };
+    match c.len() * k < PARALLEL_FROM {
+        true => c.chunks_exact_mut(m * n).enumerate().for_each(one),
+        false => c.par_chunks_exact_mut(m * n).enumerate().for_each(one),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +156,20 @@ mod tests {
         gemm([m, k, n], 1.0, Mat::new(&a, k, false), Mat::new(&b, n, false), 0.0, MatMut::new(&mut whole, n));
         for (x, y) in blocks.iter().zip(&whole) {
             close(*x, *y, 1e-12);
+        }
+    }
+
+    #[test]
+    fn a_batch_in_parallel_is_the_same_batch() {
+        let ([m, k, n], batch) = ([64, 512, 128], 70);
+        assert!(batch * m * k * n >= PARALLEL_FROM && m * k * n < PARALLEL_FROM);
+        let (a, b) = (numbers(batch * m * k, 1), numbers(k * n, 2));
+        let mut c = vec![f64::NAN; batch * m * n];
+        batched([m, k, n], (&a, m * k, false), (&b, 0, false), &mut c);
+        for i in [0, 1, batch - 1] {
+            let mut one = vec![0.0; m * n];
+            matmul([m, k, n], &a[i * m * k..][..m * k], false, &b, false, &mut one);
+            assert!(c[i * m * n..][..m * n] == one[..]);
         }
     }
 
