@@ -121,8 +121,13 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Training`] when a trained parameter got no gradient.
+    ///
+    /// # Panics
+    /// When the batch is empty.
+    #[track_caller]
     pub fn gradients(&self, batch: &Batch) -> Result<Found> {
         let images = batch.images.shape()[0];
+        assert!(images > 0 && self.chunk_images > 0, "gradients: {images} images in chunks of {}", self.chunk_images);
         let chunks: Vec<Range<usize>> =
             (0..images).step_by(self.chunk_images).map(|i| i..(i + self.chunk_images).min(images)).collect();
         self.sum(batch, &chunks)

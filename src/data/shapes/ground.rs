@@ -33,7 +33,9 @@ const LATTICE: usize = 7;
 
 impl Ground {
     pub(super) fn draw(rng: &mut StdRng) -> Self {
-        let colours = [colour(rng, 0.2), colour(rng, 0.2)];
+        // Quiet enough that what happens in an image happens at the edges of its shapes.
+        let first = colour(rng, 0.2);
+        let colours = [first, mix(first, colour(rng, 0.2), 0.25)];
         let periods = rng.random_range(2.0..5.0);
         let wave = direction(rng).map(|v| v * periods);
         let phase = rng.random();
