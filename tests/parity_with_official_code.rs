@@ -43,8 +43,7 @@ fn every_fixture_is_reproduced() {
         for (dtype, tolerance) in [(DType::F64, 1e-9), (DType::F32, 1e-4)] {
             let worst = fixture.run(dtype);
             println!("{} in {dtype}: worst error {:.1e} ({})", file.display(), worst.error, worst.name);
-            // Not `error > tolerance`, which NaN would pass.
-            if !(worst.error <= tolerance) {
+            if worst.error.is_nan() || worst.error > tolerance {
                 failures.push(format!("{} in {dtype}: {} is off by {:.3e}", file.display(), worst.name, worst.error));
             }
         }

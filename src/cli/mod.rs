@@ -33,7 +33,7 @@ enum Command {
     /// Judge a checkpoint's features: linear probe and k-NN, beside an untrained encoder and raw pixels.
     Probe(probe::Args),
     /// Draw masks over images, and how often each position is context or target.
-    Masks(masks::Args),
+    Masks(Box<masks::Args>),
 }
 
 impl Cli {

@@ -34,7 +34,7 @@ pub struct Checkpoint {
 }
 
 /// The modules of a model with the prefixes of their names.
-fn modules<'a>(params: &'a ModelParams) -> Vec<(&'static str, &'a Params)> {
+fn modules(params: &ModelParams) -> Vec<(&'static str, &Params)> {
     match &params.target {
         Some(target) => {
             vec![("encoder", &params.encoder), ("predictor", &params.predictor), ("target_encoder", target)]

@@ -75,10 +75,10 @@ impl PredictorConfig {
 }
 
 fn width_problem(what: &str, dim: usize, heads: usize) -> Option<String> {
-    if dim == 0 || dim % 4 != 0 {
+    if dim == 0 || !dim.is_multiple_of(4) {
         return Some(format!("{what}'s width is {dim}; sine-cosine positions need a multiple of 4"));
     }
-    if heads == 0 || dim % heads != 0 {
+    if heads == 0 || !dim.is_multiple_of(heads) {
         return Some(format!("{what}'s {heads} heads do not divide its width {dim}"));
     }
     None
