@@ -163,6 +163,7 @@ macro_rules! impl_real {
                 $t::is_finite(self)
             }
 
+            // SAFETY: the obligations are the trait's; they are passed on to matrixmultiply unchanged.
             unsafe fn gemm(
                 m: usize,
                 k: usize,
