@@ -43,7 +43,7 @@
 //! |---|---|---|
 //! | 8 | `cli` | the command line, one file for each subcommand (feature `cli`) |
 //! | 7 | [`report`] | pictures, curves, tables |
-//! | 6 | [`train`], [`eval`] | Algorithm 1, schedules, checkpoints; linear probe, k-NN, effective rank |
+//! | 6 | [`train`], [`eval`], [`lab`] | Algorithm 1, schedules, checkpoints; linear probe, k-NN, effective rank; the paper's statements, tested |
 //! | 5 | [`methods`], [`data`] | I-JEPA, StoP, MAE; CIFAR, folders, procedural shapes |
 //! | 4 | [`paper`] | the equations, the masks |
 //! | 3 | [`vit`], [`nn`] | blocks, encoder, predictor; layers, parameters, AdamW, moving average |
@@ -62,6 +62,7 @@ pub mod error;
 pub mod eval;
 pub mod files;
 pub mod kernels;
+pub mod lab;
 pub mod methods;
 pub mod nn;
 pub mod paper;

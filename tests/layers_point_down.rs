@@ -10,7 +10,7 @@ const FLOORS: [&[&str]; 9] = [
     &["nn", "vit"],
     &["paper"],
     &["methods", "data"],
-    &["train", "eval"],
+    &["train", "eval", "lab"],
     &["report"],
     &["cli"],
 ];

@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand. It parses, calls the library, and prints; nothing is computed here.
 
+mod check;
 mod guided;
 mod masks;
 mod options;
@@ -32,6 +33,8 @@ enum Command {
     Pretrain(Box<pretrain::Args>),
     /// Judge a checkpoint's features: linear probe and k-NN, beside an untrained encoder and raw pixels.
     Probe(probe::Args),
+    /// Put the paper's statements, the gradients and the graph to the test.
+    Check(check::Args),
     /// Draw masks over images, and how often each position is context or target.
     Masks(Box<masks::Args>),
 }
@@ -55,6 +58,7 @@ impl Cli {
             None => guided::run(),
             Some(Command::Pretrain(args)) => pretrain::run(&args),
             Some(Command::Probe(args)) => probe::run(&args),
+            Some(Command::Check(args)) => check::run(&args),
             Some(Command::Masks(args)) => masks::run(&args),
         }
     }
