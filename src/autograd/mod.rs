@@ -16,9 +16,11 @@
 //! ```
 
 pub mod check;
+mod derivative;
 pub mod ops;
 mod tape;
 mod var;
 
+pub use derivative::derivative_along;
 pub use tape::{Gradients, Tape};
 pub use var::Var;

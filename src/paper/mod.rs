@@ -19,6 +19,7 @@ mod eq3_position_distribution;
 mod eq4_covariance;
 mod eq5_stochastic_position;
 mod eq6_tied_tokens;
+mod expectation;
 mod masked_loss;
 pub mod masking;
 
@@ -28,4 +29,5 @@ pub use eq3_position_distribution::{PositionDistribution, Sigma};
 pub use eq4_covariance::{covariance, expected_noise_power};
 pub use eq5_stochastic_position::{sample_noise, stochastic_position};
 pub use eq6_tied_tokens::tied_tokens;
+pub use expectation::{Quadrature, hermite_nodes, orthonormal_rows};
 pub use masked_loss::{Loss, masked_loss};

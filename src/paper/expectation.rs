@@ -1,0 +1,289 @@
+//! Exact expectations over the noise n ~ N(0, σI): finitely many weighted draws in the place of the Gaussian.
+//!
+//! Averages over random draws come with an error of one over the root of their number, and a gradient that is wrong by
+//! a per cent hides in it. These rules have none, each for what it is made for:
+//!
+//! | rule | exact for | points |
+//! |---|---|---|
+//! | [`antithetic`](Quadrature::antithetic) | what is linear in n: gradients at A = 0 | 2 |
+//! | [`cubature`](Quadrature::cubature) | polynomials of degree 3 in n, and so mean, covariance, Hessians at A = 0 | 2d |
+//! | [`gauss_hermite`](Quadrature::gauss_hermite) | polynomials of degree 2k − 1 in each component; smooth functions to rounding | kᵈ |
+//! | [`gauss_hermite_in_image`](Quadrature::gauss_hermite_in_image) | the same for functions of An | kʳ, r = rank A |
+//! | [`monte_carlo`](Quadrature::monte_carlo) | nothing; for z-tests | any |
+
+use rand::Rng;
+
+use super::{Sigma, sample_noise};
+use crate::tensor::{DType, Tensor};
+
+/// Draws of the noise, and the weight of each.
+#[derive(Clone, Debug)]
+pub struct Quadrature {
+    /// \[K, N, d_e\]: in each of K draws, the noise of N tokens. One token stands for all of them where each is seen
+    /// on its own.
+    pub noise: Tensor,
+    /// \[K\], of sum 1.
+    pub weights: Tensor,
+}
+
+impl Quadrature {
+    /// No noise at all: the one draw 0.
+    pub fn silence(tokens: usize, d_e: usize) -> Self {
+        Self::equal_weights(Tensor::zeros([1, tokens, d_e], DType::F64))
+    }
+
+    /// n and −n, for a draw n \[N, d_e\].
+    ///
+    /// The mean of any odd function of the noise is exactly its expectation, 0.
+    pub fn antithetic(n: &Tensor) -> Self {
+        let [tokens, d_e] = n.dims("antithetic: n");
+        let n = n.to_dtype(DType::F64).reshape([1, tokens, d_e]);
+        Self::equal_weights(Tensor::concat_rows(&[n.clone(), n.scaled(-1.0)]))
+    }
+
+    /// ±√(dσ) e_k for each of the d = N d_e components, all of weight 1/2d.
+    ///
+    /// Mean, covariance and all odd moments are those of the Gaussian.
+    pub fn cubature(tokens: usize, d_e: usize, sigma: Sigma) -> Self {
+        let d = tokens * d_e;
+        let reach = (d as f64).sqrt() * sigma.std();
+        let point = |i: usize| {
+            let (row, component) = (i / d, i % d);
+            match row / 2 == component {
+                true if row % 2 == 0 => reach,
+                true => -reach,
+                false => 0.0,
+            }
+        };
+        Self::equal_weights(Tensor::from_fn([2 * d, tokens, d_e], DType::F64, point))
+    }
+
+    /// The product of Gauss–Hermite rules of k nodes in each of d_e components, for one token.
+    ///
+    /// # Panics
+    /// When kᵈ is more than ten million.
+    #[track_caller]
+    pub fn gauss_hermite(k: usize, d_e: usize, sigma: Sigma) -> Self {
+        let (nodes, weights) = hermite_nodes(k);
+        let count = k.checked_pow(d_e as u32).filter(|&count| count <= 10_000_000);
+        let count =
+            count.unwrap_or_else(|| panic!("gauss_hermite: {k} nodes in each of {d_e} dimensions are too many"));
+        let digit = |point: usize, component: usize| point / k.pow(component as u32) % k;
+        let noise = Tensor::from_fn([count, 1, d_e], DType::F64, |i| sigma.std() * nodes[digit(i / d_e, i % d_e)]);
+        let weights =
+            Tensor::from_fn([count], DType::F64, |point| (0..d_e).map(|c| weights[digit(point, c)]).product());
+        Quadrature { noise, weights }
+    }
+
+    /// Gauss–Hermite where it matters: in the r directions of noise that A \[d_p, d_e\] does not throw away.
+    ///
+    /// With the rows of Q an orthonormal basis of the row space of A, An = A Qᵀ(Qn) and Qn ~ N(0, σI_r). The nodes are n = Qᵀz. What
+    /// they leave out of n has mean zero and is independent of An, so E\[∇f(An) nᵀ\] is exact too.
+    ///
+    /// # Panics
+    /// When kʳ is more than ten million.
+    #[track_caller]
+    pub fn gauss_hermite_in_image(k: usize, a: &Tensor, sigma: Sigma) -> Self {
+        let [_, d_e] = a.dims("gauss_hermite_in_image: A");
+        let basis = orthonormal_rows(a);
+        let rank = basis.len();
+        let Quadrature { noise: z, weights } = Self::gauss_hermite(k, rank, sigma);
+        let z = z.to_f64_vec();
+        let noise = Tensor::from_fn([weights.elements(), 1, d_e], DType::F64, |i| {
+            let (point, e) = (i / d_e, i % d_e);
+            (0..rank).map(|r| z[point * rank + r] * basis[r][e]).sum()
+        });
+        Quadrature { noise, weights }
+    }
+
+    /// `draws` independent draws.
+    pub fn monte_carlo(draws: usize, tokens: usize, d_e: usize, sigma: Sigma, rng: &mut impl Rng) -> Self {
+        Self::equal_weights(sample_noise([draws, tokens, d_e], sigma, DType::F64, rng))
+    }
+
+    /// Σ_k w_k f(n_k), the expectation of f. Each draw comes as \[N, d_e\].
+    ///
+    /// # Panics
+    /// When f gives tensors of different shapes.
+    #[track_caller]
+    pub fn expect(&self, f: impl Fn(&Tensor) -> Tensor) -> Tensor {
+        let [draws, tokens, d_e] = self.noise.dims("expect: noise");
+        let weights = self.weights.to_f64_vec();
+        let term = |k: usize| f(&self.noise.rows(k..k + 1).reshape([tokens, d_e])).scaled(weights[k]);
+        let sum = (0..draws).map(term).reduce(|mut sum, term| {
+            sum.add_assign(&term);
+            sum
+        });
+        sum.expect("expect: a rule without draws")
+    }
+
+    fn equal_weights(noise: Tensor) -> Self {
+        let draws = noise.shape()[0];
+        Quadrature { noise, weights: Tensor::full([draws], 1.0 / draws as f64, DType::F64) }
+    }
+}
+
+/// The k nodes and weights of Gauss–Hermite quadrature for the standard normal density, nodes in ascending order.
+///
+/// The nodes are the roots of the k-th orthonormal Hermite polynomial h_k, h_{i+1} = (x h_i − √i h_{i−1}) / √(i+1).
+/// Between two roots of h_{k−1} lies one of h_k, which bisection finds to the last digit. Weights: 1 / Σ_{i<k} h_i(x)².
+///
+/// # Panics
+/// When k is 0.
+pub fn hermite_nodes(k: usize) -> (Vec<f64>, Vec<f64>) {
+    assert!(k > 0, "hermite_nodes: no nodes");
+    // h_degree(x), and Σ_{i < degree} h_i(x)².
+    let hermite = |degree: usize, x: f64| {
+        let (mut previous, mut h, mut squares) = (0.0, 1.0, 0.0);
+        for i in 0..degree {
+            squares += h * h;
+            let root = (i as f64).sqrt();
+            (previous, h) = (h, (x * h - root * previous) / (i as f64 + 1.0).sqrt());
+        }
+        (h, squares)
+    };
+    let mut nodes: Vec<f64> = Vec::new();
+    for degree in 1..=k {
+        let far = 2.0 * (degree as f64).sqrt() + 1.0; // outside all roots
+        let bounds: Vec<f64> = [-far].into_iter().chain(nodes).chain([far]).collect();
+        let root = |bracket: &[f64]| {
+            let (mut low, mut high) = (bracket[0], bracket[1]);
+            let sign = hermite(degree, low).0.signum();
+            for _ in 0..100 {
+                let middle = 0.5 * (low + high);
+                if hermite(degree, middle).0.signum() == sign { low = middle } else { high = middle }
+            }
+            0.5 * (low + high)
+        };
+        let found: Vec<f64> = bounds.windows(2).map(root).collect();
+        // Exactly symmetric, so that odd functions cancel to the last bit.
+        nodes = found.iter().zip(found.iter().rev()).map(|(x, mirrored)| 0.5 * (x - mirrored)).collect();
+    }
+    let weights = nodes.iter().map(|&x| 1.0 / hermite(k, x).1).collect();
+    (nodes, weights)
+}
+
+/// An orthonormal basis of the space that the rows of a matrix span.
+///
+/// Gram–Schmidt, each row twice (the second pass removes what rounding left). A row is dependent on those before when less
+/// than 10⁻¹⁰ of it remains.
+pub fn orthonormal_rows(a: &Tensor) -> Vec<Vec<f64>> {
+    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    let norm = |x: &[f64]| dot(x, x).sqrt();
+    let rows = a.to_f64_vec();
+    let largest = rows.chunks(a.last_dim().max(1)).map(norm).fold(0.0, f64::max);
+    let mut basis: Vec<Vec<f64>> = Vec::new();
+    for row in rows.chunks(a.last_dim().max(1)) {
+        let mut rest = row.to_vec();
+        for _ in 0..2 {
+            for q in &basis {
+                let share = dot(&rest, q);
+                rest.iter_mut().zip(q).for_each(|(x, q)| *x -= share * q);
+            }
+        }
+        let length = norm(&rest);
+        if length > 1e-10 * largest {
+            rest.iter_mut().for_each(|x| *x /= length);
+            basis.push(rest);
+        }
+    }
+    basis
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Purpose, stream};
+
+    /// E n^power for a standard normal n: (power − 1)!! if even, 0 if odd.
+    fn moment(power: u32) -> f64 {
+        if power % 2 == 1 { 0.0 } else { (1..power).step_by(2).map(f64::from).product() }
+    }
+
+    #[test]
+    fn hermite_rules_integrate_polynomials() {
+        for k in [1, 2, 3, 9, 20, 40] {
+            let (nodes, weights) = hermite_nodes(k);
+            for power in 0..(2 * k as u32).min(24) {
+                let sum: f64 = nodes.iter().zip(&weights).map(|(x, w)| w * x.powi(power as i32)).sum();
+                let size: f64 = nodes.iter().zip(&weights).map(|(x, w)| w * x.abs().powi(power as i32)).sum();
+                assert!((sum - moment(power)).abs() < 2e-13 * size, "{k} nodes, power {power}: {sum}");
+            }
+        }
+        // The three-point rule, known by hand: 0, ±√3 with 2/3, 1/6, 1/6.
+        let (nodes, weights) = hermite_nodes(3);
+        let exact = ([-3f64.sqrt(), 0.0, 3f64.sqrt()], [1.0 / 6.0, 2.0 / 3.0, 1.0 / 6.0]);
+        for i in 0..3 {
+            assert!((nodes[i] - exact.0[i]).abs() < 1e-15 && (weights[i] - exact.1[i]).abs() < 1e-15);
+        }
+        // E cos(ωn) = exp(−ω²/2).
+        let (nodes, weights) = hermite_nodes(40);
+        let mean: f64 = nodes.iter().zip(&weights).map(|(x, w)| w * (2.0 * x).cos()).sum();
+        assert!((mean - (-2f64).exp()).abs() < 1e-15);
+    }
+
+    #[test]
+    fn cubature_has_the_first_three_moments() {
+        let sigma = Sigma::from_variance(0.3);
+        let rule = Quadrature::cubature(2, 3, sigma);
+        let mean = rule.expect(|n| n.clone());
+        assert!(mean.norm() < 1e-16);
+        let second = rule.expect(|n| {
+            let n = n.to_f64_vec();
+            Tensor::from_fn([6, 6], DType::F64, |i| n[i / 6] * n[i % 6])
+        });
+        let identity = Tensor::from_fn([6, 6], DType::F64, |i| if i % 7 == 0 { 0.3 } else { 0.0 });
+        assert!(second.max_abs_diff(&identity) < 2e-16);
+        let third = rule.expect(|n| {
+            let n = n.to_f64_vec();
+            Tensor::from_fn([6, 6, 6], DType::F64, |i| n[i / 36] * n[i / 6 % 6] * n[i % 6])
+        });
+        assert!(third.norm() < 1e-16);
+    }
+
+    #[test]
+    fn product_rules_agree_with_closed_forms() {
+        // E exp(⟨b, n⟩) = exp(σ|b|²/2)
+        let (b, sigma) = ([0.5, -0.8, 0.3], Sigma::from_variance(0.7));
+        let exponential = |n: &Tensor| {
+            let exponent: f64 = n.to_f64_vec().iter().zip(b).map(|(n, b)| n * b).sum();
+            Tensor::scalar(exponent.exp(), DType::F64)
+        };
+        let exact = (0.35 * b.iter().map(|b| b * b).sum::<f64>()).exp();
+        let mean = Quadrature::gauss_hermite(12, 3, sigma).expect(exponential).item();
+        assert!((mean - exact).abs() < 1e-14, "{mean} {exact}");
+
+        // The same through the image of a 1 × 3 matrix, which takes one dimension.
+        let a = Tensor::new([1, 3], b.to_vec());
+        let rule = Quadrature::gauss_hermite_in_image(20, &a, sigma);
+        assert_eq!(rule.weights.elements(), 20);
+        assert!((rule.expect(exponential).item() - exact).abs() < 1e-14);
+        // Its gradient with respect to b: σ b exp(σ|b|²/2), all components of it.
+        let gradient = rule.expect(|n| n.scaled(exponential(n).item()));
+        for (g, b) in gradient.to_f64_vec().into_iter().zip(b) {
+            assert!((g - 0.7 * b * exact).abs() < 1e-14);
+        }
+        assert_eq!(Quadrature::gauss_hermite_in_image(20, &a.scaled(0.0), sigma).weights.elements(), 1, "A = 0");
+    }
+
+    #[test]
+    fn an_antithetic_pair_cancels_what_is_odd() {
+        let n = Tensor::normal([2, 3], 1.0, DType::F64, &mut stream(0, Purpose::Noise, [0, 0]));
+        let rule = Quadrature::antithetic(&n);
+        assert_eq!(rule.expect(|n| n.clone()).norm(), 0.0);
+        assert_eq!(rule.expect(|n| Tensor::scalar(n.norm(), DType::F64)).item(), n.norm());
+    }
+
+    #[test]
+    fn bases_are_orthonormal_and_as_large_as_the_rank() {
+        let a = Tensor::new([3, 4], vec![1.0, 2.0, 0.0, 1.0, 2.0, 4.0, 0.0, 2.0, 0.0, 1.0, 1.0, -1.0]);
+        let basis = orthonormal_rows(&a); // the second row is twice the first
+        assert_eq!(basis.len(), 2);
+        for (i, x) in basis.iter().enumerate() {
+            for (j, y) in basis.iter().enumerate() {
+                let product: f64 = x.iter().zip(y).map(|(x, y)| x * y).sum();
+                assert!((product - if i == j { 1.0 } else { 0.0 }).abs() < 1e-15);
+            }
+        }
+    }
+}
