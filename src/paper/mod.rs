@@ -30,4 +30,5 @@ pub use eq4_covariance::{covariance, expected_noise_power};
 pub use eq5_stochastic_position::{sample_noise, stochastic_position};
 pub use eq6_tied_tokens::tied_tokens;
 pub use expectation::{Quadrature, hermite_nodes, orthonormal_rows};
+pub mod prop_3_1;
 pub use masked_loss::{Loss, masked_loss};
