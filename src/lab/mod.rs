@@ -4,5 +4,7 @@
 //! prints them: the same code, so that neither can say what the other does not.
 
 mod finding;
+pub mod predictors;
+pub mod prop_3_1;
 
 pub use finding::Finding;

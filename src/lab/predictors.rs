@@ -1,0 +1,118 @@
+//! Predictors to try the proofs on: a linear map, a multilayer perceptron, one block of attention, and the predictor that
+//! the training loop uses, each with random weights large enough that its gradients are not small.
+
+use rand::rngs::StdRng;
+
+use crate::autograd::{Var, ops};
+use crate::nn::{Init, LinearInit, Params, Role, Weights};
+use crate::paper::prop_3_1::RegressionTask;
+use crate::rng::{Purpose, stream};
+use crate::tensor::{DType, Tensor};
+use crate::vit::{Block, Names, Predictor, PredictorConfig};
+
+/// R images, N_c context and N_t masked tokens.
+const ROWS: usize = 6;
+const CONTEXT: usize = 3;
+const MASKED: usize = 2;
+/// Width of the features.
+const D_E: usize = 4;
+
+/// An F and a task for it.
+pub struct Subject {
+    /// What F is.
+    pub name: &'static str,
+    /// F
+    pub f: Box<dyn Fn(&Var, &Var) -> Var>,
+    /// Random positions, features and targets, of F's sizes.
+    pub task: RegressionTask,
+}
+
+/// The four of them.
+pub fn subjects() -> Vec<Subject> {
+    vec![linear(), perceptron(), attention_block(), vit_predictor()]
+}
+
+/// F = p·u_j + Σᵢ q·vᵢ.
+pub fn linear() -> Subject {
+    let d_p = 5;
+    let mut rng = rng(1);
+    let (p, q) = (normal(&[1, d_p], 1.0, &mut rng), normal(&[1, d_p], 1.0, &mut rng));
+    let ones = Var::constant(Tensor::full([1, CONTEXT], 1.0, DType::F64));
+    let f = move |u: &Var, v: &Var| {
+        let rows = v.shape()[0];
+        let seen = ops::reshape(&ops::linear(v, &q, None), [rows, CONTEXT]);
+        ops::add(&ops::linear(u, &p, None), &ops::reshape(&ops::linear(&seen, &ones, None), [rows, 1, 1]))
+    };
+    Subject { name: "linear map", f: Box::new(f), task: task(d_p, 1, &mut rng) }
+}
+
+/// F = w·GELU(U u_j + C vec(v) + b).
+pub fn perceptron() -> Subject {
+    let (d_p, hidden) = (5, 8);
+    let mut rng = rng(2);
+    let (u_weight, bias) = (normal(&[hidden, d_p], 0.5, &mut rng), normal(&[hidden], 0.5, &mut rng));
+    let v_weight = normal(&[hidden, CONTEXT * d_p], 0.5, &mut rng);
+    let out = normal(&[1, hidden], 1.0, &mut rng);
+    let f = move |u: &Var, v: &Var| {
+        let rows = v.shape()[0];
+        let seen = ops::linear(&ops::reshape(v, [rows, 1, CONTEXT * d_p]), &v_weight, None);
+        ops::linear(&ops::gelu(&ops::add(&ops::linear(u, &u_weight, Some(&bias)), &seen)), &out, None)
+    };
+    Subject { name: "perceptron", f: Box::new(f), task: task(d_p, 1, &mut rng) }
+}
+
+/// One pre-norm block with one head over the context, at its positions, and the masked tokens; then a linear map.
+pub fn attention_block() -> Subject {
+    let d_p = 5;
+    let mut rng = rng(3);
+    let mut params = Params::new();
+    let mut init = Init { params: &mut params, rng: &mut rng, dtype: DType::F64, linear: LinearInit::Normal };
+    let block = Block::new(&mut init, "block", d_p, 1, 2 * d_p);
+    let w = shaken(params, &mut rng);
+    let (psi, out) = (normal(&[CONTEXT, d_p], 1.0, &mut rng), normal(&[1, d_p], 1.0, &mut rng));
+    let f = move |u: &Var, v: &Var| {
+        let y = block.forward(&w, &ops::concat_tokens(&[&ops::add(v, &psi), u]));
+        ops::linear(&ops::slice_tokens(&y, CONTEXT, MASKED), &out, None)
+    };
+    Subject { name: "attention block", f: Box::new(f), task: task(d_p, 1, &mut rng) }
+}
+
+/// The predictor of [`crate::vit`], two blocks deep, with two heads and three outputs a token.
+pub fn vit_predictor() -> Subject {
+    let (d_p, outputs) = (8, 3);
+    let mut rng = rng(4);
+    let mut params = Params::new();
+    let mut init = Init { params: &mut params, rng: &mut rng, dtype: DType::F64, linear: LinearInit::Normal };
+    let config = PredictorConfig { dim: d_p, depth: 2, heads: 2, learned_positions: false, embed_std: 0.3 };
+    let predictor = Predictor::new(&config, (D_E, outputs), 3, Names::Predictor, Role::Fixed, &mut init);
+    let w = shaken(params, &mut rng);
+    let psi = normal(&[CONTEXT, d_p], 1.0, &mut rng);
+    let f = move |u: &Var, v: &Var| predictor.forward(&w, &ops::add(v, &psi), u);
+    Subject { name: "ViT predictor", f: Box::new(f), task: task(d_p, outputs, &mut rng) }
+}
+
+fn rng(index: u64) -> StdRng {
+    stream(0, Purpose::Eval, [0x1ab, index])
+}
+
+fn normal(shape: &[usize], std: f64, rng: &mut StdRng) -> Var {
+    Tensor::normal(shape, std, DType::F64, rng).into()
+}
+
+/// Parameters moved off their initial values, so that no gain is 1, no bias 0 and no weight small.
+fn shaken(mut params: Params, rng: &mut StdRng) -> Weights {
+    for param in params.iter_mut() {
+        param.value.add_assign(&Tensor::normal(*param.value.shape(), 0.3, DType::F64, rng));
+    }
+    params.constants()
+}
+
+fn task(d_p: usize, outputs: usize, rng: &mut StdRng) -> RegressionTask {
+    let mut normal = |shape: &[usize]| Tensor::normal(shape, 1.0, DType::F64, rng);
+    RegressionTask {
+        psi: normal(&[MASKED, d_p]),
+        m: normal(&[d_p]),
+        x: normal(&[ROWS, CONTEXT, D_E]),
+        y: normal(&[ROWS, MASKED, outputs]),
+    }
+}

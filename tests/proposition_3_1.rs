@@ -1,0 +1,120 @@
+//! Appendix A of the paper and what lies beyond it: each statement is a function of [`stop_mim::lab::prop_3_1`], which
+//! `stop-mim check` prints; here each must pass.
+
+use stop_mim::lab::{Finding, prop_3_1 as lab};
+
+#[track_caller]
+fn pass(findings: Vec<Finding>) {
+    assert!(!findings.is_empty());
+    for finding in findings {
+        let Finding { statement, compared, scale, error, .. } = &finding;
+        println!("{statement}: {compared}: {error:.1e} of {scale:.1e}");
+        finding.assert_pass();
+    }
+}
+
+#[test]
+fn expected_loss_is_equation_8() {
+    pass(lab::equation_8());
+    pass(lab::silence());
+}
+
+#[test]
+fn tied_and_deterministic_losses_agree_at_zero() {
+    pass(lab::equations_9_and_10());
+}
+
+#[test]
+fn gradients_of_the_appendix_are_those_of_the_tape() {
+    pass(lab::appendix_gradient());
+}
+
+#[test]
+fn proposition_a_1() {
+    pass(lab::proposition_a_1());
+}
+
+#[test]
+fn sampling_would_have_proved_nothing() {
+    assert!(lab::proposition_a_1_by_sampling(1000) > 1e-3);
+}
+
+#[test]
+fn proposition_3_1() {
+    pass(lab::proposition_3_1());
+}
+
+#[test]
+fn curvature_without_tying() {
+    pass(lab::curvature_without_tying());
+}
+
+#[test]
+fn curvature_with_tying() {
+    pass(lab::curvature_with_tying());
+}
+
+#[test]
+fn a_calibrated_predictor() {
+    pass(lab::calibrated());
+}
+
+#[test]
+fn a_linear_predictor_is_regularised_by_tikhonov() {
+    pass(lab::tikhonov());
+}
+
+#[test]
+fn noise_on_the_context_too() {
+    pass(lab::noise_on_the_context_too());
+}
+
+#[test]
+fn noise_scaled_by_the_context() {
+    pass(lab::noise_scaled_by_the_context());
+}
+
+#[test]
+fn two_gradients_of_an_expectation() {
+    pass(lab::reparametrisation());
+}
+
+#[test]
+fn sampled_positions_pass_a_z_test() {
+    pass(lab::sampled_positions());
+}
+
+#[test]
+fn noise_can_help_an_uncalibrated_predictor() {
+    pass(lab::noise_can_help());
+}
+
+#[test]
+fn a_kink_makes_zero_a_minimum() {
+    pass(lab::a_kink());
+}
+
+#[test]
+fn a_minimum_at_zero_although_the_context_is_used() {
+    pass(lab::minimum_at_zero());
+}
+
+#[test]
+fn the_gauge_escape() {
+    pass(lab::gauge());
+}
+
+#[test]
+fn the_rescaling_escape() {
+    pass(lab::rescaling());
+}
+
+#[test]
+fn the_subspace_escape() {
+    pass(lab::subspace());
+}
+
+#[test]
+fn the_null_direction() {
+    pass(lab::null_direction());
+}
