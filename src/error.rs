@@ -48,6 +48,11 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
+    /// Something that was put to the test did not hold.
+    Check {
+        /// The statements that did not pass.
+        failed: Vec<String>,
+    },
 }
 
 impl Error {
@@ -75,6 +80,9 @@ impl fmt::Display for Error {
             Error::Config { problem, hint } => write!(f, "{problem}\n  {hint}"),
             Error::Training { step, problem, hint } => {
                 write!(f, "training stopped at step {step}: {problem}\n  {hint}")
+            }
+            Error::Check { failed } => {
+                write!(f, "did not pass: {}\n  --all shows every comparison", failed.join(", "))
             }
         }
     }

@@ -5,7 +5,7 @@ use rand::rngs::StdRng;
 
 use crate::autograd::{Var, ops};
 use crate::nn::{Init, LinearInit, Params, Role, Weights};
-use crate::paper::prop_3_1::RegressionTask;
+use crate::paper::prop_3_1::{RegressionTask, Regressor};
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Tensor};
 use crate::vit::{Block, Names, Predictor, PredictorConfig};
@@ -22,7 +22,7 @@ pub struct Subject {
     /// What F is.
     pub name: &'static str,
     /// F
-    pub f: Box<dyn Fn(&Var, &Var) -> Var>,
+    pub f: Box<Regressor<'static>>,
     /// Random positions, features and targets, of F's sizes.
     pub task: RegressionTask,
 }

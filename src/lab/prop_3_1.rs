@@ -1,12 +1,12 @@
 //! Appendix A and what lies beyond it, put to the test: one function for each statement.
 
 use super::Finding;
-use super::predictors::{Subject, linear, perceptron, subjects, vit_predictor};
+use super::predictors::{Subject, attention_block, linear, perceptron, subjects, vit_predictor};
 use crate::autograd::{Var, derivative_along, ops};
 use crate::paper::escapes::{gauge_escape, rescaling_escape, subspace_escape};
 use crate::paper::prop_3_1::{
     RegressionTask, deterministic_loss, expected_loss, expected_loss_under, gradient, gradient_at_zero, squared_error,
-    tied_loss, token_gradients, untied_gradient,
+    tied_loss, untied_gradient,
 };
 use crate::paper::second_order::{
     calibrated_gradient, context_curvature, critical_variance, hessian, position_curvature, tikhonov_penalty,
@@ -54,6 +54,18 @@ fn largest(x: &Tensor) -> f64 {
     x.to_f64_vec().iter().fold(0.0, |m, x| m.max(x.abs()))
 }
 
+/// p and q of the linear F = p·u_j + Σᵢ q·vᵢ, read off F itself.
+fn coefficients(Subject { f, task, .. }: &Subject) -> (Vec<f64>, Vec<f64>) {
+    let ([_, context, _], [_, d_p]) = (task.x.dims("x"), task.psi.dims("psi"));
+    let unit = |tokens: usize, at: Option<usize>| {
+        let entry = |i| if Some(i) == at { 1.0 } else { 0.0 };
+        Var::constant(Tensor::from_fn([1, tokens, d_p], DType::F64, entry))
+    };
+    let p = (0..d_p).map(|k| f(&unit(1, Some(k)), &unit(context, None)).item()).collect();
+    let q = (0..d_p).map(|k| f(&unit(1, None), &unit(context, Some(k))).item()).collect();
+    (p, q)
+}
+
 fn matrix(task: &RegressionTask, seed: u64) -> Tensor {
     random(&task.zero().shape()[..], seed).scaled(0.3)
 }
@@ -63,21 +75,17 @@ pub fn equation_8() -> Vec<Finding> {
     let Subject { f, task, .. } = linear();
     let (a, b, noise) = (matrix(&task, 1), matrix(&task, 2), cubature(&task));
     let value = expected_loss(&*f, &task, &a.clone().into(), &b.clone().into(), &noise).item();
-    let [draws, tokens, _] = noise.noise.dims("noise");
+    let psi = Var::constant(task.psi.reshape([1, task.psi.shape()[0], task.psi.shape()[1]]));
+    // F of one row and one draw on its own, its tokens made by Eqs. (5), (2) and (1).
+    let term = |(k, weight): (usize, &f64), r: usize| {
+        let n = Var::constant(noise.noise.rows(k..k + 1));
+        let u = ops::add(&stochastic_position(&a.clone().into(), &n, &psi), &task.m.clone().into());
+        let v = ops::linear(&task.x.rows(r..r + 1).into(), &b.clone().into(), None);
+        let (predicted, y) = (f(&u, &v).value().to_f64_vec(), task.y.rows(r..r + 1).to_f64_vec());
+        weight * predicted.iter().zip(&y).map(|(f, y)| (f - y).powi(2)).sum::<f64>()
+    };
     let weights = noise.weights.to_f64_vec();
-    let mut sum = 0.0;
-    for k in 0..draws {
-        for r in 0..task.x.shape()[0] {
-            // F of one row on its own, its tokens made by Eqs. (5), (2) and (1).
-            let n = noise.noise.rows(k..k + 1);
-            let psi = task.psi.reshape([1, tokens, task.psi.shape()[1]]);
-            let u = ops::add(&stochastic_position(&a.clone().into(), &n.into(), &psi.into()), &task.m.clone().into());
-            let v = ops::linear(&task.x.rows(r..r + 1).into(), &b.clone().into(), None);
-            let predicted = f(&u, &v).value().to_f64_vec();
-            let y = task.y.rows(r..r + 1).to_f64_vec();
-            sum += weights[k] * predicted.iter().zip(&y).map(|(f, y)| (f - y).powi(2)).sum::<f64>();
-        }
-    }
+    let sum: f64 = weights.iter().enumerate().map(|kw| (0..task.x.shape()[0]).map(|r| term(kw, r)).sum::<f64>()).sum();
     vec![Finding::equal("Eq. 8", "J(A, B) and a loop over images, tokens, draws", &[value], &[sum], 1e-14)]
 }
 
@@ -164,14 +172,11 @@ pub fn proposition_3_1() -> Vec<Finding> {
     let mut findings: Vec<Finding> = subjects().iter().flat_map(test).collect();
 
     // The linear F by hand: Σ 2(p·(ψ_j + m) − y_j) q xᵢᵀ. What is printed in the paper is half of it.
-    let Subject { f, task, .. } = linear();
+    let subject = linear();
+    let (p, q) = coefficients(&subject);
+    let Subject { f, task, .. } = subject;
     let found = gradient_at_zero(&*f, &task);
     let ([rows, context, d_e], [tokens, d_p]) = (task.x.dims("x"), task.psi.dims("psi"));
-    let at = |u: &Tensor, v: &Tensor| f(&u.clone().into(), &v.clone().into()).value().to_f64_vec();
-    let origin = (Tensor::zeros([1, 1, d_p], DType::F64), Tensor::zeros([1, context, d_p], DType::F64));
-    let unit = |shape: &[usize], k: usize| Tensor::from_fn(shape, DType::F64, |i| if i == k { 1.0 } else { 0.0 });
-    let p: Vec<f64> = (0..d_p).map(|k| at(&unit(&[1, 1, d_p], k), &origin.1)[0]).collect();
-    let q: Vec<f64> = (0..d_p).map(|k| at(&origin.0, &unit(&[1, context, d_p], k))[0]).collect();
     let (psi, m, x, y) = (task.psi.to_f64_vec(), task.m.to_f64_vec(), task.x.to_f64_vec(), task.y.to_f64_vec());
     let mut by_hand = vec![0.0; d_p * d_e];
     for (r, j) in (0..rows).flat_map(|r| (0..tokens).map(move |j| (r, j))) {
@@ -197,21 +202,14 @@ pub fn curvature_without_tying() -> Vec<Finding> {
     };
     let mut findings: Vec<Finding> = subjects().iter().map(test).collect();
 
-    // M is Σ 2∇₁F∇₁Fᵀ for the linear F, whose ∇₁²F is zero: 2RN_t p pᵀ, of rank one.
-    let Subject { f, task, .. } = linear();
+    // By hand: the linear F has ∇₁F = p and ∇₁²F = 0, so M = 2RN_t ppᵀ.
+    let subject = linear();
+    let (p, _) = coefficients(&subject);
+    let Subject { f, task, .. } = subject;
     let m = position_curvature(&*f, &task, task.context(&task.zero().into()).value());
-    let (du, _) = token_gradients(
-        &*f,
-        &Tensor::zeros(*task.y.shape(), DType::F64),
-        task.positions().value(),
-        task.context(&task.zero().into()).value(),
-    );
-    // ∇_u G = 2 F p with y = 0, and F = p·u: parallel to p, so M ∇_u G is ∇_u G times 2RN_t|p|².
-    let g = du.rows(0..1).reshape([task.psi.shape()[0], task.psi.shape()[1]]).rows(0..1);
-    let image = ops::matmul(&g.clone().into(), &m.clone().into());
-    let trace: f64 = (0..task.psi.shape()[1]).map(|k| m.to_f64_vec()[k * (task.psi.shape()[1] + 1)]).sum();
-    let compared = "M = 2RN_t ppᵀ: its eigenvector is p and its trace the eigenvalue, linear map";
-    findings.push(Finding::equal_tensors("curvature, untied", compared, image.value(), &g.scaled(trace), 1e-11));
+    let terms = (task.x.shape()[0] * task.psi.shape()[0]) as f64;
+    let by_hand: Vec<f64> = p.iter().flat_map(|x| p.iter().map(move |y| 2.0 * terms * x * y)).collect();
+    findings.push(Finding::equal("curvature, untied", "M and 2RN_t ppᵀ, linear map", &m.to_f64_vec(), &by_hand, 1e-11));
     findings
 }
 
@@ -253,19 +251,17 @@ pub fn calibrated() -> Vec<Finding> {
         let compared = format!("gradient at 0 without correlation, {}", s.name);
         [equal, Finding::vanishes("calibrated F", &compared, &gone.to_f64_vec(), largest(&found), 1e-13)]
     };
-    [linear(), perceptron(), super::predictors::attention_block()].iter().flat_map(test).collect()
+    [linear(), perceptron(), attention_block()].iter().flat_map(test).collect()
 }
 
 /// A linear F: J_tied = J_det + Nσ|Aᵀp|², whatever A is. With p = q it is ridge regression: the best A shrinks as 1/σ, and the noise
 /// that it lets through, σ|Aᵀp|², is largest in between.
 pub fn tikhonov() -> Vec<Finding> {
-    let Subject { f, task, .. } = linear();
-    let (a, noise) = (matrix(&task, 8), cubature(&task));
-    let ([rows, context, _], [tokens, d_p]) = (task.x.dims("x"), task.psi.dims("psi"));
-    let unit = |k: usize| Tensor::from_fn([1, 1, d_p], DType::F64, |i| if i == k { 1.0 } else { 0.0 });
-    let nothing = Var::constant(Tensor::zeros([1, context, d_p], DType::F64));
-    let p: Vec<f64> = (0..d_p).map(|k| f(&unit(k).into(), &nothing).item()).collect();
-    let p = Tensor::new([d_p], p);
+    let subject = linear();
+    let (p, _) = coefficients(&subject);
+    let Subject { f, task, .. } = subject;
+    let (a, noise, p) = (matrix(&task, 8), cubature(&task), Tensor::new([p.len()], p));
+    let (rows, tokens) = (task.x.shape()[0], task.psi.shape()[0]);
     let tied = tied_loss(&*f, &task, &a.clone().into(), &noise).item();
     let det = deterministic_loss(&*f, &task, &a.clone().into()).item();
     let penalty = tikhonov_penalty(&a, &p, sigma(), rows * tokens);
@@ -304,7 +300,7 @@ pub fn tikhonov() -> Vec<Finding> {
 /// Noise on context and masked tokens: the gradient at 0 is that of J_det still, and the curvature gains σ∇²_vG⊗I.
 pub fn noise_on_the_context_too() -> Vec<Finding> {
     let test = |s: &Subject| {
-        let ([rows, context, d_e], [tokens, _]) = (s.task.x.dims("x"), s.task.psi.dims("psi"));
+        let ([_, context, d_e], [tokens, _]) = (s.task.x.dims("x"), s.task.psi.dims("psi"));
         // One cubature rule over masked tokens and context together: they are independent.
         let joint = Quadrature::cubature(tokens + context, d_e, sigma());
         let draws = joint.weights.elements();
@@ -316,7 +312,6 @@ pub fn noise_on_the_context_too() -> Vec<Finding> {
         let det = gradient(|b| deterministic_loss(&*s.f, &s.task, b), &zero);
         let mut sum = hessian(|a| tied_loss(&*s.f, &s.task, a, &cubature(&s.task)), &zero);
         sum.add_assign(&times_identity(&context_curvature(&*s.f, &s.task), d_e, VARIANCE));
-        debug_assert_eq!(rows, s.task.y.shape()[0]);
         let compared = |what: &str| format!("{what}, {}", s.name);
         [
             Finding::equal_tensors("noise on both", &compared("gradients at 0"), &gradient(loss, &zero), &det, 1e-13),
@@ -329,7 +324,7 @@ pub fn noise_on_the_context_too() -> Vec<Finding> {
             ),
         ]
     };
-    subjects().iter().flat_map(test).collect()
+    [linear(), perceptron(), attention_block()].iter().flat_map(test).collect()
 }
 
 /// Noise scaled by the context, n → h(x)n: the gradient at 0 is that of J_det still.
@@ -559,7 +554,7 @@ pub fn subspace() -> Vec<Finding> {
             ),
             Finding::vanishes(
                 "subspace escape",
-                &format!("P(ψ̂ − ψ), {size}"),
+                &format!("the noise, projected on span ψ, {size}"),
                 &ops::add(&seen(&drawn).into(), &seen(&psi).scaled(-1.0).into()).value().to_f64_vec(),
                 hidden.norm(),
                 1e-14,
