@@ -1,39 +1,102 @@
-//! docs/paper-map.md names functions, files, tests and examples: each of them exists.
+//! The documents name functions, files, tests and examples: each of them exists, and nothing of the paper is forgotten.
 
 use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
 
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn sources(folder: &Path) -> Vec<PathBuf> {
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    let all = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
-    all.filter(|path| path.extension().is_some_and(|e| e == "rs")).collect()
+    let all = entries.flat_map(|path| if path.is_dir() { files(&path, extension) } else { vec![path] });
+    all.filter(|path| path.extension().is_some_and(|e| e == extension)).collect()
+}
+
+/// The rows of the map's tables: what of the paper, function and file, tests, examples.
+fn rows() -> Vec<[String; 4]> {
+    let map = read(&root().join("docs/paper-map.md"));
+    let rows = map.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| paper"));
+    let cells = |row: &str| -> [String; 4] {
+        let cells: Vec<String> = row.trim_matches('|').split(" | ").map(|c| c.trim().to_owned()).collect();
+        cells.try_into().unwrap_or_else(|cells| panic!("not four cells: {cells:?}"))
+    };
+    rows.map(cells).collect()
+}
+
+/// The words in backquotes.
+fn quoted(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
 }
 
 #[test]
 fn every_row() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let tests: String = ["src", "tests"].iter().flat_map(|f| sources(&root.join(f))).map(|p| read(&p)).collect();
-    let map = read(&root.join("docs/paper-map.md"));
-    let rows = map.lines().filter(|l| l.starts_with('|') && l.contains("(src/"));
-    let mut checked = 0;
-    for row in rows {
-        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let [_, function, test, example] = cells[..] else { panic!("not four cells: {row}") };
-        let (name, file) = function.split_once(" (").unwrap();
-        let (name, file) = (name.trim_matches('`'), file.trim_end_matches(')'));
-        let source = read(&root.join(file));
-        let exists = ["fn ", "struct ", "enum "].iter().any(|kind| source.contains(&format!("{kind}{name}")));
-        assert!(exists, "{file} has no {name}");
-        let test = test.trim_matches('`');
-        assert!(tests.contains(&format!("fn {test}()")), "there is no test {test}");
-        if !example.is_empty() {
-            let file = root.join("examples").join(format!("{}.rs", example.trim_matches('`')));
-            assert!(file.exists(), "there is no {}", file.display());
+    let sources = ["src", "tests"].iter().flat_map(|folder| files(&root().join(folder), "rs"));
+    let tests: String = sources.map(|path| read(&path)).collect();
+    let rows = rows();
+    assert!(rows.len() >= 50, "only {} rows found", rows.len());
+    for [paper, function, test, example] in &rows {
+        for (name, file) in quoted(function).into_iter().zip(function.split('(').skip(1)) {
+            let file = file.split(')').next().unwrap();
+            let source = read(&root().join(file));
+            let exists =
+                ["fn ", "struct ", "enum ", "mod "].iter().any(|kind| source.contains(&format!("{kind}{name}")));
+            assert!(exists, "{paper}: {file} has no {name}");
         }
-        checked += 1;
+        let tested = quoted(test);
+        assert!(!tested.is_empty() || test.starts_with("docs/"), "{paper}: neither a test nor a document");
+        for name in tested {
+            assert!(tests.contains(&format!("fn {name}()")), "{paper}: there is no test {name}");
+        }
+        for name in quoted(example) {
+            assert!(root().join("examples").join(format!("{name}.rs")).exists(), "{paper}: there is no example {name}");
+        }
     }
-    assert!(checked >= 15, "only {checked} rows found");
+}
+
+#[test]
+fn nothing_is_forgotten() {
+    let rows = rows();
+    let all: String = rows.iter().map(|[paper, ..]| format!("{paper};")).collect();
+    let equations = (1..=15).map(|i| format!("Eq. {i}"));
+    let statements = ["Algorithm 1", "Prop. 3.1", "Prop. 3.2", "Prop. A.1", "Prop. A.2"].map(str::to_owned);
+    let notes = (1..=3).map(|i| format!("footnote {i}"));
+    for item in equations.chain(statements).chain(notes) {
+        // "Eq. 1" is not found in "Eq. 15".
+        let found =
+            all.match_indices(&item).any(|(at, _)| !all[at + item.len()..].starts_with(|c: char| c.is_ascii_digit()));
+        assert!(found, "{item} has no row");
+    }
+    let aliases: String = files(&root().join("src"), "rs").iter().map(|path| read(path)).collect();
+    for item in
+        (1..=15).map(|i| format!("Eq. {i}")).chain(["Prop. 3.1".into(), "Prop. 3.2".into(), "Algorithm 1".into()])
+    {
+        assert!(aliases.contains(&format!("doc(alias = \"{item}\")")), "rustdoc's search does not find {item}");
+    }
+    let map = read(&root().join("docs/paper-map.md")) + &read(&root().join("README.md"));
+    for example in files(&root().join("examples"), "rs") {
+        let name = example.file_stem().unwrap().to_str().unwrap();
+        assert!(map.contains(name), "the example {name} is named neither in the map nor in the README");
+    }
+}
+
+/// Links to files, in every document, lead to a file.
+#[test]
+fn every_link_leads_somewhere() {
+    let mut links = 0;
+    for document in files(&root().join("docs"), "md").into_iter().chain([root().join("README.md")]) {
+        let text = read(&document);
+        for target in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let path = target.split('#').next().unwrap();
+            if path.is_empty() || path.contains("://") {
+                continue;
+            }
+            links += 1;
+            assert!(document.parent().unwrap().join(path).exists(), "{}: no {path}", document.display());
+        }
+    }
+    assert!(links > 30, "only {links} links found");
 }
