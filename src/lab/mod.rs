@@ -4,5 +4,6 @@
 //! prints them: the same code, so that neither can say what the other does not.
 
 mod finding;
+pub mod prop_3_2;
 
 pub use finding::Finding;

@@ -21,6 +21,7 @@ mod eq5_stochastic_position;
 mod eq6_tied_tokens;
 mod masked_loss;
 pub mod masking;
+pub mod prop_3_2;
 
 pub use eq1_context_token::context_token;
 pub use eq2_masked_token::masked_token;
