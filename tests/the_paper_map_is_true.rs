@@ -83,6 +83,23 @@ fn nothing_is_forgotten() {
     }
 }
 
+/// Each test of a statement is asserted by `cargo test` and printed by `stop-mim check`.
+#[test]
+fn no_statement_is_left_out() {
+    let lab = root().join("src/lab");
+    let (list, mut found) = (read(&lab.join("mod.rs")), 0);
+    for part in ["prop_3_1", "prop_3_2"] {
+        let tests = read(&root().join("tests").join(format!("{}.rs", part.replace("prop", "proposition"))));
+        for line in read(&lab.join(format!("{part}.rs"))).lines().filter(|l| l.contains("() -> Vec<Finding>")) {
+            let name = line.trim_start_matches("pub fn ").split('(').next().unwrap();
+            assert!(list.contains(&format!("{part}::{name})")), "stop-mim check leaves {name} out");
+            assert!(tests.contains(&format!("::{name}()")), "no test asserts {name}");
+            found += 1;
+        }
+    }
+    assert!(found > 30, "only {found} statements found");
+}
+
 /// Links to files, in every document, lead to a file.
 #[test]
 fn every_link_leads_somewhere() {

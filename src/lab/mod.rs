@@ -6,6 +6,7 @@
 mod finding;
 pub mod predictors;
 pub mod prop_3_1;
+pub mod prop_3_2;
 
 pub use finding::Finding;
 
@@ -36,5 +37,17 @@ pub fn statements() -> Vec<Statement> {
         ("rescaling escape", prop_3_1::rescaling),
         ("subspace escape", prop_3_1::subspace),
         ("null direction", prop_3_1::null_direction),
+        ("Eq. 7", prop_3_2::conditional_mean),
+        ("App. B", prop_3_2::clean_expectations),
+        ("Eq. 14", prop_3_2::joint_independence),
+        ("Prop. 3.2; Eq. 15", prop_3_2::convolution),
+        ("kernel in d dimensions", prop_3_2::kernel),
+        ("Gaussian prior", prop_3_2::gaussian_prior),
+        ("edges of a grid", prop_3_2::grid_edges),
+        ("uniform prior on a ring", prop_3_2::ring),
+        ("discrete positions", prop_3_2::softmax),
+        ("Tweedie", prop_3_2::tweedie),
+        ("more noise, more risk", prop_3_2::blackwell),
+        ("smooth L1's optimum", prop_3_2::smooth_l1),
     ]
 }

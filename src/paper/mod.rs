@@ -23,6 +23,7 @@ pub mod escapes;
 mod expectation;
 mod masked_loss;
 pub mod masking;
+pub mod prop_3_2;
 
 pub use eq1_context_token::context_token;
 pub use eq2_masked_token::masked_token;

@@ -1,0 +1,196 @@
+//! Eq. (15) and Proposition 3.2: convolution with a Gaussian.
+//!
+//! Expectations under a Gaussian are taken by the trapezoidal rule on the whole line. For a function that is analytic
+//! and does not grow too fast its error falls faster than any power of the step: sin ωx is wrong by the factor
+//! exp(−(2π/h)²/2 + 2πω/h), below 10⁻¹²⁵ for ω = 1 and h = ¼. Where the function has a kink or a jump it is of the
+//! order of h² or h.
+
+use crate::tensor::Tensor;
+
+/// The step h and the number of steps to either side: nodes from −12 to 12.
+const STEP: f64 = 0.25;
+const REACH: i32 = 48;
+
+/// Eq. (15), Proposition 3.2: f*(r) = ∫ E\[Y | X = x\] (2π)^{−1/2} exp(−(x − r)²/2) dx
+///
+/// | symbol | argument |
+/// |---|---|
+/// | E\[Y \| X = x\] | `clean`, analytic and defined on the whole line |
+/// | r | `r` |
+///
+/// This is the best predictor only if all x are equally likely beforehand. With any other prior it is
+/// [`posterior_mean`](super::posterior_mean).
+///
+/// Proved by `a_flat_prior_makes_the_optimum_a_convolution`.
+#[doc(alias = "Eq. 15")]
+#[doc(alias = "Prop. 3.2")]
+pub fn gaussian_convolution(clean: impl Fn(f64) -> f64, r: f64) -> f64 {
+    GaussianKernel::unit(1).convolve(|x| clean(x[0]), &[r])
+}
+
+/// The density of N(0, Σ) in d dimensions: (2π)^{−d/2} |Σ|^{−1/2} exp(−½ ‖z‖²), with ‖z‖² = zᵀΣ⁻¹z.
+///
+/// The paper writes it for d = 1 and Σ = 1, where the factor is 1/√(2π); StoP's noise has d_p dimensions and the Σ of
+/// Eq. (4), given by [`covariance`](crate::paper::covariance).
+///
+/// Proved by `the_kernel_integrates_to_one_in_d_dimensions`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GaussianKernel {
+    /// L, lower triangular with Σ = LLᵀ: row-major \[d, d\].
+    l: Vec<f64>,
+    d: usize,
+}
+
+impl GaussianKernel {
+    /// Σ = I in d dimensions.
+    ///
+    /// # Panics
+    /// When d is 0.
+    #[track_caller]
+    pub fn unit(d: usize) -> Self {
+        Self::new(&Tensor::from_fn([d, d], crate::DType::F64, |i| f64::from(i % (d + 1) == 0)))
+    }
+
+    /// The kernel with the covariance Σ, \[d, d\]. Of Σ only the lower triangle is read.
+    ///
+    /// # Panics
+    /// When Σ is not square, or not positive definite. A singular Σ, as from A with d_e < d_p, has no density: noise
+    /// leaves a subspace of positions untouched.
+    #[track_caller]
+    pub fn new(covariance: &Tensor) -> Self {
+        let [d, columns] = covariance.dims("GaussianKernel");
+        assert!(d == columns && d > 0, "GaussianKernel: a covariance of shape {}", covariance.shape());
+        let mut l = covariance.to_f64_vec();
+        // Cholesky, row by row: what is left of Σᵢⱼ after the columns before j, over Lⱼⱼ.
+        for i in 0..d {
+            for j in 0..i {
+                let known: f64 = (0..j).map(|k| l[i * d + k] * l[j * d + k]).sum();
+                l[i * d + j] = (l[i * d + j] - known) / l[j * d + j];
+            }
+            let left = l[i * d + i] - (0..i).map(|k| l[i * d + k].powi(2)).sum::<f64>();
+            assert!(left > 0.0, "GaussianKernel: the covariance is not positive definite (row {i})");
+            l[i * d + i] = left.sqrt();
+        }
+        GaussianKernel { l, d }
+    }
+
+    /// Σ⁻¹ᐟ² z, as L⁻¹z: \[d\] → \[d\]. Under the kernel its entries are independent standard normals.
+    ///
+    /// # Panics
+    /// When z does not have d entries.
+    #[track_caller]
+    pub fn whiten(&self, z: &[f64]) -> Vec<f64> {
+        assert_eq!(z.len(), self.d, "GaussianKernel: the vector's length and the covariance's");
+        let mut white: Vec<f64> = Vec::with_capacity(self.d);
+        for (row, z) in self.l.chunks(self.d).zip(z) {
+            let i = white.len();
+            let known: f64 = row.iter().zip(&white).map(|(l, w)| l * w).sum();
+            white.push((z - known) / row[i]);
+        }
+        white
+    }
+
+    /// log of the density at z, \[d\].
+    ///
+    /// # Panics
+    /// When z does not have d entries.
+    #[track_caller]
+    pub fn log_density(&self, z: &[f64]) -> f64 {
+        let squared: f64 = self.whiten(z).iter().map(|w| w * w).sum();
+        // |Σ|^{1/2} = |L|
+        let log_root: f64 = (0..self.d).map(|i| self.l[i * self.d + i].ln()).sum();
+        -0.5 * (squared + self.d as f64 * std::f64::consts::TAU.ln()) - log_root
+    }
+
+    /// ∫ g(x) N(x; r, Σ) dx = E\[g(r + Z)\]: g smoothed, at r.
+    ///
+    /// g is evaluated 97ᵈ times: for one to three dimensions. It must be smooth on the scale of the noise and grow more
+    /// slowly than exp(a |x|) with a ≤ 3 noise deviations, or the nodes' reach of 12 deviations cuts it off.
+    ///
+    /// # Panics
+    /// When r does not have d entries.
+    #[track_caller]
+    pub fn convolve(&self, g: impl Fn(&[f64]) -> f64, r: &[f64]) -> f64 {
+        assert_eq!(r.len(), self.d, "GaussianKernel: the vector's length and the covariance's");
+        let density = 1.0 / std::f64::consts::TAU.sqrt();
+        let nodes: Vec<(f64, f64)> =
+            (-REACH..=REACH).map(|k| f64::from(k) * STEP).map(|u| (u, STEP * density * (-0.5 * u * u).exp())).collect();
+        let mut x = vec![0.0; self.d];
+        (0..nodes.len().pow(self.d as u32))
+            .map(|index| {
+                // The digits of the index are the nodes along each axis; x = r + Lu.
+                x.copy_from_slice(r);
+                let mut rest = index;
+                let mut weight = 1.0;
+                for axis in 0..self.d {
+                    let (u, w) = nodes[rest % nodes.len()];
+                    rest /= nodes.len();
+                    weight *= w;
+                    for (x, row) in x.iter_mut().zip(self.l.chunks(self.d)).skip(axis) {
+                        *x += row[axis] * u;
+                    }
+                }
+                weight * g(&x)
+            })
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use approx::{assert_abs_diff_eq, assert_relative_eq};
+
+    fn kernel(covariance: &[f64], d: usize) -> GaussianKernel {
+        GaussianKernel::new(&Tensor::new([d, d], covariance.to_vec()))
+    }
+
+    #[test]
+    fn the_density_is_its_definition() {
+        // Σ = [[2, 1], [1, 3]]: |Σ| = 5, Σ⁻¹ = [[3, −1], [−1, 2]]/5.
+        let kernel = kernel(&[2.0, 1.0, 1.0, 3.0], 2);
+        for z in [[0.0f64, 0.0], [1.0, 0.0], [-0.5, 2.0]] {
+            let squared = (3.0 * z[0] * z[0] - 2.0 * z[0] * z[1] + 2.0 * z[1] * z[1]) / 5.0;
+            let density = (-0.5 * squared).exp() / (std::f64::consts::TAU * 5f64.sqrt());
+            assert_abs_diff_eq!(kernel.log_density(&z).exp(), density, epsilon = 1e-16);
+        }
+    }
+
+    #[test]
+    fn moments_are_those_of_the_gaussian() {
+        let kernel = kernel(&[2.0, 1.0, 1.0, 3.0], 2);
+        let at = |g: fn(&[f64]) -> f64| kernel.convolve(g, &[0.0, 0.0]);
+        for (moment, exact) in [
+            (at(|_| 1.0), 1.0),
+            (at(|x| x[0]), 0.0),
+            (at(|x| x[0] * x[0]), 2.0),
+            (at(|x| x[0] * x[1]), 1.0),
+            (at(|x| x[1] * x[1]), 3.0),
+            (at(|x| x[0].powi(4)), 12.0),
+        ] {
+            assert_abs_diff_eq!(moment, exact, epsilon = 1e-13);
+        }
+        assert_relative_eq!(kernel.convolve(|x| x[0] + 10.0 * x[1], &[1.0, 2.0]), 21.0, max_relative = 2e-14);
+    }
+
+    #[test]
+    fn whitening_undoes_the_factor() {
+        let kernel = kernel(&[4.0, 0.0, 0.0, 2.0, 2.0, 0.0, 6.0, 2.0, 14.0], 3);
+        let white = kernel.whiten(&[2.0, 3.0, 5.0]);
+        // L = [[2], [1, 1], [3, −1, 2]]
+        assert_eq!(kernel.l.iter().step_by(4).copied().collect::<Vec<_>>(), [2.0, 1.0, 2.0]);
+        assert_eq!(white, [1.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "not positive definite")]
+    fn a_singular_covariance_is_refused() {
+        kernel(&[1.0, 1.0, 1.0, 1.0], 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "a covariance of shape")]
+    fn a_covariance_is_square() {
+        GaussianKernel::new(&Tensor::new([1, 2], vec![1.0, 1.0]));
+    }
+}
