@@ -21,7 +21,7 @@ fn rows() -> Vec<[String; 4]> {
     let map = read(&root().join("docs/paper-map.md"));
     let rows = map.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| paper"));
     let cells = |row: &str| -> [String; 4] {
-        let cells: Vec<String> = row.trim_matches('|').split(" | ").map(|c| c.trim().to_owned()).collect();
+        let cells: Vec<String> = row.trim_matches('|').split('|').map(|c| c.trim().to_owned()).collect();
         cells.try_into().unwrap_or_else(|cells| panic!("not four cells: {cells:?}"))
     };
     rows.map(cells).collect()

@@ -82,11 +82,6 @@ impl Indices {
     pub fn repeat(&self, times: usize) -> Self {
         Indices { rows: self.rows * times, per_row: self.per_row, data: self.data.repeat(times).into() }
     }
-
-    /// The largest entry, or `None` when there is none.
-    pub fn max(&self) -> Option<u32> {
-        self.data.iter().copied().max()
-    }
 }
 
 #[cfg(test)]
@@ -101,6 +96,5 @@ mod tests {
         assert_eq!(Indices::concat(&[i.slice_rows(0..1), i.slice_rows(1..3)]), i);
         assert_eq!(i.repeat(2).row(4), &[3, 4]);
         assert_eq!(Indices::all(2, 3).row(1), &[0, 1, 2]);
-        assert_eq!(i.max(), Some(6));
     }
 }

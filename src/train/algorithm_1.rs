@@ -101,13 +101,11 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Training`] when a trained parameter got no gradient, or the loss is not finite; nothing is changed.
+    #[doc(alias = "Algorithm 1")]
     pub fn step(&mut self, batch: &Batch, hyper: &Hyper) -> Result<f64> {
         let Found { loss, gradients } = self.gradients(batch)?;
         if !loss.is_finite() {
-            return Err(self.error(
-                format!("the loss is {loss}"),
-                "try a lower --lr or a longer --warmup; the last checkpoint is from before this step",
-            ));
+            return Err(self.error(format!("the loss is {loss}"), "try a lower learning rate or a longer warm-up"));
         }
         let ModelParams { encoder, predictor, target } = &mut self.params;
         self.optimizer.update(&mut [encoder, predictor], &gradients, hyper.lr, hyper.weight_decay);
