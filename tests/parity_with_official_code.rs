@@ -1,9 +1,10 @@
-//! The same computation as the official PyTorch code: same weights, same masks, same noise in; same features,
-//! predictions, loss, gradients, and weights after AdamW and EMA out.
+//! The same computation as PyTorch's: same weights, same masks, same noise in; same features, predictions, loss,
+//! gradients, and weights after AdamW and EMA out.
 //!
-//! Runs every `*.safetensors` in `tests/parity/`, and in the folder that `STOP_MIM_PARITY_DIR` names. The numbers come
-//! from the official code of StoP (github.com/amirbar/StoP), I-JEPA (github.com/facebookresearch/ijepa) and MAE
-//! (github.com/facebookresearch/mae), run in float64 on tiny models with random weights. See tests/parity/README.md.
+//! Runs every `*.safetensors` in `tests/parity/`, and in the folder that `STOP_MIM_PARITY_DIR` names. The numbers of
+//! `*_step` come from the official code of StoP (github.com/amirbar/StoP), I-JEPA (github.com/facebookresearch/ijepa)
+//! and MAE (github.com/facebookresearch/mae), those of `*_3_steps` from a script beside them that was written from the
+//! papers; all in float64, on tiny models with random weights. See tests/parity/README.md.
 //!
 //! Tolerance: 10⁻⁹ in f64 and 10⁻⁴ in f32, of each tensor's largest entry. In f32 the K third of `qkv.bias` is
 //! left out after AdamW: its true gradient is 0 (softmax does not see a shift of all scores), and AdamW divides rounding
@@ -36,7 +37,7 @@ fn every_fixture_is_reproduced() {
         files.extend(paths.filter(|p| p.extension().is_some_and(|e| e == "safetensors")));
     }
     files.sort();
-    assert!(files.len() >= 3, "the fixtures are missing from tests/parity");
+    assert!(files.len() >= 8, "the fixtures are missing from tests/parity");
     let mut failures = Vec::new();
     for file in &files {
         let fixture = Fixture::read(file);
@@ -170,12 +171,16 @@ impl Fixture {
                 let sigma = Sigma::from_std(self.config["noise_std"].as_f64().unwrap());
                 Method::Stop { target_blocks, sigma, tokens: TokenForm::Official }
             }
+            ("stop-paper", true) => {
+                let sigma = Sigma::from_std(self.config["noise_std"].as_f64().unwrap());
+                Method::Stop { target_blocks, sigma, tokens: TokenForm::Paper }
+            }
             ("stop-official", false) => {
                 Method::Stop { target_blocks, sigma: Sigma::from_std(0.0), tokens: TokenForm::PositionsOnly }
             }
             (other, _) => panic!("unknown method {other}"),
         };
-        let stochastic = matches!(method, Method::Stop { tokens: TokenForm::Official, .. });
+        let stochastic = matches!(method, Method::Stop { tokens: TokenForm::Official | TokenForm::Paper, .. });
         let (model, mut params) = self.model(method, "predictor", dtype);
         self.load(&mut params.encoder, "encoder", dtype);
         self.load(&mut params.predictor, "predictor", dtype);
@@ -218,30 +223,41 @@ impl Fixture {
                 self.compare_gradients(&trainer.params, ["encoder", "predictor"], &found.gradients, worst);
             }
 
-            let number = |key: &str| self.config[key][step].as_f64().unwrap();
-            let (beta1, beta2) = (&self.config["adamw"]["betas"][0], &self.config["adamw"]["betas"][1]);
-            assert_eq!(trainer.optimizer.betas, (beta1.as_f64().unwrap(), beta2.as_f64().unwrap()));
-            assert_eq!(Some(trainer.optimizer.eps), self.config["adamw"]["eps"].as_f64());
-            let hyper =
-                Hyper { lr: number("lr"), weight_decay: number("weight_decay"), ema_momentum: number("ema_momentum") };
-            trainer.step(&batch, &hyper).unwrap();
+            assert_eq!((trainer.optimizer.betas, trainer.optimizer.eps), self.adamw());
+            trainer.step(&batch, &self.hyper(step)).unwrap();
         }
 
         let ModelParams { encoder, predictor, target } = &trainer.params;
-        let modules = [("encoder", encoder), ("predictor", predictor), ("target_encoder", target.as_ref().unwrap())];
-        for (prefix, module) in modules {
-            for param in module.iter() {
-                let name = format!("after.{prefix}.{}", param.name);
-                let (ours, official) = (param.value.to_f64_vec(), self.tensor(&name).to_f64_vec());
-                let without_k = |x: Vec<f64>| {
-                    let third = x.len() / 3;
-                    Tensor::new([2 * third], [&x[..third], &x[2 * third..]].concat())
-                };
-                if dtype == DType::F32 && name.ends_with("qkv.bias") {
-                    worst.compare(&name, &without_k(ours), &without_k(official));
-                } else {
-                    worst.compare(&name, &param.value, self.tensor(&name));
-                }
+        self.compare_weights("encoder", encoder, worst);
+        self.compare_weights("predictor", predictor, worst);
+        self.compare_weights("target_encoder", target.as_ref().unwrap(), worst);
+    }
+
+    /// β₁ and β₂, and ε.
+    fn adamw(&self) -> ((f64, f64), f64) {
+        let number = |value: &Value| value.as_f64().unwrap();
+        let adamw = &self.config["adamw"];
+        ((number(&adamw["betas"][0]), number(&adamw["betas"][1])), number(&adamw["eps"]))
+    }
+
+    fn hyper(&self, step: usize) -> Hyper {
+        let number = |key: &str| self.config[key][step].as_f64().unwrap();
+        Hyper { lr: number("lr"), weight_decay: number("weight_decay"), ema_momentum: number("ema_momentum") }
+    }
+
+    /// The weights of one module after the last step.
+    fn compare_weights(&self, prefix: &str, module: &Params, worst: &mut Worst) {
+        for param in module.iter() {
+            let name = format!("after.{prefix}.{}", param.name);
+            let (ours, theirs) = (param.value.to_f64_vec(), self.tensor(&name).to_f64_vec());
+            let without_k = |x: Vec<f64>| {
+                let third = x.len() / 3;
+                Tensor::new([2 * third], [&x[..third], &x[2 * third..]].concat())
+            };
+            if param.value.dtype() == DType::F32 && name.ends_with("qkv.bias") {
+                worst.compare(&name, &without_k(ours), &without_k(theirs));
+            } else {
+                worst.compare(&name, &param.value, self.tensor(&name));
             }
         }
     }
@@ -265,33 +281,49 @@ impl Fixture {
         let (model, mut params) = self.model(method, "decoder", dtype);
         self.load(&mut params.encoder, "model", dtype);
         self.load(&mut params.predictor, "model", dtype);
-        let images = self.tensor("step0.images").to_dtype(dtype);
-        let noise = self.tensor("step0.mask_noise");
-        let [batch, tokens] = noise.dims("mask_noise");
+        let mut trainer = Trainer { chunk_images: 2, ..Trainer::new(model, params) };
         let ratio = self.config["mask_ratio"].as_f64().unwrap();
-        let masks = masks_from_noise(&noise.to_f64_vec(), batch, tokens, ratio).unwrap();
-        let mask = Tensor::new([batch, tokens], masks.mask.clone());
-        worst.compare("step0.mask", &mask, self.tensor("step0.mask"));
+        // The official fixture is one forward and backward pass; those of several steps go on to the weights.
+        let steps = self.config["steps"].as_u64();
+        for step in 0..steps.unwrap_or(1) as usize {
+            let label = |name: &str| format!("step{step}.{name}");
+            let noise = self.tensor(&label("mask_noise"));
+            let [images, tokens] = noise.dims("mask_noise");
+            let masks = masks_from_noise(&noise.to_f64_vec(), images, tokens, ratio).unwrap();
+            let mask = Tensor::new([images, tokens], masks.mask.clone());
+            worst.compare(&label("mask"), &mask, self.tensor(&label("mask")));
 
-        let batch = Batch {
-            images,
-            context: vec![masks.kept.clone()],
-            targets: vec![masks.removed.clone()],
-            noise: Noise::Drawn { seed: 0, step: 0 },
-        };
-        let trainer = Trainer { chunk_images: 2, ..Trainer::new(model, params) };
-        let (model, params) = (&trainer.model, &trainer.params);
-        let chunk = trainer.cut(&batch, 0..batch.images.shape()[0]);
-        let (theta, phi) = (params.encoder.constants(), params.predictor.constants());
-        let (c, m) = model.tokens(&phi, &model.encode(&theta, &chunk), &chunk);
-        // The official decoder answers for every patch, in raster order: undo the shuffle, leave out the class token.
-        let all = model.predictor.forward_all(&phi, &ops::concat_tokens(&[&c, &m]));
-        let patches = ops::slice_tokens(&all, 1, tokens);
-        let predictions: Var = ops::gather_tokens(&patches, &masks.restore);
-        worst.compare("step0.out.predictions", predictions.value(), self.tensor("step0.out.predictions"));
+            let batch = Batch {
+                images: self.tensor(&label("images")).to_dtype(dtype),
+                context: vec![masks.kept.clone()],
+                targets: vec![masks.removed.clone()],
+                noise: Noise::Drawn { seed: 0, step: 0 },
+            };
+            let (model, params) = (&trainer.model, &trainer.params);
+            let chunk = trainer.cut(&batch, 0..images);
+            let (theta, phi) = (params.encoder.constants(), params.predictor.constants());
+            let (c, m) = model.tokens(&phi, &model.encode(&theta, &chunk), &chunk);
+            // The official decoder answers for every patch, in raster order: undo the shuffle, leave out the class
+            // token.
+            let all = model.predictor.forward_all(&phi, &ops::concat_tokens(&[&c, &m]));
+            let patches = ops::slice_tokens(&all, 1, tokens);
+            let predictions: Var = ops::gather_tokens(&patches, &masks.restore);
+            let name = label("out.predictions");
+            worst.compare(&name, predictions.value(), self.tensor(&name));
 
-        let found = trainer.gradients(&batch).unwrap();
-        worst.compare("step0.out.loss", &Tensor::new([1], vec![found.loss]), self.tensor("step0.out.loss"));
-        self.compare_gradients(params, ["model", "model"], &found.gradients, worst);
+            let found = trainer.gradients(&batch).unwrap();
+            worst.compare(&label("out.loss"), &Tensor::new([1], vec![found.loss]), self.tensor(&label("out.loss")));
+            if step == 0 {
+                self.compare_gradients(params, ["model", "model"], &found.gradients, worst);
+            }
+            if steps.is_some() {
+                (trainer.optimizer.betas, trainer.optimizer.eps) = self.adamw(); // MAE's β₂ is 0.95
+                trainer.step(&batch, &self.hyper(step)).unwrap();
+            }
+        }
+        if steps.is_some() {
+            self.compare_weights("model", &trainer.params.encoder, worst);
+            self.compare_weights("model", &trainer.params.predictor, worst);
+        }
     }
 }

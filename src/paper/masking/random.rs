@@ -136,21 +136,6 @@ mod tests {
     }
 
     #[test]
-    fn every_token_is_equally_likely_at_every_place() {
-        let (batch, tokens) = (40_000, 9);
-        let masks = random_masks(batch, tokens, 0.6, &mut stream(3, Purpose::Mask, [0, 0])).unwrap();
-        let mut count = vec![[0.0; 9]; tokens];
-        for row in masks.restore.as_slice().chunks(tokens) {
-            row.iter().enumerate().for_each(|(token, &place)| count[token][place as usize] += 1.0);
-        }
-        let p = 1.0 / tokens as f64;
-        let deviation = (batch as f64 * p * (1.0 - p)).sqrt();
-        for n in count.iter().flatten() {
-            assert!((n - batch as f64 * p).abs() < 5.0 * deviation, "a token stood {n} times at one place");
-        }
-    }
-
-    #[test]
     fn a_ratio_without_both_kinds_is_an_error() {
         let mut rng = stream(0, Purpose::Mask, [0, 0]);
         for (tokens, ratio, says) in [
