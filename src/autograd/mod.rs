@@ -19,6 +19,8 @@ pub mod check;
 pub mod ops;
 mod tape;
 mod var;
+mod watch;
 
 pub use tape::{Gradients, Tape};
 pub use var::Var;
+pub use watch::{NonFinite, Origin};
