@@ -4,5 +4,8 @@
 //! prints them: the same code, so that neither can say what the other does not.
 
 mod finding;
+pub mod gradients;
+pub mod graph;
+pub mod small;
 
 pub use finding::Finding;
