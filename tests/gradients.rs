@@ -73,3 +73,26 @@ fn chunks_do_not_change_what_is_computed() {
         }
     }
 }
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_program_says_what_is_wrong_with_a_graph() {
+    let sizes = "--dim 16 --depth 2 --heads 2 --predictor-dim 8 --predictor-depth 1 --predictor-heads 1";
+    let graph = |more: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stop-mim"));
+        let output = command.args(format!("check graph {sizes} {more}").split_whitespace()).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    for method in ["stop", "ijepa", "mae", "stop --stop-tokens paper --learned-positions"] {
+        let (code, text) = graph(&format!("--method {method}"));
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains("attention") && !text.contains("MISMATCH"), "{text}");
+    }
+    let (code, text) = graph("--poison blocks.1.attn.qkv.weight");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("the parameter blocks.1.attn.qkv.weight is not finite"), "{text}");
+    let (code, text) = graph("--poison blocks.7.attn.qkv.weight");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("no parameter called blocks.7.attn.qkv.weight"), "{text}");
+}
