@@ -4,6 +4,7 @@
 use rand::RngExt;
 
 use super::{Finding, small};
+use crate::Result;
 use crate::autograd::check::{Options, Report, Verdict, check_op, check_value, step_sweep};
 use crate::autograd::ops::PatchOrder;
 use crate::autograd::{Tape, Var, ops};
@@ -14,11 +15,6 @@ use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Indices, Tensor};
 use crate::train::Trainer;
 use crate::vit::{Block, Encoder, EncoderConfig, Names, Predictor, PredictorConfig};
-
-/// [`operations`], [`layers`], [`training_steps`] and the findings of the [`sweep`].
-pub fn all() -> Vec<Finding> {
-    [operations(), layers(), training_steps(), sweep().findings].concat()
-}
 
 /// What several reports on one statement found: the worst comparison of all. A report that is not a pass is no pass
 /// here, and neither is one that says nothing about some input.
@@ -276,10 +272,13 @@ pub struct Sweep {
 
 /// The derivative of a StoP training step's loss along one random direction of all parameters, |v| = 1, by central
 /// differences with steps from 1 to 10⁻¹³.
-pub fn sweep() -> Sweep {
+///
+/// # Errors
+/// When a trained parameter got no gradient.
+pub fn sweep() -> Result<Sweep> {
     let method = small::every_method().swap_remove(2);
     let trainer = small::trainer(method, false, DType::F64);
-    let found = trainer.gradients(&small::batch(&trainer)).expect("a gradient for every trained parameter");
+    let found = trainer.gradients(&small::batch(&trainer))?;
     let point = point(&trainer);
     // A direction along which no prediction's distance from its target passes 1 within h = 10⁻²: there smooth L1 has
     // no third derivative, and the error would not fall as h².
@@ -309,7 +308,7 @@ pub fn sweep() -> Sweep {
     ];
     let round_off = steps.iter().map(|h| (*h, f64::EPSILON * found.loss / h / scale)).collect();
     let truncation = steps.iter().map(|h| (*h, at(2) * 1e4 * h * h)).collect();
-    Sweep { errors, round_off, truncation, findings }
+    Ok(Sweep { errors, round_off, truncation, findings })
 }
 
 #[cfg(test)]

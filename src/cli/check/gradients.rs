@@ -18,15 +18,17 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let sweep = gradients::sweep();
-    let findings =
-        [gradients::operations(), gradients::layers(), gradients::training_steps(), sweep.findings.clone()].concat();
-    print(&findings);
+    let derivatives = [gradients::operations(), gradients::layers(), gradients::training_steps()].concat();
+    print(&derivatives);
+    conclude(&derivatives)?;
+
+    let sweep = gradients::sweep()?;
     let title = "error of a StoP step's directional derivative, by the step h of the central difference";
-    println!("{}", log_log(title, "h", &sweep.errors));
+    println!("\n{}", log_log(title, "h", &sweep.errors));
+    print(&sweep.findings);
     curve(&sweep).save_svg(&args.out)?;
     println!("{}", args.out.display());
-    conclude(&findings)
+    conclude(&sweep.findings)
 }
 
 /// The V of truncation and round-off, with what is expected of each.

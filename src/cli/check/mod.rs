@@ -32,39 +32,35 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// Prints what was found.
+/// Prints what was found as a table. What takes more than a line is cut there; [`conclude`] has the whole of it.
 fn print(findings: &[Finding]) {
+    const WIDTH: usize = 64;
+    let short = |text: &str| {
+        let line = text.lines().next().unwrap_or_default();
+        let cut = line.chars().nth(WIDTH).map(|_| line.chars().take(WIDTH - 1).chain(['…']).collect());
+        cut.unwrap_or_else(|| line.to_owned())
+    };
     let row = |f: &Finding| {
         let verdict = match f.verdict() {
             Verdict::Pass => "pass",
             Verdict::Mismatch => "MISMATCH",
             Verdict::NotChecked => "NOT CHECKED",
         };
-        let numbers = [f.scale, f.error].map(|x| format!("{x:.1e}"));
-        let [scale, error] = numbers;
-        vec![f.statement.clone(), f.compared.clone(), scale, error, format!("{:.0e}", f.tolerance), verdict.to_owned()]
+        let [scale, error] = [f.scale, f.error].map(|x| format!("{x:.1e}"));
+        vec![f.statement.clone(), short(&f.compared), scale, error, format!("{:.0e}", f.tolerance), verdict.to_owned()]
     };
     let rows: Vec<Vec<String>> = findings.iter().map(row).collect();
     println!("{}", table(&["statement", "compared", "scale", "error", "tolerance", "verdict"], &rows));
 }
 
-/// An error unless all of them passed.
+/// An error that lists those that did not pass, if there are any.
 fn conclude(findings: &[Finding]) -> Result<()> {
-    let failed: Vec<&Finding> = findings.iter().filter(|f| f.verdict() != Verdict::Pass).collect();
-    match failed.first() {
-        None => {
-            println!("{} of {} pass", findings.len(), findings.len());
-            Ok(())
-        }
-        Some(first) => Err(Error::config(
-            format!(
-                "{} of {} do not pass; first: {}: {}",
-                failed.len(),
-                findings.len(),
-                first.statement,
-                first.compared
-            ),
-            "see the rows of the table above that do not say pass",
-        )),
+    let failed = findings.iter().filter(|f| f.verdict() != Verdict::Pass);
+    let failed: Vec<String> = failed.map(|f| format!("\n  {}: {}", f.statement, f.compared)).collect();
+    if failed.is_empty() {
+        println!("{} of {} pass", findings.len(), findings.len());
+        return Ok(());
     }
+    let problem = format!("{} of {} do not pass:{}", failed.len(), findings.len(), failed.concat());
+    Err(Error::config(problem, "the table above has their numbers"))
 }
