@@ -50,8 +50,10 @@ pub enum Error {
     },
     /// Something that was put to the test did not hold.
     Check {
-        /// The statements that did not pass.
+        /// The comparisons that did not pass, with what is known about each.
         failed: Vec<String>,
+        /// How many were made.
+        of: usize,
     },
 }
 
@@ -81,8 +83,8 @@ impl fmt::Display for Error {
             Error::Training { step, problem, hint } => {
                 write!(f, "training stopped at step {step}: {problem}\n  {hint}")
             }
-            Error::Check { failed } => {
-                write!(f, "did not pass: {}\n  --all shows every comparison", failed.join(", "))
+            Error::Check { failed, of } => {
+                write!(f, "{} of {of} comparisons do not pass:\n  {}", failed.len(), failed.join("\n  "))
             }
         }
     }

@@ -1,74 +1,45 @@
-//! The gradient of a whole training step, every method, against central differences in f64.
-//!
-//! Single operations are checked where they are written (`src/autograd/ops`); here is everything together: encoder,
-//! the paper's equations, predictor, loss, the cut into chunks and the sum over them.
+//! Every derivative that training rests on, in f64: what `stop-mim check gradients` and `stop-mim check graph` print is
+//! asserted here, and that a trainer without a gradient, or with another cut into chunks, behaves as it must.
 
-mod common;
-
-use rand::RngExt;
+use stop_mim::lab::{Finding, gradients, graph, small};
 use stop_mim::nn::Role;
-use stop_mim::rng::{Purpose, stream};
-use stop_mim::train::Trainer;
-use stop_mim::{DType, Error, Tensor};
+use stop_mim::{DType, Error};
 
-/// Each trained parameter of the trainer moved by h times its direction.
-fn moved(trainer: &Trainer, directions: &[Tensor], h: f64) -> Trainer {
-    let mut moved = trainer.clone();
-    let modules = [&mut moved.params.encoder, &mut moved.params.predictor];
-    let trained = modules.into_iter().flat_map(|m| m.iter_mut()).filter(|p| p.role == Role::Trained);
-    for (param, direction) in trained.zip(directions) {
-        param.value.add_assign(&direction.scaled(h));
-    }
-    moved
+#[test]
+fn every_operation() {
+    gradients::operations().iter().for_each(Finding::assert_pass);
+}
+
+#[test]
+fn every_layer() {
+    gradients::layers().iter().for_each(Finding::assert_pass);
 }
 
 #[test]
 fn a_training_step_of_every_method() {
-    for (i, method) in common::every_method().into_iter().enumerate() {
-        // Learned positions add one parameter, to whichever method.
-        for learned_positions in if i == 0 { &[false, true][..] } else { &[false] } {
-            let mut trainer = common::tiny(method.clone(), *learned_positions, DType::F64);
-            trainer.chunk_images = 3; // two chunks of three images and one of one
-            let batch = common::batch(&trainer);
-            let gradients = trainer.gradients(&batch).unwrap().gradients;
-            let inner = |directions: &[Tensor]| -> f64 {
-                let products = gradients
-                    .iter()
-                    .zip(directions)
-                    .map(|(g, d)| g.to_f64_vec().iter().zip(d.to_f64_vec()).map(|(g, d)| g * d).sum::<f64>());
-                products.sum()
-            };
-            let mut rng = stream(1, Purpose::Eval, [0, 0]);
-            let compare = |what: &str, directions: Vec<Tensor>| {
-                // A step of fixed length, whatever the number of parameters.
-                let h = 1e-5 / directions.iter().map(|d| d.norm().powi(2)).sum::<f64>().sqrt();
-                let loss = |h: f64| moved(&trainer, &directions, h).gradients(&batch).unwrap().loss;
-                let (analytic, numeric) = (inner(&directions), (loss(h) - loss(-h)) / (2.0 * h));
-                let scale = gradients.iter().map(|g| g.norm().powi(2)).sum::<f64>().sqrt();
-                // Differences of a loss near 1 in f64 are good to about 10⁻¹⁰; a dropped term is off by 10⁻³ or more.
-                let error = (analytic - numeric).abs() / scale.max(1e-3);
-                assert!(error < 1e-7, "{method:?}, {what}: analytic {analytic:e}, numeric {numeric:e}");
-            };
-            // All parameters at once, then each on its own: its gradient cannot hide behind larger ones.
-            let random = |g: &Tensor, rng: &mut rand::rngs::StdRng| {
-                Tensor::from_fn(*g.shape(), DType::F64, |_| rng.random_range(-1.0..1.0))
-            };
-            compare("all parameters", gradients.iter().map(|g| random(g, &mut rng)).collect());
-            for i in 0..gradients.len() {
-                let zero = |g: &Tensor| Tensor::zeros(*g.shape(), DType::F64);
-                let only =
-                    gradients.iter().enumerate().map(|(k, g)| if k == i { random(g, &mut rng) } else { zero(g) });
-                compare(&format!("parameter {i}"), only.collect());
-            }
-        }
+    let findings = gradients::training_steps();
+    assert_eq!(findings.len(), small::every_method().len() + 1);
+    findings.iter().for_each(Finding::assert_pass);
+}
+
+#[test]
+fn the_error_of_a_difference_quotient_is_a_v() {
+    gradients::sweep().unwrap().findings.iter().for_each(Finding::assert_pass);
+}
+
+#[test]
+fn the_graph_of_a_training_step_of_every_method() {
+    for method in small::every_method() {
+        let trainer = small::trainer(method, false, DType::F64);
+        graph::lint(&trainer, &small::batch(&trainer)).findings.iter().for_each(Finding::assert_pass);
     }
 }
 
 #[test]
 fn a_parameter_without_a_gradient_is_named() {
-    let stop = common::every_method().remove(2); // official form: the mask token is not read
-    let mut trainer = common::tiny(stop, false, DType::F64);
-    let batch = common::batch(&trainer);
+    let stop = small::every_method().remove(2); // official form: the mask token is not read
+    let mut trainer = small::trainer(stop, false, DType::F64);
+    let batch = small::batch(&trainer);
     assert!(trainer.gradients(&batch).is_ok());
     let mask_token = trainer.model.predictor.mask_token;
     trainer.params.predictor.set_role(mask_token, Role::Trained);
@@ -80,10 +51,10 @@ fn a_parameter_without_a_gradient_is_named() {
 
 #[test]
 fn chunks_do_not_change_what_is_computed() {
-    for method in common::every_method() {
+    for method in small::every_method() {
         // Given noise, so that the draws do not depend on the cut.
-        let mut trainer = common::tiny(method, false, DType::F64);
-        let mut batch = common::batch(&trainer);
+        let mut trainer = small::trainer(method, false, DType::F64);
+        let mut batch = small::batch(&trainer);
         trainer.chunk_images = 7;
         if let Some(noise) = trainer.cut(&batch, 0..7).noise {
             let blocks = batch.targets.len();
@@ -101,4 +72,27 @@ fn chunks_do_not_change_what_is_computed() {
             }
         }
     }
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_program_says_what_is_wrong_with_a_graph() {
+    let sizes = "--dim 16 --depth 2 --heads 2 --predictor-dim 8 --predictor-depth 1 --predictor-heads 1";
+    let graph = |more: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stop-mim"));
+        let output = command.args(format!("check graph {sizes} {more}").split_whitespace()).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    for method in ["stop", "ijepa", "mae", "stop --stop-tokens paper --learned-positions"] {
+        let (code, text) = graph(&format!("--method {method}"));
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains("attention") && !text.contains("MISMATCH"), "{text}");
+    }
+    let (code, text) = graph("--poison blocks.1.attn.qkv.weight");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("the parameter blocks.1.attn.qkv.weight is not finite"), "{text}");
+    let (code, text) = graph("--poison blocks.7.attn.qkv.weight");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("no parameter called blocks.7.attn.qkv.weight"), "{text}");
 }

@@ -20,7 +20,9 @@ mod derivative;
 pub mod ops;
 mod tape;
 mod var;
+mod watch;
 
 pub use derivative::derivative_along;
 pub use tape::{Gradients, Tape};
 pub use var::Var;
+pub use watch::{NonFinite, Origin};

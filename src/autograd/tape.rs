@@ -5,9 +5,12 @@
 //! the sweep passes it.
 
 use std::cell::RefCell;
+use std::panic::Location;
 use std::rc::Rc;
 
 use super::var::Var;
+use super::watch::{NonFinite, Origin};
+use crate::kernels::live_bytes;
 use crate::tensor::{Shape, Tensor};
 
 /// A record of one computation, to be swept backward once. Cheap to clone (one shared list); stays on its thread.
@@ -18,6 +21,26 @@ pub struct Tape(Rc<RefCell<List>>);
 struct List {
     entries: Vec<Entry>,
     spent: bool,
+    watch: Watch,
+}
+
+impl List {
+    /// Notes where `value` comes from if the tape is watching and it is the first that is not finite.
+    fn look(&mut self, value: &Tensor, place: impl FnOnce() -> NonFinite) {
+        if matches!(self.watch, Watch::Looking) && !value.is_finite() {
+            self.watch = Watch::Found(place());
+        }
+    }
+}
+
+/// Whether values are looked at as they pass.
+#[derive(Default)]
+enum Watch {
+    #[default]
+    Off,
+    /// All that passed were finite.
+    Looking,
+    Found(NonFinite),
 }
 
 struct Entry {
@@ -39,10 +62,16 @@ impl Tape {
         Self::default()
     }
 
+    /// An empty tape that looks at every value put on it, and at every gradient of its sweep, until one is not finite:
+    /// [`first_non_finite`](Self::first_non_finite) names it. Slower; to find out what went wrong.
+    pub fn watching() -> Self {
+        Tape(Rc::new(RefCell::new(List { watch: Watch::Looking, ..List::default() })))
+    }
+
     /// A value whose gradient is wanted: a parameter, or an input under test.
     #[track_caller]
     pub fn leaf(&self, value: Tensor) -> Var {
-        self.push("leaf", value, Vec::new(), None)
+        self.push("leaf", value, &[], None)
     }
 
     /// Number of entries.
@@ -58,6 +87,33 @@ impl Tape {
     /// The names of the recorded operations, in order. Leaves are called `"leaf"`.
     pub fn names(&self) -> Vec<&'static str> {
         self.0.borrow().entries.iter().map(|e| e.name).collect()
+    }
+
+    /// The first NaN or infinity that a [`watching`](Self::watching) tape has seen.
+    pub fn first_non_finite(&self) -> Option<NonFinite> {
+        match &self.0.borrow().watch {
+            Watch::Found(found) => Some(found.clone()),
+            Watch::Off | Watch::Looking => None,
+        }
+    }
+
+    /// Frees the entries from the last to the first, as a sweep does but without computing, and gives for each entry, in
+    /// the order of recording, its name and the bytes that went with it: what it saved for its backward pass and nobody
+    /// else holds. What several entries share is counted with the first of them.
+    ///
+    /// # Panics
+    /// When the tape was swept before.
+    #[track_caller]
+    pub fn take_apart(&self) -> Vec<(&'static str, usize)> {
+        let mut entries = self.spend();
+        let mut freed = Vec::with_capacity(entries.len());
+        while let Some(entry) = entries.pop() {
+            let (name, before) = (entry.name, live_bytes());
+            drop(entry);
+            freed.push((name, (before - live_bytes()) as usize));
+        }
+        freed.reverse();
+        freed
     }
 
     /// The gradient of the scalar `loss` with respect to every leaf it depends on.
@@ -87,12 +143,7 @@ impl Tape {
             panic!("backward: no gradient reaches this value; does it depend on a leaf of the tape?")
         };
         assert!(self.is(tape), "backward: this value was recorded on another tape");
-        let mut entries = {
-            let mut list = self.0.borrow_mut();
-            assert!(!list.spent, "backward: this tape was swept before; record the computation again");
-            list.spent = true;
-            std::mem::take(&mut list.entries)
-        };
+        let mut entries = self.spend();
 
         let mut gradients: Vec<Option<Tensor>> = vec![None; id + 1];
         gradients[id] = Some(dy);
@@ -112,6 +163,7 @@ impl Tape {
                     "{name}: the rule gave a gradient of {} for an input of {shape}",
                     gradient.shape()
                 );
+                self.0.borrow_mut().look(&gradient, || NonFinite { name, position: at, origin: Origin::Gradient });
                 match &mut gradients[input] {
                     Some(sum) => sum.add_assign(&gradient),
                     empty => *empty = Some(gradient),
@@ -125,12 +177,32 @@ impl Tape {
         Rc::ptr_eq(&self.0, &other.0)
     }
 
+    /// Takes the entries; no more can be recorded.
     #[track_caller]
-    fn push(&self, name: &'static str, value: Tensor, inputs: Vec<Option<usize>>, rule: Option<Rule>) -> Var {
+    fn spend(&self) -> Vec<Entry> {
+        let mut list = self.0.borrow_mut();
+        assert!(!list.spent, "backward: this tape was swept before; record the computation again");
+        list.spent = true;
+        std::mem::take(&mut list.entries)
+    }
+
+    #[track_caller]
+    fn push(&self, name: &'static str, value: Tensor, inputs: &[&Var], rule: Option<Rule>) -> Var {
         let mut list = self.0.borrow_mut();
         assert!(!list.spent, "{name}: this tape was swept already; start a new one");
+        let (position, made_at) = (list.entries.len(), Location::caller());
+        list.look(&value, || NonFinite {
+            name,
+            position,
+            origin: match inputs.iter().position(|input| !input.value().is_finite()) {
+                Some(input) => Origin::Constant { input, made_at },
+                None if rule.is_none() => Origin::Leaf,
+                None => Origin::Value { made_at },
+            },
+        });
+        let inputs = inputs.iter().map(|input| input.node().map(|(_, id)| id)).collect();
         list.entries.push(Entry { name, shape: *value.shape(), inputs, rule });
-        Var::on_tape(value, self.clone(), list.entries.len() - 1)
+        Var::on_tape(value, self.clone(), position)
     }
 }
 
@@ -171,8 +243,7 @@ pub(super) fn record_many(
     let mut tapes = inputs.iter().filter_map(|input| input.node()).map(|(tape, _)| tape);
     let Some(tape) = tapes.next() else { return Var::constant(value) };
     assert!(tapes.all(|other| tape.is(other)), "{name}: the operands are on different tapes");
-    let ids = inputs.iter().map(|input| input.node().map(|(_, id)| id)).collect();
-    tape.push(name, value, ids, Some(Box::new(rule)))
+    tape.push(name, value, inputs, Some(Box::new(rule)))
 }
 
 /// What a sweep found: the gradient of each leaf.
@@ -242,6 +313,20 @@ mod tests {
         let gradients = tape.backward(&ops::scale(&x, 2.0));
         assert!(gradients.of(&unused).is_none());
         assert!(tape.is_empty(), "all entries are freed by the sweep");
+    }
+
+    #[test]
+    fn taken_apart_each_entry_frees_what_it_saved() {
+        let tape = Tape::new();
+        let weights = Tensor::zeros([3], crate::DType::F64);
+        let x = tape.leaf(weights.clone());
+        let y = ops::mul(&ops::gelu(&x), &ops::gelu(&x)); // gelu keeps x, which we hold; mul both its operands
+        let z = ops::mul(&ops::softmax(&y), &y); // softmax keeps its output, mul that and y
+        drop((x, y, z));
+        let expected = [("leaf", 0), ("gelu", 0), ("gelu", 0), ("mul", 48), ("softmax", 24), ("mul", 24)];
+        assert_eq!(tape.take_apart(), expected);
+        assert!(tape.is_empty());
+        drop(weights);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! faults and cold caches; so a dropped [`Storage`] goes to a free list of its thread, by size class, last in
 //! first out: the next buffer of that size is the one whose memory is still in this core's cache.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::real::{DType, Real};
@@ -67,6 +68,16 @@ impl Buffer {
     }
 }
 
+thread_local! {
+    static LIVE_BYTES: Cell<isize> = const { Cell::new(0) };
+}
+
+/// Bytes of elements in the buffers that this thread made, less those that it dropped. What a computation on one thread
+/// adds to it is what it keeps alive. (What size classes round up comes on top; see [`Storage`].)
+pub fn live_bytes() -> isize {
+    LIVE_BYTES.get()
+}
+
 /// An owned run of elements whose memory goes back to the recycler when dropped.
 #[derive(Debug)]
 pub struct Storage<T: Real> {
@@ -86,6 +97,12 @@ impl<T: Real> Storage<T> {
         if cfg!(debug_assertions) {
             elements.fill(T::from_f64(f64::NAN));
         }
+        Self::counted(elements, len)
+    }
+
+    /// Every storage is made here.
+    fn counted(elements: Vec<T>, len: usize) -> Self {
+        LIVE_BYTES.set(LIVE_BYTES.get() + (len * size_of::<T>()) as isize);
         Storage { elements, len }
     }
 
@@ -98,7 +115,8 @@ impl<T: Real> Storage<T> {
 
     /// These elements, without a copy.
     pub fn from_vec(elements: Vec<T>) -> Self {
-        Storage { len: elements.len(), elements }
+        let len = elements.len();
+        Self::counted(elements, len)
     }
 
     /// The elements.
@@ -122,6 +140,7 @@ impl<T: Real> Clone for Storage<T> {
 
 impl<T: Real> Drop for Storage<T> {
     fn drop(&mut self) {
+        LIVE_BYTES.set(LIVE_BYTES.get() - (self.len * size_of::<T>()) as isize);
         let elements = std::mem::take(&mut self.elements);
         // Only whole size classes are kept: a vector that came from outside is of any length.
         if elements.len() != size_class(elements.len()) {
@@ -205,6 +224,21 @@ mod tests {
         let address = first.as_slice().as_ptr();
         drop(first);
         assert_eq!(Storage::<f32>::unspecified(990).as_slice().as_ptr(), address);
+    }
+
+    #[test]
+    fn every_buffer_is_counted_until_it_is_dropped() {
+        let before = live_bytes();
+        let a = f32::into_buffer(Storage::full(10, 1.0));
+        let mut b = a.clone();
+        assert_eq!(live_bytes() - before, 40, "a clone shares");
+        b.make_mut::<f32>("test")[0] = 5.0;
+        let c = f64::into_buffer(Storage::from_vec(vec![1.0; 3]));
+        assert_eq!(live_bytes() - before, 40 + 40 + 24);
+        drop((a, c));
+        assert_eq!(live_bytes() - before, 40);
+        drop(b);
+        assert_eq!(live_bytes(), before);
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod buffer;
 pub mod cpu;
 mod real;
 
-pub use buffer::{Buffer, Storage};
+pub use buffer::{Buffer, Storage, live_bytes};
 pub use cpu::attention::Sizes as AttentionSizes;
 pub use cpu::elementwise::Broadcast;
 pub use cpu::patchify::{Cut, PatchOrder};

@@ -6,7 +6,7 @@
 //! | images under context and target masks; how often a position is masked | [`masks`] |
 //! | how similar the embeddings of two positions are (Fig. 5) | [`similarity`] |
 //! | losses, ranks, learning rates over training, as SVG | `curve` (feature `cli`) |
-//! | results in the terminal | [`table`] |
+//! | results in the terminal | [`table`], and points on logarithmic axes: [`sweep`] |
 
 pub mod canvas;
 pub mod colour;
@@ -14,4 +14,5 @@ pub mod colour;
 pub mod curve;
 pub mod masks;
 pub mod similarity;
+pub mod sweep;
 pub mod table;

@@ -1,5 +1,8 @@
 //! `stop-mim check`
 
+mod gradients;
+mod graph;
+
 use clap::{Args as ClapArgs, Subcommand};
 
 use crate::autograd::check::Verdict;
@@ -17,62 +20,66 @@ pub struct Args {
 }
 
 #[derive(Subcommand, Clone, Debug)]
-enum What {}
+enum What {
+    /// Every operation, every layer and the training step of every method, against central differences in f64.
+    Gradients(gradients::Args),
+    /// A training step's graph: what no gradient reaches, what is kept for the backward pass, where a NaN comes from.
+    Graph(Box<graph::Args>),
+}
 
 pub fn run(args: &Args) -> Result<()> {
-    match args.what {
+    match &args.what {
         None => {
-            let statements = lab::statements().into_iter();
-            report(&statements.map(|(name, test)| (name.to_owned(), test())).collect::<Vec<_>>(), args.all)
+            let findings: Vec<Finding> = lab::statements().iter().flat_map(|test| test()).collect();
+            print(&findings, args.all);
+            conclude(&findings)
         }
-        Some(_) => Ok(()),
+        Some(What::Gradients(what)) => gradients::run(what, args.all),
+        Some(What::Graph(what)) => graph::run(what, args.all),
     }
 }
 
-/// Prints what was found about each statement: its worst comparison, or with `all` every one.
-///
-/// # Errors
-/// When a comparison did not pass; it names the statements.
-pub fn report(statements: &[(String, Vec<Finding>)], all: bool) -> Result<()> {
+/// Prints what was found as a table: of each statement the worst comparison and how many others there were, or with
+/// `all` every one. What takes more than a line is cut there; [`conclude`] has the whole of it.
+fn print(findings: &[Finding], all: bool) {
+    // The share of what is allowed; anything that did not pass comes before that.
+    let badness = |f: &Finding| match f.verdict() {
+        Verdict::Pass => f.error / (f.tolerance * f.scale).max(f64::MIN_POSITIVE),
+        Verdict::NotChecked | Verdict::Mismatch => f64::INFINITY,
+    };
     let mut rows = Vec::new();
-    for (name, findings) in statements {
-        // The worst by its share of what is allowed, and anything that did not pass before that.
-        let badness = |f: &Finding| match f.verdict() {
-            Verdict::Pass => f.error / (f.tolerance * f.scale).max(f64::MIN_POSITIVE),
-            Verdict::NotChecked | Verdict::Mismatch => f64::INFINITY,
-        };
-        let worst = findings.iter().max_by(|a, b| badness(a).total_cmp(&badness(b)));
-        let others = findings.len().saturating_sub(1);
-        for finding in findings.iter().filter(|f| all || worst.is_some_and(|w| std::ptr::eq(*f, w))) {
-            let compared = match (all, others) {
-                (true, _) | (false, 0) => finding.compared.clone(),
-                (false, n) => format!("{} (+{n})", finding.compared),
-            };
-            rows.push(vec![
-                name.clone(),
-                compared,
-                format!("{:.1e}", finding.scale),
-                format!("{:.1e}", finding.error),
-                format!("{:.0e}", finding.tolerance * finding.scale),
-                match finding.verdict() {
-                    Verdict::Pass => "pass".into(),
-                    Verdict::Mismatch => "MISMATCH".into(),
-                    Verdict::NotChecked => "not checked".into(),
-                },
-            ]);
+    for group in findings.chunk_by(|a, b| a.statement == b.statement) {
+        let worst = group.iter().max_by(|a, b| badness(a).total_cmp(&badness(b)));
+        match all {
+            true => rows.extend(group.iter().map(|f| row(f, 0))),
+            false => rows.extend(worst.map(|f| row(f, group.len() - 1))),
         }
     }
-    let header = ["statement", "compared", "scale", "worst error", "allowed", "verdict"];
-    println!("{}", table(&header, &rows));
-    let comparisons: usize = statements.iter().map(|(_, findings)| findings.len()).sum();
-    let failed: Vec<String> = statements
-        .iter()
-        .filter(|(_, findings)| findings.is_empty() || findings.iter().any(|f| f.verdict() != Verdict::Pass))
-        .map(|(name, _)| name.clone())
-        .collect();
-    println!("{} statements, {comparisons} comparisons, {} failed", statements.len(), failed.len());
-    match failed.is_empty() {
-        true => Ok(()),
-        false => Err(Error::Check { failed }),
+    println!("{}", table(&["statement", "compared", "scale", "worst error", "allowed", "verdict"], &rows));
+}
+
+fn row(f: &Finding, others: usize) -> Vec<String> {
+    const WIDTH: usize = 70;
+    let line = f.compared.lines().next().unwrap_or_default();
+    let cut = line.chars().nth(WIDTH).map(|_| line.chars().take(WIDTH - 1).chain(['…']).collect());
+    let line = cut.unwrap_or_else(|| line.to_owned());
+    let compared = if others == 0 { line } else { format!("{line} (+{others})") };
+    let verdict = match f.verdict() {
+        Verdict::Pass => "pass",
+        Verdict::Mismatch => "MISMATCH",
+        Verdict::NotChecked => "NOT CHECKED",
+    };
+    let [scale, error] = [f.scale, f.error].map(|x| format!("{x:.1e}"));
+    vec![f.statement.clone(), compared, scale, error, format!("{:.0e}", f.tolerance * f.scale), verdict.to_owned()]
+}
+
+/// An error that lists those that did not pass, if there are any.
+fn conclude(findings: &[Finding]) -> Result<()> {
+    let failed = findings.iter().filter(|f| f.verdict() != Verdict::Pass);
+    let failed: Vec<String> = failed.map(|f| format!("{}: {}", f.statement, f.compared)).collect();
+    if failed.is_empty() {
+        println!("{} of {} comparisons pass", findings.len(), findings.len());
+        return Ok(());
     }
+    Err(Error::Check { failed, of: findings.len() })
 }

@@ -1,0 +1,78 @@
+//! `stop-mim check graph`
+
+use clap::Args as ClapArgs;
+
+use super::super::options::{MaskArgs, ModelArgs};
+use super::{conclude, print};
+use crate::lab::graph::{Lint, lint};
+use crate::methods::Model;
+use crate::report::table::table;
+use crate::rng::{Purpose, stream};
+use crate::tensor::{DType, Tensor};
+use crate::train::{Batch, Noise, Trainer};
+use crate::{Error, Result};
+
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Args {
+    /// Images in the step. Their pixels are random.
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    images: u16,
+    /// Put a NaN into this parameter first (as blocks.0.attn.qkv.weight), to see it found.
+    #[arg(long, value_name = "NAME")]
+    poison: Option<String>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    masks: MaskArgs,
+    /// Decides weights, pixels, masks and noise.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+pub fn run(args: &Args, all: bool) -> Result<()> {
+    let config = args.model.config()?;
+    let masking = args.masks.masking(&config)?;
+    let (n, side) = (usize::from(args.images), config.encoder.image_size);
+    let (model, params) = Model::new(&config, DType::F32, &mut stream(args.seed, Purpose::Init, [0, 0]))?;
+    let mut trainer = Trainer::new(model, params);
+    if let Some(name) = &args.poison {
+        poison(&mut trainer, name)?;
+    }
+    let (context, targets) =
+        masking.sample(n, config.encoder.patches(), &mut stream(args.seed, Purpose::Mask, [1, 0]))?;
+    let images = Tensor::normal([n, 3, side, side], 1.0, DType::F32, &mut stream(args.seed, Purpose::Eval, [0, 0]));
+    let batch = Batch { images, context, targets, noise: Noise::Drawn { seed: args.seed, step: 1 } };
+
+    let lint = lint(&trainer, &batch);
+    println!("{}: a step on {n} images, {} entries on the tape\n", config.method.name(), lint.entries);
+    print(&lint.findings, all);
+    println!("{}", saved(&lint, n));
+    if !lint.zero.is_empty() {
+        println!("Gradients that are all zero: {}\n", lint.zero.join(", "));
+    }
+    conclude(&lint.findings)
+}
+
+/// What is kept for the backward pass, as a table.
+fn saved(lint: &Lint, images: usize) -> String {
+    let total: usize = lint.saved.iter().map(|s| s.bytes).sum();
+    let kib = |bytes: usize| format!("{:.1}", bytes as f64 / 1024.0);
+    let row = |name: &str, entries: usize, bytes: usize| {
+        let share = format!("{:.1} %", 100.0 * bytes as f64 / total.max(1) as f64);
+        vec![name.to_owned(), entries.to_string(), kib(bytes), kib(bytes / images), share]
+    };
+    let rows: Vec<Vec<String>> = lint.saved.iter().map(|s| row(s.name, s.entries, s.bytes)).collect();
+    let rows = [rows, vec![row("all", lint.entries, total)]].concat();
+    table(&["operation", "entries", "KiB kept for backward", "an image", "share"], &rows)
+}
+
+/// Sets one element of a parameter to NaN.
+fn poison(trainer: &mut Trainer, name: &str) -> Result<()> {
+    let modules = [&mut trainer.params.encoder, &mut trainer.params.predictor];
+    let Some(param) = modules.into_iter().flat_map(|p| p.iter_mut()).find(|p| p.name == name) else {
+        let problem = format!("this model has no parameter called {name}");
+        return Err(Error::config(problem, "names are the official ones, as blocks.0.attn.qkv.weight"));
+    };
+    param.value.as_mut_slice::<f32>()[0] = f32::NAN;
+    Ok(())
+}

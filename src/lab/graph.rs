@@ -1,0 +1,395 @@
+//! The graph of a training step, looked at: which parameters no gradient reaches, whether the targets are off the tape,
+//! what is kept for the backward pass and for how long, and where a number stops being finite.
+//!
+//! A step is recorded here from the same five calls as [`Trainer::gradients`](crate::train::Trainer::gradients) makes;
+//! that the two are the same computation, to the bit, is one of the findings. Nothing of this runs in training.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+
+use super::Finding;
+use crate::autograd::{NonFinite, Origin, Tape, Var};
+use crate::kernels::live_bytes;
+use crate::methods::Chunk;
+use crate::nn::{Params, Role, Weights};
+use crate::tensor::Tensor;
+use crate::train::{Batch, Trainer};
+
+/// What the operations of one name keep for the backward pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// The operation.
+    pub name: &'static str,
+    /// How often it stands on the tape.
+    pub entries: usize,
+    /// Bytes that it keeps and nothing before it on the tape does; parameters and the batch do not count.
+    pub bytes: usize,
+}
+
+/// What was found about a training step's graph.
+#[derive(Clone, Debug)]
+pub struct Lint {
+    /// Entries on the tape, leaves included.
+    pub entries: usize,
+    /// What each operation keeps for the backward pass, the largest first.
+    pub saved: Vec<Saved>,
+    /// The parameters that no gradient reaches, by name.
+    pub unreached: Vec<String>,
+    /// The parameters whose gradient is all zero, by name.
+    pub zero: Vec<String>,
+    /// Where the first number that is not finite comes from.
+    pub non_finite: Option<Culprit>,
+    /// The statements of this module, tested on this step.
+    pub findings: Vec<Finding>,
+}
+
+/// The first number in a step that is not finite.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Culprit {
+    /// The images of the batch in whose chunk it was seen.
+    pub images: Range<usize>,
+    /// Whether it was in the target encoder.
+    pub in_target: bool,
+    /// The parameter that held it from the start, if one did.
+    pub parameter: Option<String>,
+    /// The operation, or the leaf.
+    pub found: NonFinite,
+}
+
+impl fmt::Display for Culprit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Culprit { images, in_target, parameter, found } = self;
+        let place = if *in_target { ", target encoder" } else { "" };
+        write!(f, "images {} to {}{place}: ", images.start, images.end - 1)?;
+        match parameter {
+            Some(parameter) => write!(f, "the parameter {parameter} is not finite"),
+            None => write!(f, "{found}"),
+        }
+    }
+}
+
+/// How the target encoder's weights enter: as constants, unless a test wants to see what happens otherwise.
+type Averaged<'a> = &'a dyn Fn(&Params, &Tape) -> Weights;
+
+fn constants(averaged: &Params, _: &Tape) -> Weights {
+    averaged.constants()
+}
+
+/// Lines 5 to 16 of Algorithm 1 on a tape.
+struct Recording {
+    /// The parameters on the tape by name, θ then φ: its first entries.
+    leaves: Vec<(String, Var)>,
+    targets: Var,
+    /// The entries that the target branch put on the tape.
+    target_entries: Range<usize>,
+    loss: Var,
+}
+
+fn record(trainer: &Trainer, chunk: &Chunk, tape: &Tape, averaged: Averaged<'_>) -> Recording {
+    let Trainer { model, params, .. } = trainer;
+    let (theta, phi) = (params.encoder.on(tape), params.predictor.on(tape));
+    let averaged = params.target.as_ref().map(|target| averaged(target, tape));
+    let s_x = model.encode(&theta, chunk);
+    let (c, m) = model.tokens(&phi, &s_x, chunk);
+    let predictions = model.predict(&phi, &c, &m);
+    let before = tape.len();
+    let targets = model.targets(averaged.as_ref(), chunk);
+    let target_entries = before..tape.len();
+    let loss = model.loss(&predictions, &targets);
+    let places = params.trained().into_iter().flat_map(|p| p.iter()).zip(theta.iter().chain(phi.iter()));
+    let leaves = places.filter(|(_, var)| var.is_tracked()).map(|(param, var)| (param.name.clone(), var.clone()));
+    Recording { leaves: leaves.collect(), targets, target_entries, loss }
+}
+
+/// Replays a step on tapes that look at every value and every gradient, chunk by chunk, and says where the first one
+/// comes from that is not finite. `None` when all are finite.
+pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<Culprit> {
+    let images = batch.images.shape()[0];
+    let chunks = (0..images).step_by(trainer.chunk_images.max(1));
+    chunks.map(|i| i..(i + trainer.chunk_images).min(images)).find_map(|images| {
+        let chunk = trainer.cut(batch, images.clone());
+        let tape = Tape::watching();
+        let recording = record(trainer, &chunk, &tape, &constants);
+        let dloss = Tensor::full(*recording.loss.shape(), 1.0, recording.loss.dtype());
+        tape.backward_from(&recording.loss, dloss);
+        let culprit = |in_target, leaves: &[String], found: NonFinite| {
+            let parameter = (found.origin == Origin::Leaf).then(|| leaves.get(found.position).cloned()).flatten();
+            Culprit { images: images.clone(), in_target, parameter, found }
+        };
+        let found = tape.first_non_finite();
+        // What a constant brought in may come from the target encoder: run that on a tape of its own.
+        let from_outside = matches!(&found, Some(NonFinite { origin: Origin::Constant { .. }, .. }));
+        let target = trainer.params.target.as_ref().filter(|_| from_outside).and_then(|params| {
+            let tape = Tape::watching();
+            trainer.model.targets(Some(&params.on(&tape)), &chunk);
+            let names: Vec<String> =
+                params.iter().filter(|p| p.role == Role::Trained).map(|p| p.name.clone()).collect();
+            tape.first_non_finite().map(|found| culprit(true, &names, found))
+        });
+        let names: Vec<String> = recording.leaves.into_iter().map(|(name, _)| name).collect();
+        target.or_else(|| found.map(|found| culprit(false, &names, found)))
+    })
+}
+
+/// Looks at the graph of a training step on `batch`, taken as one chunk.
+pub fn lint(trainer: &Trainer, batch: &Batch) -> Lint {
+    examine(trainer, batch, &constants)
+}
+
+fn examine(trainer: &Trainer, batch: &Batch, averaged: Averaged<'_>) -> Lint {
+    let images = batch.images.shape()[0];
+    let declared = Trainer { chunk_images: images, ..trainer.clone() };
+    // What is declared unread goes on the tape here, so that it is seen whether anything does read it.
+    let mut trainer = declared.clone();
+    let unread = |p: &&mut crate::nn::Param| p.role == Role::Unread;
+    for params in [&mut trainer.params.encoder, &mut trainer.params.predictor] {
+        params.iter_mut().filter(unread).for_each(|p| p.role = Role::Trained);
+    }
+    let chunk = trainer.cut(batch, 0..images);
+
+    // Once to take it apart.
+    let before = live_bytes();
+    let tape = Tape::new();
+    let Recording { leaves, targets, target_entries, loss } = record(&trainer, &chunk, &tape, averaged);
+    let (entries, tracked) = (tape.len(), targets.is_tracked());
+    drop((leaves, targets, loss));
+    let kept = live_bytes() - before;
+    let freed = tape.take_apart();
+    let accounted: usize = freed.iter().map(|(_, bytes)| bytes).sum();
+
+    // Once to sweep it.
+    let before = live_bytes();
+    let tape = Tape::new();
+    let Recording { leaves, targets, loss, .. } = record(&trainer, &chunk, &tape, averaged);
+    let dloss = Tensor::full(*loss.shape(), 1.0, loss.dtype());
+    let mut found = tape.backward_from(&loss, dloss);
+    let gradients: Vec<(String, Option<Tensor>)> =
+        leaves.iter().map(|(name, leaf)| (name.clone(), found.take(leaf))).collect();
+    let names_of = |which: &dyn Fn(&Option<Tensor>) -> bool| -> Vec<String> {
+        gradients.iter().filter(|(_, g)| which(g)).map(|(name, _)| name.clone()).collect()
+    };
+    let unreached = names_of(&|g| g.is_none());
+    let zero = names_of(&|g| g.as_ref().is_some_and(|g| g.norm() == 0.0));
+    let same = same_as_training(&declared, batch, loss.item(), &gradients);
+    drop((leaves, targets, loss, found, gradients));
+    let left = live_bytes() - before; // with the tape still there
+
+    // The target branch with its weights on a tape, for how much there is to keep off it.
+    let target_operations = trainer.params.target.as_ref().map_or(0, |target| {
+        let tape = Tape::new();
+        let weights = target.on(&tape);
+        let leaves = tape.len();
+        trainer.model.targets(Some(&weights), &chunk);
+        tape.len() - leaves
+    });
+
+    let non_finite = first_non_finite(&declared, batch);
+    let role = |role: Role| -> Vec<String> {
+        let params = declared.params.trained().into_iter().flat_map(|p| p.iter());
+        params.filter(|p| p.role == role).map(|p| p.name.clone()).collect()
+    };
+    let (trained, unread) = (role(Role::Trained), role(Role::Unread));
+    let cut_off: Vec<String> = unreached.iter().filter(|name| !unread.contains(name)).cloned().collect();
+    let read: Vec<String> = unread.iter().filter(|name| !unreached.contains(name)).cloned().collect();
+    let listed = |fine: String, names: &[String]| if names.is_empty() { fine } else { names.join(", ") };
+    let count = |n: usize| n as f64;
+    // An exact statement: `wrong` is zero, where it could have been as large as `of`.
+    let none = |statement: &str, compared: &str, wrong: &[f64], of: f64| {
+        Finding::vanishes(statement, compared, wrong, of, 0.0)
+    };
+
+    let mut findings = vec![same];
+    let compared = listed(format!("{} trained parameters", trained.len()), &cut_off);
+    findings.push(none("a gradient reaches what is trained", &compared, &[count(cut_off.len())], count(trained.len())));
+    if !unread.is_empty() {
+        let compared = listed(format!("none reaches {}", unread.join(", ")), &read);
+        findings.push(none("none reaches what is unread", &compared, &[count(read.len())], count(unread.len())));
+    }
+    let (compared, of) = match target_operations {
+        0 => ("target pixels".to_owned(), entries),
+        n => (format!("the {n} operations of the target encoder"), n),
+    };
+    let on_tape = [count(target_entries.len()), f64::from(u8::from(tracked))];
+    findings.push(none("targets are off the tape", &compared, &on_tape, count(of)));
+    let compared = non_finite.as_ref().map_or(format!("{entries} values and their gradients"), Culprit::to_string);
+    findings.push(none("all numbers are finite", &compared, &[count(non_finite.iter().len())], count(entries)));
+    let (compared, kept) = ("bytes that entries free, with bytes alive", kept as f64);
+    findings.push(Finding::equal("all that is kept has an owner", compared, &[count(accounted)], &[kept], 0.0));
+    findings.push(none("the sweep frees everything", "bytes alive after it", &[left as f64], kept));
+
+    Lint { entries, saved: by_operation(&freed), unreached, zero, non_finite, findings }
+}
+
+/// That the recorded step is the trainer's: the same loss and the same gradients, to the bit.
+fn same_as_training(trainer: &Trainer, batch: &Batch, loss: f64, gradients: &[(String, Option<Tensor>)]) -> Finding {
+    let statement = "this is the training step";
+    let found = match trainer.gradients(batch) {
+        Ok(found) => found,
+        Err(problem) => return Finding::vanishes(statement, &problem.to_string(), &[f64::NAN], 1.0, 0.0),
+    };
+    let params = trainer.params.trained().into_iter().flat_map(|p| p.iter());
+    let names = params.filter(|p| p.role == Role::Trained).map(|p| &p.name);
+    let difference = |(name, theirs): (&String, &Tensor)| {
+        let ours = gradients.iter().find(|(n, _)| n == name).and_then(|(_, g)| g.as_ref());
+        ours.map_or(f64::NAN, |ours| ours.max_abs_diff(theirs))
+    };
+    let differences: Vec<f64> = names.zip(&found.gradients).map(difference).chain([loss - found.loss]).collect();
+    Finding::vanishes(statement, "loss and gradients, bit for bit", &differences, found.loss.abs(), 0.0)
+}
+
+/// What the operations of each name free, the largest first.
+fn by_operation(freed: &[(&'static str, usize)]) -> Vec<Saved> {
+    let mut sums = BTreeMap::<&'static str, (usize, usize)>::new();
+    for (name, bytes) in freed {
+        let sum = sums.entry(name).or_default();
+        *sum = (sum.0 + 1, sum.1 + bytes);
+    }
+    let mut saved: Vec<Saved> =
+        sums.into_iter().map(|(name, (entries, bytes))| Saved { name, entries, bytes }).collect();
+    saved.sort_by_key(|s| std::cmp::Reverse(s.bytes));
+    saved
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::autograd::check::Verdict;
+    use crate::lab::small;
+    use crate::tensor::DType;
+
+    /// The statements that do not pass.
+    fn failed(lint: &Lint) -> Vec<&str> {
+        lint.findings.iter().filter(|f| f.verdict() != Verdict::Pass).map(|f| &f.statement[..]).collect()
+    }
+
+    fn stop(dtype: DType) -> (Trainer, Batch) {
+        let trainer = small::trainer(small::every_method().swap_remove(2), false, dtype);
+        let batch = small::batch(&trainer);
+        (trainer, batch)
+    }
+
+    fn poison(params: &mut Params, name: &str, value: f64) {
+        let param = params.iter_mut().find(|p| p.name == name).unwrap();
+        param.value.as_mut_slice::<f32>()[3] = value as f32;
+    }
+
+    #[test]
+    fn every_method_passes() {
+        for method in small::every_method() {
+            let trainer = small::trainer(method, false, DType::F32);
+            let lint = lint(&trainer, &small::batch(&trainer));
+            lint.findings.iter().for_each(Finding::assert_pass);
+            let unread = trainer.params.predictor.iter().filter(|p| p.role == Role::Unread);
+            assert_eq!(lint.unreached, unread.map(|p| p.name.clone()).collect::<Vec<_>>());
+            assert_eq!(lint.zero, Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn a_role_that_is_wrong_is_named() {
+        let (mut trainer, batch) = stop(DType::F32);
+        trainer.params.predictor.set_role(trainer.model.predictor.mask_token, Role::Trained);
+        let found = lint(&trainer, &batch);
+        assert_eq!(failed(&found), ["this is the training step", "a gradient reaches what is trained"]);
+        assert_eq!((&found.findings[1].compared[..], &found.unreached[..]), ("mask_token", &["mask_token".into()][..]));
+
+        let (mut trainer, batch) = stop(DType::F32);
+        trainer.params.predictor.set_role(trainer.model.predictor.embed.bias, Role::Unread);
+        let found = lint(&trainer, &batch);
+        assert_eq!(failed(&found), ["none reaches what is unread"]);
+        assert_eq!(found.findings[2].compared, "predictor_embed.bias");
+    }
+
+    #[test]
+    fn a_target_encoder_on_the_tape_is_seen() {
+        let (trainer, batch) = stop(DType::F32);
+        let found = examine(&trainer, &batch, &|target, tape| target.on(tape));
+        assert_eq!(failed(&found), ["targets are off the tape"]);
+        let finding = found.findings.iter().find(|f| f.statement == "targets are off the tape").unwrap();
+        assert_eq!(finding.error, finding.scale, "all of its operations are there");
+        assert!(finding.scale > 10.0 && found.entries > lint(&trainer, &batch).entries);
+    }
+
+    #[test]
+    fn another_computation_is_not_the_training_step() {
+        let (trainer, batch) = stop(DType::F32);
+        let online = examine(&trainer, &batch, &|_, _| trainer.params.encoder.constants());
+        assert_eq!(failed(&online), ["this is the training step"]);
+    }
+
+    #[test]
+    fn what_stays_alive_is_seen() {
+        let (trainer, batch) = stop(DType::F32);
+        let stash = RefCell::new(Vec::new());
+        let found = examine(&trainer, &batch, &|target, _| {
+            stash.borrow_mut().push(Tensor::zeros([10], DType::F32));
+            target.constants()
+        });
+        assert_eq!(failed(&found), ["all that is kept has an owner", "the sweep frees everything"]);
+        assert_eq!(found.findings.last().unwrap().error, 40.0);
+    }
+
+    #[test]
+    fn what_attention_and_gelu_keep_is_what_the_shapes_say() {
+        let (trainer, batch) = stop(DType::F32);
+        let lint = lint(&trainer, &batch);
+        let bytes = |name| lint.saved.iter().find(|s| s.name == name).unwrap().bytes;
+        // Two blocks of the encoder on 14 rows of 5 context tokens, two of the predictor on 28 rows of 5 + 3.
+        let (encoder, predictor) = (2 * 14, 2 * 28);
+        // GELU keeps its input, 4 times as wide as the tokens.
+        assert_eq!(bytes("gelu"), 4 * (encoder * 5 * 4 * 12 + predictor * 8 * 4 * 8));
+        // Attention keeps queries, keys and values, and the probabilities of each head.
+        let (qkv, probabilities) = (encoder * 5 * 36 + predictor * 8 * 24, encoder * 3 * 25 + predictor * 2 * 64);
+        assert_eq!(bytes("attention"), 4 * (qkv + probabilities));
+        assert!(lint.saved.is_sorted_by_key(|s| std::cmp::Reverse(s.bytes)));
+        assert_eq!(lint.saved.iter().map(|s| s.entries).sum::<usize>(), lint.entries);
+    }
+
+    #[test]
+    fn the_first_number_that_is_not_finite_is_found() {
+        let (trainer, batch) = stop(DType::F32);
+        assert_eq!(first_non_finite(&trainer, &batch), None);
+
+        // A parameter that is not finite is named, and is the first finding of the lint.
+        let mut poisoned = trainer.clone();
+        poison(&mut poisoned.params.encoder, "blocks.1.mlp.fc1.weight", f64::NAN);
+        let culprit = first_non_finite(&poisoned, &batch).unwrap();
+        assert_eq!(culprit.parameter.as_deref(), Some("blocks.1.mlp.fc1.weight"));
+        assert!(failed(&lint(&poisoned, &batch)).contains(&"all numbers are finite"));
+
+        // A finite weight that makes a product overflow: the operation is named, not what inherits from it.
+        let mut poisoned = trainer.clone();
+        poison(&mut poisoned.params.encoder, "blocks.0.norm2.weight", 3e38);
+        let culprit = first_non_finite(&poisoned, &batch).unwrap();
+        let expected = record_names(&trainer, &batch);
+        assert_eq!(culprit.parameter, None);
+        assert!(matches!(culprit.found.origin, Origin::Value { .. }), "{culprit}");
+        assert_eq!(culprit.found.name, expected[culprit.found.position], "{culprit}");
+        assert!(["layer_norm", "linear"].contains(&culprit.found.name), "{culprit}");
+        let first_gelu = expected.iter().position(|name| *name == "gelu").unwrap();
+        assert!(culprit.found.position < first_gelu, "{culprit}");
+
+        // In the target encoder, which is on no tape.
+        let mut poisoned = trainer.clone();
+        poison(poisoned.params.target.as_mut().unwrap(), "norm.bias", f64::INFINITY);
+        let culprit = first_non_finite(&poisoned, &batch).unwrap();
+        assert!(culprit.in_target);
+        assert_eq!(culprit.to_string(), "images 0 to 2, target encoder: the parameter norm.bias is not finite");
+
+        // In the data, and only in the last chunk.
+        let mut poisoned = batch.clone();
+        poisoned.images.as_mut_slice::<f32>()[6 * 3 * 256..].fill(f32::NAN);
+        let culprit = first_non_finite(&trainer, &poisoned).unwrap();
+        assert_eq!((culprit.images.clone(), culprit.found.name), (6..7, "linear"), "{culprit}");
+        assert!(matches!(culprit.found.origin, Origin::Constant { input: 0, .. }), "{culprit}");
+    }
+
+    fn record_names(trainer: &Trainer, batch: &Batch) -> Vec<&'static str> {
+        let tape = Tape::new();
+        record(trainer, &trainer.cut(batch, 0..3), &tape, &constants);
+        tape.names()
+    }
+}
