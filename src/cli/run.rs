@@ -11,7 +11,7 @@ use super::progress::Progress;
 use crate::data::Splits;
 use crate::methods::{Model, ModelParams};
 use crate::report::canvas::Canvas;
-use crate::report::colour::diverging;
+use crate::report::colour::sequential;
 use crate::report::curve::{Curve, Panel};
 use crate::report::similarity::{similarity_maps, similarity_sheet};
 use crate::rng::{Purpose, stream};
@@ -151,7 +151,11 @@ fn draw_positions(trainer: &Trainer, seed: u64) -> Option<Canvas> {
     let (positions, side) = (trainer.positions(), trainer.model.config.encoder.grid());
     let queries = [side / 2 * side + side / 2, side / 2, 0];
     let maps = similarity_maps(&positions, &queries, &mut stream(seed, Purpose::Noise, [0, 0]));
-    (positions.sigma.std() > 0.0).then(|| similarity_sheet(&maps, (side, side), 12, diverging))
+    // One scale for all nine, or else the paler map would not look it.
+    let values = maps.iter().flat_map(|m| [&m.deterministic, &m.draw, &m.expected]).flatten();
+    let least = values.fold(1.0, |least: f64, v| least.min(*v)) as f32;
+    let colour = |v: f32| sequential((v - least) / (1.0 - least));
+    (positions.sigma.std() > 0.0).then(|| similarity_sheet(&maps, (side, side), 12, colour))
 }
 
 fn minutes(seconds: f64) -> String {
@@ -183,7 +187,7 @@ fn curves(config: &RunConfig, reports: &[StepReport]) -> Curve {
             true,
             vec![
                 series("|A|", &|r| Some(r.norm_a)),
-                series("|A| that is seen", &|r| Some(r.diagnostics?.visible_norm_a)),
+                series("visible |A|", &|r| Some(r.diagnostics?.visible_norm_a)),
                 series("|γ|", &|r| Some(r.diagnostics?.norm_gamma)),
                 series("|m|", &|r| Some(r.norm_m)),
             ],
@@ -207,11 +211,11 @@ fn curves(config: &RunConfig, reports: &[StepReport]) -> Curve {
                     series("least", &|r| Some(r.diagnostics?.neighbours.least)),
                 ],
             ),
-            panel("decoded", false, vec![series("positions", &|r| Some(r.diagnostics?.position_accuracy))]),
+            panel("accuracy", false, vec![series("positions decoded", &|r| Some(r.diagnostics?.position_accuracy))]),
             panel(
-                "½ E‖F₁ − F₂‖²",
+                "prediction variance",
                 true,
-                vec![series("noise sensitivity", &|r| Some(r.diagnostics?.noise_sensitivity))],
+                vec![series("due to noise", &|r| Some(r.diagnostics?.noise_sensitivity))],
             ),
         ]);
     }
