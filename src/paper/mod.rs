@@ -13,6 +13,7 @@
 //! They take and give [`Var`](crate::autograd::Var)s. A `Var` off the tape is a plain tensor, so the same function
 //! computes a value, trains, and is checked in f64.
 
+mod ambiguity;
 mod eq1_context_token;
 mod eq2_masked_token;
 mod eq3_position_distribution;
@@ -25,6 +26,7 @@ mod masked_loss;
 pub mod masking;
 pub mod prop_3_2;
 
+pub use ambiguity::{NeighbourDistances, WhitenedPositions, cosine_shrinkage, visible_norm};
 pub use eq1_context_token::context_token;
 pub use eq2_masked_token::masked_token;
 pub use eq3_position_distribution::{PositionDistribution, Sigma};

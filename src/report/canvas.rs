@@ -48,18 +48,6 @@ impl Canvas {
         Canvas { width: size, height: size, pixels }
     }
 
-    /// A square image from planes `[3, size, size]` that were normalised as (v / 255 − mean) / std, channel by channel.
-    ///
-    /// # Panics
-    /// When `planes` does not hold 3 · size² values.
-    #[track_caller]
-    pub fn from_normalized(planes: &[f32], size: usize, mean: [f32; 3], std: [f32; 3]) -> Self {
-        let area = (size * size).max(1);
-        // `as u8` saturates, and makes 0 of NaN: a reconstruction may lie outside the range of pixels.
-        let undo = |(i, v): (usize, &f32)| (255.0 * (v * std[i / area % 3] + mean[i / area % 3])).round() as u8;
-        Self::from_planes(&planes.iter().enumerate().map(undo).collect::<Vec<u8>>(), size)
-    }
-
     /// A grid of numbers `[rows, cols]`, row-major, as squares of `cell` pixels in the colours of `colour`.
     ///
     /// # Panics
@@ -168,10 +156,6 @@ mod tests {
         let canvas = Canvas::from_planes(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], 2);
         assert_eq!(canvas.pixels, [[1, 5, 9], [2, 6, 10], [3, 7, 11], [4, 8, 12]]);
         assert_eq!(canvas.get(0, 1), [3, 7, 11]);
-        let (mean, std) = ([0.5, 0.4, 0.3], [0.25, 0.2, 0.1]);
-        let normalized = [(1.0 - 0.5) / 0.25, 0.0, (0.2 - 0.3) / 0.1];
-        assert_eq!(Canvas::from_normalized(&normalized, 1, mean, std).pixels, [[255, 102, 51]]);
-        assert_eq!(Canvas::from_normalized(&[99.0, -99.0, f32::NAN], 1, mean, std).pixels, [[255, 0, 0]]);
     }
 
     #[test]

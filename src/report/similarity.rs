@@ -1,66 +1,146 @@
-//! How similar are the embeddings of two positions? The pictures of Fig. 5.
+//! How similar are the embeddings of two positions? The pictures of Fig. 5, with the one that explains them.
+
+use rand::Rng;
 
 use super::canvas::Canvas;
 use super::colour::{Rgb, WHITE};
+use crate::paper::{PositionDistribution, cosine_shrinkage};
 
-/// The cosine of the angle between every two of the vectors in `rows`, `[n, dim]` → `[n, n]`. Zero vectors give 0.
+/// The cosine of the angle between `query` and each of the vectors in `rows`, `[n, query.len()]` → `[n]`. Zero vectors
+/// give 0.
 ///
 /// # Panics
-/// When `rows` is not whole vectors of `dim`.
+/// When `rows` is not whole vectors.
 #[track_caller]
-pub fn cosine_matrix(rows: &[f32], dim: usize) -> Vec<f32> {
-    assert!(dim > 0 && rows.len().is_multiple_of(dim), "cosine_matrix: {} numbers, vectors of {dim}", rows.len());
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
-    let vectors = || rows.chunks_exact(dim);
-    let norms: Vec<f64> = vectors().map(|v| dot(v, v).sqrt()).collect();
-    let cosine = |(a, norm_a): (&[f32], f64), (b, norm_b): (&[f32], f64)| {
-        if norm_a * norm_b > 0.0 { (dot(a, b) / (norm_a * norm_b)) as f32 } else { 0.0 }
+pub fn cosines(query: &[f64], rows: &[f64]) -> Vec<f64> {
+    let dim = query.len();
+    assert!(dim > 0 && rows.len().is_multiple_of(dim), "cosines: {} numbers, vectors of {dim}", rows.len());
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let cosine = |row: &[f64]| match (dot(query, query) * dot(row, row)).sqrt() {
+        0.0 => 0.0,
+        lengths => dot(query, row) / lengths,
     };
-    let pairs = vectors().zip(norms.iter().copied());
-    pairs.clone().flat_map(|a| pairs.clone().map(move |b| cosine(a, b))).collect()
+    rows.chunks_exact(dim).map(cosine).collect()
 }
 
-/// A similarity matrix `[n, n]` over the n positions of a grid (rows, columns) as a grid of tiles: the tile at a
-/// position shows how similar that position is to each position of the grid, one square of `cell` pixels each.
-///
-/// For values in [−1, 1] the colour is [`diverging`](super::colour::diverging); where all are alike, a closure that
-/// stretches their range over [`sequential`](super::colour::sequential) shows more. The matrix itself, row by row, is
-/// `Canvas::heat_map(matrix, (n, n), cell, colour)`.
+/// Similarities of the position ψ_j to every position i of the grid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SimilarityMaps {
+    /// cos(ψ_j, ψ_i): what I-JEPA sees.
+    pub deterministic: Vec<f64>,
+    /// cos(ψ_j, ψ̂_i) of one draw.
+    pub draw: Vec<f64>,
+    /// E⟨ψ_j, ψ̂_i⟩ / (|ψ_j| √E|ψ̂_i|²): the map that averaging over draws tends to, up to the little by which the
+    /// length of the noise varies. It is `deterministic` times [`cosine_shrinkage`].
+    pub expected: Vec<f64>,
+}
+
+/// The maps of Fig. 5 for each of `queries`, all with the same draw of the positions ψ̂ of \[1, K, d_p\].
 ///
 /// # Panics
-/// When `matrix` is not `[n, n]`.
+/// When `positions` has more than one row, or a query is not one of them.
+#[track_caller]
+pub fn similarity_maps(positions: &PositionDistribution, queries: &[usize], rng: &mut impl Rng) -> Vec<SimilarityMaps> {
+    let [rows, _, d_p] = positions.psi.dims("similarity_maps: psi");
+    assert_eq!(rows, 1, "similarity_maps: positions of {rows} images");
+    let (psi, drawn) = (positions.psi.value().to_f64_vec(), positions.sample(rng).value().to_f64_vec());
+    let length = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let shrinkage = |psi_i: &[f64]| cosine_shrinkage(length(psi_i), positions.a.value(), positions.sigma);
+    let shrinkages: Vec<f64> = psi.chunks_exact(d_p).map(shrinkage).collect();
+    let maps = |&j: &usize| {
+        let psi_j = &psi[j * d_p..(j + 1) * d_p];
+        let deterministic = cosines(psi_j, &psi);
+        let expected = deterministic.iter().zip(&shrinkages).map(|(cosine, shrinkage)| cosine * shrinkage).collect();
+        SimilarityMaps { deterministic, draw: cosines(psi_j, &drawn), expected }
+    };
+    queries.iter().map(maps).collect()
+}
+
+/// One row of pictures for each of `maps`: deterministic, one draw, expected. `grid` is (rows, columns) of positions,
+/// each a square of `cell` pixels.
+///
+/// # Panics
+/// When a map is not of that grid.
 #[track_caller]
 pub fn similarity_sheet(
-    matrix: &[f32],
-    (rows, cols): (usize, usize),
+    maps: &[SimilarityMaps],
+    grid: (usize, usize),
     cell: usize,
     colour: impl Fn(f32) -> Rgb,
 ) -> Canvas {
-    let n = rows * cols;
-    assert_eq!(matrix.len(), n * n, "similarity_sheet: {} values for a grid of {rows} × {cols}", matrix.len());
-    let tile = |at: usize| Canvas::heat_map(&matrix[at * n..(at + 1) * n], (rows, cols), cell, &colour);
-    let tiles: Vec<Vec<Canvas>> = (0..rows).map(|r| (0..cols).map(|c| tile(r * cols + c)).collect()).collect();
-    Canvas::tiled(&tiles, cell.max(1), WHITE)
+    let picture = |map: &[f64]| {
+        let map: Vec<f32> = map.iter().map(|&v| v as f32).collect();
+        Canvas::heat_map(&map, grid, cell, &colour)
+    };
+    let row = |maps: &SimilarityMaps| [&maps.deterministic, &maps.draw, &maps.expected].map(|m| picture(m)).to_vec();
+    Canvas::tiled(&maps.iter().map(row).collect::<Vec<_>>(), cell.max(1), WHITE)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::colour::diverging;
     use super::*;
+    use crate::paper::Sigma;
+    use crate::rng::{Purpose, stream};
+    use crate::tensor::{DType, Tensor};
+    use crate::vit::sincos;
 
-    #[test]
-    fn cosines_known_by_hand() {
-        let found = cosine_matrix(&[3.0, 0.0, -2.0, 0.0, 1.0, 1.0, 0.0, 0.0], 2);
-        let half = 0.5f32.sqrt();
-        let expected = [[1., -1., half, 0.], [-1., 1., -half, 0.], [half, -half, 1., 0.], [0., 0., 0., 0.]];
-        assert!(found.iter().zip(expected.as_flattened()).all(|(f, e)| (f - e).abs() < 1e-6), "{found:?}");
+    fn rng() -> impl Rng {
+        stream(0, Purpose::Eval, [3, 0])
     }
 
     #[test]
-    fn each_tile_is_one_row_of_the_matrix() {
-        let sheet = similarity_sheet(&[1.0, 0.0, -1.0, 0.5], (1, 2), 1, diverging);
-        assert_eq!((sheet.width(), sheet.height()), (7, 3));
-        let row: Vec<_> = (0..7).map(|x| sheet.get(x, 1)).collect();
-        assert_eq!(row, [WHITE, diverging(1.0), diverging(0.0), WHITE, diverging(-1.0), diverging(0.5), WHITE]);
+    fn cosines_known_by_hand() {
+        let found = cosines(&[3.0, 0.0], &[2.0, 0.0, -2.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 7.0]);
+        let expected = [1.0, -1.0, 0.5f64.sqrt(), 0.0, 0.0];
+        assert!(found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-15), "{found:?}");
+        assert_eq!(cosines(&[0.0], &[1.0]), [0.0]);
+    }
+
+    #[test]
+    fn maps_known_by_hand() {
+        // |ψ| = 3 and 4, orthogonal; σ|A|² = 0.25 · 64 = 16.
+        let psi = Tensor::new([1, 2, 2], vec![3.0, 0.0, 0.0, 4.0]);
+        let a = Tensor::new([2, 1], vec![64f64.sqrt(), 0.0]);
+        let noisy = PositionDistribution { psi: psi.into(), a: a.into(), sigma: Sigma::from_variance(0.25) };
+        let [first, second] = similarity_maps(&noisy, &[0, 1], &mut rng()).try_into().unwrap();
+        assert_eq!((first.deterministic, second.deterministic), (vec![1.0, 0.0], vec![0.0, 1.0]));
+        assert_eq!(first.expected, [0.6, 0.0]);
+        assert!((second.expected[1] - 0.5f64.sqrt()).abs() < 1e-15 && second.expected[0] == 0.0);
+        // The noise is along the first axis: ψ̂₀ stays on it, ψ̂₁ leaves the second.
+        assert!(first.draw[0].abs() == 1.0 && second.draw[0] == 0.0);
+        assert!(second.draw[1] < 0.999 && (first.draw[1].powi(2) + second.draw[1].powi(2) - 1.0).abs() < 1e-12);
+        let exact = PositionDistribution { sigma: Sigma::from_std(0.0), ..noisy };
+        let maps = similarity_maps(&exact, &[1], &mut rng());
+        assert_eq!((&maps[0].draw, &maps[0].expected), (&maps[0].deterministic, &maps[0].deterministic));
+    }
+
+    #[test]
+    fn the_mean_over_draws_tends_to_the_expected_map() {
+        let (dim, side, draws) = (96, 4, 2000);
+        let psi = Tensor::new([1, side * side, dim], sincos::positions(dim, side, side));
+        let a = Tensor::normal([dim, 2 * dim], 0.1, DType::F64, &mut rng());
+        let positions = PositionDistribution { psi: psi.into(), a: a.into(), sigma: Sigma::from_std(1.0) };
+        let mut rng = rng();
+        let mut mean = vec![0.0; side * side];
+        let mut expected = Vec::new();
+        for _ in 0..draws {
+            let maps = similarity_maps(&positions, &[5], &mut rng).remove(0);
+            mean.iter_mut().zip(&maps.draw).for_each(|(mean, cosine)| *mean += cosine / draws as f64);
+            expected = maps.expected;
+        }
+        let far = mean.iter().zip(&expected).map(|(m, e)| (m - e).abs()).fold(0.0, f64::max);
+        assert!(far < 0.01, "{far}: {mean:?} {expected:?}");
+        assert!(expected[5] < 0.6, "the noise is not small");
+    }
+
+    #[test]
+    fn a_sheet_is_three_pictures_beside_each_other() {
+        let maps = SimilarityMaps { deterministic: vec![1.0, 0.0], draw: vec![-1.0, 0.5], expected: vec![0.5, 0.0] };
+        let sheet = similarity_sheet(&[maps], (1, 2), 1, diverging);
+        assert_eq!((sheet.width(), sheet.height()), (10, 3));
+        let row: Vec<_> = (0..10).map(|x| sheet.get(x, 1)).collect();
+        let [one, zero, minus, half] = [1.0, 0.0, -1.0, 0.5].map(diverging);
+        assert_eq!(row, [WHITE, one, zero, WHITE, minus, half, WHITE, half, zero, WHITE]);
     }
 }

@@ -3,14 +3,21 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 use super::algorithm_1::{Batch, Hyper, Noise, Trainer};
 use super::config::RunConfig;
-use crate::data::{Dataset, First, Loader, LoaderOptions, Splits};
-use crate::eval::{feature_std, pooled_features, rank_me};
-use crate::methods::{Method, Model, ModelParams};
-use crate::paper::expected_noise_power;
+use crate::autograd::ops;
+use crate::data::{Dataset, First, Loader, LoaderOptions, Normalization, Splits, evaluation_images};
+use crate::eval::{feature_std, noise_sensitivity, pooled_features, rank_me, rms, target_std};
+use crate::methods::stop::TokenForm;
+use crate::methods::{Chunk, Method, Model, ModelParams};
+use crate::paper::{
+    NeighbourDistances, PositionDistribution, Sigma, WhitenedPositions, expected_noise_power, sample_noise,
+    visible_norm,
+};
 use crate::rng::{Purpose, stream};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Indices, Tensor};
 use crate::{Error, Result};
 
 /// What is reported after a step.
@@ -28,25 +35,47 @@ pub struct StepReport {
     pub norm_a: f64,
     /// |m|, the length of the token that stands for the masked ones.
     pub norm_m: f64,
-    /// √(tr Σ / d_p): root mean square of the noise on a component of a position; 0 without noise.
+    /// RMS(A n) = √(tr Σ / d_p): root mean square of the noise on a component of a position; 0 without noise.
     pub noise_rms: f64,
     /// Since the last report but for diagnostics.
     pub images_per_second: f64,
-    /// Collapse diagnostics, on the steps that have them.
+    /// On the steps that have them.
     pub diagnostics: Option<Diagnostics>,
 }
 
-/// Has the encoder collapsed? Measured on held-out images, on pooled features of the evaluated encoder.
-#[derive(Clone, Copy, Debug)]
+/// Has the encoder collapsed, and does the noise hide anything? Measured on held-out images, with masks and noise that
+/// are the same at every step. docs/diagnostics.md says what to look for.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Diagnostics {
-    /// The standard deviation of a feature over images, averaged over features.
+    /// The standard deviation of a pooled feature of the evaluated encoder over images, averaged over features.
     pub feature_std: f64,
-    /// Effective rank of the features (RankMe), at most their width.
+    /// Effective rank of those features (RankMe), at most their width.
     pub rank_me: f64,
+    /// The standard deviation of a target over images, at a fixed position and feature, averaged: [`target_std`].
+    pub target_std: f64,
+    /// |(I − 11ᵀ/d_p)A|: the part of A that the predictor can see, [`visible_norm`].
+    pub visible_norm_a: f64,
+    /// |γ| of the last layer norm of the encoder in training.
+    pub norm_gamma: f64,
+    /// RMS(A s_x): root mean square of the projected context features, per component, on visible tokens.
+    pub context_rms: f64,
+    /// d′ between neighbouring positions; infinite without noise.
+    pub neighbours: NeighbourDistances,
+    /// How often the best guess of a position from one draw of it is right, from 1/K to 1; 1 without noise.
+    pub position_accuracy: f64,
+    /// ½ E‖F₁ − F₂‖² per entry: the variance of a prediction that is the noise's, [`noise_sensitivity`]; 0 without
+    /// noise.
+    pub noise_sensitivity: f64,
 }
 
-/// Held-out images that diagnostics look at.
+/// Held-out images that rank and deviation of features are measured on.
 const HELD_OUT: usize = 512;
+/// Of these, how many the predictor and the targets are looked at with.
+const PREDICTED: usize = 64;
+/// Draws in all that positions are decoded from: a standard error of at most half a per cent.
+const DECODED: usize = 10_000;
+/// Key of the random streams of diagnostics: no step of training draws from them.
+const DIAGNOSTICS: u64 = 1;
 
 /// Pretrains, from scratch, on the data that was opened for this configuration.
 ///
@@ -86,16 +115,13 @@ pub fn pretrain(
         let seconds = clock.elapsed().as_secs_f64();
         let last = step == config.steps;
         let diagnostics = match last || step % diagnose_every.max(1) == 0 {
-            true => Some(diagnose(&trainer, &held_out, splits)?),
+            true => Some(trainer.diagnose(config, (&held_out, &splits.normalization))?),
             false => None,
         };
         let Model { config: ref sizes, ref predictor, .. } = trainer.model;
         let phi = &trainer.params.predictor;
         let a = phi.value(predictor.embed.weight);
-        let noise_power = match sizes.method {
-            Method::Stop { sigma, .. } => expected_noise_power(a, sigma),
-            Method::Ijepa { .. } | Method::Mae { .. } => 0.0,
-        };
+        let noise_power = expected_noise_power(a, noise_scale(&sizes.method));
         let report = StepReport {
             step,
             epoch: (step * config.batch) as f64 / images,
@@ -133,16 +159,115 @@ fn masked(config: &RunConfig, step: usize, images: Vec<f32>) -> Result<Batch> {
     Ok(Batch { images, context, targets, noise: Noise::Drawn { seed: config.seed, step: step as u64 } })
 }
 
-fn diagnose(trainer: &Trainer, held_out: &First, splits: &Splits) -> Result<Diagnostics> {
-    let data = (held_out as &dyn Dataset, &splits.normalization);
-    let features = pooled_features(&trainer.model.encoder, trainer.params.evaluated(), data, 1, &|_| ())?;
-    let diagnostics = Diagnostics { feature_std: feature_std(&features[0]), rank_me: rank_me(&features[0]) };
-    match diagnostics.feature_std.is_finite() {
-        true => Ok(diagnostics),
-        false => Err(Error::Training {
-            step: trainer.optimizer.steps() as usize,
-            problem: "features of held-out images are not finite".into(),
-            hint: "try a lower --lr or a longer --warmup".into(),
-        }),
+/// σ of the noise that a method draws: 0 for those that draw none.
+fn noise_scale(method: &Method) -> Sigma {
+    match *method {
+        Method::Stop { tokens: TokenForm::Official | TokenForm::Paper, sigma, .. } => sigma,
+        Method::Stop { tokens: TokenForm::PositionsOnly, .. } | Method::Ijepa { .. } | Method::Mae { .. } => {
+            Sigma::from_std(0.0)
+        }
     }
+}
+
+impl Trainer {
+    /// The distribution of the positions that masked tokens stand at, Eqs. (3) and (4), with ψ \[1, K, d_p\] of every
+    /// patch, row by row. A method without noise has σ = 0.
+    pub fn positions(&self) -> PositionDistribution {
+        let (phi, config) = (&self.params.predictor, &self.model.config);
+        let psi = phi.value(self.model.predictor.position);
+        let ([_, tokens, d_p], patches) = (psi.dims("positions: psi"), config.encoder.patches());
+        let psi = psi.reshape([tokens, d_p]).rows(tokens - patches..tokens); // MAE's class token is no patch
+        PositionDistribution {
+            psi: psi.reshape([1, patches, d_p]).into(),
+            a: phi.value(self.model.projection()).clone().into(),
+            sigma: noise_scale(&config.method),
+        }
+    }
+
+    /// Where the model stands, on the first held-out images. `config` gives the masks and the seed.
+    ///
+    /// # Errors
+    /// When an image cannot be read, the masks do not fit the model, or the features are not finite.
+    pub fn diagnose(
+        &self,
+        config: &RunConfig,
+        (held_out, normalization): (&dyn Dataset, &Normalization),
+    ) -> Result<Diagnostics> {
+        let Trainer { model, params, .. } = self;
+        let features = pooled_features(&model.encoder, params.evaluated(), (held_out, normalization), 1, &|_| ())?;
+        let feature_std = feature_std(&features[0]);
+        if !feature_std.is_finite() {
+            return Err(Error::Training {
+                step: self.optimizer.steps() as usize,
+                problem: "features of held-out images are not finite".into(),
+                hint: "try a lower --lr or a longer --warmup".into(),
+            });
+        }
+        let [context_rms, noise_sensitivity, target_std] =
+            look_at_predictions(self, config, (held_out, normalization))?;
+        let PositionDistribution { psi, a, sigma } = self.positions();
+        let [_, patches, d_p] = psi.dims("diagnose: psi");
+        let positions = WhitenedPositions::new(&psi.value().reshape([patches, d_p]), a.value(), sigma);
+        let grid = model.config.encoder.grid();
+        let mut rng = stream(config.seed, Purpose::Eval, [DIAGNOSTICS, 0]);
+        Ok(Diagnostics {
+            feature_std,
+            rank_me: rank_me(&features[0]),
+            target_std,
+            visible_norm_a: visible_norm(a.value()),
+            norm_gamma: params.encoder.value(model.encoder.last_norm()).norm(),
+            context_rms,
+            neighbours: positions.neighbours((grid, grid)),
+            position_accuracy: positions.decoding_accuracy(DECODED.div_ceil(patches), &mut rng),
+            noise_sensitivity,
+        })
+    }
+}
+
+/// RMS(A s_x), the noise sensitivity, and the deviation of the targets over images.
+fn look_at_predictions(
+    trainer: &Trainer,
+    config: &RunConfig,
+    (held_out, normalization): (&dyn Dataset, &Normalization),
+) -> Result<[f64; 3]> {
+    let Trainer { model, params, chunk_images, .. } = trainer;
+    let encoder = &model.config.encoder;
+    let count = held_out.len().min(PREDICTED);
+    let images = evaluation_images(held_out, 0..count, normalization)?;
+    let images = Tensor::new([count, 3, encoder.image_size, encoder.image_size], images);
+    let random = |i| stream(config.seed, Purpose::Eval, [DIAGNOSTICS, i]);
+    let (context, targets) = config.masking.sample(count, encoder.patches(), &mut random(1))?;
+    let sigma = noise_scale(&model.config.method);
+    let under_noise = |i| {
+        let mut rng = random(i);
+        let draw = |b: &Indices| [context.len() * count, b.per_row(), encoder.dim];
+        let noise = targets.iter().map(|b| sample_noise(draw(b), sigma, DType::F32, &mut rng)).collect();
+        let (context, targets) = (context.clone(), targets.clone());
+        Batch { images: images.clone(), context, targets, noise: Noise::Given(noise) }
+    };
+    let batches = [under_noise(2), under_noise(3)];
+    let look = |start: usize| {
+        let part = start..(start + chunk_images).min(count);
+        let [first, second] = batches.each_ref().map(|batch| trainer.cut(batch, part.clone()));
+        let (theta, phi) = (params.encoder.constants(), params.predictor.constants());
+        let averaged = params.target.as_ref().map(|target| target.constants());
+        let s_x = model.encode(&theta, &first);
+        let predict = |chunk: &Chunk| {
+            let (c, m) = model.tokens(&phi, &s_x, chunk);
+            model.predict(&phi, &c, &m).value().clone()
+        };
+        let sensitivity = noise_sensitivity(&predict(&first), &predict(&second));
+        let a_s_x = ops::linear(&s_x, &phi[model.projection()], None);
+        let everywhere = Chunk { targets: Indices::all(part.len(), encoder.patches()), ..first };
+        let targets = model.targets(averaged.as_ref(), &everywhere).value().clone();
+        let share = part.len() as f64 / count as f64;
+        (share * rms(a_s_x.value()).powi(2), share * sensitivity, targets)
+    };
+    let starts: Vec<usize> = (0..count).step_by(*chunk_images).collect();
+    // Summed in the order of the images, whichever thread was first.
+    let seen: Vec<(f64, f64, Tensor)> = starts.into_par_iter().map(look).collect();
+    let power: f64 = seen.iter().map(|(power, ..)| power).sum();
+    let sensitivity = seen.iter().map(|(_, sensitivity, _)| sensitivity).sum();
+    let targets: Vec<Tensor> = seen.into_iter().map(|(.., targets)| targets).collect();
+    Ok([power.sqrt(), sensitivity, target_std(&Tensor::concat_rows(&targets))])
 }

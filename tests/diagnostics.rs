@@ -1,0 +1,134 @@
+//! The diagnostics of training, on models whose answers are known.
+
+mod common;
+
+use approx::assert_relative_eq;
+use stop_mim::data::{self, Augment, First, Splits};
+use stop_mim::methods::Method;
+use stop_mim::methods::stop::TokenForm;
+use stop_mim::paper::masking::MultiBlock;
+use stop_mim::train::{Diagnostics, Hyper, Masking, RunConfig, Trainer};
+use stop_mim::{DType, Tensor};
+
+fn setup(trainer: &Trainer) -> (RunConfig, Splits) {
+    let masking = match trainer.model.config.method {
+        Method::Mae { .. } => Masking::Random { ratio: 0.75 },
+        _ => Masking::Blocks(MultiBlock { min_keep: 1, ..MultiBlock::for_small_grid((4, 4)) }),
+    };
+    let config = RunConfig {
+        model: trainer.model.config.clone(),
+        data: "shapes".into(),
+        masking,
+        augment: Augment { scale: (0.5, 1.0), flip: 0.5 },
+        batch: 10,
+        steps: 5,
+        warmup: 1,
+        lr: [1e-3, 1e-2, 1e-3],
+        weight_decay: [0.04, 0.4],
+        ema: [0.9, 1.0],
+        seed: 1,
+    };
+    (config, data::open("shapes", 16).unwrap())
+}
+
+fn diagnose(trainer: &Trainer) -> Diagnostics {
+    let (config, splits) = setup(trainer);
+    trainer.diagnose(&config, (&First::new(splits.test.clone(), 70), &splits.normalization)).unwrap()
+}
+
+fn stop() -> Trainer {
+    common::tiny(common::every_method().remove(2), false, DType::F32)
+}
+
+fn scale_a(trainer: &mut Trainer, factor: f64) {
+    for p in trainer.params.predictor.iter_mut().filter(|p| p.name == "predictor_embed.weight") {
+        p.value = p.value.scaled(factor);
+    }
+}
+
+#[test]
+fn without_noise_nothing_is_hidden_and_nothing_moves() {
+    for method in common::every_method() {
+        let noisy = matches!(method, Method::Stop { tokens: TokenForm::Official | TokenForm::Paper, .. });
+        let found = diagnose(&common::tiny(method.clone(), false, DType::F32));
+        assert!(
+            found.context_rms > 0.0 && found.target_std > 0.0 && found.visible_norm_a > 0.0,
+            "{method:?} {found:?}"
+        );
+        assert_eq!(found.norm_gamma, 12f64.sqrt(), "a fresh γ is 12 ones");
+        assert_eq!(noisy, found.noise_sensitivity > 0.0, "{method:?} {found:?}");
+        assert_eq!(noisy, found.neighbours.mean.is_finite(), "{method:?} {found:?}");
+        assert_eq!(noisy, found.position_accuracy < 1.0, "{method:?} {found:?}");
+    }
+}
+
+/// The gauge escape: (A, γ, β) → (A/c, cγ, cβ) leaves the context as it was and makes the noise c times smaller. |A|
+/// falls, and it says nothing; |A| · |γ| does not move.
+#[test]
+fn the_gauge_escape_is_seen() {
+    let mut trainer = stop();
+    let (before, norm_a) = (diagnose(&trainer), trainer.positions().a.value().norm());
+    let c = 4.0; // a power of two: nothing is rounded
+    scale_a(&mut trainer, 1.0 / c);
+    for p in trainer.params.encoder.iter_mut().filter(|p| p.name.starts_with("norm.")) {
+        p.value = p.value.scaled(c);
+    }
+    let after = diagnose(&trainer);
+    assert_relative_eq!(trainer.positions().a.value().norm(), norm_a / c, max_relative = 1e-12);
+    assert_relative_eq!(
+        after.visible_norm_a * after.norm_gamma,
+        before.visible_norm_a * before.norm_gamma,
+        max_relative = 1e-12
+    );
+    assert_relative_eq!(after.context_rms, before.context_rms, max_relative = 1e-6);
+    assert_relative_eq!(after.neighbours.mean, c * before.neighbours.mean, max_relative = 1e-12);
+    assert_relative_eq!(after.neighbours.least, c * before.neighbours.least, max_relative = 1e-12);
+    assert!(after.position_accuracy > before.position_accuracy, "{before:?} {after:?}");
+    assert!(after.noise_sensitivity < before.noise_sensitivity / 2.0, "{before:?} {after:?}");
+    assert_eq!((after.target_std, after.rank_me), (before.target_std, before.rank_me), "of the target encoder");
+}
+
+#[test]
+fn the_context_is_measured_after_the_projection() {
+    let mut trainer = stop();
+    let before = diagnose(&trainer);
+    scale_a(&mut trainer, 2.0);
+    assert_relative_eq!(diagnose(&trainer).context_rms, 2.0 * before.context_rms, max_relative = 1e-6);
+    // γ = 0 and β = (1, …, 1): every s_x is ones, and A s_x the sums of A's rows.
+    let d_e = trainer.model.config.encoder.dim;
+    for p in trainer.params.encoder.iter_mut().filter(|p| p.name.starts_with("norm.")) {
+        p.value = Tensor::full([d_e], f64::from(p.name == "norm.bias"), DType::F32);
+    }
+    let a = trainer.positions().a.value().to_f64_vec();
+    let sums: Vec<f64> = a.chunks(d_e).map(|row| row.iter().sum()).collect();
+    let rms = (sums.iter().map(|s| s * s).sum::<f64>() / sums.len() as f64).sqrt();
+    let found = diagnose(&trainer);
+    assert_relative_eq!(found.context_rms, rms, max_relative = 1e-6);
+    assert_eq!(found.norm_gamma, 0.0);
+}
+
+#[test]
+fn targets_that_only_say_where_they_are_do_not_vary() {
+    let mut trainer = stop();
+    assert!(diagnose(&trainer).target_std > 0.1);
+    // A target encoder that sees no pixels.
+    let target = trainer.params.target.as_mut().unwrap();
+    for p in target.iter_mut().filter(|p| p.name == "patch_embed.proj.weight") {
+        p.value = p.value.scaled(0.0);
+    }
+    let found = diagnose(&trainer);
+    assert!(found.target_std < 1e-6 && found.feature_std < 1e-6 && found.rank_me < 1.01, "{found:?}");
+    // MAE's are the pixels, whatever the encoder.
+    let mae = diagnose(&common::tiny(Method::Mae { normalize_patches: true }, false, DType::F32));
+    assert!(mae.target_std > 0.5 && mae.target_std < 1.0, "{mae:?}");
+}
+
+#[test]
+fn a_diagnosis_repeats_and_follows_the_weights() {
+    let mut trainer = stop();
+    let before = diagnose(&trainer);
+    assert_eq!(diagnose(&trainer), before);
+    trainer.step(&common::batch(&trainer), &Hyper { lr: 1e-2, weight_decay: 0.0, ema_momentum: 0.9 }).unwrap();
+    let after = diagnose(&trainer);
+    assert!(after.context_rms != before.context_rms && after.target_std != before.target_std, "{before:?} {after:?}");
+}
