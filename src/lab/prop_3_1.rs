@@ -4,6 +4,7 @@ use super::Finding;
 use super::predictors::{Subject, attention_block, linear, perceptron, subjects, vit_predictor};
 use crate::autograd::{Var, derivative_along, ops};
 use crate::paper::escapes::{gauge_escape, rescaling_escape, subspace_escape};
+use crate::paper::factor::orthonormal_rows;
 use crate::paper::prop_3_1::{
     RegressionTask, deterministic_loss, expected_loss, expected_loss_under, gradient, gradient_at_zero, squared_error,
     tied_loss, untied_gradient,
@@ -12,7 +13,7 @@ use crate::paper::second_order::{
     calibrated_gradient, context_curvature, critical_variance, hessian, position_curvature, tikhonov_penalty,
     times_identity,
 };
-use crate::paper::{Quadrature, Sigma, context_token, covariance, orthonormal_rows, stochastic_position};
+use crate::paper::{Quadrature, Sigma, context_token, covariance, stochastic_position};
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Tensor};
 use crate::vit::sincos::positions;

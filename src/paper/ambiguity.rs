@@ -11,6 +11,7 @@
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
+use super::factor::{pivoted_cholesky, subtract};
 use super::{Sigma, covariance, expected_noise_power};
 use crate::autograd::ops;
 use crate::tensor::{DType, Tensor};
@@ -163,36 +164,6 @@ impl WhitenedPositions {
         let l = pivoted_cholesky(&gram, positions, 1e-6);
         (0..positions).map(|k| l.iter().map(|(_, column)| column[k]).collect()).collect()
     }
-}
-
-/// The columns of L, LLᵀ = M, for a symmetric positive semi-definite row-major M \[n, n\]; beside each its pivot, the
-/// row at which all later columns are 0.
-///
-/// Each step takes the largest of what is left of the diagonal for its pivot, and the factor ends when that is not
-/// above `tolerance` or beyond what n roundings of the first leave: so there are as many columns as M has rank.
-///
-/// - N. J. Higham, Analysis of the Cholesky decomposition of a semi-definite matrix, 1990.
-fn pivoted_cholesky(m: &[f64], n: usize, tolerance: f64) -> Vec<(usize, Vec<f64>)> {
-    let mut left: Vec<f64> = m.iter().step_by(n + 1).copied().collect();
-    let largest = left.iter().copied().fold(0.0, f64::max);
-    let tolerance = tolerance.max(n as f64 * f64::EPSILON * largest);
-    let mut l: Vec<(usize, Vec<f64>)> = Vec::new();
-    while let Some(pivot) = (0..n).filter(|&i| left[i] > tolerance).max_by(|&i, &j| left[i].total_cmp(&left[j])) {
-        let mut column = m[pivot * n..(pivot + 1) * n].to_vec();
-        l.iter().for_each(|(_, known)| subtract(&mut column, known[pivot], known));
-        l.iter().for_each(|(done, _)| column[*done] = 0.0);
-        let root = left[pivot].sqrt();
-        column.iter_mut().for_each(|c| *c /= root);
-        left.iter_mut().zip(&column).for_each(|(left, c)| *left -= c * c);
-        left[pivot] = 0.0;
-        l.push((pivot, column));
-    }
-    l
-}
-
-/// x ← x − factor · y
-fn subtract(x: &mut [f64], factor: f64, y: &[f64]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x -= factor * y);
 }
 
 fn squared_distance(x: &[f64], y: &[f64]) -> f64 {

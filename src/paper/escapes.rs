@@ -5,7 +5,7 @@
 //! demonstrations in training: `stop-mim check collapse`. (The fourth way, a minimum at A = 0 of a loss whose context is useful, is
 //! [`critical_variance`](super::second_order::critical_variance).)
 
-use super::orthonormal_rows;
+use super::factor::orthonormal_rows;
 use super::prop_3_1::Regressor;
 use crate::autograd::{Var, ops};
 use crate::tensor::Tensor;

@@ -13,6 +13,7 @@
 
 use rand::Rng;
 
+use super::factor::orthonormal_rows;
 use super::{Sigma, sample_noise};
 use crate::tensor::{DType, Tensor};
 
@@ -163,33 +164,6 @@ pub fn hermite_nodes(k: usize) -> (Vec<f64>, Vec<f64>) {
     (nodes, weights)
 }
 
-/// An orthonormal basis of the space that the rows of a matrix span.
-///
-/// Gram–Schmidt, each row twice (the second pass removes what rounding left). A row is dependent on those before when less
-/// than 10⁻¹⁰ of it remains.
-pub fn orthonormal_rows(a: &Tensor) -> Vec<Vec<f64>> {
-    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
-    let norm = |x: &[f64]| dot(x, x).sqrt();
-    let rows = a.to_f64_vec();
-    let largest = rows.chunks(a.last_dim().max(1)).map(norm).fold(0.0, f64::max);
-    let mut basis: Vec<Vec<f64>> = Vec::new();
-    for row in rows.chunks(a.last_dim().max(1)) {
-        let mut rest = row.to_vec();
-        for _ in 0..2 {
-            for q in &basis {
-                let share = dot(&rest, q);
-                rest.iter_mut().zip(q).for_each(|(x, q)| *x -= share * q);
-            }
-        }
-        let length = norm(&rest);
-        if length > 1e-10 * largest {
-            rest.iter_mut().for_each(|x| *x /= length);
-            basis.push(rest);
-        }
-    }
-    basis
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,18 +246,5 @@ mod tests {
         let rule = Quadrature::antithetic(&n);
         assert_eq!(rule.expect(|n| n.clone()).norm(), 0.0);
         assert_eq!(rule.expect(|n| Tensor::scalar(n.norm(), DType::F64)).item(), n.norm());
-    }
-
-    #[test]
-    fn bases_are_orthonormal_and_as_large_as_the_rank() {
-        let a = Tensor::new([3, 4], vec![1.0, 2.0, 0.0, 1.0, 2.0, 4.0, 0.0, 2.0, 0.0, 1.0, 1.0, -1.0]);
-        let basis = orthonormal_rows(&a); // the second row is twice the first
-        assert_eq!(basis.len(), 2);
-        for (i, x) in basis.iter().enumerate() {
-            for (j, y) in basis.iter().enumerate() {
-                let product: f64 = x.iter().zip(y).map(|(x, y)| x * y).sum();
-                assert!((product - if i == j { 1.0 } else { 0.0 }).abs() < 1e-15);
-            }
-        }
     }
 }

@@ -11,6 +11,7 @@
 //! because the mixed term ∇²_{uv}G carries one factor n, and E n = 0. Derivations: docs/derivations/collapse.md.
 
 use super::Sigma;
+use super::factor::cholesky;
 use super::prop_3_1::{RegressionTask, Regressor, gradient, token_gradients};
 use crate::autograd::{Tape, Var, derivative_along};
 use crate::tensor::{DType, Tensor};
@@ -99,7 +100,7 @@ pub fn critical_variance(det: &Tensor, m: &Tensor) -> Option<f64> {
     let definite = |variance: f64| {
         let mut sum = det.clone();
         sum.add_assign(&times_identity(m, n / d_p, variance));
-        is_positive_definite(&sum)
+        cholesky(&sum.to_f64_vec(), n).is_some()
     };
     if definite(0.0) {
         return Some(0.0);
@@ -111,23 +112,6 @@ pub fn critical_variance(det: &Tensor, m: &Tensor) -> Option<f64> {
         if definite(middle) { high = middle } else { low = middle }
     }
     Some(high)
-}
-
-/// Whether a symmetric matrix has only positive eigenvalues: whether its Cholesky factorisation exists.
-pub fn is_positive_definite(matrix: &Tensor) -> bool {
-    let [n, _] = matrix.dims("is positive definite");
-    let mut l = matrix.to_f64_vec();
-    for i in 0..n {
-        for j in 0..=i {
-            let rest = l[i * n + j] - (0..j).map(|k| l[i * n + k] * l[j * n + k]).sum::<f64>();
-            match i == j {
-                true if rest > 0.0 => l[i * n + i] = rest.sqrt(),
-                true => return false,
-                false => l[i * n + j] = rest / l[j * n + j],
-            }
-        }
-    }
-    true
 }
 
 /// The gradient at A = 0 of a *calibrated* F, one with F(ψ_j + m, 0) = mean over images of y_j:

@@ -5,6 +5,7 @@
 //! exp(−(2π/h)²/2 + 2πω/h), below 10⁻¹²⁵ for ω = 1 and h = ¼. Where the function has a kink or a jump it is of the
 //! order of h² or h.
 
+use crate::paper::factor::cholesky;
 use crate::tensor::Tensor;
 
 /// The step h and the number of steps to either side: nodes from −12 to 12.
@@ -60,17 +61,8 @@ impl GaussianKernel {
     pub fn new(covariance: &Tensor) -> Self {
         let [d, columns] = covariance.dims("GaussianKernel");
         assert!(d == columns && d > 0, "GaussianKernel: a covariance of shape {}", covariance.shape());
-        let mut l = covariance.to_f64_vec();
-        // Cholesky, row by row: what is left of Σᵢⱼ after the columns before j, over Lⱼⱼ.
-        for i in 0..d {
-            for j in 0..i {
-                let known: f64 = (0..j).map(|k| l[i * d + k] * l[j * d + k]).sum();
-                l[i * d + j] = (l[i * d + j] - known) / l[j * d + j];
-            }
-            let left = l[i * d + i] - (0..i).map(|k| l[i * d + k].powi(2)).sum::<f64>();
-            assert!(left > 0.0, "GaussianKernel: the covariance is not positive definite (row {i})");
-            l[i * d + i] = left.sqrt();
-        }
+        let l = cholesky(&covariance.to_f64_vec(), d);
+        let l = l.unwrap_or_else(|| panic!("GaussianKernel: the covariance is not positive definite"));
         GaussianKernel { l, d }
     }
 
