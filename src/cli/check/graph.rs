@@ -44,7 +44,7 @@ pub fn run(args: &Args, all: bool) -> Result<()> {
     let batch = Batch { images, context, targets, noise: Noise::Drawn { seed: args.seed, step: 1 } };
 
     let lint = lint(&trainer, &batch);
-    println!("{}: a step on {n} images, {} entries on the tape\n", config.method.name(), lint.entries);
+    println!("{}: a step (images: {n}), {} entries on the tape\n", config.method.name(), lint.entries);
     print(&lint.findings, all);
     println!("{}", saved(&lint, n));
     if !lint.zero.is_empty() {
