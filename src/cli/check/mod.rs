@@ -1,5 +1,7 @@
 //! `stop-mim check`
 
+mod collapse;
+
 use clap::{Args as ClapArgs, Subcommand};
 
 use crate::Result;
@@ -11,11 +13,14 @@ pub struct Args {
 }
 
 #[derive(Subcommand, Clone, Debug)]
-enum What {}
+enum What {
+    /// What noise does to A, tied and untied, under a fixed predictor and in training: tables, curves, verdicts.
+    Collapse(collapse::Args),
+}
 
 pub fn run(args: &Args) -> Result<()> {
-    match args.what {
+    match &args.what {
         None => Ok(()),
-        Some(_) => Ok(()),
+        Some(What::Collapse(args)) => collapse::run(args),
     }
 }
