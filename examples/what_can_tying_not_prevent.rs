@@ -14,30 +14,22 @@ use stop_mim::report::curve::{Curve, Panel};
 fn main() -> stop_mim::Result<()> {
     let sigma = Sigma::from_std(0.5);
     let [narrow, wide] = [4, 16].map(|d_p| JointTraining::new(true, d_p, sigma).run(0));
-    println!(
-        "1. Rescaling. F reads the context through weights of its own. As they grow, A may shrink, and with it the"
-    );
-    println!(
-        "   noise on positions, whose scale is fixed: |A| falls to {:.2} of its start, tied as it is.\n",
-        last(&narrow.norm)
-    );
+    println!("1. Rescaling. F reads the context through weights of its own. As they grow A may shrink, and with it");
+    println!("   the noise on positions, whose scale is fixed. Tied as it is,");
+    println!("   |A| falls to {:.2} of its start.\n", last(&narrow.norm));
 
+    println!("2. Another subspace. Twelve positions on a ring span 4 dimensions. In tokens of width 4 the noise lies");
     println!(
-        "2. Another subspace. Twelve positions on a ring span 4 dimensions. In tokens of width 4 the noise lies where"
+        "   where the positions are. In tokens of width 16 the 4 dimensions that A reaches need not meet those 4,"
     );
-    println!(
-        "   the positions are. In tokens of width 16 there are 12 dimensions in which positions do not differ, and"
-    );
-    println!("   F can read the context there and not the noise:\n");
+    println!("   and F can read positions by weights that do not see the noise:\n");
     println!("| width | abs(A) / at the start | its part in span psi | variance of predictions due to noise |");
     println!("|---:|---:|---:|---:|");
     for (width, run) in [(4, &narrow), (16, &wide)] {
         println!("| {width} | {:.2} | {:.2} | {:.1e} |", last(&run.norm), last(&run.in_span), run.sensitivity);
     }
-    println!(
-        "\n   At width 16 |A| looks healthy, and the noise does {:.0} times less.\n",
-        narrow.sensitivity / wide.sensitivity
-    );
+    let less = narrow.sensitivity / wide.sensitivity;
+    println!("\n   At width 16 |A| looks healthy, and the noise does {less:.0} times less.\n");
 
     let [held, free] = GaugeTraining::demonstrations().map(|setting| setting.run(0));
     println!("3. The norm before A. If features leave a layer norm with gain γ, then a larger γ and a smaller A give");

@@ -17,18 +17,10 @@ fn main() -> stop_mim::Result<()> {
     println!("gradient of the expected loss, and nothing else moves.\n");
 
     let norms = &run.untied.norms;
-    let at = |step: usize| norms[step.min(norms.len() - 1)];
-    println!(
-        "Without tying, noise of variance {UNTIED_VARIANCE}: |A| is {:.2} at first, {:.1e} after 50 steps,",
-        at(0),
-        at(50)
-    );
-    println!(
-        "{:.1e} after {}. Noise on a position can only hurt an F that has fitted its data, and the only",
-        at(usize::MAX),
-        norms.len() - 1
-    );
-    println!("thing that A does here is to make noise.\n");
+    let steps = norms.len() - 1;
+    println!("Without tying, under noise of variance {UNTIED_VARIANCE}: |A| is {:.2} at first,", norms[0]);
+    println!("{:.1e} after {} steps, {:.1e} after {steps}.", norms[steps / 2], steps / 2, norms[steps]);
+    println!("All that this A does is to make noise, and noise on positions hurts an F that fits its data.\n");
 
     println!("Tied, the same A projects the context, and without context there is nothing to predict from:\n");
     println!("| variance of n | abs(A) reached from {} | from {} |", STARTS[0], STARTS[1]);
@@ -40,13 +32,10 @@ fn main() -> stop_mim::Result<()> {
     println!("it is a trade between hearing the context and blurring the positions.\n");
 
     let sigma = Sigma::from_std(0.5);
-    let [untied, tied] = [false, true].map(|tied| JointTraining::new(tied, 4, sigma).run(0));
-    println!(
-        "When F is trained along with A ({} steps, std 0.5), |A| falls to {:.4} of what it was without",
-        6000,
-        last(&untied.norm)
-    );
-    println!("tying, and to {:.2} of it with.", last(&tied.norm));
+    let settings = [false, true].map(|tied| JointTraining::new(tied, 4, sigma));
+    let [untied, tied] = settings.map(|setting| last(&setting.run(0).norm));
+    println!("F and A trained together, {} steps, std {}:", settings[0].schedule.steps, sigma.std());
+    println!("without tying |A| falls to {untied:.4} of what it was, with tying to {tied:.2}.");
 
     let points = |norms: &[f64]| norms.iter().enumerate().map(|(i, &y)| (i as f64, y)).collect();
     let [large, small] = &run.tied[1];

@@ -165,7 +165,7 @@ fn curves(settings: &[JointTraining], joint: &[Vec<JointRun>], gauges: &[Vec<Gau
         (0..traces[0].len()).map(|i| (traces[0][i].0, at(i))).collect()
     };
     let name =
-        |s: &JointTraining| format!("{}, d_p {}, {}", if s.tied { "tied" } else { "untied" }, s.d_p, s.sigma.std());
+        |s: &JointTraining| format!("{}, d_p {}, std {}", if s.tied { "tied" } else { "untied" }, s.d_p, s.sigma.std());
     let of_joint = |f: fn(&JointRun) -> &Trace| {
         settings.iter().zip(joint).map(|(s, runs)| (name(s), mean(runs.iter().map(f).collect()))).collect()
     };

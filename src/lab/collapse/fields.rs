@@ -1,6 +1,6 @@
 //! The same with a transformer: smooth fields on a grid, some patches seen, others asked for.
 //!
-//! A wide predictor (d_p = 32, where the positions of a 6 × 6 grid span 11 dimensions) leaves A much room outside span ψ.
+//! In tokens of width 32 the positions of a 6 × 6 grid span 11 dimensions, which leaves A much room beside them.
 //! Without weight decay nothing makes an A vanish that nobody reads, so the untied |A| stalls while its noise loses its
 //! effect. Weight decay on A and B takes away what is not needed: then untied and tied part.
 //!

@@ -1,12 +1,13 @@
 //! F and A trained together, on samples: what tying holds up, and the way around it.
 //!
-//! Untied, A goes to zero as it does under a fixed F. Tied, |A| settles at a share of where it began that falls with the
-//! noise: F may grow as A shrinks, and every such factor moves the context's scale and not the positions', so the noise
-//! becomes small beside ψ.
+//! Untied, A goes towards zero as it does under a fixed F, down to what steps of this learning rate can tell from it.
+//! Tied, |A| ends at a share of where it began that falls with the noise: F's weights on the context may grow as A
+//! shrinks, which keeps the context and makes the noise small beside ψ.
 //!
-//! Both hold where the noise has nowhere to go: with d_e = d_p = 4 = rank ψ. With d_p = 16 there are twelve directions
-//! in which no two positions differ. The tied A then carries the context through them, F stops reading masked tokens
-//! there, and |A| stays large while the noise changes no prediction. |A| alone would call that a success.
+//! Both hold where the noise has nowhere to go: with d_e = d_p = 4 = rank ψ. With d_p = 16 the four dimensions that A
+//! reaches need not meet the four that the positions span. F can then read positions by weights that vanish on the image
+//! of A: |A| stays large, also within span ψ, while the noise changes next to no prediction. |A| alone would call that a
+//! success.
 //!
 //! | what | here |
 //! |---|---|
@@ -49,8 +50,8 @@ pub struct JointRun {
     pub norm: Trace,
     /// |PA| / |A₀| over steps, P the projection onto span ψ.
     pub in_span: Trace,
-    /// ½ E|F₁ − F₂|² for two draws of the noise, per prediction; the targets have power 1. Times two it is the variance
-    /// that the noise puts into predictions.
+    /// ½ E|F₁ − F₂|² for two draws of the noise: the variance that the noise puts into a prediction, and so its part of the
+    /// loss. The targets have power 1.
     pub sensitivity: f64,
     /// E(F − y)² at the end, per prediction.
     pub loss: f64,
