@@ -3,6 +3,7 @@
 //! A test of a statement is a function here that returns [`Finding`]s. `cargo test` asserts them, `stop-mim check`
 //! prints them: the same code, so that neither can say what the other does not.
 
+pub mod collapse;
 mod finding;
 pub mod gradients;
 pub mod graph;

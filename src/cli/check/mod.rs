@@ -1,5 +1,6 @@
 //! `stop-mim check`
 
+mod collapse;
 mod gradients;
 mod graph;
 
@@ -25,6 +26,8 @@ enum What {
     Gradients(gradients::Args),
     /// A training step's graph: what no gradient reaches, what is kept for the backward pass, where a NaN comes from.
     Graph(Box<graph::Args>),
+    /// What noise does to A, tied and untied, under a fixed predictor and in training: tables, curves, verdicts.
+    Collapse(collapse::Args),
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -36,6 +39,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
         Some(What::Gradients(what)) => gradients::run(what, args.all),
         Some(What::Graph(what)) => graph::run(what, args.all),
+        Some(What::Collapse(what)) => collapse::run(what, args.all),
     }
 }
 

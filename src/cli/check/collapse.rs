@@ -1,0 +1,186 @@
+//! `stop-mim check collapse`
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args as ClapArgs;
+
+use super::super::run::RunFolder;
+use super::{conclude, print};
+use crate::Result;
+use crate::lab::collapse::fields::{self, FieldRun, FieldTraining};
+use crate::lab::collapse::fixed_predictor::{self, FixedRun, STARTS, UNTIED_VARIANCE, VARIANCES};
+use crate::lab::collapse::gauge::{self, GaugeRun, GaugeTraining};
+use crate::lab::collapse::joint_training::{self, JointRun, JointTraining};
+use crate::lab::collapse::{Spread, Trace, last};
+use crate::report::curve::{Curve, Panel};
+use crate::report::table::table;
+
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Args {
+    /// Seeds: every training is repeated so many times.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// The transformer too, which takes as long as all the rest.
+    #[arg(long)]
+    full: bool,
+    /// Where the folder with the pictures is made.
+    #[arg(long, default_value = "runs", value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub fn run(args: &Args, all: bool) -> Result<()> {
+    let seeds: Vec<u64> = (0..args.seeds).collect();
+    println!(
+        "Does noise make A collapse, and does tying prevent it? {} seeds, mean ± standard deviation.\n",
+        args.seeds
+    );
+
+    let clock = Instant::now();
+    let fixed = fixed_predictor::runs(&seeds);
+    println!("F is fixed, expectations are exact: gradient descent on A. ({:.0} s)\n", clock.elapsed().as_secs_f64());
+    println!("{}", fixed_table(&fixed));
+
+    let clock = Instant::now();
+    let settings = JointTraining::demonstrations();
+    let joint: Vec<Vec<JointRun>> = settings.iter().map(|setting| setting.runs(&seeds)).collect();
+    let steps = settings[0].schedule.steps;
+    println!("F and A trained together, {steps} steps. ({:.0} s)\n", clock.elapsed().as_secs_f64());
+    println!("{}", joint_table(&settings, &joint));
+
+    let clock = Instant::now();
+    let gauges = GaugeTraining::demonstrations().map(|setting| setting.runs(&seeds));
+    println!("A norm with γ and β before the tied A. ({:.0} s)\n", clock.elapsed().as_secs_f64());
+    println!("{}", gauge_table(&gauges));
+
+    let mut findings = [
+        fixed_predictor::findings(&fixed),
+        joint_training::findings(&settings, &joint),
+        gauge::findings(&gauges[0], &gauges[1]),
+    ]
+    .concat();
+    if args.full {
+        let clock = Instant::now();
+        let settings = FieldTraining::demonstrations();
+        let runs = settings.map(|setting| setting.runs(&seeds));
+        let (steps, std) = (settings[0].schedule.steps, settings[0].sigma.std());
+        println!(
+            "A transformer on 6 × 6 patches, {steps} steps, std {std}. ({:.0} s)\n",
+            clock.elapsed().as_secs_f64()
+        );
+        println!("{}", fields_table(&settings, &runs));
+        findings.extend(fields::findings(&runs));
+    }
+
+    let folder = RunFolder::create(&args.out, "collapse")?;
+    for (name, curve) in [("fixed.svg", fixed_curve(&fixed[0])), ("trained.svg", curves(&settings, &joint, &gauges))] {
+        curve.save_svg(folder.file(name))?;
+        println!("{}", folder.file(name).display());
+    }
+    println!();
+    print(&findings, all);
+    conclude(&findings)
+}
+
+fn fixed_table(runs: &[FixedRun]) -> String {
+    let at = |step: usize| Spread::of(runs.iter().map(|r| r.untied.norms[step.min(r.untied.norms.len() - 1)]));
+    let most = Spread::of(runs.iter().map(|r| r.untied.norms.len() as f64 - 1.0)).mean;
+    let mut rows = vec![vec![
+        "untied".into(),
+        UNTIED_VARIANCE.to_string(),
+        format!("{}", at(0).mean),
+        format!("{} after 100 steps, {} after {most:.0}", at(100), at(usize::MAX)),
+    ]];
+    for (i, variance) in VARIANCES.iter().enumerate() {
+        for (from, start) in STARTS.iter().enumerate() {
+            let end = Spread::of(runs.iter().map(|r| r.tied[i][from].a.norm()));
+            rows.push(vec!["tied".into(), variance.to_string(), start.to_string(), end.to_string()]);
+        }
+    }
+    table(&["loss", "σ (variance)", "|PA| before", "|PA| after"], &rows)
+}
+
+fn joint_table(settings: &[JointTraining], runs: &[Vec<JointRun>]) -> String {
+    let row = |(setting, runs): (&JointTraining, &Vec<JointRun>)| {
+        let of = |f: fn(&JointRun) -> f64| Spread::of(runs.iter().map(f)).to_string();
+        vec![
+            if setting.tied { "tied" } else { "untied" }.into(),
+            setting.d_p.to_string(),
+            setting.sigma.std().to_string(),
+            of(|r| last(&r.norm)),
+            of(|r| last(&r.in_span)),
+            of(|r| r.sensitivity),
+            of(|r| r.loss),
+        ]
+    };
+    let rows: Vec<Vec<String>> = settings.iter().zip(runs).map(row).collect();
+    table(&["A and B", "d_p", "std of n", "|A|/|A₀|", "|PA|/|A₀|", "sensitivity", "loss"], &rows)
+}
+
+fn gauge_table(runs: &[Vec<GaugeRun>; 2]) -> String {
+    let row = |(name, runs): (&str, &Vec<GaugeRun>)| {
+        let of = |f: fn(&GaugeRun) -> f64| Spread::of(runs.iter().map(f)).to_string();
+        let ratios = [of(|r| r.noise_to_signal[0].1), of(|r| last(&r.noise_to_signal))];
+        let [before, after] = ratios;
+        vec![name.into(), of(|r| last(&r.norm)), of(|r| last(&r.gamma)), before, after, of(|r| r.loss)]
+    };
+    let rows: Vec<Vec<String>> = ["held", "trained"].into_iter().zip(runs).map(row).collect();
+    table(&["γ, β", "|A|/|A₀|", "|γ|/|γ₀|", "|An|/|As| before", "after", "loss"], &rows)
+}
+
+fn fields_table(settings: &[FieldTraining], runs: &[Vec<FieldRun>]) -> String {
+    let row = |(setting, runs): (&FieldTraining, &Vec<FieldRun>)| {
+        let of = |f: fn(&FieldRun) -> f64| Spread::of(runs.iter().map(f)).to_string();
+        let tied = if setting.tied { "tied" } else { "untied" };
+        let measured = [of(|r| last(&r.norm)), of(|r| r.sensitivity), of(|r| r.loss)];
+        [tied.into(), setting.schedule.decay.to_string()].into_iter().chain(measured).collect()
+    };
+    let rows: Vec<Vec<String>> = settings.iter().zip(runs).map(row).collect();
+    table(&["A and B", "weight decay", "|A|/|A₀|", "sensitivity", "loss"], &rows)
+}
+
+/// |A| over the steps of gradient descent, of one seed.
+fn fixed_curve(run: &FixedRun) -> Curve {
+    let points = |norms: &[f64]| norms.iter().enumerate().map(|(i, &y)| (i as f64, y)).collect();
+    let mut tied = Vec::new();
+    for (variance, descents) in VARIANCES.iter().zip(&run.tied) {
+        tied.push((format!("tied, σ = {variance}"), points(&descents[0].norms)));
+    }
+    let both =
+        [("untied".to_owned(), points(&run.untied.norms)), ("tied, from 1".into(), points(&run.tied[1][0].norms))];
+    let both = both.into_iter().chain([("tied, from 0.001".into(), points(&run.tied[1][1].norms))]).collect();
+    Curve {
+        title: "A under a fixed F".into(),
+        x_label: "steps of gradient descent".into(),
+        panels: vec![
+            Panel { y_label: "|PA|".into(), log: true, series: both },
+            Panel { y_label: "|PA|".into(), log: false, series: tied },
+        ],
+    }
+}
+
+/// Means over seeds of what was trained.
+fn curves(settings: &[JointTraining], joint: &[Vec<JointRun>], gauges: &[Vec<GaugeRun>; 2]) -> Curve {
+    let mean = |traces: Vec<&Trace>| -> Trace {
+        let at = |i: usize| traces.iter().map(|t| t[i].1).sum::<f64>() / traces.len() as f64;
+        (0..traces[0].len()).map(|i| (traces[0][i].0, at(i))).collect()
+    };
+    let name =
+        |s: &JointTraining| format!("{}, d_p {}, std {}", if s.tied { "tied" } else { "untied" }, s.d_p, s.sigma.std());
+    let of_joint = |f: fn(&JointRun) -> &Trace| {
+        settings.iter().zip(joint).map(|(s, runs)| (name(s), mean(runs.iter().map(f).collect()))).collect()
+    };
+    let of_gauge = |f: fn(&GaugeRun) -> &Trace| {
+        let both = ["γ held", "γ trained"].into_iter().zip(gauges);
+        both.map(|(name, runs)| (name.to_owned(), mean(runs.iter().map(f).collect()))).collect()
+    };
+    Curve {
+        title: "A trained with F".into(),
+        x_label: "step".into(),
+        panels: vec![
+            Panel { y_label: "|A| / |A₀|".into(), log: true, series: of_joint(|r| &r.norm) },
+            Panel { y_label: "|PA| / |A₀|".into(), log: true, series: of_joint(|r| &r.in_span) },
+            Panel { y_label: "|An| / |As|".into(), log: false, series: of_gauge(|r| &r.noise_to_signal) },
+        ],
+    }
+}

@@ -1,0 +1,177 @@
+//! The same with a transformer: smooth fields on a grid, some patches seen, others asked for.
+//!
+//! In tokens of width 32 the positions of a 6 × 6 grid span 11 dimensions, which leaves A much room beside them.
+//! Without weight decay nothing makes an A vanish that nobody reads, so the untied |A| stalls while its noise loses its
+//! effect. Weight decay on A and B takes away what is not needed: then untied and tied part.
+//!
+//! | what | here |
+//! |---|---|
+//! | images | 6 × 6 patches of 8 features, each feature a random field of the nine lowest cosines, of power 1 |
+//! | context, masked | 12 patches each, drawn anew for every image |
+//! | targets | the features of the masked patches |
+//! | F | [`Predictor`] of width 32, one block, two heads; sine-cosine positions; m learned |
+//! | A, B | \[32, 8\], random, entries of 0.35 |
+//! | training | 3000 Adam steps on 16 fresh images, learning rate 0.002 falling to 0, noise of standard deviation 1 |
+
+use std::f64::consts::PI;
+
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rayon::prelude::*;
+
+use super::joint_training::MEASURED;
+use super::training::{DTYPE, Schedule, Spread, Trace, fit, last};
+use crate::autograd::{Var, ops};
+use crate::lab::Finding;
+use crate::nn::{Init, LinearInit, Params, Role, Weights};
+use crate::paper::{Sigma, context_token, masked_token, sample_noise, stochastic_position, tied_tokens};
+use crate::rng::{Purpose, stream};
+use crate::tensor::{Indices, Tensor};
+use crate::vit::{Names, Predictor, PredictorConfig};
+
+/// Patches along a side.
+const GRID: usize = 6;
+/// d_e
+const FEATURES: usize = 8;
+/// Frequencies along each side.
+const MODES: usize = 3;
+/// Patches seen, and patches asked for.
+const TOKENS: usize = 12;
+/// Images a step.
+const ROWS: usize = 16;
+
+/// One way of training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FieldTraining {
+    /// Whether the context goes through A too.
+    pub tied: bool,
+    /// The noise.
+    pub sigma: Sigma,
+    /// How long and how fast, and the weight decay of A and B.
+    pub schedule: Schedule,
+}
+
+/// What a run gave.
+#[derive(Clone, Debug)]
+pub struct FieldRun {
+    /// |A| / |A₀| over steps.
+    pub norm: Trace,
+    /// ½ E|F₁ − F₂|² for two draws of the noise, per feature; features have power 1.
+    pub sensitivity: f64,
+    /// E(F − y)² at the end, per feature.
+    pub loss: f64,
+}
+
+/// Some images: what is seen, what is asked for, and where.
+struct Images {
+    seen: Var,
+    wanted: Var,
+    context: Indices,
+    targets: Indices,
+}
+
+impl Images {
+    fn draw(rows: usize, rng: &mut StdRng) -> Self {
+        // Cosines that are orthonormal on the grid, each of power 1/9 in the sum.
+        let cosine = |mode: usize, at: usize| match mode {
+            0 => 1.0,
+            _ => 2f64.sqrt() * (PI * mode as f64 * (at as f64 + 0.5) / GRID as f64).cos(),
+        };
+        let mode = |k: usize, patch: usize| cosine(k / MODES, patch / GRID) * cosine(k % MODES, patch % GRID);
+        let modes = Tensor::from_fn([GRID * GRID, MODES * MODES], DTYPE, |i| mode(i % 9, i / 9) / MODES as f64);
+        let coefficients = Tensor::normal([rows, MODES * MODES, FEATURES], 1.0, DTYPE, rng);
+        let features = ops::matmul(&ops::repeat_batch(&modes.reshape([1, 36, 9]).into(), rows), &coefficients.into());
+        let mut places: Vec<u32> = (0..(GRID * GRID) as u32).collect();
+        let mut drawn = [Vec::new(), Vec::new()];
+        for _ in 0..rows {
+            places.shuffle(rng);
+            drawn[0].extend_from_slice(&places[..TOKENS]);
+            drawn[1].extend_from_slice(&places[TOKENS..2 * TOKENS]);
+        }
+        let [context, targets] = drawn.map(|places| Indices::new(rows, TOKENS, places));
+        let (seen, wanted) = (ops::gather_tokens(&features, &context), ops::gather_tokens(&features, &targets));
+        Images { seen, wanted, context, targets }
+    }
+}
+
+impl FieldTraining {
+    /// The full run: 3000 steps, noise of standard deviation 1.
+    pub fn new(tied: bool, decay: f64) -> Self {
+        let schedule = Schedule { steps: 3000, lr: 0.002, decay };
+        FieldTraining { tied, sigma: Sigma::from_std(1.0), schedule }
+    }
+
+    /// What is shown: untied and tied, without weight decay and with a decay of 2.
+    pub fn demonstrations() -> [Self; 4] {
+        [(false, 0.0), (true, 0.0), (false, 2.0), (true, 2.0)].map(|(tied, decay)| Self::new(tied, decay))
+    }
+
+    /// One run for each seed, in parallel. The same bits on any number of threads.
+    pub fn runs(&self, seeds: &[u64]) -> Vec<FieldRun> {
+        seeds.par_iter().map(|&seed| self.run(seed)).collect()
+    }
+
+    /// One run.
+    pub fn run(&self, seed: u64) -> FieldRun {
+        let FieldTraining { tied, sigma, schedule } = *self;
+        let rng = &mut stream(seed, Purpose::Init, [0, 0]);
+        let (mut network, mut projections) = (Params::new(), Params::new());
+        let config = PredictorConfig { dim: 32, depth: 1, heads: 2, learned_positions: false, embed_std: 0.02 };
+        let mut init = Init { params: &mut network, rng, dtype: DTYPE, linear: LinearInit::Xavier };
+        let sizes = (FEATURES, FEATURES);
+        let predictor = Predictor::new(&config, sizes, GRID, Names::Predictor, Role::Trained, &mut init);
+        // A and B stand apart, since they alone decay.
+        network.set_role(predictor.embed.weight, Role::Unread);
+        network.set_role(predictor.embed.bias, Role::Unread);
+        let mut projection =
+            |name| projections.add(name, Tensor::normal([config.dim, FEATURES], 0.35, DTYPE, rng), Role::Trained);
+        let a = projection("A");
+        let b = if tied { a } else { projection("B") };
+        let before = projections.value(a).norm();
+
+        let rng = &mut stream(seed, Purpose::Noise, [0, 0]);
+        let predict = |w: &Weights, p: &Weights, images: &Images, rng: &mut StdRng| {
+            let n = sample_noise(*images.seen.shape(), sigma, DTYPE, rng).into();
+            let psi = |at: &Indices| ops::gather_tokens(&w[predictor.position], at);
+            let (psi_x, psi_y, m) = (psi(&images.context), psi(&images.targets), &w[predictor.mask_token]);
+            let (c, masked) = match tied {
+                true => tied_tokens(&p[a], (&images.seen, &psi_x), (&n, &psi_y), m, None),
+                false => {
+                    let masked = masked_token(&stochastic_position(&p[a], &n, &psi_y), m);
+                    (context_token(&psi_x, &p[b], &images.seen, None), masked)
+                }
+            };
+            predictor.forward(w, &c, &masked)
+        };
+        let mut norms = Trace::new();
+        fit(
+            &schedule,
+            [&mut network, &mut projections],
+            |w, p| {
+                let images = Images::draw(ROWS, rng);
+                ops::mse(&predict(w, p, &images, rng), &images.wanted)
+            },
+            |step, projections| norms.push((step as f64, projections.value(a).norm() / before)),
+        );
+        let (w, p) = (network.constants(), projections.constants());
+        let images = Images::draw(MEASURED, rng);
+        let draws = [predict(&w, &p, &images, rng), predict(&w, &p, &images, rng)];
+        FieldRun {
+            norm: norms,
+            sensitivity: 0.5 * ops::mse(&draws[0], &draws[1]).item(),
+            loss: ops::mse(&draws[0], &images.wanted).item(),
+        }
+    }
+}
+
+/// What [`FieldTraining::demonstrations`] should show.
+pub fn findings(runs: &[Vec<FieldRun>; 4]) -> Vec<Finding> {
+    let [untied, _, untied_decay, tied_decay] =
+        [0, 1, 2, 3].map(|i: usize| Spread::of(runs[i].iter().map(|run| last(&run.norm))).mean);
+    let below = |compared: &str, smaller, larger| Finding::below("a transformer", compared, smaller, larger);
+    vec![
+        below("0.3 and |A|/|A₀|, untied, no decay: it stalls", 0.3, untied),
+        below("three times |A|/|A₀| untied and tied, decay 2", 3.0 * untied_decay, tied_decay),
+        below("|A|/|A₀| untied, decay 2, and 0.03", untied_decay, 0.03),
+    ]
+}
