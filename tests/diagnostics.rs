@@ -1,9 +1,8 @@
 //! The diagnostics of training, on models whose answers are known.
 
-mod common;
-
 use approx::assert_relative_eq;
 use stop_mim::data::{self, Augment, First, Splits};
+use stop_mim::lab::small;
 use stop_mim::methods::Method;
 use stop_mim::methods::stop::TokenForm;
 use stop_mim::paper::masking::MultiBlock;
@@ -37,7 +36,7 @@ fn diagnose(trainer: &Trainer) -> Diagnostics {
 }
 
 fn stop() -> Trainer {
-    common::tiny(common::every_method().remove(2), false, DType::F32)
+    small::trainer(small::every_method().remove(2), false, DType::F32)
 }
 
 fn scale_a(trainer: &mut Trainer, factor: f64) {
@@ -48,14 +47,16 @@ fn scale_a(trainer: &mut Trainer, factor: f64) {
 
 #[test]
 fn without_noise_nothing_is_hidden_and_nothing_moves() {
-    for method in common::every_method() {
+    for method in small::every_method() {
         let noisy = matches!(method, Method::Stop { tokens: TokenForm::Official | TokenForm::Paper, .. });
-        let found = diagnose(&common::tiny(method.clone(), false, DType::F32));
+        let trainer = small::trainer(method.clone(), false, DType::F32);
+        let found = diagnose(&trainer);
         assert!(
             found.context_rms > 0.0 && found.target_std > 0.0 && found.visible_norm_a > 0.0,
             "{method:?} {found:?}"
         );
-        assert_eq!(found.norm_gamma, 12f64.sqrt(), "a fresh γ is 12 ones");
+        let gamma = &trainer.params.encoder.get("norm.weight").unwrap().value;
+        assert_eq!(found.norm_gamma, gamma.norm());
         assert_eq!(noisy, found.noise_sensitivity > 0.0, "{method:?} {found:?}");
         assert_eq!(noisy, found.neighbours.mean.is_finite(), "{method:?} {found:?}");
         assert_eq!(noisy, found.position_accuracy < 1.0, "{method:?} {found:?}");
@@ -119,7 +120,7 @@ fn targets_that_only_say_where_they_are_do_not_vary() {
     let found = diagnose(&trainer);
     assert!(found.target_std < 1e-6 && found.feature_std < 1e-6 && found.rank_me < 1.01, "{found:?}");
     // MAE's are the pixels, whatever the encoder.
-    let mae = diagnose(&common::tiny(Method::Mae { normalize_patches: true }, false, DType::F32));
+    let mae = diagnose(&small::trainer(Method::Mae { normalize_patches: true }, false, DType::F32));
     assert!(mae.target_std > 0.5 && mae.target_std < 1.0, "{mae:?}");
 }
 
@@ -128,7 +129,7 @@ fn a_diagnosis_repeats_and_follows_the_weights() {
     let mut trainer = stop();
     let before = diagnose(&trainer);
     assert_eq!(diagnose(&trainer), before);
-    trainer.step(&common::batch(&trainer), &Hyper { lr: 1e-2, weight_decay: 0.0, ema_momentum: 0.9 }).unwrap();
+    trainer.step(&small::batch(&trainer), &Hyper { lr: 1e-2, weight_decay: 0.0, ema_momentum: 0.9 }).unwrap();
     let after = diagnose(&trainer);
     assert!(after.context_rms != before.context_rms && after.target_std != before.target_std, "{before:?} {after:?}");
 }

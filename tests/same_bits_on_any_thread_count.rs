@@ -1,11 +1,10 @@
 //! A seed gives the same weights, bit for bit, on one thread and on many.
 
-mod common;
-
 use std::ops::ControlFlow;
 
 use stop_mim::DType;
 use stop_mim::data::{self, Augment};
+use stop_mim::lab::small;
 use stop_mim::nn::Params;
 use stop_mim::paper::masking::MultiBlock;
 use stop_mim::train::{Hyper, Masking, RunConfig, Trainer, pretrain};
@@ -25,11 +24,11 @@ fn bits(trainer: &Trainer) -> Vec<u32> {
 
 #[test]
 fn steps_of_every_method() {
-    for method in common::every_method() {
+    for method in small::every_method() {
         let train = |threads| {
-            let mut trainer = common::tiny(method.clone(), false, DType::F32);
+            let mut trainer = small::trainer(method.clone(), false, DType::F32);
             trainer.chunk_images = 1; // many chunks, so that their order could matter
-            let batch = common::batch(&trainer);
+            let batch = small::batch(&trainer);
             let hyper = Hyper { lr: 1e-2, weight_decay: 0.1, ema_momentum: 0.9 };
             let losses: Vec<u64> =
                 with_threads(threads, || (0..4).map(|_| trainer.step(&batch, &hyper).unwrap().to_bits()).collect());
@@ -44,9 +43,9 @@ fn steps_of_every_method() {
 
 #[test]
 fn a_run_with_its_loader_and_noise() {
-    let method = common::every_method().remove(2);
+    let method = small::every_method().remove(2);
     let mut config = RunConfig {
-        model: common::tiny(method, false, DType::F32).model.config,
+        model: small::trainer(method, false, DType::F32).model.config,
         data: "shapes".into(),
         masking: Masking::Blocks(MultiBlock { min_keep: 1, ..MultiBlock::for_small_grid((4, 4)) }),
         augment: Augment { scale: (0.5, 1.0), flip: 0.5 },

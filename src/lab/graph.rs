@@ -1,8 +1,7 @@
 //! The graph of a training step, looked at: which parameters no gradient reaches, whether the targets are off the tape,
 //! what is kept for the backward pass and for how long, and where a number stops being finite.
 //!
-//! A step is recorded here from the same five calls as [`Trainer::gradients`](crate::train::Trainer::gradients) makes;
-//! that the two are the same computation, to the bit, is one of the findings. Nothing of this runs in training.
+//! The step is the trainer's, [`Trainer::record`]. Nothing of this runs in training.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +13,7 @@ use crate::kernels::live_bytes;
 use crate::methods::Chunk;
 use crate::nn::{Params, Role, Weights};
 use crate::tensor::{DType, Tensor};
-use crate::train::{Batch, Trainer};
+use crate::train::{Batch, Recording, Trainer};
 
 /// What the operations of one name keep for the backward pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,30 +75,24 @@ fn constants(averaged: &Params, _: &Tape) -> Weights {
     averaged.constants()
 }
 
-/// Lines 5 to 16 of Algorithm 1 on a tape.
-struct Recording {
-    /// The parameters on the tape by name, θ then φ: its first entries.
-    leaves: Vec<(String, Var)>,
-    targets: Var,
-    /// The entries that the target branch put on the tape.
-    target_entries: Range<usize>,
-    loss: Var,
+/// A training step on a tape, and the parameters that stand on it by name: θ, then φ, its first entries.
+fn record(trainer: &Trainer, chunk: &Chunk, tape: &Tape, averaged: Averaged<'_>) -> (Recording, Vec<(String, Var)>) {
+    let averaged = trainer.params.target.as_ref().map(|target| averaged(target, tape));
+    let recording = trainer.record(chunk, tape, averaged.as_ref());
+    let params = trainer.params.trained().into_iter().flat_map(|p| p.iter());
+    let places = params.zip(recording.theta.iter().chain(recording.phi.iter()));
+    let leaves = places.filter(|(_, var)| var.is_tracked()).map(|(param, var)| (param.name.clone(), var.clone()));
+    let leaves = leaves.collect();
+    (recording, leaves)
 }
 
-fn record(trainer: &Trainer, chunk: &Chunk, tape: &Tape, averaged: Averaged<'_>) -> Recording {
-    let Trainer { model, params, .. } = trainer;
-    let (theta, phi) = (params.encoder.on(tape), params.predictor.on(tape));
-    let averaged = params.target.as_ref().map(|target| averaged(target, tape));
-    let s_x = model.encode(&theta, chunk);
-    let (c, m) = model.tokens(&phi, &s_x, chunk);
-    let predictions = model.predict(&phi, &c, &m);
+/// The entries that the target branch puts on a tape.
+fn target_entries(trainer: &Trainer, chunk: &Chunk, averaged: Averaged<'_>) -> usize {
+    let tape = Tape::new();
+    let averaged = trainer.params.target.as_ref().map(|target| averaged(target, &tape));
     let before = tape.len();
-    let targets = model.targets(averaged.as_ref(), chunk);
-    let target_entries = before..tape.len();
-    let loss = model.loss(&predictions, &targets);
-    let places = params.trained().into_iter().flat_map(|p| p.iter()).zip(theta.iter().chain(phi.iter()));
-    let leaves = places.filter(|(_, var)| var.is_tracked()).map(|(param, var)| (param.name.clone(), var.clone()));
-    Recording { leaves: leaves.collect(), targets, target_entries, loss }
+    trainer.model.targets(averaged.as_ref(), chunk);
+    tape.len() - before
 }
 
 /// Replays a step on tapes that look at every value and every gradient, chunk by chunk, and says where the first one
@@ -110,9 +103,9 @@ pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<Culprit> {
     chunks.map(|i| i..(i + trainer.chunk_images).min(images)).find_map(|images| {
         let chunk = trainer.cut(batch, images.clone());
         let tape = Tape::watching();
-        let recording = record(trainer, &chunk, &tape, &constants);
-        let dloss = Tensor::full(*recording.loss.shape(), 1.0, recording.loss.dtype());
-        tape.backward_from(&recording.loss, dloss);
+        let (Recording { loss, .. }, leaves) = record(trainer, &chunk, &tape, &constants);
+        let dloss = Tensor::full(*loss.shape(), 1.0, loss.dtype());
+        tape.backward_from(&loss, dloss);
         let culprit = |in_target, leaves: &[String], found: NonFinite| {
             let parameter = (found.origin == Origin::Leaf).then(|| leaves.get(found.position).cloned()).flatten();
             Culprit { images: images.clone(), in_target, parameter, found }
@@ -127,7 +120,7 @@ pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<Culprit> {
                 params.iter().filter(|p| p.role == Role::Trained).map(|p| p.name.clone()).collect();
             tape.first_non_finite().map(|found| culprit(true, &names, found))
         });
-        let names: Vec<String> = recording.leaves.into_iter().map(|(name, _)| name).collect();
+        let names: Vec<String> = leaves.into_iter().map(|(name, _)| name).collect();
         target.or_else(|| found.map(|found| culprit(false, &names, found)))
     })
 }
@@ -151,9 +144,9 @@ fn examine(trainer: &Trainer, batch: &Batch, averaged: Averaged<'_>) -> Lint {
     // Once to take it apart.
     let before = live_bytes();
     let tape = Tape::new();
-    let Recording { leaves, targets, target_entries, loss } = record(&trainer, &chunk, &tape, averaged);
-    let (entries, tracked) = (tape.len(), targets.is_tracked());
-    drop((leaves, targets, loss));
+    let recorded = record(&trainer, &chunk, &tape, averaged);
+    let (entries, tracked) = (tape.len(), recorded.0.s_y.is_tracked());
+    drop(recorded);
     let kept = live_bytes() - before;
     let freed = tape.take_apart();
     let accounted: usize = freed.iter().map(|(_, bytes)| bytes).sum();
@@ -161,7 +154,8 @@ fn examine(trainer: &Trainer, batch: &Batch, averaged: Averaged<'_>) -> Lint {
     // Once to sweep it.
     let before = live_bytes();
     let tape = Tape::new();
-    let Recording { leaves, targets, loss, .. } = record(&trainer, &chunk, &tape, averaged);
+    let (recording, leaves) = record(&trainer, &chunk, &tape, averaged);
+    let loss = recording.loss.clone();
     let dloss = Tensor::full(*loss.shape(), 1.0, loss.dtype());
     let mut found = tape.backward_from(&loss, dloss);
     let gradients: Vec<(String, Option<Tensor>)> =
@@ -172,17 +166,14 @@ fn examine(trainer: &Trainer, batch: &Batch, averaged: Averaged<'_>) -> Lint {
     let unreached = names_of(&|g| g.is_none());
     let zero = names_of(&|g| g.as_ref().is_some_and(|g| g.norm() == 0.0));
     let same = same_as_training(&declared, batch, loss.item(), &gradients);
-    drop((leaves, targets, loss, found, gradients));
+    drop((recording, leaves, loss, found, gradients));
     let left = live_bytes() - before; // with the tape still there
 
     // The target branch with its weights on a tape, for how much there is to keep off it.
-    let target_operations = trainer.params.target.as_ref().map_or(0, |target| {
-        let tape = Tape::new();
-        let weights = target.on(&tape);
-        let leaves = tape.len();
-        trainer.model.targets(Some(&weights), &chunk);
-        tape.len() - leaves
-    });
+    let target_operations = match trainer.params.target {
+        Some(_) => target_entries(&trainer, &chunk, &|target, tape| target.on(tape)),
+        None => 0,
+    };
 
     let non_finite = first_non_finite(&declared, batch);
     let role = |role: Role| -> Vec<String> {
@@ -210,7 +201,7 @@ fn examine(trainer: &Trainer, batch: &Batch, averaged: Averaged<'_>) -> Lint {
         0 => ("target pixels".to_owned(), entries),
         n => (format!("the {n} operations of the target encoder"), n),
     };
-    let on_tape = [count(target_entries.len()), f64::from(u8::from(tracked))];
+    let on_tape = [count(target_entries(&trainer, &chunk, averaged)), f64::from(u8::from(tracked))];
     findings.push(none("targets are off the tape", &compared, &on_tape, count(of)));
     let compared = non_finite.as_ref().map_or(format!("{entries} values and their gradients"), Culprit::to_string);
     findings.push(none("all numbers are finite", &compared, &[count(non_finite.iter().len())], count(entries)));

@@ -51,4 +51,14 @@ impl Method {
             Method::Mae { .. } => "mae",
         }
     }
+
+    /// σ of the noise on masked positions; `None` for a method that draws none.
+    pub fn sigma(&self) -> Option<Sigma> {
+        match *self {
+            Method::Stop { tokens: stop::TokenForm::Official | stop::TokenForm::Paper, sigma, .. } => Some(sigma),
+            Method::Stop { tokens: stop::TokenForm::PositionsOnly, .. } | Method::Ijepa { .. } | Method::Mae { .. } => {
+                None
+            }
+        }
+    }
 }

@@ -20,6 +20,8 @@ pub struct Sigma {
 impl Sigma {
     /// What the paper's experiments used: standard deviation 0.25.
     pub const OFFICIAL: Sigma = Sigma { std: 0.25 };
+    /// No noise at all.
+    pub const SILENT: Sigma = Sigma { std: 0.0 };
 
     /// As the official code means it: `noise_std`.
     ///

@@ -10,7 +10,7 @@
 //!  7    s_x ← f_θ(x)                                    17  sgd_step(loss; {θ, φ, A, m})
 //! ```
 //!
-//! Lines 4 and 6 fill a [`Batch`]; lines 5 to 16 are [`Trainer::chunk`], on a few images at a time; line 17 is
+//! Lines 4 and 6 fill a [`Batch`]; lines 5 to 16 are [`Trainer::record`], on a few images at a time; line 17 is
 //! [`Trainer::step`]. (The comment of the paper's line 10 exchanges "masked" and "context", and the step of the
 //! target encoder's moving average is left out there.)
 //!
@@ -20,11 +20,10 @@
 
 use std::ops::Range;
 
-use crate::autograd::Tape;
-use crate::methods::stop::TokenForm;
-use crate::methods::{Chunk, Method, Model, ModelParams};
-use crate::nn::{AdamW, Role, update_ema};
-use crate::paper::{Sigma, sample_noise};
+use crate::autograd::{Tape, Var};
+use crate::methods::{Chunk, Model, ModelParams};
+use crate::nn::{AdamW, Params, Role, Weights, update_ema};
+use crate::paper::sample_noise;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{Indices, Tensor};
 use crate::{Error, Result};
@@ -74,6 +73,19 @@ pub struct Found {
     pub loss: f64,
     /// Its gradient for each trained parameter of θ, then φ, in order.
     pub gradients: Vec<Tensor>,
+}
+
+/// What stands on a tape after lines 5 to 16, and beside it.
+#[derive(Debug)]
+pub struct Recording {
+    /// θ
+    pub theta: Weights,
+    /// φ
+    pub phi: Weights,
+    /// The targets, off the tape.
+    pub s_y: Var,
+    /// The loss, a scalar.
+    pub loss: Var,
 }
 
 /// A model in training: parameters and the optimizer's memory.
@@ -146,28 +158,37 @@ impl Trainer {
 
     /// Lines 5 to 16 for some images of a batch, and the reverse sweep.
     fn chunk(&self, batch: &Batch, images: Range<usize>) -> Result<Found> {
-        let Trainer { model, params, .. } = self;
         let share = images.len() as f64 / batch.images.shape()[0] as f64;
         let chunk = self.cut(batch, images); // with line 9: n_j ~ N(0, σI)
-
         let tape = Tape::new();
-        let (theta, phi) = (params.encoder.on(&tape), params.predictor.on(&tape));
-        let averaged = params.target.as_ref().map(|target| target.constants());
-
-        let s_x = model.encode(&theta, &chunk); //                   5, 7:   s_x ← f_θ(x)
-        let (c, m) = model.tokens(&phi, &s_x, &chunk); //            11, 12: m = An + ψ_By + m,  c = As_x + ψ_Bx
-        let s_y_hat = model.predict(&phi, &c, &m); //                14:     ŝ_y ← g_φ(c, m)
-        let s_y = model.targets(averaged.as_ref(), &chunk); //       15:     s_y ← get_target(y)
-        let loss = model.loss(&s_y_hat, &s_y); //                    16:     loss ← L(ŝ_y, s_y)
+        let averaged = self.params.target.as_ref().map(Params::constants);
+        let Recording { theta, phi, loss, .. } = self.record(&chunk, &tape, averaged.as_ref());
 
         let dloss = Tensor::full(*loss.shape(), share, loss.dtype());
         let mut found = tape.backward_from(&loss, dloss);
-        let places = params.trained().into_iter().flat_map(|p| p.iter()).zip(theta.iter().chain(phi.iter()));
+        let places = self.params.trained().into_iter().flat_map(|p| p.iter()).zip(theta.iter().chain(phi.iter()));
         let gradients = places
             .filter(|(param, _)| param.role == Role::Trained)
             .map(|(param, place)| found.take(place).ok_or_else(|| self.no_gradient(&param.name)))
             .collect::<Result<_>>()?;
         Ok(Found { loss: share * loss.item(), gradients })
+    }
+
+    /// Lines 5 to 16, with θ and φ as leaves of `tape`. `averaged` are the target encoder's weights.
+    ///
+    /// # Panics
+    /// When the method has a target encoder and `averaged` is `None`.
+    pub fn record(&self, chunk: &Chunk, tape: &Tape, averaged: Option<&Weights>) -> Recording {
+        let Trainer { model, params, .. } = self;
+        let (theta, phi) = (params.encoder.on(tape), params.predictor.on(tape));
+
+        let s_x = model.encode(&theta, chunk); //              5, 7:   s_x ← f_θ(x)
+        let (c, m) = model.tokens(&phi, &s_x, chunk); //       11, 12: m = An + ψ_By + m,  c = As_x + ψ_Bx
+        let s_y_hat = model.predict(&phi, &c, &m); //          14:     ŝ_y ← g_φ(c, m)
+        let s_y = model.targets(averaged, chunk); //           15:     s_y ← get_target(y)
+        let loss = model.loss(&s_y_hat, &s_y); //              16:     loss ← L(ŝ_y, s_y)
+
+        Recording { theta, phi, s_y, loss }
     }
 
     /// Some images of a batch with their masks and noise, in the row order of the official code: target block by
@@ -177,7 +198,7 @@ impl Trainer {
         let context_masks = batch.context.len();
         let targets: Vec<Indices> = rows(&batch.targets).iter().map(|m| m.repeat(context_masks)).collect();
         let targets = Indices::concat(&targets);
-        let noise = self.sigma().map(|sigma| match &batch.noise {
+        let noise = self.model.config.method.sigma().map(|sigma| match &batch.noise {
             Noise::Drawn { seed, step } => {
                 let shape = [targets.rows(), targets.per_row(), self.model.config.encoder.dim];
                 let mut rng = stream(*seed, Purpose::Noise, [*step, images.start as u64]);
@@ -195,15 +216,6 @@ impl Trainer {
             context: Indices::concat(&rows(&batch.context)),
             targets,
             noise,
-        }
-    }
-
-    /// σ of a method that draws noise.
-    fn sigma(&self) -> Option<Sigma> {
-        match self.model.config.method {
-            Method::Stop { tokens: TokenForm::PositionsOnly, .. } => None,
-            Method::Stop { sigma, .. } => Some(sigma),
-            Method::Ijepa { .. } | Method::Mae { .. } => None,
         }
     }
 

@@ -7,7 +7,7 @@ mod config;
 mod pretrain;
 mod schedule;
 
-pub use algorithm_1::{Batch, Found, Hyper, Noise, Trainer};
+pub use algorithm_1::{Batch, Found, Hyper, Noise, Recording, Trainer};
 pub use config::{Masking, RunConfig};
 pub use pretrain::{Diagnostics, StepReport, fresh_model, pretrain};
 pub use schedule::{EmaMomentum, LearningRate, WeightDecay};

@@ -10,8 +10,7 @@ use super::config::RunConfig;
 use crate::autograd::ops;
 use crate::data::{Dataset, First, Loader, LoaderOptions, Normalization, Splits, evaluation_images};
 use crate::eval::{feature_std, noise_sensitivity, pooled_features, rank_me, rms, target_std};
-use crate::methods::stop::TokenForm;
-use crate::methods::{Chunk, Method, Model, ModelParams};
+use crate::methods::{Chunk, Model, ModelParams};
 use crate::paper::{
     NeighbourDistances, PositionDistribution, Sigma, WhitenedPositions, expected_noise_power, sample_noise,
     visible_norm,
@@ -121,7 +120,7 @@ pub fn pretrain(
         let Model { config: ref sizes, ref predictor, .. } = trainer.model;
         let phi = &trainer.params.predictor;
         let a = phi.value(predictor.embed.weight);
-        let noise_power = expected_noise_power(a, noise_scale(&sizes.method));
+        let noise_power = expected_noise_power(a, sizes.method.sigma().unwrap_or(Sigma::SILENT));
         let report = StepReport {
             step,
             epoch: (step * config.batch) as f64 / images,
@@ -159,16 +158,6 @@ fn masked(config: &RunConfig, step: usize, images: Vec<f32>) -> Result<Batch> {
     Ok(Batch { images, context, targets, noise: Noise::Drawn { seed: config.seed, step: step as u64 } })
 }
 
-/// σ of the noise that a method draws: 0 for those that draw none.
-fn noise_scale(method: &Method) -> Sigma {
-    match *method {
-        Method::Stop { tokens: TokenForm::Official | TokenForm::Paper, sigma, .. } => sigma,
-        Method::Stop { tokens: TokenForm::PositionsOnly, .. } | Method::Ijepa { .. } | Method::Mae { .. } => {
-            Sigma::from_std(0.0)
-        }
-    }
-}
-
 impl Trainer {
     /// The distribution of the positions that masked tokens stand at, Eqs. (3) and (4), with ψ \[1, K, d_p\] of every
     /// patch, row by row. A method without noise has σ = 0.
@@ -180,7 +169,7 @@ impl Trainer {
         PositionDistribution {
             psi: psi.reshape([1, patches, d_p]).into(),
             a: phi.value(self.model.projection()).clone().into(),
-            sigma: noise_scale(&config.method),
+            sigma: config.method.sigma().unwrap_or(Sigma::SILENT),
         }
     }
 
@@ -237,7 +226,7 @@ fn look_at_predictions(
     let images = Tensor::new([count, 3, encoder.image_size, encoder.image_size], images);
     let random = |i| stream(config.seed, Purpose::Eval, [DIAGNOSTICS, i]);
     let (context, targets) = config.masking.sample(count, encoder.patches(), &mut random(1))?;
-    let sigma = noise_scale(&model.config.method);
+    let sigma = model.config.method.sigma().unwrap_or(Sigma::SILENT);
     let under_noise = |i| {
         let mut rng = random(i);
         let draw = |b: &Indices| [context.len() * count, b.per_row(), encoder.dim];
