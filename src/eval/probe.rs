@@ -165,10 +165,14 @@ impl Objective<'_> {
 
         // Standardised features have mean 0, so that in the Hessian at zero the intercept stands apart, with 1/C.
         let (classes, dim) = (self.classes, start.len() / self.classes - 1);
-        let mut hessian: Vec<f64> = covariance.iter().map(|g| g / classes as f64).collect();
-        hessian.iter_mut().step_by(dim + 1).for_each(|diagonal| *diagonal += self.lambda.max(MIN_RIDGE));
-        let hessian = Cholesky::new(hessian, dim);
+        // With fewer images than features, factoring it costs more than the steps that it saves.
+        let hessian = (self.labels.len() >= dim).then(|| {
+            let mut hessian: Vec<f64> = covariance.iter().map(|g| g / classes as f64).collect();
+            hessian.iter_mut().step_by(dim + 1).for_each(|diagonal| *diagonal += self.lambda.max(MIN_RIDGE));
+            Cholesky::new(hessian, dim)
+        });
         let precondition = |v: &mut [f64]| {
+            let Some(hessian) = &hessian else { return };
             let (weights, intercept) = v.split_at_mut(dim * classes);
             hessian.solve(weights, classes);
             intercept.iter_mut().for_each(|v| *v *= classes as f64);

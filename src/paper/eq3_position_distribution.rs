@@ -23,7 +23,7 @@ impl Sigma {
     /// No noise at all.
     pub const SILENT: Sigma = Sigma { std: 0.0 };
 
-    /// As the official code means it: `noise_std`.
+    /// As the official code means it, which calls it `noise_var` and passes it on as `std`.
     ///
     /// # Panics
     /// When `std` is negative or not finite.

@@ -13,7 +13,9 @@ use crate::tensor::Tensor;
 /// (A/c, cγ, cβ): through the gain γ and shift β of the encoder's last layer norm.
 ///
 /// s_x = γ ⊙ x̂ + β grows by c, As_x stays, and the noise A n is divided by c: the tied matrix sees features whose scale is free.
-/// Weight decay invites it: A is decayed, γ and β are not. Watch |A|·|γ|, not |A|.
+/// Weight decay invites it: A is decayed, γ and β are not. |A|·|γ| stays where it was, so neither
+/// it nor |A| shows the loss; the ratio of noise to context does, which falls as 1/|γ|. The paper's third footnote takes the scale
+/// of s_x to be fixed.
 ///
 /// Proved by `the_gauge_escape`.
 #[track_caller]

@@ -89,7 +89,8 @@ pub fn times_identity(m: &Tensor, d_e: usize, factor: f64) -> Tensor {
     Tensor::from_fn([n, n], DType::F64, |at| entry(at / n, at % n))
 }
 
-/// The least variance from which on A = 0 is a minimum of J_tied, where its gradient is zero there: D²J_det(0) + σM(0)⊗I ≻ 0 for all larger σ.
+/// The least variance from which on A = 0 is a minimum of J_tied, where its gradient is zero there: D²J_det(0) + σM(0)⊗I ≻ 0, for a positive
+/// semi-definite M(0), with which it then holds for all larger σ.
 ///
 /// 0 when D²J_det(0) is positive definite already; `None` when no amount of noise makes it so. To ten digits.
 ///

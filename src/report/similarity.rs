@@ -23,35 +23,36 @@ pub fn cosines(query: &[f64], rows: &[f64]) -> Vec<f64> {
     rows.chunks_exact(dim).map(cosine).collect()
 }
 
-/// Similarities of the position ψ_j to every position i of the grid.
+/// Similarities of a query position j to every position ψ_i of the grid, as in Fig. 5: the query is stochastic, the map is
+/// not.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SimilarityMaps {
     /// cos(ψ_j, ψ_i): what I-JEPA sees.
     pub deterministic: Vec<f64>,
-    /// cos(ψ_j, ψ̂_i) of one draw.
+    /// cos(ψ̂_j, ψ_i) of one draw of the query.
     pub draw: Vec<f64>,
-    /// E⟨ψ_j, ψ̂_i⟩ / (|ψ_j| √E|ψ̂_i|²): the map that averaging over draws tends to, up to the little by which the
+    /// E⟨ψ̂_j, ψ_i⟩ / (√E|ψ̂_j|² |ψ_i|): the map that averaging over draws tends to, up to the little by which the
     /// length of the noise varies. It is `deterministic` times [`cosine_shrinkage`].
     pub expected: Vec<f64>,
 }
 
-/// The maps of Fig. 5 for each of `queries`, all with the same draw of the positions ψ̂ of \[1, K, d_p\].
+/// The maps of Fig. 5 for each of `queries`, positions of \[1, K, d_p\].
 ///
 /// # Panics
 /// When `positions` has more than one row, or a query is not one of them.
+#[doc(alias = "Fig. 5")]
 #[track_caller]
 pub fn similarity_maps(positions: &PositionDistribution, queries: &[usize], rng: &mut impl Rng) -> Vec<SimilarityMaps> {
     let [rows, _, d_p] = positions.psi.dims("similarity_maps: psi");
     assert_eq!(rows, 1, "similarity_maps: positions of {rows} images");
     let (psi, drawn) = (positions.psi.value().to_f64_vec(), positions.sample(rng).value().to_f64_vec());
-    let length = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>().sqrt();
-    let shrinkage = |psi_i: &[f64]| cosine_shrinkage(length(psi_i), positions.a.value(), positions.sigma);
-    let shrinkages: Vec<f64> = psi.chunks_exact(d_p).map(shrinkage).collect();
     let maps = |&j: &usize| {
-        let psi_j = &psi[j * d_p..(j + 1) * d_p];
-        let deterministic = cosines(psi_j, &psi);
-        let expected = deterministic.iter().zip(&shrinkages).map(|(cosine, shrinkage)| cosine * shrinkage).collect();
-        SimilarityMaps { deterministic, draw: cosines(psi_j, &drawn), expected }
+        let query = j * d_p..(j + 1) * d_p;
+        let length = psi[query.clone()].iter().map(|v| v * v).sum::<f64>().sqrt();
+        let shrinkage = cosine_shrinkage(length, positions.a.value(), positions.sigma);
+        let deterministic = cosines(&psi[query.clone()], &psi);
+        let expected = deterministic.iter().map(|cosine| cosine * shrinkage).collect();
+        SimilarityMaps { deterministic, draw: cosines(&drawn[query], &psi), expected }
     };
     queries.iter().map(maps).collect()
 }
@@ -108,8 +109,8 @@ mod tests {
         assert_eq!(first.expected, [0.6, 0.0]);
         assert!((second.expected[1] - 0.5f64.sqrt()).abs() < 1e-15 && second.expected[0] == 0.0);
         // The noise is along the first axis: ψ̂₀ stays on it, ψ̂₁ leaves the second.
-        assert!(first.draw[0].abs() == 1.0 && second.draw[0] == 0.0);
-        assert!(second.draw[1] < 0.999 && (first.draw[1].powi(2) + second.draw[1].powi(2) - 1.0).abs() < 1e-12);
+        assert!(first.draw[0].abs() == 1.0 && first.draw[1] == 0.0);
+        assert!(second.draw[1] < 0.999 && (second.draw[0].powi(2) + second.draw[1].powi(2) - 1.0).abs() < 1e-12);
         let exact = PositionDistribution { sigma: Sigma::from_std(0.0), ..noisy };
         let maps = similarity_maps(&exact, &[1], &mut rng());
         assert_eq!((&maps[0].draw, &maps[0].expected), (&maps[0].deterministic, &maps[0].deterministic));

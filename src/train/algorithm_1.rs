@@ -10,7 +10,8 @@
 //!  7    s_x ← f_θ(x)                                    17  sgd_step(loss; {θ, φ, A, m})
 //! ```
 //!
-//! Lines 4 and 6 fill a [`Batch`]; lines 5 to 16 are [`Trainer::record`], on a few images at a time; line 17 is
+//! Lines 4 and 6 fill a [`Batch`]; line 9 is in [`Trainer::cut`]; lines 5 to 16 are [`Trainer::record`], on a few
+//! images at a time; line 17 is
 //! [`Trainer::step`]. (The comment of the paper's line 10 exchanges "masked" and "context", and the step of the
 //! target encoder's moving average is left out there.)
 //!
@@ -113,7 +114,6 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Training`] when a trained parameter got no gradient, or the loss is not finite; nothing is changed.
-    #[doc(alias = "Algorithm 1")]
     pub fn step(&mut self, batch: &Batch, hyper: &Hyper) -> Result<f64> {
         let Found { loss, gradients } = self.gradients(batch)?;
         if !loss.is_finite() {
@@ -178,6 +178,7 @@ impl Trainer {
     ///
     /// # Panics
     /// When the method has a target encoder and `averaged` is `None`.
+    #[doc(alias = "Algorithm 1")]
     pub fn record(&self, chunk: &Chunk, tape: &Tape, averaged: Option<&Weights>) -> Recording {
         let Trainer { model, params, .. } = self;
         let (theta, phi) = (params.encoder.on(tape), params.predictor.on(tape));
