@@ -28,7 +28,7 @@ fn main() -> stop_mim::Result<()> {
     for (variance, [large, small]) in VARIANCES.iter().zip(&run.tied) {
         println!("| {variance} | {:.6} | {:.6} |", large.a.norm(), small.a.norm());
     }
-    println!("\nOne optimum for each noise, not zero, the same from above and from below. More noise makes A smaller:");
+    println!("\nNot zero, and for this F the same from above and from below. More noise makes A smaller:");
     println!("it is a trade between hearing the context and blurring the positions.\n");
 
     let sigma = Sigma::from_std(0.5);

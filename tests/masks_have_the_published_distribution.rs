@@ -70,7 +70,8 @@ fn assert_distributed<K: Ord>(what: &str, observed: &BTreeMap<K, usize>, expecte
         assert!(rare.0 <= 6.0, "{what}: {} of {draws} draws are next to impossible", rare.0);
     }
     if cells == 1 {
-        return; // one thing only can happen, and did
+        assert_eq!(rare.0, 0.0, "{what}: one thing only can happen");
+        return;
     }
     // Wilson and Hilferty: the cube root of χ²/k is nearly normal.
     let k = f64::from(cells - 1);

@@ -6,7 +6,7 @@ use crate::tensor::Tensor;
 /// A statement, what was compared to test it, and how it came out.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// What is claimed: `"Prop. A.1"`, `"E9, gauge escape"`.
+    /// What is claimed: `"Prop. A.1"`, `"gauge escape"`.
     pub statement: String,
     /// What was compared, and on what: `"∂J/∂A at A = 0, attention block, cubature"`.
     pub compared: String,
@@ -49,18 +49,18 @@ impl Finding {
         }
     }
 
-    /// `smaller` is below `larger`: the error is by how much it is not, so nothing but 0 passes.
+    /// `smaller` is below `larger`. The two numbers go into what was compared; the error is 0 or 1.
     pub fn below(statement: &str, compared: &str, smaller: f64, larger: f64) -> Self {
-        let excess = if smaller < larger { 0.0 } else { (smaller - larger).max(f64::MIN_POSITIVE) };
-        let scale = smaller.abs().max(larger.abs());
-        let error = if smaller.is_nan() || larger.is_nan() { f64::NAN } else { excess };
-        Self::vanishes(statement, compared, &[error], scale, 0.0)
+        let compared = format!("{compared}: {smaller:.3e} < {larger:.3e}");
+        let wrong = if smaller < larger { 0.0 } else { 1.0 }; // NaN is below nothing
+        Self::vanishes(statement, &compared, &[wrong], 1.0, 0.0)
     }
 
     /// Pass; mismatch; or not checked, when both sides are zero and the comparison says nothing.
     pub fn verdict(&self) -> Verdict {
         match self.error <= self.tolerance * self.scale {
             _ if self.scale == 0.0 => Verdict::NotChecked,
+            _ if !self.scale.is_finite() => Verdict::Mismatch,
             true => Verdict::Pass,
             false => Verdict::Mismatch, // NaN is never within tolerance
         }
@@ -99,6 +99,8 @@ mod tests {
         assert_eq!(of(&[], &[]), Verdict::NotChecked);
         assert_eq!(Finding::vanishes("", "", &[1e-9, -1e-7], 1.0, 1e-6).verdict(), Verdict::Pass);
         assert_eq!(Finding::below("", "", 1.0, 2.0).verdict(), Verdict::Pass);
+        assert_eq!(Finding::below("", "", 1.0, f64::INFINITY).verdict(), Verdict::Pass);
+        assert_eq!(of(&[f64::INFINITY], &[1.0]), Verdict::Mismatch);
         for (smaller, larger) in [(2.0, 1.0), (1.0, 1.0), (f64::NAN, 1.0)] {
             assert_eq!(Finding::below("", "", smaller, larger).verdict(), Verdict::Mismatch);
         }

@@ -197,6 +197,9 @@ fn examine(trainer: &Trainer, batch: &Batch, averaged: Averaged<'_>) -> Lint {
         let compared = listed(format!("none reaches {}", unread.join(", ")), &read);
         findings.push(none("none reaches what is unread", &compared, &[count(read.len())], count(unread.len())));
     }
+    let silent: Vec<String> = zero.iter().filter(|name| !unread.contains(name)).cloned().collect();
+    let compared = listed(format!("{} trained parameters", trained.len()), &silent);
+    findings.push(none("no gradient is all zero", &compared, &[count(silent.len())], count(trained.len())));
     let (compared, of) = match target_operations {
         0 => ("target pixels".to_owned(), entries),
         n => (format!("the {n} operations of the target encoder"), n),
@@ -300,6 +303,18 @@ mod tests {
         let found = lint(&trainer, &batch);
         assert_eq!(failed(&found), ["none reaches what is unread"]);
         assert_eq!(found.findings[2].compared, "predictor_embed.bias");
+    }
+
+    #[test]
+    fn gradients_that_are_all_zero_are_named() {
+        let (mut trainer, batch) = stop(DType::F32);
+        // Nothing of the context gets through, and so nothing comes back to the encoder.
+        let mut params = trainer.params.predictor.iter_mut();
+        let a = params.find(|p| p.name == "predictor_embed.weight").expect("A");
+        a.value = a.value.scaled(0.0);
+        let found = lint(&trainer, &batch);
+        assert_eq!(failed(&found), ["no gradient is all zero"]);
+        assert!(found.zero.contains(&"patch_embed.proj.weight".to_owned()), "{:?}", found.zero);
     }
 
     #[test]

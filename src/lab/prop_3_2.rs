@@ -4,7 +4,7 @@
 //! says by how much: a number known beforehand, not just "different".
 
 use super::Finding;
-use crate::autograd::Tape;
+use crate::autograd::{Tape, derivative_along};
 use crate::paper::prop_3_2::{
     GaussianKernel, Joint, NoisyPosition, bayes_risk, factorisation, gaussian_convolution, optimal_predictor,
     optimal_predictor_through_x, posterior_mean, regression_risk,
@@ -467,11 +467,9 @@ fn grid() -> Tensor {
     Tensor::from_fn([CELLS, 1], DType::F64, |j| j as f64)
 }
 
-/// f′(0) by central differences of sixth order: the truncation error is h⁶/140 times the seventh derivative.
+/// f′(0).
 fn derivative(f: impl Fn(f64) -> f64) -> f64 {
-    let h = 1e-2;
-    let pair = |k: f64| f(k * h) - f(-k * h);
-    (45.0 * pair(1.0) - 9.0 * pair(2.0) + pair(3.0)) / (60.0 * h)
+    derivative_along(|t| Tensor::scalar(f(t), DType::F64), 0.03).item()
 }
 
 /// p(x, y) on five positions and three targets, none of them zero.

@@ -11,6 +11,7 @@ use crate::tensor::Tensor;
 /// The paper writes σ where a covariance stands (Eqs. 3–5, Algorithm 1): a *variance*. The official code passes its
 /// value, 0.25, as a *standard deviation*, and so reads the axis of Fig. 4. Everything the paper reports was run that
 /// way: its σ = 0.25 is a variance of 0.0625. Hence this type, which can be made from either and confuses neither.
+#[doc(alias = "σ")]
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 pub struct Sigma {

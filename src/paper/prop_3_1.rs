@@ -68,7 +68,7 @@ pub fn squared_error(f: &Regressor<'_>, y: &Tensor, u: &Var, v: &Var) -> Var {
 /// | symbol | argument | shape |
 /// |---|---|---|
 /// | A, B | `a`, `b` | \[d_p, d_e\] |
-/// | n_j | `noise` | K draws for N_t tokens, or for one, which then stands for each |
+/// | n_j | `noise` | K draws for N_t tokens, or for one, which stands for each where F sees them one by one |
 ///
 /// Proved by `expected_loss_is_equation_8`.
 #[doc(alias = "Eq. 8")]
@@ -88,6 +88,7 @@ pub fn expected_loss(f: &Regressor<'_>, task: &RegressionTask, a: &Var, b: &Var,
 /// | `weights` | \[K\] |
 ///
 /// The variants of the paper's Table 7 (noise on the context as well) and of its outlook (noise scaled by the context).
+#[doc(alias = "Table 7")]
 #[track_caller]
 pub fn expected_loss_under(
     f: &Regressor<'_>,

@@ -63,18 +63,30 @@ impl EncoderConfig {
         if depth == 0 {
             return Some("an encoder needs at least one block".into());
         }
-        width_problem("the encoder", dim, heads)
+        if image_size > LARGEST {
+            return Some(format!("images of {image_size} pixels a side; {LARGEST} is the most"));
+        }
+        size_problem("the encoder", dim, depth, heads)
     }
 }
 
 impl PredictorConfig {
     /// What makes these sizes impossible, if anything does.
     pub fn problem(&self) -> Option<String> {
-        width_problem("the predictor", self.dim, self.heads)
+        if self.depth == 0 {
+            return Some("a predictor needs at least one block: without, masked tokens never meet the context".into());
+        }
+        size_problem("the predictor", self.dim, self.depth, self.heads)
     }
 }
 
-fn width_problem(what: &str, dim: usize, heads: usize) -> Option<String> {
+/// Image sides, widths and depths beyond this are slips of the hand; their products overflow.
+const LARGEST: usize = 1 << 14;
+
+fn size_problem(what: &str, dim: usize, depth: usize, heads: usize) -> Option<String> {
+    if dim > LARGEST || depth > LARGEST {
+        return Some(format!("{what} is {dim} wide and {depth} deep; {LARGEST} is the most of either"));
+    }
     if dim == 0 || !dim.is_multiple_of(4) {
         return Some(format!("{what}'s width is {dim}; sine-cosine positions need a multiple of 4"));
     }

@@ -31,21 +31,28 @@ pub struct Args {
 
 pub fn run(args: &Args, all: bool) -> Result<()> {
     let seeds: Vec<u64> = (0..args.seeds).collect();
+    let folder = RunFolder::create(&args.out, "collapse")?; // before minutes of work, not after
     println!(
-        "Does noise make A collapse, and does tying prevent it? {} seeds, mean ± standard deviation.\n",
-        args.seeds
+        "Does noise make A collapse, and does tying prevent it? Seeds 0 to {}, mean ± standard deviation.\n",
+        args.seeds - 1
     );
 
     let clock = Instant::now();
     let fixed = fixed_predictor::runs(&seeds);
-    println!("F is fixed, expectations are exact: gradient descent on A. ({:.0} s)\n", clock.elapsed().as_secs_f64());
+    println!(
+        "F is fixed, nothing is sampled: gradient descent on A (P = I here). ({:.0} s)\n",
+        clock.elapsed().as_secs_f64()
+    );
     println!("{}", fixed_table(&fixed));
 
     let clock = Instant::now();
     let settings = JointTraining::demonstrations();
     let joint: Vec<Vec<JointRun>> = settings.iter().map(|setting| setting.runs(&seeds)).collect();
     let steps = settings[0].schedule.steps;
-    println!("F and A trained together, {steps} steps. ({:.0} s)\n", clock.elapsed().as_secs_f64());
+    println!(
+        "F and A trained together, {steps} steps; P projects on the span of ψ. ({:.0} s)\n",
+        clock.elapsed().as_secs_f64()
+    );
     println!("{}", joint_table(&settings, &joint));
 
     let clock = Instant::now();
@@ -72,7 +79,6 @@ pub fn run(args: &Args, all: bool) -> Result<()> {
         findings.extend(fields::findings(&runs));
     }
 
-    let folder = RunFolder::create(&args.out, "collapse")?;
     for (name, curve) in [("fixed.svg", fixed_curve(&fixed[0])), ("trained.svg", curves(&settings, &joint, &gauges))] {
         curve.save_svg(folder.file(name))?;
         println!("{}", folder.file(name).display());
@@ -88,7 +94,7 @@ fn fixed_table(runs: &[FixedRun]) -> String {
     let mut rows = vec![vec![
         "untied".into(),
         UNTIED_VARIANCE.to_string(),
-        format!("{}", at(0).mean),
+        format!("{:.2}", at(0).mean),
         format!("{} after 100 steps, {} after {most:.0}", at(100), at(usize::MAX)),
     ]];
     for (i, variance) in VARIANCES.iter().enumerate() {

@@ -1,10 +1,12 @@
-//! The claim itself: F is fixed, expectations are exact, and A goes down the gradient of the loss.
+//! The claim itself: F is fixed, nothing is sampled, and A goes down the gradient of the loss.
 //!
-//! Nothing but A moves, and nothing is sampled, so what A does is what the loss asks for. Without tying (Eq. 8, B left
-//! where it was) A goes to zero, to the last digit. Tied (Eq. 9), it goes to one and the same |A*| > 0 from above and from
-//! next to nothing, and |A*| falls as the noise grows: context and noise are traded against each other.
+//! What A does here is what the loss asks for; expectations are by quadrature, to better than 10⁻³ of J. Without tying (Eq. 8, B left
+//! where it was) A goes to zero, to the last digit. Tied (Eq. 9), it goes to an |A*| > 0 from above and from next to nothing, and |A*|
+//! falls as the noise grows: context and noise are traded against each other.
 //!
-//! The fall with the noise is no law: F is not linear. Of seeds 0, 1 and 2, the last has a larger |A*| at σ = 4 than at 1.
+//! Neither "one and the same A*" nor the fall is a law, for F is not linear: of seeds 0 to 7, seed 5 has two minima at the lower two
+//! variances, one reached from each start; and seed 2 has a larger |A*| at σ = 4 than at 1. What is asserted for every seed is that no A*
+//! is zero.
 //!
 //! | what | here |
 //! |---|---|
@@ -20,7 +22,7 @@ use std::cell::Cell;
 use rayon::prelude::*;
 
 use super::ring::{self, Mlp};
-use super::training::{Schedule, Spread, fit};
+use super::training::{Schedule, fit};
 use crate::autograd::{Var, ops};
 use crate::lab::Finding;
 use crate::nn::Params;
@@ -139,6 +141,8 @@ impl FixedPredictor {
 /// The descents of one seed.
 #[derive(Clone, Debug)]
 pub struct FixedRun {
+    /// The seed of F and of the starts.
+    pub seed: u64,
     /// J(A, B) from |A| = 1.13, noise of [`UNTIED_VARIANCE`].
     pub untied: Descent,
     /// J(A, A) for each of [`VARIANCES`], from each of [`STARTS`].
@@ -176,7 +180,7 @@ pub fn run(seed: u64, variances: &[f64]) -> FixedRun {
         [0, 4].map(|more| f.loss(true, sigma, nodes(sigma) + more, &best.a).0)
     };
     let refined = variances.iter().zip(&tied).map(at).collect();
-    FixedRun { untied, tied, refined }
+    FixedRun { seed, untied, tied, refined }
 }
 
 /// What the descents should show.
@@ -185,20 +189,16 @@ pub fn findings(runs: &[FixedRun]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for run in runs {
         let Descent { norms, a, .. } = &run.untied;
-        let compared = "|PA| at the end of the descent, untied";
-        findings.push(Finding::vanishes(statement, compared, &a.to_f64_vec(), norms[0], 1e-12));
-        for ([from_large, from_small], [coarse, fine]) in run.tied.iter().zip(&run.refined) {
-            let compared = "A* from |A| = 1 and from 0.001, tied";
-            findings.push(Finding::equal_tensors(statement, compared, &from_large.a, &from_small.a, 1e-6));
-            let compared = "J at A* with four more nodes, tied";
-            findings.push(Finding::equal(statement, compared, &[*coarse], &[*fine], 1e-3));
-            let compared = "|A*| of the tied optimum is not 0";
-            findings.push(Finding::below(statement, compared, 0.1, from_small.a.norm()));
+        let compared = format!("A at the end of the descent, untied, seed {}", run.seed);
+        findings.push(Finding::vanishes(statement, &compared, &a.to_f64_vec(), norms[0], 1e-12));
+        for ((variance, [from_large, from_small]), [coarse, fine]) in VARIANCES.iter().zip(&run.tied).zip(&run.refined)
+        {
+            let compared = format!("J at A* with four more nodes, tied, σ = {variance}, seed {}", run.seed);
+            findings.push(Finding::equal(statement, &compared, &[*coarse], &[*fine], 1e-3));
+            let least = from_large.a.norm().min(from_small.a.norm());
+            let compared = format!("0.1 and |A*|, tied, σ = {variance}, seed {}", run.seed);
+            findings.push(Finding::below(statement, &compared, 0.1, least));
         }
-    }
-    let mean = |i: usize| Spread::of(runs.iter().map(|run| run.optima()[i])).mean;
-    for i in 1..runs.first().map_or(0, |run| run.tied.len()) {
-        findings.push(Finding::below(statement, "|A*| falls with σ, tied, mean over seeds", mean(i), mean(i - 1)));
     }
     findings
 }

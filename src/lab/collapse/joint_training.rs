@@ -6,8 +6,9 @@
 //!
 //! Both hold where the noise has nowhere to go: with d_e = d_p = 4 = rank ψ. With d_p = 16 the four dimensions that A
 //! reaches need not meet the four that the positions span. F can then read positions by weights that vanish on the image
-//! of A: |A| stays large, also within span ψ, while the noise changes next to no prediction. |A| alone would call that a
-//! success.
+//! of A: |A| stays large, and so does half of its part within span ψ, while the noise changes next to no prediction. |A|
+//! alone would call that a success. (The exact subspace escape, an A orthogonal to span ψ, is a limit of this that
+//! training does not go to.)
 //!
 //! | what | here |
 //! |---|---|

@@ -62,8 +62,8 @@ pub fn last(trace: &Trace) -> f64 {
 pub struct Spread {
     /// The mean.
     pub mean: f64,
-    /// The standard deviation; 0 for a single value.
-    pub sd: f64,
+    /// The standard deviation; `None` of a single value.
+    pub sd: Option<f64>,
 }
 
 impl Spread {
@@ -73,16 +73,19 @@ impl Spread {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let squares = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
-        Spread { mean, sd: (squares / (n - 1.0).max(1.0)).sqrt() }
+        Spread { mean, sd: (n > 1.0).then(|| (squares / (n - 1.0)).sqrt()) }
     }
 }
 
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Spread { mean, sd } = *self;
-        match mean.abs() {
-            large if large >= 0.01 || large == 0.0 => write!(f, "{mean:.3} ± {sd:.3}"),
-            _ => write!(f, "{mean:.1e} ± {sd:.0e}"),
+        let small = mean.abs() < 0.01 && mean != 0.0;
+        match (small, sd) {
+            (false, Some(sd)) => write!(f, "{mean:.3} ± {sd:.3}"),
+            (false, None) => write!(f, "{mean:.3}"),
+            (true, Some(sd)) => write!(f, "{mean:.1e} ± {sd:.0e}"),
+            (true, None) => write!(f, "{mean:.1e}"),
         }
     }
 }
@@ -95,8 +98,8 @@ mod tests {
     fn mean_and_standard_deviation() {
         let spread = Spread::of([1.0, 2.0, 4.0, 5.0]);
         assert_eq!(spread.mean, 3.0);
-        assert!((spread.sd - (10.0f64 / 3.0).sqrt()).abs() < 1e-15);
-        assert_eq!(Spread::of([7.0]), Spread { mean: 7.0, sd: 0.0 });
+        assert!((spread.sd.unwrap() - (10.0f64 / 3.0).sqrt()).abs() < 1e-15);
+        assert_eq!(Spread::of([7.0]).to_string(), "7.000");
         assert_eq!(Spread::of([0.25, 0.75]).to_string(), "0.500 ± 0.354");
         assert_eq!(Spread::of([1e-4, 3e-4]).to_string(), "2.0e-4 ± 1e-4");
     }

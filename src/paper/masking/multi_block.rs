@@ -139,6 +139,12 @@ impl MultiBlock {
         }
         self.target.validate("target")?;
         self.context.validate("context")?;
+        for (kind, blocks) in [("target", &self.target), ("context", &self.context)] {
+            if blocks.count > rows.saturating_mul(columns) {
+                let problem = format!("{} {kind} blocks on a grid of {rows}x{columns}", blocks.count);
+                return Err(Error::config(problem, "ask for no more blocks than there are tokens"));
+            }
+        }
         if self.is_enough(0) {
             return Err(Error::config("with min_keep 0 a context could be left empty", "set min_keep to at least 1"));
         }

@@ -25,6 +25,7 @@ const REACH: i32 = 48;
 /// Proved by `a_flat_prior_makes_the_optimum_a_convolution`.
 #[doc(alias = "Eq. 15")]
 #[doc(alias = "Prop. 3.2")]
+#[doc(alias = "Proposition 3.2")]
 pub fn gaussian_convolution(clean: impl Fn(f64) -> f64, r: f64) -> f64 {
     GaussianKernel::unit(1).convolve(|x| clean(x[0]), &[r])
 }

@@ -11,7 +11,7 @@ use crate::tensor::Tensor;
 ///
 /// | symbol | argument |
 /// |---|---|
-/// | p(x) | `prior`, analytic |
+/// | p(x) | `prior`: analytic, wider than a third of the noise, and not all of it farther than 12 from r |
 /// | g(x) = E\[Y \| X = x\] | `clean`, analytic |
 ///
 /// Proved by `a_gaussian_prior_shrinks` and `a_uniform_prior_on_a_ring_is_flat`.
