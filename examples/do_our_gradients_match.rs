@@ -24,6 +24,7 @@ fn main() {
             let tied = gradient(|a| tied_loss(f, task, a, &noise), &zero);
             let det = gradient(|b| deterministic_loss(f, task, b), &zero);
             let formula = gradient_at_zero(f, task);
+            assert!(untied.norm() < 1e-12 && tied.max_abs_diff(&det) < 1e-12 * det.norm(), "{}", subject.name);
             vec![
                 subject.name.to_owned(),
                 format!("{:.1e}", untied.norm()),

@@ -36,7 +36,9 @@ fn main() {
     };
     let sampled = [100, 1_000, 10_000, 100_000]
         .map(|draws| row("random draws".into(), &Quadrature::monte_carlo(draws, 1, D_E, sigma, &mut rng)));
-    let cubature = row("cubature".into(), &Quadrature::cubature(1, D_E, sigma));
+    let cubature = Quadrature::cubature(1, D_E, sigma);
+    assert!(covariance(&cubature).max_abs_diff(&exact) < 1e-15);
+    let cubature = row("cubature".into(), &cubature);
     let rows: Vec<Vec<String>> = sampled.into_iter().chain([cubature]).collect();
     println!("{}", table(&["rule", "points", "largest error of an entry of Σ"], &rows));
     println!(

@@ -82,6 +82,12 @@ fn flags_that_cannot_work() {
         ("pretrain --image-size 4", &["4"]),
         ("probe", &["<CHECKPOINT>"]),
         ("probe x --probe-images 0,5", &["number above 0"]),
+        ("pretrain --predictor-depth 0", &["predictor needs at least one block"]),
+        ("check graph --dim 4000000000000000000 --heads 1", &["4000000000000000000 wide"]),
+        ("check graph --targets 9999999999999999999", &["9999999999999999999 target blocks"]),
+        ("check graph --poison nobody", &["no parameter called nobody"]),
+        ("check graph --poison mask_token", &["nothing reads mask_token"]),
+        ("check collapse --seeds 0", &["--seeds"]),
         ("nonsense", &["nonsense"]),
     ];
     for (args, words) in cases {
@@ -188,6 +194,20 @@ fn runs_never_overwrite_each_other_and_probe_reads_what_pretrain_wrote() {
             assert!(printed.contains(row), "{printed}");
         }
     }
+}
+
+/// `stop-mim check graph | head -1`: the reader leaves, and that is not an error.
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_stop-mim"))
+        .args(["check", "graph"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Ctrl-C in the middle of a run: a checkpoint of that step, exit code 0.

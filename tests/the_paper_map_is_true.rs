@@ -39,11 +39,16 @@ fn every_row() {
     let rows = rows();
     assert!(rows.len() >= 50, "only {} rows found", rows.len());
     for [paper, function, test, example] in &rows {
+        assert_eq!(quoted(function).len(), function.matches("(src/").count(), "{paper}: each function with its file");
         for (name, file) in quoted(function).into_iter().zip(function.split('(').skip(1)) {
             let file = file.split(')').next().unwrap();
             let source = read(&root().join(file));
-            let exists =
-                ["fn ", "struct ", "enum ", "mod "].iter().any(|kind| source.contains(&format!("{kind}{name}")));
+            let here = |kind: &str| {
+                let item = format!("{kind} {name}");
+                let mut after = source.match_indices(&item).map(|(at, _)| &source[at + item.len()..]);
+                after.any(|rest| rest.starts_with(['(', '<', ' ', ';']))
+            };
+            let exists = ["fn", "struct", "enum", "mod"].iter().any(|kind| here(kind));
             assert!(exists, "{paper}: {file} has no {name}");
         }
         let tested = quoted(test);

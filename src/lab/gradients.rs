@@ -22,7 +22,7 @@ fn finding(statement: &str, compared: &str, reports: &[Report]) -> Finding {
     let worst = reports.iter().filter_map(|r| r.worst).max_by(|a, b| a.error.total_cmp(&b.error));
     let comparisons: usize = reports.iter().map(|r| r.comparisons).sum();
     let silent = reports.iter().any(|r| r.verdict == Verdict::NotChecked || !r.silent.is_empty());
-    let broken = reports.iter().any(|r| r.wobble.is_some() || r.inconsistent_subset.is_some());
+    let broken = reports.iter().any(|r| r.nondeterminism.is_some() || r.inconsistent_subset.is_some());
     let (scale, error) = match worst {
         Some(worst) if !silent => (worst.scale, if broken { f64::INFINITY } else { worst.error * worst.scale }),
         _ => (0.0, 0.0), // not checked
@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(finding("", "", &[report(1.0), nan]).verdict(), Verdict::Mismatch);
         let silent = Report { silent: vec![0], ..report(1.0) };
         assert_eq!(finding("", "", &[silent]).verdict(), Verdict::NotChecked);
-        let wobbling = Report { wobble: Some(1.0), ..report(1.0) };
+        let wobbling = Report { nondeterminism: Some(1.0), ..report(1.0) };
         assert_eq!(finding("", "", &[wobbling]).verdict(), Verdict::Mismatch);
         assert_eq!(finding("", "", &[]).verdict(), Verdict::NotChecked);
     }

@@ -10,8 +10,8 @@ use crate::paper::prop_3_1::{
     tied_loss, untied_gradient,
 };
 use crate::paper::second_order::{
-    calibrated_gradient, context_curvature, critical_variance, hessian, position_curvature, tikhonov_penalty,
-    times_identity,
+    calibrated_gradient, context_curvature, critical_variance, hessian, kron_identity, position_curvature,
+    tikhonov_penalty,
 };
 use crate::paper::{Quadrature, Sigma, context_token, covariance, stochastic_position};
 use crate::rng::{Purpose, stream};
@@ -199,7 +199,7 @@ pub fn curvature_without_tying() -> Vec<Finding> {
         let found = hessian(|a| expected_loss(&*s.f, &s.task, a, &b, &noise), &s.task.zero());
         let m = position_curvature(&*s.f, &s.task, s.task.context(&b).value());
         let compared = format!("D²J(0) and σM⊗I, {}", s.name);
-        Finding::equal_tensors("curvature, untied", &compared, &found, &times_identity(&m, d_e, VARIANCE), 1e-11)
+        Finding::equal_tensors("curvature, untied", &compared, &found, &kron_identity(&m, d_e, VARIANCE), 1e-11)
     };
     let mut findings: Vec<Finding> = subjects().iter().map(test).collect();
 
@@ -221,7 +221,7 @@ pub fn curvature_with_tying() -> Vec<Finding> {
         let tied = hessian(|a| tied_loss(&*s.f, &s.task, a, &noise), &zero);
         let mut sum = hessian(|b| deterministic_loss(&*s.f, &s.task, b), &zero);
         let m = position_curvature(&*s.f, &s.task, s.task.context(&zero.into()).value());
-        sum.add_assign(&times_identity(&m, d_e, VARIANCE));
+        sum.add_assign(&kron_identity(&m, d_e, VARIANCE));
         let compared = format!("D²J_tied(0) and D²J_det(0) + σM⊗I, {}", s.name);
         Finding::equal_tensors("curvature, tied", &compared, &tied, &sum, 1e-11)
     };
@@ -312,7 +312,7 @@ pub fn noise_on_the_context_too() -> Vec<Finding> {
         let zero = s.task.zero();
         let det = gradient(|b| deterministic_loss(&*s.f, &s.task, b), &zero);
         let mut sum = hessian(|a| tied_loss(&*s.f, &s.task, a, &cubature(&s.task)), &zero);
-        sum.add_assign(&times_identity(&context_curvature(&*s.f, &s.task), d_e, VARIANCE));
+        sum.add_assign(&kron_identity(&context_curvature(&*s.f, &s.task), d_e, VARIANCE));
         let compared = |what: &str| format!("{what}, {}", s.name);
         [
             Finding::equal_tensors("noise on both", &compared("gradients at 0"), &gradient(loss, &zero), &det, 1e-13),
@@ -602,7 +602,7 @@ pub fn null_direction() -> Vec<Finding> {
 pub fn silence() -> Vec<Finding> {
     let test = |s: &Subject| {
         let b = Var::constant(matrix(&s.task, 26));
-        let silent = Quadrature::silence(s.task.psi.shape()[0], s.task.x.last_dim());
+        let silent = Quadrature::zero(s.task.psi.shape()[0], s.task.x.last_dim());
         let j = expected_loss(&*s.f, &s.task, &matrix(&s.task, 27).into(), &b, &silent).item();
         let det = squared_error(&*s.f, &s.task.y, &s.task.positions(), &s.task.context(&b)).item();
         Finding::equal("Eqs. 8, 10", &format!("J without noise and J_det, {}", s.name), &[j], &[det], 1e-14)

@@ -29,7 +29,7 @@ pub struct Quadrature {
 
 impl Quadrature {
     /// No noise at all: the one draw 0.
-    pub fn silence(tokens: usize, d_e: usize) -> Self {
+    pub fn zero(tokens: usize, d_e: usize) -> Self {
         Self::equal_weights(Tensor::zeros([1, tokens, d_e], DType::F64))
     }
 

@@ -22,7 +22,7 @@ mod eq5_stochastic_position;
 mod eq6_tied_tokens;
 pub mod escapes;
 mod expectation;
-pub mod factor;
+pub(crate) mod factor;
 mod masked_loss;
 pub mod masking;
 pub mod prop_3_1;

@@ -81,8 +81,8 @@ fn token_curvature(at: &Tensor, slope: impl Fn(&Tensor) -> Tensor) -> Tensor {
 
 /// factor · M ⊗ I_{d_e}: the Hessian, with respect to a matrix A \[d_p, d_e\], of ½ factor tr(Aᵀ M A); \[d_p d_e, d_p d_e\].
 #[track_caller]
-pub fn times_identity(m: &Tensor, d_e: usize, factor: f64) -> Tensor {
-    let [d_p, _] = m.dims("times identity: M");
+pub fn kron_identity(m: &Tensor, d_e: usize, factor: f64) -> Tensor {
+    let [d_p, _] = m.dims("kron identity: M");
     let m = m.to_f64_vec();
     let n = d_p * d_e;
     let entry = |i: usize, j: usize| if i % d_e == j % d_e { factor * m[i / d_e * d_p + j / d_e] } else { 0.0 };
@@ -101,7 +101,7 @@ pub fn critical_variance(det: &Tensor, m: &Tensor) -> Option<f64> {
     let ([n, _], [d_p, _]) = (det.dims("critical variance"), m.dims("critical variance: M"));
     let definite = |variance: f64| {
         let mut sum = det.clone();
-        sum.add_assign(&times_identity(m, n / d_p, variance));
+        sum.add_assign(&kron_identity(m, n / d_p, variance));
         cholesky(&sum.to_f64_vec(), n).is_some()
     };
     if definite(0.0) {

@@ -140,8 +140,8 @@ pub fn check_value(
     }
 
     let (first, again) = (value(&inputs), value(&inputs));
-    let wobble = (first - again).abs();
-    let wobble = (wobble > 1e-12 * first.abs().max(1.0)).then_some(wobble);
+    let nondeterminism = (first - again).abs();
+    let nondeterminism = (nondeterminism > 1e-12 * first.abs().max(1.0)).then_some(nondeterminism);
     let zero = |c: &Comparison| c.analytic == 0.0 && c.numeric == 0.0;
     let of_input = |c: &Comparison, i: usize| match c.along {
         Along::Element { input, .. } => input == i,
@@ -149,7 +149,7 @@ pub fn check_value(
         Along::Everything => false,
     };
     let worst = comparisons.iter().copied().max_by(|a, b| a.rank().total_cmp(&b.rank()));
-    let wrong = worst.as_ref().is_some_and(|w| w.rank() > options.tolerance) || wobble.is_some();
+    let wrong = worst.as_ref().is_some_and(|w| w.rank() > options.tolerance) || nondeterminism.is_some();
     Report {
         name: name.to_owned(),
         verdict: match (comparisons.iter().all(zero), wrong) {
@@ -160,7 +160,7 @@ pub fn check_value(
         worst,
         comparisons: comparisons.len(),
         silent: (0..inputs.len()).filter(|&i| comparisons.iter().filter(|c| of_input(c, i)).all(zero)).collect(),
-        wobble,
+        nondeterminism,
         subsets: 0,
         inconsistent_subset: None,
         tolerance: options.tolerance,

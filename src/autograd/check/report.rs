@@ -79,7 +79,7 @@ pub struct Report {
     /// Inputs whose gradient is zero and that move nothing: a pass says nothing about them.
     pub silent: Vec<usize>,
     /// By how much two evaluations at the same point differ, if by more than rounding: noise is drawn inside.
-    pub wobble: Option<f64>,
+    pub nondeterminism: Option<f64>,
     /// How many subsets of inputs were tried on the tape ([`check_gradient`](super::check_gradient) only).
     pub subsets: usize,
     /// A subset of inputs whose gradients depend on which others are tracked, if there is one.
@@ -132,8 +132,11 @@ impl fmt::Display for Report {
         if self.verdict != Verdict::NotChecked && !self.silent.is_empty() {
             write!(f, "\n  says nothing about inputs {:?}: their gradients and differences are all zero", self.silent)?;
         }
-        if let Some(wobble) = self.wobble {
-            write!(f, "\n  two evaluations at the same point differ by {wobble:.1e}: draw noise before, not inside")?;
+        if let Some(nondeterminism) = self.nondeterminism {
+            write!(
+                f,
+                "\n  two evaluations at the same point differ by {nondeterminism:.1e}: draw noise before, not inside"
+            )?;
         }
         if let Some(subset) = &self.inconsistent_subset {
             write!(

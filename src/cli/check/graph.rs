@@ -6,6 +6,7 @@ use super::super::options::{MaskArgs, ModelArgs};
 use super::{conclude, print};
 use crate::lab::graph::{Lint, lint};
 use crate::methods::Model;
+use crate::nn::Role;
 use crate::report::table::table;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Tensor};
@@ -73,6 +74,9 @@ fn poison(trainer: &mut Trainer, name: &str) -> Result<()> {
         let problem = format!("this model has no parameter called {name}");
         return Err(Error::config(problem, "names are the official ones, as blocks.0.attn.qkv.weight"));
     };
+    if param.role == Role::Unread {
+        return Err(Error::config(format!("nothing reads {name}"), "poison a parameter that a step reads"));
+    }
     param.value.as_mut_slice::<f32>()[0] = f32::NAN;
     Ok(())
 }

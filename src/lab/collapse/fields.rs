@@ -1,4 +1,4 @@
-//! The same with a transformer: smooth fields on a grid, some patches seen, others asked for.
+//! A and F trained together as in [`joint_training`](super::joint_training), with a transformer for F: smooth fields on a grid, some patches seen, others asked for.
 //!
 //! In tokens of width 32 the positions of a 6 × 6 grid span 11 dimensions, which leaves A much room beside them.
 //! Without weight decay nothing makes an A vanish that nobody reads, so the untied |A| stalls while its noise loses its
@@ -78,9 +78,14 @@ impl Images {
             _ => 2f64.sqrt() * (PI * mode as f64 * (at as f64 + 0.5) / GRID as f64).cos(),
         };
         let mode = |k: usize, patch: usize| cosine(k / MODES, patch / GRID) * cosine(k % MODES, patch % GRID);
-        let modes = Tensor::from_fn([GRID * GRID, MODES * MODES], DTYPE, |i| mode(i % 9, i / 9) / MODES as f64);
+        let modes = Tensor::from_fn([GRID * GRID, MODES * MODES], DTYPE, |i| {
+            mode(i % (MODES * MODES), i / (MODES * MODES)) / MODES as f64
+        });
         let coefficients = Tensor::normal([rows, MODES * MODES, FEATURES], 1.0, DTYPE, rng);
-        let features = ops::matmul(&ops::repeat_batch(&modes.reshape([1, 36, 9]).into(), rows), &coefficients.into());
+        let features = ops::matmul(
+            &ops::repeat_batch(&modes.reshape([1, GRID * GRID, MODES * MODES]).into(), rows),
+            &coefficients.into(),
+        );
         let mut places: Vec<u32> = (0..(GRID * GRID) as u32).collect();
         let mut drawn = [Vec::new(), Vec::new()];
         for _ in 0..rows {

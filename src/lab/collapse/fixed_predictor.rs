@@ -115,14 +115,14 @@ impl FixedPredictor {
         (value.get(), gradient)
     }
 
-    /// Gradient descent on J(A, A) when `tied`, else on J(A, B), until the gradient is below `until` or for `most` steps.
-    pub fn descend(&self, tied: bool, sigma: Sigma, start: Tensor, until: f64, most: usize) -> Descent {
+    /// Gradient descent on J(A, A) when `tied`, else on J(A, B), until the norm of the gradient is below `tolerance`, or for `max_steps`.
+    pub fn descend(&self, tied: bool, sigma: Sigma, start: Tensor, tolerance: f64, max_steps: usize) -> Descent {
         // The curvature grows with the noise.
         let mut rate = 0.02 / (1.0 + sigma.variance());
         let mut a = start;
         let (mut loss, mut gradient) = self.loss(tied, sigma, nodes(sigma), &a);
         let mut norms = vec![a.norm()];
-        while norms.len() <= most && gradient.norm() > until {
+        while norms.len() <= max_steps && gradient.norm() > tolerance {
             let mut next = a.clone();
             next.add_assign(&gradient.scaled(-rate));
             let (next_loss, next_gradient) = self.loss(tied, sigma, nodes(sigma), &next);
