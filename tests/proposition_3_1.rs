@@ -91,6 +91,11 @@ fn noise_can_help_an_uncalibrated_predictor() {
 }
 
 #[test]
+fn a_saddle_until_the_network_fits() {
+    pass(lab::a_saddle_until_fitted());
+}
+
+#[test]
 fn a_kink_makes_zero_a_minimum() {
     pass(lab::a_kink());
 }

@@ -22,7 +22,7 @@ use rayon::prelude::*;
 /// # Panics
 /// When `a` is not `[n, n]`.
 #[track_caller]
-pub(super) fn symmetric_eigenvalues(a: Vec<f64>, n: usize) -> Vec<f64> {
+pub(crate) fn symmetric_eigenvalues(a: Vec<f64>, n: usize) -> Vec<f64> {
     assert_eq!(a.len(), n * n, "symmetric_eigenvalues: {} numbers for {n} × {n}", a.len());
     let (d, e) = tridiagonal(a, n);
     // Gershgorin: every eigenvalue lies within |eᵢ₋₁| + |eᵢ| of some dᵢ.

@@ -12,7 +12,7 @@
 //! blocks find is combined in the order of the rows.
 
 mod cholesky;
-mod eigen;
+pub(crate) mod eigen;
 mod features;
 pub mod knn;
 pub mod lbfgs;

@@ -35,6 +35,7 @@ pub fn statements() -> Vec<Statement> {
         prop_3_1::noise_on_the_context_too,
         prop_3_1::noise_scaled_by_the_context,
         prop_3_1::noise_can_help,
+        prop_3_1::a_saddle_until_fitted,
         prop_3_1::a_kink,
         prop_3_1::minimum_at_zero,
         prop_3_1::gauge,

@@ -3,6 +3,7 @@
 use super::Finding;
 use super::predictors::{Subject, attention_block, linear, perceptron, subjects, vit_predictor};
 use crate::autograd::{Var, derivative_along, ops};
+use crate::eval::eigen::symmetric_eigenvalues;
 use crate::paper::escapes::{gauge_escape, rescaling_escape, subspace_escape};
 use crate::paper::factor::orthonormal_rows;
 use crate::paper::prop_3_1::{
@@ -426,6 +427,32 @@ pub fn noise_can_help() -> Vec<Finding> {
     vec![
         Finding::equal(statement, "J(A) and 3A⁴ − 2A² + 1", &found, &exact, 1e-13),
         Finding::below(statement, "J at A² = 1/3 is below J(0)", j((1f64 / 3.0).sqrt()), j(0.0)),
+    ]
+}
+
+/// In an attention network, too: with targets that it does not fit, A = 0 untied is a saddle, and noise in some direction lowers
+/// the loss. With targets that it fits, M is Σ2∇₁F∇₁Fᵀ and no direction is left in which it does.
+pub fn a_saddle_until_fitted() -> Vec<Finding> {
+    let Subject { f, task, .. } = attention_block();
+    let v = task.context(&matrix(&task, 28).into());
+    let fitted = RegressionTask { y: f(&task.positions(), &v).value().clone(), ..task.clone() };
+    let [unfitted, fitted] = [task, fitted].map(|task| {
+        let m = position_curvature(&*f, &task, v.value());
+        symmetric_eigenvalues(m.to_f64_vec(), m.shape()[0])
+    });
+    let ends = |values: &[f64]| (values[0], values[values.len() - 1]);
+    let ((high, low), (most, least)) = (ends(&unfitted), ends(&fitted));
+    let statement = "a saddle until fitted";
+    vec![
+        Finding::below(statement, "smallest eigenvalue of M, random targets", low, -1e-3 * high),
+        Finding::below(statement, "0 and the largest, random targets", 0.0, high),
+        Finding::vanishes(
+            statement,
+            "negative part of the smallest eigenvalue, fitted",
+            &[least.min(0.0)],
+            most,
+            1e-10,
+        ),
     ]
 }
 
