@@ -124,8 +124,8 @@ pub struct MaskArgs {
     mask_ratio: Option<f64>,
 }
 
-/// How long and how fast. The defaults are the toy preset's recipe (docs/experiments.md); the paper's, for its ViTs, are
-/// in its Tables 9 to 12.
+/// How long and how fast. The defaults are the toy preset's recipe (docs/experiments.md); the paper's, for its ViTs,
+/// are in its Tables 9 to 12.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Training")]
 pub struct TrainArgs {

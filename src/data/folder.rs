@@ -1,9 +1,9 @@
 //! A folder of JPEG and PNG files, one sub-folder per class.
 //!
-//! `DIR/train/CLASS/NAME.jpg` and `DIR/test/CLASS/NAME.jpg` (or `val`) where both exist; otherwise `DIR/CLASS/NAME.jpg`,
-//! of which every class gives a fixed fifth to the test split. Any size and colour type comes in; what goes out is the
-//! largest centred square, resized to S×S, as RGB. An alpha channel and an EXIF orientation are ignored. Files are
-//! decoded when first asked for, and kept in memory up to a limit.
+//! `DIR/train/CLASS/NAME.jpg` and `DIR/test/CLASS/NAME.jpg` (or `val`) where both exist; otherwise
+//! `DIR/CLASS/NAME.jpg`, of which every class gives a fixed fifth to the test split. Any size and colour type comes in;
+//! what goes out is the largest centred square, resized to S×S, as RGB. An alpha channel and an EXIF orientation are
+//! ignored. Files are decoded when first asked for, and kept in memory up to a limit.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Predictors to try the proofs on: a linear map, a multilayer perceptron, one block of attention, and the predictor that
-//! the training loop uses, each with random weights large enough that its gradients are not small.
+//! Predictors to try the proofs on: a linear map, a multilayer perceptron, one block of attention, and the predictor
+//! that the training loop uses, each with random weights large enough that its gradients are not small.
 
 use rand::rngs::StdRng;
 

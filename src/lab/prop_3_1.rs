@@ -143,8 +143,8 @@ pub fn proposition_a_1() -> Vec<Finding> {
     subjects().iter().flat_map(test).collect()
 }
 
-/// What the same check would have said by random sampling: the largest entry of ∂J/∂A at 0 as a share of what one draw gives, for numbers of
-/// draws. Nothing to pass or fail: it shows why expectations here are exact.
+/// What the same check would have said by random sampling: the largest entry of ∂J/∂A at 0 as a share of what one draw
+/// gives, for numbers of draws. Nothing to pass or fail: it shows why expectations here are exact.
 pub fn proposition_a_1_by_sampling(draws: usize) -> f64 {
     let Subject { f, task, .. } = perceptron();
     let ([tokens, _], [_, _, d_e]) = (task.psi.dims("psi"), task.x.dims("x"));
@@ -154,8 +154,8 @@ pub fn proposition_a_1_by_sampling(draws: usize) -> f64 {
     at_zero(&noise) / at_zero(&draw(&task))
 }
 
-/// Propositions A.2 and 3.1: the gradients of J_tied and J_det at 0 are the same (Eqs. 11 and 12), and not zero here, so that
-/// one vanishes if and only if the other does.
+/// Propositions A.2 and 3.1: the gradients of J_tied and J_det at 0 are the same (Eqs. 11 and 12), and not zero here,
+/// so that one vanishes if and only if the other does.
 pub fn proposition_3_1() -> Vec<Finding> {
     let test = |s: &Subject| {
         let zero = s.task.zero();
@@ -229,7 +229,8 @@ pub fn curvature_with_tying() -> Vec<Finding> {
     subjects().iter().map(test).collect()
 }
 
-/// With a calibrated F, A = 0 is critical if and only if context and targets are linearly uncorrelated, seen through ∇₂F.
+/// With a calibrated F, A = 0 is critical if and only if context and targets are linearly uncorrelated, seen through
+/// ∇₂F.
 pub fn calibrated() -> Vec<Finding> {
     let test = |s: &Subject| {
         // Targets whose mean over images is what F says without context.
@@ -256,8 +257,8 @@ pub fn calibrated() -> Vec<Finding> {
     [linear(), perceptron(), attention_block()].iter().flat_map(test).collect()
 }
 
-/// A linear F: J_tied = J_det + Nσ|Aᵀp|², whatever A is. With p = q it is ridge regression: the best A shrinks as 1/σ, and the noise
-/// that it lets through, σ|Aᵀp|², is largest in between.
+/// A linear F: J_tied = J_det + Nσ|Aᵀp|², whatever A is. With p = q it is ridge regression: the best A shrinks as 1/σ,
+/// and the noise that it lets through, σ|Aᵀp|², is largest in between.
 pub fn tikhonov() -> Vec<Finding> {
     let subject = linear();
     let (p, _) = coefficients(&subject);
@@ -347,8 +348,9 @@ pub fn noise_scaled_by_the_context() -> Vec<Finding> {
     subjects().iter().map(test).collect()
 }
 
-/// The derivative of an expectation with respect to A, two ways: E\[∇f nᵀ\] by reparametrisation (Eq. 5), and E\[f ∇ log p\], for which no
-/// derivative of f is needed. Both are right; the second varies more from draw to draw, so it needs more of them.
+/// The derivative of an expectation with respect to A, two ways: E\[∇f nᵀ\] by reparametrisation (Eq. 5), and E\[f ∇
+/// log p\], for which no derivative of f is needed. Both are right; the second varies more from draw to draw, so it
+/// needs more of them.
 pub fn reparametrisation() -> Vec<Finding> {
     let (a, psi) = (Tensor::new([2, 2], vec![0.9, -0.3, 0.4, 0.7]), random(&[1, 1, 2], 11));
     let w = Var::constant(random(&[1, 2], 12));
@@ -378,8 +380,8 @@ pub fn reparametrisation() -> Vec<Finding> {
     ]
 }
 
-/// Eqs. (3) to (5) by sampling, as a z-test: every entry of mean and covariance of 2·10⁵ draws within five standard errors. Also the rank of Σ:
-/// generically full, not low, with more features than position components.
+/// Eqs. (3) to (5) by sampling, as a z-test: every entry of mean and covariance of 2·10⁵ draws within five standard
+/// errors. Also the rank of Σ: generically full, not low, with more features than position components.
 pub fn sampled_positions() -> Vec<Finding> {
     let (d_p, d_e, draws) = (4, 6, 200_000);
     let a = random(&[d_p, d_e], 13);
@@ -414,7 +416,8 @@ pub fn sampled_positions() -> Vec<Finding> {
     ]
 }
 
-/// Adding noise does not always hurt: F = u², ψ = 0, y = 1, σ = 1 has J(A) = 3A⁴ − 2A² + 1, least at A² = 1/3, not at 0.
+/// Adding noise does not always hurt: F = u², ψ = 0, y = 1, σ = 1 has J(A) = 3A⁴ − 2A² + 1, least at A² = 1/3, not at
+/// 0.
 pub fn noise_can_help() -> Vec<Finding> {
     let task = one_number(0.0, &[0.0], &[1.0]);
     let square = |u: &Var, _: &Var| ops::mul(u, u);
@@ -430,8 +433,8 @@ pub fn noise_can_help() -> Vec<Finding> {
     ]
 }
 
-/// In an attention network, too: with targets that it does not fit, A = 0 untied is a saddle, and noise in some direction lowers
-/// the loss. With targets that it fits, M is Σ2∇₁F∇₁Fᵀ and no direction is left in which it does.
+/// In an attention network, too: with targets that it does not fit, A = 0 untied is a saddle, and noise in some
+/// direction lowers the loss. With targets that it fits, M is Σ2∇₁F∇₁Fᵀ and no direction is left in which it does.
 pub fn a_saddle_until_fitted() -> Vec<Finding> {
     let Subject { f, task, .. } = attention_block();
     let v = task.context(&matrix(&task, 28).into());
@@ -456,7 +459,8 @@ pub fn a_saddle_until_fitted() -> Vec<Finding> {
     ]
 }
 
-/// A.1 needs a differentiable F: with F = |u|, ψ = 0 and y = −½, A = 0 is a strict minimum with slopes ±√(2/π) of J on its two sides (σ = 1).
+/// A.1 needs a differentiable F: with F = |u|, ψ = 0 and y = −½, A = 0 is a strict minimum with slopes ±√(2/π) of J on
+/// its two sides (σ = 1).
 pub fn a_kink() -> Vec<Finding> {
     let task = one_number(0.0, &[0.0], &[-0.5]);
     let modulus = |u: &Var, _: &Var| {
@@ -476,8 +480,8 @@ pub fn a_kink() -> Vec<Finding> {
     vec![Finding::equal("a kink in F", "one-sided slopes of J at A = 0 and ±√(2/π)", &slopes, &[slope, -slope], 2e-6)]
 }
 
-/// A context that is useful and a minimum at A = 0 all the same: F = au + v², y = aψ + x². J_det is least at B = ±1, but from
-/// σ* = 2E\[x⁴\]/a² on the tied minimum is A = 0; below, it is at √(1 − σ/σ*).
+/// A context that is useful and a minimum at A = 0 all the same: F = au + v², y = aψ + x². J_det is least at B = ±1,
+/// but from σ* = 2E\[x⁴\]/a² on the tied minimum is A = 0; below, it is at √(1 − σ/σ*).
 pub fn minimum_at_zero() -> Vec<Finding> {
     let (slope, xs) = (1.3, [0.4, -1.1, 0.7, 1.9]);
     let ys: Vec<f64> = xs.iter().map(|x| slope * 0.6 + x * x).collect();

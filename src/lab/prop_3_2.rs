@@ -37,8 +37,8 @@ pub fn conditional_mean() -> Vec<Finding> {
     findings
 }
 
-/// Eq. (14) and appendix B: with Z independent of (X, Y), the best prediction is the average of E\[Y | X = x\] over what
-/// X may have been. For addition, and for a mixing function that is not.
+/// Eq. (14) and appendix B: with Z independent of (X, Y), the best prediction is the average of E\[Y | X = x\] over
+/// what X may have been. For addition, and for a mixing function that is not.
 pub fn clean_expectations() -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, g) in [("R = X + Z", add as fn(f64, f64) -> f64), ("R = XZ", |x, z| x * z), ("R = max(X, Z)", f64::max)]
@@ -137,8 +137,8 @@ pub fn convolution() -> Vec<Finding> {
     findings
 }
 
-/// The kernel's factor: (2π)^{−d/2} |Σ|^{−1/2}. Its sum over a fine grid of x, in 1, 2 and 3 dimensions, is 1; and what it
-/// does to a wave, cos ω·x, is exp(−½ ωᵀΣω).
+/// The kernel's factor: (2π)^{−d/2} |Σ|^{−1/2}. Its sum over a fine grid of x, in 1, 2 and 3 dimensions, is 1; and what
+/// it does to a wave, cos ω·x, is exp(−½ ωᵀΣω).
 pub fn kernel() -> Vec<Finding> {
     let a = [1.1, 0.0, 0.0, -0.6, 0.9, 0.0, 0.4, 0.7, 1.3, 0.2, -0.5, 0.3];
     (1..=3usize)
@@ -264,7 +264,8 @@ pub fn ring() -> Vec<Finding> {
     ]
 }
 
-/// Discrete positions in d dimensions: f*(r) = Σⱼ gⱼ softmaxⱼ(log pⱼ − ½ (r − ψⱼ)ᵀΣ⁻¹(r − ψⱼ)), with Σ = σAAᵀ of Eq. (4).
+/// Discrete positions in d dimensions: f*(r) = Σⱼ gⱼ softmaxⱼ(log pⱼ − ½ (r − ψⱼ)ᵀΣ⁻¹(r − ψⱼ)), with Σ = σAAᵀ of Eq.
+/// (4).
 pub fn softmax() -> Vec<Finding> {
     let mut rng = stream(4, Purpose::Eval, [3, 2]);
     let (k, d) = (6, 2);
@@ -321,8 +322,8 @@ pub fn softmax() -> Vec<Finding> {
     ]
 }
 
-/// Tweedie: E\[ψ_J | r\] = r + Σ ∇ log p(r). The best guess of the clean position is a step uphill on the density of what
-/// is seen: it is r, as for a convolution, only where that density is flat.
+/// Tweedie: E\[ψ_J | r\] = r + Σ ∇ log p(r). The best guess of the clean position is a step uphill on the density of
+/// what is seen: it is r, as for a convolution, only where that density is flat.
 pub fn tweedie() -> Vec<Finding> {
     let uneven: Vec<f64> = (0..CELLS).map(|j| 1.0 + (j % 5) as f64).collect();
     let row = NoisyPosition::new(&grid(), &uneven, GaussianKernel::unit(1));
@@ -353,8 +354,9 @@ pub fn tweedie() -> Vec<Finding> {
     ]
 }
 
-/// Blackwell: noise on top of noise never lowers the least risk, so a predictor that is free to be optimal only loses by
-/// it. That a noise has the larger variance is not enough to compare two: 0 or 10 is easier to see through than 0 or 1.
+/// Blackwell: noise on top of noise never lowers the least risk, so a predictor that is free to be optimal only loses
+/// by it. That a noise has the larger variance is not enough to compare two: 0 or 10 is easier to see through than 0 or
+/// 1.
 pub fn blackwell() -> Vec<Finding> {
     let xy: Vec<([f64; 2], f64)> = clean_pairs(5);
     // The noise after k fair steps of −1, 0 or 1: that after k + 1 is that after k and another step.
@@ -401,8 +403,8 @@ pub fn blackwell() -> Vec<Finding> {
     findings
 }
 
-/// The proposition is about squared error; StoP trains with smooth L1, whose optimum is another. Y = 0, 0, 0 or 4: the mean
-/// is 1, but the loss is least at ⅓, 5/6 there and 1 at the mean. They agree where all errors stay below β = 1.
+/// The proposition is about squared error; StoP trains with smooth L1, whose optimum is another. Y = 0, 0, 0 or 4: the
+/// mean is 1, but the loss is least at ⅓, 5/6 there and 1 at the mean. They agree where all errors stay below β = 1.
 pub fn smooth_l1() -> Vec<Finding> {
     let at = |loss: Loss, y: &[f64], f: f64| {
         let tape = Tape::new();

@@ -25,8 +25,8 @@ pub fn every_method() -> Vec<Method> {
 }
 
 /// A trainer of 16 × 16 images in patches of 4, two blocks each way, in chunks of three images. Its weights are in
-/// general position: no bias is 0, no γ is 1, and the target encoder is not the encoder, so that a term that vanishes at
-/// the usual start does not vanish here.
+/// general position: no bias is 0, no γ is 1, and the target encoder is not the encoder, so that a term that vanishes
+/// at the usual start does not vanish here.
 pub fn trainer(method: Method, learned_positions: bool, dtype: DType) -> Trainer {
     let encoder = EncoderConfig {
         image_size: 16,

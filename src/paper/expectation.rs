@@ -78,8 +78,8 @@ impl Quadrature {
 
     /// Gauss–Hermite where it matters: in the r directions of noise that A \[d_p, d_e\] does not throw away.
     ///
-    /// With the rows of Q an orthonormal basis of the row space of A, An = A Qᵀ(Qn) and Qn ~ N(0, σI_r). The nodes are n = Qᵀz. What
-    /// they leave out of n has mean zero and is independent of An, so E\[∇f(An) nᵀ\] is exact too.
+    /// With the rows of Q an orthonormal basis of the row space of A, An = A Qᵀ(Qn) and Qn ~ N(0, σI_r). The nodes are
+    /// n = Qᵀz. What they leave out of n has mean zero and is independent of An, so E\[∇f(An) nᵀ\] is exact too.
     ///
     /// # Panics
     /// When kʳ is more than ten million.

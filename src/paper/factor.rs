@@ -57,8 +57,8 @@ pub fn subtract(x: &mut [f64], factor: f64, y: &[f64]) {
 
 /// An orthonormal basis of the space that the rows of a matrix span.
 ///
-/// Gram–Schmidt, each row twice (the second pass removes what rounding left). A row is dependent on those before when less
-/// than 10⁻¹⁰ of it remains.
+/// Gram–Schmidt, each row twice (the second pass removes what rounding left). A row is dependent on those before when
+/// less than 10⁻¹⁰ of it remains.
 pub fn orthonormal_rows(a: &Tensor) -> Vec<Vec<f64>> {
     let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
     let norm = |x: &[f64]| dot(x, x).sqrt();

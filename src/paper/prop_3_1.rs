@@ -3,8 +3,8 @@
 //!
 //! All of it works on any F: a closure from masked tokens and projected context to predictions, made of operations on
 //! the tape. The paper's F is a function of one masked and one context token; here it sees all N_t and N_c tokens of an
-//! image, so that an attention network is an F too. The context positions ψᵢ of Eq. (1) are left out of the appendix; an
-//! F that needs them adds them itself.
+//! image, so that an attention network is an F too. The context positions ψᵢ of Eq. (1) are left out of the appendix;
+//! an F that needs them adds them itself.
 //!
 //! What the proposition says, what it does not, and the derivations: docs/derivations/collapse.md.
 
@@ -63,7 +63,8 @@ pub fn squared_error(f: &Regressor<'_>, y: &Tensor, u: &Var, v: &Var) -> Var {
     ops::sum(&ops::mul(&error, &error))
 }
 
-/// Eq. (8): J(A, B) = Σ_{i,j} E_{n_j}\[(F(An_j + ψ_j + m, Bxᵢ) − y_j)²\], a scalar, with the expectation that `noise` takes.
+/// Eq. (8): J(A, B) = Σ_{i,j} E_{n_j}\[(F(An_j + ψ_j + m, Bxᵢ) − y_j)²\], a scalar, with the expectation that `noise`
+/// takes.
 ///
 /// | symbol | argument | shape |
 /// |---|---|---|
@@ -156,9 +157,11 @@ pub fn token_gradients(f: &Regressor<'_>, y: &Tensor, u: &Tensor, v: &Tensor) ->
 
 /// Proposition A.1's gradient at any A: ∂J/∂A = Σ_{i,j} E\[2(F − y_j) ∇₁F n_jᵀ\], \[d_p, d_e\].
 ///
-/// At A = 0 everything but n leaves the expectation, and what is left is E\[n\] = 0: without tying, A = 0 is always a critical point.
+/// At A = 0 everything but n leaves the expectation, and what is left is E\[n\] = 0: without tying, A = 0 is always a
+/// critical point.
 ///
-/// `noise` has to have a draw for each of the N_t tokens. Departure: (1) the appendix drops the factor 2 on its last line.
+/// `noise` has to have a draw for each of the N_t tokens. Departure: (1) the appendix drops the factor 2 on its last
+/// line.
 ///
 /// Proved by `proposition_a_1` and `gradients_of_the_appendix_are_those_of_the_tape`.
 #[doc(alias = "Prop. A.1")]
@@ -176,7 +179,8 @@ pub fn untied_gradient(f: &Regressor<'_>, task: &RegressionTask, a: &Tensor, b: 
     })
 }
 
-/// Eqs. (11) and (12): the gradient of J_tied at A = 0, and of J_det at B = 0: Σ_{i,j} 2(F(ψ_j+m, 0) − y_j) ∇₂F(ψ_j+m, 0) xᵢᵀ, \[d_p, d_e\].
+/// Eqs. (11) and (12): the gradient of J_tied at A = 0, and of J_det at B = 0: Σ_{i,j} 2(F(ψ_j+m, 0) − y_j) ∇₂F(ψ_j+m,
+/// 0) xᵢᵀ, \[d_p, d_e\].
 ///
 /// Departures: (1) both lack the factor 2 in print; (2) F(ψ_i, 0) of (11) and F(ψ_j, 0) of (12) are both
 /// F(ψ_j + m, 0), as their first factors have it.

@@ -1,7 +1,7 @@
 //! Beyond the paper: what happens around A = 0, to second order.
 //!
-//! Proposition 3.1 says when the gradient vanishes at A = 0; whether A then stays there is a question of curvature. With G(u, v)
-//! the squared error at tokens u and v (see [`squared_error`](super::prop_3_1::squared_error)),
+//! Proposition 3.1 says when the gradient vanishes at A = 0; whether A then stays there is a question of curvature.
+//! With G(u, v) the squared error at tokens u and v (see [`squared_error`](super::prop_3_1::squared_error)),
 //!
 //! ```text
 //! D²J_untied(0) = σ M(v) ⊗ I        M(v) = Σ_{r,j} ∇²_{u_j} G(ψ + m, v) = Σ 2∇₁F∇₁Fᵀ + 2(F − y)∇₁²F
@@ -79,7 +79,8 @@ fn token_curvature(at: &Tensor, slope: impl Fn(&Tensor) -> Tensor) -> Tensor {
     Tensor::new([d, d], sum)
 }
 
-/// factor · M ⊗ I_{d_e}: the Hessian, with respect to a matrix A \[d_p, d_e\], of ½ factor tr(Aᵀ M A); \[d_p d_e, d_p d_e\].
+/// factor · M ⊗ I_{d_e}: the Hessian, with respect to a matrix A \[d_p, d_e\], of ½ factor tr(Aᵀ M A); \[d_p d_e, d_p
+/// d_e\].
 #[track_caller]
 pub fn kron_identity(m: &Tensor, d_e: usize, factor: f64) -> Tensor {
     let [d_p, _] = m.dims("kron identity: M");
@@ -89,11 +90,11 @@ pub fn kron_identity(m: &Tensor, d_e: usize, factor: f64) -> Tensor {
     Tensor::from_fn([n, n], DType::F64, |at| entry(at / n, at % n))
 }
 
-/// The least variance from which on A = 0 is a minimum of J_tied, where its gradient is zero there: D²J_det(0) + σM(0)⊗I ≻ 0, for a positive
-/// semi-definite M(0), with which it then holds for all larger σ.
+/// The least variance from which on A = 0 is a minimum of J_tied, where its gradient is zero there: D²J_det(0) +
+/// σM(0)⊗I ≻ 0, for a positive semi-definite M(0), with which it then holds for all larger σ.
 ///
-/// 0 when D²J_det(0) is positive definite already, or any noise at all makes the sum so; `None` when no amount does. To ten
-/// digits.
+/// 0 when D²J_det(0) is positive definite already, or any noise at all makes the sum so; `None` when no amount does. To
+/// ten digits.
 ///
 /// Proved by `a_minimum_at_zero_although_the_context_is_used`.
 #[track_caller]
@@ -121,8 +122,8 @@ pub fn critical_variance(det: &Tensor, m: &Tensor) -> Option<f64> {
 ///
 /// So A = 0 is critical if and only if context and targets are linearly uncorrelated, as seen through ∇₂F.
 ///
-/// It takes the y's deviations from their own mean, whatever F says; for an F that is not calibrated it is not the gradient. F has to be
-/// the same function of every row, and gives one number a token (D = 1).
+/// It takes the y's deviations from their own mean, whatever F says; for an F that is not calibrated it is not the
+/// gradient. F has to be the same function of every row, and gives one number a token (D = 1).
 ///
 /// Proved by `a_calibrated_predictor`.
 #[track_caller]

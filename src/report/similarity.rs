@@ -23,8 +23,8 @@ pub fn cosines(query: &[f64], rows: &[f64]) -> Vec<f64> {
     rows.chunks_exact(dim).map(cosine).collect()
 }
 
-/// Similarities of a query position j to every position ψ_i of the grid, as in Fig. 5: the query is stochastic, the map is
-/// not.
+/// Similarities of a query position j to every position ψ_i of the grid, as in Fig. 5: the query is stochastic, the map
+/// is not.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SimilarityMaps {
     /// cos(ψ_j, ψ_i): what I-JEPA sees.

@@ -233,8 +233,8 @@ impl Trainer {
 }
 
 /// Images in a chunk, by how much one image holds in a block: measured, see docs/benchmarks.md. Fewer, and each product
-/// spends its time on packing the weights; more, and activations fall out of the level-2 cache. 16 at the toy size, 8 at
-/// width 192, 1 for a ViT-B. A power of two, so that it divides the usual batches.
+/// spends its time on packing the weights; more, and activations fall out of the level-2 cache. 16 at the toy size, 8
+/// at width 192, 1 for a ViT-B. A power of two, so that it divides the usual batches.
 fn default_chunk(model: &Model) -> usize {
     const ELEMENTS: usize = 1 << 17;
     let encoder = &model.config.encoder;

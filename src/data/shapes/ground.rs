@@ -1,4 +1,5 @@
-//! What lies behind the shapes (gradients, stripes, checks, ripples and clouds, in two colours), and all choice of colour.
+//! What lies behind the shapes (gradients, stripes, checks, ripples and clouds, in two colours), and all choice of
+//! colour.
 
 use std::f32::consts::TAU;
 

@@ -1,4 +1,5 @@
-//! A and F trained together as in [`joint_training`](super::joint_training), with a transformer for F: smooth fields on a grid, some patches seen, others asked for.
+//! A and F trained together as in [`joint_training`](super::joint_training), with a transformer for F: smooth fields on
+//! a grid, some patches seen, others asked for.
 //!
 //! In tokens of width 32 the positions of a 6 × 6 grid span 11 dimensions, which leaves A much room beside them.
 //! Without weight decay nothing makes an A vanish that nobody reads, so the untied |A| stalls while its noise loses its

@@ -1,12 +1,12 @@
 //! The claim itself: F is fixed, nothing is sampled, and A goes down the gradient of the loss.
 //!
-//! What A does here is what the loss asks for; expectations are by quadrature, to better than 10⁻³ of J. Without tying (Eq. 8, B left
-//! where it was) A goes to zero, to the last digit. Tied (Eq. 9), it goes to an |A*| > 0 from above and from next to nothing, and |A*|
-//! falls as the noise grows: context and noise are traded against each other.
+//! What A does here is what the loss asks for; expectations are by quadrature, to better than 10⁻³ of J. Without tying
+//! (Eq. 8, B left where it was) A goes to zero, to the last digit. Tied (Eq. 9), it goes to an |A*| > 0 from above and
+//! from next to nothing, and |A*| falls as the noise grows: context and noise are traded against each other.
 //!
-//! Neither "one and the same A*" nor the fall is a law, for F is not linear: of seeds 0 to 7, seed 5 has two minima at the lower two
-//! variances, one reached from each start; and seed 2 has a larger |A*| at σ = 4 than at 1. What is asserted for every seed is that no A*
-//! is zero.
+//! Neither "one and the same A*" nor the fall is a law, for F is not linear: of seeds 0 to 7, seed 5 has two minima at
+//! the lower two variances, one reached from each start; and seed 2 has a larger |A*| at σ = 4 than at 1. What is
+//! asserted for every seed is that no A* is zero.
 //!
 //! | what | here |
 //! |---|---|
@@ -98,8 +98,8 @@ impl FixedPredictor {
         of_norm(norm, Tensor::normal([ring::RANK, FEATURES], 1.0, DType::F64, rng))
     }
 
-    /// J(A, A) when `tied`, else J(A, B), and its gradient with respect to A, by Gauss–Hermite with so many nodes in each
-    /// dimension.
+    /// J(A, A) when `tied`, else J(A, B), and its gradient with respect to A, by Gauss–Hermite with so many nodes in
+    /// each dimension.
     pub fn loss(&self, tied: bool, sigma: Sigma, nodes: usize, a: &Tensor) -> (f64, Tensor) {
         let weights = self.params.constants();
         let f = |u: &Var, v: &Var| self.mlp.forward(&weights, u, v);
@@ -115,7 +115,8 @@ impl FixedPredictor {
         (value.get(), gradient)
     }
 
-    /// Gradient descent on J(A, A) when `tied`, else on J(A, B), until the norm of the gradient is below `tolerance`, or for `max_steps`.
+    /// Gradient descent on J(A, A) when `tied`, else on J(A, B), until the norm of the gradient is below `tolerance`,
+    /// or for `max_steps`.
     pub fn descend(&self, tied: bool, sigma: Sigma, start: Tensor, tolerance: f64, max_steps: usize) -> Descent {
         // The curvature grows with the noise.
         let mut rate = 0.02 / (1.0 + sigma.variance());
@@ -158,8 +159,8 @@ impl FixedRun {
     }
 }
 
-/// A descent without tying, and two to the tied optimum of each variance, for each seed. In parallel, with the same bits
-/// on any number of threads.
+/// A descent without tying, and two to the tied optimum of each variance, for each seed. In parallel, with the same
+/// bits on any number of threads.
 pub fn runs(seeds: &[u64]) -> Vec<FixedRun> {
     seeds.par_iter().map(|&seed| run(seed, &VARIANCES)).collect()
 }

@@ -1,12 +1,13 @@
 //! The gauge escape, in training: a scale that tying does not tie.
 //!
-//! Features come out of a layer norm, s = γ ⊙ x̂ + β. The context is A s; the noise is A n, with n of a scale of its own. So
-//! (A, γ, β) → (A/c, cγ, cβ) leaves the context as it is and divides the noise by c: the tied loss has no reason to keep
-//! c = 1, and a good one to raise it. Weight decay acts on A and not on γ and β (as in the official code), and pushes the
-//! same way. |A| then tells nothing; the noise-to-signal ratio of what goes through A does.
+//! Features come out of a layer norm, s = γ ⊙ x̂ + β. The context is A s; the noise is A n, with n of a scale of its
+//! own. So (A, γ, β) → (A/c, cγ, cβ) leaves the context as it is and divides the noise by c: the tied loss has no
+//! reason to keep c = 1, and a good one to raise it. Weight decay acts on A and not on γ and β (as in the official
+//! code), and pushes the same way. |A| then tells nothing; the noise-to-signal ratio of what goes through A does.
 //!
-//! The world, F and A are those of [`joint_training`](super::joint_training) with d_p = 4, where the noise has nowhere to go.
-//! Features: x̂ is a layer norm of z ~ N(0, I₈), and the coefficients of the field are four of its eight entries.
+//! The world, F and A are those of [`joint_training`](super::joint_training) with d_p = 4, where the noise has nowhere
+//! to go. Features: x̂ is a layer norm of z ~ N(0, I₈), and the coefficients of the field are four of its eight
+//! entries.
 
 use rand::rngs::StdRng;
 use rayon::prelude::*;

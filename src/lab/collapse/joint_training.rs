@@ -5,10 +5,10 @@
 //! shrinks, which keeps the context and makes the noise small beside ψ.
 //!
 //! Both hold where the noise has nowhere to go: with d_e = d_p = 4 = rank ψ. With d_p = 16 the four dimensions that A
-//! reaches need not meet the four that the positions span. F can then read positions by weights that vanish on the image
-//! of A: |A| stays large, and so does half of its part within span ψ, while the noise changes next to no prediction. |A|
-//! alone would call that a success. (The exact subspace escape, an A orthogonal to span ψ, is a limit of this that
-//! training does not go to.)
+//! reaches need not meet the four that the positions span. F can then read positions by weights that vanish on the
+//! image of A: |A| stays large, and so does half of its part within span ψ, while the noise changes next to no
+//! prediction. |A| alone would call that a success. (The exact subspace escape, an A orthogonal to span ψ, is a limit
+//! of this that training does not go to.)
 //!
 //! | what | here |
 //! |---|---|
@@ -51,8 +51,8 @@ pub struct JointRun {
     pub norm: Trace,
     /// |PA| / |A₀| over steps, P the projection onto span ψ.
     pub in_span: Trace,
-    /// ½ E|F₁ − F₂|² for two draws of the noise: the variance that the noise puts into a prediction, and so its part of the
-    /// loss. The targets have power 1.
+    /// ½ E|F₁ − F₂|² for two draws of the noise: the variance that the noise puts into a prediction, and so its part of
+    /// the loss. The targets have power 1.
     pub sensitivity: f64,
     /// E(F − y)² at the end, per prediction.
     pub loss: f64,

@@ -1,4 +1,5 @@
-//! Does noise make A collapse, and does tying prevent it? Demonstrations that run in a minute, and one that takes another.
+//! Does noise make A collapse, and does tying prevent it? Demonstrations that run in a minute, and one that takes
+//! another.
 //!
 //! Proposition 3.1 says that the tied loss has the same gradient at A = 0 as a loss without noise. That is a statement
 //! about one point. What gradient descent does with A is shown here:
