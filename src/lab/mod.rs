@@ -4,12 +4,14 @@
 //! prints them: the same code, so that neither can say what the other does not.
 
 pub mod collapse;
+pub mod escapes;
 mod finding;
 pub mod gradients;
 pub mod graph;
 pub mod predictors;
 pub mod prop_3_1;
 pub mod prop_3_2;
+pub mod second_order;
 pub mod small;
 
 pub use finding::Finding;
@@ -28,20 +30,20 @@ pub fn statements() -> Vec<Statement> {
         prop_3_1::appendix_gradient,
         prop_3_1::proposition_a_1,
         prop_3_1::proposition_3_1,
-        prop_3_1::curvature_without_tying,
-        prop_3_1::curvature_with_tying,
-        prop_3_1::calibrated,
-        prop_3_1::tikhonov,
-        prop_3_1::noise_on_the_context_too,
-        prop_3_1::noise_scaled_by_the_context,
-        prop_3_1::noise_can_help,
-        prop_3_1::a_saddle_until_fitted,
-        prop_3_1::a_kink,
-        prop_3_1::minimum_at_zero,
-        prop_3_1::gauge,
-        prop_3_1::rescaling,
-        prop_3_1::subspace,
-        prop_3_1::null_direction,
+        second_order::curvature_without_tying,
+        second_order::curvature_with_tying,
+        second_order::calibrated,
+        second_order::tikhonov,
+        second_order::noise_on_the_context_too,
+        second_order::noise_scaled_by_the_context,
+        second_order::noise_can_help,
+        second_order::a_saddle_until_fitted,
+        second_order::a_kink,
+        second_order::minimum_at_zero,
+        escapes::gauge,
+        escapes::rescaling,
+        escapes::subspace,
+        escapes::null_direction,
         prop_3_2::conditional_mean,
         prop_3_2::clean_expectations,
         prop_3_2::joint_independence,

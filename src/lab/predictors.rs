@@ -6,6 +6,7 @@ use rand::rngs::StdRng;
 use crate::autograd::{Var, ops};
 use crate::nn::{Init, LinearInit, Params, Role, Weights};
 use crate::paper::prop_3_1::{RegressionTask, Regressor};
+use crate::paper::{Quadrature, Sigma};
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Tensor};
 use crate::vit::{Block, Names, Predictor, PredictorConfig};
@@ -114,5 +115,68 @@ fn task(d_p: usize, outputs: usize, rng: &mut StdRng) -> RegressionTask {
         m: normal(&[d_p]),
         x: normal(&[ROWS, CONTEXT, D_E]),
         y: normal(&[ROWS, MASKED, outputs]),
+    }
+}
+
+/// σ of these tests: the paper's 0.25, taken as a variance.
+pub(super) const VARIANCE: f64 = 0.25;
+
+pub(super) fn sigma() -> Sigma {
+    Sigma::from_variance(VARIANCE)
+}
+
+pub(super) fn random(shape: &[usize], seed: u64) -> Tensor {
+    Tensor::normal(shape, 1.0, DType::F64, &mut stream(seed, Purpose::Eval, [0x3e1, 0]))
+}
+
+pub(super) fn number(x: f64) -> Tensor {
+    Tensor::new([1, 1], vec![x])
+}
+
+/// 2d points that have the Gaussian's first three moments, for all masked tokens of a task at once.
+pub(super) fn cubature(task: &RegressionTask) -> Quadrature {
+    let ([tokens, _], [.., d_e]) = (task.psi.dims("psi"), task.x.dims::<3>("x"));
+    Quadrature::cubature(tokens, d_e, sigma())
+}
+
+/// One draw of the noise, and its mirror image.
+pub(super) fn pair(task: &RegressionTask) -> Quadrature {
+    let ([tokens, _], [_, _, d_e]) = (task.psi.dims("psi"), task.x.dims("x"));
+    Quadrature::antithetic(&random(&[tokens, d_e], 1).scaled(VARIANCE.sqrt()))
+}
+
+/// Half of a pair: one draw alone, whose gradients are what the pair has to cancel.
+pub(super) fn draw(task: &RegressionTask) -> Quadrature {
+    let pair = pair(task);
+    Quadrature { noise: pair.noise.rows(0..1), weights: Tensor::full([1], 1.0, DType::F64) }
+}
+
+pub(super) fn largest(x: &Tensor) -> f64 {
+    x.to_f64_vec().iter().fold(0.0, |m, x| m.max(x.abs()))
+}
+
+/// p and q of the linear F = p·u_j + Σᵢ q·vᵢ, read off F itself.
+pub(super) fn coefficients(Subject { f, task, .. }: &Subject) -> (Vec<f64>, Vec<f64>) {
+    let ([_, context, _], [_, d_p]) = (task.x.dims("x"), task.psi.dims("psi"));
+    let unit = |tokens: usize, at: Option<usize>| {
+        let entry = |i| if Some(i) == at { 1.0 } else { 0.0 };
+        Var::constant(Tensor::from_fn([1, tokens, d_p], DType::F64, entry))
+    };
+    let p = (0..d_p).map(|k| f(&unit(1, Some(k)), &unit(context, None)).item()).collect();
+    let q = (0..d_p).map(|k| f(&unit(1, None), &unit(context, Some(k))).item()).collect();
+    (p, q)
+}
+
+pub(super) fn matrix(task: &RegressionTask, seed: u64) -> Tensor {
+    random(&task.zero().shape()[..], seed).scaled(0.3)
+}
+
+/// One position, one context token, one number each.
+pub(super) fn one_number(psi: f64, x: &[f64], y: &[f64]) -> RegressionTask {
+    RegressionTask {
+        psi: number(psi),
+        m: Tensor::zeros([1], DType::F64),
+        x: Tensor::new([x.len(), 1, 1], x.to_vec()),
+        y: Tensor::new([y.len(), 1, 1], y.to_vec()),
     }
 }
