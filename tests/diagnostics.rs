@@ -1,42 +1,20 @@
 //! The diagnostics of training, on models whose answers are known.
 
 use approx::assert_relative_eq;
-use stop_mim::data::{self, Augment, First, Splits};
+use stop_mim::data::{self, First};
 use stop_mim::lab::small;
 use stop_mim::methods::Method;
 use stop_mim::methods::stop::TokenForm;
-use stop_mim::paper::masking::MultiBlock;
-use stop_mim::train::{Diagnostics, Hyper, Masking, RunConfig, Trainer};
+use stop_mim::train::{Diagnostics, Hyper, Trainer};
 use stop_mim::{DType, Tensor};
 
-fn setup(trainer: &Trainer) -> (RunConfig, Splits) {
-    let masking = match trainer.model.config.method {
-        Method::Mae { .. } => Masking::Random { ratio: 0.75 },
-        _ => Masking::Blocks(MultiBlock { min_keep: 1, ..MultiBlock::for_small_grid((4, 4)) }),
-    };
-    let config = RunConfig {
-        model: trainer.model.config.clone(),
-        data: "shapes".into(),
-        masking,
-        augment: Augment { scale: (0.5, 1.0), flip: 0.5 },
-        batch: 10,
-        steps: 5,
-        warmup: 1,
-        lr: [1e-3, 1e-2, 1e-3],
-        weight_decay: [0.04, 0.4],
-        ema: [0.9, 1.0],
-        seed: 1,
-    };
-    (config, data::open("shapes", 16).unwrap())
-}
-
 fn diagnose(trainer: &Trainer) -> Diagnostics {
-    let (config, splits) = setup(trainer);
+    let (config, splits) = (small::run(trainer), data::open("shapes", 16).unwrap());
     trainer.diagnose(&config, (&First::new(splits.test.clone(), 70), &splits.normalization)).unwrap()
 }
 
 fn stop() -> Trainer {
-    small::trainer(small::every_method().remove(2), false, DType::F32)
+    small::trainer(small::stop(), false, DType::F32)
 }
 
 fn scale_a(trainer: &mut Trainer, factor: f64) {

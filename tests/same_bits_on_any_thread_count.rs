@@ -3,11 +3,10 @@
 use std::ops::ControlFlow;
 
 use stop_mim::DType;
-use stop_mim::data::{self, Augment};
+use stop_mim::data;
 use stop_mim::lab::small;
 use stop_mim::nn::Params;
-use stop_mim::paper::masking::MultiBlock;
-use stop_mim::train::{Hyper, Masking, RunConfig, Trainer, pretrain};
+use stop_mim::train::{Hyper, RunConfig, Trainer, pretrain};
 
 fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
@@ -43,20 +42,7 @@ fn steps_of_every_method() {
 
 #[test]
 fn a_run_with_its_loader_and_noise() {
-    let method = small::every_method().remove(2);
-    let mut config = RunConfig {
-        model: small::trainer(method, false, DType::F32).model.config,
-        data: "shapes".into(),
-        masking: Masking::Blocks(MultiBlock { min_keep: 1, ..MultiBlock::for_small_grid((4, 4)) }),
-        augment: Augment { scale: (0.5, 1.0), flip: 0.5 },
-        batch: 10,
-        steps: 5,
-        warmup: 1,
-        lr: [1e-3, 1e-2, 1e-3],
-        weight_decay: [0.04, 0.4],
-        ema: [0.9, 1.0],
-        seed: 1,
-    };
+    let mut config = small::run(&small::trainer(small::stop(), false, DType::F32));
     let splits = data::open(&config.data, 16).unwrap();
     let run = |config: &RunConfig, threads, every| {
         with_threads(threads, || {

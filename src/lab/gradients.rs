@@ -276,7 +276,7 @@ pub struct Sweep {
 /// # Errors
 /// When a trained parameter got no gradient.
 pub fn sweep() -> Result<Sweep> {
-    let method = small::every_method().swap_remove(2);
+    let method = small::stop();
     let trainer = small::trainer(method, false, DType::F64);
     let found = trainer.gradients(&small::batch(&trainer))?;
     let point = point(&trainer);

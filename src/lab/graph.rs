@@ -268,7 +268,7 @@ mod tests {
     }
 
     fn stop(dtype: DType) -> (Trainer, Batch) {
-        let trainer = small::trainer(small::every_method().swap_remove(2), false, dtype);
+        let trainer = small::trainer(small::stop(), false, dtype);
         let batch = small::batch(&trainer);
         (trainer, batch)
     }

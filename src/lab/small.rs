@@ -1,12 +1,14 @@
 //! A model of the least size that has everything, and a batch for it.
 
+use crate::data::Augment;
 use crate::methods::stop::TokenForm;
 use crate::methods::{Method, Model, ModelConfig};
 use crate::nn::{LinearInit, Params, Role};
 use crate::paper::Sigma;
+use crate::paper::masking::MultiBlock;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Indices, Tensor};
-use crate::train::{Batch, Noise, Trainer};
+use crate::train::{Batch, Masking, Noise, RunConfig, Trainer};
 use crate::vit::{EncoderConfig, PredictorConfig};
 
 /// Every method, in every form that computes something else.
@@ -69,4 +71,31 @@ pub fn batch(trainer: &Trainer) -> Batch {
     };
     let pixels = Tensor::normal([images as usize, 3, 16, 16], 1.0, dtype, &mut stream(3, Purpose::Eval, [0, 0]));
     Batch { images: pixels, context, targets, noise: Noise::Drawn { seed: 5, step: 1 } }
+}
+
+/// StoP in the official form, the third of [`every_method`].
+pub fn stop() -> Method {
+    every_method().swap_remove(2)
+}
+
+/// Five steps of ten images of `shapes` for such a trainer's model.
+pub fn run(trainer: &Trainer) -> RunConfig {
+    RunConfig {
+        model: trainer.model.config.clone(),
+        data: "shapes".into(),
+        masking: match trainer.model.config.method {
+            Method::Mae { .. } => Masking::Random { ratio: 0.75 },
+            Method::Ijepa { .. } | Method::Stop { .. } => {
+                Masking::Blocks(MultiBlock { min_keep: 1, ..MultiBlock::for_small_grid((4, 4)) })
+            }
+        },
+        augment: Augment { scale: (0.5, 1.0), flip: 0.5 },
+        batch: 10,
+        steps: 5,
+        warmup: 1,
+        lr: [1e-3, 1e-2, 1e-3],
+        weight_decay: [0.04, 0.4],
+        ema: [0.9, 1.0],
+        seed: 1,
+    }
 }
