@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --example why_does_noise_collapse_without_tying`
 //!
-//! First with a predictor F that never changes and with exact expectations, so that nothing but the loss decides where
+//! First with a predictor F that never changes and with expectations by quadrature, so that nothing but the loss decides where
 //! A goes; then with F and A trained together.
 
 use stop_mim::lab::collapse::fixed_predictor::{self, STARTS, UNTIED_VARIANCE, VARIANCES};
