@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::kernels::cpu::matmul::{Mat, MatMut, gemm};
+use crate::kernels::cpu::matmul::{Mat, MatMut, Plus, gemm};
 
 /// L of M = LLᵀ.
 pub(super) struct Cholesky {
@@ -44,7 +44,14 @@ impl Cholesky {
                 let (m, known) = (rows.len() / n, (i * PANEL + rows.len() / n).min(n - end));
                 let left = Mat { data: &columns, offset: i * PANEL * width, strides: (width, 1) };
                 let right = Mat { data: &columns, offset: 0, strides: (1, width) };
-                gemm([m, width, known], -1.0, left, right, 1.0, MatMut { data: rows, offset: end, strides: (n, 1) });
+                gemm(
+                    [m, width, known],
+                    -1.0,
+                    left,
+                    right,
+                    Plus::OWN,
+                    MatMut { data: rows, offset: end, strides: (n, 1) },
+                );
             });
         }
         Cholesky { l, n }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::Features;
 use crate::kernels::Real;
-use crate::kernels::cpu::matmul::{Mat, MatMut, gemm};
+use crate::kernels::cpu::matmul::{Mat, MatMut, Plus, gemm};
 
 /// A matrix of `rows` × `cols`, element (i, j) at `data[i * row_stride + j * col_stride]`.
 ///
@@ -48,7 +48,7 @@ impl<'a, T> View<'a, T> {
 pub(super) fn product<T: Real>(a: View<T>, b: View<T>) -> Vec<T> {
     assert_eq!(a.cols, b.rows, "product of [{}, {}] and [{}, {}]", a.rows, a.cols, b.rows, b.cols);
     let mut c = vec![T::ZERO; a.rows * b.cols];
-    gemm([a.rows, a.cols, b.cols], T::ONE, a.mat(), b.mat(), T::ZERO, MatMut::new(&mut c, b.cols));
+    gemm([a.rows, a.cols, b.cols], T::ONE, a.mat(), b.mat(), Plus::NOTHING, MatMut::new(&mut c, b.cols));
     c
 }
 
@@ -69,7 +69,7 @@ pub(super) fn gram(x: &Features) -> Vec<f64> {
         gram.par_chunks_mut(PART * dim).enumerate().for_each(|(i, part)| {
             let left = Mat { data: &rows, offset: i * PART, strides: (1, dim) };
             let dims = [part.len() / dim, rows.len() / dim, dim];
-            gemm(dims, 1.0, left, Mat::new(&rows, dim, false), 1.0, MatMut::new(part, dim));
+            gemm(dims, 1.0, left, Mat::new(&rows, dim, false), Plus::OWN, MatMut::new(part, dim));
         });
     }
     gram

@@ -116,11 +116,11 @@ pub fn matmul_sum(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buff
         T,
         [a, b],
         accumulated::<T>(m * n, |c| {
-            use cpu::matmul::{Mat, MatMut, gemm};
+            use cpu::matmul::{Mat, MatMut, Plus, gemm};
             for i in 0..batch {
                 let a = Mat::new(&a[i * m * k..][..m * k], if ta { m } else { k }, ta);
                 let b = Mat::new(&b[i * k * n..][..k * n], if tb { k } else { n }, tb);
-                gemm(dims, 1.0, a, b, 1.0, MatMut::new(c, n));
+                gemm(dims, 1.0, a, b, Plus::OWN, MatMut::new(c, n));
             }
         })
     )

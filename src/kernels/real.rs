@@ -5,6 +5,7 @@ use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
 use super::buffer::{Buffer, FreeList, Storage};
+use super::cpu::matmul::{Product, portable};
 
 /// What a tensor's elements are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,25 +86,11 @@ pub trait Real:
     /// Whether the value is neither NaN nor infinite.
     fn is_finite(self) -> bool;
 
-    /// c ← α a b + β c for an (m, k) and a (k, n) matrix, each with its strides.
+    /// A matrix product, by the best kernel that there is for this type and processor.
     ///
     /// # Safety
-    /// Every element that the dimensions and strides reach must lie inside the allocation its pointer points
-    /// into, and no two elements of `c` may coincide.
-    #[expect(clippy::too_many_arguments, reason = "the argument list of BLAS")]
-    unsafe fn gemm(
-        m: usize,
-        k: usize,
-        n: usize,
-        alpha: Self,
-        a: *const Self,
-        sa: Strides,
-        b: *const Self,
-        sb: Strides,
-        beta: Self,
-        c: *mut Self,
-        sc: Strides,
-    );
+    /// As [`Product`] promises.
+    unsafe fn gemm(product: &Product<Self>);
 
     /// Wraps a storage of this type.
     fn into_buffer(storage: Storage<Self>) -> Buffer;
@@ -124,7 +111,7 @@ mod sealed {
 }
 
 macro_rules! impl_real {
-    ($t:ident, $dtype:ident, $gemm:ident) => {
+    ($t:ident, $dtype:ident, $gemm:ident, $simd:expr) => {
         impl Real for $t {
             const DTYPE: DType = DType::$dtype;
             const ZERO: Self = 0.0;
@@ -163,39 +150,12 @@ macro_rules! impl_real {
                 $t::is_finite(self)
             }
 
-            // SAFETY: the obligations are the trait's; they are passed on to matrixmultiply unchanged.
-            unsafe fn gemm(
-                m: usize,
-                k: usize,
-                n: usize,
-                alpha: Self,
-                a: *const Self,
-                sa: Strides,
-                b: *const Self,
-                sb: Strides,
-                beta: Self,
-                c: *mut Self,
-                sc: Strides,
-            ) {
-                let s = |stride: usize| stride as isize;
-                // SAFETY: the caller's obligation is matrixmultiply's: in-bounds strides, distinct elements of c.
+            unsafe fn gemm(product: &Product<Self>) {
+                // SAFETY: the caller's promise; the functions are those for this type.
                 unsafe {
-                    matrixmultiply::$gemm(
-                        m,
-                        k,
-                        n,
-                        alpha,
-                        a,
-                        s(sa.0),
-                        s(sa.1),
-                        b,
-                        s(sb.0),
-                        s(sb.1),
-                        beta,
-                        c,
-                        s(sc.0),
-                        s(sc.1),
-                    )
+                    if !$simd(product) {
+                        portable(product, matrixmultiply::$gemm);
+                    }
                 }
             }
 
@@ -233,5 +193,8 @@ macro_rules! impl_real {
     };
 }
 
-impl_real!(f32, F32, sgemm);
-impl_real!(f64, F64, dgemm);
+#[cfg(target_arch = "x86_64")]
+impl_real!(f32, F32, sgemm, super::cpu::microkernel::sgemm);
+#[cfg(not(target_arch = "x86_64"))]
+impl_real!(f32, F32, sgemm, |_| false);
+impl_real!(f64, F64, dgemm, |_| false);

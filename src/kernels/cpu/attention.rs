@@ -4,7 +4,7 @@
 //! heads' outputs are written side by side, into (B, N, h, d). Nothing is transposed or copied. The
 //! probabilities P, of (B, h, N, N), are kept for the backward pass.
 
-use super::matmul::{Mat, MatMut, gemm};
+use super::matmul::{Mat, MatMut, Plus, gemm};
 use super::softmax;
 use crate::kernels::Real;
 
@@ -69,9 +69,9 @@ pub fn forward<T: Real>(s: &Sizes, qkv: &[T], probs: &mut [T], out: &mut [T]) {
     for (i, p) in probs.chunks_exact_mut(n * n).enumerate() {
         let (b, head) = (i / s.heads, i % s.heads);
         let [q, k, v] = [0, 1, 2].map(|part| mat(qkv, s.part(part, b, head)));
-        gemm([n, d, n], T::ONE, q, transposed(k), T::ZERO, MatMut::new(p, n));
+        gemm([n, d, n], T::ONE, q, transposed(k), Plus::NOTHING, MatMut::new(p, n));
         softmax::forward_in_place(p, n, s.scale());
-        gemm([n, n, d], T::ONE, Mat::new(p, n, false), v, T::ZERO, mat_mut(out, s.out(b, head)));
+        gemm([n, n, d], T::ONE, Mat::new(p, n, false), v, Plus::NOTHING, mat_mut(out, s.out(b, head)));
     }
 }
 
@@ -88,11 +88,11 @@ pub fn backward<T: Real>(s: &Sizes, qkv: &[T], probs: &[T], dout: &[T], scratch:
         let [q, k, v] = [0, 1, 2].map(|part| s.part(part, b, head));
         let dout = mat(dout, s.out(b, head));
         let probs = Mat::new(p, n, false);
-        gemm([n, n, d], T::ONE, transposed(probs), dout, T::ZERO, mat_mut(dqkv, v));
-        gemm([n, d, n], T::ONE, dout, transposed(mat(qkv, v)), T::ZERO, MatMut::new(scratch, n));
+        gemm([n, n, d], T::ONE, transposed(probs), dout, Plus::NOTHING, mat_mut(dqkv, v));
+        gemm([n, d, n], T::ONE, dout, transposed(mat(qkv, v)), Plus::NOTHING, MatMut::new(scratch, n));
         softmax::backward_in_place(p, scratch, n);
         let ds = Mat::new(scratch, n, false);
-        gemm([n, n, d], s.scale(), ds, mat(qkv, k), T::ZERO, mat_mut(dqkv, q));
-        gemm([n, n, d], s.scale(), transposed(ds), mat(qkv, q), T::ZERO, mat_mut(dqkv, k));
+        gemm([n, n, d], s.scale(), ds, mat(qkv, k), Plus::NOTHING, mat_mut(dqkv, q));
+        gemm([n, n, d], s.scale(), transposed(ds), mat(qkv, q), Plus::NOTHING, mat_mut(dqkv, k));
     }
 }

@@ -46,37 +46,117 @@ fn end(offset: usize, strides: Strides, rows: usize, cols: usize) -> usize {
     if rows == 0 || cols == 0 { offset } else { offset + (rows - 1) * strides.0 + (cols - 1) * strides.1 + 1 }
 }
 
-/// c ← α a b + β c, with a of (m, k), b of (k, n), and c of (m, n).
-/// With β = 0 what was in `c` does not matter, not even NaN.
+/// What is added to a product; by default nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Plus<'a, T> {
+    /// What is in c already.
+    pub own: bool,
+    /// A number for each column of c.
+    pub bias: Option<&'a [T]>,
+    /// A matrix of the size of c, its columns side by side.
+    pub residual: Option<Mat<'a, T>>,
+}
+
+impl<T> Plus<'_, T> {
+    /// c ← α a b. What was in c does not matter, not even NaN.
+    pub const NOTHING: Self = Plus { own: false, bias: None, residual: None };
+    /// c ← α a b + c.
+    pub const OWN: Self = Plus { own: true, ..Self::NOTHING };
+}
+
+/// A product as the kernels take it. Who makes one promises that every element which the sizes and strides reach lies
+/// inside the allocation that its pointer points into, and that the elements of c are distinct and nobody else's.
+#[derive(Clone, Copy, Debug)]
+pub struct Product<T> {
+    /// m, k, n: a is (m, k), b (k, n), c (m, n).
+    pub dims: [usize; 3],
+    /// α
+    pub alpha: T,
+    /// a and its strides.
+    pub a: (*const T, Strides),
+    /// b and its strides.
+    pub b: (*const T, Strides),
+    /// c and the elements between its rows.
+    pub c: (*mut T, usize),
+    /// Whether c is added to.
+    pub own: bool,
+    /// n numbers.
+    pub bias: Option<*const T>,
+    /// An (m, n) matrix and the elements between its rows.
+    pub residual: Option<(*const T, usize)>,
+}
+
+/// c ← α a b + what `plus` says, with a of (m, k), b of (k, n), and c of (m, n).
 ///
 /// # Panics
 /// When a matrix reaches out of its slice, or `c`'s rows overlap.
-pub fn gemm<T: Real>([m, k, n]: [usize; 3], alpha: T, a: Mat<'_, T>, b: Mat<'_, T>, beta: T, c: MatMut<'_, T>) {
+pub fn gemm<T: Real>(dims: [usize; 3], alpha: T, a: Mat<'_, T>, b: Mat<'_, T>, plus: Plus<'_, T>, c: MatMut<'_, T>) {
+    gemm_with(T::gemm, dims, alpha, a, b, plus, c);
+}
+
+/// [`gemm`] by a kernel of one's choice.
+pub(super) fn gemm_with<T: Real, R>(
+    kernel: unsafe fn(&Product<T>) -> R,
+    [m, k, n]: [usize; 3],
+    alpha: T,
+    a: Mat<'_, T>,
+    b: Mat<'_, T>,
+    Plus { own, bias, residual }: Plus<'_, T>,
+    c: MatMut<'_, T>,
+) {
     assert!(end(a.offset, a.strides, m, k) <= a.data.len(), "gemm: a reaches out of its slice");
     assert!(end(b.offset, b.strides, k, n) <= b.data.len(), "gemm: b reaches out of its slice");
     assert!(end(c.offset, c.strides, m, n) <= c.data.len(), "gemm: c reaches out of its slice");
     assert!(c.strides.1 == 1 && (c.strides.0 >= n || m <= 1), "gemm: the rows of c overlap");
+    assert!(bias.is_none_or(|bias| bias.len() == n), "gemm: the bias is not one number for each of {n} columns");
+    let fits = |r: Mat<'_, T>| r.strides.1 == 1 && end(r.offset, r.strides, m, n) <= r.data.len();
+    assert!(residual.is_none_or(fits), "gemm: the residual has rows with gaps, or reaches out of its slice");
     if m == 0 || n == 0 {
         return;
     }
-    // SAFETY: the four assertions above: all three matrices lie inside their slices (with k = 0 nothing of a or b
-    // is read), and the elements of c are distinct.
+    let product = Product {
+        dims: [m, k, n],
+        alpha,
+        a: (a.data.as_ptr().wrapping_add(a.offset), a.strides),
+        b: (b.data.as_ptr().wrapping_add(b.offset), b.strides),
+        c: (c.data.as_mut_ptr().wrapping_add(c.offset), c.strides.0),
+        own,
+        bias: bias.map(<[T]>::as_ptr),
+        residual: residual.map(|r| (r.data.as_ptr().wrapping_add(r.offset), r.strides.0)),
+    };
+    // SAFETY: the assertions above: all matrices lie inside their slices (with k = 0 nothing of a or b is read), and
+    // the elements of c are distinct and borrowed for writing.
     unsafe {
-        T::gemm(
-            m,
-            k,
-            n,
-            alpha,
-            a.data.as_ptr().add(a.offset),
-            a.strides,
-            b.data.as_ptr().add(b.offset),
-            b.strides,
-            beta,
-            c.data.as_mut_ptr().add(c.offset),
-            c.strides,
-        );
+        kernel(&product);
     }
 }
+
+/// The product by matrixmultiply, for f64 and for processors that the micro-kernel was not written for.
+///
+/// # Safety
+/// As [`Product`] promises; `sgemm` is matrixmultiply's function for `T`.
+pub(in crate::kernels) unsafe fn portable<T: Real>(product: &Product<T>, sgemm: PortableGemm<T>) {
+    let Product { dims: [m, k, n], alpha, a, b, c, own, bias, residual } = *product;
+    let beta = own || bias.is_some() || residual.is_some();
+    // SAFETY: the caller's promise. matrixmultiply wants what `Product` promises: elements inside, c's distinct.
+    unsafe {
+        for i in (0..m).filter(|_| bias.is_some() || residual.is_some()) {
+            for j in 0..n {
+                let c = c.0.add(i * c.1 + j);
+                let own = if own { *c } else { T::ZERO };
+                let bias = bias.map_or(T::ZERO, |bias| *bias.add(j));
+                *c = own + bias + residual.map_or(T::ZERO, |(r, row)| *r.add(i * row + j));
+            }
+        }
+        let s = |stride: usize| stride as isize;
+        let (sa, sb, beta) = (a.1, b.1, if beta { T::ONE } else { T::ZERO });
+        sgemm(m, k, n, alpha, a.0, s(sa.0), s(sa.1), b.0, s(sb.0), s(sb.1), beta, c.0, s(c.1), 1);
+    }
+}
+
+/// The argument list of BLAS.
+pub(in crate::kernels) type PortableGemm<T> =
+    unsafe fn(usize, usize, usize, T, *const T, isize, isize, *const T, isize, isize, T, *mut T, isize, isize);
 
 /// Multiply-adds above which a product is cut into blocks of rows that run in parallel.
 ///
@@ -92,11 +172,11 @@ pub fn matmul<T: Real>(dims: [usize; 3], a: &[T], transpose_a: bool, b: &[T], tr
     let b = Mat::new(b, if transpose_b { k } else { n }, transpose_b);
     let a = Mat::new(a, if transpose_a { m } else { k }, transpose_a);
     if m * k * n < PARALLEL_FROM || n == 0 {
-        return gemm(dims, T::ONE, a, b, T::ZERO, MatMut::new(c, n));
+        return gemm(dims, T::ONE, a, b, Plus::NOTHING, MatMut::new(c, n));
     }
     c.par_chunks_mut(BLOCK_ROWS * n).enumerate().for_each(|(i, c)| {
         let a = Mat { offset: i * BLOCK_ROWS * a.strides.0, ..a };
-        gemm([c.len() / n, k, n], T::ONE, a, b, T::ZERO, MatMut::new(c, n));
+        gemm([c.len() / n, k, n], T::ONE, a, b, Plus::NOTHING, MatMut::new(c, n));
     });
 }
 
@@ -153,7 +233,7 @@ mod tests {
         let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
         let (mut blocks, mut whole) = (vec![0.0; m * n], vec![0.0; m * n]);
         matmul([m, k, n], &a, false, &b, false, &mut blocks);
-        gemm([m, k, n], 1.0, Mat::new(&a, k, false), Mat::new(&b, n, false), 0.0, MatMut::new(&mut whole, n));
+        gemm([m, k, n], 1.0, Mat::new(&a, k, false), Mat::new(&b, n, false), Plus::NOTHING, MatMut::new(&mut whole, n));
         for (x, y) in blocks.iter().zip(&whole) {
             close(*x, *y, 1e-12);
         }

@@ -10,6 +10,8 @@ pub mod gelu;
 pub mod layer_norm;
 pub mod loss;
 pub mod matmul;
+#[cfg(target_arch = "x86_64")]
+pub(in crate::kernels) mod microkernel;
 pub mod optim;
 pub mod patchify;
 pub(crate) mod simd;
