@@ -53,8 +53,42 @@ struct Entry {
     rule: Option<Rule>,
 }
 
-/// From the gradient of an op's output, and which inputs need one, to the gradients of its inputs.
-type Rule = Box<dyn FnOnce(Tensor, &[bool]) -> Vec<Option<Tensor>>>;
+/// From the gradient of an op's output to those of its inputs, added in their slots.
+type Rule = Box<dyn FnOnce(Tensor, &mut [Slot])>;
+
+/// Where a rule adds the gradient of one input to what other entries, or other sweeps, found for it.
+#[derive(Debug)]
+pub(super) enum Slot {
+    /// Of a constant: nobody wants it.
+    Unwanted,
+    /// The sum so far, if there is one.
+    Sum(Option<Tensor>),
+}
+
+impl Slot {
+    /// Whether there is any use in computing it.
+    pub(super) fn wanted(&self) -> bool {
+        matches!(self, Slot::Sum(_))
+    }
+
+    /// Adds a gradient.
+    pub(super) fn add(&mut self, gradient: Tensor) {
+        self.add_by(|sum| match sum {
+            Some(mut sum) => {
+                sum.add_assign(&gradient);
+                sum
+            }
+            None => gradient,
+        });
+    }
+
+    /// Lets `add` make the new sum from the old one: for kernels that add what they compute as they write it.
+    pub(super) fn add_by(&mut self, add: impl FnOnce(Option<Tensor>) -> Tensor) {
+        if let Slot::Sum(sum) = self {
+            *sum = Some(add(sum.take()));
+        }
+    }
+}
 
 impl Tape {
     /// An empty tape.
@@ -138,6 +172,21 @@ impl Tape {
     /// As [`backward`](Self::backward); and when `dy` has not the shape of `y`.
     #[track_caller]
     pub fn backward_from(&self, y: &Var, dy: Tensor) -> Gradients {
+        self.backward_onto(y, dy, [])
+    }
+
+    /// [`backward_from`](Self::backward_from) that adds to what earlier sweeps, of other tapes, found for some leaves.
+    ///
+    /// # Panics
+    /// As [`backward_from`](Self::backward_from); and when one of the `sums` is for a value of another tape, or has not
+    /// its shape.
+    #[track_caller]
+    pub fn backward_onto<'a>(
+        &self,
+        y: &Var,
+        dy: Tensor,
+        sums: impl IntoIterator<Item = (&'a Var, Tensor)>,
+    ) -> Gradients {
         assert_eq!(y.shape(), dy.shape(), "backward: y is {} but dy is {}", y.shape(), dy.shape());
         let Some((tape, id)) = y.node() else {
             panic!("backward: no gradient reaches this value; does it depend on a leaf of the tape?")
@@ -145,7 +194,19 @@ impl Tape {
         assert!(self.is(tape), "backward: this value was recorded on another tape");
         let mut entries = self.spend();
 
-        let mut gradients: Vec<Option<Tensor>> = vec![None; id + 1];
+        let mut found = Gradients { tape: self.clone(), by_entry: vec![None; entries.len()] };
+        for (leaf, sum) in sums {
+            assert_eq!(
+                leaf.shape(),
+                sum.shape(),
+                "backward: the sum for a leaf of {} is {}",
+                leaf.shape(),
+                sum.shape()
+            );
+            let at = found.index(leaf);
+            found.by_entry[at] = Some(sum);
+        }
+        let gradients = &mut found.by_entry;
         gradients[id] = Some(dy);
         entries.truncate(id + 1);
         while let Some(Entry { name, inputs, rule, .. }) = entries.pop() {
@@ -153,9 +214,11 @@ impl Tape {
             // A leaf keeps its gradient; so does nothing else.
             let Some(rule) = rule else { continue };
             let Some(dy) = gradients[at].take() else { continue };
-            let needed: Vec<bool> = inputs.iter().map(Option::is_some).collect();
-            for (input, gradient) in inputs.iter().zip(rule(dy, &needed)) {
-                let (Some(input), Some(gradient)) = (*input, gradient) else { continue };
+            let slot = |input: &Option<usize>| input.map_or(Slot::Unwanted, |i| Slot::Sum(gradients[i].take()));
+            let mut slots: Vec<Slot> = inputs.iter().map(slot).collect();
+            rule(dy, &mut slots);
+            for (input, slot) in inputs.into_iter().zip(slots) {
+                let (Some(input), Slot::Sum(Some(gradient))) = (input, slot) else { continue };
                 let shape = entries[input].shape;
                 assert_eq!(
                     *gradient.shape(),
@@ -163,14 +226,19 @@ impl Tape {
                     "{name}: the rule gave a gradient of {} for an input of {shape}",
                     gradient.shape()
                 );
-                self.0.borrow_mut().look(&gradient, || NonFinite { name, position: at, origin: Origin::Gradient });
-                match &mut gradients[input] {
-                    Some(sum) => sum.add_assign(&gradient),
-                    empty => *empty = Some(gradient),
-                }
+                let sum = match gradients[input].take() {
+                    // An operation with the same input twice.
+                    Some(mut sum) => {
+                        sum.add_assign(&gradient);
+                        sum
+                    }
+                    None => gradient,
+                };
+                self.0.borrow_mut().look(&sum, || NonFinite { name, position: at, origin: Origin::Gradient });
+                gradients[input] = Some(sum);
             }
         }
-        Gradients { tape: self.clone(), by_entry: gradients }
+        found
     }
 
     fn is(&self, other: &Tape) -> bool {
@@ -240,6 +308,24 @@ pub(super) fn record_many(
     value: Tensor,
     rule: impl FnOnce(Tensor, &[bool]) -> Vec<Option<Tensor>> + 'static,
 ) -> Var {
+    record_adding(name, inputs, value, move |dy, slots| {
+        let needed: Vec<bool> = slots.iter().map(Slot::wanted).collect();
+        for (slot, gradient) in slots.iter_mut().zip(rule(dy, &needed)) {
+            if let Some(gradient) = gradient {
+                slot.add(gradient);
+            }
+        }
+    })
+}
+
+/// [`record`] for an operation whose rule adds to its inputs' gradients itself.
+#[track_caller]
+pub(super) fn record_adding(
+    name: &'static str,
+    inputs: &[&Var],
+    value: Tensor,
+    rule: impl FnOnce(Tensor, &mut [Slot]) + 'static,
+) -> Var {
     let mut tapes = inputs.iter().filter_map(|input| input.node()).map(|(tape, _)| tape);
     let Some(tape) = tapes.next() else { return Var::constant(value) };
     assert!(tapes.all(|other| tape.is(other)), "{name}: the operands are on different tapes");
@@ -295,6 +381,29 @@ mod tests {
         let x = tape.leaf(one(3.0));
         let y = ops::add(&ops::mul(&x, &x), &x); // x² + x
         assert_eq!(tape.backward(&y).of(&x).unwrap().item(), 7.0);
+    }
+
+    #[test]
+    fn a_sweep_adds_to_what_others_found() {
+        let mut sum = None;
+        for value in [3.0, 4.0] {
+            let tape = Tape::new();
+            let (x, unread) = (tape.leaf(one(value)), tape.leaf(one(1.0)));
+            let y = ops::add(&ops::mul(&x, &x), &x); // dy/dx = 2x + 1
+            let sums = sum.take().into_iter().flat_map(|s: Tensor| [(&x, s.clone()), (&unread, s)]);
+            let mut found = tape.backward_onto(&y, one(1.0), sums);
+            sum = found.take(&x);
+            assert_eq!(found.of(&unread).map(Tensor::item), (value == 4.0).then_some(7.0), "kept as it was given");
+        }
+        assert_eq!(sum.unwrap().item(), 7.0 + 9.0);
+    }
+
+    #[test]
+    #[should_panic(expected = "gradient: this value is on another tape")]
+    fn sums_are_for_leaves_of_this_tape() {
+        let (tape, other) = (Tape::new(), Tape::new());
+        let (y, x) = (ops::scale(&tape.leaf(one(1.0)), 2.0), other.leaf(one(1.0)));
+        tape.backward_onto(&y, one(1.0), [(&x, one(1.0))]);
     }
 
     #[test]

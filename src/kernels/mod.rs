@@ -8,6 +8,8 @@ mod buffer;
 pub mod cpu;
 mod real;
 
+use cpu::matmul::{Mat, MatMut, Plus, gemm};
+
 pub use buffer::{Buffer, Storage, live_bytes};
 pub use cpu::attention::Sizes as AttentionSizes;
 pub use cpu::elementwise::Broadcast;
@@ -116,7 +118,6 @@ pub fn matmul_sum(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buff
         T,
         [a, b],
         accumulated::<T>(m * n, |c| {
-            use cpu::matmul::{Mat, MatMut, Plus, gemm};
             for i in 0..batch {
                 let a = Mat::new(&a[i * m * k..][..m * k], if ta { m } else { k }, ta);
                 let b = Mat::new(&b[i * k * n..][..k * n], if tb { k } else { n }, tb);
@@ -126,30 +127,55 @@ pub fn matmul_sum(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buff
     )
 }
 
-/// x Wᵀ + b for `rows` rows: x is (rows, inputs), W (outputs, inputs), b (outputs).
+/// x Wᵀ + b + residual for `rows` rows: x is (rows, inputs), W (outputs, inputs), b (outputs), the residual
+/// (rows, outputs).
 #[track_caller]
-pub fn linear(rows: usize, inputs: usize, outputs: usize, x: &Buffer, w: &Buffer, bias: Option<&Buffer>) -> Buffer {
+pub fn linear(
+    [rows, inputs, outputs]: [usize; 3],
+    x: &Buffer,
+    w: &Buffer,
+    bias: Option<&Buffer>,
+    residual: Option<&Buffer>,
+) -> Buffer {
     check_len("linear", "x", x, rows * inputs);
     check_len("linear", "weight", w, outputs * inputs);
     if let Some(bias) = bias {
         check_len("linear", "bias", bias, outputs);
     }
-    dispatch!(
-        "linear",
-        T,
-        [x, w],
-        filled::<T>(rows * outputs, |y| {
-            cpu::matmul::matmul([rows, inputs, outputs], x, false, w, true, y);
-            if let Some(bias) = bias {
-                cpu::elementwise::add_to_rows(bias.as_slice::<T>("linear"), y);
-            }
-        })
-    )
+    if let Some(residual) = residual {
+        check_len("linear", "residual", residual, rows * outputs);
+    }
+    dispatch!("linear", T, [x, w], {
+        let plus = Plus {
+            own: false,
+            bias: bias.map(|bias| bias.as_slice::<T>("linear")),
+            residual: residual.map(|r| Mat::new(r.as_slice::<T>("linear"), outputs, false)),
+        };
+        filled::<T>(rows * outputs, |y| cpu::matmul::matmul([rows, inputs, outputs], x, false, w, true, plus, y))
+    })
 }
 
-/// Σ over the rows, each of `cols` elements.
-pub fn sum_rows(cols: usize, x: &Buffer) -> Buffer {
-    dispatch!("sum_rows", T, [x], accumulated::<T>(cols, |y| cpu::elementwise::add_rows(x, y)))
+/// a b, as [`matmul`] for one pair, added to `sum` if there is one.
+#[track_caller]
+pub fn matmul_onto(sum: Option<Buffer>, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buffer, tb: bool) -> Buffer {
+    let Some(mut sum) = sum else { return matmul(1, dims, a, ta, b, tb) };
+    let [m, k, n] = dims;
+    check_len("matmul", "a", a, m * k);
+    check_len("matmul", "b", b, k * n);
+    check_len("matmul", "the sum", &sum, m * n);
+    dispatch!("matmul", T, [a, b], {
+        cpu::matmul::matmul(dims, a, ta, b, tb, Plus::OWN, sum.make_mut::<T>("matmul"));
+    });
+    sum
+}
+
+/// Σ over the rows, each of `cols` elements, added to `sum` if there is one.
+#[track_caller]
+pub fn sum_rows_onto(sum: Option<Buffer>, cols: usize, x: &Buffer) -> Buffer {
+    let mut sum = sum.unwrap_or_else(|| full(cols, 0.0, x.dtype()));
+    check_len("sum_rows", "the sum", &sum, cols);
+    dispatch!("sum_rows", T, [x], cpu::elementwise::add_rows(x, sum.make_mut::<T>("sum_rows")));
+    sum
 }
 
 /// a + b with broadcasting; the result has `len` elements.
@@ -229,6 +255,16 @@ pub fn gelu_backward(x: &Buffer, dy: &Buffer) -> Buffer {
     dispatch!("gelu", T, [x, dy], filled::<T>(x.len(), |dx| cpu::gelu::backward(x, dy, dx)))
 }
 
+/// GELU(x), and its gradient in the place of `dy`: [`gelu`] and [`gelu_backward`] in one pass.
+pub fn gelu_and_backward(x: &Buffer, mut dy: Buffer) -> (Buffer, Buffer) {
+    check_len("gelu", "dy", &dy, x.len());
+    let y = dispatch!("gelu", T, [x], {
+        let dy = dy.make_mut::<T>("gelu");
+        filled::<T>(x.len(), |y| cpu::gelu::forward_and_backward(x, y, dy))
+    });
+    (y, dy)
+}
+
 /// Layer norm of rows of `cols`; the second buffer holds (mean, 1/standard deviation) per row.
 #[track_caller]
 pub fn layer_norm(cols: usize, x: &Buffer, affine: Option<(&Buffer, &Buffer)>, eps: f64) -> (Buffer, Buffer) {
@@ -243,6 +279,16 @@ pub fn layer_norm(cols: usize, x: &Buffer, affine: Option<(&Buffer, &Buffer)>, e
         filled::<T>(x.len(), |y| cpu::layer_norm::forward(x, affine, cols, T::from_f64(eps), y, stats))
     });
     (y, stats)
+}
+
+/// [`layer_norm`] again, from what it said about each row.
+#[track_caller]
+pub fn layer_norm_again(cols: usize, x: &Buffer, affine: (&Buffer, &Buffer), stats: &Buffer) -> Buffer {
+    let (gamma, beta) = affine;
+    dispatch!("layer_norm", T, [x, gamma, beta, stats], {
+        let stats = stats.as_chunks().0;
+        filled::<T>(x.len(), |y| cpu::layer_norm::forward_again(x, Some((gamma, beta)), stats, cols, y))
+    })
 }
 
 /// The gradient of [`layer_norm`] with respect to x.
@@ -296,24 +342,26 @@ pub fn softmax_backward(cols: usize, y: &Buffer, dy: &Buffer) -> Buffer {
     )
 }
 
-/// Multi-head attention on a fused projection (B, N, 3, h, d): the output (B, N, h d) and the probabilities
-/// (B, h, N, N).
+/// Multi-head attention on a fused projection (B, N, 3, h, d), of the queries that are asked for: (B, M, h d).
 #[track_caller]
-pub fn attention(sizes: &AttentionSizes, qkv: &Buffer) -> (Buffer, Buffer) {
-    let tokens = sizes.batch * sizes.tokens * sizes.dim();
-    check_len("attention", "qkv", qkv, 3 * tokens);
+pub fn attention(sizes: &AttentionSizes, qkv: &Buffer) -> Buffer {
+    check_len("attention", "qkv", qkv, sizes.qkv());
     dispatch!("attention", T, [qkv], {
-        let mut probs = Storage::<T>::unspecified(sizes.probs());
-        let out = filled(tokens, |out| cpu::attention::forward(sizes, qkv, probs.as_mut_slice(), out));
-        (out, T::into_buffer(probs))
+        let mut scratch = Storage::<T>::unspecified(sizes.scratch());
+        filled(sizes.out(), |out| cpu::attention::forward(sizes, qkv, scratch.as_mut_slice(), out))
     })
 }
 
 /// The gradient of [`attention`] with respect to its fused projection.
-pub fn attention_backward(sizes: &AttentionSizes, qkv: &Buffer, probs: &Buffer, dout: &Buffer) -> Buffer {
-    dispatch!("attention", T, [qkv, probs, dout], {
-        let mut scratch = Storage::<T>::unspecified(sizes.tokens * sizes.tokens);
-        filled(qkv.len(), |dqkv| cpu::attention::backward(sizes, qkv, probs, dout, scratch.as_mut_slice(), dqkv))
+#[track_caller]
+pub fn attention_backward(sizes: &AttentionSizes, qkv: &Buffer, dout: &Buffer) -> Buffer {
+    check_len("attention", "dout", dout, sizes.out());
+    dispatch!("attention", T, [qkv, dout], {
+        let mut scratch = [0, 1].map(|_| Storage::<T>::unspecified(sizes.scratch()));
+        let [p, ds] = &mut scratch;
+        filled(qkv.len(), |dqkv| {
+            cpu::attention::backward(sizes, qkv, dout, [p.as_mut_slice(), ds.as_mut_slice()], dqkv);
+        })
     })
 }
 

@@ -20,4 +20,9 @@ impl LayerNorm {
     pub fn forward(&self, w: &Weights, x: &Var) -> Var {
         ops::layer_norm(x, Some((&w[self.weight], &w[self.bias])), Self::EPS)
     }
+
+    /// The same for a [`Linear`](super::Linear) to read.
+    pub fn input<'a>(&self, w: &'a Weights, x: &'a Var) -> ops::Input<'a> {
+        ops::Input::Norm { x, gamma: &w[self.weight], beta: &w[self.bias], eps: Self::EPS }
+    }
 }

@@ -15,6 +15,11 @@ pub struct Linear {
 impl Linear {
     /// \[…, inputs\] → \[…, outputs\].
     pub fn forward(&self, w: &Weights, x: &Var) -> Var {
-        ops::linear(x, &w[self.weight], Some(&w[self.bias]))
+        self.read(w, ops::Input::Plain(x), None)
+    }
+
+    /// The same of a norm or GELU of \[…, inputs\], which is not kept, onto a residual \[…, outputs\].
+    pub fn read(&self, w: &Weights, input: ops::Input<'_>, residual: Option<&Var>) -> Var {
+        ops::linear_of(input, &w[self.weight], Some(&w[self.bias]), residual)
     }
 }

@@ -127,6 +127,11 @@ impl Tensor {
         &self.buffer
     }
 
+    /// The buffer, taken out.
+    pub(crate) fn into_buffer(self) -> Buffer {
+        self.buffer
+    }
+
     /// The buffer, to change in place.
     pub(crate) fn buffer_mut(&mut self) -> &mut Buffer {
         &mut self.buffer

@@ -17,7 +17,8 @@
 //!
 //! **Parallel over chunks of images, sequential inside.** A chunk runs from patches to gradients on one thread and one
 //! tape, with activations that fit its core's cache. **Same bits, however many threads:** chunks are cut by the batch
-//! alone, a chunk's noise comes from a stream of its own, and gradients are summed along a fixed binary tree.
+//! alone, a chunk's noise comes from a stream of its own, and gradients are summed in a fixed order: in a row within a
+//! lane, lanes along a binary tree.
 
 use std::ops::Range;
 
@@ -140,38 +141,42 @@ impl Trainer {
         assert!(images > 0 && self.chunk_images > 0, "gradients: {images} images in chunks of {}", self.chunk_images);
         let chunks: Vec<Range<usize>> =
             (0..images).step_by(self.chunk_images).map(|i| i..(i + self.chunk_images).min(images)).collect();
-        self.sum(batch, &chunks)
+        self.sum(batch, &chunks, chunks.len().div_ceil(LANES))
     }
 
-    /// The chunks' findings along a binary tree, the halves of each node at once.
-    fn sum(&self, batch: &Batch, chunks: &[Range<usize>]) -> Result<Found> {
-        if let [chunk] = chunks {
-            return self.chunk(batch, chunk.clone());
+    /// The chunks' findings: up to `in_a_row` one after the other, each adding to what the last one found; more along a
+    /// binary tree, the halves of each node at once.
+    fn sum(&self, batch: &Batch, chunks: &[Range<usize>], in_a_row: usize) -> Result<Found> {
+        if chunks.len() <= in_a_row {
+            let nothing = Found { loss: 0.0, gradients: Vec::new() };
+            return chunks.iter().try_fold(nothing, |sum, chunk| self.chunk(batch, chunk.clone(), sum));
         }
-        let (left, right) = chunks.split_at(chunks.len().div_ceil(2));
-        let (left, right) = rayon::join(|| self.sum(batch, left), || self.sum(batch, right));
+        let (left, right) = chunks.split_at(chunks.len().div_ceil(in_a_row).div_ceil(2) * in_a_row);
+        let (left, right) = rayon::join(|| self.sum(batch, left, in_a_row), || self.sum(batch, right, in_a_row));
         let (mut left, right) = (left?, right?);
         left.loss += right.loss;
         left.gradients.iter_mut().zip(&right.gradients).for_each(|(sum, g)| sum.add_assign(g));
         Ok(left)
     }
 
-    /// Lines 5 to 16 for some images of a batch, and the reverse sweep.
-    fn chunk(&self, batch: &Batch, images: Range<usize>) -> Result<Found> {
+    /// Lines 5 to 16 for some images of a batch, and the reverse sweep, added to what was found before (with no
+    /// gradients: nothing).
+    fn chunk(&self, batch: &Batch, images: Range<usize>, sum: Found) -> Result<Found> {
         let share = images.len() as f64 / batch.images.shape()[0] as f64;
         let chunk = self.cut(batch, images); // with line 9: n_j ~ N(0, σI)
         let tape = Tape::new();
         let averaged = self.params.target.as_ref().map(Params::constants);
         let Recording { theta, phi, loss, .. } = self.record(&chunk, &tape, averaged.as_ref());
 
-        let dloss = Tensor::full(*loss.shape(), share, loss.dtype());
-        let mut found = tape.backward_from(&loss, dloss);
         let places = self.params.trained().into_iter().flat_map(|p| p.iter()).zip(theta.iter().chain(phi.iter()));
-        let gradients = places
-            .filter(|(param, _)| param.role == Role::Trained)
+        let trained: Vec<_> = places.filter(|(param, _)| param.role == Role::Trained).collect();
+        let dloss = Tensor::full(*loss.shape(), share, loss.dtype());
+        let mut found = tape.backward_onto(&loss, dloss, trained.iter().map(|(_, place)| *place).zip(sum.gradients));
+        let gradients = trained
+            .into_iter()
             .map(|(param, place)| found.take(place).ok_or_else(|| self.no_gradient(&param.name)))
             .collect::<Result<_>>()?;
-        Ok(Found { loss: share * loss.item(), gradients })
+        Ok(Found { loss: sum.loss + share * loss.item(), gradients })
     }
 
     /// Lines 5 to 16, with θ and φ as leaves of `tape`. `averaged` are the target encoder's weights.
@@ -232,11 +237,15 @@ impl Trainer {
     }
 }
 
-/// Images in a chunk, by how much one image holds in a block: measured, see docs/benchmarks.md. Fewer, and each product
-/// spends its time on packing the weights; more, and activations fall out of the level-2 cache. 16 at the toy size, 8
-/// at width 192, 1 for a ViT-B. A power of two, so that it divides the usual batches.
+/// Sums of gradients that a step computes at once, at most: as many threads can work on one batch. Each is as large as
+/// the model, so more would cost memory.
+const LANES: usize = 16;
+
+/// Images in a chunk, by how much one image holds in a block: measured, see docs/benchmarks.md. More, and activations
+/// fall out of the level-2 cache; fewer, and there is too little to multiply each weight with. A power of two, so that
+/// it divides the usual batches.
 fn default_chunk(model: &Model) -> usize {
-    const ELEMENTS: usize = 1 << 17;
+    const ELEMENTS: usize = 1 << 16;
     let encoder = &model.config.encoder;
     let images = (ELEMENTS / (encoder.patches() * encoder.dim)).clamp(1, 32);
     1 << images.ilog2()

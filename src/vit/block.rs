@@ -34,9 +34,22 @@ impl Block {
 
     /// \[B, N, D\] → \[B, N, D\].
     pub fn forward(&self, w: &Weights, x: &Var) -> Var {
-        let qkv = self.qkv.forward(w, &self.norm1.forward(w, x)); // [B, N, 3D]
-        let x = ops::add(x, &self.proj.forward(w, &ops::attention(&qkv, self.heads)));
-        let hidden = ops::gelu(&self.fc1.forward(w, &self.norm2.forward(w, &x))); // [B, N, hidden]
-        ops::add(&x, &self.fc2.forward(w, &hidden))
+        let qkv = self.qkv.read(w, self.norm1.input(w, x), None); // [B, N, 3D]
+        self.rest(w, &ops::attention(&qkv, self.heads), x)
+    }
+
+    /// What [`forward`](Self::forward) says about the `len` tokens from `start` on, \[B, len, D\]. The others are looked
+    /// at, and nothing else is computed for them.
+    pub fn forward_some(&self, w: &Weights, x: &Var, start: usize, len: usize) -> Var {
+        let qkv = self.qkv.read(w, self.norm1.input(w, x), None);
+        let attention = ops::attention_of(&qkv, self.heads, start..start + len);
+        self.rest(w, &attention, &ops::slice_tokens(x, start, len))
+    }
+
+    /// What comes after attention, token by token.
+    fn rest(&self, w: &Weights, attention: &Var, x: &Var) -> Var {
+        let x = self.proj.read(w, ops::Input::Plain(attention), Some(x));
+        let hidden = self.fc1.read(w, self.norm2.input(w, &x), None); // [B, N, hidden]
+        self.fc2.read(w, ops::Input::Gelu(&hidden), Some(&x))
     }
 }

@@ -75,21 +75,22 @@ impl Predictor {
     #[track_caller]
     pub fn forward(&self, w: &Weights, context: &Var, masked: &Var) -> Var {
         let (start, len) = (context.shape()[1], masked.shape()[1]);
-        let x = self.blocks(w, &ops::concat_tokens(&[context, masked]));
-        self.head(w, &ops::slice_tokens(&x, start, len))
+        let (last, blocks) = self.blocks.split_last().expect("a predictor has blocks");
+        let x = through(blocks, w, &ops::concat_tokens(&[context, masked]));
+        self.head(w, &last.forward_some(w, &x, start, len))
     }
 
     /// What the predictor answers at every one of these tokens, \[R, N, d_p\] → \[R, N, outputs\].
     #[track_caller]
     pub fn forward_all(&self, w: &Weights, tokens: &Var) -> Var {
-        self.head(w, &self.blocks(w, tokens))
-    }
-
-    fn blocks(&self, w: &Weights, tokens: &Var) -> Var {
-        self.blocks.iter().fold(tokens.clone(), |x, block| block.forward(w, &x))
+        self.head(w, &through(&self.blocks, w, tokens))
     }
 
     fn head(&self, w: &Weights, x: &Var) -> Var {
-        self.project.forward(w, &self.norm.forward(w, x))
+        self.project.read(w, self.norm.input(w, x), None)
     }
+}
+
+fn through(blocks: &[Block], w: &Weights, x: &Var) -> Var {
+    blocks.iter().fold(x.clone(), |x, block| block.forward(w, &x))
 }

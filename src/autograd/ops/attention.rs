@@ -3,31 +3,35 @@
 //!
 //! With P = softmax(S), S = Q Kᵀ / √d:
 //! dV = Pᵀ dO,  dP = dO Vᵀ,  dS = P ⊙ (dP − rowsum(P ⊙ dP)),  dQ = dS K / √d,  dK = dSᵀ Q / √d.
+//! P is not kept but computed again: memory grows with N, not with N².
+
+use std::ops::Range;
 
 use crate::autograd::Var;
 use crate::autograd::tape::record;
 use crate::kernels::{self, AttentionSizes};
 use crate::tensor::Tensor;
 
-/// The projection and the probabilities P.
+/// The projection.
 struct Saved {
     sizes: AttentionSizes,
     qkv: Tensor,
-    probs: kernels::Buffer,
 }
 
 #[track_caller]
-fn forward(qkv: &Tensor, heads: usize) -> (Tensor, Saved) {
+fn forward(qkv: &Tensor, heads: usize, queries: Range<usize>) -> (Tensor, Saved) {
     let [batch, tokens, width] = qkv.dims("attention");
     let fits = heads > 0 && width % (3 * heads) == 0;
     assert!(fits, "attention: {heads} heads do not divide a third of the projection {}", qkv.shape());
-    let sizes = AttentionSizes { batch, tokens, heads, head_dim: width / (3 * heads) };
-    let (out, probs) = kernels::attention(&sizes, qkv.buffer());
-    (Tensor::from_buffer([batch, tokens, width / 3], out), Saved { sizes, qkv: qkv.clone(), probs })
+    let inside = queries.start <= queries.end && queries.end <= tokens;
+    assert!(inside, "attention: queries {queries:?} of {tokens} tokens");
+    let sizes = AttentionSizes { batch, tokens, queries, heads, head_dim: width / (3 * heads) };
+    let out = Tensor::from_buffer([batch, sizes.queries.len(), width / 3], kernels::attention(&sizes, qkv.buffer()));
+    (out, Saved { sizes, qkv: qkv.clone() })
 }
 
-fn backward(Saved { sizes, qkv, probs }: &Saved, dout: &Tensor) -> Tensor {
-    Tensor::from_buffer(*qkv.shape(), kernels::attention_backward(sizes, qkv.buffer(), probs, dout.buffer()))
+fn backward(Saved { sizes, qkv }: &Saved, dout: &Tensor) -> Tensor {
+    Tensor::from_buffer(*qkv.shape(), kernels::attention_backward(sizes, qkv.buffer(), dout.buffer()))
 }
 
 /// Self-attention with `heads` heads: `qkv` \[B, N, 3 h d\] (queries, keys, values; inside each, head by head) →
@@ -37,7 +41,17 @@ fn backward(Saved { sizes, qkv, probs }: &Saved, dout: &Tensor) -> Tensor {
 /// When `heads` does not divide a third of the last dimension.
 #[track_caller]
 pub fn attention(qkv: &Var, heads: usize) -> Var {
-    let (out, saved) = forward(qkv.value(), heads);
+    let [_, tokens, _] = qkv.dims("attention");
+    attention_of(qkv, heads, 0..tokens)
+}
+
+/// [`attention`] of a run of the tokens only, to all of them: \[B, M, h d\], what it says about these M tokens.
+///
+/// # Panics
+/// As [`attention`]; and when there are no such tokens.
+#[track_caller]
+pub fn attention_of(qkv: &Var, heads: usize, queries: Range<usize>) -> Var {
+    let (out, saved) = forward(qkv.value(), heads, queries);
     record("attention", [qkv], out, move |dout, _| [Some(backward(&saved, &dout))])
 }
 
@@ -57,23 +71,37 @@ mod tests {
 
     #[test]
     fn equals_its_definition() {
-        for [b, n, heads, d] in [[1, 1, 1, 1], [2, 5, 3, 2], [1, 17, 2, 4]] {
+        for [b, n, heads, d] in [[1, 1, 1, 1], [2, 5, 3, 2], [1, 17, 2, 4], [1, 150, 1, 3]] {
             let width = heads * d;
             let parts: Vec<Tensor> = (0..3).map(|i| random([b * n, width], i)).collect();
             let rows = (0..b * n).flat_map(|r| parts.iter().map(move |p| (r, p)));
             let fused = rows.flat_map(|(r, p)| p.to_f64_vec()[r * width..(r + 1) * width].to_vec()).collect();
             let [q, k, v] = [0, 1, 2].map(|i| Var::from(parts[i].reshape([b, n, width])));
             let exact = composed(&q, &k, &v, heads).value().to_f64_vec();
-            same(&forward(&Tensor::new([b, n, 3 * width], fused), heads).0, [b, n, width], &exact);
+            let fused = Tensor::new([b, n, 3 * width], fused);
+            same(&forward(&fused, heads, 0..n).0, [b, n, width], &exact);
+            let some = n / 3..n - n / 4;
+            let rows = (0..b).flat_map(|b| some.clone().map(move |i| (b * n + i) * width));
+            let exact: Vec<f64> = rows.flat_map(|at| exact[at..at + width].to_vec()).collect();
+            same(&forward(&fused, heads, some.clone()).0, [b, some.len(), width], &exact);
         }
-        same(&forward(&random([0, 3, 12], 1), 2).0, [0, 3, 4], &[]);
-        same(&forward(&random([2, 0, 12], 1), 2).0, [2, 0, 4], &[]);
+        same(&forward(&random([0, 3, 12], 1), 2, 0..3).0, [0, 3, 4], &[]);
+        same(&forward(&random([2, 0, 12], 1), 2, 0..0).0, [2, 0, 4], &[]);
+        same(&forward(&random([2, 3, 12], 1), 2, 1..1).0, [2, 0, 4], &[]);
     }
 
     #[test]
     fn gradient() {
         assert_op("attention", |x| attention(&x[0], 3), &[random([2, 5, 18], 1).scaled(2.0)]);
+        assert_op("attention of some", |x| attention_of(&x[0], 2, 1..4), &[random([2, 5, 12], 1).scaled(2.0)]);
+        assert_op("attention in blocks", |x| attention_of(&x[0], 1, 3..135), &[random([1, 135, 6], 1)]);
         let inputs: Vec<Tensor> = (0..3).map(|i| random([2, 4, 6], i)).collect();
         assert_op("attention, composed", |x| composed(&x[0], &x[1], &x[2], 2), &inputs);
+    }
+
+    #[test]
+    #[should_panic(expected = "attention: queries 2..4 of 3 tokens")]
+    fn queries_that_are_not_there() {
+        attention_of(&random([1, 3, 6], 1).into(), 1, 2..4);
     }
 }

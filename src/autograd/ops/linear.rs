@@ -1,44 +1,187 @@
-//! y = x Wᵀ + b for every row of x, with W stored (outputs, inputs) as PyTorch does.
+//! y = f(x) Wᵀ + b + r for every row, with W stored (outputs, inputs) as PyTorch does.
 //!
-//! dx = dy W,  dW = dyᵀ x (a sum over rows),  db = Σ rows of dy.
+//! f is nothing, a layer norm, or GELU: what stands before a linear map in a transformer block. r is the residual that
+//! its result is added to, if there is one.
+//!
+//! With z = f(x):  dz = dy W,  dW = dyᵀ z and db = Σ dy (sums over rows),  dr = dy,  dx = f′(x)ᵀ dz.
+//!
+//! z is not kept but computed from x again, a pass over numbers that are in the cache at that moment. In a ViT block z
+//! would be two fifths of what is kept for the backward pass; GELU and its derivative even share their exponential.
 
 use crate::autograd::Var;
-use crate::autograd::tape::record_many;
-use crate::kernels;
+use crate::autograd::tape::{Slot, record_adding};
+use crate::kernels::{self, Buffer};
 use crate::tensor::Tensor;
 
-/// x and W.
+/// f(x): what a linear map reads.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// x
+    Plain(&'a Var),
+    /// Layer norm of x: γ ⊙ x̂ + β, see [`layer_norm`](super::layer_norm).
+    Norm {
+        /// \[…, inputs\]
+        x: &'a Var,
+        /// \[inputs\]
+        gamma: &'a Var,
+        /// \[inputs\]
+        beta: &'a Var,
+        /// Added to the variance.
+        eps: f64,
+    },
+    /// x Φ(x), see [`gelu`](super::gelu).
+    Gelu(&'a Var),
+}
+
+impl Input<'_> {
+    fn x(&self) -> &Var {
+        match self {
+            Input::Plain(x) | Input::Gelu(x) | Input::Norm { x, .. } => x,
+        }
+    }
+}
+
+/// What is needed to compute f(x) again.
+enum Function {
+    Plain,
+    Norm { gamma: Tensor, beta: Tensor, stats: Buffer },
+    Gelu,
+}
+
+/// x, W and f.
 struct Saved {
     x: Tensor,
     weight: Tensor,
+    function: Function,
+}
+
+impl Saved {
+    /// [rows, inputs, outputs]
+    fn sizes(&self) -> [usize; 3] {
+        let [outputs, inputs] = self.weight.dims("linear: the weight");
+        [self.x.shape()[..self.x.shape().len() - 1].iter().product(), inputs, outputs]
+    }
 }
 
 #[track_caller]
-fn forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> (Tensor, Saved) {
+fn forward(input: Input<'_>, weight: &Tensor, bias: Option<&Tensor>, residual: Option<&Tensor>) -> (Tensor, Saved) {
     let [outputs, inputs] = weight.dims("linear: the weight");
+    let x = input.x().value();
     let rank = x.shape().len();
     let fits = rank >= 1 && x.last_dim() == inputs;
     assert!(fits, "linear: x is {} but the weight {} takes rows of {inputs}", x.shape(), weight.shape());
-    let rows = x.shape()[..rank - 1].iter().product();
-    let y = kernels::linear(rows, inputs, outputs, x.buffer(), weight.buffer(), bias.map(Tensor::buffer));
-    let y = Tensor::from_buffer(x.shape().with(rank - 1, outputs), y);
-    (y, Saved { x: x.clone(), weight: weight.clone() })
+    let shape = x.shape().with(rank - 1, outputs);
+    if let Some(residual) = residual {
+        assert_eq!(*residual.shape(), shape, "linear: the residual is {}, the result {shape}", residual.shape());
+    }
+    let (z, function) = match input {
+        Input::Plain(_) => (x.buffer().clone(), Function::Plain),
+        Input::Gelu(_) => (kernels::gelu(x.buffer()), Function::Gelu),
+        Input::Norm { gamma, beta, eps, .. } => {
+            let (gamma, beta) = (gamma.value().clone(), beta.value().clone());
+            let (z, stats) = kernels::layer_norm(inputs, x.buffer(), Some((gamma.buffer(), beta.buffer())), eps);
+            (z, Function::Norm { gamma, beta, stats })
+        }
+    };
+    let saved = Saved { x: x.clone(), weight: weight.clone(), function };
+    let [bias, residual] = [bias, residual].map(|x| x.map(Tensor::buffer));
+    (Tensor::from_buffer(shape, kernels::linear(saved.sizes(), &z, weight.buffer(), bias, residual)), saved)
 }
 
-fn backward(Saved { x, weight }: &Saved, dy: &Tensor, needed: &[bool]) -> Vec<Option<Tensor>> {
-    let [outputs, inputs]: [usize; 2] = weight.dims("linear");
-    let rows = dy.shape()[..dy.shape().len() - 1].iter().product();
-    let dx = || kernels::matmul(1, [rows, outputs, inputs], dy.buffer(), false, weight.buffer(), false);
-    let dw = || kernels::matmul(1, [outputs, rows, inputs], dy.buffer(), true, x.buffer(), false);
-    let db = || kernels::sum_rows(outputs, dy.buffer());
-    let mut gradients = vec![
-        needed[0].then(|| Tensor::from_buffer(*x.shape(), dx())),
-        needed[1].then(|| Tensor::from_buffer(*weight.shape(), dw())),
-    ];
-    if let Some(true) = needed.get(2) {
-        gradients.push(Some(Tensor::from_buffer([outputs], db())));
+/// The inputs of the operation, each with `T` for it: absent ones are `None`.
+struct Each<T> {
+    x: T,
+    weight: T,
+    bias: Option<T>,
+    affine: Option<[T; 2]>,
+    residual: Option<T>,
+}
+
+fn backward(saved: &Saved, dy: &Tensor, mut to: Each<&mut Slot>) {
+    let Saved { x, weight, function } = saved;
+    let [rows, inputs, outputs] = saved.sizes();
+    if let Some(residual) = to.residual {
+        residual.add(dy.clone());
     }
-    gradients
+    if let Some(bias) = to.bias {
+        let add = |sum: Option<Tensor>| kernels::sum_rows_onto(sum.map(Tensor::into_buffer), outputs, dy.buffer());
+        bias.add_by(|sum| Tensor::from_buffer([outputs], add(sum)));
+    }
+    let add_weight = |to: &mut Slot, z: &Buffer| {
+        let dims = [outputs, rows, inputs];
+        let add =
+            |sum: Option<Tensor>| kernels::matmul_onto(sum.map(Tensor::into_buffer), dims, dy.buffer(), true, z, false);
+        to.add_by(|sum| Tensor::from_buffer(*weight.shape(), add(sum)));
+    };
+    let dz = |sum| kernels::matmul_onto(sum, [rows, outputs, inputs], dy.buffer(), false, weight.buffer(), false);
+    let like_x = |buffer| Tensor::from_buffer(*x.shape(), buffer);
+    match function {
+        Function::Plain => {
+            add_weight(to.weight, x.buffer());
+            to.x.add_by(|sum| like_x(dz(sum.map(Tensor::into_buffer))));
+        }
+        Function::Gelu => {
+            let (z, dx) = match to.x.wanted() {
+                true => {
+                    let (z, dx) = kernels::gelu_and_backward(x.buffer(), dz(None));
+                    (z, Some(dx))
+                }
+                false => (kernels::gelu(x.buffer()), None),
+            };
+            add_weight(to.weight, &z);
+            if let Some(dx) = dx {
+                to.x.add(like_x(dx));
+            }
+        }
+        Function::Norm { gamma, beta, stats } => {
+            let z = kernels::layer_norm_again(inputs, x.buffer(), (gamma.buffer(), beta.buffer()), stats);
+            add_weight(to.weight, &z);
+            drop(z);
+            let affine = to.affine.take().filter(|[gamma, beta]| gamma.wanted() || beta.wanted());
+            if !to.x.wanted() && affine.is_none() {
+                return;
+            }
+            let dz = dz(None);
+            if let Some([to_gamma, to_beta]) = affine {
+                let (dgamma, dbeta) = kernels::layer_norm_backward_affine(inputs, x.buffer(), stats, &dz);
+                to_gamma.add(Tensor::from_buffer([inputs], dgamma));
+                to_beta.add(Tensor::from_buffer([inputs], dbeta));
+            }
+            if to.x.wanted() {
+                let dx = kernels::layer_norm_backward_input(inputs, x.buffer(), Some(gamma.buffer()), stats, &dz);
+                to.x.add(like_x(dx));
+            }
+        }
+    }
+}
+
+/// f(x) Wᵀ + b + r: x \[…, inputs\], W \[outputs, inputs\], b \[outputs\], r and the result \[…, outputs\].
+///
+/// # Panics
+/// When the shapes do not fit.
+#[track_caller]
+pub fn linear_of(input: Input<'_>, weight: &Var, bias: Option<&Var>, residual: Option<&Var>) -> Var {
+    let (y, saved) = forward(input, weight.value(), bias.map(Var::value), residual.map(Var::value));
+    let (name, affine) = match input {
+        Input::Plain(_) => ("linear", None),
+        Input::Norm { gamma, beta, .. } => ("norm_linear", Some([gamma, beta])),
+        Input::Gelu(_) => ("gelu_linear", None),
+    };
+    let (has_bias, has_affine, has_residual) = (bias.is_some(), affine.is_some(), residual.is_some());
+    let inputs: Vec<&Var> =
+        [input.x(), weight].into_iter().chain(bias).chain(affine.into_iter().flatten()).chain(residual).collect();
+    record_adding(name, &inputs, y, move |dy, slots| {
+        let mut slots = slots.iter_mut();
+        let mut next = || slots.next().expect("a slot for each input");
+        let to = Each {
+            x: next(),
+            weight: next(),
+            bias: has_bias.then(&mut next),
+            affine: has_affine.then(|| [next(), next()]),
+            residual: has_residual.then(&mut next),
+        };
+        backward(&saved, &dy, to);
+    })
 }
 
 /// x Wᵀ + b: x \[…, inputs\], W \[outputs, inputs\], b \[outputs\] → \[…, outputs\].
@@ -47,14 +190,13 @@ fn backward(Saved { x, weight }: &Saved, dy: &Tensor, needed: &[bool]) -> Vec<Op
 /// When the shapes do not fit.
 #[track_caller]
 pub fn linear(x: &Var, weight: &Var, bias: Option<&Var>) -> Var {
-    let (y, saved) = forward(x.value(), weight.value(), bias.map(Var::value));
-    let inputs: Vec<&Var> = [x, weight].into_iter().chain(bias).collect();
-    record_many("linear", &inputs, y, move |dy, needed| backward(&saved, &dy, needed))
+    linear_of(Input::Plain(x), weight, bias, None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::testing::*;
+    use super::super::{add, gelu, layer_norm};
     use super::*;
 
     #[test]
@@ -65,20 +207,70 @@ mod tests {
             let entry = |r: usize, o: usize| (0..inputs).map(|i| xs[r * inputs + i] * ws[o * inputs + i]).sum::<f64>();
             let exact: Vec<f64> =
                 (0..rows * outputs).map(|i| entry(i / outputs, i % outputs) + bs[i % outputs]).collect();
-            same(&forward(&x, &w, Some(&b)).0, [rows, outputs], &exact);
+            same(&forward(Input::Plain(&x.into()), &w, Some(&b), None).0, [rows, outputs], &exact);
         }
+    }
+
+    /// x, W, b, γ, β and r.
+    fn inputs() -> [Tensor; 6] {
+        [random([2, 3, 4], 1), random([5, 4], 2), random([5], 3), random([4], 4), random([4], 5), random([2, 3, 5], 6)]
+    }
+
+    fn norm(x: &[Var]) -> Input<'_> {
+        Input::Norm { x: &x[0], gamma: &x[3], beta: &x[4], eps: 1e-3 }
+    }
+
+    #[test]
+    fn equals_its_parts() {
+        let x = inputs().map(Var::from);
+        let parts = |z: &Var| add(&linear(z, &x[1], Some(&x[2])), &x[5]).value().to_f64_vec();
+        let whole = |f: Input<'_>| linear_of(f, &x[1], Some(&x[2]), Some(&x[5]));
+        same(whole(Input::Plain(&x[0])).value(), [2, 3, 5], &parts(&x[0]));
+        same(whole(Input::Gelu(&x[0])).value(), [2, 3, 5], &parts(&gelu(&x[0])));
+        let normal = layer_norm(&x[0], Some((&x[3], &x[4])), 1e-3);
+        same(whole(norm(&x)).value(), [2, 3, 5], &parts(&normal));
     }
 
     #[test]
     fn gradient() {
-        let inputs = [random([2, 3, 4], 1), random([5, 4], 2), random([5], 3)];
-        assert_op("linear", |x| linear(&x[0], &x[1], Some(&x[2])), &inputs);
-        assert_op("linear without bias", |x| linear(&x[0], &x[1], None), &inputs[..2]);
+        let x = inputs();
+        assert_op("linear", |x| linear(&x[0], &x[1], Some(&x[2])), &x[..3]);
+        assert_op("linear without bias", |x| linear(&x[0], &x[1], None), &x[..2]);
+        let onto = |x: &[Var]| linear_of(Input::Plain(&x[0]), &x[1], Some(&x[2]), Some(&x[3]));
+        assert_op("linear with residual", onto, &[x[0].clone(), x[1].clone(), x[2].clone(), x[5].clone()]);
+        assert_op("norm_linear", |x| linear_of(norm(x), &x[1], Some(&x[2]), Some(&x[5])), &x);
+        let gelu = |x: &[Var]| linear_of(Input::Gelu(&x[0]), &x[1], Some(&x[2]), None);
+        assert_op("gelu_linear", gelu, &x[..3]);
+        // Its own input as the residual: the gradient goes both ways.
+        let own = |x: &[Var]| linear_of(Input::Gelu(&x[0]), &x[1], None, Some(&x[0]));
+        assert_op("gelu_linear onto itself", own, &[random([3, 4], 1), random([4, 4], 2)]);
+    }
+
+    #[test]
+    fn weights_alone_can_be_trained() {
+        let x = inputs();
+        for constant in 0..6 {
+            let tape = crate::autograd::Tape::new();
+            let place = |(i, x): (usize, &Tensor)| if i == constant { x.clone().into() } else { tape.leaf(x.clone()) };
+            let v: Vec<Var> = x.iter().enumerate().map(place).collect();
+            let y = linear_of(norm(&v), &v[1], Some(&v[2]), Some(&v[5]));
+            let found = tape.backward_from(&y, Tensor::full([2, 3, 5], 1.0, x[0].dtype()));
+            for (i, v) in v.iter().enumerate().filter(|(i, _)| *i != constant) {
+                assert!(found.of(v).is_some_and(|g| g.shape() == x[i].shape()), "{i} without {constant}");
+            }
+        }
     }
 
     #[test]
     #[should_panic(expected = "linear: x is [2, 3] but the weight [5, 4] takes rows of 4")]
     fn rows_of_another_length() {
         linear(&random([2, 3], 1).into(), &random([5, 4], 2).into(), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "linear: the residual is [2, 4], the result [2, 5]")]
+    fn a_residual_of_another_size() {
+        let (x, w, r) = (random([2, 4], 1).into(), random([5, 4], 2).into(), random([2, 4], 3).into());
+        linear_of(Input::Plain(&x), &w, None, Some(&r));
     }
 }

@@ -24,13 +24,13 @@ mod softmax;
 mod tokens;
 
 pub use add::add;
-pub use attention::attention;
+pub use attention::{attention, attention_of};
 pub use cross_entropy::cross_entropy;
 pub use gather_tokens::gather_tokens;
 pub use gelu::gelu;
 pub use heads::{merge_heads, split_heads};
 pub use layer_norm::layer_norm;
-pub use linear::linear;
+pub use linear::{Input, linear, linear_of};
 pub use matmul::{matmul, matmul_nt, matmul_tn};
 pub use mul::mul;
 pub use norms::{l1_norm, l2_norm};

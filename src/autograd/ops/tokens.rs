@@ -74,7 +74,9 @@ pub fn repeat_batch(x: &Var, times: usize) -> Var {
     let copies = vec![(x.value().buffer(), n); times];
     assert!(times > 0 && !shape.is_empty(), "repeat_batch: {times} times a tensor of {shape}");
     let y = Tensor::from_buffer(shape.with(0, times * shape[0]), kernels::concat_runs(1, &copies));
-    record("repeat_batch", [x], y, move |dy, _| [Some(Tensor::from_buffer(shape, kernels::sum_rows(n, dy.buffer())))])
+    record("repeat_batch", [x], y, move |dy, _| {
+        [Some(Tensor::from_buffer(shape, kernels::sum_rows_onto(None, n, dy.buffer())))]
+    })
 }
 
 #[cfg(test)]

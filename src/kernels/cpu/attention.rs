@@ -1,20 +1,32 @@
 //! Multi-head self-attention: O = softmax(Q Kᵀ / √d) V for every image and head.
 //!
 //! Queries, keys and values are read where the fused projection left them, in (B, N, 3, h, d), by strides; the
-//! heads' outputs are written side by side, into (B, N, h, d). Nothing is transposed or copied. The
-//! probabilities P, of (B, h, N, N), are kept for the backward pass.
+//! heads' outputs are written side by side, into (B, M, h, d). Nothing is transposed or copied.
+//!
+//! **The probabilities are never kept.** [`QUERIES`] rows of them at a time exist in one scratch buffer, which stays
+//! in the cache; the backward pass computes them again, which costs one product more and saves B h N² numbers that
+//! would have to travel to memory and back.
+
+use std::ops::Range;
 
 use super::matmul::{Mat, MatMut, Plus, gemm};
 use super::softmax;
 use crate::kernels::Real;
 
-/// The sizes of one attention: B images, N tokens, h heads of width d.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Queries that are answered at a time: with the 64 tokens of a small image all of them, with the 784 of a large one
+/// 400 KiB of probabilities.
+const QUERIES: usize = 128;
+
+/// The sizes of one attention: B images, N tokens, h heads of width d, and the M queries among the tokens whose
+/// answers are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// B
     pub batch: usize,
     /// N
     pub tokens: usize,
+    /// Which of them ask.
+    pub queries: Range<usize>,
     /// h
     pub heads: usize,
     /// d
@@ -27,24 +39,48 @@ impl Sizes {
         self.heads * self.head_dim
     }
 
-    /// Elements in P.
-    pub fn probs(&self) -> usize {
-        self.batch * self.heads * self.tokens * self.tokens
+    /// Numbers in the fused projection.
+    pub fn qkv(&self) -> usize {
+        3 * self.batch * self.tokens * self.dim()
+    }
+
+    /// Numbers in the output.
+    pub fn out(&self) -> usize {
+        self.batch * self.queries.len() * self.dim()
+    }
+
+    /// Numbers in a scratch buffer.
+    pub fn scratch(&self) -> usize {
+        self.queries.len().min(QUERIES) * self.tokens
     }
 
     fn scale<T: Real>(&self) -> T {
         T::from_f64(1.0 / (self.head_dim as f64).sqrt())
     }
 
-    /// Queries (part 0), keys (1) or values (2) of one image and head inside the fused projection, and their strides.
-    fn part(&self, part: usize, b: usize, head: usize) -> (usize, (usize, usize)) {
+    /// Queries (part 0), keys (1) or values (2) of one image and head inside the fused projection, from one token on,
+    /// and their strides.
+    fn part(&self, part: usize, (b, head): (usize, usize), token: usize) -> (usize, (usize, usize)) {
         let row = 3 * self.dim();
-        (b * self.tokens * row + part * self.dim() + head * self.head_dim, (row, 1))
+        ((b * self.tokens + token) * row + part * self.dim() + head * self.head_dim, (row, 1))
     }
 
-    /// One image and head inside the output.
-    fn out(&self, b: usize, head: usize) -> (usize, (usize, usize)) {
-        (b * self.tokens * self.dim() + head * self.head_dim, (self.dim(), 1))
+    /// One image and head inside the output, from one query on.
+    fn answer(&self, (b, head): (usize, usize), query: usize) -> (usize, (usize, usize)) {
+        let row = b * self.queries.len() + query - self.queries.start;
+        (row * self.dim() + head * self.head_dim, (self.dim(), 1))
+    }
+
+    /// Every image and head.
+    fn heads(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (batch, heads) = (self.batch, self.heads);
+        (0..batch).flat_map(move |b| (0..heads).map(move |head| (b, head)))
+    }
+
+    /// The queries, some at a time: the first and how many.
+    fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let Range { start, end } = self.queries;
+        (start..end).step_by(QUERIES).map(move |query| (query, QUERIES.min(end - query)))
     }
 }
 
@@ -60,39 +96,48 @@ fn transposed<T>(m: Mat<'_, T>) -> Mat<'_, T> {
     Mat { strides: (m.strides.1, m.strides.0), ..m }
 }
 
-/// out ← softmax(Q Kᵀ / √d) V, and the probabilities into `probs`.
-pub fn forward<T: Real>(s: &Sizes, qkv: &[T], probs: &mut [T], out: &mut [T]) {
+/// P ← softmax(Q Kᵀ / √d) for `m` queries of one head from `query` on, (m, N).
+fn probabilities<T: Real>(s: &Sizes, qkv: &[T], head: (usize, usize), (query, m): (usize, usize), p: &mut [T]) {
+    let (q, k) = (mat(qkv, s.part(0, head, query)), mat(qkv, s.part(1, head, 0)));
+    gemm([m, s.head_dim, s.tokens], T::ONE, q, transposed(k), Plus::NOTHING, MatMut::new(p, s.tokens));
+    softmax::forward_in_place(p, s.tokens, s.scale());
+}
+
+/// out ← softmax(Q Kᵀ / √d) V. `scratch` holds [`Sizes::scratch`] numbers.
+pub fn forward<T: Real>(s: &Sizes, qkv: &[T], scratch: &mut [T], out: &mut [T]) {
     let (n, d) = (s.tokens, s.head_dim);
-    if n == 0 {
-        return;
-    }
-    for (i, p) in probs.chunks_exact_mut(n * n).enumerate() {
-        let (b, head) = (i / s.heads, i % s.heads);
-        let [q, k, v] = [0, 1, 2].map(|part| mat(qkv, s.part(part, b, head)));
-        gemm([n, d, n], T::ONE, q, transposed(k), Plus::NOTHING, MatMut::new(p, n));
-        softmax::forward_in_place(p, n, s.scale());
-        gemm([n, n, d], T::ONE, Mat::new(p, n, false), v, Plus::NOTHING, mat_mut(out, s.out(b, head)));
+    for head in s.heads() {
+        for (query, m) in s.blocks() {
+            let p = &mut scratch[..m * n];
+            probabilities(s, qkv, head, (query, m), p);
+            let (p, v) = (Mat::new(p, n, false), mat(qkv, s.part(2, head, 0)));
+            gemm([m, n, d], T::ONE, p, v, Plus::NOTHING, mat_mut(out, s.answer(head, query)));
+        }
     }
 }
 
-/// dqkv ← the gradient of ⟨dout, forward(qkv)⟩. `scratch` holds N² elements.
+/// dqkv ← the gradient of ⟨dout, forward(qkv)⟩. Each `scratch` holds [`Sizes::scratch`] numbers.
 ///
-/// dV = Pᵀ dO, dP = dO Vᵀ, dS = P ⊙ (dP − ⟨P, dP⟩ per row), dQ = dS K / √d, dK = dSᵀ Q / √d.
-pub fn backward<T: Real>(s: &Sizes, qkv: &[T], probs: &[T], dout: &[T], scratch: &mut [T], dqkv: &mut [T]) {
+/// dV = Pᵀ dO, dP = dO Vᵀ, dS = P ⊙ (dP − ⟨P, dP⟩ per row), dQ = dS K / √d, dK = dSᵀ Q / √d. The queries that were not
+/// asked for have no gradient.
+pub fn backward<T: Real>(s: &Sizes, qkv: &[T], dout: &[T], scratch: [&mut [T]; 2], dqkv: &mut [T]) {
     let (n, d) = (s.tokens, s.head_dim);
-    if n == 0 {
-        return;
+    if s.queries != (0..n) {
+        dqkv.fill(T::ZERO);
     }
-    for (i, p) in probs.chunks_exact(n * n).enumerate() {
-        let (b, head) = (i / s.heads, i % s.heads);
-        let [q, k, v] = [0, 1, 2].map(|part| s.part(part, b, head));
-        let dout = mat(dout, s.out(b, head));
-        let probs = Mat::new(p, n, false);
-        gemm([n, n, d], T::ONE, transposed(probs), dout, Plus::NOTHING, mat_mut(dqkv, v));
-        gemm([n, d, n], T::ONE, dout, transposed(mat(qkv, v)), Plus::NOTHING, MatMut::new(scratch, n));
-        softmax::backward_in_place(p, scratch, n);
-        let ds = Mat::new(scratch, n, false);
-        gemm([n, n, d], s.scale(), ds, mat(qkv, k), Plus::NOTHING, mat_mut(dqkv, q));
-        gemm([n, n, d], s.scale(), transposed(ds), mat(qkv, q), Plus::NOTHING, mat_mut(dqkv, k));
+    let [p, ds] = scratch;
+    for head in s.heads() {
+        let [k, v] = [1, 2].map(|part| s.part(part, head, 0));
+        for (query, m) in s.blocks() {
+            let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
+            let (q, dout) = (s.part(0, head, query), mat(dout, s.answer(head, query)));
+            let plus = if query == s.queries.start { Plus::NOTHING } else { Plus::OWN }; // dK, dV: a sum over blocks
+            probabilities(s, qkv, head, (query, m), p);
+            gemm([n, m, d], T::ONE, Mat::new(p, n, true), dout, plus, mat_mut(dqkv, v));
+            gemm([m, d, n], T::ONE, dout, transposed(mat(qkv, v)), Plus::NOTHING, MatMut::new(ds, n));
+            softmax::backward_in_place(p, ds, n);
+            gemm([m, n, d], s.scale(), Mat::new(ds, n, false), mat(qkv, k), Plus::NOTHING, mat_mut(dqkv, q));
+            gemm([n, m, d], s.scale(), Mat::new(ds, n, true), mat(qkv, q), plus, mat_mut(dqkv, k));
+        }
     }
 }

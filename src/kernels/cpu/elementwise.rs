@@ -43,17 +43,6 @@ vectorized! {
         }
     }
 
-    /// Each row of y ← itself + b.
-    pub fn add_to_rows<T>(b: &[T], y: &mut [T]) {
-        if !b.is_empty() {
-            for row in y.chunks_exact_mut(b.len()) {
-                for (y, &b) in row.iter_mut().zip(b) {
-                    *y += b;
-                }
-            }
-        }
-    }
-
     /// y ← d|x|/dx · dy = sign(x) dy, with 0 at x = 0.
     pub fn sign_times<T>(x: &[T], dy: T, y: &mut [T]) {
         for (y, &x) in y.iter_mut().zip(x) {

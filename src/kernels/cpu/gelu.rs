@@ -17,4 +17,13 @@ vectorized! {
             *dx = (cdf + x * pdf) * dy;
         }
     }
+
+    /// y ← x Φ(x) and d ← (Φ(x) + x φ(x)) d at once: they share the exponential.
+    pub fn forward_and_backward<T>(x: &[T], y: &mut [T], d: &mut [T]) {
+        for ((y, &x), d) in y.iter_mut().zip(x).zip(d) {
+            let (pdf, cdf) = x.normal_pdf_cdf();
+            *y = x * cdf;
+            *d = (cdf + x * pdf) * *d;
+        }
+    }
 }

@@ -3,6 +3,24 @@
 
 use super::simd::vectorized;
 use super::softmax::reduce;
+use crate::kernels::Real;
+
+/// One row: y ← γ ⊙ x̂ + β.
+#[inline(always)]
+fn normalize<T: Real>(x: &[T], affine: Option<(&[T], &[T])>, [mean, inverse_std]: [T; 2], y: &mut [T]) {
+    match affine {
+        Some((gamma, beta)) => {
+            for (((y, &x), &g), &b) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
+                *y = (x - mean) * inverse_std * g + b;
+            }
+        }
+        None => {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = (x - mean) * inverse_std;
+            }
+        }
+    }
+}
 
 vectorized! {
     /// y ← γ ⊙ x̂ + β, and each row's (μ, 1/√(v + ε)) into `stats`. Without `affine` γ = 1 and β = 0.
@@ -13,18 +31,14 @@ vectorized! {
             let squares = reduce(cols, T::ZERO, |s, i| s + (x[i] - mean) * (x[i] - mean), |a, b| a + b);
             let inverse_std = T::ONE / (squares * inverse_cols + eps).sqrt();
             *stat = [mean, inverse_std];
-            match affine {
-                Some((gamma, beta)) => {
-                    for (((y, &x), &g), &b) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
-                        *y = (x - mean) * inverse_std * g + b;
-                    }
-                }
-                None => {
-                    for (y, &x) in y.iter_mut().zip(x) {
-                        *y = (x - mean) * inverse_std;
-                    }
-                }
-            }
+            normalize(x, affine, [mean, inverse_std], y);
+        }
+    }
+
+    /// [`forward`] when each row's (μ, 1/√(v + ε)) is known.
+    pub fn forward_again<T>(x: &[T], affine: Option<(&[T], &[T])>, stats: &[[T; 2]], cols: usize, y: &mut [T]) {
+        for ((x, y), stat) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)).zip(stats) {
+            normalize(x, affine, *stat, y);
         }
     }
 

@@ -21,6 +21,11 @@ impl<'a, T> Mat<'a, T> {
     pub fn new(data: &'a [T], cols: usize, transposed: bool) -> Self {
         Mat { data, offset: 0, strides: if transposed { (1, cols) } else { (cols, 1) } }
     }
+
+    /// The rows from `row` on.
+    fn below(self, row: usize) -> Self {
+        Mat { offset: self.offset + row * self.strides.0, ..self }
+    }
 }
 
 /// A matrix inside a slice, to be written.
@@ -166,17 +171,26 @@ const PARALLEL_FROM: usize = 1 << 28;
 /// Rows of one such block.
 const BLOCK_ROWS: usize = 256;
 
-/// c ← a b for row-major operands, each optionally read transposed: c is (m, n), a is (m, k), b is (k, n).
-pub fn matmul<T: Real>(dims: [usize; 3], a: &[T], transpose_a: bool, b: &[T], transpose_b: bool, c: &mut [T]) {
+/// c ← a b + what `plus` says, for row-major operands, each optionally read transposed: c is (m, n), a is (m, k), b is
+/// (k, n).
+pub fn matmul<T: Real>(
+    dims: [usize; 3],
+    a: &[T],
+    transpose_a: bool,
+    b: &[T],
+    transpose_b: bool,
+    plus: Plus<'_, T>,
+    c: &mut [T],
+) {
     let [m, k, n] = dims;
     let b = Mat::new(b, if transpose_b { k } else { n }, transpose_b);
     let a = Mat::new(a, if transpose_a { m } else { k }, transpose_a);
     if m * k * n < PARALLEL_FROM || n == 0 {
-        return gemm(dims, T::ONE, a, b, Plus::NOTHING, MatMut::new(c, n));
+        return gemm(dims, T::ONE, a, b, plus, MatMut::new(c, n));
     }
     c.par_chunks_mut(BLOCK_ROWS * n).enumerate().for_each(|(i, c)| {
-        let a = Mat { offset: i * BLOCK_ROWS * a.strides.0, ..a };
-        gemm([c.len() / n, k, n], T::ONE, a, b, Plus::NOTHING, MatMut::new(c, n));
+        let plus = Plus { residual: plus.residual.map(|r| r.below(i * BLOCK_ROWS)), ..plus };
+        gemm([c.len() / n, k, n], T::ONE, a.below(i * BLOCK_ROWS), b, plus, MatMut::new(c, n));
     });
 }
 
@@ -194,7 +208,7 @@ pub fn batched<T: Real>(
     }
     let one = |(i, c): (usize, &mut [T])| {
         let (a, b) = (&a[i * step_a..][..m * k], &b[i * step_b..][..k * n]);
-        matmul(dims, a, transpose_a, b, transpose_b, c);
+        matmul(dims, a, transpose_a, b, transpose_b, Plus::NOTHING, c);
     };
     match c.len() * k < PARALLEL_FROM {
         true => c.chunks_exact_mut(m * n).enumerate().for_each(one),
@@ -213,7 +227,7 @@ mod tests {
             for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
                 let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
                 let mut c = vec![f64::NAN; m * n];
-                matmul([m, k, n], &a, ta, &b, tb, &mut c);
+                matmul([m, k, n], &a, ta, &b, tb, Plus::NOTHING, &mut c);
                 for i in 0..m {
                     for j in 0..n {
                         let at = |i: usize, l: usize| if ta { a[l * m + i] } else { a[i * k + l] };
@@ -230,13 +244,17 @@ mod tests {
     fn a_product_cut_into_blocks_is_the_same_product() {
         let [m, k, n] = [600, 700, 700];
         assert!(m * k * n >= PARALLEL_FROM);
-        let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
-        let (mut blocks, mut whole) = (vec![0.0; m * n], vec![0.0; m * n]);
-        matmul([m, k, n], &a, false, &b, false, &mut blocks);
-        gemm([m, k, n], 1.0, Mat::new(&a, k, false), Mat::new(&b, n, false), Plus::NOTHING, MatMut::new(&mut whole, n));
+        let (a, b, bias, residual) = (numbers(m * k, 1), numbers(k * n, 2), numbers(n, 3), numbers(m * n, 4));
+        let (mut blocks, mut whole) = (numbers(m * n, 5), numbers(m * n, 5));
+        let plus = Plus { own: true, bias: Some(&bias), residual: Some(Mat::new(&residual, n, false)) };
+        matmul([m, k, n], &a, false, &b, false, plus, &mut blocks);
+        gemm([m, k, n], 1.0, Mat::new(&a, k, false), Mat::new(&b, n, false), plus, MatMut::new(&mut whole, n));
         for (x, y) in blocks.iter().zip(&whole) {
             close(*x, *y, 1e-12);
         }
+        let plain: f64 = (0..k).map(|l| a[599 * k + l] * b[l * n + 1]).sum();
+        let at = 599 * n + 1;
+        close(blocks[at], plain + numbers(m * n, 5)[at] + bias[1] + residual[at], 1e-12);
     }
 
     #[test]
@@ -248,7 +266,7 @@ mod tests {
         batched([m, k, n], (&a, m * k, false), (&b, 0, false), &mut c);
         for i in [0, 1, batch - 1] {
             let mut one = vec![0.0; m * n];
-            matmul([m, k, n], &a[i * m * k..][..m * k], false, &b, false, &mut one);
+            matmul([m, k, n], &a[i * m * k..][..m * k], false, &b, false, Plus::NOTHING, &mut one);
             assert!(c[i * m * n..][..m * n] == one[..]);
         }
     }
@@ -256,6 +274,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "b reaches out of its slice")]
     fn operands_are_checked_before_the_pointer_is_made() {
-        matmul([2, 2, 2], &[0.0f32; 4], false, &[0.0; 3], false, &mut [0.0; 4]);
+        matmul([2, 2, 2], &[0.0f32; 4], false, &[0.0; 3], false, Plus::NOTHING, &mut [0.0; 4]);
     }
 }
