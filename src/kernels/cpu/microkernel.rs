@@ -91,6 +91,10 @@ unsafe fn tile<R: Register, const M: usize, const V: usize>(
     // SAFETY: the caller's promise; every address is of an element (i + r, k + l), (k + l, j + v) or (i + r, j + v)
     // inside the matrices, and the masks hide the columns beyond the last.
     unsafe {
+        let c = product.c.0.add(i * product.c.1);
+        if k > 0 || product.own {
+            each!(r, v, prefetch(c.wrapping_add(r * product.c.1 + columns[v].start)));
+        }
         let mut a = product.a.0.add(i * row + k * column);
         let mut sums = [[R::splat(0.0); V]; M];
         for _ in 0..depth {
@@ -108,7 +112,6 @@ unsafe fn tile<R: Register, const M: usize, const V: usize>(
             b = b.wrapping_add(b_row);
         }
         // What is added, one kind after the other: the sums stay in their registers.
-        let c = product.c.0.add(i * product.c.1);
         let (first, row) = (k == 0, product.c.1);
         if product.alpha != 1.0 {
             let (alpha, zero) = (R::splat(product.alpha), R::splat(0.0));
@@ -130,6 +133,13 @@ unsafe fn tile<R: Register, const M: usize, const V: usize>(
         }
         each!(r, v, sums[r][v].store(c.add(r * row + columns[v].start), columns[v].mask));
     }
+}
+
+/// Asks for the line of the cache around `x`, which will be wanted soon.
+#[inline(always)]
+fn prefetch(x: *const f32) {
+    // SAFETY: a hint; the address is not read.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(x.cast()) };
 }
 
 /// [`tile`] for a number of rows known at run time only.
