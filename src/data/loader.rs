@@ -298,9 +298,11 @@ mod tests {
         loader(options).take(n).map(Result::unwrap).collect()
     }
 
-    /// What batches hold, to compare.
-    fn contents(batches: &[Batch]) -> Vec<(usize, usize, &[f32], &[usize], &[usize])> {
-        batches.iter().map(|b| (b.epoch, b.step, b.images.as_slice(), &b.labels[..], &b.indices[..])).collect()
+    /// What a batch holds, to compare: epoch and step, images, labels and indices.
+    type Contents<'a> = ([usize; 2], &'a [f32], [&'a [usize]; 2]);
+
+    fn contents(batches: &[Batch]) -> Vec<Contents<'_>> {
+        batches.iter().map(|b| ([b.epoch, b.step], b.images.as_slice(), [&b.labels[..], &b.indices])).collect()
     }
 
     #[test]
