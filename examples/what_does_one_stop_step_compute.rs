@@ -80,7 +80,7 @@ fn main() -> stop_mim::Result<()> {
 
     let before = params.predictor.value(a).clone();
     let stop_mim::methods::ModelParams { encoder, predictor, target } = &mut params;
-    optimizer.update(&mut [encoder, predictor], &gradients, 1e-2, 0.05);
+    optimizer.update(&mut [encoder, predictor], gradients, 1e-2, 0.05);
     show("17", "sgd_step (AdamW): A afterwards", predictor.value(a));
     println!(
         "       A moved by at most {:.4}: about the learning rate, whatever the gradient.",

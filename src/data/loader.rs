@@ -4,6 +4,7 @@
 //! permutation, each image of an epoch its own crop. So a batch is the same on any number of threads, and a run
 //! resumed at step k sees the batches that it would have seen.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -15,17 +16,18 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{Augment, Crop, Dataset, Normalization};
 use crate::rng::{Purpose, stream};
+use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// Some images, ready for the network. B is their number, S their side.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Batch {
     /// How many times every image had been shown before this pass over the data set.
     pub epoch: usize,
     /// How many batches came before this one, in all epochs.
     pub step: usize,
     /// `[B, 3, S, S]`, normalised.
-    pub images: Vec<f32>,
+    pub images: Tensor,
     /// `[B]`
     pub labels: Vec<usize>,
     /// `[B]`: the images' numbers in the data set.
@@ -143,14 +145,14 @@ struct Source {
 impl Source {
     /// Sends one batch after the other, until nobody listens or there was an error.
     fn run(&self, pool: &ThreadPool, sender: &SyncSender<Result<Batch>>) {
-        let mut order = Vec::new();
+        let (mut order, mut memory) = (Vec::new(), Memory::default());
         for step in self.options.first_step.. {
             let (epoch, within) = (step / self.steps_per_epoch, step % self.steps_per_epoch);
             if order.is_empty() || within == 0 {
                 order = permutation(self.options.seed, epoch, self.dataset.len());
             }
             let indices = &order[within * self.options.batch_size..][..self.options.batch_size];
-            let batch = pool.install(|| self.batch(epoch, step, indices));
+            let batch = pool.install(|| self.batch(epoch, step, indices, &mut memory));
             let last = batch.is_err();
             if sender.send(batch).is_err() || last {
                 return;
@@ -158,16 +160,42 @@ impl Source {
         }
     }
 
-    fn batch(&self, epoch: usize, step: usize, indices: &[usize]) -> Result<Batch> {
+    fn batch(&self, epoch: usize, step: usize, indices: &[usize], memory: &mut Memory) -> Result<Batch> {
         let LoaderOptions { seed, augment, ref normalization, .. } = self.options;
         let size = self.dataset.image_size();
         let crop = |index: usize| match augment {
             Some(augment) => augment.draw(size, &mut stream(seed, Purpose::Augment, [epoch as u64, index as u64])),
             None => Crop::whole(size),
         };
-        let images = images(&*self.dataset, indices, normalization, crop)?;
+        let mut images = memory.take([indices.len(), 3, size, size]);
+        write_images(&*self.dataset, indices, normalization, crop, images.as_mut_slice())?;
+        memory.lend(&images);
         let labels = indices.iter().map(|&index| self.dataset.label(index)).collect();
         Ok(Batch { epoch, step, images, labels, indices: indices.to_vec() })
+    }
+}
+
+/// The batches that were handed out last. One that nobody else holds any more is written again, so that after the first
+/// few batches no memory is asked of the system: the trainer's threads drop batches, and never get to make any.
+#[derive(Default)]
+struct Memory {
+    lent: VecDeque<Tensor>,
+}
+
+impl Memory {
+    /// At most this many are kept: those that wait, the one that the trainer works on, and the one that is being made.
+    const KEPT: usize = PREFETCH + 2;
+
+    /// A tensor of any content that nobody else holds.
+    fn take(&mut self, shape: [usize; 4]) -> Tensor {
+        let free = self.lent.iter().position(|images| !images.is_shared() && images.shape()[..] == shape);
+        free.and_then(|at| self.lent.remove(at)).unwrap_or_else(|| Tensor::zeros(shape, DType::F32))
+    }
+
+    /// To be called with what is handed out.
+    fn lend(&mut self, images: &Tensor) {
+        self.lent.push_back(images.clone());
+        self.lent.drain(..self.lent.len().saturating_sub(Self::KEPT));
     }
 }
 
@@ -178,16 +206,16 @@ fn permutation(seed: u64, epoch: usize, n: usize) -> Vec<usize> {
     order
 }
 
-/// The images `indices`, each cut out as `crop` says: `[B, 3, S, S]`.
-fn images(
+/// Writes the images `indices`, each cut out as `crop` says, into `images`: `[B, 3, S, S]`.
+fn write_images(
     dataset: &dyn Dataset,
     indices: &[usize],
     normalization: &Normalization,
     crop: impl Fn(usize) -> Crop + Sync,
-) -> Result<Vec<f32>> {
+    images: &mut [f32],
+) -> Result<()> {
     let size = dataset.image_size();
     let length = 3 * size * size;
-    let mut images = vec![0.0; indices.len() * length];
     images.par_chunks_exact_mut(length).zip(indices).try_for_each_init(
         || vec![0u8; length],
         |pixels, (image, &index)| {
@@ -195,8 +223,7 @@ fn images(
             crop(index).apply(pixels, size, normalization, image);
             Ok(())
         },
-    )?;
-    Ok(images)
+    )
 }
 
 /// The images numbered `range`, `[n, 3, S, S]`, normalised and otherwise as they are: for evaluation.
@@ -211,7 +238,10 @@ pub fn evaluation_images(
     range: Range<usize>,
     normalization: &Normalization,
 ) -> Result<Vec<f32>> {
-    images(dataset, &range.collect::<Vec<_>>(), normalization, |_| Crop::whole(dataset.image_size()))
+    let size = dataset.image_size();
+    let mut images = vec![0.0; range.len() * 3 * size * size];
+    write_images(dataset, &range.collect::<Vec<_>>(), normalization, |_| Crop::whole(size), &mut images)?;
+    Ok(images)
 }
 
 #[cfg(test)]
@@ -268,6 +298,13 @@ mod tests {
         loader(options).take(n).map(Result::unwrap).collect()
     }
 
+    /// What a batch holds, to compare: epoch and step, images, labels and indices.
+    type Contents<'a> = ([usize; 2], &'a [f32], [&'a [usize]; 2]);
+
+    fn contents(batches: &[Batch]) -> Vec<Contents<'_>> {
+        batches.iter().map(|b| ([b.epoch, b.step], b.images.as_slice(), [&b.labels[..], &b.indices])).collect()
+    }
+
     #[test]
     fn an_epoch_shows_each_image_once_in_an_order_of_its_own() {
         let batches = batches(LoaderOptions { batch_size: 1, ..OPTIONS }, 46);
@@ -287,21 +324,49 @@ mod tests {
         assert_eq!(loader(OPTIONS).steps_per_epoch(), 4);
         let batches = batches(OPTIONS, 5);
         assert_eq!((batches[3].epoch, batches[4].epoch), (0, 1));
-        assert!(batches.iter().all(|b| b.images.len() == 5 * 192 && b.indices.len() == 5));
+        assert!(batches.iter().all(|b| b.images.shape()[..] == [5, 3, 8, 8] && b.indices.len() == 5));
     }
 
     #[test]
     fn the_same_batches_on_any_number_of_threads() {
         let one = batches(OPTIONS, 9);
-        assert_eq!(one, batches(LoaderOptions { threads: 4, ..OPTIONS }, 9));
-        assert_ne!(one, batches(LoaderOptions { seed: 8, ..OPTIONS }, 9));
+        assert_eq!(contents(&one), contents(&batches(LoaderOptions { threads: 4, ..OPTIONS }, 9)));
+        assert_ne!(contents(&one), contents(&batches(LoaderOptions { seed: 8, ..OPTIONS }, 9)));
+    }
+
+    #[test]
+    fn batches_are_the_same_whether_they_are_kept_or_dropped_at_once() {
+        let kept = batches(OPTIONS, 40);
+        for (batch, kept) in loader(OPTIONS).map(Result::unwrap).zip(&kept) {
+            assert_eq!(contents(&[batch]), contents(std::slice::from_ref(kept)));
+        }
+    }
+
+    #[test]
+    fn memory_serves_again_once_nobody_holds_the_batch() {
+        let place = |images: &Tensor| images.as_slice::<f32>().as_ptr();
+        let mut memory = Memory::default();
+        let mut next = || {
+            let images = memory.take([5, 3, 8, 8]);
+            memory.lend(&images);
+            images
+        };
+        let (first, second) = (next(), next());
+        assert_ne!(place(&first), place(&second));
+        let was = place(&first);
+        drop(first);
+        assert_eq!(place(&next()), was);
+        let held: Vec<_> = (0..20).map(|_| next()).collect();
+        assert!(held.iter().all(|images| place(images) != place(&second)));
+        assert_eq!(memory.lent.len(), Memory::KEPT, "however many are held elsewhere");
     }
 
     #[test]
     fn resuming_at_a_step_equals_skipping_to_it() {
         for first_step in [3, 4, 6] {
             let skipped: Vec<_> = loader(OPTIONS).skip(first_step).take(3).map(Result::unwrap).collect();
-            assert_eq!(skipped, batches(LoaderOptions { first_step, ..OPTIONS }, 3), "from step {first_step}");
+            let resumed = batches(LoaderOptions { first_step, ..OPTIONS }, 3);
+            assert_eq!(contents(&skipped), contents(&resumed), "from step {first_step}");
         }
     }
 
@@ -310,7 +375,7 @@ mod tests {
         let batches = batches(LoaderOptions { batch_size: 23, ..OPTIONS }, 2);
         let image = |batch: &Batch| {
             let at = batch.indices.iter().position(|&index| index == 4).unwrap();
-            batch.images[at * 192..][..192].to_vec()
+            batch.images.as_slice::<f32>()[at * 192..][..192].to_vec()
         };
         assert_ne!(image(&batches[0]), image(&batches[1]));
     }
@@ -321,7 +386,7 @@ mod tests {
         let evaluation = evaluation_images(&few, 3..23, &OPTIONS.normalization).unwrap();
         assert_eq!(evaluation.len(), 20 * 192);
         let training = &batches(LoaderOptions { batch_size: 23, augment: None, ..OPTIONS }, 1)[0];
-        for (image, &index) in training.images.chunks(192).zip(&training.indices) {
+        for (image, &index) in training.images.as_slice::<f32>().chunks(192).zip(&training.indices) {
             if let Some(at) = index.checked_sub(3) {
                 assert_eq!(image, &evaluation[at * 192..][..192]);
             }

@@ -42,6 +42,14 @@ impl Buffer {
         self.len() == 0
     }
 
+    /// Whether another tensor has the same elements, so that a change would copy them.
+    pub fn is_shared(&self) -> bool {
+        match self {
+            Buffer::F32(s) => Arc::strong_count(s) > 1,
+            Buffer::F64(s) => Arc::strong_count(s) > 1,
+        }
+    }
+
     /// The elements.
     ///
     /// # Panics

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::ema::Ema;
 use super::params::{Params, Role};
 use crate::kernels::{self, AdamWUpdate};
 use crate::tensor::Tensor;
@@ -38,18 +39,40 @@ impl AdamW {
     /// # Panics
     /// When there is not one gradient for each trained parameter, of its shape.
     #[track_caller]
-    pub fn update(&mut self, modules: &mut [&mut Params], gradients: &[Tensor], lr: f64, weight_decay: f64) {
-        let trained: Vec<_> =
-            modules.iter_mut().flat_map(|m| m.iter_mut()).filter(|p| p.role == Role::Trained).collect();
+    pub fn update(&mut self, modules: &mut [&mut Params], gradients: Vec<Tensor>, lr: f64, weight_decay: f64) {
+        self.update_averaged(modules.iter_mut().map(|module| (&mut **module, None)), gradients, lr, weight_decay);
+    }
+
+    /// [`update`](Self::update), and behind it [`update_ema`](super::update_ema) of the modules that have an average:
+    /// the same bits, in one pass over memory.
+    ///
+    /// # Panics
+    /// When there is not one gradient for each trained parameter, of its shape, or an average has other parameters.
+    #[track_caller]
+    pub fn update_averaged<'a>(
+        &mut self,
+        modules: impl IntoIterator<Item = (&'a mut Params, Option<Ema<'a>>)>,
+        gradients: Vec<Tensor>,
+        lr: f64,
+        weight_decay: f64,
+    ) {
+        let mut trained = Vec::with_capacity(self.moments.len());
+        for (module, ema) in modules {
+            let mut averages = ema.map(|ema| ema.averages_of(module));
+            let both = module.iter_mut().map(|param| (param, averages.as_mut().and_then(Iterator::next)));
+            trained.extend(both.filter(|(param, _)| param.role == Role::Trained));
+        }
         assert_eq!(trained.len(), self.moments.len(), "adamw: made for other parameters");
         assert_eq!(trained.len(), gradients.len(), "adamw: one gradient for each trained parameter");
         self.step += 1;
         let update = AdamWUpdate { lr, weight_decay, betas: self.betas, eps: self.eps, step: self.step };
-        // Each parameter is updated whole by one thread: no sum crosses parameters, so no bit depends on threads.
-        trained.into_par_iter().zip(&mut self.moments).zip(gradients).for_each(|((param, (m, v)), g)| {
+        // A gradient is dropped by the thread that used it, in whose next step its memory serves again.
+        let updates = trained.into_par_iter().zip(&mut self.moments).zip(gradients);
+        updates.for_each(|(((param, average), (m, v)), g)| {
             assert_eq!(g.shape(), param.value.shape(), "adamw: the gradient of {}", param.name);
             let update = AdamWUpdate { weight_decay: if param.decays() { weight_decay } else { 0.0 }, ..update };
-            kernels::adamw(&update, g.buffer(), m.buffer_mut(), v.buffer_mut(), param.value.buffer_mut());
+            let memory = [m.buffer_mut(), v.buffer_mut(), param.value.buffer_mut()];
+            kernels::adamw(&update, g.buffer(), memory, average.map(|(momentum, a)| (momentum, a.buffer_mut())));
         });
     }
 }
@@ -58,6 +81,7 @@ impl AdamW {
 mod tests {
     use super::*;
     use crate::kernels::cpu::testing::{close, numbers};
+    use crate::nn::update_ema;
     use crate::tensor::DType;
 
     /// The algorithm box of the AdamW paper, one number at a time.
@@ -75,7 +99,7 @@ mod tests {
             let (lr, wd) = (0.01 * t as f64, 0.3);
             let g = numbers(6, 10 + t);
             let gradients = [Tensor::new([2, 3], g.clone()), Tensor::new([6], g.clone())];
-            adamw.update(&mut [&mut params], &gradients, lr, wd);
+            adamw.update(&mut [&mut params], gradients.into(), lr, wd);
             for i in 0..6 {
                 m[i] = 0.9 * m[i] + 0.1 * g[i];
                 v[i] = 0.999 * v[i] + 0.001 * g[i] * g[i];
@@ -94,11 +118,79 @@ mod tests {
         assert_eq!(adamw.steps(), 5);
     }
 
+    /// A long matrix (several threads' shares), a bias, a fixed table, and something unread.
+    fn some_params(dtype: DType) -> Params {
+        let mut params = Params::new();
+        let values = |n: usize| Tensor::new([n], numbers(n, 1)).to_dtype(dtype);
+        params.add("w", values(LONG).reshape([LONG / 50, 50]), Role::Trained);
+        params.add("table", values(7), Role::Fixed);
+        params.add("unread", values(3), Role::Unread);
+        params.add("b.bias", values(50), Role::Trained);
+        params
+    }
+
+    const LONG: usize = 40_000;
+
+    fn some_gradients(dtype: DType, seed: u64) -> Vec<Tensor> {
+        let values = |n: usize, shape: &[usize]| Tensor::new(shape, numbers(n, seed)).to_dtype(dtype);
+        vec![values(LONG, &[LONG / 50, 50]), values(50, &[50])]
+    }
+
+    fn bits(params: &Params) -> Vec<u64> {
+        params.iter().flat_map(|p| p.value.to_f64_vec()).map(f64::to_bits).collect()
+    }
+
+    /// The oracle is the update, and then the average of what it made.
+    #[test]
+    fn the_average_in_the_same_pass_has_the_same_bits() {
+        for dtype in [DType::F32, DType::F64] {
+            let params = || (some_params(dtype), some_params(dtype));
+            let ((mut one, mut one_other), (mut two, mut two_other)) = (params(), params());
+            let (mut one_target, mut two_target) = params();
+            let gradients = |t: u64| [some_gradients(dtype, 2 * t), some_gradients(dtype, 2 * t + 1)].concat();
+            let [mut in_one, mut in_two] = [(); 2].map(|()| AdamW::new(&[&one, &one_other]));
+            for t in 1..=3 {
+                let (lr, wd, momentum) = (0.01 * t as f64, 0.3, 0.9 + 0.03 * t as f64);
+                let ema = Ema { momentum, target: &mut one_target };
+                in_one.update_averaged([(&mut one, Some(ema)), (&mut one_other, None)], gradients(t), lr, wd);
+                in_two.update(&mut [&mut two, &mut two_other], gradients(t), lr, wd);
+                update_ema(momentum, &two, &mut two_target);
+            }
+            assert_eq!([&one, &one_other, &one_target].map(bits), [&two, &two_other, &two_target].map(bits));
+            assert_ne!(bits(&one), bits(&one_target));
+            assert_ne!(bits(&some_params(dtype)), bits(&one_target));
+        }
+    }
+
+    #[test]
+    fn the_cut_of_a_long_parameter_into_shares_of_threads_moves_no_bit() {
+        let (mut whole, mut rows) = (Params::new(), Params::new());
+        let (w, g) = (Tensor::new([8, LONG / 8], numbers(LONG, 1)), Tensor::new([8, LONG / 8], numbers(LONG, 2)));
+        whole.add("w", w.clone(), Role::Trained);
+        (0..8).for_each(|i| _ = rows.add(format!("w{i}"), w.rows(i..i + 1), Role::Trained));
+        let (mut whole_target, mut rows_target) = (whole.clone(), rows.clone());
+        let step = |params: &mut Params, target, gradients| {
+            let ema = Ema { momentum: 0.75, target };
+            AdamW::new(&[params]).update_averaged([(&mut *params, Some(ema))], gradients, 0.1, 0.3);
+        };
+        step(&mut whole, &mut whole_target, vec![g.clone()]);
+        step(&mut rows, &mut rows_target, (0..8).map(|i| g.rows(i..i + 1)).collect());
+        assert_eq!((bits(&whole), bits(&whole_target)), (bits(&rows), bits(&rows_target)));
+    }
+
+    #[test]
+    #[should_panic(expected = "ema: the two have different parameters")]
+    fn the_average_of_something_else() {
+        let (mut params, mut other) = (some_params(DType::F32), Params::new());
+        let ema = Ema { momentum: 0.9, target: &mut other };
+        AdamW::new(&[&params]).update_averaged([(&mut params, Some(ema))], some_gradients(DType::F32, 1), 0.1, 0.0);
+    }
+
     #[test]
     #[should_panic(expected = "adamw: one gradient for each trained parameter")]
     fn a_missing_gradient() {
         let mut params = Params::new();
         params.add("w", Tensor::zeros([2], DType::F32), Role::Trained);
-        AdamW::new(&[&params]).update(&mut [&mut params], &[], 0.1, 0.0);
+        AdamW::new(&[&params]).update(&mut [&mut params], vec![], 0.1, 0.0);
     }
 }

@@ -2,8 +2,32 @@
 
 use rayon::prelude::*;
 
-use super::params::{Params, Role};
+use super::params::{Param, Params, Role};
 use crate::kernels;
+use crate::tensor::Tensor;
+
+/// A module's moving average, about to follow it.
+#[derive(Debug)]
+pub struct Ema<'a> {
+    /// μ
+    pub momentum: f64,
+    /// The average.
+    pub target: &'a mut Params,
+}
+
+impl<'a> Ema<'a> {
+    /// For each parameter of `online`, in order, μ and its average.
+    ///
+    /// # Panics
+    /// When the two have different parameters.
+    #[track_caller]
+    pub(super) fn averages_of(self, online: &Params) -> impl Iterator<Item = (f64, &'a mut Tensor)> + use<'a> {
+        let Ema { momentum, target } = self;
+        let same = online.iter().map(|p| &p.name).eq(target.iter().map(|p| &p.name));
+        assert!(same, "ema: the two have different parameters");
+        target.iter_mut().map(move |average| (momentum, &mut average.value))
+    }
+}
 
 /// target ← μ target + (1 − μ) online, for every trained parameter.
 ///
@@ -14,21 +38,17 @@ use crate::kernels;
 /// When the two have different parameters.
 #[track_caller]
 pub fn update_ema(momentum: f64, online: &Params, target: &mut Params) {
-    let online: Vec<_> = online.iter().collect();
-    let target: Vec<_> = target.iter_mut().collect();
-    assert_eq!(online.len(), target.len(), "ema: the two have different parameters");
-    online.into_par_iter().zip(target).for_each(|(online, target)| {
-        assert_eq!(online.name, target.name, "ema: the two have different parameters");
-        if online.role == Role::Trained {
-            kernels::ema(momentum, online.value.buffer(), target.value.buffer_mut());
-        }
-    });
+    let averages = Ema { momentum, target }.averages_of(online);
+    let trained: Vec<_> = online.iter().zip(averages).filter(|(param, _)| param.role == Role::Trained).collect();
+    let update = |(param, (momentum, average)): (&Param, (f64, &mut Tensor))| {
+        kernels::ema(momentum, param.value.buffer(), average.buffer_mut());
+    };
+    trained.into_par_iter().for_each(update);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::Tensor;
 
     #[test]
     fn averages_what_is_trained() {

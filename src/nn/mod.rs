@@ -8,7 +8,7 @@ mod linear;
 mod params;
 
 pub use adamw::AdamW;
-pub use ema::update_ema;
+pub use ema::{Ema, update_ema};
 pub use init::{Init, LinearInit, NORMAL_STD};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;

@@ -137,6 +137,11 @@ impl Tensor {
         &mut self.buffer
     }
 
+    /// Whether another tensor shares the elements.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.buffer.is_shared()
+    }
+
     /// The elements, row-major.
     ///
     /// # Panics

@@ -24,7 +24,7 @@ use std::ops::Range;
 
 use crate::autograd::{Tape, Var};
 use crate::methods::{Chunk, Model, ModelParams};
-use crate::nn::{AdamW, Params, Role, Weights, update_ema};
+use crate::nn::{AdamW, Ema, Params, Role, Weights};
 use crate::paper::sample_noise;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{Indices, Tensor};
@@ -121,10 +121,9 @@ impl Trainer {
             return Err(self.error(format!("the loss is {loss}"), "try a lower learning rate or a longer warm-up"));
         }
         let ModelParams { encoder, predictor, target } = &mut self.params;
-        self.optimizer.update(&mut [encoder, predictor], &gradients, hyper.lr, hyper.weight_decay);
-        if let Some(target) = target {
-            update_ema(hyper.ema_momentum, encoder, target);
-        }
+        let ema = target.as_mut().map(|target| Ema { momentum: hyper.ema_momentum, target });
+        let modules = [(encoder, ema), (predictor, None)];
+        self.optimizer.update_averaged(modules, gradients, hyper.lr, hyper.weight_decay);
         Ok(loss)
     }
 

@@ -149,12 +149,9 @@ pub fn fresh_model(config: &RunConfig) -> Result<(Model, ModelParams)> {
 }
 
 /// Lines 4 and 6 of Algorithm 1: a batch of images with the masks of this step.
-fn masked(config: &RunConfig, step: usize, images: Vec<f32>) -> Result<Batch> {
-    let encoder = &config.model.encoder;
-    let side = encoder.image_size;
+fn masked(config: &RunConfig, step: usize, images: Tensor) -> Result<Batch> {
     let mut rng = stream(config.seed, Purpose::Mask, [step as u64, 0]);
-    let (context, targets) = config.masking.sample(config.batch, encoder.patches(), &mut rng)?;
-    let images = Tensor::new([config.batch, 3, side, side], images);
+    let (context, targets) = config.masking.sample(config.batch, config.model.encoder.patches(), &mut rng)?;
     Ok(Batch { images, context, targets, noise: Noise::Drawn { seed: config.seed, step: step as u64 } })
 }
 

@@ -43,8 +43,8 @@ pub(super) fn fit(
             of.iter().filter(|w| w.is_tracked()).map(|w| gradients.take(w).expect("the loss reads all")).collect()
         };
         let [of_network, of_projections] = [take(&weights[0]), take(&weights[1])];
-        optimizer.update(&mut [network], &of_network, lr, 0.0);
-        other.update(&mut [projections], &of_projections, lr, decay);
+        optimizer.update(&mut [network], of_network, lr, 0.0);
+        other.update(&mut [projections], of_projections, lr, decay);
     }
     watch(steps, projections);
 }
