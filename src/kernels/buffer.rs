@@ -163,7 +163,7 @@ impl<T: Real> Drop for Storage<T> {
 }
 
 /// What one thread keeps for itself: some times what a chunk of the toy model holds.
-const LOCAL_BYTES: usize = 96 << 20;
+const LOCAL_BYTES: usize = 24 << 20;
 /// What is kept for whichever thread needs it.
 const SHARED_BYTES: usize = 256 << 20;
 
