@@ -11,6 +11,7 @@ use std::rc::Rc;
 use super::var::Var;
 use super::watch::{NonFinite, Origin};
 use crate::kernels::live_bytes;
+use crate::kernels::meter::{self, Phase};
 use crate::tensor::{Shape, Tensor};
 
 /// A record of one computation, to be swept backward once. Cheap to clone (one shared list); stays on its thread.
@@ -143,6 +144,7 @@ impl Tape {
             panic!("backward: no gradient reaches this value; does it depend on a leaf of the tape?")
         };
         assert!(self.is(tape), "backward: this value was recorded on another tape");
+        let _phase = meter::phase(Phase::Backward);
         let mut entries = self.spend();
 
         let mut gradients: Vec<Option<Tensor>> = vec![None; id + 1];
@@ -154,7 +156,11 @@ impl Tape {
             let Some(rule) = rule else { continue };
             let Some(dy) = gradients[at].take() else { continue };
             let needed: Vec<bool> = inputs.iter().map(Option::is_some).collect();
-            for (input, gradient) in inputs.iter().zip(rule(dy, &needed)) {
+            let found = {
+                let _op = meter::op(name);
+                rule(dy, &needed)
+            };
+            for (input, gradient) in inputs.iter().zip(found) {
                 let (Some(input), Some(gradient)) = (*input, gradient) else { continue };
                 let shape = entries[input].shape;
                 assert_eq!(

@@ -22,6 +22,7 @@
 use std::ops::Range;
 
 use crate::autograd::{Tape, Var};
+use crate::kernels::meter::{self, Phase};
 use crate::methods::{Chunk, Model, ModelParams};
 use crate::nn::{AdamW, Params, Role, Weights, update_ema};
 use crate::paper::sample_noise;
@@ -119,6 +120,7 @@ impl Trainer {
         if !loss.is_finite() {
             return Err(self.error(format!("the loss is {loss}"), "try a lower learning rate or a longer warm-up"));
         }
+        let _phase = meter::phase_of_all(Phase::Optimiser);
         let ModelParams { encoder, predictor, target } = &mut self.params;
         self.optimizer.update(&mut [encoder, predictor], &gradients, hyper.lr, hyper.weight_decay);
         if let Some(target) = target {
@@ -151,6 +153,7 @@ impl Trainer {
         let (left, right) = chunks.split_at(chunks.len().div_ceil(2));
         let (left, right) = rayon::join(|| self.sum(batch, left), || self.sum(batch, right));
         let (mut left, right) = (left?, right?);
+        let _phase = meter::phase(Phase::GradientSum);
         left.loss += right.loss;
         left.gradients.iter_mut().zip(&right.gradients).for_each(|(sum, g)| sum.add_assign(g));
         Ok(left)
@@ -158,6 +161,7 @@ impl Trainer {
 
     /// Lines 5 to 16 for some images of a batch, and the reverse sweep.
     fn chunk(&self, batch: &Batch, images: Range<usize>) -> Result<Found> {
+        let _phase = meter::phase(Phase::Rest);
         let share = images.len() as f64 / batch.images.shape()[0] as f64;
         let chunk = self.cut(batch, images); // with line 9: n_j ~ N(0, σI)
         let tape = Tape::new();
@@ -195,6 +199,7 @@ impl Trainer {
     /// Some images of a batch with their masks and noise, in the row order of the official code: target block by
     /// target block, inside each context mask by context mask, inside each image by image.
     pub fn cut(&self, batch: &Batch, images: Range<usize>) -> Chunk {
+        let _phase = meter::phase(Phase::Data);
         let rows = |masks: &[Indices]| -> Vec<Indices> { masks.iter().map(|m| m.slice_rows(images.clone())).collect() };
         let context_masks = batch.context.len();
         let targets: Vec<Indices> = rows(&batch.targets).iter().map(|m| m.repeat(context_masks)).collect();

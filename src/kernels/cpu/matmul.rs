@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use crate::kernels::Real;
 use crate::kernels::real::Strides;
+use crate::kernels::{Real, meter};
 
 /// A matrix inside a slice: where it starts, how long it is, how it is laid out.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +59,7 @@ pub fn gemm<T: Real>([m, k, n]: [usize; 3], alpha: T, a: Mat<'_, T>, b: Mat<'_, 
     if m == 0 || n == 0 {
         return;
     }
+    meter::product([m, k, n]);
     // SAFETY: the four assertions above: all three matrices lie inside their slices (with k = 0 nothing of a or b
     // is read), and the elements of c are distinct.
     unsafe {
@@ -94,7 +95,9 @@ pub fn matmul<T: Real>(dims: [usize; 3], a: &[T], transpose_a: bool, b: &[T], tr
     if m * k * n < PARALLEL_FROM || n == 0 {
         return gemm(dims, T::ONE, a, b, T::ZERO, MatMut::new(c, n));
     }
+    let here = meter::here();
     c.par_chunks_mut(BLOCK_ROWS * n).enumerate().for_each(|(i, c)| {
+        let _there = here.enter();
         let a = Mat { offset: i * BLOCK_ROWS * a.strides.0, ..a };
         gemm([c.len() / n, k, n], T::ONE, a, b, T::ZERO, MatMut::new(c, n));
     });
@@ -112,7 +115,9 @@ pub fn batched<T: Real>(
     if c.is_empty() {
         return;
     }
+    let here = meter::here();
     let one = |(i, c): (usize, &mut [T])| {
+        let _there = here.enter();
         let (a, b) = (&a[i * step_a..][..m * k], &b[i * step_b..][..k * n]);
         matmul(dims, a, transpose_a, b, transpose_b, c);
     };

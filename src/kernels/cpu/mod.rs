@@ -12,6 +12,7 @@ pub mod loss;
 pub mod matmul;
 pub mod optim;
 pub mod patchify;
+pub mod peak;
 pub(crate) mod simd;
 pub mod softmax;
 pub mod special;
