@@ -13,6 +13,9 @@ use crate::train::RunConfig;
 /// Steps before the clock starts: buffers are made, the loader has filled its queue.
 const WARM_UP: usize = 3;
 
+/// An operation that takes less than one part in this many of the time has no row of its own.
+const LEAST_SHARE: u32 = 1000;
+
 /// Measures `steps` steps and prints where their time went.
 pub fn profile(config: &RunConfig, splits: &Splits, steps: usize) -> Result<()> {
     let profile = measure(config, splits, WARM_UP, steps)?;
@@ -70,8 +73,13 @@ fn cells(sum: &Sum, p: &Profile) -> Vec<String> {
 
 fn by_op(p: &Profile) -> String {
     let row = |name: &str, pass: &str, sum: &Sum| [vec![name.to_owned(), pass.to_owned()], cells(sum, p)].concat();
+    let (long, short): (Vec<_>, Vec<_>) =
+        p.by_op().into_iter().partition(|(.., sum)| sum.flops > 0 || sum.time * LEAST_SHARE >= p.thread_time());
     let mut rows: Vec<Vec<String>> =
-        p.by_op().iter().map(|(op, pass, sum)| row(op.unwrap_or("between operations"), pass.name(), sum)).collect();
+        long.iter().map(|(op, pass, sum)| row(op.unwrap_or("between operations"), pass.name(), sum)).collect();
+    let mut others = Sum::default();
+    short.iter().for_each(|(.., sum)| others += *sum);
+    rows.push(row(&format!("{} others", short.len()), "", &others));
     rows.push(row("idle", "", &Sum { time: p.idle(), ..Sum::default() }));
     rows.push(row("all", "", &Sum { time: p.thread_time(), ..p.busy() }));
     let header = ["operation", "pass", "calls", "ms", "share", "GFLOP", "GFLOP/s a thread", "of its peak"];

@@ -30,7 +30,7 @@ pub struct Profile {
     pub wall: Duration,
     /// What the meter counted, all steps together.
     pub totals: Totals,
-    /// f32 operations a second that all threads reach at once with multiply-adds in registers.
+    /// f32 operations a second of all threads at once with multiply-adds in registers: [`peak`].
     pub peak: f64,
     /// What a chunk keeps for its backward pass.
     pub saved: Vec<Saved>,
@@ -179,11 +179,10 @@ fn measure(config: &RunConfig, splits: &Splits, warm_up: usize, last: usize) -> 
     })
 }
 
-/// What the threads of this pool reach together, each with its own chains: the best of some tries, as a machine that
-/// does something else meanwhile reaches less.
+/// What the threads of this pool reach together, all at once: the best of some tries.
 fn peak_of_all_threads() -> f64 {
     const TRIES: usize = 5;
-    let time = Duration::from_millis(30);
+    let time = Duration::from_millis(50);
     let once = || rayon::broadcast(|_| peak::flops_per_second(time)).iter().sum::<f64>();
     (0..TRIES).map(|_| once()).fold(0.0, f64::max)
 }
