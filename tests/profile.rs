@@ -183,6 +183,8 @@ fn a_profile_is_of_the_run_that_training_would_do() {
     assert_eq!(profile.loss.to_bits(), losses[5].to_bits(), "the loss of step 6");
     assert_eq!((profile.steps, profile.batch), (4, 10));
     assert!(profile.saved.iter().any(|s| s.name == "gelu" && s.bytes > 0));
+    let waited = profile.waited.unwrap_or_default();
+    assert!(waited < profile.thread_time(), "{waited:?} of {:?}", profile.thread_time());
     assert!(profile.peak > 1e8 && profile.peak.is_finite(), "{} operations a second", profile.peak);
 }
 
@@ -266,6 +268,25 @@ fn a_thread_is_in_one_place_at_a_time() {
     assert_eq!(at(Phase::Rest, Some("alone")).unwrap().calls, 1);
     assert_eq!(totals.len(), 4, "{totals:?}");
     assert!(sum(&totals, |_| true).time <= wall);
+}
+
+/// Work that a thread spreads over others is in the phase that it names, whoever does it.
+#[test]
+fn helping_threads_without_a_phase_are_in_the_shared_one() {
+    let _alone = alone();
+    let totals = with_threads(3, || {
+        let running = meter::start();
+        let spread = |name| rayon::broadcast(|_| drop(meter::op(name)));
+        {
+            let _phase = meter::phase_of_all(Phase::Optimiser);
+            spread("shared");
+        }
+        spread("afterwards");
+        running.stop()
+    });
+    assert_eq!(totals[&Place { phase: Phase::Optimiser, op: Some("shared") }].calls, 3);
+    assert_eq!(totals[&Place { phase: Phase::Rest, op: Some("afterwards") }].calls, 3);
+    assert_eq!(totals.len(), 3, "and the time between operations: {totals:?}");
 }
 
 /// A product so large that several threads share it counts where it was asked for.

@@ -19,7 +19,11 @@ const LEAST_SHARE: u32 = 1000;
 /// Measures `steps` steps and prints where their time went.
 pub fn profile(config: &RunConfig, splits: &Splits, steps: usize) -> Result<()> {
     let profile = measure(config, splits, WARM_UP, steps)?;
-    println!("{}\n", header(config.model.method.name(), &profile));
+    println!("{}", header(config.model.method.name(), &profile));
+    if let Some(warning) = contention(&profile) {
+        println!("{warning}");
+    }
+    println!();
     println!("{}", by_op(&profile));
     println!("{}", by_phase(&profile));
     println!("{}", saved(&profile));
@@ -46,6 +50,21 @@ fn header(method: &str, p: &Profile) -> String {
         images = p.batch as f64 / wall,
         share = 100.0 * reached / peak,
     )
+}
+
+/// What other programs cost, where that is more than a hundredth of the time.
+fn contention(p: &Profile) -> Option<String> {
+    let (waited, busy) = (p.waited?.as_secs_f64(), p.busy());
+    let share = 100.0 * waited / p.thread_time().as_secs_f64();
+    let rate = busy.flops as f64 / (busy.time.as_secs_f64() - waited).max(0.0);
+    (share >= 1.0).then(|| {
+        format!(
+            "other programs ran: {share:.0} % of the threads' time went in waiting for a core, and is in every time below;\n\
+             without it a thread would make about {:.1} GFLOP/s while busy, {:.1} % of its peak",
+            rate * 1e-9,
+            100.0 * rate / p.peak_of_a_thread()
+        )
+    })
 }
 
 /// Milliseconds a step.

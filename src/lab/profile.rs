@@ -28,6 +28,9 @@ pub struct Profile {
     pub threads: usize,
     /// From the end of the last step that was not measured to the end of the last that was.
     pub wall: Duration,
+    /// How long of it, all threads together, a thread had work and no core, as other programs ran; `None` where the
+    /// system does not say. It is part of the times of phases and operations.
+    pub waited: Option<Duration>,
     /// What the meter counted, all steps together.
     pub totals: Totals,
     /// f32 operations a second of all threads at once with multiply-adds in registers: [`peak`].
@@ -152,10 +155,11 @@ pub fn profile(config: &RunConfig, splits: &Splits, warm_up: usize, steps: usize
 
 /// [`profile`], on a thread of the pool.
 fn measure(config: &RunConfig, splits: &Splits, warm_up: usize, last: usize) -> Result<Profile> {
-    let (mut running, mut clock) = (None, Instant::now());
+    let (mut running, mut clock, mut waited) = (None, Instant::now(), None);
     let (mut wall, mut totals, mut loss) = (Duration::ZERO, Totals::new(), f64::NAN);
     let trainer = pretrain(config, splits, usize::MAX, &mut |report, _| {
         if report.step == warm_up {
+            waited = waited_for_a_core();
             running = Some(meter::start());
             clock = Instant::now();
         }
@@ -164,6 +168,7 @@ fn measure(config: &RunConfig, splits: &Splits, warm_up: usize, last: usize) -> 
         }
         (wall, loss) = (clock.elapsed(), report.loss);
         totals = running.take().map(meter::Running::stop).unwrap_or_default();
+        waited = waited_for_a_core().zip(waited).map(|(after, before)| after.saturating_sub(before));
         Ok(ControlFlow::Break(()))
     })?;
     Ok(Profile {
@@ -172,11 +177,21 @@ fn measure(config: &RunConfig, splits: &Splits, warm_up: usize, last: usize) -> 
         chunk_images: trainer.chunk_images.min(config.batch),
         threads: rayon::current_num_threads(),
         wall,
+        waited,
         totals,
         peak: peak_of_all_threads(),
         saved: saved_by_a_chunk(config, &trainer)?,
         loss,
     })
+}
+
+/// How long the threads of this pool have waited for a core since they began: Linux tells.
+fn waited_for_a_core() -> Option<Duration> {
+    let of_a_thread = || {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?; // ran, waited, times: nanoseconds
+        text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+    };
+    rayon::broadcast(|_| of_a_thread()).into_iter().sum()
 }
 
 /// What the threads of this pool reach together, all at once: the best of some tries.
