@@ -11,6 +11,7 @@ use std::rc::Rc;
 use super::var::Var;
 use super::watch::{NonFinite, Origin};
 use crate::kernels::live_bytes;
+use crate::kernels::meter::{self, Phase};
 use crate::tensor::{Shape, Tensor};
 
 /// A record of one computation, to be swept backward once. Cheap to clone (one shared list); stays on its thread.
@@ -192,6 +193,7 @@ impl Tape {
             panic!("backward: no gradient reaches this value; does it depend on a leaf of the tape?")
         };
         assert!(self.is(tape), "backward: this value was recorded on another tape");
+        let _phase = meter::phase(Phase::Backward);
         let mut entries = self.spend();
 
         let mut found = Gradients { tape: self.clone(), by_entry: vec![None; entries.len()] };
@@ -216,7 +218,10 @@ impl Tape {
             let Some(dy) = gradients[at].take() else { continue };
             let slot = |input: &Option<usize>| input.map_or(Slot::Unwanted, |i| Slot::Sum(gradients[i].take()));
             let mut slots: Vec<Slot> = inputs.iter().map(slot).collect();
-            rule(dy, &mut slots);
+            {
+                let _op = meter::op(name);
+                rule(dy, &mut slots);
+            }
             for (input, slot) in inputs.into_iter().zip(slots) {
                 let (Some(input), Slot::Sum(Some(gradient))) = (input, slot) else { continue };
                 let shape = entries[input].shape;

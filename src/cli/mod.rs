@@ -6,6 +6,7 @@ mod masks;
 mod options;
 mod pretrain;
 mod probe;
+mod profile;
 mod progress;
 mod run;
 

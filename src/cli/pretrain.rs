@@ -6,6 +6,7 @@ use clap::Args as ClapArgs;
 
 use super::options::{MaskArgs, ModelArgs, TrainArgs};
 use super::probe::{ProbeArgs, probe};
+use super::profile::profile;
 use super::run::{RunFolder, run as pretrain, stopped};
 use crate::{Result, data};
 
@@ -26,6 +27,11 @@ pub struct Args {
     /// Probe the trained encoder at the end.
     #[arg(long)]
     probe: bool,
+    /// Measure some steps instead of training: where the time goes, by operation and by phase, and how much of the
+    /// processor is used. Writes no files.
+    #[arg(long, value_name = "STEPS", num_args = 0..=1, default_missing_value = "10")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["probe", "name", "diagnose_every"])]
+    profile: Option<u32>,
     #[command(flatten)]
     probe_args: ProbeArgs,
     #[command(flatten)]
@@ -41,6 +47,9 @@ pub fn run(args: &Args) -> Result<()> {
     let masking = args.masks.masking(&model)?;
     let splits = data::open(&args.data, model.encoder.image_size)?;
     let config = args.train.config(model, masking, &args.data, splits.train.len())?;
+    if let Some(steps) = args.profile {
+        return profile(&config, &splits, steps as usize);
+    }
     let scheme = args.data.split(':').next().unwrap_or("data");
     let name = args.name.clone().unwrap_or_else(|| format!("{}-{scheme}", config.model.method.name()));
     let folder = RunFolder::create(&args.out, &name)?;

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{Augment, Crop, Dataset, Normalization};
+use crate::kernels::meter::{self, Phase};
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -108,6 +109,7 @@ impl Iterator for Loader {
 
     /// The next batch; waits until it is ready.
     fn next(&mut self) -> Option<Result<Batch>> {
+        let _phase = meter::phase(Phase::Data);
         if let Ok(batch) = self.batches.as_ref()?.recv() {
             self.step += 1;
             return Some(batch);
@@ -161,6 +163,7 @@ impl Source {
     }
 
     fn batch(&self, epoch: usize, step: usize, indices: &[usize], memory: &mut Memory) -> Result<Batch> {
+        let _phase = meter::phase(Phase::Loading);
         let LoaderOptions { seed, augment, ref normalization, .. } = self.options;
         let size = self.dataset.image_size();
         let crop = |index: usize| match augment {

@@ -6,6 +6,7 @@
 
 mod buffer;
 pub mod cpu;
+pub mod meter;
 mod real;
 
 use cpu::matmul::{Mat, MatMut, Plus, gemm};
@@ -21,12 +22,14 @@ use rayon::prelude::*;
 /// The most dimensions a tensor may have.
 pub const MAX_RANK: usize = 6;
 
-/// Evaluates `$body` with `$T` the element type of the first buffer and every named buffer as a slice of it.
+/// Evaluates `$body` with `$T` the element type of the first buffer and every named buffer as a slice of it. The meter
+/// knows it as `$op`.
 ///
 /// # Panics
 /// When another buffer has another element type; the message names `$op`.
 macro_rules! dispatch {
-    ($op:literal, $T:ident, [$first:ident $(, $x:ident)*], $body:expr) => {
+    ($op:literal, $T:ident, [$first:ident $(, $x:ident)*], $body:expr) => {{
+        let _op = meter::op($op);
         match $first.dtype() {
             DType::F32 => {
                 type $T = f32;
@@ -41,7 +44,7 @@ macro_rules! dispatch {
                 $body
             }
         }
-    };
+    }};
 }
 
 /// A new buffer of `len` elements that `fill` writes, all of them.

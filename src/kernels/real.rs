@@ -77,6 +77,8 @@ pub trait Real:
     fn sqrt(self) -> Self;
     /// |x|.
     fn abs(self) -> Self;
+    /// self · a + b with one rounding.
+    fn mul_add(self, a: Self, b: Self) -> Self;
     /// eˣ: to half a unit in the last place in f64, to 2·10⁻⁷ relative in f32 (where it compiles to vector code).
     fn exp(self) -> Self;
     /// ln x.
@@ -132,6 +134,10 @@ macro_rules! impl_real {
             #[inline(always)]
             fn abs(self) -> Self {
                 $t::abs(self)
+            }
+            #[inline(always)]
+            fn mul_add(self, a: Self, b: Self) -> Self {
+                $t::mul_add(self, a, b)
             }
             #[inline(always)]
             fn exp(self) -> Self {

@@ -125,6 +125,13 @@ pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<Culprit> {
     })
 }
 
+/// What the operations of a training step on `chunk` keep for the backward pass, the largest first.
+pub fn saved(trainer: &Trainer, chunk: &Chunk) -> Vec<Saved> {
+    let tape = Tape::new();
+    drop(record(trainer, chunk, &tape, &constants));
+    by_operation(&tape.take_apart())
+}
+
 /// Looks at the graph of a training step on `batch`, taken as one chunk.
 pub fn lint(trainer: &Trainer, batch: &Batch) -> Lint {
     examine(trainer, batch, &constants)

@@ -9,6 +9,7 @@ mod finding;
 pub mod gradients;
 pub mod graph;
 pub mod predictors;
+pub mod profile;
 pub mod prop_3_1;
 pub mod prop_3_2;
 pub mod second_order;

@@ -4,6 +4,7 @@ use rand::Rng;
 
 use super::{Method, ijepa, mae, stop};
 use crate::autograd::{Var, ops};
+use crate::kernels::meter::{self, Phase};
 use crate::nn::{Init, LinearInit, ParamId, Params, Role, Weights};
 use crate::paper::{Loss, masked_loss};
 use crate::tensor::{DType, Indices, Tensor};
@@ -120,11 +121,13 @@ impl Model {
 
     /// s_x = f_θ(x): features of the context tokens, \[E b, N_c, d_e\].
     pub fn encode(&self, theta: &Weights, chunk: &Chunk) -> Var {
+        let _phase = meter::phase(Phase::Context);
         self.encoder.forward(theta, &chunk.images.clone().into(), Some(&chunk.context))
     }
 
     /// c and m: what the predictor sees, \[E b, N_c, d_p\] and \[P E b, N_t, d_p\].
     pub fn tokens(&self, phi: &Weights, s_x: &Var, chunk: &Chunk) -> (Var, Var) {
+        let _phase = meter::phase(Phase::Predictor);
         match self.config.method {
             Method::Ijepa { .. } => ijepa::tokens(&self.predictor, phi, s_x, chunk),
             Method::Stop { tokens, .. } => stop::tokens(tokens, &self.predictor, phi, s_x, chunk),
@@ -134,6 +137,7 @@ impl Model {
 
     /// ŝ_y = g_φ(c, m), \[P E b, N_t, outputs\]: each target block is predicted on its own from the whole context.
     pub fn predict(&self, phi: &Weights, c: &Var, m: &Var) -> Var {
+        let _phase = meter::phase(Phase::Predictor);
         let blocks = m.shape()[0] / c.shape()[0].max(1);
         match blocks {
             1 => self.predictor.forward(phi, c, m),
@@ -148,6 +152,7 @@ impl Model {
     /// When the method has a target encoder and `averaged` is `None`.
     #[track_caller]
     pub fn targets(&self, averaged: Option<&Weights>, chunk: &Chunk) -> Var {
+        let _phase = meter::phase(Phase::Target);
         match self.config.method {
             Method::Ijepa { target_blocks } | Method::Stop { target_blocks, .. } => {
                 let averaged = averaged.expect("this method's targets come from the target encoder");
@@ -159,6 +164,7 @@ impl Model {
 
     /// L(ŝ_y, s_y), a scalar.
     pub fn loss(&self, predictions: &Var, targets: &Var) -> Var {
+        let _phase = meter::phase(Phase::Predictor);
         let loss = match self.config.method {
             Method::Ijepa { .. } | Method::Stop { .. } => Loss::SmoothL1,
             Method::Mae { .. } => Loss::SquaredError,

@@ -23,6 +23,7 @@
 use std::ops::Range;
 
 use crate::autograd::{Tape, Var};
+use crate::kernels::meter::{self, Phase};
 use crate::methods::{Chunk, Model, ModelParams};
 use crate::nn::{AdamW, Ema, Params, Role, Weights};
 use crate::paper::sample_noise;
@@ -120,6 +121,7 @@ impl Trainer {
         if !loss.is_finite() {
             return Err(self.error(format!("the loss is {loss}"), "try a lower learning rate or a longer warm-up"));
         }
+        let _phase = meter::phase_of_all(Phase::Optimiser);
         let ModelParams { encoder, predictor, target } = &mut self.params;
         let ema = target.as_mut().map(|target| Ema { momentum: hyper.ema_momentum, target });
         let modules = [(encoder, ema), (predictor, None)];
@@ -153,6 +155,7 @@ impl Trainer {
         let (left, right) = chunks.split_at(chunks.len().div_ceil(in_a_row).div_ceil(2) * in_a_row);
         let (left, right) = rayon::join(|| self.sum(batch, left, in_a_row), || self.sum(batch, right, in_a_row));
         let (mut left, right) = (left?, right?);
+        let _phase = meter::phase(Phase::GradientSum);
         left.loss += right.loss;
         left.gradients.iter_mut().zip(&right.gradients).for_each(|(sum, g)| sum.add_assign(g));
         Ok(left)
@@ -161,6 +164,7 @@ impl Trainer {
     /// Lines 5 to 16 for some images of a batch, and the reverse sweep, added to what was found before (with no
     /// gradients: nothing).
     fn chunk(&self, batch: &Batch, images: Range<usize>, sum: Found) -> Result<Found> {
+        let _phase = meter::phase(Phase::Rest);
         let share = images.len() as f64 / batch.images.shape()[0] as f64;
         let chunk = self.cut(batch, images); // with line 9: n_j ~ N(0, σI)
         let tape = Tape::new();
@@ -199,6 +203,7 @@ impl Trainer {
     /// Some images of a batch with their masks and noise, in the row order of the official code: target block by
     /// target block, inside each context mask by context mask, inside each image by image.
     pub fn cut(&self, batch: &Batch, images: Range<usize>) -> Chunk {
+        let _phase = meter::phase(Phase::Data);
         let rows = |masks: &[Indices]| -> Vec<Indices> { masks.iter().map(|m| m.slice_rows(images.clone())).collect() };
         let context_masks = batch.context.len();
         let targets: Vec<Indices> = rows(&batch.targets).iter().map(|m| m.repeat(context_masks)).collect();

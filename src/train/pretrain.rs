@@ -10,6 +10,7 @@ use super::config::RunConfig;
 use crate::autograd::ops;
 use crate::data::{Dataset, First, Loader, LoaderOptions, Normalization, Splits, evaluation_images};
 use crate::eval::{feature_std, noise_sensitivity, pooled_features, rank_me, rms, target_std};
+use crate::kernels::meter::{self, Phase};
 use crate::methods::{Chunk, Model, ModelParams};
 use crate::paper::{
     NeighbourDistances, PositionDistribution, Sigma, WhitenedPositions, expected_noise_power, sample_noise,
@@ -150,6 +151,7 @@ pub fn fresh_model(config: &RunConfig) -> Result<(Model, ModelParams)> {
 
 /// Lines 4 and 6 of Algorithm 1: a batch of images with the masks of this step.
 fn masked(config: &RunConfig, step: usize, images: Tensor) -> Result<Batch> {
+    let _phase = meter::phase(Phase::Data);
     let mut rng = stream(config.seed, Purpose::Mask, [step as u64, 0]);
     let (context, targets) = config.masking.sample(config.batch, config.model.encoder.patches(), &mut rng)?;
     Ok(Batch { images, context, targets, noise: Noise::Drawn { seed: config.seed, step: step as u64 } })

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use crate::kernels::Real;
 use crate::kernels::real::Strides;
+use crate::kernels::{Real, meter};
 
 /// A matrix inside a slice: where it starts, how long it is, how it is laid out.
 #[derive(Clone, Copy, Debug)]
@@ -119,6 +119,7 @@ pub(super) fn gemm_with<T: Real, R>(
     if m == 0 || n == 0 {
         return;
     }
+    meter::product([m, k, n]);
     let product = Product {
         dims: [m, k, n],
         alpha,
@@ -188,7 +189,9 @@ pub fn matmul<T: Real>(
     if m * k * n < PARALLEL_FROM || n == 0 {
         return gemm(dims, T::ONE, a, b, plus, MatMut::new(c, n));
     }
+    let here = meter::here();
     c.par_chunks_mut(BLOCK_ROWS * n).enumerate().for_each(|(i, c)| {
+        let _there = here.enter();
         let plus = Plus { residual: plus.residual.map(|r| r.below(i * BLOCK_ROWS)), ..plus };
         gemm([c.len() / n, k, n], T::ONE, a.below(i * BLOCK_ROWS), b, plus, MatMut::new(c, n));
     });
@@ -206,7 +209,9 @@ pub fn batched<T: Real>(
     if c.is_empty() {
         return;
     }
+    let here = meter::here();
     let one = |(i, c): (usize, &mut [T])| {
+        let _there = here.enter();
         let (a, b) = (&a[i * step_a..][..m * k], &b[i * step_b..][..k * n]);
         matmul(dims, a, transpose_a, b, transpose_b, Plus::NOTHING, c);
     };

@@ -14,6 +14,7 @@ pub mod matmul;
 pub(in crate::kernels) mod microkernel;
 pub mod optim;
 pub mod patchify;
+pub mod peak;
 pub(crate) mod simd;
 pub mod softmax;
 pub mod special;

@@ -11,16 +11,26 @@ pub fn has_avx512() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512dq")
 }
 
-/// Whether the AVX2 code may run.
+/// Whether the AVX2 code may run. (Processors with AVX2 and without FMA are very few; they run the baseline.)
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2")
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+/// Whether `mul_add` in a [`vectorized!`] function is an instruction; elsewhere it is a slow call.
+#[inline]
+pub fn has_fma() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return has_avx512() || has_avx2();
+    #[cfg(not(target_arch = "x86_64"))]
+    return cfg!(target_arch = "aarch64");
 }
 
 /// Defines functions generic over one [`Real`](crate::kernels::Real) whose bodies are compiled three times.
 ///
-/// Multiplications and additions are not contracted into FMA: the three codes give the same bits.
+/// Multiplications and additions are not contracted into FMA, unless the source says `mul_add`: the three codes give the
+/// same bits.
 macro_rules! vectorized {
     ($($(#[$meta:meta])* $vis:vis fn $name:ident<$T:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)+) => {$(
         $(#[$meta])*
@@ -33,7 +43,7 @@ macro_rules! vectorized {
                 fn avx512<$T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? {
                     body($($arg),*)
                 }
-                #[target_feature(enable = "avx2")]
+                #[target_feature(enable = "avx2,fma")]
                 fn avx2<$T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? {
                     body($($arg),*)
                 }

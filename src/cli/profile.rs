@@ -1,0 +1,148 @@
+//! `stop-mim pretrain --profile`
+
+use std::time::Duration;
+
+use crate::Result;
+use crate::data::Splits;
+use crate::kernels::meter::{Phase, Sum};
+use crate::lab::graph::Saved;
+use crate::lab::profile::{PHASES, Profile, profile as measure};
+use crate::report::table::table;
+use crate::train::RunConfig;
+
+/// Steps before the clock starts: buffers are made, the loader has filled its queue.
+const WARM_UP: usize = 3;
+
+/// An operation that takes less than one part in this many of the time has no row of its own.
+const LEAST_SHARE: u32 = 1000;
+
+/// Measures `steps` steps and prints where their time went.
+pub fn profile(config: &RunConfig, splits: &Splits, steps: usize) -> Result<()> {
+    let profile = measure(config, splits, WARM_UP, steps)?;
+    println!("{}", header(config.model.method.name(), &profile));
+    if let Some(warning) = contention(&profile) {
+        println!("{warning}");
+    }
+    println!();
+    println!("{}", by_op(&profile));
+    println!("{}", by_phase(&profile));
+    println!("{}", saved(&profile));
+    Ok(())
+}
+
+fn header(method: &str, p: &Profile) -> String {
+    let wall = p.wall.as_secs_f64() / p.steps as f64;
+    let busy = p.busy();
+    let gflop = busy.flops as f64 * 1e-9 / p.steps as f64;
+    let (reached, peak) = (gflop / wall, p.peak * 1e-9);
+    format!(
+        "{method}: {steps} steps of {batch} images after {WARM_UP} of warm-up, threads: {threads}, images a chunk: \
+         {chunk}, last loss {loss:.4}\n\
+         {ms:.1} ms a step, {images:.0} images a second; {gflop:.2} GFLOP of matrix products (2 m k n each), \
+         {reached:.1} GFLOP/s, {share:.1} % of the peak\n\
+         peak: {peak:.1} GFLOP/s in f32, measured here: multiply-adds in registers, no memory, on all threads at once",
+        steps = p.steps,
+        batch = p.batch,
+        threads = p.threads,
+        chunk = p.chunk_images,
+        loss = p.loss,
+        ms = 1e3 * wall,
+        images = p.batch as f64 / wall,
+        share = 100.0 * reached / peak,
+    )
+}
+
+/// What other programs cost, where that is more than a hundredth of the time.
+fn contention(p: &Profile) -> Option<String> {
+    let (waited, busy) = (p.waited?.as_secs_f64(), p.busy());
+    let share = 100.0 * waited / p.thread_time().as_secs_f64();
+    let rate = busy.flops as f64 / (busy.time.as_secs_f64() - waited).max(0.0);
+    (share >= 1.0).then(|| {
+        format!(
+            "other programs ran: {share:.0} % of the threads' time went in waiting for a core, and is in every time below;\n\
+             without it a thread would make about {:.1} GFLOP/s while busy, {:.1} % of its peak",
+            rate * 1e-9,
+            100.0 * rate / p.peak_of_a_thread()
+        )
+    })
+}
+
+/// Milliseconds a step.
+fn ms(time: Duration, p: &Profile) -> String {
+    format!("{:.2}", 1e3 * time.as_secs_f64() / p.steps as f64)
+}
+
+fn share(time: Duration, p: &Profile) -> String {
+    format!("{:.1} %", 100.0 * time.as_secs_f64() / p.thread_time().as_secs_f64())
+}
+
+/// Calls, time, share, and where there are products how many and how fast; an entry that says nothing is left out.
+fn cells(sum: &Sum, p: &Profile) -> Vec<String> {
+    let steps = p.steps as f64;
+    let calls = if sum.calls == 0 { String::new() } else { format!("{:.0}", sum.calls as f64 / steps) };
+    let mut cells = vec![calls, ms(sum.time, p), share(sum.time, p)];
+    if sum.flops > 0 {
+        let rate = sum.flops as f64 / sum.time.as_secs_f64();
+        cells.push(format!("{:.3}", sum.flops as f64 * 1e-9 / steps));
+        cells.push(format!("{:.1}", rate * 1e-9));
+        cells.push(format!("{:.1} %", 100.0 * rate / p.peak_of_a_thread()));
+    }
+    cells
+}
+
+fn by_op(p: &Profile) -> String {
+    let row = |name: &str, pass: &str, sum: &Sum| [vec![name.to_owned(), pass.to_owned()], cells(sum, p)].concat();
+    let (long, short): (Vec<_>, Vec<_>) =
+        p.by_op().into_iter().partition(|(.., sum)| sum.flops > 0 || sum.time * LEAST_SHARE >= p.thread_time());
+    let mut rows: Vec<Vec<String>> =
+        long.iter().map(|(op, pass, sum)| row(op.unwrap_or("between operations"), pass.name(), sum)).collect();
+    let mut others = Sum::default();
+    short.iter().for_each(|(.., sum)| others += *sum);
+    rows.push(row(&format!("{} others", short.len()), "", &others));
+    rows.push(row("idle", "", &Sum { time: p.idle(), ..Sum::default() }));
+    rows.push(row("all", "", &Sum { time: p.thread_time(), ..p.busy() }));
+    let header = ["operation", "pass", "calls", "ms", "share", "GFLOP", "GFLOP/s a thread", "of its peak"];
+    format!("A step by operation (ms of all threads together)\n{}", table(&header, &rows))
+}
+
+fn by_phase(p: &Profile) -> String {
+    let row = |name: &str, time: Duration| vec![name.to_owned(), ms(time, p), share(time, p)];
+    let mut rows: Vec<Vec<String>> = PHASES.iter().map(|&phase| row(name(phase), p.of_phase(phase).time)).collect();
+    rows.push(row("idle", p.idle()));
+    rows.push(row("threads × wall time", p.thread_time()));
+    let loader = ms(p.of_phase(Phase::Loading).time, p);
+    format!(
+        "A step by phase (ms of all threads together)\n{}beside these, the loader's own thread: {loader} ms\n",
+        table(&["phase", "ms", "share"], &rows)
+    )
+}
+
+fn name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Data => "data, masks, noise",
+        Phase::Target => "target encoder",
+        Phase::Context => "context encoder",
+        Phase::Predictor => "predictor and loss",
+        Phase::Backward => "backward",
+        Phase::GradientSum => "gradient sum",
+        Phase::Optimiser => "AdamW and EMA",
+        Phase::Rest => "rest",
+        Phase::Loading => "loading",
+    }
+}
+
+fn saved(p: &Profile) -> String {
+    let total: usize = p.saved.iter().map(|s| s.bytes).sum();
+    let row = |name: &str, entries: usize, bytes: usize| {
+        let kib = |bytes: usize| format!("{:.1}", bytes as f64 / 1024.0);
+        let share = format!("{:.1} %", 100.0 * bytes as f64 / total.max(1) as f64);
+        vec![name.to_owned(), entries.to_string(), kib(bytes), kib(bytes / p.chunk_images), share]
+    };
+    let kept = p.saved.iter().filter(|s| s.bytes > 0);
+    let mut rows: Vec<Vec<String>> = kept.map(|Saved { name, entries, bytes }| row(name, *entries, *bytes)).collect();
+    rows.push(row("all", p.saved.iter().map(|s| s.entries).sum(), total));
+    format!(
+        "What a chunk keeps for its backward pass\n{}",
+        table(&["operation", "entries", "KiB", "an image", "share"], &rows)
+    )
+}

@@ -1,0 +1,214 @@
+//! Where the time of a training step goes: by phase, by operation, and against the limit of the processor.
+//!
+//! The steps are those of [`pretrain`], on its own data, with the meter of [`crate::kernels::meter`] running. It does
+//! not change what is computed. What a step keeps for its backward pass is [`saved`]'s business.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use super::graph::{Saved, saved};
+use crate::data::Splits;
+use crate::kernels::cpu::peak;
+use crate::kernels::meter::{self, Phase, Place, Sum, Totals};
+use crate::rng::{Purpose, stream};
+use crate::tensor::{DType, Tensor};
+use crate::train::{Batch, Noise, RunConfig, Trainer, pretrain};
+use crate::{Error, Result};
+
+/// What was measured over some steps of a run.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Steps measured.
+    pub steps: usize,
+    /// Images in a step.
+    pub batch: usize,
+    /// Images in a chunk.
+    pub chunk_images: usize,
+    /// Threads that compute.
+    pub threads: usize,
+    /// From the end of the last step that was not measured to the end of the last that was.
+    pub wall: Duration,
+    /// How long of it, all threads together, a thread had work and no core, as other programs ran; `None` where the
+    /// system does not say. It is part of the times of phases and operations.
+    pub waited: Option<Duration>,
+    /// What the meter counted, all steps together.
+    pub totals: Totals,
+    /// f32 operations a second of all threads at once with multiply-adds in registers: [`peak`].
+    pub peak: f64,
+    /// What a chunk keeps for its backward pass.
+    pub saved: Vec<Saved>,
+    /// The loss before the last step.
+    pub loss: f64,
+}
+
+/// On which way through the network an operation ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pass {
+    /// Encoders, predictor and loss, and what they are given.
+    Forward,
+    /// The reverse sweep.
+    Backward,
+    /// Sum of gradients, AdamW, moving average.
+    Update,
+    /// What is no part of these.
+    Other,
+}
+
+impl Pass {
+    /// Its name in a table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Pass::Forward => "forward",
+            Pass::Backward => "backward",
+            Pass::Update => "update",
+            Pass::Other => "",
+        }
+    }
+
+    fn of(phase: Phase) -> Self {
+        match phase {
+            Phase::Data | Phase::Target | Phase::Context | Phase::Predictor => Pass::Forward,
+            Phase::Backward => Pass::Backward,
+            Phase::GradientSum | Phase::Optimiser => Pass::Update,
+            Phase::Rest | Phase::Loading => Pass::Other,
+        }
+    }
+}
+
+/// The phases of the computing threads, in the order of a step.
+pub const PHASES: [Phase; 8] = [
+    Phase::Data,
+    Phase::Target,
+    Phase::Context,
+    Phase::Predictor,
+    Phase::Backward,
+    Phase::GradientSum,
+    Phase::Optimiser,
+    Phase::Rest,
+];
+
+impl Profile {
+    /// threads × wall time: what phases and idleness add up to.
+    pub fn thread_time(&self) -> Duration {
+        self.wall * self.threads as u32
+    }
+
+    /// What was counted in a phase.
+    pub fn of_phase(&self, phase: Phase) -> Sum {
+        self.sum(|place| place.phase == phase)
+    }
+
+    /// What was counted in all phases of the computing threads.
+    pub fn busy(&self) -> Sum {
+        self.sum(|place| place.phase != Phase::Loading)
+    }
+
+    /// The time in which a thread had nothing to do. None where the clocks disagree by more.
+    pub fn idle(&self) -> Duration {
+        self.thread_time().saturating_sub(self.busy().time)
+    }
+
+    /// What was counted of each operation on each pass, the longest first. `None` is what lies between operations.
+    pub fn by_op(&self) -> Vec<(Option<&'static str>, Pass, Sum)> {
+        let mut rows = std::collections::BTreeMap::<_, Sum>::new();
+        for (place, sum) in self.totals.iter().filter(|(place, _)| place.phase != Phase::Loading) {
+            *rows.entry((place.op, Pass::of(place.phase))).or_default() += *sum;
+        }
+        let mut rows: Vec<_> = rows.into_iter().map(|((op, pass), sum)| (op, pass, sum)).collect();
+        rows.sort_by_key(|(.., sum)| std::cmp::Reverse(sum.time));
+        rows
+    }
+
+    /// f32 operations a second that one thread reaches while all are at it.
+    pub fn peak_of_a_thread(&self) -> f64 {
+        self.peak / self.threads as f64
+    }
+
+    fn sum(&self, of: impl Fn(&Place) -> bool) -> Sum {
+        self.totals.iter().filter(|(place, _)| of(place)).fold(Sum::default(), |mut all, (_, sum)| {
+            all += *sum;
+            all
+        })
+    }
+}
+
+/// Measures `steps` steps of the run that `config` describes, after `warm_up` more (at least one), from scratch.
+///
+/// Everything runs on the threads of the current pool: none of them waits outside of it, so that threads × wall time is
+/// all the time there is. The loader has a thread of its own, as in a run.
+///
+/// # Errors
+/// As [`pretrain`]; and when there are no steps to measure.
+///
+/// # Panics
+/// When the meter is running already.
+pub fn profile(config: &RunConfig, splits: &Splits, warm_up: usize, steps: usize) -> Result<Profile> {
+    if steps == 0 || warm_up == 0 {
+        let problem = format!("{steps} steps to measure after {warm_up}");
+        return Err(Error::config(problem, "ask for at least one of each"));
+    }
+    // One more than is measured: the last step of a run has diagnostics.
+    let last = warm_up + steps;
+    let config = RunConfig { steps: config.steps.max(last + 1), ..config.clone() };
+    rayon::scope(|_| measure(&config, splits, warm_up, last))
+}
+
+/// [`profile`], on a thread of the pool.
+fn measure(config: &RunConfig, splits: &Splits, warm_up: usize, last: usize) -> Result<Profile> {
+    let (mut running, mut clock, mut waited) = (None, Instant::now(), None);
+    let (mut wall, mut totals, mut loss) = (Duration::ZERO, Totals::new(), f64::NAN);
+    let trainer = pretrain(config, splits, usize::MAX, &mut |report, _| {
+        if report.step == warm_up {
+            waited = waited_for_a_core();
+            running = Some(meter::start());
+            clock = Instant::now();
+        }
+        if report.step < last {
+            return Ok(ControlFlow::Continue(()));
+        }
+        (wall, loss) = (clock.elapsed(), report.loss);
+        totals = running.take().map(meter::Running::stop).unwrap_or_default();
+        waited = waited_for_a_core().zip(waited).map(|(after, before)| after.saturating_sub(before));
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(Profile {
+        steps: last - warm_up,
+        batch: config.batch,
+        chunk_images: trainer.chunk_images.min(config.batch),
+        threads: rayon::current_num_threads(),
+        wall,
+        waited,
+        totals,
+        peak: peak_of_all_threads(),
+        saved: saved_by_a_chunk(config, &trainer)?,
+        loss,
+    })
+}
+
+/// How long the threads of this pool have waited for a core since they began: Linux tells.
+fn waited_for_a_core() -> Option<Duration> {
+    let of_a_thread = || {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?; // ran, waited, times: nanoseconds
+        text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+    };
+    rayon::broadcast(|_| of_a_thread()).into_iter().sum()
+}
+
+/// What the threads of this pool reach together, all at once: the best of some tries.
+fn peak_of_all_threads() -> f64 {
+    const TRIES: usize = 5;
+    let time = Duration::from_millis(50);
+    let once = || rayon::broadcast(|_| peak::flops_per_second(time)).iter().sum::<f64>();
+    (0..TRIES).map(|_| once()).fold(0.0, f64::max)
+}
+
+/// What the first chunk of a batch keeps. It depends on sizes and masks; pixels are random here.
+fn saved_by_a_chunk(config: &RunConfig, trainer: &Trainer) -> Result<Vec<Saved>> {
+    let (encoder, seed) = (&config.model.encoder, config.seed);
+    let mut rng = stream(seed, Purpose::Mask, [1, 0]);
+    let (context, targets) = config.masking.sample(config.batch, encoder.patches(), &mut rng)?;
+    let shape = [config.batch, 3, encoder.image_size, encoder.image_size];
+    let images = Tensor::normal(shape, 1.0, DType::F32, &mut stream(seed, Purpose::Eval, [0, 0]));
+    let batch = Batch { images, context, targets, noise: Noise::Drawn { seed, step: 1 } };
+    Ok(saved(trainer, &trainer.cut(&batch, 0..trainer.chunk_images.min(config.batch))))
+}
