@@ -24,8 +24,9 @@
 //!
 //! Columns: **ms an image**, the time of a step over its images; **× time**, that over the point before; **GFLOP an
 //! image**, by a formula, matrix products alone; **GFLOP/s**; **peak MB**, resident; **of it before**, the part that
-//! weights, moments and images took before the first step; **MB an image**, the rest over the images. The rest is
-//! activations and gradients of the chunks in work: as many as there are threads, so it hardly grows with the batch.
+//! weights and images took before the first step; **MB an image**, the rest over the images. The rest is AdamW's moments
+//! (zeros at first, which the system gives no memory), and activations and gradients of the chunks in work: as many as
+//! there are threads, so it hardly grows with the batch.
 
 mod common;
 
