@@ -127,54 +127,59 @@ fn axes(quick: bool, threads: usize) -> Vec<Axis> {
     all.into_iter().filter(|axis| axis.points.len() > 1).collect()
 }
 
-/// An axis, and what was found at each of its points.
+/// An axis, and what was found along it.
 struct Curve {
-    axis: Axis,
-    measured: Vec<Measured>,
+    name: &'static str,
+    unit: &'static str,
+    points: Vec<Point>,
+}
+
+struct Point {
+    x: usize,
+    sizes: Sizes,
+    threads: usize,
+    measured: Measured,
 }
 
 impl Curve {
+    /// Measures every point. One that fails (for want of memory, say) is reported and left out.
     fn measure(axis: Axis) -> Self {
-        let measured = axis.points.iter().map(|&(_, sizes, threads)| Measured::in_a_process(sizes, threads)).collect();
-        Curve { axis, measured }
-    }
-
-    /// For each point: what it is, its sizes, what was found.
-    fn points(&self) -> impl Iterator<Item = (usize, &Sizes, &Measured)> {
-        self.axis.points.iter().zip(&self.measured).map(|((x, sizes, _), measured)| (*x, sizes, measured))
+        let point = |(x, sizes, threads)| match Measured::in_a_process(sizes, threads) {
+            Ok(measured) => Some(Point { x, sizes, threads, measured }),
+            Err(problem) => {
+                eprintln!("{} {x} is left out: {problem}", axis.name);
+                None
+            }
+        };
+        Curve { name: axis.name, unit: axis.unit, points: axis.points.into_iter().filter_map(point).collect() }
     }
 
     fn table(&self) -> String {
-        let header = [
-            self.axis.unit,
-            "ms an image",
-            "× time",
-            "GFLOP an image",
-            "GFLOP/s",
-            "peak MB",
-            "of it before",
-            "MB an image",
-        ];
+        let header =
+            [self.unit, "ms an image", "× time", "GFLOP an image", "GFLOP/s", "peak MB", "of it before", "MB an image"];
         let mut previous = None;
         let rows: Vec<Vec<String>> = self
-            .points()
-            .map(|(x, sizes, measured)| {
-                let ([ms, gflop, rate], [before, peak]) = (figures(sizes, measured), measured.memory_mb);
+            .points
+            .iter()
+            .map(|point| {
+                let ([ms, gflop, rate], [before, peak]) = (point.figures(), point.measured.memory_mb);
                 let ratio = previous.replace(ms).map_or("-".into(), |previous| format!("{:.2}", ms / previous));
-                let of_an_image = format!("{:.2}", (peak - before) / sizes.images as f64);
+                let of_an_image = format!("{:.2}", (peak - before) / point.sizes.images as f64);
                 let [ms, gflop] = [ms, gflop].map(|x| format!("{x:.3}"));
                 let [rate, before, peak] = [rate, before, peak].map(|x| format!("{x:.0}"));
-                vec![x.to_string(), ms, ratio, gflop, rate, peak, before, of_an_image]
+                vec![point.x.to_string(), ms, ratio, gflop, rate, peak, before, of_an_image]
             })
             .collect();
-        format!("\n{}\n\n{}", self.axis.name, table(&header, &rows))
+        format!("\n{}\n\n{}", self.name, table(&header, &rows))
     }
 }
 
-/// Milliseconds an image, GFLOP an image, GFLOP/s.
-fn figures(sizes: &Sizes, measured: &Measured) -> [f64; 3] {
-    let (images, gflop) = (sizes.images as f64, sizes.flop_per_image() / 1e9);
-    [1e3 * measured.seconds / images, gflop, gflop * images / measured.seconds]
+impl Point {
+    /// Milliseconds an image, GFLOP an image, GFLOP/s.
+    fn figures(&self) -> [f64; 3] {
+        let (images, gflop) = (self.sizes.images as f64, self.sizes.flop_per_image() / 1e9);
+        [1e3 * self.measured.seconds / images, gflop, gflop * images / self.measured.seconds]
+    }
 }
 
 impl Measured {
@@ -188,16 +193,18 @@ impl Measured {
     }
 
     /// Makes the steps in a process of its own, on so many threads.
-    fn in_a_process(sizes: Sizes, threads: usize) -> Self {
+    fn in_a_process(sizes: Sizes, threads: usize) -> Result<Self, String> {
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
         command.args(["--bench", "--point", &spell(sizes)]).env("RAYON_NUM_THREADS", threads.to_string());
         if flag("--quick") {
             command.arg("--quick");
         }
-        let output = command.output().expect("this program starts itself");
+        let output = command.output().map_err(|e| format!("this program cannot start itself: {e}"))?;
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{sizes:?}: {} {err}", output.status);
-        Self::from_line(&out).unwrap_or_else(|| panic!("{sizes:?}: cannot read '{out}'"))
+        match output.status.success() {
+            true => Self::from_line(&out).ok_or_else(|| format!("cannot read '{out}'")),
+            false => Err(format!("{}; {}", output.status, err.trim())),
+        }
     }
 
     fn to_line(self) -> String {
@@ -225,15 +232,13 @@ fn parse(text: &str) -> Sizes {
 }
 
 fn csv(curves: &[Curve]) -> String {
-    let line = |axis: &Axis, i: usize, measured: &Measured| {
-        let (x, ref sizes, threads) = axis.points[i];
-        let ([ms, gflop, rate], [before, peak]) = (figures(sizes, measured), measured.memory_mb);
-        format!("{},{x},{threads},{},{ms},{gflop},{rate},{before},{peak}\n", axis.name, sizes.images)
+    let line = |name: &str, point: &Point| {
+        let ([ms, gflop, rate], [before, peak]) = (point.figures(), point.measured.memory_mb);
+        let Point { x, threads, sizes: Sizes { images, .. }, .. } = point;
+        format!("{name},{x},{threads},{images},{ms},{gflop},{rate},{before},{peak}\n")
     };
-    let lines = curves
-        .iter()
-        .flat_map(|curve| curve.measured.iter().enumerate().map(|(i, measured)| line(&curve.axis, i, measured)));
     let header = "axis,value,threads,images,ms_an_image,gflop_an_image,gflop_per_second,mb_before,mb_peak\n";
+    let lines = curves.iter().flat_map(|curve| curve.points.iter().map(|point| line(curve.name, point)));
     header.to_owned() + &lines.collect::<String>()
 }
 
@@ -265,20 +270,22 @@ fn draw(curves: &[Curve], path: &Path) -> Drawn {
     let [blue, red, green] = [0, 1, 2].map(|i| RGBColor(CATEGORIES[i][0], CATEGORIES[i][1], CATEGORIES[i][2]));
     let panels = body.split_evenly((3, curves.len()));
     for (column, curve) in curves.iter().enumerate() {
-        let best = curve.points().map(|(_, sizes, m)| figures(sizes, m)[2]).fold(f64::MIN, f64::max);
-        let of = |y: &dyn Fn(&Sizes, &Measured) -> f64, colour, measured| {
-            let points = curve.points().map(|(x, sizes, m)| (x as f64, y(sizes, m))).collect();
+        let best = curve.points.iter().map(|p| p.figures()[2]).fold(f64::MIN, f64::max);
+        let expected = |p: &Point| match (curve.name, curve.points.first()) {
+            ("threads", Some(one)) => one.figures()[0] * one.threads as f64 / p.threads as f64,
+            _ => 1e3 * p.figures()[1] / best,
+        };
+        let of = |y: &dyn Fn(&Point) -> f64, colour, measured| {
+            let points = curve.points.iter().map(|p| (p.x as f64, y(p))).collect();
             Series { points, colour, measured }
         };
-        let time = [
-            of(&|sizes, m| figures(sizes, m)[0], blue, true),
-            of(&|sizes, _| sizes.flop_per_image() / 1e6 / best, blue, false),
-        ];
-        let rate = [of(&|sizes, m| figures(sizes, m)[2], red, true)];
-        let memory = [of(&|_, m| m.memory_mb[1], green, true), of(&|_, m| m.memory_mb[0], green, false)];
+        let time = [of(&|p| p.figures()[0], blue, true), of(&expected, blue, false)];
+        let rate = [of(&|p| p.figures()[2], red, true)];
+        let [before, peak] = [0, 1].map(|i| of(&move |p| p.measured.memory_mb[i], green, i == 1));
+        let memory = [peak, before];
         let rows = [("ms an image", &time[..]), ("GFLOP/s", &rate[..]), ("peak memory, MB", &memory[..])];
         for (row, (y_label, series)) in rows.into_iter().enumerate() {
-            panel(&panels[row * curves.len() + column], curve.axis.unit, y_label, series)?;
+            panel(&panels[row * curves.len() + column], curve.unit, y_label, series)?;
         }
     }
     root.present()?;
@@ -297,9 +304,19 @@ impl LogAxis {
         let (low, high) = values.fold((f64::INFINITY, 0f64), |(low, high), v| (low.min(v), high.max(v)));
         let range = low / room..high * room;
         let decades = (range.end / range.start).log10();
-        let factors: &[f64] = if decades > 2.2 { &[1.0] } else { &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0] };
-        let marks = (-6..9).flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power)));
-        LogAxis { marks: marks.filter(|mark| range.contains(mark)).collect(), range }
+        let marks: Vec<f64> = if decades < 0.7 {
+            // Equal steps, of 1, 2 or 5 times a power of ten.
+            let least = (range.end - range.start) / 5.0;
+            let power = 10f64.powf(least.log10().floor());
+            let step = [1.0, 2.0, 5.0].map(|factor| factor * power).into_iter().find(|&step| step >= least);
+            let step = step.unwrap_or(10.0 * power);
+            let first = (range.start / step).floor();
+            (0..8).map(|k| (first + f64::from(k)) * step).collect()
+        } else {
+            let factors: &[f64] = if decades > 2.2 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+            (-6..9).flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power))).collect()
+        };
+        LogAxis { marks: marks.into_iter().filter(|mark| range.contains(mark)).collect(), range }
     }
 }
 
