@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench data_path                    some forty seconds
-//! cargo bench --bench data_path -- --quick         two
+//! cargo bench --bench data_path -- --quick         two seconds, without workload T
 //! cargo bench --bench data_path -- --cifar FOLDER  on the real CIFAR-10 instead of random bytes in its layout
 //! ```
 //!
@@ -99,21 +99,22 @@ fn ways(sources: &[Source], quick: bool) -> String {
 }
 
 /// The models, by name.
-fn models() -> [(&'static str, Sizes); 2] {
+fn models(quick: bool) -> Vec<(&'static str, Sizes)> {
     let (encoder, predictor) = Preset::Toy.sizes();
     let toy = Sizes {
         encoder: [encoder.dim, encoder.depth, encoder.heads],
         predictor: [predictor.dim, predictor.depth, predictor.heads],
         ..Sizes::T
     };
-    [("toy", toy), ("T", Sizes::T)]
+    let models = [("toy", toy), ("T", Sizes::T)];
+    models[..if quick { 1 } else { 2 }].to_vec()
 }
 
 fn training(sources: &[Source], quick: bool) -> String {
-    let steps = if quick { 2 } else { 12 };
+    let steps = if quick { 1 } else { 12 };
     let an_image = |seconds: f64| format!("{:.1}", 1e6 * seconds / BATCH as f64);
     let mut rows = Vec::new();
-    for (model, sizes) in models() {
+    for (model, sizes) in models(quick) {
         let (mut trainer, mut batch) = sizes.prepare();
         let effort = Effort { least: steps, most: steps, budget: Duration::ZERO };
         let alone = median(effort.times(|| assert!(trainer.step(&batch, &HYPER).expect("a step").is_finite())));
@@ -140,7 +141,7 @@ fn probing(sources: &[Source], quick: bool) -> String {
     let images = if quick { 64 } else { 1024 };
     let effort = Effort { least: 1, most: 3, budget: Duration::from_secs(2) };
     let mut rows = Vec::new();
-    for (model, sizes) in models() {
+    for (model, sizes) in models(quick) {
         let (trainer, _) = Sizes { images: 1, ..sizes }.prepare();
         for (name, splits) in sources {
             let sample = First::new(splits.test.clone(), images);
