@@ -35,7 +35,7 @@ const BATCH: usize = Sizes::T.images;
 const SIDE: usize = Sizes::T.side;
 
 fn main() {
-    check_args(&["--cifar"], &["--quick"], "see the top of benches/data_path.rs");
+    check_args(&["--cifar"], &["--quick"], "the top of benches/data_path.rs has the command lines");
     // `cargo test --benches` takes the short way too.
     let quick = flag("--quick") || !is_bench();
     let scratch = Scratch::new();

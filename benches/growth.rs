@@ -4,7 +4,7 @@
 //! cargo bench --bench growth                      all axes, some three minutes on two cores
 //! cargo bench --bench growth -- --out FOLDER      and FOLDER/growth.svg, FOLDER/growth.csv
 //! cargo bench --bench growth -- --axis tokens     one of batch, tokens, width, depth, threads
-//! cargo bench --bench growth -- --quick           few and small points, some ten seconds
+//! cargo bench --bench growth -- --quick           few and small points, some five seconds
 //! RAYON_NUM_THREADS=1 cargo bench --bench growth  on one thread (the axis of threads is left out)
 //! ```
 //!
@@ -22,11 +22,12 @@
 //! peak of resident memory. It makes one step that is not timed, then 3 to 15 (in three seconds), of which the median
 //! counts.
 //!
-//! Columns: **ms an image**, the time of a step over its images; **× time**, that over the point before; **GFLOP an
-//! image**, by a formula, matrix products alone; **GFLOP/s**; **peak MB**, resident; **of it before**, the part that
-//! weights and images took before the first step; **MB an image**, the rest over the images. The rest is AdamW's moments
-//! (zeros at first, which the system gives no memory), and activations and gradients of the chunks in work: as many as
-//! there are threads, so it hardly grows with the batch.
+//! Columns: **ms an image**, the median step over its images; **least**, the fastest step (far below the median: the
+//! machine was not quiet); **× time**, the median over that of the point before; **GFLOP an image**, by a formula, matrix
+//! products alone; **GFLOP/s**; **peak MB**, resident; **of it before**, the part that weights and images took before the
+//! first step; **MB an image**, the rest over the images. The rest is AdamW's moments (zeros at first, which the system
+//! gives no memory), and activations and gradients of the chunks in work: as many as there are threads, so it hardly grows
+//! with the batch.
 
 mod common;
 
@@ -35,18 +36,19 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Effort, Sizes, check_args, flag, is_bench, median, option, peak_mb, threads};
+use common::{Effort, Sizes, check_args, flag, is_bench, median, option, peak_mb, refuse, threads};
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, ValueFormatter};
 use plotters::prelude::*;
 use stop_mim::report::colour::CATEGORIES;
 use stop_mim::report::table::table;
 
+const USAGE: &str = "the top of benches/growth.rs has the command lines";
 const EFFORT: Effort = Effort { least: 3, most: 15, budget: Duration::from_secs(3) };
 const QUICK: Effort = Effort { least: 1, most: 1, budget: Duration::ZERO };
 
 fn main() {
-    check_args(&["--axis", "--out", "--point"], &["--quick"], "see the top of benches/growth.rs");
+    check_args(&["--axis", "--out", "--point"], &["--quick"], USAGE);
     if let Some(point) = option::<String>("--point") {
         return println!("{}", Measured::here(parse(&point)).to_line());
     }
@@ -63,7 +65,9 @@ fn main() {
         .into_iter()
         .filter(|axis| only.as_deref().is_none_or(|name| name == axis.name))
         .collect();
-    assert!(!axes.is_empty(), "--axis: choose batch, tokens, width, depth or threads");
+    if axes.is_empty() {
+        refuse("--axis is one of batch, tokens, width, depth and (with more than one) threads", USAGE);
+    }
     println!("workload T, one axis at a time; {} threads, but where the axis is another number", threads());
     let curves: Vec<Curve> =
         axes.into_iter().map(Curve::measure).inspect(|curve| print!("{}", curve.table())).collect();
@@ -86,14 +90,16 @@ struct Axis {
 /// What one process found.
 #[derive(Clone, Copy)]
 struct Measured {
-    /// Median of a step.
+    /// The median step.
     seconds: f64,
+    /// The fastest.
+    least: f64,
     /// Peak of resident memory before the first step, and at the end.
     memory_mb: [f64; 2],
 }
 
 fn axes(quick: bool, threads: usize) -> Vec<Axis> {
-    let base = if quick { Sizes { images: 8, ..Sizes::T } } else { Sizes::T };
+    let base = if quick { Sizes { images: 16, ..Sizes::T } } else { Sizes::T };
     let axis = |name, unit, full: &[usize], short: &[usize], at: &dyn Fn(usize) -> Sizes| {
         let values = if quick { short } else { full };
         Axis { name, unit, points: values.iter().map(|&x| (x, at(x), threads)).collect() }
@@ -107,7 +113,7 @@ fn axes(quick: bool, threads: usize) -> Vec<Axis> {
         Sizes { encoder: [d, 6, heads], predictor: [d / 2, 3, heads], ..base }
     };
     let all = [
-        axis("batch", "images in a step", &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512], &[1, 8], &|images| Sizes {
+        axis("batch", "images in a step", &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512], &[1, 16], &|images| Sizes {
             images,
             ..base
         }),
@@ -155,8 +161,17 @@ impl Curve {
     }
 
     fn table(&self) -> String {
-        let header =
-            [self.unit, "ms an image", "× time", "GFLOP an image", "GFLOP/s", "peak MB", "of it before", "MB an image"];
+        let header = [
+            self.unit,
+            "ms an image",
+            "least",
+            "× time",
+            "GFLOP an image",
+            "GFLOP/s",
+            "peak MB",
+            "of it before",
+            "MB an image",
+        ];
         let mut previous = None;
         let rows: Vec<Vec<String>> = self
             .points
@@ -165,9 +180,10 @@ impl Curve {
                 let ([ms, gflop, rate], [before, peak]) = (point.figures(), point.measured.memory_mb);
                 let ratio = previous.replace(ms).map_or("-".into(), |previous| format!("{:.2}", ms / previous));
                 let of_an_image = format!("{:.2}", (peak - before) / point.sizes.images as f64);
-                let [ms, gflop] = [ms, gflop].map(|x| format!("{x:.3}"));
+                let least = 1e3 * point.measured.least / point.sizes.images as f64;
+                let [ms, least, gflop] = [ms, least, gflop].map(|x| format!("{x:.3}"));
                 let [rate, before, peak] = [rate, before, peak].map(|x| format!("{x:.0}"));
-                vec![point.x.to_string(), ms, ratio, gflop, rate, peak, before, of_an_image]
+                vec![point.x.to_string(), ms, least, ratio, gflop, rate, peak, before, of_an_image]
             })
             .collect();
         format!("\n{}\n\n{}", self.name, table(&header, &rows))
@@ -189,7 +205,8 @@ impl Measured {
         let before = peak_mb();
         let effort = if flag("--quick") || !is_bench() { QUICK } else { EFFORT };
         let times = effort.times(|| assert!(trainer.step(&batch, &common::HYPER).expect("a step").is_finite()));
-        Measured { seconds: median(times), memory_mb: [before, peak_mb()] }
+        let least = times.iter().copied().fold(f64::INFINITY, f64::min);
+        Measured { seconds: median(times), least, memory_mb: [before, peak_mb()] }
     }
 
     /// Makes the steps in a process of its own, on so many threads.
@@ -208,14 +225,14 @@ impl Measured {
     }
 
     fn to_line(self) -> String {
-        let Measured { seconds, memory_mb: [before, peak] } = self;
-        format!("{seconds} {before} {peak}")
+        let Measured { seconds, least, memory_mb: [before, peak] } = self;
+        format!("{seconds} {least} {before} {peak}")
     }
 
     fn from_line(line: &str) -> Option<Self> {
         let numbers: Option<Vec<f64>> = line.split_whitespace().map(|x| x.parse().ok()).collect();
-        let [seconds, before, peak] = numbers?.try_into().ok()?;
-        Some(Measured { seconds, memory_mb: [before, peak] })
+        let [seconds, least, before, peak] = numbers?.try_into().ok()?;
+        Some(Measured { seconds, least, memory_mb: [before, peak] })
     }
 }
 
@@ -235,15 +252,17 @@ fn csv(curves: &[Curve]) -> String {
     let line = |name: &str, point: &Point| {
         let ([ms, gflop, rate], [before, peak]) = (point.figures(), point.measured.memory_mb);
         let Point { x, threads, sizes: Sizes { images, .. }, .. } = point;
-        format!("{name},{x},{threads},{images},{ms},{gflop},{rate},{before},{peak}\n")
+        let least = 1e3 * point.measured.least / *images as f64;
+        format!("{name},{x},{threads},{images},{ms},{least},{gflop},{rate},{before},{peak}\n")
     };
-    let header = "axis,value,threads,images,ms_an_image,gflop_an_image,gflop_per_second,mb_before,mb_peak\n";
+    let header =
+        "axis,value,threads,images,ms_an_image,least_ms_an_image,gflop_an_image,gflop_per_second,mb_before,mb_peak\n";
     let lines = curves.iter().flat_map(|curve| curve.points.iter().map(|point| line(curve.name, point)));
     header.to_owned() + &lines.collect::<String>()
 }
 
 const PANEL: (u32, u32) = (270, 215);
-const HEAD: u32 = 60;
+const HEAD: u32 = 72;
 const INK: RGBColor = RGBColor(60, 60, 60);
 const PAPER_GRID: RGBColor = RGBColor(228, 228, 228);
 
@@ -258,15 +277,19 @@ struct Series {
 
 /// Small multiples: a column for each axis; time, rate and memory below each other. All axes are logarithmic.
 fn draw(curves: &[Curve], path: &Path) -> Drawn {
-    let size = (PANEL.0 * curves.len() as u32, HEAD + 3 * PANEL.1);
+    let size = (PANEL.0 * curves.len().max(3) as u32, HEAD + 3 * PANEL.1);
     let root = SVGBackend::new(path, size).into_drawing_area();
     root.fill(&WHITE)?;
     let (head, body) = root.split_vertically(HEAD);
     let title = "One training step (I-JEPA, f32) from workload T, one axis at a time";
     head.draw(&Text::new(title, (14, 10), text(19)))?;
-    let legend =
-        "marks: measured. dashed: time if every point ran at the axis' best GFLOP/s; memory before the first step";
-    head.draw(&Text::new(legend, (14, 36), text(14)))?;
+    let legend = [
+        "marks: measured. dashed above: time at the axis' best GFLOP/s (threads: one thread's time, shared equally);",
+        "dashed below: memory before the first step. All axes are logarithmic.",
+    ];
+    for (line, y) in legend.into_iter().zip([34, 50]) {
+        head.draw(&Text::new(line, (14, y), text(14)))?;
+    }
     let [blue, red, green] = [0, 1, 2].map(|i| RGBColor(CATEGORIES[i][0], CATEGORIES[i][1], CATEGORIES[i][2]));
     let panels = body.split_evenly((3, curves.len()));
     for (column, curve) in curves.iter().enumerate() {
@@ -354,7 +377,7 @@ fn panel(area: &DrawingArea<SVGBackend<'_>, Shift>, x_label: &str, y_label: &str
     }
     // Marked where it was measured; every second point of many.
     let marks: Vec<f64> = all.iter().take(series[0].points.len()).map(|p| p.0).collect();
-    let marks = marks.iter().copied().step_by(marks.len().div_ceil(7)).collect();
+    let marks = marks.iter().copied().step_by(marks.len().div_ceil(6)).collect();
     let x = LogAxis { marks, ..LogAxis::over(all.iter().map(|p| p.0), 1.15) };
     let y = LogAxis::over(all.iter().map(|p| p.1), 1.25);
     let mut chart =

@@ -20,7 +20,11 @@ use common::{Effort, Sizes, check_args, is_bench, median, option, peak_mb, threa
 use stop_mim::vit::Preset;
 
 fn main() {
-    check_args(&["--images", "--steps", "--predictor-depth"], &[], "see the top of benches/vit_b16.rs");
+    check_args(
+        &["--images", "--steps", "--predictor-depth"],
+        &[],
+        "the top of benches/vit_b16.rs has the command lines",
+    );
     let (encoder, predictor) = Preset::VitB16.sizes();
     let mut sizes = Sizes {
         images: option("--images").unwrap_or(8),

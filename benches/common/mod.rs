@@ -159,31 +159,33 @@ pub fn is_bench() -> bool {
     std::env::args().any(|a| a == "--bench")
 }
 
-/// The value after `--name` on the command line.
-///
-/// # Panics
-/// When it is missing or cannot be read.
+/// The value after `name` on the command line. What cannot be read ends the program.
 pub fn option<T: std::str::FromStr>(name: &str) -> Option<T> {
     let mut args = std::env::args().skip_while(|a| a != name);
     args.next()?;
-    let value = args.next().unwrap_or_else(|| panic!("{name} needs a value"));
-    Some(value.parse().unwrap_or_else(|_| panic!("{name}: cannot read '{value}'")))
+    let value = args.next().unwrap_or_default();
+    Some(value.parse().unwrap_or_else(|_| refuse(&format!("'{value}' is no value for {name}"), "")))
 }
 
-/// Whether `--name` is on the command line.
+/// Whether `name` is on the command line.
 pub fn flag(name: &str) -> bool {
     std::env::args().any(|a| a == name)
 }
 
-/// Refuses what is on the command line and known to nobody.
+/// Ends the program when there is something on the command line that nobody asks for.
 pub fn check_args(with_value: &[&str], flags: &[&str], usage: &str) {
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         if with_value.contains(&arg.as_str()) {
             args.next();
         } else if arg != "--bench" && !flags.contains(&arg.as_str()) {
-            eprintln!("{arg} is not known here\n\n{usage}");
-            std::process::exit(2);
+            refuse(&format!("{arg} is not known here"), usage);
         }
     }
+}
+
+/// Ends the program, saying why and what to do.
+pub fn refuse(problem: &str, usage: &str) -> ! {
+    eprintln!("{problem}\n{usage}");
+    std::process::exit(2)
 }
