@@ -1,0 +1,191 @@
+//! What the benches share: a training step of any size, its operations by a formula, medians, peak memory.
+
+// Each bench is a program of its own and uses a part of this.
+#![allow(dead_code)]
+
+use std::time::{Duration, Instant};
+
+use stop_mim::methods::{Method, Model, ModelConfig};
+use stop_mim::nn::LinearInit;
+use stop_mim::rng::{Purpose, stream};
+use stop_mim::train::{Batch, Hyper, Noise, Trainer};
+use stop_mim::vit::{EncoderConfig, PredictorConfig};
+use stop_mim::{DType, Indices, Tensor};
+
+/// Target blocks of an image.
+pub const TARGET_BLOCKS: usize = 4;
+
+/// Of no consequence to the time.
+pub const HYPER: Hyper = Hyper { lr: 1e-3, weight_decay: 0.05, ema_momentum: 0.996 };
+
+/// The sizes of one I-JEPA training step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sizes {
+    /// B
+    pub images: usize,
+    /// Side of an image in pixels.
+    pub side: usize,
+    /// Side of a patch in pixels.
+    pub patch: usize,
+    /// Width, depth and heads of the encoder.
+    pub encoder: [usize; 3],
+    /// Width, depth and heads of the predictor.
+    pub predictor: [usize; 3],
+    /// Tokens of the context, and of one of the four target blocks.
+    pub masks: [usize; 2],
+}
+
+impl Sizes {
+    /// Workload T, which `training_step` measures too: 32 × 32 images in 8 × 8 tokens, 64 of them, 88 GFLOP.
+    pub const T: Sizes =
+        Sizes { images: 64, side: 32, patch: 4, encoder: [192, 6, 3], predictor: [96, 3, 3], masks: [36, 12] };
+
+    /// Tokens of a whole image.
+    pub fn tokens(&self) -> usize {
+        (self.side / self.patch).pow(2)
+    }
+
+    /// Sizes of the networks.
+    pub fn model(&self) -> ModelConfig {
+        let Sizes { side, patch, encoder: [dim, depth, heads], predictor, .. } = *self;
+        let [predictor_dim, predictor_depth, predictor_heads] = predictor;
+        ModelConfig {
+            method: Method::Ijepa { target_blocks: 1 },
+            encoder: EncoderConfig {
+                image_size: side,
+                patch_size: patch,
+                dim,
+                depth,
+                heads,
+                class_token: false,
+                patch_std: 0.02,
+                position_scale: 1.0,
+            },
+            predictor: PredictorConfig {
+                dim: predictor_dim,
+                depth: predictor_depth,
+                heads: predictor_heads,
+                learned_positions: false,
+                embed_std: 0.02,
+            },
+            linear_init: LinearInit::Normal,
+        }
+    }
+
+    /// A model about to start, and a batch of random numbers under masks of these sizes.
+    pub fn prepare(&self) -> (Trainer, Batch) {
+        let mut rng = stream(0, Purpose::Init, [0, 0]);
+        let (model, params) = Model::new(&self.model(), DType::F32, &mut rng).expect("these sizes fit");
+        let (images, tokens, [context, target]) = (self.images, self.tokens(), self.masks);
+        // Runs of tokens: which ones they are does not matter to the time.
+        let mask = |start: usize, n: usize| {
+            let of_image = (0..n).map(|k| ((start + k) % tokens) as u32);
+            Indices::new(images, n, of_image.cycle().take(images * n).collect())
+        };
+        let batch = Batch {
+            images: Tensor::normal([images, 3, self.side, self.side], 1.0, DType::F32, &mut rng),
+            context: vec![mask(0, context)],
+            targets: (0..TARGET_BLOCKS).map(|k| mask(context + k * target / 2, target)).collect(),
+            noise: Noise::Drawn { seed: 0, step: 0 },
+        };
+        (Trainer::new(model, params), batch)
+    }
+
+    /// Floating-point operations of a step in matrix products (some 99 % of all), a multiply-add being two, for one
+    /// image. A block of width D on N tokens takes 24 N D² + 4 N² D; a backward pass twice its forward pass.
+    pub fn flop_per_image(&self) -> f64 {
+        let Sizes { encoder: [d, depth, _], predictor: [p, predictor_depth, _], masks: [context, target], .. } = *self;
+        let blocks = |depth: usize, n: usize, d: usize| (depth * (24 * n * d * d + 4 * n * n * d)) as f64;
+        let linear = |n: usize, inputs: usize, outputs: usize| (2 * n * inputs * outputs) as f64;
+        let pixels = 3 * self.patch * self.patch;
+        let targets = linear(self.tokens(), pixels, d) + blocks(depth, self.tokens(), d);
+        // Pixels need no gradient.
+        let encoder = 2.0 * linear(context, pixels, d) + 3.0 * blocks(depth, context, d);
+        let seen = linear(context, d, p);
+        let predicted = blocks(predictor_depth, context + target, p) + linear(target, p, d);
+        targets + encoder + 3.0 * (seen + TARGET_BLOCKS as f64 * predicted)
+    }
+}
+
+/// How many steps to time, after one that is not: at least `least`, at most `most`, and none once `budget` is spent.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Steps at least.
+    pub least: usize,
+    /// Steps at most.
+    pub most: usize,
+    /// Time after which no step is begun.
+    pub budget: Duration,
+}
+
+impl Effort {
+    /// The times in seconds of what is done again and again.
+    pub fn times(&self, mut step: impl FnMut()) -> Vec<f64> {
+        step();
+        let start = Instant::now();
+        let mut times = Vec::new();
+        while times.len() < self.least || (times.len() < self.most && start.elapsed() < self.budget) {
+            let begun = Instant::now();
+            step();
+            times.push(begun.elapsed().as_secs_f64());
+        }
+        times
+    }
+}
+
+/// The middle one of these, or the mean of the middle two.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let n = values.len();
+    (values[(n - 1) / 2] + values[n / 2]) / 2.0
+}
+
+/// Largest resident memory of this process so far in MB (2²⁰ bytes), as the system counts it; 0 where /proc has no such
+/// count.
+pub fn peak_mb() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"));
+    let kb = line.and_then(|l| l.split_whitespace().nth(1)).and_then(|x| x.parse::<f64>().ok());
+    kb.unwrap_or(0.0) / 1024.0
+}
+
+/// Threads that the training step works with: RAYON_NUM_THREADS, or as many as there are cores.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
+}
+
+/// Whether this is `cargo bench`; `cargo test --benches` runs the same program without that flag.
+pub fn is_bench() -> bool {
+    std::env::args().any(|a| a == "--bench")
+}
+
+/// The value after `name` on the command line. What cannot be read ends the program.
+pub fn option<T: std::str::FromStr>(name: &str) -> Option<T> {
+    let mut args = std::env::args().skip_while(|a| a != name);
+    args.next()?;
+    let value = args.next().unwrap_or_default();
+    Some(value.parse().unwrap_or_else(|_| refuse(&format!("'{value}' is no value for {name}"), "")))
+}
+
+/// Whether `name` is on the command line.
+pub fn flag(name: &str) -> bool {
+    std::env::args().any(|a| a == name)
+}
+
+/// Ends the program when there is something on the command line that nobody asks for.
+pub fn check_args(with_value: &[&str], flags: &[&str], usage: &str) {
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        if with_value.contains(&arg.as_str()) {
+            args.next();
+        } else if arg != "--bench" && !flags.contains(&arg.as_str()) {
+            refuse(&format!("{arg} is not known here"), usage);
+        }
+    }
+}
+
+/// Ends the program, saying why and what to do.
+pub fn refuse(problem: &str, usage: &str) -> ! {
+    eprintln!("{problem}\n{usage}");
+    std::process::exit(2)
+}
