@@ -51,6 +51,8 @@ trait Register: Copy {
     unsafe fn plus_product(self, a: Self, b: Self) -> Self;
     /// self + x.
     unsafe fn plus(self, x: Self) -> Self;
+    /// The transpose of `LANES` rows of four numbers, `gap` apart, to four rows of `LANES`, `width` apart.
+    unsafe fn transpose(from: *const f32, gap: usize, to: *mut f32, width: usize);
 }
 
 /// The numbers of one column of registers that a tile adds to and writes: where, and by which mask.
@@ -102,10 +104,10 @@ unsafe fn tile<R: Register, const M: usize, const V: usize>(
             for v in 0..V {
                 b_here[v] = R::load(b.add(v * R::LANES), columns[v].mask);
             }
-            for r in 0..M {
+            for (r, sums) in sums.iter_mut().enumerate() {
                 let a = R::splat(*a.add(r * row));
                 for v in 0..V {
-                    sums[r][v] = sums[r][v].plus_product(a, b_here[v]);
+                    sums[v] = sums[v].plus_product(a, b_here[v]);
                 }
             }
             a = a.wrapping_add(column);
@@ -191,7 +193,7 @@ unsafe fn run<R: Register>(product: &Product<f32>) {
                 let b = b.wrapping_add(from * b_row + j * b_column);
                 let b = match copied {
                     true => {
-                        copy_panel(b, (b_row, b_column), depth, columns, width, panel);
+                        copy_panel::<R>(b, (b_row, b_column), depth, columns, width, panel);
                         (panel.cast_const(), width)
                     }
                     false => (b, b_row),
@@ -219,7 +221,7 @@ fn even_cuts(n: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> {
 /// # Safety
 /// All of these elements can be read, and `depth * width` written.
 #[inline(always)]
-unsafe fn copy_panel(
+unsafe fn copy_panel<R: Register>(
     from: *const f32,
     (row, column): (usize, usize),
     depth: usize,
@@ -227,8 +229,8 @@ unsafe fn copy_panel(
     width: usize,
     to: *mut f32,
 ) {
-    // Of a transpose, four by four as far as whole fours go.
-    let fours = if row == 1 { (depth & !3, columns & !3) } else { (0, 0) };
+    // Of a transpose, whole registers as far as they go.
+    let whole = if row == 1 { (depth & !3, columns / R::LANES * R::LANES) } else { (0, 0) };
     // SAFETY: the indices stay below `depth` and `columns`.
     unsafe {
         if column == 1 {
@@ -237,34 +239,16 @@ unsafe fn copy_panel(
             }
             return;
         }
-        for j in (0..fours.1).step_by(4) {
-            for l in (0..fours.0).step_by(4) {
-                transpose_four(from.add(l + j * column), column, to.add(l * width + j), width);
+        for j in (0..whole.1).step_by(R::LANES) {
+            for l in (0..whole.0).step_by(4) {
+                R::transpose(from.add(l + j * column), column, to.add(l * width + j), width);
             }
         }
         for l in 0..depth {
-            for j in if l < fours.0 { fours.1 } else { 0 }..columns {
+            for j in if l < whole.0 { whole.1 } else { 0 }..columns {
                 *to.add(l * width + j) = *from.add(l * row + j * column);
             }
         }
-    }
-}
-
-/// The transpose of four rows of four numbers, by eight shuffles.
-///
-/// # Safety
-/// Four numbers can be read at `from` and every `gap` after it, and written at `to` and every `width` after it.
-#[inline(always)]
-unsafe fn transpose_four(from: *const f32, gap: usize, to: *mut f32, width: usize) {
-    // SAFETY: the caller's promise. SSE is part of x86-64.
-    unsafe {
-        let [x0, x1, x2, x3] = [0, 1, 2, 3].map(|i| _mm_loadu_ps(from.add(i * gap)));
-        let (low01, high01) = (_mm_unpacklo_ps(x0, x1), _mm_unpackhi_ps(x0, x1));
-        let (low23, high23) = (_mm_unpacklo_ps(x2, x3), _mm_unpackhi_ps(x2, x3));
-        _mm_storeu_ps(to, _mm_movelh_ps(low01, low23));
-        _mm_storeu_ps(to.add(width), _mm_movehl_ps(low23, low01));
-        _mm_storeu_ps(to.add(2 * width), _mm_movelh_ps(high01, high23));
-        _mm_storeu_ps(to.add(3 * width), _mm_movehl_ps(high23, high01));
     }
 }
 
@@ -336,6 +320,24 @@ impl Register for __m512 {
     unsafe fn plus(self, x: Self) -> Self {
         unsafe { _mm512_add_ps(self, x) }
     }
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, gap: usize, to: *mut f32, width: usize) {
+        unsafe {
+            // Quarter q of register i holds row 4q + i; then each quarter is transposed on its own.
+            let mut x = [_mm512_setzero_ps(); 4];
+            for i in 0..4 {
+                let row = |q: usize| _mm_loadu_ps(from.add((4 * q + i) * gap));
+                x[i] = _mm512_insertf32x4::<1>(_mm512_castps128_ps512(row(0)), row(1));
+                x[i] = _mm512_insertf32x4::<3>(_mm512_insertf32x4::<2>(x[i], row(2)), row(3));
+            }
+            let (low01, high01) = (_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+            let (low23, high23) = (_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+            _mm512_storeu_ps(to, _mm512_shuffle_ps::<0x44>(low01, low23));
+            _mm512_storeu_ps(to.add(width), _mm512_shuffle_ps::<0xEE>(low01, low23));
+            _mm512_storeu_ps(to.add(2 * width), _mm512_shuffle_ps::<0x44>(high01, high23));
+            _mm512_storeu_ps(to.add(3 * width), _mm512_shuffle_ps::<0xEE>(high01, high23));
+        }
+    }
 }
 
 impl Register for __m256 {
@@ -370,6 +372,23 @@ impl Register for __m256 {
     unsafe fn plus(self, x: Self) -> Self {
         unsafe { _mm256_add_ps(self, x) }
     }
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, gap: usize, to: *mut f32, width: usize) {
+        unsafe {
+            // Half q of register i holds row 4q + i; then each half is transposed on its own.
+            let mut x = [_mm256_setzero_ps(); 4];
+            for i in 0..4 {
+                let row = |q: usize| _mm_loadu_ps(from.add((4 * q + i) * gap));
+                x[i] = _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(row(0)), row(1));
+            }
+            let (low01, high01) = (_mm256_unpacklo_ps(x[0], x[1]), _mm256_unpackhi_ps(x[0], x[1]));
+            let (low23, high23) = (_mm256_unpacklo_ps(x[2], x[3]), _mm256_unpackhi_ps(x[2], x[3]));
+            _mm256_storeu_ps(to, _mm256_shuffle_ps::<0x44>(low01, low23));
+            _mm256_storeu_ps(to.add(width), _mm256_shuffle_ps::<0xEE>(low01, low23));
+            _mm256_storeu_ps(to.add(2 * width), _mm256_shuffle_ps::<0x44>(high01, high23));
+            _mm256_storeu_ps(to.add(3 * width), _mm256_shuffle_ps::<0xEE>(high01, high23));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -403,6 +422,12 @@ mod tests {
         }
         unsafe fn plus(self, x: Self) -> Self {
             std::array::from_fn(|i| self[i] + x[i])
+        }
+        unsafe fn transpose(from: *const f32, gap: usize, to: *mut f32, width: usize) {
+            for (l, j) in (0..4).flat_map(|l| (0..4).map(move |j| (l, j))) {
+                // SAFETY: the caller's promise.
+                unsafe { *to.add(l * width + j) = *from.add(j * gap + l) };
+            }
         }
     }
 
