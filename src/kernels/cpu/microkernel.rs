@@ -137,6 +137,21 @@ unsafe fn tile<R: Register, const M: usize, const V: usize>(
     }
 }
 
+/// Asks for one of some parts of `depth` rows and `columns` columns.
+#[inline(always)]
+fn prefetch_part(
+    (from, (row, column)): (*const f32, (usize, usize)),
+    (depth, columns): (usize, usize),
+    (part, parts): (usize, usize),
+) {
+    let (runs, length, gap) = if column == 1 { (depth, columns, row) } else { (columns, depth, column) };
+    for i in runs * part / parts..runs * (part + 1) / parts {
+        for at in (0..length).step_by(16) {
+            prefetch(from.wrapping_add(i * gap + at));
+        }
+    }
+}
+
 /// Asks for the line of the cache around `x`, which will be wanted soon.
 #[inline(always)]
 fn prefetch(x: *const f32) {
@@ -191,6 +206,7 @@ unsafe fn run<R: Register>(product: &Product<f32>) {
             // `depth` ≤ DEPTH rows of `width` ≤ 32; tiles stay inside a, b and c.
             unsafe {
                 let b = b.wrapping_add(from * b_row + j * b_column);
+                let next = b;
                 let b = match copied {
                     true => {
                         copy_panel::<R>(b, (b_row, b_column), depth, columns, width, panel);
@@ -198,7 +214,11 @@ unsafe fn run<R: Register>(product: &Product<f32>) {
                     }
                     false => (b, b_row),
                 };
-                for (i, end) in even_cuts(m, tiles) {
+                for (t, (i, end)) in even_cuts(m, tiles).enumerate() {
+                    if j + columns < n {
+                        let next = next.wrapping_add(columns * b_column);
+                        prefetch_part((next, (b_row, b_column)), (depth, width.min(n - j - columns)), (t, tiles));
+                    }
                     match columns > R::LANES {
                         true => rows::<R, 2>(end - i, product, (i, j), (from, depth), b),
                         false => rows::<R, 1>(end - i, product, (i, j), (from, depth), b),
