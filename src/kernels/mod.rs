@@ -296,19 +296,25 @@ pub fn layer_norm_again(cols: usize, x: &Buffer, affine: (&Buffer, &Buffer), sta
     })
 }
 
-/// The gradient of [`layer_norm`] with respect to x.
+/// The gradient of [`layer_norm`] with respect to x, added to `sum` if there is one. The memory of `dy` serves as scratch.
+#[track_caller]
 pub fn layer_norm_backward_input(
+    sum: Option<Buffer>,
     cols: usize,
     x: &Buffer,
     gamma: Option<&Buffer>,
     stats: &Buffer,
-    dy: &Buffer,
+    mut dy: Buffer,
 ) -> Buffer {
-    dispatch!("layer_norm", T, [x, stats, dy], {
+    let mut sum = sum.unwrap_or_else(|| full(x.len(), 0.0, x.dtype()));
+    check_len("layer_norm", "the sum", &sum, x.len());
+    check_len("layer_norm", "dy", &dy, x.len());
+    dispatch!("layer_norm", T, [x, stats], {
         let gamma = gamma.map(|g| g.as_slice::<T>("layer_norm"));
-        let stats = stats.as_chunks().0;
-        filled::<T>(x.len(), |dx| cpu::layer_norm::backward_input(x, gamma, stats, dy, cols, dx))
-    })
+        let (dy, dx) = (dy.make_mut::<T>("layer_norm"), sum.make_mut::<T>("layer_norm"));
+        cpu::layer_norm::backward_input(x, gamma, stats.as_chunks().0, dy, cols, dx);
+    });
+    sum
 }
 
 /// The gradients of [`layer_norm`] with respect to γ and β.

@@ -142,7 +142,8 @@ impl Trainer {
         assert!(images > 0 && self.chunk_images > 0, "gradients: {images} images in chunks of {}", self.chunk_images);
         let chunks: Vec<Range<usize>> =
             (0..images).step_by(self.chunk_images).map(|i| i..(i + self.chunk_images).min(images)).collect();
-        self.sum(batch, &chunks, chunks.len().div_ceil(LANES))
+        let lanes = (chunks.len() / 2).clamp(LANES.start, LANES.end);
+        self.sum(batch, &chunks, chunks.len().div_ceil(lanes))
     }
 
     /// The chunks' findings: up to `in_a_row` one after the other, each adding to what the last one found; more along a
@@ -241,9 +242,9 @@ impl Trainer {
     }
 }
 
-/// Sums of gradients that a step computes at once, at most: as many threads can work on one batch. Each is as large as
-/// the model, so more would cost memory.
-const LANES: usize = 16;
+/// Sums of gradients that a step computes at once, from 8 to 16: as many threads can work on one batch. Each is as large
+/// as the model, and adding two of them is a pass over memory, so there are no more of them than that.
+const LANES: Range<usize> = 8..16;
 
 /// Images in a chunk, by how much one image holds in a block: measured, see docs/benchmarks.md. More, and activations
 /// fall out of the level-2 cache; fewer, and there is too little to multiply each weight with. A power of two, so that

@@ -4,7 +4,7 @@
 //! what flows through s.  dγ = Σ dy ⊙ x̂ and dβ = Σ dy over all rows.
 
 use crate::autograd::Var;
-use crate::autograd::tape::{record, record_many};
+use crate::autograd::tape::record_adding;
 use crate::kernels;
 use crate::tensor::Tensor;
 
@@ -23,9 +23,9 @@ fn forward(x: &Tensor, affine: Option<(&Tensor, &Tensor)>, eps: f64) -> (Tensor,
     (Tensor::from_buffer(*x.shape(), y), Saved { x: x.clone(), gamma, stats })
 }
 
-fn backward_input(Saved { x, gamma, stats }: &Saved, dy: &Tensor) -> Tensor {
-    let gamma = gamma.as_ref().map(Tensor::buffer);
-    let dx = kernels::layer_norm_backward_input(x.last_dim(), x.buffer(), gamma, stats, dy.buffer());
+fn backward_input(Saved { x, gamma, stats }: &Saved, sum: Option<Tensor>, dy: Tensor) -> Tensor {
+    let (sum, gamma) = (sum.map(Tensor::into_buffer), gamma.as_ref().map(Tensor::buffer));
+    let dx = kernels::layer_norm_backward_input(sum, x.last_dim(), x.buffer(), gamma, stats, dy.into_buffer());
     Tensor::from_buffer(*x.shape(), dx)
 }
 
@@ -44,15 +44,17 @@ fn backward_affine(Saved { x, stats, .. }: &Saved, dy: &Tensor) -> [Tensor; 2] {
 #[track_caller]
 pub fn layer_norm(x: &Var, affine: Option<(&Var, &Var)>, eps: f64) -> Var {
     let (y, saved) = forward(x.value(), affine.map(|(gamma, beta)| (gamma.value(), beta.value())), eps);
-    match affine {
-        None => record("layer_norm", [x], y, move |dy, _| [Some(backward_input(&saved, &dy))]),
-        Some((gamma, beta)) => record_many("layer_norm", &[x, gamma, beta], y, move |dy, needed| {
-            let dx = needed[0].then(|| backward_input(&saved, &dy));
-            let [dgamma, dbeta] =
-                if needed[1] || needed[2] { backward_affine(&saved, &dy).map(Some) } else { [None, None] };
-            vec![dx, dgamma, dbeta]
-        }),
-    }
+    let inputs: Vec<&Var> = [x].into_iter().chain(affine.into_iter().flat_map(|(gamma, beta)| [gamma, beta])).collect();
+    record_adding("layer_norm", &inputs, y, move |dy, slots| {
+        if let [_, to_gamma, to_beta] = slots
+            && (to_gamma.wanted() || to_beta.wanted())
+        {
+            let [dgamma, dbeta] = backward_affine(&saved, &dy);
+            to_gamma.add(dgamma);
+            to_beta.add(dbeta);
+        }
+        slots[0].add_by(|sum| backward_input(&saved, sum, dy));
+    })
 }
 
 #[cfg(test)]

@@ -147,10 +147,10 @@ fn backward(saved: &Saved, dy: &Tensor, mut to: Each<&mut Slot>) {
                 to_gamma.add(Tensor::from_buffer([inputs], dgamma));
                 to_beta.add(Tensor::from_buffer([inputs], dbeta));
             }
-            if to.x.wanted() {
-                let dx = kernels::layer_norm_backward_input(inputs, x.buffer(), Some(gamma.buffer()), stats, &dz);
-                to.x.add(like_x(dx));
-            }
+            to.x.add_by(|sum| {
+                let (sum, gamma) = (sum.map(Tensor::into_buffer), Some(gamma.buffer()));
+                like_x(kernels::layer_norm_backward_input(sum, inputs, x.buffer(), gamma, stats, dz))
+            });
         }
     }
 }

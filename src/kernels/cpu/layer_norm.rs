@@ -42,21 +42,21 @@ vectorized! {
         }
     }
 
-    /// With g = γ ⊙ dy, for each row: dx ← (g − mean(g) − x̂ mean(g ⊙ x̂)) / √(v + ε).
-    pub fn backward_input<T>(x: &[T], gamma: Option<&[T]>, stats: &[[T; 2]], dy: &[T], cols: usize, dx: &mut [T]) {
+    /// With g = γ ⊙ dy, for each row: dx ← dx + (g − mean(g) − x̂ mean(g ⊙ x̂)) / √(v + ε). In `dy`, g is left behind.
+    pub fn backward_input<T>(x: &[T], gamma: Option<&[T]>, stats: &[[T; 2]], dy: &mut [T], cols: usize, dx: &mut [T]) {
         let inverse_cols = T::from_f64(1.0 / cols as f64);
-        let rows = x.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols)).zip(stats);
-        for (((x, dy), dx), &[mean, inverse_std]) in rows {
-            match gamma {
-                Some(gamma) => super::elementwise::mul(gamma, dy, dx),
-                None => dx.copy_from_slice(dy),
+        let rows = x.chunks_exact(cols).zip(dy.chunks_exact_mut(cols)).zip(dx.chunks_exact_mut(cols)).zip(stats);
+        for (((x, g), dx), &[mean, inverse_std]) in rows {
+            if let Some(gamma) = gamma {
+                for (g, &gamma) in g.iter_mut().zip(gamma) {
+                    *g *= gamma;
+                }
             }
-            let mean_g = super::softmax::sum(dx) * inverse_cols;
-            let g = &*dx;
+            let mean_g = super::softmax::sum(g) * inverse_cols;
             let gx = reduce(cols, T::ZERO, |s, i| s + g[i] * (x[i] - mean), |a, b| a + b);
             let mean_gx = gx * inverse_std * inverse_cols;
-            for (dx, &x) in dx.iter_mut().zip(x) {
-                *dx = (*dx - mean_g - (x - mean) * inverse_std * mean_gx) * inverse_std;
+            for ((dx, &g), &x) in dx.iter_mut().zip(&*g).zip(x) {
+                *dx += (g - mean_g - (x - mean) * inverse_std * mean_gx) * inverse_std;
             }
         }
     }
