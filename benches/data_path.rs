@@ -64,7 +64,7 @@ fn options(splits: &Splits) -> LoaderOptions {
     }
 }
 
-fn loader(splits: &Splits) -> impl Iterator<Item = Vec<f32>> {
+fn loader(splits: &Splits) -> impl Iterator<Item = Tensor> {
     let loader = Loader::new(splits.train.clone(), options(splits)).unwrap_or_else(|e| panic!("{e}"));
     loader.map(|batch| batch.unwrap_or_else(|e| panic!("{e}")).images)
 }
@@ -125,7 +125,7 @@ fn training(sources: &[Source], quick: bool) -> String {
                 let start = Instant::now();
                 let images = batches.next().expect("the loader never ends");
                 waits.push(start.elapsed().as_secs_f64());
-                batch.images = Tensor::new([BATCH, 3, SIDE, SIDE], images);
+                batch.images = images;
                 trainer.step(&batch, &HYPER).expect("a step");
             });
             // The first wait is for a thread that has just begun, and belongs to a step that is not timed.

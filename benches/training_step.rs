@@ -43,9 +43,6 @@ fn main() {
         let targets = (0..4).map(|k| masks(36 + 5 * k, 12)).collect();
         let batch = Batch { images, context: vec![masks(0, 36)], targets, noise };
         let mut trainer = Trainer::new(model, params);
-        if let Some(c) = std::env::var("CHUNK").ok() {
-            trainer.chunk_images = c.parse().unwrap();
-        }
         trainer.step(&batch, &HYPER).expect("a step");
         let (mut ms, _) = run(&mut trainer, &batch, 10);
         ms.sort_by(f64::total_cmp);
@@ -60,10 +57,8 @@ fn main() {
     let targets = indices(&file, "masks_tgt");
     let targets = (0..4).map(|k| targets.slice_rows(64 * k..64 * (k + 1))).collect();
     let batch = Batch { images: floats(&file, "images"), context: vec![indices(&file, "masks_ctx")], targets, noise };
+    drop(bytes);
     let mut trainer = Trainer::new(model, params);
-    if let Some(c) = std::env::var("CHUNK").ok() {
-        trainer.chunk_images = c.parse().unwrap();
-    }
 
     let (base, start) = (peak_mb(), Instant::now());
     let (_, first) = run(&mut trainer, &batch, 3);

@@ -218,10 +218,7 @@ impl Tape {
             let Some(dy) = gradients[at].take() else { continue };
             let slot = |input: &Option<usize>| input.map_or(Slot::Unwanted, |i| Slot::Sum(gradients[i].take()));
             let mut slots: Vec<Slot> = inputs.iter().map(slot).collect();
-            {
-                let _op = meter::op(name);
-                rule(dy, &mut slots);
-            }
+            rule(dy, &mut slots);
             for (input, slot) in inputs.into_iter().zip(slots) {
                 let (Some(input), Slot::Sum(Some(gradient))) = (input, slot) else { continue };
                 let shape = entries[input].shape;

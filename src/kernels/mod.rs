@@ -160,18 +160,23 @@ pub fn linear(
     })
 }
 
-/// a b, as [`matmul`] for one pair, added to `sum` if there is one.
+/// A gradient of [`linear`]: a b, as [`matmul`] for one pair, added to `sum` if there is one.
 #[track_caller]
-pub fn matmul_onto(sum: Option<Buffer>, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buffer, tb: bool) -> Buffer {
-    let Some(mut sum) = sum else { return matmul(1, dims, a, ta, b, tb) };
+pub fn linear_backward(sum: Option<Buffer>, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buffer, tb: bool) -> Buffer {
     let [m, k, n] = dims;
-    check_len("matmul", "a", a, m * k);
-    check_len("matmul", "b", b, k * n);
-    check_len("matmul", "the sum", &sum, m * n);
-    dispatch!("matmul", T, [a, b], {
-        cpu::matmul::matmul(dims, a, ta, b, tb, Plus::OWN, sum.make_mut::<T>("matmul"));
-    });
-    sum
+    check_len("linear", "a", a, m * k);
+    check_len("linear", "b", b, k * n);
+    dispatch!("linear", T, [a, b], {
+        let add = |plus, c: &mut [T]| cpu::matmul::matmul(dims, a, ta, b, tb, plus, c);
+        match sum {
+            None => filled::<T>(m * n, |c| add(Plus::NOTHING, c)),
+            Some(mut sum) => {
+                check_len("linear", "the sum", &sum, m * n);
+                add(Plus::OWN, sum.make_mut::<T>("linear"));
+                sum
+            }
+        }
+    })
 }
 
 /// Σ over the rows, each of `cols` elements, added to `sum` if there is one.

@@ -51,10 +51,16 @@ pub fn operations() -> Vec<Finding> {
     let picked = Indices::from_rows(&[vec![2, 0, 2], vec![1, 1, 0], vec![0, 1, 2], vec![2, 2, 2]]);
     let (first, last) = (PatchOrder::ChannelFirst, PatchOrder::ChannelLast);
     let affine = |x: &[Var]| ops::layer_norm(&x[0], Some((&x[1], &x[2])), 1e-3);
+    let norm_linear = |x: &[Var]| {
+        let norm = ops::Input::Norm { x: &x[0], gamma: &x[3], beta: &x[4], eps: 1e-3 };
+        ops::linear_of(norm, &x[1], Some(&x[2]), Some(&x[5]))
+    };
+    let gelu_linear = |x: &[Var]| ops::linear_of(ops::Input::Gelu(&x[0]), &x[1], Some(&x[2]), Some(&x[0]));
     vec![
         op("add", "equal shapes", &|x| ops::add(&x[0], &x[1]), &[&[2, 3, 5], &[2, 3, 5]]),
         op("add", "broadcast both ways", &|x| ops::add(&x[0], &x[1]), &[&[2, 1, 3], &[4, 1]]),
         op("attention", "2 images, 5 tokens, 3 heads of 2", &|x| ops::attention(&x[0], 3), &[&[2, 5, 18]]),
+        op("attention_of", "tokens 1 to 3 of 5", &|x| ops::attention_of(&x[0], 2, 1..4), &[&[2, 5, 12]]),
         op("cross_entropy", "3 rows of 5 classes", &|x| ops::cross_entropy(&x[0], &[1, 0, 4]), &[&[3, 5]]),
         op("gather_tokens", "tokens picked twice", &|x| ops::gather_tokens(&x[0], &picked), &[&[2, 3, 5]]),
         op("gather_tokens", "from one table", &|x| ops::gather_tokens(&x[0], &picked), &[&[1, 4, 2]]),
@@ -65,6 +71,13 @@ pub fn operations() -> Vec<Finding> {
         op("layer_norm", "without, rows of 20", &|x| ops::layer_norm(&x[0], None, 1e-3), &[&[5, 20]]),
         op("linear", "with bias", &|x| ops::linear(&x[0], &x[1], Some(&x[2])), &[&[2, 3, 4], &[5, 4], &[5]]),
         op("linear", "without", &|x| ops::linear(&x[0], &x[1], None), &[&[2, 3, 4], &[5, 4]]),
+        op(
+            "linear_of",
+            "of a norm, onto a residual",
+            &norm_linear,
+            &[&[2, 3, 4], &[5, 4], &[5], &[4], &[4], &[2, 3, 5]],
+        ),
+        op("linear_of", "of GELU, onto its own input", &gelu_linear, &[&[3, 4], &[4, 4], &[4]]),
         op("matmul", "batches", &|x| ops::matmul(&x[0], &x[1]), &[&[3, 2, 3], &[3, 3, 4]]),
         op("matmul", "one matrix for a batch", &|x| ops::matmul(&x[0], &x[1]), &[&[2, 3], &[3, 3, 4]]),
         op("matmul_nt", "a batch by one matrix", &|x| ops::matmul_nt(&x[0], &x[1]), &[&[3, 2, 3], &[4, 3]]),
@@ -317,13 +330,14 @@ mod tests {
 
     use super::*;
 
-    /// The names that a file exports by `pub use module::{a, b};`, from this crate's folder.
+    /// The functions that a file exports by `pub use module::{a, b};`, from this crate's folder.
     fn exported(file: &str) -> BTreeSet<String> {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let source = std::fs::read_to_string(path).unwrap();
         let lines = source.lines().filter_map(|line| line.strip_prefix("pub use ")?.strip_suffix(';'));
         let own = lines.filter(|line| !line.starts_with("crate::")).map(|line| line.split_once("::").unwrap().1);
-        own.flat_map(|names| names.trim_matches(['{', '}']).split(", ")).map(str::to_owned).collect()
+        let names = own.flat_map(|names| names.trim_matches(['{', '}']).split(", "));
+        names.filter(|name| !name.starts_with(char::is_uppercase)).map(str::to_owned).collect()
     }
 
     fn statements(findings: &[Finding]) -> BTreeSet<String> {

@@ -354,17 +354,17 @@ mod tests {
     }
 
     #[test]
-    fn what_attention_and_gelu_keep_is_what_the_shapes_say() {
+    fn what_each_operation_keeps_is_what_the_shapes_say() {
         let (trainer, batch) = stop(DType::F32);
         let lint = lint(&trainer, &batch);
         let bytes = |name| lint.saved.iter().find(|s| s.name == name).unwrap().bytes;
-        // Two blocks of the encoder on 14 rows of 5 context tokens, two of the predictor on 28 rows of 5 + 3.
-        let (encoder, predictor) = (2 * 14, 2 * 28);
-        // GELU keeps its input, 4 times as wide as the tokens.
-        assert_eq!(bytes("gelu"), 4 * (encoder * 5 * 4 * 12 + predictor * 8 * 4 * 8));
-        // Attention keeps queries, keys and values, and the probabilities of each head.
-        let (qkv, probabilities) = (encoder * 5 * 36 + predictor * 8 * 24, encoder * 3 * 25 + predictor * 2 * 64);
-        assert_eq!(bytes("attention"), 4 * (qkv + probabilities));
+        // Two blocks of the encoder on 14 rows of 5 context tokens; of the predictor one on 28 rows of 5 + 3, and one
+        // that answers for the 3 masked tokens only.
+        let (encoder, all, masked) = (2 * 14 * 5, 28 * 8, 28 * 3);
+        // The second map of an MLP keeps what GELU is taken of, 4 times as wide as the tokens.
+        assert_eq!(bytes("gelu_linear"), 4 * 4 * (encoder * 12 + (all + masked) * 8));
+        // Attention keeps queries, keys and values of all tokens, and no probabilities.
+        assert_eq!(bytes("attention"), 4 * 3 * (encoder * 12 + 2 * all * 8));
         assert!(lint.saved.is_sorted_by_key(|s| std::cmp::Reverse(s.bytes)));
         assert_eq!(lint.saved.iter().map(|s| s.entries).sum::<usize>(), lint.entries);
     }
@@ -389,9 +389,9 @@ mod tests {
         assert_eq!(culprit.parameter, None);
         assert!(matches!(culprit.found.origin, Origin::Value { .. }), "{culprit}");
         assert_eq!(culprit.found.name, expected[culprit.found.position], "{culprit}");
-        assert!(["layer_norm", "linear"].contains(&culprit.found.name), "{culprit}");
-        let first_gelu = expected.iter().position(|name| *name == "gelu").unwrap();
-        assert!(culprit.found.position < first_gelu, "{culprit}");
+        assert_eq!(culprit.found.name, "norm_linear", "{culprit}");
+        let first_mlp = expected.iter().position(|name| *name == "gelu_linear").unwrap();
+        assert!(culprit.found.position < first_mlp, "{culprit}");
 
         // In the target encoder, which is on no tape.
         let mut poisoned = trainer.clone();

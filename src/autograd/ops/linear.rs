@@ -109,11 +109,12 @@ fn backward(saved: &Saved, dy: &Tensor, mut to: Each<&mut Slot>) {
     }
     let add_weight = |to: &mut Slot, z: &Buffer| {
         let dims = [outputs, rows, inputs];
-        let add =
-            |sum: Option<Tensor>| kernels::matmul_onto(sum.map(Tensor::into_buffer), dims, dy.buffer(), true, z, false);
+        let add = |sum: Option<Tensor>| {
+            kernels::linear_backward(sum.map(Tensor::into_buffer), dims, dy.buffer(), true, z, false)
+        };
         to.add_by(|sum| Tensor::from_buffer(*weight.shape(), add(sum)));
     };
-    let dz = |sum| kernels::matmul_onto(sum, [rows, outputs, inputs], dy.buffer(), false, weight.buffer(), false);
+    let dz = |sum| kernels::linear_backward(sum, [rows, outputs, inputs], dy.buffer(), false, weight.buffer(), false);
     let like_x = |buffer| Tensor::from_buffer(*x.shape(), buffer);
     match function {
         Function::Plain => {

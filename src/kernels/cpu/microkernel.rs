@@ -345,10 +345,10 @@ impl Register for __m512 {
         unsafe {
             // Quarter q of register i holds row 4q + i; then each quarter is transposed on its own.
             let mut x = [_mm512_setzero_ps(); 4];
-            for i in 0..4 {
+            for (i, x) in x.iter_mut().enumerate() {
                 let row = |q: usize| _mm_loadu_ps(from.add((4 * q + i) * gap));
-                x[i] = _mm512_insertf32x4::<1>(_mm512_castps128_ps512(row(0)), row(1));
-                x[i] = _mm512_insertf32x4::<3>(_mm512_insertf32x4::<2>(x[i], row(2)), row(3));
+                *x = _mm512_insertf32x4::<1>(_mm512_castps128_ps512(row(0)), row(1));
+                *x = _mm512_insertf32x4::<3>(_mm512_insertf32x4::<2>(*x, row(2)), row(3));
             }
             let (low01, high01) = (_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
             let (low23, high23) = (_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
@@ -397,9 +397,9 @@ impl Register for __m256 {
         unsafe {
             // Half q of register i holds row 4q + i; then each half is transposed on its own.
             let mut x = [_mm256_setzero_ps(); 4];
-            for i in 0..4 {
+            for (i, x) in x.iter_mut().enumerate() {
                 let row = |q: usize| _mm_loadu_ps(from.add((4 * q + i) * gap));
-                x[i] = _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(row(0)), row(1));
+                *x = _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(row(0)), row(1));
             }
             let (low01, high01) = (_mm256_unpacklo_ps(x[0], x[1]), _mm256_unpackhi_ps(x[0], x[1]));
             let (low23, high23) = (_mm256_unpacklo_ps(x[2], x[3]), _mm256_unpackhi_ps(x[2], x[3]));
