@@ -157,19 +157,19 @@ mod attention {
     }
 
     #[divan::bench(args = sizes())]
-    fn forward(bencher: Bencher<'_, '_>, Heads(s): Heads) {
+    fn forward(bencher: Bencher<'_, '_>, Heads(s): &Heads) {
         let tokens = s.batch * s.tokens * s.dim();
         let qkv = numbers(3 * tokens);
         // Q Kᵀ and P V.
-        measure(bencher, 4 * tokens, 2 * 2 * product(&s), || kernels::attention(&s, &qkv));
+        measure(bencher, 4 * tokens, 2 * 2 * product(s), || kernels::attention(s, &qkv));
     }
 
     #[divan::bench(args = sizes())]
-    fn backward(bencher: Bencher<'_, '_>, Heads(s): Heads) {
+    fn backward(bencher: Bencher<'_, '_>, Heads(s): &Heads) {
         let tokens = s.batch * s.tokens * s.dim();
         let (qkv, dout) = (numbers(3 * tokens), numbers(tokens));
         // Q Kᵀ again, dV, dP, dQ and dK.
-        measure(bencher, 7 * tokens, 5 * 2 * product(&s), || kernels::attention_backward(&s, &qkv, &dout));
+        measure(bencher, 7 * tokens, 5 * 2 * product(s), || kernels::attention_backward(s, &qkv, &dout));
     }
 }
 
