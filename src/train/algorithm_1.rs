@@ -22,6 +22,8 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use crate::autograd::{Tape, Var};
 use crate::kernels::meter::{self, Phase};
 use crate::methods::{Chunk, Model, ModelParams};
@@ -158,7 +160,11 @@ impl Trainer {
         let (mut left, right) = (left?, right?);
         let _phase = meter::phase(Phase::GradientSum);
         left.loss += right.loss;
-        left.gradients.iter_mut().zip(&right.gradients).for_each(|(sum, g)| sum.add_assign(g));
+        let here = meter::here();
+        left.gradients.par_iter_mut().zip(&right.gradients).for_each(|(sum, g)| {
+            let _there = here.enter();
+            sum.add_assign(g);
+        });
         Ok(left)
     }
 

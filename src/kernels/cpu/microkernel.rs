@@ -196,7 +196,8 @@ unsafe fn run<R: Register>(product: &Product<f32>) {
     let mut panel = std::mem::MaybeUninit::<[f32; PANEL]>::uninit();
     let panel = panel.as_mut_ptr().cast::<f32>();
     let (tiles, width) = (m.div_ceil(R::ROWS), 2 * R::LANES);
-    let copied = b_column != 1 || (b_row >= FAR && tiles > 4);
+    // Rows far apart are worth a copy if it is read often, or if all of b does not fit the next cache anyway.
+    let copied = b_column != 1 || (b_row >= FAR && (tiles >= 32 || k > DEPTH));
     // With k = 0 there is one pass of depth 0: it writes what is added.
     for (from, to) in even_cuts(k, k.div_ceil(DEPTH).max(1)) {
         let depth = to - from;
