@@ -252,12 +252,13 @@ impl Trainer {
 /// as the model, and adding two of them is a pass over memory, so there are no more of them than that.
 const LANES: Range<usize> = 8..16;
 
-/// Images in a chunk, by how much one image holds in a block: measured, see docs/benchmarks.md. More, and activations
-/// fall out of the level-2 cache; fewer, and there is too little to multiply each weight with. A power of two, so that
+/// Images in a chunk, by how much one image holds in a block: measured, see docs/performance.md. More, and activations
+/// fall out of the level-2 cache; fewer, and there is too little to multiply each weight with. At most 8, so that a
+/// batch of 64 keeps eight threads busy; a power of two, so that
 /// it divides the usual batches.
 fn default_chunk(model: &Model) -> usize {
     const ELEMENTS: usize = 1 << 16;
     let encoder = &model.config.encoder;
-    let images = (ELEMENTS / (encoder.patches() * encoder.dim)).clamp(1, 32);
+    let images = (ELEMENTS / (encoder.patches() * encoder.dim)).clamp(1, 8);
     1 << images.ilog2()
 }

@@ -12,6 +12,8 @@
 //! - **b is read where it lies** if its columns are neighbours. If it is transposed (x Wᵀ, Q Kᵀ), or its rows are so
 //!   far apart that they fall on each other in the cache, the 32 columns at hand are copied to the stack, [`DEPTH`]
 //!   rows at a time; all tiles of these columns read the copy.
+//! - **What comes next is asked for early:** while the tiles of some columns are computed, a part of the next columns of
+//!   b is prefetched with each. Weights come from far: a chunk of images reads all of them once.
 //! - **What is left over** at the lower edge is spread: 64 rows are not five tiles of 12 and one of 4, but two of 10
 //!   and four of 11. At the right edge a mask hides what is not there.
 //!
@@ -30,7 +32,8 @@ const PANEL: usize = DEPTH * 2 * 16;
 /// From this many elements between its rows on, b is copied: 2 KiB are half of the period of a level-1 cache.
 const FAR: usize = 512;
 
-/// A vector register of f32. All functions compile to one instruction inside a function that has its target feature.
+/// A vector register of f32. All functions but `transpose` compile to one instruction, inside a function that has the
+/// target feature.
 trait Register: Copy {
     /// Numbers in it.
     const LANES: usize;
@@ -97,7 +100,7 @@ unsafe fn tile<R: Register, const M: usize, const V: usize>(
         if k > 0 || product.own {
             each!(r, v, prefetch(c.wrapping_add(r * product.c.1 + columns[v].start)));
         }
-        let mut a = product.a.0.add(i * row + k * column);
+        let mut a = product.a.0.wrapping_add(i * row + k * column); // with k = 0 there may be no element there
         let mut sums = [[R::splat(0.0); V]; M];
         for _ in 0..depth {
             let mut b_here = [R::splat(0.0); V];
