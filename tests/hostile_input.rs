@@ -168,11 +168,8 @@ fn animated_png() -> Vec<u8> {
 
 #[test]
 fn every_kind_of_image_that_can_be_shown_is() {
-    let palette = [
-        header(2, 2, 8, 3),
-        chunk(b"PLTE", &[10, 20, 30, 40, 50, 60]),
-        chunk(b"IDAT", &stored(&[0, 1, 1, 0, 1, 1])),
-    ];
+    let palette =
+        [header(2, 2, 8, 3), chunk(b"PLTE", &[10, 20, 30, 40, 50, 60]), chunk(b"IDAT", &stored(&[0, 1, 1, 0, 1, 1]))];
     let image = DynamicImage::from(picture());
     let cases: Vec<(&str, Vec<u8>, Option<[u8; 3]>)> = vec![
         ("palette", png(&palette), Some([40, 50, 60])),
@@ -355,7 +352,8 @@ fn batches_with_stand_ins_are_the_same_on_any_number_of_threads() {
             threads,
         };
         let batches = Loader::new(Arc::clone(&train) as Arc<dyn Dataset>, options).unwrap().take(12);
-        let batches: Vec<_> = batches.map(|b| b.map(|b| (b.images.as_slice::<f32>().to_vec(), b.labels)).unwrap()).collect();
+        let batches: Vec<_> =
+            batches.map(|b| b.map(|b| (b.images.as_slice::<f32>().to_vec(), b.labels)).unwrap()).collect();
         assert_eq!(train.skipped(), 3);
         batches
     };
@@ -391,7 +389,9 @@ fn damage_moves_no_image_to_the_other_split() {
 #[test]
 fn folders_that_are_not_as_they_should_be() {
     let scratch = Scratch::new();
-    assert!(folder::open(&scratch.0.join("nowhere"), SIZE, BadImages::Skip).err().unwrap().to_string().contains("nowhere"));
+    assert!(
+        folder::open(&scratch.0.join("nowhere"), SIZE, BadImages::Skip).err().unwrap().to_string().contains("nowhere")
+    );
     assert!(scratch.refused(BadImages::Skip).contains("no class folders"));
     scratch.write("beside.png", &grey(1));
     let message = scratch.refused(BadImages::Skip);
@@ -635,7 +635,8 @@ fn injured_checkpoints() {
 fn injured_configurations() {
     let sound = serde_json::to_vec(&config()).unwrap();
     let mut rng = StdRng::seed_from_u64(4);
-    let numbers = ["0", "1", "-1", "3", "1e308", "-1e308", "1e-320", "18446744073709551615", "0.5", "null", "\"\"", "[]"];
+    let numbers =
+        ["0", "1", "-1", "3", "1e308", "-1e308", "1e-320", "18446744073709551615", "0.5", "null", "\"\"", "[]"];
     let places: Vec<usize> = (0..sound.len()).filter(|at| sound[*at].is_ascii_digit()).collect();
     let (mut parsed, mut valid) = (0, 0);
     for k in 0..20_000 {

@@ -50,9 +50,11 @@ fuzz_target!(init: write_all(), |_data: &[u8]| {});
 fn write_all() {
     let stop = Method::Stop { target_blocks: 1, sigma: Sigma::OFFICIAL, tokens: TokenForm::Official };
     let scratch = std::env::temp_dir().join(format!("stop-mim-seed-{}", std::process::id()));
-    for (name, method) in
-        [("stop", stop), ("ijepa", Method::Ijepa { target_blocks: 1 }), ("mae", Method::Mae { normalize_patches: true })]
-    {
+    for (name, method) in [
+        ("stop", stop),
+        ("ijepa", Method::Ijepa { target_blocks: 1 }),
+        ("mae", Method::Mae { normalize_patches: true }),
+    ] {
         let config = config(method);
         config.validate().unwrap();
         write("run_config", name, serde_json::to_string(&config).unwrap().as_bytes());

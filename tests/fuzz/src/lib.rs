@@ -20,5 +20,6 @@ pub fn is_small(config: &ModelConfig) -> bool {
     let patches = (encoder.image_size / encoder.patch_size.max(1)).pow(2) as f64;
     let positions = patches * (encoder.dim + config.predictor.dim) as f64;
     let patch = 3.0 * (encoder.patch_size as f64).powi(2) * (encoder.dim + config.predictor.dim) as f64;
-    weights(encoder.dim, encoder.depth) + weights(config.predictor.dim, config.predictor.depth) + positions + patch < 1e5
+    weights(encoder.dim, encoder.depth) + weights(config.predictor.dim, config.predictor.depth) + positions + patch
+        < 1e5
 }
