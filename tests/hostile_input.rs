@@ -224,7 +224,6 @@ fn images_that_cannot_be_shown_are_named_with_the_reason() {
         ("jpeg of 60000x60000", jpeg_declaring(60_000, 60_000), "60000x60000"),
         ("jpeg cut short", whole[..whole.len() - 40].to_vec(), "cut short"),
         ("jpeg without pixels", vec![0xFF, 0xD8, 0xFF, 0xD9], "no frame header"),
-        ("jpeg of 2 channels", jpeg(8, 8, 2), "cannot be decoded"),
     ];
     for (name, bytes, reason) in &cases {
         let scratch = Scratch::with_good_images();
@@ -488,6 +487,7 @@ fn injured_cifar_files() {
         }
     }
     assert!((10..390).contains(&read), "{read} of 400");
+    std::fs::remove_file(scratch.0.join("fine_label_names.txt")).unwrap();
     // A file that claims terabytes, without holding them.
     let huge = std::fs::File::create(scratch.0.join("train.bin")).unwrap();
     if huge.set_len(3074 << 30).is_ok() {
