@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::options::{MaskArgs, ModelArgs};
+use super::options::{MaskArgs, ModelArgs, StrictArgs};
 use crate::Result;
 use crate::data::{self, Dataset};
 use crate::report::canvas::Canvas;
@@ -25,6 +25,8 @@ pub struct Args {
     #[arg(long, default_value = "masks.png", value_name = "FILE")]
     out: PathBuf,
     #[command(flatten)]
+    strict: StrictArgs,
+    #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     masks: MaskArgs,
@@ -36,7 +38,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let model = args.model.config()?;
     let masking = args.masks.masking(&model)?;
-    let splits = data::open(&args.data, model.encoder.image_size)?;
+    let splits = data::open_with(&args.data, model.encoder.image_size, args.strict.bad_images())?;
     draw_masks(&masking, &model.encoder, args.seed, &*splits.train, args.images)?.save_png(&args.out)?;
     println!("{}", args.out.display());
     Ok(())

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::data::Augment;
+use crate::data::{Augment, BadImages};
 use crate::methods::stop::TokenForm;
 use crate::methods::{Method, ModelConfig};
 use crate::nn::LinearInit;
@@ -94,6 +94,21 @@ pub struct ModelArgs {
     /// MAE: normalise each target patch by its own mean and variance.
     #[arg(long)]
     normalize_patches: bool,
+}
+
+/// What is asked of the images.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct StrictArgs {
+    /// Refuse a folder with an image that cannot be used, having decoded them all, instead of skipping that image.
+    #[arg(long)]
+    strict: bool,
+}
+
+impl StrictArgs {
+    /// What becomes of images that cannot be used.
+    pub fn bad_images(self) -> BadImages {
+        if self.strict { BadImages::Refuse } else { BadImages::Skip }
+    }
 }
 
 /// Which tokens are hidden.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 
+use super::options::StrictArgs;
 use super::progress::Progress;
 use crate::Result;
 use crate::data::{self, Dataset, First, Splits};
@@ -21,13 +22,15 @@ pub struct Args {
     #[arg(long, value_name = "DATA")]
     data: Option<String>,
     #[command(flatten)]
+    strict: StrictArgs,
+    #[command(flatten)]
     probe: ProbeArgs,
 }
 
 pub fn run(args: &Args) -> Result<()> {
     let saved = checkpoint::load(&args.checkpoint)?;
     let spec = args.data.as_deref().unwrap_or(&saved.config.data);
-    let splits = data::open(spec, saved.config.model.encoder.image_size)?;
+    let splits = data::open_with(spec, saved.config.model.encoder.image_size, args.strict.bad_images())?;
     println!("{} after {} steps, on {}", saved.config.model.method.name(), saved.step, splits.train.describe());
     probe(&args.probe, &saved.config, (&saved.model, &saved.params), &splits)
 }

@@ -4,17 +4,23 @@
 //! red, green and blue, row by row. That is [`Dataset::pixels`]'s layout already, so the files stay in memory as they
 //! are. CIFAR-100 is labelled by its 100 fine classes. Nothing is downloaded or unpacked here.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::Dataset;
+use super::file::read_whole;
 use crate::{Error, Result};
 
 /// The side of an image in pixels.
 pub const SIDE: usize = 32;
 
 const PIXELS: usize = 3 * SIDE * SIDE;
+
+/// Most records that a file may hold: twice CIFAR-100's. What is longer is not read.
+const MOST_RECORDS: usize = 100_000;
+
+/// Largest file of class names, in bytes.
+const MOST_NAMES: u64 = 1 << 16;
 
 /// What distinguishes the two data sets on disk.
 struct Layout {
@@ -100,10 +106,13 @@ impl Layout {
     fn records(&self, dir: &Path, files: &[&str]) -> Result<Vec<u8>> {
         let mut records = Vec::new();
         for path in files.iter().map(|file| dir.join(file)) {
-            let start = records.len();
-            let mut file = File::open(&path).map_err(|e| self.cannot_read(&path, e))?;
-            file.read_to_end(&mut records).map_err(|e| self.cannot_read(&path, e))?;
-            self.check(&path, &records[start..])?;
+            let most = (MOST_RECORDS * self.record()) as u64;
+            let bytes = read_whole(&path, most).map_err(|e| self.cannot_read(&path, e))?;
+            self.check(&path, &bytes)?;
+            match records.is_empty() {
+                true => records = bytes,
+                false => records.extend(bytes),
+            }
         }
         Ok(records)
     }
@@ -132,28 +141,27 @@ impl Layout {
     /// The names in `names_file` if it is there, otherwise those known here.
     fn class_names(&self, dir: &Path) -> Result<Vec<String>> {
         let path = dir.join(self.names_file);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == ErrorKind::NotFound => self.names.to_owned(),
-            Err(e) => return Err(Error::io("read", path, e)),
+        let hint = "write one name a line, or delete the file: the names are built in";
+        let text = match read_whole(&path, MOST_NAMES) {
+            Ok(bytes) => String::from_utf8(bytes).map_err(|e| Error::file(&path, format!("is no text: {e}"), hint))?,
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => self.names.to_owned(),
+            Err(e) => return Err(e),
         };
         let names: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
         let classes = self.labels[self.labels.len() - 1];
         if names.len() != classes {
             let problem = format!("{} names for {classes} classes", names.len());
-            return Err(Error::file(
-                path,
-                problem,
-                "write one name a line, or delete the file: the names are built in",
-            ));
+            return Err(Error::file(path, problem, hint));
         }
         Ok(names)
     }
 
-    fn cannot_read(&self, path: &Path, error: std::io::Error) -> Error {
-        match error.kind() {
-            ErrorKind::NotFound => Error::file(path, "there is no such file", self.explain()),
-            _ => Error::io("read", path, error),
+    fn cannot_read(&self, path: &Path, error: Error) -> Error {
+        match error {
+            Error::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
+                Error::file(path, "there is no such file", self.explain())
+            }
+            other => other,
         }
     }
 

@@ -39,6 +39,10 @@ impl Dataset for First {
         self.whole.class_names()
     }
 
+    fn skipped(&self) -> usize {
+        self.whole.skipped()
+    }
+
     fn describe(&self) -> String {
         format!("the first {} of {}", self.len, self.whole.describe())
     }

@@ -13,9 +13,11 @@
 
 pub mod augment;
 pub mod cifar;
+mod file;
 mod first;
 pub mod folder;
 pub mod loader;
+mod picture;
 pub mod shapes;
 
 pub use augment::{Augment, Crop};
@@ -60,6 +62,21 @@ pub trait Dataset: Send + Sync {
 
     /// One line for the log: what this is, how many images, of what size.
     fn describe(&self) -> String;
+
+    /// How many files turned out to be unusable so far, and were left out or stand-ins shown for them.
+    fn skipped(&self) -> usize {
+        0
+    }
+}
+
+/// What becomes of an image that cannot be used. [`folder`] says what that means, and when it is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BadImages {
+    /// It is reported on standard error, counted, and another one stands in for it.
+    #[default]
+    Skip,
+    /// It is an error.
+    Refuse,
 }
 
 /// Per-channel statistics of pixels in [0, 1]; a pixel v (0 to 255) enters the network as (v/255 − mean) / std.
@@ -125,8 +142,23 @@ pub struct Splits {
     pub normalization: Normalization,
 }
 
+impl Splits {
+    /// How many files of both splits turned out to be unusable so far: [`Dataset::skipped`].
+    pub fn skipped(&self) -> usize {
+        self.train.skipped() + self.test.skipped()
+    }
+}
+
 /// Images that [`Normalization::measure`] looks at: their mean is then known to about 0.003.
 const MEASURED: usize = 1000;
+
+/// [`open_with`], where bad images are skipped.
+///
+/// # Errors
+/// As there.
+pub fn open(spec: &str, image_size: usize) -> Result<Splits> {
+    open_with(spec, image_size, BadImages::Skip)
+}
 
 /// Opens what `spec` names, with images of `image_size`×`image_size` pixels.
 ///
@@ -137,12 +169,10 @@ const MEASURED: usize = 1000;
 /// | `folder:DIR` | [`folder`] |
 ///
 /// # Errors
-/// If `spec` names nothing known, or the files are missing or not as they should be.
-pub fn open(spec: &str, image_size: usize) -> Result<Splits> {
-    if !(8..=1024).contains(&image_size) {
-        let problem = format!("images of {image_size}x{image_size} pixels are not supported");
-        return Err(Error::config(problem, "choose an image size from 8 to 1024; CIFAR's is 32"));
-    }
+/// If `spec` names nothing known, or the files are missing or not as they should be. `bad_images` decides over single
+/// files of a folder; CIFAR's few large files are refused whole.
+pub fn open_with(spec: &str, image_size: usize, bad_images: BadImages) -> Result<Splits> {
+    check_image_size(image_size)?;
     let (scheme, rest) = spec.split_once(':').unwrap_or((spec, ""));
     match scheme {
         "shapes" => {
@@ -161,12 +191,22 @@ pub fn open(spec: &str, image_size: usize) -> Result<Splits> {
         "cifar10" => published(cifar::cifar10(Path::new(rest))?, Normalization::CIFAR10),
         "cifar100" => published(cifar::cifar100(Path::new(rest))?, Normalization::CIFAR100),
         "folder" => {
-            let (train, test) = folder::open(Path::new(rest), image_size)?;
+            let (train, test) = folder::open(Path::new(rest), image_size, bad_images)?;
             measured(train, test)
         }
         _ => Err(Error::config(
             format!("'{spec}' names no data set"),
             "choose shapes, shapes:count, shapes:distance, cifar10:DIR, cifar100:DIR or folder:DIR",
+        )),
+    }
+}
+
+fn check_image_size(image_size: usize) -> Result<()> {
+    match (8..=1024).contains(&image_size) {
+        true => Ok(()),
+        false => Err(Error::config(
+            format!("images of {image_size}x{image_size} pixels are not supported"),
+            "choose an image size from 8 to 1024; CIFAR's is 32",
         )),
     }
 }

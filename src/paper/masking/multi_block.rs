@@ -137,6 +137,11 @@ impl MultiBlock {
             let problem = format!("a grid of {rows}x{columns} has no tokens to mask");
             return Err(Error::config(problem, "use images of at least one patch a side"));
         }
+        // Beyond this, products of sides overflow, here and where tokens are numbered by u32.
+        if rows.max(columns) > 1 << 14 {
+            let problem = format!("a grid of {rows}x{columns} tokens; {} a side is the most", 1 << 14);
+            return Err(Error::config(problem, "use larger patches"));
+        }
         self.target.validate("target")?;
         self.context.validate("context")?;
         for (kind, blocks) in [("target", &self.target), ("context", &self.context)] {

@@ -1,0 +1,165 @@
+//! One JPEG or PNG file of unknown origin, decoded within bounds.
+//!
+//! Three looks at it, each before the next one costs anything: [`check_start`] reads the first bytes and knows files
+//! that are no images and PNGs of impossible sizes; [`decode`] reads the whole file and looks for its size and its
+//! end; then it is decoded, with a limit on memory that follows from that size.
+//!
+//! A PNG carries checksums, so damage anywhere is seen. A JPEG carries none: one that was cut short is seen, because
+//! its last marker is missing, and so is damage that no longer decodes; damage that decodes to other pixels is not.
+
+use std::io::Cursor;
+use std::panic::catch_unwind;
+use std::path::Path;
+
+use image::imageops::{self, FilterType};
+use image::{ImageFormat, ImageReader, Limits, RgbImage};
+
+use super::file::{read_start, read_whole};
+use crate::{Error, Result};
+
+/// Largest width and height that is decoded, and most pixels in all: a small file can claim to be a huge image.
+const MAX_SIDE: u32 = 16_384;
+const MAX_PIXELS: u64 = 1 << 26;
+
+/// Largest file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// The most that one decoded pixel takes, in bytes: four channels of 16 bits.
+const PIXEL_BYTES: u64 = 8;
+
+/// What a decoder may take beside the pixels, in bytes: lines, tables, colour profiles.
+const DECODER_BYTES: u64 = 16 << 20;
+
+/// Bytes up to a PNG's height.
+const START: u64 = 24;
+
+const HINT: &str = "replace it by a sound JPEG or PNG file, or remove it";
+
+/// Whether the file at `path` begins as a JPEG or PNG does; a PNG's size is checked too. Two system calls.
+pub(super) fn check_start(path: &Path) -> Result<()> {
+    let start = read_start(path, START)?;
+    let checked = format(&start).and_then(|format| match format {
+        ImageFormat::Png => png_size(&start).and_then(check_size),
+        _ => Ok(()),
+    });
+    checked.map_err(|problem| Error::file(path, problem, HINT))
+}
+
+/// Reads an image and fits it into `[3][size][size]`.
+pub(super) fn decode(path: &Path, size: usize) -> Result<Box<[u8]>> {
+    let bytes = read_whole(path, MAX_FILE_BYTES)?;
+    // The decoders are others' code: should one panic, that is this file's fault and not the end of the run.
+    let image = catch_unwind(|| decode_bytes(&bytes)).unwrap_or_else(|_| Err("the decoder panicked".to_owned()));
+    let image = image.map_err(|problem| Error::file(path, format!("cannot be decoded: {problem}"), HINT))?;
+    let square = fit(&image, size);
+    Ok((0..3).flat_map(|c| square.pixels().map(move |pixel| pixel[c])).collect())
+}
+
+fn decode_bytes(bytes: &[u8]) -> Result<RgbImage, String> {
+    let format = format(bytes)?;
+    let size = if format == ImageFormat::Png { png_size(bytes)? } else { jpeg_size(bytes)? };
+    check_size(size)?;
+    let (width, height) = size;
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(width);
+    limits.max_image_height = Some(height);
+    limits.max_alloc = Some(u64::from(width) * u64::from(height) * PIXEL_BYTES + DECODER_BYTES);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits);
+    Ok(reader.decode().map_err(|e| e.to_string())?.into_rgb8())
+}
+
+/// What the first bytes say that a file is; its name does not count.
+fn format(bytes: &[u8]) -> Result<ImageFormat, String> {
+    match bytes {
+        [] => Err("it is empty".to_owned()),
+        [0xFF, 0xD8, 0xFF, ..] => Ok(ImageFormat::Jpeg),
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => Ok(ImageFormat::Png),
+        _ => Err("it is neither a JPEG nor a PNG file".to_owned()),
+    }
+}
+
+fn check_size((width, height): (u32, u32)) -> Result<(), String> {
+    let pixels = u64::from(width) * u64::from(height);
+    match pixels > 0 && width.max(height) <= MAX_SIDE && pixels <= MAX_PIXELS {
+        true => Ok(()),
+        false => Err(format!(
+            "an image of {width}x{height} pixels; from 1 to {MAX_SIDE} a side and at most {MAX_PIXELS} in all are read"
+        )),
+    }
+}
+
+/// Width and height as a PNG's first chunk declares them.
+fn png_size(bytes: &[u8]) -> Result<(u32, u32), String> {
+    let word = |at: usize| bytes.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+    match (bytes.get(12..16), word(16), word(20)) {
+        (Some(b"IHDR"), Some(width), Some(height)) => Ok((width, height)),
+        _ => Err("it does not begin with a PNG's header".to_owned()),
+    }
+}
+
+/// Width and height as a JPEG's frame header declares them, once its end has been found: decoders fill what a file cut
+/// short lacks with grey, and say nothing.
+///
+/// A JPEG is a list of segments: 0xFF, a marker, and for most markers a length and as many bytes. Pixels follow a start
+/// of scan, in which 0xFF is always followed by 0 or by a restart marker, until the next segment begins.
+fn jpeg_size(bytes: &[u8]) -> Result<(u32, u32), String> {
+    const CUT_SHORT: &str = "it is cut short: a JPEG's end marker is missing";
+    let half = |at: usize| bytes.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
+    let (mut at, mut size) = (2, None);
+    loop {
+        let found = bytes.get(at..).and_then(|rest| rest.windows(2).position(|w| w[0] == 0xFF && is_marker(w[1])));
+        let marker = at + found.ok_or(CUT_SHORT)? + 1;
+        match bytes[marker] {
+            0xD9 => return size.ok_or("it has no frame header".to_owned()),
+            // The frame headers: all of 0xC0 to 0xCF but those for tables and extensions.
+            0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
+                let sides = half(marker + 6).zip(half(marker + 4)).ok_or(CUT_SHORT)?;
+                let sides = (u32::from(sides.0), u32::from(sides.1));
+                if size.replace(sides).is_some_and(|first| first != sides) {
+                    return Err("it has two frame headers that differ".to_owned());
+                }
+            }
+            _ => {}
+        }
+        let length = half(marker + 1).ok_or(CUT_SHORT)?;
+        at = marker + 1 + usize::from(length.max(2));
+    }
+}
+
+/// Whether 0xFF and this byte begin a segment: not the escape 0xFF 0, fill bytes, or markers without content.
+fn is_marker(byte: u8) -> bool {
+    !matches!(byte, 0x00 | 0x01 | 0xD0..=0xD8 | 0xFF)
+}
+
+/// The largest centred square of `image`, resized to `size`×`size` by a triangle filter, which averages when it
+/// shrinks. Cutting first keeps a ribbon of 1×16384 pixels from being blown up before it is cut.
+fn fit(image: &RgbImage, size: usize) -> RgbImage {
+    let (width, height) = image.dimensions();
+    let side = width.min(height);
+    let square = imageops::crop_imm(image, (width - side) / 2, (height - side) / 2, side, side);
+    if side as usize == size {
+        return square.to_image();
+    }
+    imageops::resize(&*square, size as u32, size as u32, FilterType::Triangle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::Rgb;
+
+    #[test]
+    fn the_middle_square_is_kept_and_shrunk_by_averaging() {
+        let mut image = RgbImage::new(24, 8);
+        for (x, y, pixel) in image.enumerate_pixels_mut() {
+            // Left third red, right third blue; the middle is a checkerboard of single pixels.
+            let on = ((x + y) % 2) as u8 * 200;
+            *pixel = Rgb([u8::from(x < 8) * 255, on, u8::from(x >= 16) * 255]);
+        }
+        let same = fit(&image, 8);
+        assert!(same.enumerate_pixels().all(|(x, y, p)| *p == Rgb([0, ((x + y) % 2) as u8 * 200, 0])));
+        let half = fit(&image, 4);
+        assert!(half.pixels().all(|p| p[1].abs_diff(100) <= 25), "a checkerboard is grey from afar: {half:?}");
+    }
+}

@@ -1,0 +1,110 @@
+//! Writes inputs that the readers accept, for the fuzzer to begin with: `corpus/TARGET/NAME`. A
+//! target like the others, so that nothing is built twice; it does its work before the first input.
+
+#![no_main]
+
+use std::path::Path;
+
+use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
+use libfuzzer_sys::fuzz_target;
+use stop_mim::data::Augment;
+use stop_mim::methods::stop::TokenForm;
+use stop_mim::methods::{Method, ModelConfig};
+use stop_mim::nn::LinearInit;
+use stop_mim::paper::Sigma;
+use stop_mim::paper::masking::MultiBlock;
+use stop_mim::train::{Masking, RunConfig, checkpoint, fresh_model};
+use stop_mim::vit::Preset;
+
+fn write(target: &str, name: &str, bytes: &[u8]) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(name), bytes).unwrap();
+}
+
+fn config(method: Method) -> RunConfig {
+    let (mut encoder, mut predictor) = Preset::Toy.sizes();
+    (encoder.image_size, encoder.dim, encoder.depth, encoder.heads) = (16, 4, 1, 1);
+    (predictor.dim, predictor.depth, predictor.heads) = (4, 1, 1);
+    let mae = matches!(method, Method::Mae { .. });
+    encoder.class_token = mae;
+    let mut blocks = MultiBlock::for_small_grid((4, 4));
+    blocks.min_keep = 1;
+    RunConfig {
+        model: ModelConfig { method, encoder, predictor, linear_init: LinearInit::Normal },
+        data: "shapes".to_owned(),
+        masking: if mae { Masking::Random { ratio: 0.75 } } else { Masking::Blocks(blocks) },
+        augment: Augment::STOP,
+        batch: 4,
+        steps: 10,
+        warmup: 1,
+        lr: [1e-4, 1e-3, 1e-5],
+        weight_decay: [0.05, 0.05],
+        ema: [0.99, 1.0],
+        seed: 0,
+    }
+}
+
+fuzz_target!(init: write_all(), |_data: &[u8]| {});
+
+fn write_all() {
+    let stop = Method::Stop { target_blocks: 1, sigma: Sigma::OFFICIAL, tokens: TokenForm::Official };
+    let scratch = std::env::temp_dir().join(format!("stop-mim-seed-{}", std::process::id()));
+    for (name, method) in [
+        ("stop", stop),
+        ("ijepa", Method::Ijepa { target_blocks: 1 }),
+        ("mae", Method::Mae { normalize_patches: true }),
+    ] {
+        let config = config(method);
+        config.validate().unwrap();
+        write("run_config", name, serde_json::to_string(&config).unwrap().as_bytes());
+        let (_, params) = fresh_model(&config).unwrap();
+        checkpoint::save(&scratch, &config, 3, &params).unwrap();
+        let file = std::fs::read(&scratch).unwrap();
+        write("checkpoint", &format!("{name}-raw"), &[b"r", &file[..]].concat());
+        // The other form: header, a zero, tensors; the target puts the header's length in front.
+        let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+        let (header, tensors) = file[8..].split_at(length);
+        write("checkpoint", &format!("{name}-parts"), &[b"p", header, b"\0", tensors].concat());
+    }
+    let _ = std::fs::remove_file(scratch);
+
+    let image = RgbImage::from_fn(20, 12, |x, y| Rgb([(x * 12) as u8, (y * 20) as u8, (x * y) as u8]));
+    let image = DynamicImage::from(image);
+    for (name, image) in [
+        ("rgb", image.clone()),
+        ("grey", image.to_luma8().into()),
+        ("grey16", image.to_luma16().into()),
+        ("alpha", image.to_rgba8().into()),
+        ("alpha16", image.to_rgba16().into()),
+    ] {
+        for (extension, format) in [("png", ImageFormat::Png), ("jpg", ImageFormat::Jpeg)] {
+            let mut bytes = std::io::Cursor::new(Vec::new());
+            if image.write_to(&mut bytes, format).is_ok() {
+                write("image_file", &format!("{name}.{extension}"), bytes.get_ref());
+            }
+        }
+    }
+
+    for records in 1..4usize {
+        let file: Vec<u8> = (0..records * 3074).map(|k| if k % 3074 < 2 { (k % 20) as u8 } else { k as u8 }).collect();
+        write("cifar", &format!("{records}"), &[b"\0\0", &file[..]].concat());
+    }
+    let names: Vec<u8> = (0..100).flat_map(|k| format!("c{k}\n").into_bytes()).collect();
+    let length = (names.len() as u16).to_le_bytes();
+    write("cifar", "named", &[&length[..], &names, &[1; 3074]].concat());
+
+    for (k, line) in [
+        "pretrain\n--method\nstop\n--data\nshapes:count\n--epochs\n2.5\n--target-scale\n0.15,0.2",
+        "pretrain\n--preset\nvit-b16\n--sigma-std\n0.25\n--threads\n4",
+        "probe\nx.safetensors\n--probe-images\n100,10",
+        "check\ngraph",
+        "masks\n--images\n3\n--out\nmasks.png\n--strict",
+        "--help",
+    ]
+    .iter()
+    .enumerate()
+    {
+        write("command_line", &k.to_string(), line.as_bytes());
+    }
+}

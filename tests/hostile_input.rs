@@ -1,0 +1,729 @@
+//! Whatever the files, folders, configurations and arguments hold: an error or a success, never a panic, never memory
+//! without bound. Random inputs are mutations of sound ones, from fixed seeds.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use clap::Parser;
+use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use stop_mim::cli::Cli;
+use stop_mim::data::{Augment, BadImages, Dataset, Loader, LoaderOptions, Normalization, cifar, folder};
+use stop_mim::methods::stop::TokenForm;
+use stop_mim::methods::{Method, ModelConfig};
+use stop_mim::nn::LinearInit;
+use stop_mim::paper::Sigma;
+use stop_mim::paper::masking::MultiBlock;
+use stop_mim::train::{Masking, RunConfig, checkpoint, fresh_model};
+use stop_mim::vit::Preset;
+
+const SIZE: usize = 8;
+
+/// An empty folder, removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("stop-mim-hostile-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    fn write(&self, name: impl AsRef<Path>, bytes: &[u8]) {
+        let path = self.0.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    /// A folder of two splits with one class, and a sound image in each.
+    fn with_good_images() -> Self {
+        let scratch = Scratch::new();
+        scratch.write("train/a/good.png", &encoded(&picture().into(), ImageFormat::Png));
+        scratch.write("test/a/good.png", &encoded(&picture().into(), ImageFormat::Png));
+        scratch
+    }
+
+    fn open(&self, bad_images: BadImages) -> stop_mim::Result<(folder::Folder, folder::Folder)> {
+        folder::open(&self.0, SIZE, bad_images)
+    }
+
+    /// The message of the error that opening ends in.
+    #[track_caller]
+    fn refused(&self, bad_images: BadImages) -> String {
+        self.open(bad_images).err().expect("must be refused").to_string()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn picture() -> RgbImage {
+    RgbImage::from_fn(12, 9, |x, y| Rgb([(x * 20) as u8, (y * 25) as u8, (x * y) as u8]))
+}
+
+fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+fn pixels(images: &dyn Dataset, index: usize) -> Vec<u8> {
+    let mut out = vec![0; 3 * images.image_size().pow(2)];
+    images.pixels(index, &mut out).unwrap();
+    out
+}
+
+/// One to four small injuries: bytes changed, removed, repeated, or replaced by numbers at the edge of a type.
+fn mutated(bytes: &[u8], rng: &mut StdRng) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for _ in 0..rng.random_range(1..=4) {
+        let at = rng.random_range(0..=bytes.len());
+        let end = (at + rng.random_range(0..=16)).min(bytes.len());
+        match rng.random_range(0..6) {
+            0 => bytes.truncate(at),
+            1 => drop(bytes.drain(at..end)),
+            2 => drop(bytes.splice(at..at, bytes[at..end].to_vec())),
+            3 => bytes[at..end].iter_mut().for_each(|b| *b = rng.random()),
+            4 => bytes[at..end].iter_mut().for_each(|b| *b ^= 1 << rng.random_range(0..8)),
+            _ => {
+                let edges = [0, 1, 0x7F, 0x80, 0xFF];
+                let edge = edges[rng.random_range(0..edges.len())];
+                bytes[at..end].fill(edge);
+            }
+        }
+    }
+    bytes
+}
+
+// A PNG by hand, for what the encoder does not write.
+
+fn crc(bytes: &[u8]) -> u32 {
+    let bit = |c: u32, _| if c & 1 == 1 { 0xEDB8_8320 ^ (c >> 1) } else { c >> 1 };
+    !bytes.iter().fold(!0, |c, b| (0..8).fold(c ^ u32::from(*b), bit))
+}
+
+fn chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let named = [&name[..], data].concat();
+    [&(data.len() as u32).to_be_bytes()[..], &named, &crc(&named).to_be_bytes()].concat()
+}
+
+/// A zlib stream that stores `data` as it is.
+fn stored(data: &[u8]) -> Vec<u8> {
+    let (a, b) = data.iter().fold((1, 0), |(a, b), x| ((a + u32::from(*x)) % 65_521, (a + u32::from(*x) + b) % 65_521));
+    let length = data.len() as u16;
+    [&[0x78, 1, 1][..], &length.to_le_bytes(), &(!length).to_le_bytes(), data, &(b << 16 | a).to_be_bytes()].concat()
+}
+
+fn header(width: u32, height: u32, depth: u8, colour: u8) -> Vec<u8> {
+    chunk(b"IHDR", &[&width.to_be_bytes()[..], &height.to_be_bytes(), &[depth, colour, 0, 0, 0]].concat())
+}
+
+fn png(chunks: &[Vec<u8>]) -> Vec<u8> {
+    [b"\x89PNG\r\n\x1A\n".to_vec(), chunks.concat(), chunk(b"IEND", &[])].concat()
+}
+
+/// A baseline JPEG of `side`×`side` pixels, all of them in the middle of every channel's range: with tables in which a
+/// single zero bit says that a coefficient, or the rest of a block, is zero.
+fn jpeg(width: u16, height: u16, components: u8) -> Vec<u8> {
+    let segment =
+        |marker: u8, data: &[u8]| [&[0xFF, marker][..], &(data.len() as u16 + 2).to_be_bytes(), data].concat();
+    let sides = [height.to_be_bytes(), width.to_be_bytes()].concat();
+    let frame: Vec<u8> = (1..=components).flat_map(|c| [c, 0x11, 0]).collect();
+    let scan: Vec<u8> = (1..=components).flat_map(|c| [c, 0]).collect();
+    let lengths = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let blocks = usize::from(width.div_ceil(8)) * usize::from(height.div_ceil(8));
+    [
+        vec![0xFF, 0xD8],
+        segment(0xDB, &[&[0][..], &[1; 64]].concat()),
+        segment(0xC0, &[&[8][..], &sides, &[components], &frame].concat()),
+        segment(0xC4, &[&[0x00][..], &lengths, &[0]].concat()),
+        segment(0xC4, &[&[0x10][..], &lengths, &[0]].concat()),
+        segment(0xDA, &[&[components][..], &scan, &[0, 63, 0]].concat()),
+        vec![0; (blocks * usize::from(components) * 2).div_ceil(8)],
+        vec![0xFF, 0xD9],
+    ]
+    .concat()
+}
+
+/// Two frames: the still image of one grey level, the next frame of another.
+fn animated_png() -> Vec<u8> {
+    let lines = |v: u8| stored(&[0, v, v, 0, v, v]);
+    let frame = |number: u32| {
+        let [n, two] = [number, 2].map(u32::to_be_bytes);
+        chunk(b"fcTL", &[&n[..], &two, &two, &[0; 8], &[0, 1, 0, 10, 0, 0]].concat())
+    };
+    let control = chunk(b"acTL", &[2u32.to_be_bytes(), 0u32.to_be_bytes()].concat());
+    let second = chunk(b"fdAT", &[2u32.to_be_bytes().to_vec(), lines(200)].concat());
+    png(&[header(2, 2, 8, 0), control, frame(0), chunk(b"IDAT", &lines(50)), frame(1), second])
+}
+
+#[test]
+fn every_kind_of_image_that_can_be_shown_is() {
+    let palette =
+        [header(2, 2, 8, 3), chunk(b"PLTE", &[10, 20, 30, 40, 50, 60]), chunk(b"IDAT", &stored(&[0, 1, 1, 0, 1, 1]))];
+    let image = DynamicImage::from(picture());
+    let cases: Vec<(&str, Vec<u8>, Option<[u8; 3]>)> = vec![
+        ("palette", png(&palette), Some([40, 50, 60])),
+        ("animated", animated_png(), Some([50; 3])),
+        ("1x1", encoded(&RgbImage::from_pixel(1, 1, Rgb([1, 2, 3])).into(), ImageFormat::Png), Some([1, 2, 3])),
+        ("1x1 bit", png(&[header(1, 1, 1, 0), chunk(b"IDAT", &stored(&[0, 0x80]))]), Some([255; 3])),
+        ("ribbon", encoded(&RgbImage::from_pixel(16_384, 1, Rgb([9; 3])).into(), ImageFormat::Png), Some([9; 3])),
+        ("grey jpeg", jpeg(20, 11, 1), Some([128; 3])),
+        ("colour jpeg", jpeg(8, 8, 3), Some([128; 3])),
+        ("CMYK jpeg", jpeg(8, 8, 4), None),
+        ("16 bits", encoded(&image.to_rgb16().into(), ImageFormat::Png), None),
+        ("16 bits and alpha", encoded(&image.to_rgba16().into(), ImageFormat::Png), None),
+        ("grey and alpha", encoded(&image.to_luma_alpha8().into(), ImageFormat::Png), None),
+        ("grey of 16 bits", encoded(&image.to_luma16().into(), ImageFormat::Png), None),
+        ("jpeg with bytes after its end", [jpeg(8, 8, 3), vec![0; 99]].concat(), Some([128; 3])),
+    ];
+    for (name, bytes, expected) in cases {
+        let scratch = Scratch::with_good_images();
+        // The name does not say which of the two it is; the content does.
+        scratch.write("train/a/any.jpg", &bytes);
+        let (train, _) = scratch.open(BadImages::Refuse).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let shown = pixels(&train, 0);
+        for (c, plane) in shown.chunks(SIZE * SIZE).enumerate() {
+            assert!(expected.is_none_or(|e| plane.iter().all(|v| *v == e[c])), "{name}: {plane:?}");
+        }
+    }
+}
+
+#[test]
+fn images_that_cannot_be_shown_are_named_with_the_reason() {
+    let data = chunk(b"IDAT", &stored(&[0; 7]));
+    let declared = |width, height, depth, colour| png(&[header(width, height, depth, colour), data.clone()]);
+    let good = encoded(&picture().into(), ImageFormat::Png);
+    let mut corrupt = good.clone();
+    corrupt[good.len() / 2] ^= 0x55;
+    let whole = jpeg(64, 64, 3);
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("empty", vec![], "empty"),
+        ("text", b"<html>404</html>".to_vec(), "neither a JPEG nor a PNG"),
+        ("gif", b"GIF89a\x01\x00\x01\x00".to_vec(), "neither a JPEG nor a PNG"),
+        ("signature", b"\x89PNG\r\n\x1A\n".to_vec(), "PNG's header"),
+        ("0x0", declared(0, 0, 8, 0), "0x0"),
+        ("0x5", declared(0, 5, 8, 0), "0x5"),
+        ("100000x1", declared(100_000, 1, 8, 0), "100000x1"),
+        ("bomb", declared(60_000, 60_000, 16, 6), "60000x60000"),
+        ("largest", declared(u32::MAX, u32::MAX, 16, 6), "4294967295x4294967295"),
+        ("many", declared(16_384, 16_384, 8, 2), "16384x16384"),
+        ("within bounds, without pixels", declared(8192, 8192, 16, 6), "cannot be decoded"),
+        ("no such depth", declared(2, 2, 7, 0), "cannot be decoded"),
+        ("corrupt", corrupt, "cannot be decoded"),
+        ("jpeg of no lines", jpeg(8, 0, 3), "8x0"),
+        ("jpeg of 60000x60000", jpeg_declaring(60_000, 60_000), "60000x60000"),
+        ("jpeg cut short", whole[..whole.len() - 40].to_vec(), "cut short"),
+        ("jpeg without pixels", vec![0xFF, 0xD8, 0xFF, 0xD9], "no frame header"),
+    ];
+    for (name, bytes, reason) in &cases {
+        let scratch = Scratch::with_good_images();
+        scratch.write("train/a/bad.png", bytes);
+        let message = scratch.refused(BadImages::Refuse);
+        assert!(message.contains("bad.png") && message.contains(reason), "{name}: {message}");
+        // And skipped, whether it was found at once or when asked for; the label is true either way.
+        let (train, test) = scratch.open(BadImages::Skip).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let good = pixels(&test, 0);
+        assert!((0..train.len()).all(|index| pixels(&train, index) == good), "{name}");
+        assert_eq!((train.skipped(), test.skipped()), (1, 0), "{name}");
+    }
+}
+
+/// A small JPEG whose frame header lies.
+fn jpeg_declaring(width: u16, height: u16) -> Vec<u8> {
+    let mut bytes = jpeg(8, 8, 3);
+    let frame = bytes.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
+    bytes[frame + 5..][..2].copy_from_slice(&height.to_be_bytes());
+    bytes[frame + 7..][..2].copy_from_slice(&width.to_be_bytes());
+    bytes
+}
+
+/// A file that was cut anywhere is refused, or nothing that matters was lost.
+#[test]
+fn no_image_is_shown_in_part() {
+    let photo = encoded(&picture().into(), ImageFormat::Jpeg);
+    for whole in [encoded(&picture().into(), ImageFormat::Png), photo, jpeg(24, 24, 3)] {
+        let is_jpeg = whole[0] == 0xFF;
+        let scratch = Scratch::with_good_images();
+        scratch.write("train/a/any.png", &whole);
+        let sound = pixels(&scratch.open(BadImages::Refuse).unwrap().0, 0);
+        for length in 0..whole.len() {
+            scratch.write("train/a/any.png", &whole[..length]);
+            match scratch.open(BadImages::Refuse) {
+                Err(error) => assert!(error.to_string().contains("any.png"), "{error}"),
+                Ok(_) if is_jpeg => panic!("a JPEG cut to {length} of {} bytes", whole.len()),
+                Ok((train, _)) => assert_eq!(pixels(&train, 0), sound, "cut to {length}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn injured_images_are_shown_or_skipped() {
+    let image = DynamicImage::from(picture());
+    let seeds = [
+        encoded(&image, ImageFormat::Png),
+        encoded(&image.to_rgba16().into(), ImageFormat::Png),
+        encoded(&image, ImageFormat::Jpeg),
+        jpeg(20, 20, 4),
+        animated_png(),
+    ];
+    let mut rng = StdRng::seed_from_u64(1);
+    let scratch = Scratch::with_good_images();
+    let mut skipped = 0;
+    for k in 0..1500 {
+        scratch.write("train/a/any.png", &mutated(&seeds[k % seeds.len()], &mut rng));
+        let (train, test) = scratch.open(BadImages::Skip).unwrap();
+        let first = pixels(&train, 0);
+        assert_eq!(train.len() + usize::from(train.skipped() == 1 && train.len() == 1), 2);
+        if train.skipped() == 1 {
+            assert_eq!(first, pixels(&test, 0), "the next good image stands in");
+            skipped += 1;
+        }
+    }
+    assert!((300..1450).contains(&skipped), "{skipped} of 1500: are these inputs still of both kinds?");
+}
+
+/// A PNG whose beginning is sound and whose pixels are not: found only when it is decoded.
+fn broken_later() -> Vec<u8> {
+    png(&[header(4, 4, 8, 0), chunk(b"IDAT", &stored(&[0; 3]))])
+}
+
+fn grey(level: u8) -> Vec<u8> {
+    encoded(&RgbImage::from_pixel(SIZE as u32, SIZE as u32, Rgb([level; 3])).into(), ImageFormat::Png)
+}
+
+/// Three classes of six images; 1, 2 and 5 of the second cannot be decoded.
+fn folder_with_late_damage() -> Scratch {
+    let scratch = Scratch::new();
+    for (c, class) in ["a", "b", "c"].into_iter().enumerate() {
+        scratch.write(format!("test/{class}/x.png"), &grey(250));
+        for k in 0..6 {
+            let bad = class == "b" && [1, 2, 5].contains(&k);
+            let bytes = if bad { broken_later() } else { grey((c * 10 + k) as u8) };
+            scratch.write(format!("train/{class}/{k}.png"), &bytes);
+        }
+    }
+    scratch
+}
+
+#[test]
+fn the_next_good_image_of_the_class_stands_in_whoever_asks_first() {
+    let scratch = folder_with_late_damage();
+    for order in [(0..18).collect::<Vec<_>>(), (0..18).rev().collect(), vec![8, 7, 11, 8, 6]] {
+        let (train, _) = scratch.open(BadImages::Skip).unwrap();
+        assert_eq!((train.len(), train.skipped()), (18, 0), "nothing is known yet");
+        for index in order {
+            // 7 and 8 become 9; 11 begins again with the class's first.
+            let stands_in = [6, 9, 9, 9, 10, 6][usize::saturating_sub(index, 6).min(5)];
+            let shown = if (6..12).contains(&index) { stands_in } else { index };
+            let level = (shown / 6 * 10 + shown % 6) as u8;
+            assert!(pixels(&train, index).iter().all(|v| *v == level), "image {index}");
+            assert_eq!(train.label(index), index / 6);
+        }
+        assert_eq!(train.skipped(), 3, "each counts once");
+        assert!(train.describe().contains("3 files"), "{}", train.describe());
+    }
+    let message = scratch.refused(BadImages::Refuse);
+    assert!(message.contains("3 files") && message.contains("1.png") && message.contains("5.png"), "{message}");
+}
+
+#[test]
+fn batches_with_stand_ins_are_the_same_on_any_number_of_threads() {
+    let scratch = folder_with_late_damage();
+    let batches = |threads| {
+        let train = Arc::new(scratch.open(BadImages::Skip).unwrap().0);
+        let options = LoaderOptions {
+            batch_size: 5,
+            seed: 3,
+            first_step: 0,
+            augment: Some(Augment::STOP),
+            normalization: Normalization::CIFAR10,
+            threads,
+        };
+        let batches = Loader::new(Arc::clone(&train) as Arc<dyn Dataset>, options).unwrap().take(12);
+        let batches: Vec<_> =
+            batches.map(|b| b.map(|b| (b.images.as_slice::<f32>().to_vec(), b.labels)).unwrap()).collect();
+        assert_eq!(train.skipped(), 3);
+        batches
+    };
+    let one = batches(1);
+    assert!(one == batches(2) && one == batches(7));
+}
+
+#[test]
+fn a_class_without_a_good_image_is_an_error() {
+    let scratch = Scratch::with_good_images();
+    scratch.write("train/a/good.png", b"no image");
+    let message = scratch.refused(BadImages::Skip);
+    assert!(message.contains("no train image of class a") && message.contains("good.png"), "{message}");
+    scratch.write("train/a/good.png", &broken_later());
+    let (train, _) = scratch.open(BadImages::Skip).unwrap();
+    let message = train.pixels(0, &mut [0; 3 * SIZE * SIZE]).unwrap_err().to_string();
+    assert!(message.contains("no train image of class a can be decoded"), "{message}");
+}
+
+#[test]
+fn damage_moves_no_image_to_the_other_split() {
+    let scratch = Scratch::new();
+    (0..20).for_each(|k| scratch.write(format!("a/{k:02}.png"), &grey(k)));
+    let levels = |images: &dyn Dataset| (0..images.len()).map(|k| pixels(images, k)[0]).collect::<Vec<_>>();
+    let before = scratch.open(BadImages::Skip).unwrap().1;
+    let before = levels(&before);
+    let in_training = (0..20).filter(|k| !before.contains(k)).nth(3).unwrap();
+    scratch.write(format!("a/{in_training:02}.png"), b"damaged");
+    let (train, test) = scratch.open(BadImages::Skip).unwrap();
+    assert_eq!((levels(&test), train.len()), (before, 15));
+}
+
+#[test]
+fn folders_that_are_not_as_they_should_be() {
+    let scratch = Scratch::new();
+    assert!(
+        folder::open(&scratch.0.join("nowhere"), SIZE, BadImages::Skip).err().unwrap().to_string().contains("nowhere")
+    );
+    assert!(scratch.refused(BadImages::Skip).contains("no class folders"));
+    scratch.write("beside.png", &grey(1));
+    let message = scratch.refused(BadImages::Skip);
+    assert!(message.contains("beside.png: lies beside the class folders"), "{message}");
+    for k in 0..2 {
+        scratch.write(format!("a/{k}.png"), &grey(k));
+    }
+    assert_eq!(scratch.open(BadImages::Skip).unwrap().0.skipped(), 1, "the one beside");
+    std::fs::create_dir(scratch.0.join("empty")).unwrap();
+    assert!(scratch.refused(BadImages::Skip).contains("empty: no .jpg"));
+
+    // A class that is a file in one of the splits.
+    let scratch = Scratch::with_good_images();
+    scratch.write("train/b/1.png", &grey(1));
+    scratch.write("test/b", b"a file");
+    assert!(scratch.refused(BadImages::Skip).contains("not the same class folders"));
+    for size in [0, 7, 1025, usize::MAX] {
+        let error = folder::open(&scratch.0, size, BadImages::Skip).err().unwrap().to_string();
+        assert!(error.contains("not supported"), "{error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_devices_and_names_that_are_no_text() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+
+    let scratch = Scratch::with_good_images();
+    let class = scratch.0.join("train/a");
+    symlink("nowhere", class.join("broken.png")).unwrap();
+    symlink("loop-2.png", class.join("loop-1.png")).unwrap();
+    symlink("loop-1.png", class.join("loop-2.png")).unwrap();
+    symlink("/dev/zero", class.join("device.png")).unwrap();
+    symlink("..", class.join("up")).unwrap();
+    std::fs::create_dir(class.join("folder.png")).unwrap();
+    assert!(Command::new("mkfifo").arg(class.join("pipe.png")).status().unwrap().success());
+    // Not bad: a link that leads somewhere, and a name that is no text.
+    symlink("good.png", class.join("link.png")).unwrap();
+    scratch.write(Path::new("train/a").join(OsStr::from_bytes(b"\xFF\xFE.png")), &grey(1));
+    scratch.write(Path::new("train/a").join(OsStr::from_bytes(b"x.\xFF")), b"no image by its name");
+    scratch.write("train/a/._hidden.png", b"what some systems leave");
+    let message = scratch.refused(BadImages::Refuse);
+    for name in ["broken", "loop-1", "loop-2", "device", "folder", "pipe"] {
+        assert!(message.contains(&format!("{name}.png")), "{name}: {message}");
+    }
+    let (train, _) = scratch.open(BadImages::Skip).unwrap();
+    assert_eq!((train.len(), train.skipped()), (3, 6));
+    (0..3).for_each(|index| drop(pixels(&train, index)));
+
+    symlink("nowhere", scratch.0.join("train/gone")).unwrap();
+    assert_eq!(scratch.open(BadImages::Skip).unwrap().0.skipped(), 7, "a class that is a broken link is reported");
+    std::fs::create_dir(scratch.0.join("train").join(OsStr::from_bytes(b"\xFF"))).unwrap();
+    assert!(scratch.refused(BadImages::Skip).contains("not UTF-8"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_may_not_be_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = Scratch::with_good_images();
+    scratch.write("train/a/secret.png", &grey(1));
+    let secret = scratch.0.join("train/a/secret.png");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0)).unwrap();
+    if std::fs::read(&secret).is_ok() {
+        return; // The superuser may read everything.
+    }
+    assert_eq!(scratch.open(BadImages::Skip).unwrap().0.skipped(), 1);
+    assert!(scratch.refused(BadImages::Refuse).contains("secret.png"));
+}
+
+#[test]
+fn injured_cifar_files() {
+    let scratch = Scratch::new();
+    let records: Vec<u8> = (0..3 * 3074).map(|k| if k % 3074 < 2 { (k % 20) as u8 } else { k as u8 }).collect();
+    let names: Vec<u8> = (0..100).flat_map(|k| format!("c{k}\n").into_bytes()).collect();
+    scratch.write("test.bin", &records);
+    let mut rng = StdRng::seed_from_u64(2);
+    let mut read = 0;
+    for k in 0..400 {
+        scratch.write("train.bin", &if k % 3 == 0 { records.clone() } else { mutated(&records, &mut rng) });
+        scratch.write("fine_label_names.txt", &if k % 3 == 1 { names.clone() } else { mutated(&names, &mut rng) });
+        match cifar::cifar100(&scratch.0) {
+            Err(error) => assert!(error.to_string().contains(scratch.0.to_str().unwrap()), "{error}"),
+            Ok((train, _)) => {
+                read += 1;
+                for index in 0..train.len() {
+                    let mut out = [0; 3072];
+                    train.pixels(index, &mut out).unwrap();
+                    assert!(train.label(index) < train.class_names().len());
+                }
+            }
+        }
+    }
+    assert!((10..390).contains(&read), "{read} of 400");
+    std::fs::remove_file(scratch.0.join("fine_label_names.txt")).unwrap();
+    // A file that claims terabytes, without holding them.
+    let huge = std::fs::File::create(scratch.0.join("train.bin")).unwrap();
+    if huge.set_len(3074 << 30).is_ok() {
+        let message = cifar::cifar100(&scratch.0).err().unwrap().to_string();
+        assert!(message.contains("train.bin") && message.contains("at most"), "{message}");
+    }
+    std::fs::remove_file(scratch.0.join("train.bin")).unwrap();
+    std::fs::create_dir(scratch.0.join("train.bin")).unwrap();
+    assert!(cifar::cifar100(&scratch.0).err().unwrap().to_string().contains("is a folder"));
+}
+
+/// A run so small that its checkpoint has a few kilobytes.
+fn config() -> RunConfig {
+    let (mut encoder, mut predictor) = Preset::Toy.sizes();
+    (encoder.image_size, encoder.dim, encoder.depth, encoder.heads) = (16, 4, 1, 1);
+    (predictor.dim, predictor.depth, predictor.heads) = (4, 1, 1);
+    let method = Method::Stop { target_blocks: 1, sigma: Sigma::OFFICIAL, tokens: TokenForm::Official };
+    let mut blocks = MultiBlock::for_small_grid((4, 4));
+    blocks.min_keep = 1;
+    RunConfig {
+        model: ModelConfig { method, encoder, predictor, linear_init: LinearInit::Normal },
+        data: "shapes".to_owned(),
+        masking: Masking::Blocks(blocks),
+        augment: Augment::STOP,
+        batch: 4,
+        steps: 10,
+        warmup: 1,
+        lr: [1e-4, 1e-3, 1e-5],
+        weight_decay: [0.05, 0.05],
+        ema: [0.99, 1.0],
+        seed: 0,
+    }
+}
+
+/// A checkpoint's header and tensors.
+fn sound_checkpoint(scratch: &Scratch) -> (serde_json::Value, Vec<u8>) {
+    let (config, path) = (config(), scratch.0.join("sound"));
+    config.validate().unwrap();
+    checkpoint::save(&path, &config, 3, &fresh_model(&config).unwrap().1).unwrap();
+    let file = std::fs::read(path).unwrap();
+    let (length, rest) = file.split_at(8);
+    let (header, tensors) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+    (serde_json::from_slice(header).unwrap(), tensors.to_vec())
+}
+
+fn file(header: &[u8], tensors: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header, tensors].concat()
+}
+
+#[test]
+fn checkpoints_whose_header_lies() {
+    let scratch = Scratch::new();
+    let (header, tensors) = sound_checkpoint(&scratch);
+    let name = "encoder.norm.weight";
+    let lie = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut header = header.clone();
+        change(&mut header);
+        file(header.to_string().as_bytes(), &tensors)
+    };
+    let set = |key: &'static str, value: serde_json::Value| lie(&move |h| h[name][key] = value.clone());
+    let metadata = |key: &'static str, value: serde_json::Value| lie(&move |h| h["__metadata__"][key] = value.clone());
+    let json = serde_json::to_string;
+    let with = |change: &dyn Fn(&mut RunConfig)| {
+        let mut config = config();
+        change(&mut config);
+        metadata("config", json(&config).unwrap().into())
+    };
+    let offsets = header[name]["data_offsets"].clone();
+    let (start, end) = (offsets[0].as_u64().unwrap() as usize, offsets[1].as_u64().unwrap() as usize);
+    let poisoned = |x: f32| {
+        let mut tensors = tensors.clone();
+        tensors[end - 4..end].copy_from_slice(&x.to_le_bytes());
+        file(header.to_string().as_bytes(), &tensors)
+    };
+    let cases = vec![
+        ("empty", vec![]),
+        ("seven bytes", vec![0; 7]),
+        ("no header", vec![0; 8]),
+        ("endless header", file(b"{}", &[]).iter().map(|_| 0xFF).collect()),
+        ("header of a terabyte", [&(1u64 << 40).to_le_bytes()[..], b"{}"].concat()),
+        ("no JSON", file(b"this is not JSON", &[])),
+        ("JSON of another kind", file(b"[1, 2, 3]", &[])),
+        ("nested JSON", file("[".repeat(100_000).as_bytes(), &[])),
+        ("nothing in it", file(b"{}", &[])),
+        ("no tensors", file(header.to_string().as_bytes(), &[])),
+        ("dtype", set("dtype", "I64".into())),
+        ("no dtype", set("dtype", "F33".into())),
+        ("shape", set("shape", vec![3].into())),
+        ("shape that overflows", set("shape", vec![u64::MAX, 2].into())),
+        ("shape whose bytes overflow", set("shape", vec![1u64 << 62].into())),
+        ("shape that overflows to what is there", set("shape", vec![1u64 << 63, 2, 4].into())),
+        ("shape of nothing", set("shape", vec![0, u64::MAX].into())),
+        ("negative shape", set("shape", vec![-4].into())),
+        ("offsets beyond", set("data_offsets", vec![start as u64, u64::MAX].into())),
+        ("offsets turned round", set("data_offsets", vec![end, start].into())),
+        ("offsets that overlap", set("data_offsets", vec![start.saturating_sub(4), end - 4].into())),
+        ("offsets of the first tensor", set("data_offsets", vec![0, end - start].into())),
+        ("not a number", poisoned(f32::NAN)),
+        ("infinite", poisoned(f32::INFINITY)),
+        ("metadata of another kind", metadata("config", 5.into())),
+        ("configuration that is no JSON", metadata("config", "{".into())),
+        ("nested configuration", metadata("config", "[".repeat(100_000).into())),
+        ("steps", metadata("step", "-1".into())),
+        ("more steps than there are numbers", metadata("step", "99999999999999999999999".into())),
+        ("format", metadata("format", "stop-mim-999".into())),
+        ("no patches", with(&|c| c.model.encoder.patch_size = 0)),
+        ("largest sizes", with(&|c| c.model.encoder.dim = usize::MAX)),
+        ("largest image", with(&|c| c.model.encoder.image_size = usize::MAX)),
+        ("another size", with(&|c| c.model.encoder.dim = 8)),
+        ("another depth", with(&|c| c.model.encoder.depth = 2)),
+        ("another method", with(&|c| c.model.method = Method::Mae { normalize_patches: false })),
+    ];
+    for (what, bytes) in cases {
+        let path = scratch.0.join("checkpoint");
+        std::fs::write(&path, bytes).unwrap();
+        let error = checkpoint::load(&path).err().unwrap_or_else(|| panic!("{what} was accepted")).to_string();
+        assert!(error.contains(path.to_str().unwrap()), "{what}: {error}");
+    }
+}
+
+#[test]
+fn injured_checkpoints() {
+    let scratch = Scratch::new();
+    let (header, tensors) = sound_checkpoint(&scratch);
+    let header = header.to_string();
+    let path = scratch.0.join("checkpoint");
+    let mut rng = StdRng::seed_from_u64(3);
+    for k in 0..600 {
+        let bytes = match k % 3 {
+            0 => mutated(&file(header.as_bytes(), &tensors), &mut rng),
+            1 => file(&mutated(header.as_bytes(), &mut rng), &tensors),
+            _ => file(header.as_bytes(), &mutated(&tensors, &mut rng)),
+        };
+        std::fs::write(&path, bytes).unwrap();
+        if let Ok(loaded) = checkpoint::load(&path) {
+            assert!(loaded.config.validate().is_ok());
+            let finite = |x: &f32| x.is_finite();
+            assert!(loaded.params.encoder.iter().all(|p| p.value.as_slice::<f32>().iter().all(finite)));
+        }
+    }
+}
+
+/// What a configuration may hold once it has passed its check must be something that a run can start with.
+#[test]
+fn injured_configurations() {
+    let sound = serde_json::to_vec(&config()).unwrap();
+    let mut rng = StdRng::seed_from_u64(4);
+    let numbers =
+        ["0", "1", "-1", "3", "1e308", "-1e308", "1e-320", "18446744073709551615", "0.5", "null", "\"\"", "[]"];
+    let places: Vec<usize> = (0..sound.len()).filter(|at| sound[*at].is_ascii_digit()).collect();
+    let (mut parsed, mut valid) = (0, 0);
+    for k in 0..20_000 {
+        let bytes = match k % 4 {
+            0 => mutated(&sound, &mut rng),
+            _ => {
+                let start = places[rng.random_range(0..places.len())];
+                let end = start + sound[start..].iter().take_while(|b| b.is_ascii_digit() || **b == b'.').count();
+                let number = numbers[rng.random_range(0..numbers.len())].as_bytes();
+                [&sound[..start], number, &sound[end..]].concat()
+            }
+        };
+        let Ok(config) = serde_json::from_slice::<RunConfig>(&bytes) else { continue };
+        parsed += 1;
+        if config.validate().is_ok() {
+            valid += 1;
+            let (lr, weight_decay, ema) = config.schedules();
+            for step in [1, config.steps] {
+                assert!(lr.at(step) >= 0.0 && weight_decay.at(step) >= 0.0 && (0.0..=1.0).contains(&ema.at(step)));
+            }
+        }
+    }
+    assert!(valid > 1000 && parsed > valid, "{parsed} parsed and {valid} valid: are these still of both kinds?");
+}
+
+#[test]
+fn arguments_of_any_kind() {
+    let words = "pretrain probe check masks graph collapse --method stop mae --data folder: --steps --epochs --lr nan \
+        -inf 1e999 --threads 0 18446744073709551616 --target-scale 0.15,0.2 , --strict --probe-images 1,2 -- --help \
+        --preset vit-b16 toy --sigma-std --seed -1 --image-size --batch --nonsense = --lr=5";
+    let words: Vec<&str> = words.split_whitespace().collect();
+    let mut rng = StdRng::seed_from_u64(5);
+    for _ in 0..5000 {
+        let args = (0..rng.random_range(0..8)).map(|_| {
+            let word = words[rng.random_range(0..words.len())].as_bytes();
+            argument(if rng.random_bool(0.2) { mutated(word, &mut rng) } else { word.to_vec() })
+        });
+        let args: Vec<OsString> = std::iter::once("stop-mim".into()).chain(args).collect();
+        if let Err(error) = Cli::try_parse_from(&args) {
+            assert!(!error.to_string().is_empty());
+        }
+    }
+}
+
+#[cfg(unix)]
+fn argument(bytes: Vec<u8>) -> OsString {
+    std::os::unix::ffi::OsStringExt::from_vec(bytes)
+}
+
+#[cfg(not(unix))]
+fn argument(bytes: Vec<u8>) -> OsString {
+    String::from_utf8_lossy(&bytes).into_owned().into()
+}
+
+/// Runs the program with at most `kilobytes` of address space.
+#[cfg(unix)]
+fn within(kilobytes: usize, folder: &Path, args: &str) -> Output {
+    let line = format!("ulimit -v {kilobytes} && exec \"$0\" {args} --threads 2");
+    let mut shell = Command::new("sh");
+    shell.current_dir(folder).args(["-c", &line, env!("CARGO_BIN_EXE_stop-mim")]).output().unwrap()
+}
+
+/// Through the program: each bad file is reported once, and memory is bounded before it is asked for: the bombs here
+/// would take up to 29 GB.
+#[cfg(unix)]
+#[test]
+fn bombs_are_refused_in_little_memory_and_reported_once() {
+    let scratch = Scratch::with_good_images();
+    let data = chunk(b"IDAT", &stored(&[0; 7]));
+    for (name, side) in [("a", 60_000), ("b", 16_384), ("c", u32::MAX)] {
+        scratch.write(format!("train/a/{name}.png"), &png(&[header(side, side, 16, 6), data.clone()]));
+    }
+    scratch.write("train/a/d.jpg", &jpeg_declaring(65_535, 65_535));
+    scratch.write("train/a/e.png", &broken_later());
+    let long = std::fs::File::create(scratch.0.join("train/a/f.jpg")).unwrap();
+    std::io::Write::write_all(&mut &long, &[0xFF, 0xD8, 0xFF]).unwrap();
+    let sparse = long.set_len(1 << 40).is_ok();
+
+    let output = within(1_000_000, &scratch.0, "masks --data folder:.");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{:?}\n{message}", output.status);
+    for name in ["a.png", "b.png", "c.png", "d.jpg", "e.png", "f.jpg"] {
+        let times = message.lines().filter(|line| line.starts_with("warning: skipped") && line.contains(name)).count();
+        assert_eq!(times, 1, "{name}:\n{message}");
+    }
+    let output = within(1_000_000, &scratch.0, "masks --data folder:. --strict");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("6 files cannot be used") || !sparse, "{message}");
+}
