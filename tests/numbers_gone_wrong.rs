@@ -52,7 +52,7 @@ fn fails(trainer: &mut Trainer, batch: &Batch, words: &[&str]) {
 
 #[test]
 fn any_trained_number_that_is_nan_or_infinite_is_named() {
-    let mut cases = 0;
+    let (mut cases, mut swallowed) = (0, Vec::new());
     for method in small::every_method() {
         let whole = small::trainer(method, false, DType::F32);
         let batch = small::batch(&whole);
@@ -69,21 +69,26 @@ fn any_trained_number_that_is_nan_or_infinite_is_named() {
                 param.value.as_mut_slice::<f32>()[(7 * i) % n] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][i % 3];
                 let target = if module == 2 { "target encoder: " } else { "" };
                 let named = format!("{target}the parameter {name} is not finite");
-                fails(&mut trainer, &batch, &["the loss is", &named, "go back to an earlier checkpoint"]);
                 assert!(trainer.examine(&batch).unwrap_err().to_string().contains(&named));
+                if trainer.clone().step(&batch, &HYPER).is_ok() {
+                    swallowed.push(format!("{target}{name}"));
+                    continue;
+                }
+                fails(&mut trainer, &batch, &[&named, "go back to an earlier checkpoint"]);
                 cases += 1;
             }
         }
     }
     println!("{cases} parameters");
     assert!(cases > 300, "{cases}");
+    assert!(swallowed.is_empty(), "steps were made with {swallowed:?}");
 }
 
 #[test]
 fn a_loss_that_overflows_is_traced_to_the_operation() {
     let (mut trainer, batch) = stop();
     set(&mut trainer.params.encoder, "blocks.0.norm2.weight", 3e38);
-    fails(&mut trainer, &batch, &["the loss is NaN; first, images 0 to 2: norm_linear (entry", "lower learning rate"]);
+    fails(&mut trainer, &batch, &["the loss is", "first, images 0 to 2: norm_linear (entry", "lower learning rate"]);
 }
 
 #[test]
