@@ -93,9 +93,9 @@ fn a_loss_that_overflows_is_traced_to_the_operation() {
 
 #[test]
 fn a_gradient_that_overflows_is_traced_to_the_operation_while_the_loss_is_finite() {
-    // Nothing gets through the first block's MLP, and what comes back is 10¹⁰ of what should.
+    // Nothing gets through the first block's MLP, and what comes back is 10²⁰ of what should.
     let (mut trainer, batch) = stop();
-    for (name, value) in [("fc1.weight", 0.0), ("fc1.bias", 0.0), ("fc2.weight", 1e10)] {
+    for (name, value) in [("fc1.weight", 0.0), ("fc1.bias", 0.0), ("fc2.weight", 1e20)] {
         set(&mut trainer.params.encoder, &format!("blocks.0.mlp.{name}"), value);
     }
     set(&mut trainer.params.encoder, "blocks.0.norm2.weight", 1e38);
@@ -180,7 +180,7 @@ fn ends(config: &RunConfig, splits: &Splits, watch: Watch) -> (Vec<f64>, Result<
 #[test]
 fn a_run_that_diverges_says_where_and_keeps_what_was_reported() {
     let (mut config, splits) = a_run();
-    config.lr = [1e30; 3];
+    (config.lr, config.weight_decay) = ([1e30; 3], [0.0; 2]);
     for every_number in [false, true] {
         let (losses, end) = ends(&config, &splits, Watch { diagnose_every: usize::MAX, every_number });
         let error = end.expect_err("it cannot have worked");
@@ -211,7 +211,7 @@ struct Faulty {
 
 impl Dataset for Faulty {
     fn len(&self) -> usize {
-        self.images.len()
+        self.images.len().min(100)
     }
     fn image_size(&self) -> usize {
         self.size
@@ -241,7 +241,7 @@ fn a_panic_on_any_thread_is_an_error_of_the_run() {
     };
     let check = |splits: Splits, diagnose_every, words: &[&str]| {
         let (losses, end) = ends(&splits, diagnose_every);
-        let error = end.expect_err("a panic was swallowed");
+        let Err(error) = end else { panic!("a panic was swallowed: {words:?}") };
         let Error::Training { step, .. } = error else { panic!("{error}") };
         let message = error.to_string();
         words.iter().for_each(|word| assert!(message.contains(word), "no '{word}' in {message}"));

@@ -480,7 +480,7 @@ mod tests {
         says(&|| _ = tape.backward(&constant), "no gradient reaches this value");
         says(&|| _ = tape.backward(&x.detach()), "no gradient reaches this value");
         says(&|| _ = ops::mul(&y, &foreign), "mul: the operands are on different tapes: 1 is not on that of 0");
-        says(&|| _ = ops::linear(&x, &constant, Some(&foreign)), "different tapes: 2 is not on that of 0");
+        says(&|| _ = ops::add(&ops::add(&y, &constant), &foreign), "add: the operands are on different tapes");
         says(&|| _ = tape.backward_from(&y, Tensor::zeros([2], crate::DType::F64)), "y is [1] but dy is [2]");
         // None of that has spent it.
         let found = tape.backward(&y);

@@ -163,7 +163,7 @@ impl Trainer {
         let diverged = "the step was not made; try a lower learning rate or a longer warm-up";
         match culprit {
             Some(culprit) => self.error(format!("{problem}; first, {culprit}"), culprit.advice().unwrap_or(diverged)),
-            None => self.error(format!("{problem}; each chunk of images alone is finite, their sum is not"), diverged),
+            None => self.error(format!("{problem}; every number on the way to it was finite"), diverged),
         }
     }
 

@@ -318,7 +318,7 @@ mod tests {
         let far = [(usize::MAX, (4, 1)), (0, (usize::MAX, 1)), (0, (usize::MAX / 3 + 1, 1)), (13, (1 << 63, 1 << 63))];
         let refused = |what: &str, call: &mut dyn FnMut()| {
             let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).expect_err(what);
-            let message = panic.downcast_ref::<&str>().expect("a message");
+            let message = crate::error::panic_message(&*panic);
             assert!(message.contains(what), "{message}, where {what} was expected");
         };
         let dims = [4, 4, 4];
