@@ -149,6 +149,8 @@ fn resident_memory_over_a_million_steps() {
         }
     });
     let most = |part: &[usize]| part.iter().copied().max().unwrap();
-    let (early, late) = (most(&seen[5..25]), most(&seen[75..]));
-    assert!(late < early + (1 << 20), "{early} bytes became {late}");
+    // Each of the two threads may come to keep 24 MiB of free buffers, at some time; after that nothing grows.
+    let (middle, late) = (most(&seen[40..60]), most(&seen[75..]));
+    assert!(late < middle + (1 << 20), "{middle} bytes became {late}");
+    assert!(late < seen[0] + 2 * (24 << 20), "{} bytes became {late}", seen[0]);
 }
