@@ -4,6 +4,7 @@
 //! returns [`Error`]: what was wrong, where, and what to do about it. A *shape* mistake is a bug in the calling
 //! program; it panics, as in every tensor library, and never appears here.
 
+use std::any::Any;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -39,7 +40,7 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
-    /// Training cannot go on: a number became NaN or infinite, or a parameter got no gradient.
+    /// Training cannot go on: a number became NaN or infinite, a parameter got no gradient, or a thread panicked.
     Training {
         /// The step (counted from 1) at which it was seen.
         step: usize,
@@ -72,6 +73,12 @@ impl Error {
     pub fn config(problem: impl Into<String>, hint: impl Into<String>) -> Self {
         Error::Config { problem: problem.into(), hint: hint.into() }
     }
+}
+
+/// What a panic said, given what unwinding carried.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    message.unwrap_or("no message")
 }
 
 impl fmt::Display for Error {

@@ -47,3 +47,41 @@ fn no_arrow_points_up() {
     }
     assert!(arrows > 50, "only {arrows} arrows found: is this test still reading the source?");
 }
+
+/// The compiler refuses `unsafe` nowhere in this crate; this does, everywhere but in the kernels, and asks for an argument
+/// at each of those.
+#[test]
+fn unsafe_code_is_in_the_kernels_only_and_argued() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut blocks, mut read) = (0, 0);
+    for file in files(&src) {
+        let source = std::fs::read_to_string(&file).unwrap();
+        read += 1;
+        let lines: Vec<&str> = source.lines().collect();
+        for (i, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap();
+            if !code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe") {
+                continue;
+            }
+            let place = format!("{}:{}", file.display(), i + 1);
+            assert!(file.starts_with(src.join("kernels")), "{place}: unsafe outside of the kernels");
+            if !code.contains("unsafe {") {
+                continue; // a function: what it asks of its caller is for its documentation
+            }
+            blocks += 1;
+            // Above the block, or above the function or the implementation that consists of such blocks.
+            let argued =
+                lines[..=i].iter().rev().take_while(|line| !line.starts_with('}')).any(|l| l.contains("SAFETY"));
+            assert!(argued, "{place}: an unsafe block without a SAFETY comment");
+        }
+    }
+    assert!(blocks > 20 && read > 100, "{blocks} blocks in {read} files: is this test still reading the source?");
+}
+
+/// An error of the run is made of a panic by unwinding it.
+#[test]
+fn panics_unwind() {
+    assert!(cfg!(panic = "unwind"));
+    let manifest = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    assert!(!manifest.lines().any(|line| line.trim_start().starts_with("panic")), "panic = \"abort\" in a profile?");
+}

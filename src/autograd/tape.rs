@@ -328,9 +328,11 @@ pub(super) fn record_adding(
     value: Tensor,
     rule: impl FnOnce(Tensor, &mut [Slot]) + 'static,
 ) -> Var {
-    let mut tapes = inputs.iter().filter_map(|input| input.node()).map(|(tape, _)| tape);
-    let Some(tape) = tapes.next() else { return Var::constant(value) };
-    assert!(tapes.all(|other| tape.is(other)), "{name}: the operands are on different tapes");
+    let mut tapes = inputs.iter().enumerate().filter_map(|(i, input)| Some((i, input.node()?.0)));
+    let Some((first, tape)) = tapes.next() else { return Var::constant(value) };
+    if let Some((other, _)) = tapes.find(|(_, other)| !tape.is(other)) {
+        panic!("{name}: the operands are on different tapes: {other} is not on that of {first}, counted from 0");
+    }
     tape.push(name, value, inputs, Some(Box::new(rule)))
 }
 
@@ -462,5 +464,32 @@ mod tests {
         let tape = Tape::new();
         let x = tape.leaf(Tensor::zeros([2], crate::DType::F64));
         tape.backward(&ops::scale(&x, 2.0));
+    }
+
+    #[test]
+    fn misuse_says_which() {
+        let says = |call: &dyn Fn(), expected: &str| {
+            let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).expect_err(expected);
+            let message = crate::error::panic_message(&*panic);
+            assert!(message.contains(expected), "'{message}', where '{expected}' was expected");
+        };
+        let (tape, other) = (Tape::new(), Tape::new());
+        let (x, foreign, constant) = (tape.leaf(one(1.0)), other.leaf(one(2.0)), Var::constant(one(3.0)));
+        let y = ops::scale(&x, 2.0);
+        says(&|| _ = tape.backward(&foreign), "this value was recorded on another tape");
+        says(&|| _ = tape.backward(&constant), "no gradient reaches this value");
+        says(&|| _ = tape.backward(&x.detach()), "no gradient reaches this value");
+        says(&|| _ = ops::mul(&y, &foreign), "mul: the operands are on different tapes: 1 is not on that of 0");
+        says(&|| _ = ops::add(&ops::add(&y, &constant), &foreign), "add: the operands are on different tapes");
+        says(&|| _ = tape.backward_from(&y, Tensor::zeros([2], crate::DType::F64)), "y is [1] but dy is [2]");
+        // None of that has spent it.
+        let found = tape.backward(&y);
+        assert_eq!(found.of(&x).unwrap().item(), 2.0);
+        says(&|| _ = found.of(&foreign), "gradient: this value is on another tape");
+        says(&|| _ = found.of(&constant), "gradient: this value is a constant");
+        says(&|| _ = tape.backward(&y), "this tape was swept before");
+        says(&|| _ = tape.take_apart(), "this tape was swept before");
+        says(&|| _ = tape.leaf(one(1.0)), "leaf: this tape was swept already; start a new one");
+        says(&|| _ = ops::scale(&x, 2.0), "scale: this tape was swept already; start a new one");
     }
 }

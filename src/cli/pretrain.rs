@@ -8,6 +8,7 @@ use super::options::{MaskArgs, ModelArgs, TrainArgs};
 use super::probe::{ProbeArgs, probe};
 use super::profile::profile;
 use super::run::{RunFolder, run as pretrain, stopped};
+use crate::train::Watch;
 use crate::{Result, data};
 
 #[derive(ClapArgs, Clone, Debug)]
@@ -24,13 +25,17 @@ pub struct Args {
     /// Steps between collapse diagnostics on held-out images [default: a twentieth of the run].
     #[arg(long, value_name = "STEPS")]
     diagnose_every: Option<usize>,
+    /// Look at every number of every step, twice as slow, and stop at the first that is not finite. (Without it, a loss or
+    /// gradient that is not finite ends the run too, with the operation that first made one.)
+    #[arg(long)]
+    debug_nan: bool,
     /// Probe the trained encoder at the end.
     #[arg(long)]
     probe: bool,
     /// Measure some steps instead of training: where the time goes, by operation and by phase, and how much of the
     /// processor is used. Writes no files.
     #[arg(long, value_name = "STEPS", num_args = 0..=1, default_missing_value = "10")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["probe", "name", "diagnose_every"])]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["probe", "name", "diagnose_every", "debug_nan"])]
     profile: Option<u32>,
     #[command(flatten)]
     probe_args: ProbeArgs,
@@ -55,7 +60,8 @@ pub fn run(args: &Args) -> Result<()> {
     let folder = RunFolder::create(&args.out, &name)?;
     println!("{}", splits.train.describe());
     let diagnose_every = args.diagnose_every.unwrap_or((config.steps / 20).max(1));
-    let (model, params) = pretrain(&config, &splits, &folder, diagnose_every)?;
+    let watch = Watch { diagnose_every, every_number: args.debug_nan };
+    let (model, params) = pretrain(&config, &splits, &folder, watch)?;
     if args.probe && !stopped() {
         probe(&args.probe_args, &config, (&model, &params), &splits)?;
     }

@@ -15,7 +15,7 @@ use crate::report::colour::sequential;
 use crate::report::curve::{Curve, Panel};
 use crate::report::similarity::{similarity_maps, similarity_sheet};
 use crate::rng::{Purpose, stream};
-use crate::train::{RunConfig, StepReport, Trainer, checkpoint, pretrain};
+use crate::train::{RunConfig, StepReport, Trainer, Watch, checkpoint, pretrain};
 use crate::{Error, Result, files};
 
 /// Set by Ctrl-C (or SIGTERM): the run ends after the step at hand.
@@ -55,7 +55,7 @@ pub fn run(
     config: &RunConfig,
     splits: &Splits,
     folder: &RunFolder,
-    diagnose_every: usize,
+    watch: impl Into<Watch>,
 ) -> Result<(Model, ModelParams)> {
     // Only the first run of a process can install the handler; later ones share it.
     let _ = ctrlc::set_handler(|| STOP.store(true, Ordering::SeqCst));
@@ -66,7 +66,7 @@ pub fn run(
     let mut reports: Vec<StepReport> = Vec::new();
     let (mut saved, mut speed, mut last_diagnosis) = (Instant::now(), 0.0, String::new());
     let progress = Progress::new(config.steps, "pretrain");
-    let trainer = pretrain(config, splits, diagnose_every, &mut |report, trainer| {
+    let trainer = pretrain(config, splits, watch, &mut |report, trainer| {
         write_row(&mut log, report);
         reports.push(*report);
         // A running mean over about fifty steps: single steps jump.

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{Augment, Crop, Dataset, Normalization};
+use crate::error::panic_message;
 use crate::kernels::meter::{self, Phase};
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Tensor};
@@ -116,10 +117,9 @@ impl Iterator for Loader {
         }
         // The thread is gone: after an error, which has been handed out, or in a panic, which has not.
         let panic = self.thread.take()?.join().err()?;
-        let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         Some(Err(Error::Training {
             step: self.step + 1,
-            problem: format!("the loader panicked: {}", message.unwrap_or("no message")),
+            problem: format!("the loader panicked: {}", panic_message(&*panic)),
             hint: "this is a bug in the data set's code, not in the data: please report it".to_owned(),
         }))
     }

@@ -249,6 +249,14 @@ pub fn sum_squares(x: &Buffer) -> f64 {
     dispatch!("l2_norm", T, [x], cpu::elementwise::sum_squares::<T>(x))
 }
 
+/// Whether every x² is neither NaN nor infinite. In parallel where x is long.
+pub fn squares_are_finite(x: &Buffer) -> bool {
+    dispatch!("squares_are_finite", T, [x], {
+        // A run is long enough to be worth a task: finding out takes as long as reading it.
+        x.par_chunks(8 * WEIGHTS).all(|x| cpu::elementwise::squares_are_finite::<T>(x))
+    })
+}
+
 /// sign(x) dy, with 0 at 0.
 pub fn sign_times(x: &Buffer, dy: f64) -> Buffer {
     dispatch!("l1_norm", T, [x], filled::<T>(x.len(), |y| cpu::elementwise::sign_times(x, T::from_f64(dy), y)))

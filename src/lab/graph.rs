@@ -1,11 +1,14 @@
 //! The graph of a training step, looked at: which parameters no gradient reaches, whether the targets are off the tape,
 //! what is kept for the backward pass and for how long, and where a number stops being finite.
 //!
-//! The step is the trainer's, [`Trainer::record`]. Nothing of this runs in training.
+//! The step is the trainer's, [`Trainer::record`]. Nothing of this runs in training, but for [`first_non_finite`] once it
+//! has failed.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
+
+use rayon::prelude::*;
 
 use super::Finding;
 use crate::autograd::{NonFinite, Origin, Tape, Var};
@@ -56,6 +59,17 @@ pub struct Culprit {
     pub found: NonFinite,
 }
 
+impl Culprit {
+    /// What to do, where it is not the training that diverged.
+    pub fn advice(&self) -> Option<&'static str> {
+        match (&self.parameter, self.found.origin) {
+            (Some(_), _) => Some("it was so before this step: go back to an earlier checkpoint"),
+            (None, Origin::Constant { .. }) => Some("look at the images, their normalisation, and the noise"),
+            (None, Origin::Leaf | Origin::Value { .. } | Origin::Gradient) => None,
+        }
+    }
+}
+
 impl fmt::Display for Culprit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Culprit { images, in_target, parameter, found } = self;
@@ -99,8 +113,8 @@ fn target_entries(trainer: &Trainer, chunk: &Chunk, averaged: Averaged<'_>) -> u
 /// comes from that is not finite. `None` when all are finite.
 pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<Culprit> {
     let images = batch.images.shape()[0];
-    let chunks = (0..images).step_by(trainer.chunk_images.max(1));
-    chunks.map(|i| i..(i + trainer.chunk_images).min(images)).find_map(|images| {
+    let chunks = (0..images).into_par_iter().step_by(trainer.chunk_images.max(1));
+    chunks.map(|i| i..(i + trainer.chunk_images).min(images)).find_map_first(|images| {
         let chunk = trainer.cut(batch, images.clone());
         let tape = Tape::watching();
         let (Recording { loss, .. }, leaves) = record(trainer, &chunk, &tape, &constants);

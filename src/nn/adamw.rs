@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::ema::Ema;
-use super::params::{Params, Role};
+use super::params::{Param, Params, Role};
 use crate::kernels::{self, AdamWUpdate};
 use crate::tensor::Tensor;
 
@@ -33,11 +33,17 @@ impl AdamW {
         self.step
     }
 
+    /// Whether an update can be made with a gradient: its numbers are finite, and so are their squares, which the second
+    /// moment sums up. An infinite one would stay, and hold its weight where it is.
+    pub fn accepts(gradient: &Tensor) -> bool {
+        kernels::squares_are_finite(gradient.buffer())
+    }
+
     /// One update of every trained parameter of `modules` (those this optimizer was made for) with its gradient, in
     /// order. Weight decay goes to the parameters that [decay](super::Param::decays).
     ///
     /// # Panics
-    /// When there is not one gradient for each trained parameter, of its shape.
+    /// When there is not one gradient for each trained parameter, of its shape and type; nothing is changed.
     #[track_caller]
     pub fn update(&mut self, modules: &mut [&mut Params], gradients: Vec<Tensor>, lr: f64, weight_decay: f64) {
         self.update_averaged(modules.iter_mut().map(|module| (&mut **module, None)), gradients, lr, weight_decay);
@@ -47,7 +53,8 @@ impl AdamW {
     /// the same bits, in one pass over memory.
     ///
     /// # Panics
-    /// When there is not one gradient for each trained parameter, of its shape, or an average has other parameters.
+    /// When there is not one gradient for each trained parameter, of its shape and type, or an average has other
+    /// parameters; nothing is changed.
     #[track_caller]
     pub fn update_averaged<'a>(
         &mut self,
@@ -62,14 +69,21 @@ impl AdamW {
             let both = module.iter_mut().map(|param| (param, averages.as_mut().and_then(Iterator::next)));
             trained.extend(both.filter(|(param, _)| param.role == Role::Trained));
         }
+        // All before anything is changed.
         assert_eq!(trained.len(), self.moments.len(), "adamw: made for other parameters");
         assert_eq!(trained.len(), gradients.len(), "adamw: one gradient for each trained parameter");
+        for (((param, _), (m, _)), g) in trained.iter().zip(&self.moments).zip(&gradients) {
+            let Param { name, value, .. } = &**param;
+            let is = |x: &Tensor| format!("{} {}", x.dtype(), x.shape());
+            let same = |x: &Tensor| (x.shape(), x.dtype()) == (value.shape(), value.dtype());
+            assert!(same(m), "adamw: {name} is {} but its moments are {}: made for another model", is(value), is(m));
+            assert!(same(g), "adamw: {name} is {} but its gradient is {}: of another model?", is(value), is(g));
+        }
         self.step += 1;
         let update = AdamWUpdate { lr, weight_decay, betas: self.betas, eps: self.eps, step: self.step };
         // A gradient is dropped by the thread that used it, in whose next step its memory serves again.
         let updates = trained.into_par_iter().zip(&mut self.moments).zip(gradients);
         updates.for_each(|(((param, average), (m, v)), g)| {
-            assert_eq!(g.shape(), param.value.shape(), "adamw: the gradient of {}", param.name);
             let update = AdamWUpdate { weight_decay: if param.decays() { weight_decay } else { 0.0 }, ..update };
             let memory = [m.buffer_mut(), v.buffer_mut(), param.value.buffer_mut()];
             kernels::adamw(&update, g.buffer(), memory, average.map(|(momentum, a)| (momentum, a.buffer_mut())));
@@ -192,5 +206,53 @@ mod tests {
         let mut params = Params::new();
         params.add("w", Tensor::zeros([2], DType::F32), Role::Trained);
         AdamW::new(&[&params]).update(&mut [&mut params], vec![], 0.1, 0.0);
+    }
+
+    #[test]
+    fn gradients_of_another_model_are_refused_by_name_and_change_nothing() {
+        let refused = |made_for: &Params, gradients: Vec<Tensor>, words: &[&str]| {
+            let mut params = some_params(DType::F32);
+            let mut adamw = AdamW::new(&[made_for]);
+            let call = || adamw.update(&mut [&mut params], gradients, 0.1, 0.0);
+            let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).unwrap_err();
+            let message = crate::error::panic_message(&*panic);
+            words.iter().for_each(|word| assert!(message.contains(word), "no '{word}' in {message}"));
+            assert_eq!((bits(&params), adamw.steps()), (bits(&some_params(DType::F32)), 0));
+        };
+        let params = some_params(DType::F32);
+        let [w, b] = some_gradients(DType::F32, 1).try_into().unwrap();
+        let in_f64 = b.to_dtype(DType::F64);
+        refused(&params, vec![w.clone(), b.rows(0..49)], &["b.bias is f32 [50]", "gradient is f32 [49]"]);
+        refused(&params, vec![w.clone(), in_f64], &["b.bias is f32 [50]", "gradient is f64 [50]"]);
+        refused(&params, vec![b.clone(), w.clone()], &["w is f32 [800, 50]", "gradient is f32 [50]"]);
+        refused(&params, vec![w.clone()], &["one gradient for each trained parameter"]);
+        let mut smaller = Params::new();
+        smaller.add("w", w.clone(), Role::Trained);
+        refused(&smaller, vec![w.clone(), b.clone()], &["made for other parameters"]);
+        smaller.add("b.bias", b.rows(0..7), Role::Trained);
+        refused(&smaller, vec![w.clone(), b.clone()], &["b.bias is f32 [50]", "moments are f32 [7]", "another model"]);
+        refused(&some_params(DType::F64), vec![w, b], &["moments are f64"]);
+    }
+
+    #[test]
+    fn a_gradient_is_accepted_if_its_squares_are_numbers() {
+        for n in [1, 7, 1000, 400_000] {
+            let gradient = |at: usize, value: f64, dtype| {
+                let mut values = numbers(n, 1);
+                values[at] = value;
+                Tensor::new([n], values).to_dtype(dtype)
+            };
+            for at in [0, n / 2, n - 1] {
+                for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+                    assert!(!AdamW::accepts(&gradient(at, bad, DType::F32)), "{bad} at {at} of {n}");
+                    assert!(!AdamW::accepts(&gradient(at, bad, DType::F64)), "{bad} at {at} of {n}");
+                }
+                for (large, fits) in [(1.8e19, true), (-1.8e19, true), (1.9e19, false), (-1.9e19, false), (0.0, true)] {
+                    assert_eq!(AdamW::accepts(&gradient(at, large, DType::F32)), fits, "{large} squared in f32");
+                    assert!(AdamW::accepts(&gradient(at, large, DType::F64)));
+                }
+            }
+        }
+        assert!(AdamW::accepts(&Tensor::zeros([0], DType::F32)));
     }
 }

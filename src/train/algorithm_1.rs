@@ -26,6 +26,7 @@ use rayon::prelude::*;
 
 use crate::autograd::{Tape, Var};
 use crate::kernels::meter::{self, Phase};
+use crate::lab::graph::{Culprit, first_non_finite};
 use crate::methods::{Chunk, Model, ModelParams};
 use crate::nn::{AdamW, Ema, Params, Role, Weights};
 use crate::paper::sample_noise;
@@ -117,18 +118,53 @@ impl Trainer {
     /// Line 17: one step on a batch. Gives the loss before the step.
     ///
     /// # Errors
-    /// [`Error::Training`] when a trained parameter got no gradient, or the loss is not finite; nothing is changed.
+    /// [`Error::Training`] when a trained parameter got no gradient, or the loss or a gradient is not finite: it names the
+    /// first operation that made a number which is not. Nothing is changed.
     pub fn step(&mut self, batch: &Batch, hyper: &Hyper) -> Result<f64> {
-        let Found { loss, gradients } = self.gradients(batch)?;
-        if !loss.is_finite() {
-            return Err(self.error(format!("the loss is {loss}"), "try a lower learning rate or a longer warm-up"));
+        let found = self.gradients(batch)?;
+        if let Some(problem) = self.unusable(&found) {
+            return Err(self.non_finite(problem, first_non_finite(self, batch)));
         }
+        let Found { loss, gradients } = found;
         let _phase = meter::phase_of_all(Phase::Optimiser);
         let ModelParams { encoder, predictor, target } = &mut self.params;
         let ema = target.as_mut().map(|target| Ema { momentum: hyper.ema_momentum, target });
         let modules = [(encoder, ema), (predictor, None)];
         self.optimizer.update_averaged(modules, gradients, hyper.lr, hyper.weight_decay);
         Ok(loss)
+    }
+
+    /// Looks at every value and every gradient of a step, whether or not the loss and the parameters' gradients depend on
+    /// it. Takes as long as a step or two and changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Training`] when one is not finite: it names the first operation that made such a number.
+    pub fn examine(&self, batch: &Batch) -> Result<()> {
+        match first_non_finite(self, batch) {
+            None => Ok(()),
+            found => Err(self.non_finite("a number on the way to the loss or back is not finite".into(), found)),
+        }
+    }
+
+    /// Why no step can be made with what was found, if so.
+    fn unusable(&self, Found { loss, gradients }: &Found) -> Option<String> {
+        let _phase = meter::phase_of_all(Phase::Optimiser);
+        if !loss.is_finite() {
+            return Some(format!("the loss is {loss}"));
+        }
+        let bad = gradients.par_iter().position_first(|gradient| !AdamW::accepts(gradient))?;
+        let trained = self.params.trained().into_iter().flat_map(|p| p.iter()).filter(|p| p.role == Role::Trained);
+        let name = trained.map(|param| &param.name[..]).nth(bad).unwrap_or("?");
+        let what = if gradients[bad].is_finite() { "too large to be squared" } else { "not finite" };
+        Some(format!("the gradient of {name} is {what}"))
+    }
+
+    fn non_finite(&self, problem: String, culprit: Option<Culprit>) -> Error {
+        let diverged = "the step was not made; try a lower learning rate or a longer warm-up";
+        match culprit {
+            Some(culprit) => self.error(format!("{problem}; first, {culprit}"), culprit.advice().unwrap_or(diverged)),
+            None => self.error(format!("{problem}; every number on the way to it was finite"), diverged),
+        }
     }
 
     /// The loss of a batch and its gradients: the mean over the batch's images, cut into chunks.

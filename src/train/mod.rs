@@ -9,5 +9,5 @@ mod schedule;
 
 pub use algorithm_1::{Batch, Found, Hyper, Noise, Recording, Trainer};
 pub use config::{Masking, RunConfig};
-pub use pretrain::{Diagnostics, StepReport, fresh_model, pretrain};
+pub use pretrain::{Diagnostics, StepReport, Watch, fresh_model, pretrain};
 pub use schedule::{EmaMomentum, LearningRate, WeightDecay};

@@ -1,6 +1,7 @@
 //! The loop around Algorithm 1's step: data in, masks drawn, schedules followed, progress reported.
 
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -9,6 +10,7 @@ use super::algorithm_1::{Batch, Hyper, Noise, Trainer};
 use super::config::RunConfig;
 use crate::autograd::ops;
 use crate::data::{Dataset, First, Loader, LoaderOptions, Normalization, Splits, evaluation_images};
+use crate::error::panic_message;
 use crate::eval::{feature_std, noise_sensitivity, pooled_features, rank_me, rms, target_std};
 use crate::kernels::meter::{self, Phase};
 use crate::methods::{Chunk, Model, ModelParams};
@@ -68,6 +70,23 @@ pub struct Diagnostics {
     pub noise_sensitivity: f64,
 }
 
+/// How closely a run is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    /// Steps between diagnostics.
+    pub diagnose_every: usize,
+    /// Whether every number of every step must be finite, not only the loss and the gradients: [`Trainer::examine`].
+    /// Twice as slow.
+    pub every_number: bool,
+}
+
+impl From<usize> for Watch {
+    /// Steps between diagnostics, and nothing else.
+    fn from(diagnose_every: usize) -> Self {
+        Watch { diagnose_every, every_number: false }
+    }
+}
+
 /// Held-out images that rank and deviation of features are measured on.
 const HELD_OUT: usize = 512;
 /// Of these, how many the predictor and the targets are looked at with.
@@ -79,19 +98,21 @@ const DIAGNOSTICS: u64 = 1;
 
 /// Pretrains, from scratch, on the data that was opened for this configuration.
 ///
-/// After each step `observe` sees the report and the trainer; it may end the run there. `diagnose_every` is a number
-/// of steps; the last step has diagnostics too. The weights depend on the configuration alone, not on how the run is
+/// After each step `observe` sees the report and the trainer; it may end the run there. `watch` is a number of steps
+/// between diagnostics, or a [`Watch`]; the last step has diagnostics too. The weights depend on the configuration alone, not on how the run is
 /// observed or on how many threads work.
 ///
 /// # Errors
-/// When the configuration cannot work, an image cannot be read, or training diverges.
+/// When the configuration cannot work, an image cannot be read, training diverges, or a thread of the loader or of the
+/// step panics.
 pub fn pretrain(
     config: &RunConfig,
     splits: &Splits,
-    diagnose_every: usize,
+    watch: impl Into<Watch>,
     observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
 ) -> Result<Trainer> {
     config.validate()?;
+    let Watch { diagnose_every, every_number } = watch.into();
     let (model, params) = fresh_model(config)?;
     let mut trainer = Trainer::new(model, params);
     let (lr, weight_decay, ema) = config.schedules();
@@ -110,12 +131,17 @@ pub fn pretrain(
     for (step, batch) in (1..=config.steps).zip(loader) {
         let batch = masked(config, step, batch?.images)?;
         let hyper = Hyper { lr: lr.at(step), weight_decay: weight_decay.at(step), ema_momentum: ema.at(step) };
-        let loss = trainer.step(&batch, &hyper)?;
+        let loss = no_panic(step, || {
+            if every_number {
+                trainer.examine(&batch)?;
+            }
+            trainer.step(&batch, &hyper)
+        })?;
 
         let seconds = clock.elapsed().as_secs_f64();
         let last = step == config.steps;
         let diagnostics = match last || step % diagnose_every.max(1) == 0 {
-            true => Some(trainer.diagnose(config, (&held_out, &splits.normalization))?),
+            true => Some(no_panic(step, || trainer.diagnose(config, (&held_out, &splits.normalization)))?),
             false => None,
         };
         let Model { config: ref sizes, ref predictor, .. } = trainer.model;
@@ -139,6 +165,18 @@ pub fn pretrain(
         }
     }
     Ok(trainer)
+}
+
+/// What `work` gives, or its panic, on whichever thread of the pool, as an error. After that the trainer may have made half
+/// a step: it is to be dropped.
+fn no_panic<R>(step: usize, work: impl FnOnce() -> Result<R>) -> Result<R> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        Err(Error::Training {
+            step,
+            problem: format!("a thread panicked: {}", panic_message(&*panic)),
+            hint: "this is a bug in the program or its data set, not in the data: please report it".into(),
+        })
+    })
 }
 
 /// The model that a run with this configuration starts from: the untrained baseline.

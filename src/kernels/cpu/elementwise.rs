@@ -156,6 +156,13 @@ pub fn sum_squares<T: Real>(x: &[T]) -> f64 {
     x.iter().map(|x| x.to_f64().powi(2)).sum()
 }
 
+vectorized! {
+    /// Whether every x² is neither NaN nor infinite. No early end: that would keep it out of vector registers.
+    pub fn squares_are_finite<T>(x: &[T]) -> bool {
+        x.iter().fold(true, |finite, &x| finite & (x * x).is_finite())
+    }
+}
+
 /// y ← x in another element type.
 pub fn convert<T: Real, U: Real>(x: &[T], y: &mut [U]) {
     for (y, x) in y.iter_mut().zip(x) {

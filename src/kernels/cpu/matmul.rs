@@ -46,9 +46,13 @@ impl<'a, T> MatMut<'a, T> {
     }
 }
 
-/// Index one past the last element that a (rows, cols) matrix touches; `offset` when it has none.
-fn end(offset: usize, strides: Strides, rows: usize, cols: usize) -> usize {
-    if rows == 0 || cols == 0 { offset } else { offset + (rows - 1) * strides.0 + (cols - 1) * strides.1 + 1 }
+/// Whether all elements of a (rows, cols) matrix are among the first `len`. Offsets and strides are anyone's choice: what
+/// overflows is far outside.
+fn is_inside(len: usize, offset: usize, strides: Strides, rows: usize, cols: usize) -> bool {
+    let (Some(rows), Some(cols)) = (rows.checked_sub(1), cols.checked_sub(1)) else { return offset <= len };
+    let (down, across) = (rows.checked_mul(strides.0), cols.checked_mul(strides.1));
+    let last = down.zip(across).and_then(|(down, across)| down.checked_add(across)?.checked_add(offset));
+    last.is_some_and(|last| last < len)
 }
 
 /// What is added to a product; by default nothing.
@@ -99,7 +103,7 @@ pub fn gemm<T: Real>(dims: [usize; 3], alpha: T, a: Mat<'_, T>, b: Mat<'_, T>, p
     gemm_with(T::gemm, dims, alpha, a, b, plus, c);
 }
 
-/// [`gemm`] by a kernel of one's choice.
+/// [`gemm`] by a kernel of one's choice, which may ask nothing of its caller but what [`Product`] promises.
 pub(super) fn gemm_with<T: Real, R>(
     kernel: unsafe fn(&Product<T>) -> R,
     [m, k, n]: [usize; 3],
@@ -109,22 +113,24 @@ pub(super) fn gemm_with<T: Real, R>(
     Plus { own, bias, residual }: Plus<'_, T>,
     c: MatMut<'_, T>,
 ) {
-    assert!(end(a.offset, a.strides, m, k) <= a.data.len(), "gemm: a reaches out of its slice");
-    assert!(end(b.offset, b.strides, k, n) <= b.data.len(), "gemm: b reaches out of its slice");
-    assert!(end(c.offset, c.strides, m, n) <= c.data.len(), "gemm: c reaches out of its slice");
+    assert!(is_inside(a.data.len(), a.offset, a.strides, m, k), "gemm: a reaches out of its slice");
+    assert!(is_inside(b.data.len(), b.offset, b.strides, k, n), "gemm: b reaches out of its slice");
+    assert!(is_inside(c.data.len(), c.offset, c.strides, m, n), "gemm: c reaches out of its slice");
     assert!(c.strides.1 == 1 && (c.strides.0 >= n || m <= 1), "gemm: the rows of c overlap");
     assert!(bias.is_none_or(|bias| bias.len() == n), "gemm: the bias is not one number for each of {n} columns");
-    let fits = |r: Mat<'_, T>| r.strides.1 == 1 && end(r.offset, r.strides, m, n) <= r.data.len();
+    let fits = |r: Mat<'_, T>| r.strides.1 == 1 && is_inside(r.data.len(), r.offset, r.strides, m, n);
     assert!(residual.is_none_or(fits), "gemm: the residual has rows with gaps, or reaches out of its slice");
     if m == 0 || n == 0 {
         return;
     }
+    // With k = 0 there is nothing to step over in a or b, whatever their strides say.
+    let [a_strides, b_strides] = if k == 0 { [(0, 0); 2] } else { [a.strides, b.strides] };
     meter::product([m, k, n]);
     let product = Product {
         dims: [m, k, n],
         alpha,
-        a: (a.data.as_ptr().wrapping_add(a.offset), a.strides),
-        b: (b.data.as_ptr().wrapping_add(b.offset), b.strides),
+        a: (a.data.as_ptr().wrapping_add(a.offset), a_strides),
+        b: (b.data.as_ptr().wrapping_add(b.offset), b_strides),
         c: (c.data.as_mut_ptr().wrapping_add(c.offset), c.strides.0),
         own,
         bias: bias.map(<[T]>::as_ptr),
@@ -280,5 +286,85 @@ mod tests {
     #[should_panic(expected = "b reaches out of its slice")]
     fn operands_are_checked_before_the_pointer_is_made() {
         matmul([2, 2, 2], &[0.0f32; 4], false, &[0.0; 3], false, Plus::NOTHING, &mut [0.0; 4]);
+    }
+
+    /// Against a walk over all elements, in a width in which everything that overflows in `usize` fits.
+    #[test]
+    fn what_is_inside_is_what_a_walk_finds_inside() {
+        let wide = [0, 1, 2, 3, 7, usize::MAX / 2, usize::MAX / 2 + 1, usize::MAX - 1, usize::MAX];
+        let mut seen = [0; 2];
+        for (len, offset) in [0, 1, 7, 8, usize::MAX >> 4].into_iter().flat_map(|len| wide.map(|x| (len, x))) {
+            for strides in wide.into_iter().flat_map(|row| wide.map(|column| (row, column))) {
+                for (rows, cols) in (0..4).flat_map(|rows| (0..4).map(move |cols| (rows, cols))) {
+                    let at = |i: usize, j: usize| {
+                        offset as u128 + i as u128 * strides.0 as u128 + j as u128 * strides.1 as u128
+                    };
+                    let mut elements = (0..rows).flat_map(|i| (0..cols).map(move |j| at(i, j)));
+                    let expected = elements.all(|at| at < len as u128) && (rows * cols > 0 || offset <= len);
+                    let found = is_inside(len, offset, strides, rows, cols);
+                    assert_eq!(found, expected, "{rows} × {cols} at {offset} by {strides:?} in {len}");
+                    seen[usize::from(found)] += 1;
+                }
+            }
+        }
+        assert!(seen.iter().all(|n| *n > 1000), "{seen:?}");
+    }
+
+    /// A sum that comes round to a small number would let a safe call write anywhere.
+    #[test]
+    fn matrices_that_reach_out_are_refused_even_if_their_end_overflows() {
+        let x = [1.0f32; 16];
+        let inside = || Mat { data: &x, offset: 0, strides: (4, 1) };
+        let far = [(usize::MAX, (4, 1)), (0, (usize::MAX, 1)), (0, (usize::MAX / 3 + 1, 1)), (13, (1 << 63, 1 << 63))];
+        let refused = |what: &str, call: &mut dyn FnMut()| {
+            let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).expect_err(what);
+            let message = crate::error::panic_message(&*panic);
+            assert!(message.contains(what), "{message}, where {what} was expected");
+        };
+        let dims = [4, 4, 4];
+        let mut c = [0.0f32; 16];
+        for (offset, strides) in far {
+            let bad = Mat { data: &x, offset, strides };
+            let mut plain = |a, b, plus| gemm(dims, 1.0, a, b, plus, MatMut::new(&mut c, 4));
+            refused("a reaches out", &mut || plain(bad, inside(), Plus::NOTHING));
+            refused("b reaches out", &mut || plain(inside(), bad, Plus::NOTHING));
+            let residual = Some(Mat { strides: (bad.strides.0, 1), ..bad });
+            if offset != 13 {
+                refused("the residual", &mut || plain(inside(), inside(), Plus { residual, ..Plus::NOTHING }));
+            }
+            refused("c reaches out", &mut || {
+                let c = MatMut { data: &mut [0.0; 16], offset, strides };
+                gemm(dims, 1.0, inside(), inside(), Plus::NOTHING, c);
+            });
+        }
+        let mut with_c = |strides| {
+            gemm(dims, 1.0, inside(), inside(), Plus::NOTHING, MatMut { data: &mut c, offset: 0, strides });
+        };
+        refused("rows of c overlap", &mut || with_c((3, 1)));
+        refused("rows of c overlap", &mut || with_c((0, 1)));
+        refused("rows of c overlap", &mut || with_c((4, 0)));
+        refused("rows of c overlap", &mut || with_c((1, 4)));
+        let bias = &[0.0; 3][..];
+        refused("the bias", &mut || {
+            gemm(dims, 1.0, inside(), inside(), Plus { bias: Some(bias), ..Plus::NOTHING }, MatMut::new(&mut c, 4));
+        });
+        assert_eq!(c, [0.0; 16]);
+    }
+
+    #[test]
+    fn matrices_without_elements_are_not_walked_through() {
+        fn product<T: Real>(dims: [usize; 3], strides: Strides) -> [T; 60] {
+            let nothing = Mat { data: &[], offset: 0, strides };
+            let mut c = [T::ONE; 60];
+            gemm(dims, T::ONE, nothing, nothing, Plus::NOTHING, MatMut { data: &mut c, offset: 0, strides: (3, 1) });
+            c
+        }
+        // Many tiles of an inner size of 0, over operands of which there is nothing: c ← 0.
+        for strides in [(0, 1), (5, 1), (1, 5), (usize::MAX, usize::MAX)] {
+            assert_eq!(product::<f32>([20, 0, 3], strides), [0.0; 60]);
+            assert_eq!(product::<f64>([20, 0, 3], strides), [0.0; 60]);
+        }
+        assert_eq!(product::<f32>([0, 0, 3], (5, 5)), [1.0; 60], "no rows: untouched");
+        assert_eq!(product::<f32>([20, 0, 0], (5, 5)), [1.0; 60], "no columns: untouched");
     }
 }

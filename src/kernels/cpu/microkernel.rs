@@ -364,6 +364,7 @@ impl Register for __m512 {
     }
 }
 
+// SAFETY: as for `__m512`.
 impl Register for __m256 {
     const LANES: usize = 8;
     const ROWS: usize = 6;
