@@ -93,13 +93,30 @@ pub fn pretrain(
 ) -> Result<Trainer> {
     config.validate()?;
     let (model, params) = fresh_model(config)?;
-    let mut trainer = Trainer::new(model, params);
+    go_on(Trainer::new(model, params), config, splits, diagnose_every, observe)
+}
+
+/// [`pretrain`] from where `trainer` stands in the run of this configuration: at the step of its optimizer, within an
+/// epoch or between two. The weights at the end are those, bit for bit, of a run that was never interrupted: order,
+/// crops, masks, noise and schedules follow from the seed and the number of the step.
+///
+/// # Errors
+/// As [`pretrain`].
+pub fn go_on(
+    mut trainer: Trainer,
+    config: &RunConfig,
+    splits: &Splits,
+    diagnose_every: usize,
+    observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
+) -> Result<Trainer> {
+    config.validate()?;
+    let done = trainer.optimizer.steps() as usize;
     let (lr, weight_decay, ema) = config.schedules();
     let held_out = First::new(splits.test.clone(), HELD_OUT);
     let options = LoaderOptions {
         batch_size: config.batch,
         seed: config.seed,
-        first_step: 0,
+        first_step: done,
         augment: Some(config.augment),
         normalization: splits.normalization,
         threads: 1,
@@ -107,7 +124,7 @@ pub fn pretrain(
     let images = splits.train.len() as f64;
     let loader = Loader::new(splits.train.clone(), options)?;
     let mut clock = Instant::now();
-    for (step, batch) in (1..=config.steps).zip(loader) {
+    for (step, batch) in (done + 1..=config.steps).zip(loader) {
         let batch = masked(config, step, batch?.images)?;
         let hyper = Hyper { lr: lr.at(step), weight_decay: weight_decay.at(step), ema_momentum: ema.at(step) };
         let loss = trainer.step(&batch, &hyper)?;
