@@ -252,8 +252,8 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
     let mut resumable = None;
     if to_resume {
         field("checksum")?;
-        let upkeep = serde_json::from_str(field("upkeep")?)
-            .map_err(|e| unusable(format!("its upkeep cannot be read ({e})")))?;
+        let upkeep =
+            serde_json::from_str(field("upkeep")?).map_err(|e| unusable(format!("its upkeep cannot be read ({e})")))?;
         resumable = Some((upkeep, AdamW::new(&params.trained())));
     }
     let names = moment_names(&params);

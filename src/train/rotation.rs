@@ -99,7 +99,9 @@ impl Rotation {
         }
         let problem = match damaged.is_empty() {
             true => "no checkpoint is in it".to_owned(),
-            false => damaged.iter().fold("no checkpoint in it can be used".into(), |all, (_, e)| format!("{all}\n  {e}")),
+            false => {
+                damaged.iter().fold("no checkpoint in it can be used".into(), |all, (_, e)| format!("{all}\n  {e}"))
+            }
         };
         Err(Error::file(&self.folder, problem, "start again, without --resume"))
     }
