@@ -35,7 +35,7 @@ impl Drop for Scratch {
 /// Small: two steps of two images are an epoch, so that steps are within epochs and between them. Its learning rates have
 /// seventeen digits.
 const SMALL: &str = "pretrain --dim 16 --depth 1 --heads 2 --predictor-dim 8 --predictor-depth 1 --predictor-heads 1 \
-    --data folder:images --batch 2 --lr 0.0037 --lr-start 0.00012345678901234567 --ema 0.9,1 --diagnose-every 7 \
+    --data folder:imagés --batch 2 --lr 0.0037 --lr-start 0.00012345678901234567 --ema 0.9,1 --diagnose-every 7 \
     --checkpoint-every 1";
 
 /// Noisy images: five to train on, four to test on.
@@ -43,7 +43,7 @@ fn make_images(folder: &Path) {
     let mut rng = StdRng::seed_from_u64(1);
     for i in 0..9 {
         let split = if i < 5 { "train" } else { "test" };
-        let class = folder.join(format!("images/{split}/class-{}", i % 2));
+        let class = folder.join(format!("imagés/{split}/class-{}", i % 2));
         std::fs::create_dir_all(&class).unwrap();
         let image = image::RgbImage::from_fn(32, 32, |_, _| image::Rgb(std::array::from_fn(|_| rng.random())));
         image.save(class.join(format!("{i}.png"))).unwrap();
@@ -328,7 +328,7 @@ fn what_cannot_be_resumed_is_refused() {
     let probe = |path: &Path| succeeds(&scratch.0, &format!("probe {} --probe-images 4,2", path.display()));
     assert_eq!(probe(&state), probe(&weights));
     // One image more: another epoch, another run.
-    std::fs::copy(scratch.0.join("images/train/class-0/0.png"), scratch.0.join("images/train/class-0/new.png"))
+    std::fs::copy(scratch.0.join("imagés/train/class-0/0.png"), scratch.0.join("imagés/train/class-0/new.png"))
         .unwrap();
     refused("pretrain --resume runs/run", &["not the images of this run"]);
 }

@@ -147,11 +147,11 @@ fn write(path: &Path, mut metadata: BTreeMap<String, String>, tensors: &[(String
         header.insert(name.clone(), entry);
     }
     let [header, metadata] = [json!(header), json!({ "__metadata__": metadata })].map(|part| part.to_string());
-    let header = format!("{},{}", &header[..header.len() - 1], &metadata[1..]);
-    let length = header.len().next_multiple_of(8);
+    let mut header = format!("{},{}", &header[..header.len() - 1], &metadata[1..]).into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
     files::write_with(path, |file| {
-        file.write_all(&(length as u64).to_le_bytes())?;
-        file.write_all(format!("{header:length$}").as_bytes())?;
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
         tensors.iter().try_for_each(|(_, tensor)| in_pieces(tensor, |bytes| file.write_all(bytes)))
     })
 }
