@@ -234,8 +234,9 @@ impl Log {
     fn rows(&self) -> Result<Vec<Row>> {
         let text = std::fs::read_to_string(&self.path).map_err(|e| Error::io("read", &self.path, e))?;
         let stride = text.lines().count().div_ceil(POINTS);
-        let of_interest =
-            |row: &Row| row[0].is_some_and(|step| step as usize % stride == 0) || row[place("feature_std")].is_some();
+        let of_interest = |row: &Row| {
+            row[0].is_some_and(|step| (step as usize).is_multiple_of(stride)) || row[place("feature_std")].is_some()
+        };
         Ok(text.lines().skip(1).filter_map(cells).filter(of_interest).collect())
     }
 }
