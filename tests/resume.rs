@@ -215,6 +215,8 @@ fn signals_locks_and_rotation() {
         let mut child = child;
         assert!(child.0.wait().unwrap().success());
         assert!(step(&run) >= at && step(&run) < 200, "{}", step(&run));
+        let logged = std::fs::read_to_string(run.join("log.csv")).unwrap().lines().count() - 1;
+        assert_eq!(step(&run), logged, "the checkpoint is of the last step");
         begin = "pretrain --resume runs/halved --threads 2".into();
     }
     let printed = succeeds(&scratch.0, &begin);
@@ -331,4 +333,15 @@ fn what_cannot_be_resumed_is_refused() {
     std::fs::copy(scratch.0.join("imagés/train/class-0/0.png"), scratch.0.join("imagés/train/class-0/new.png"))
         .unwrap();
     refused("pretrain --resume runs/run", &["not the images of this run"]);
+}
+
+/// The configuration is JSON: no number in it may change by a bit. (serde_json needs its feature `float_roundtrip`.)
+#[test]
+fn numbers_survive_json() {
+    let mut rng = StdRng::seed_from_u64(4);
+    for _ in 0..100_000 {
+        let x: f64 = rng.random::<f64>() * 10f64.powi(rng.random_range(-12..3));
+        let back: f64 = serde_json::from_str(&serde_json::to_string(&x).unwrap()).unwrap();
+        assert_eq!(x.to_bits(), back.to_bits(), "{x}");
+    }
 }
