@@ -1,6 +1,7 @@
 //! A run as the user sees it: its folder, progress, log, checkpoints and pictures.
 
-use std::fmt::Write as _;
+use std::fs::{File, TryLockError};
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,18 +16,22 @@ use crate::report::colour::sequential;
 use crate::report::curve::{Curve, Panel};
 use crate::report::similarity::{similarity_maps, similarity_sheet};
 use crate::rng::{Purpose, stream};
-use crate::train::{RunConfig, StepReport, Trainer, Watch, checkpoint, pretrain};
+use crate::train::checkpoint::{self, SavedRun};
+use crate::train::rotation::Rotation;
+use crate::train::{RunConfig, StepReport, Trainer, Watch, go_on};
 use crate::{Error, Result, files};
 
-/// Set by Ctrl-C (or SIGTERM): the run ends after the step at hand.
+/// Set by Ctrl-C, SIGTERM or SIGHUP: the run ends after the step at hand.
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// Time between checkpoints of a run.
+/// Most time between checkpoints of a run.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 
-/// A run's folder.
+/// A run's folder. While a process has it, no other can.
 pub struct RunFolder {
     path: PathBuf,
+    /// Locked. The system lets go of it when the process ends, however it ends.
+    _lock: File,
 }
 
 impl RunFolder {
@@ -36,7 +41,7 @@ impl RunFolder {
         for i in 1.. {
             let path = parent.join(if i == 1 { name.to_owned() } else { format!("{name}-{i}") });
             match std::fs::create_dir(&path) {
-                Ok(()) => return Ok(RunFolder { path }),
+                Ok(()) => return Self::lock(path),
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(Error::io("create", path, e)),
             }
@@ -44,33 +49,70 @@ impl RunFolder {
         unreachable!("there are more numbers than folders")
     }
 
+    /// The folder of a run that is to go on.
+    pub fn open(path: &Path) -> Result<Self> {
+        match std::fs::metadata(path).map_err(|e| Error::io("open", path, e))?.is_dir() {
+            true => Self::lock(path.to_owned()),
+            false => {
+                Err(Error::file(path, "not a folder", "give the folder of the run, as in --resume runs/stop-shapes"))
+            }
+        }
+    }
+
+    fn lock(path: PathBuf) -> Result<Self> {
+        let file = path.join("lock");
+        let lock = File::options().create(true).append(true).open(&file).map_err(|e| Error::io("open", &file, e))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            // Some network file systems have no locks. To train is better there than not to.
+            Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", file, e)),
+            Err(TryLockError::WouldBlock) => {
+                let hint = "wait until it has ended, or end it (Ctrl-C, SIGTERM): it leaves a checkpoint";
+                return Err(Error::file(path, "another process is at work on this run", hint));
+            }
+        }
+        Ok(RunFolder { path, _lock: lock })
+    }
+
     /// A file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
+
+    /// What the run can go on from.
+    pub fn checkpoints(&self) -> Rotation {
+        Rotation::new(self.file("checkpoints"))
+    }
 }
 
-/// Pretrains and writes everything into `folder`. Ends early, cleanly, on Ctrl-C. Gives the trained model.
-pub fn run(
-    config: &RunConfig,
-    splits: &Splits,
-    folder: &RunFolder,
-    watch: impl Into<Watch>,
-) -> Result<(Model, ModelParams)> {
+/// Pretrains from where the run stands and writes everything into `folder`. Ends early, cleanly, on Ctrl-C. Gives the
+/// trained model. `every_number`: see [`Watch`].
+pub fn run(run: SavedRun, splits: &Splits, folder: &RunFolder, every_number: bool) -> Result<(Model, ModelParams)> {
     // Only the first run of a process can install the handler; later ones share it.
     let _ = ctrlc::set_handler(|| STOP.store(true, Ordering::SeqCst));
-    draw_masks(&config.masking, &config.model.encoder, config.seed, &*splits.train, 6)?
-        .save_png(folder.file("masks.png"))?;
-
-    let mut log = COLUMNS.map(|(name, _)| name).join(",") + "\n";
-    let mut reports: Vec<StepReport> = Vec::new();
+    let SavedRun { config, upkeep, trainer } = run;
+    let (config, done) = (&config, trainer.optimizer.steps() as usize);
+    let checkpoints = folder.checkpoints();
+    let mut log = Log::open(folder.file("log.csv"), done)?;
+    if done == 0 {
+        draw_masks(&config.masking, &config.model.encoder, config.seed, &*splits.train, 6)?
+            .save_png(folder.file("masks.png"))?;
+        // So that a run can go on from its first step.
+        checkpoints.save(config, &upkeep, &trainer)?;
+    }
+    let due = |step: usize| {
+        let every = |steps: usize| steps > 0 && step.is_multiple_of(steps);
+        every(upkeep.checkpoint_every) || every(upkeep.keep_every) || step == config.steps
+    };
     let (mut saved, mut speed, mut last_diagnosis) = (Instant::now(), 0.0, String::new());
     let progress = Progress::new(config.steps, "pretrain");
-    let trainer = pretrain(config, splits, watch, &mut |report, trainer| {
-        write_row(&mut log, report);
-        reports.push(*report);
+    progress.advance(done, String::new);
+    let watch = Watch { diagnose_every: upkeep.diagnose_every, every_number };
+    let trainer = go_on(trainer, config, splits, watch, &mut |report, trainer| {
+        log.append(report)?;
         // A running mean over about fifty steps: single steps jump.
-        speed += (report.images_per_second - speed) / reports.len().min(50) as f64;
+        speed += (report.images_per_second - speed) / (report.step - done).min(50) as f64;
         if let Some(d) = &report.diagnostics {
             last_diagnosis = format!("rank {:.1}, std {:.3}", d.rank_me, d.feature_std);
         }
@@ -80,21 +122,22 @@ pub fn run(
             let (lr, eta) = (report.hyper.lr, minutes(left));
             format!("loss {loss:.4}  lr {lr:.1e}  |A| {norm_a:.2}  |m| {norm_m:.2}  {last_diagnosis}  {speed:.0} images/s  ETA {eta}")
         });
-        let stopped = STOP.load(Ordering::SeqCst);
-        if report.diagnostics.is_some() {
-            files::write_whole(&folder.file("log.csv"), log.as_bytes())?;
-        }
-        if stopped || saved.elapsed() > CHECKPOINT_EVERY || report.step == config.steps {
-            checkpoint::save(&folder.file("checkpoint.safetensors"), config, report.step, &trainer.params)?;
+        let stopped = stopped();
+        if stopped || due(report.step) || saved.elapsed() > CHECKPOINT_EVERY {
+            // The log first: no checkpoint is ahead of it.
+            log.sync()?;
+            checkpoints.save(config, &upkeep, trainer)?;
             saved = Instant::now();
         }
         Ok(if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     });
     progress.finish();
     // Also when training failed: what was logged shows how it came to that.
-    files::write_whole(&folder.file("log.csv"), log.as_bytes())?;
-    curves(config, &reports).save_svg(folder.file("curves.svg"))?;
+    let drawn = log.rows().and_then(|rows| curves(config, &rows).save_svg(folder.file("curves.svg")));
     let trainer = trainer?;
+    drawn?;
+    let step = trainer.optimizer.steps() as usize;
+    checkpoint::save(&folder.file("checkpoint.safetensors"), config, step, &trainer.params)?;
     let mut written = vec!["checkpoint.safetensors", "log.csv", "curves.svg", "masks.png"];
     if let Some(sheet) = draw_positions(&trainer, config.seed) {
         sheet.save_png(folder.file("positions.png"))?;
@@ -103,8 +146,9 @@ pub fn run(
     for name in written {
         println!("  {}", folder.file(name).display());
     }
-    if STOP.load(Ordering::SeqCst) {
-        println!("stopped at step {} of {}, as asked; everything is written", trainer.optimizer.steps(), config.steps);
+    if step < config.steps {
+        println!("stopped at step {step} of {}, as asked; everything is written", config.steps);
+        println!("stop-mim pretrain --resume {} goes on", folder.path.display());
     }
     Ok((trainer.model, trainer.params))
 }
@@ -140,9 +184,76 @@ const COLUMNS: [Column; 20] = [
 
 type Column = (&'static str, fn(&StepReport) -> Option<f64>);
 
-fn write_row(log: &mut String, report: &StepReport) {
-    let cells = COLUMNS.map(|(_, value)| value(report).map_or(String::new(), |x| x.to_string()));
-    writeln!(log, "{}", cells.join(",")).expect("a string takes everything");
+/// The cells of one step, in the order of [`COLUMNS`].
+type Row = [Option<f64>; COLUMNS.len()];
+
+/// `log.csv`: a row is appended with each step, so that it can be watched.
+struct Log {
+    path: PathBuf,
+    file: File,
+}
+
+/// Curves have about so many points: more cannot be told apart, and a long log is not held in memory.
+const POINTS: usize = 10_000;
+
+impl Log {
+    /// The log of a run that has done `done` steps; what a killed process logged after that is cut off.
+    fn open(path: PathBuf, done: usize) -> Result<Self> {
+        let before = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            bytes => bytes.map_err(|e| Error::io("read", &path, e))?,
+        };
+        let (header, before) = (header(), String::from_utf8_lossy(&before));
+        // A last line without an end is half a line.
+        let mut lines = before.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        if lines.next().is_some_and(|first| first != header) {
+            return Err(Error::file(path, "its columns are not those of this version", "move it away, and try again"));
+        }
+        let rows: Vec<&str> = lines.filter(|line| step_of(line).is_some_and(|step| step <= done)).collect();
+        if rows.len() < done {
+            println!("{}: {} of the {done} steps done are not in it", path.display(), done - rows.len());
+        }
+        let kept: String = std::iter::once(&*header).chain(rows).flat_map(|line| [line, "\n"]).collect();
+        files::write_whole(&path, kept.as_bytes())?;
+        let file = File::options().append(true).open(&path).map_err(|e| Error::io("open", &path, e))?;
+        Ok(Log { path, file })
+    }
+
+    fn append(&mut self, report: &StepReport) -> Result<()> {
+        let cells = COLUMNS.map(|(_, value)| value(report).map_or(String::new(), |x| x.to_string()));
+        let row = cells.join(",") + "\n";
+        self.file.write_all(row.as_bytes()).map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// Makes what was appended durable.
+    fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// What is in it, as numbers: all rows of a short log; of a long one, rows evenly spread, and those with
+    /// diagnostics.
+    fn rows(&self) -> Result<Vec<Row>> {
+        let text = std::fs::read_to_string(&self.path).map_err(|e| Error::io("read", &self.path, e))?;
+        let stride = text.lines().count().div_ceil(POINTS);
+        let of_interest = |row: &Row| {
+            row[0].is_some_and(|step| (step as usize).is_multiple_of(stride)) || row[place("feature_std")].is_some()
+        };
+        Ok(text.lines().skip(1).filter_map(cells).filter(of_interest).collect())
+    }
+}
+
+fn header() -> String {
+    COLUMNS.map(|(name, _)| name).join(",")
+}
+
+/// The numbers of a whole line of the log.
+fn cells(line: &str) -> Option<Row> {
+    let cells: Vec<Option<f64>> = line.split(',').map(|cell| cell.parse().ok()).collect();
+    cells.try_into().ok()
+}
+
+fn step_of(line: &str) -> Option<usize> {
+    cells(line)?[0].map(|step| step as usize)
 }
 
 /// Fig. 5 of a method with noise: what ψ at the centre, on an edge and in a corner resembles; deterministic, in one
@@ -166,60 +277,49 @@ fn minutes(seconds: f64) -> String {
 }
 
 /// The log as a figure; what concerns noise, for a method that has it.
-fn curves(config: &RunConfig, reports: &[StepReport]) -> Curve {
-    let series = |name: &str, f: &dyn Fn(&StepReport) -> Option<f64>| {
-        (name.to_owned(), reports.iter().filter_map(|r| Some((r.step as f64, f(r)?))).collect())
+fn curves(config: &RunConfig, rows: &[Row]) -> Curve {
+    let series = |name: &str, column: &str| {
+        let column = place(column);
+        (name.to_owned(), rows.iter().filter_map(|row| Some((row[0]?, row[column]?))).collect())
     };
     let panel = |y_label: &str, log, series| Panel { y_label: y_label.into(), log, series };
     let mut panels = vec![
-        panel("loss", true, vec![series("loss", &|r| Some(r.loss))]),
-        panel("effective rank", false, vec![series("RankMe", &|r| Some(r.diagnostics?.rank_me))]),
+        panel("loss", true, vec![series("loss", "loss")]),
+        panel("effective rank", false, vec![series("RankMe", "rank_me")]),
         panel(
             "std over images",
             false,
-            vec![
-                series("pooled features", &|r| Some(r.diagnostics?.feature_std)),
-                series("targets", &|r| Some(r.diagnostics?.target_std)),
-            ],
+            vec![series("pooled features", "feature_std"), series("targets", "target_std")],
         ),
         panel(
             "norm",
             true,
             vec![
-                series("|A|", &|r| Some(r.norm_a)),
-                series("visible |A|", &|r| Some(r.diagnostics?.visible_norm_a)),
-                series("|γ|", &|r| Some(r.diagnostics?.norm_gamma)),
-                series("|m|", &|r| Some(r.norm_m)),
+                series("|A|", "norm_a"),
+                series("visible |A|", "visible_norm_a"),
+                series("|γ|", "norm_gamma"),
+                series("|m|", "norm_m"),
             ],
         ),
     ];
-    if reports.iter().any(|r| r.noise_rms > 0.0) {
+    if rows.iter().any(|row| row[place("noise_rms")] > Some(0.0)) {
         panels.extend([
-            panel(
-                "RMS",
-                true,
-                vec![
-                    series("context A s", &|r| Some(r.diagnostics?.context_rms)),
-                    series("noise A n", &|r| Some(r.noise_rms)),
-                ],
-            ),
+            panel("RMS", true, vec![series("context A s", "context_rms"), series("noise A n", "noise_rms")]),
             panel(
                 "neighbours, d′",
                 true,
-                vec![
-                    series("mean", &|r| Some(r.diagnostics?.neighbours.mean)),
-                    series("least", &|r| Some(r.diagnostics?.neighbours.least)),
-                ],
+                vec![series("mean", "neighbour_distance"), series("least", "least_neighbour_distance")],
             ),
-            panel("accuracy", false, vec![series("positions decoded", &|r| Some(r.diagnostics?.position_accuracy))]),
-            panel(
-                "prediction variance",
-                true,
-                vec![series("due to noise", &|r| Some(r.diagnostics?.noise_sensitivity))],
-            ),
+            panel("accuracy", false, vec![series("positions decoded", "position_accuracy")]),
+            panel("prediction variance", true, vec![series("due to noise", "noise_sensitivity")]),
         ]);
     }
-    panels.push(panel("learning rate", false, vec![series("learning rate", &|r| Some(r.hyper.lr))]));
+    panels.push(panel("learning rate", false, vec![series("learning rate", "lr")]));
     let title = format!("{} on {}", config.model.method.name(), config.data);
     Curve { title, x_label: "step".into(), panels }
+}
+
+/// Where a column stands.
+fn place(column: &str) -> usize {
+    COLUMNS.iter().position(|(name, _)| *name == column).expect("a column of the log")
 }

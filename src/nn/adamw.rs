@@ -39,6 +39,18 @@ impl AdamW {
         kernels::squares_are_finite(gradient.buffer())
     }
 
+    /// m and v of each trained parameter, in the order of the parameters: with [`steps`](Self::steps), all that the
+    /// optimizer remembers.
+    pub fn moments(&self) -> &[(Tensor, Tensor)] {
+        &self.moments
+    }
+
+    /// The memory of an optimizer that made `steps` updates, to be filled with its [`moments`](Self::moments).
+    pub fn resume(&mut self, steps: u64) -> &mut [(Tensor, Tensor)] {
+        self.step = steps;
+        &mut self.moments
+    }
+
     /// One update of every trained parameter of `modules` (those this optimizer was made for) with its gradient, in
     /// order. Weight decay goes to the parameters that [decay](super::Param::decays).
     ///
@@ -174,6 +186,25 @@ mod tests {
             assert_ne!(bits(&one), bits(&one_target));
             assert_ne!(bits(&some_params(dtype)), bits(&one_target));
         }
+    }
+
+    /// Moments and step, handed to a new optimizer after two updates: the third moves the same bits.
+    #[test]
+    fn memory_can_be_moved_to_another_optimizer() {
+        let mut kept = some_params(DType::F32);
+        let mut adamw = AdamW::new(&[&kept]);
+        let update = |adamw: &mut AdamW, params: &mut Params, t| {
+            adamw.update(&mut [params], some_gradients(DType::F32, t), 0.01, 0.3);
+        };
+        (1..=2).for_each(|t| update(&mut adamw, &mut kept, t));
+        let (mut moved, mut forgetful) = (kept.clone(), kept.clone());
+        let mut other = AdamW::new(&[&moved]);
+        other.resume(adamw.steps()).clone_from_slice(adamw.moments());
+        update(&mut adamw, &mut kept, 3);
+        update(&mut other, &mut moved, 3);
+        update(&mut AdamW::new(&[&forgetful]), &mut forgetful, 3);
+        assert_eq!((bits(&kept), adamw.steps()), (bits(&moved), other.steps()));
+        assert_ne!(bits(&kept), bits(&forgetful));
     }
 
     #[test]

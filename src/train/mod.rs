@@ -5,9 +5,11 @@ mod algorithm_1;
 pub mod checkpoint;
 mod config;
 mod pretrain;
+#[cfg(feature = "checkpoint")]
+pub mod rotation;
 mod schedule;
 
 pub use algorithm_1::{Batch, Found, Hyper, Noise, Recording, Trainer};
 pub use config::{Masking, RunConfig};
-pub use pretrain::{Diagnostics, StepReport, Watch, fresh_model, pretrain};
+pub use pretrain::{Diagnostics, StepReport, Watch, fresh_model, go_on, pretrain};
 pub use schedule::{EmaMomentum, LearningRate, WeightDecay};

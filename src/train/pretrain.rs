@@ -99,8 +99,8 @@ const DIAGNOSTICS: u64 = 1;
 /// Pretrains, from scratch, on the data that was opened for this configuration.
 ///
 /// After each step `observe` sees the report and the trainer; it may end the run there. `watch` is a number of steps
-/// between diagnostics, or a [`Watch`]; the last step has diagnostics too. The weights depend on the configuration alone, not on how the run is
-/// observed or on how many threads work.
+/// between diagnostics, or a [`Watch`]; the last step has diagnostics too. The weights depend on the configuration
+/// alone, not on how the run is observed or on how many threads work.
 ///
 /// # Errors
 /// When the configuration cannot work, an image cannot be read, training diverges, or a thread of the loader or of the
@@ -112,15 +112,32 @@ pub fn pretrain(
     observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
 ) -> Result<Trainer> {
     config.validate()?;
-    let Watch { diagnose_every, every_number } = watch.into();
     let (model, params) = fresh_model(config)?;
-    let mut trainer = Trainer::new(model, params);
+    go_on(Trainer::new(model, params), config, splits, watch, observe)
+}
+
+/// [`pretrain`] from where `trainer` stands in the run of this configuration: at the step of its optimizer, within an
+/// epoch or between two. The weights at the end are those, bit for bit, of a run that was never interrupted: order,
+/// crops, masks, noise and schedules follow from the seed and the number of the step.
+///
+/// # Errors
+/// As [`pretrain`].
+pub fn go_on(
+    mut trainer: Trainer,
+    config: &RunConfig,
+    splits: &Splits,
+    watch: impl Into<Watch>,
+    observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
+) -> Result<Trainer> {
+    config.validate()?;
+    let Watch { diagnose_every, every_number } = watch.into();
+    let done = trainer.optimizer.steps() as usize;
     let (lr, weight_decay, ema) = config.schedules();
     let held_out = First::new(splits.test.clone(), HELD_OUT);
     let options = LoaderOptions {
         batch_size: config.batch,
         seed: config.seed,
-        first_step: 0,
+        first_step: done,
         augment: Some(config.augment),
         normalization: splits.normalization,
         threads: 1,
@@ -128,7 +145,7 @@ pub fn pretrain(
     let images = splits.train.len() as f64;
     let loader = Loader::new(splits.train.clone(), options)?;
     let mut clock = Instant::now();
-    for (step, batch) in (1..=config.steps).zip(loader) {
+    for (step, batch) in (done + 1..=config.steps).zip(loader) {
         let batch = masked(config, step, batch?.images)?;
         let hyper = Hyper { lr: lr.at(step), weight_decay: weight_decay.at(step), ema_momentum: ema.at(step) };
         let loss = no_panic(step, || {

@@ -1,0 +1,347 @@
+//! An interrupted run goes on as if nothing had happened, through the program's own command line: same bits after
+//! SIGKILL at random moments, after SIGTERM, after damage; no two processes on one run; no space, no loss.
+//!
+//! Many more kills, by hand: `STOP_MIM_KILLS=1000 cargo test --test resume -- --nocapture random_moments`.
+#![cfg(unix)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// An empty folder of its own for each test, removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("stop-mim-resume-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    fn run(&self, name: &str) -> PathBuf {
+        self.0.join("runs").join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// Small: two steps of two images are an epoch, so that steps are within epochs and between them. Its learning rates have
+/// seventeen digits.
+const SMALL: &str = "pretrain --dim 16 --depth 1 --heads 2 --predictor-dim 8 --predictor-depth 1 --predictor-heads 1 \
+    --data folder:imagés --batch 2 --lr 0.0037 --lr-start 0.00012345678901234567 --ema 0.9,1 --diagnose-every 7 \
+    --checkpoint-every 1";
+
+/// Noisy images: five to train on, four to test on.
+fn make_images(folder: &Path) {
+    let mut rng = StdRng::seed_from_u64(1);
+    for i in 0..9 {
+        let split = if i < 5 { "train" } else { "test" };
+        let class = folder.join(format!("imagés/{split}/class-{}", i % 2));
+        std::fs::create_dir_all(&class).unwrap();
+        let image = image::RgbImage::from_fn(32, 32, |_, _| image::Rgb(std::array::from_fn(|_| rng.random())));
+        image.save(class.join(format!("{i}.png"))).unwrap();
+    }
+}
+
+fn command(folder: &Path, args: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stop-mim"));
+    command.current_dir(folder).args(args.split_whitespace()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[track_caller]
+fn succeeds(folder: &Path, args: &str) -> String {
+    let output = command(folder, args).output().unwrap();
+    assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn fails(output: &Output, words: &[&str]) {
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{:?}\n{message}", output.status);
+    assert!(!message.contains("panicked"), "{message}");
+    for word in words {
+        assert!(message.contains(word), "no '{word}' in\n{message}");
+    }
+}
+
+/// The newest checkpoint of a run, and its name.
+fn newest(run: &Path) -> Option<PathBuf> {
+    let names = std::fs::read_dir(run.join("checkpoints")).ok()?.map(|entry| entry.unwrap().path());
+    names.filter(|path| path.extension().is_some_and(|e| e == "safetensors")).max()
+}
+
+/// Every bit that a run ends with: weights and moments, the weights alone, and the log but for the speed.
+fn bits(run: &Path) -> (Vec<u8>, Vec<u8>, Vec<Vec<String>>) {
+    let log = std::fs::read_to_string(run.join("log.csv")).unwrap();
+    let rows = log.lines().map(|line| line.split(',').map(str::to_owned).collect::<Vec<_>>());
+    let rows = rows.map(|mut cells| {
+        cells.remove(9);
+        cells
+    });
+    let newest = newest(run).unwrap();
+    (std::fs::read(newest).unwrap(), std::fs::read(run.join("checkpoint.safetensors")).unwrap(), rows.collect())
+}
+
+#[track_caller]
+fn same_bits(one: &Path, other: &Path) {
+    let (one, other) = (bits(one), bits(other));
+    assert!(one.2 == other.2, "the logs differ:\n{:?}\n{:?}", one.2, other.2);
+    assert!(one.1 == other.1, "the weights differ");
+    assert!(one.0 == other.0, "the states differ");
+}
+
+/// Waits for a run to come to some step: its log is written with each.
+fn wait_for_step(run: &Path, step: usize) {
+    let started = Instant::now();
+    while std::fs::read_to_string(run.join("log.csv")).map_or(0, |log| log.lines().count()) <= step {
+        assert!(started.elapsed().as_secs() < 60, "the run did not come to step {step}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A child that a failing test does not leave behind.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// SIGKILL after random times, on one thread and on two by turns, again and again until the run has come to its end.
+/// With a checkpoint at each step, most of its time is spent in writing.
+#[test]
+fn the_same_bits_after_kills_at_random_moments() {
+    let wanted = std::env::var("STOP_MIM_KILLS").map_or(12, |kills| kills.parse().unwrap());
+    let scratch = Scratch::new("kill");
+    make_images(&scratch.0);
+    for method in ["stop", "mae"] {
+        // Only MAE has no moving average.
+        let args = format!("{} --steps 24 --method {method}", SMALL.replace("--ema 0.9,1", ""));
+        let args = if method == "stop" { format!("{args} --ema 0.9,1") } else { args };
+        let whole = format!("{method}-whole");
+        succeeds(&scratch.0, &format!("{args} --name {whole} --threads 1"));
+        let mut rng = StdRng::seed_from_u64(2);
+        let (mut kills, mut half_written, mut rounds, mut useless) = (0, 0, 0, 0);
+        while kills < wanted / 2 {
+            let name = format!("{method}-{rounds}");
+            let run = scratch.run(&name);
+            rounds += 1;
+            loop {
+                let threads = 1 + kills % 2;
+                let begin = match newest(&run) {
+                    Some(_) => format!("pretrain --resume runs/{name} --threads {threads}"),
+                    None => {
+                        let _ = std::fs::remove_dir_all(&run);
+                        format!("{args} --name {name} --threads {threads}")
+                    }
+                };
+                let before = newest(&run);
+                let mut child = Killed(command(&scratch.0, &begin).stdout(Stdio::null()).spawn().unwrap());
+                let until = Instant::now() + Duration::from_micros(rng.random_range(0..300_000));
+                while Instant::now() < until && child.0.try_wait().unwrap().is_none() {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                if let Some(status) = child.0.try_wait().unwrap() {
+                    assert!(status.success(), "{begin}: {status}");
+                    break;
+                }
+                child.0.kill().unwrap();
+                child.0.wait().unwrap();
+                kills += 1;
+                useless += usize::from(before == newest(&run));
+                let unfinished = |folder: PathBuf| {
+                    let names = std::fs::read_dir(folder).into_iter().flatten();
+                    names.filter(|e| e.as_ref().unwrap().file_name().to_str().unwrap().ends_with(".tmp")).count()
+                };
+                half_written += unfinished(run.join("checkpoints")).min(1);
+                if kills >= wanted / 2 {
+                    succeeds(
+                        &scratch.0,
+                        &match newest(&run) {
+                            Some(_) => format!("pretrain --resume runs/{name}"),
+                            None => {
+                                let _ = std::fs::remove_dir_all(&run);
+                                format!("{args} --name {name}")
+                            }
+                        },
+                    );
+                    break;
+                }
+            }
+            same_bits(&scratch.run(&whole), &run);
+            let _ = std::fs::remove_dir_all(&run);
+        }
+        println!(
+            "{method}: {kills} kills in {rounds} runs, {half_written} with a file half written, {useless} before a new checkpoint"
+        );
+    }
+}
+
+/// The step of a run's newest checkpoint.
+fn step(run: &Path) -> usize {
+    let name = newest(run).unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+    name.trim_start_matches("step-").trim_end_matches(".safetensors").parse().unwrap()
+}
+
+/// SIGTERM and SIGINT end a run with a checkpoint of the step at hand, wherever checkpoints were due; a second process is
+/// refused while the first is at work; only what was asked for is kept; a run that is complete stays what it is.
+#[test]
+fn signals_locks_and_rotation() {
+    let scratch = Scratch::new("signals");
+    make_images(&scratch.0);
+    let args = format!("{} --keep 3 --keep-every 4 --steps 200", SMALL.replace("every 1", "every 10"));
+    succeeds(&scratch.0, &format!("{args} --name whole --threads 2"));
+    let run = scratch.run("halved");
+    let mut begin = format!("{args} --name halved --threads 1");
+    for (signal, at) in [("-TERM", 13), ("-INT", 51)] {
+        let child = Killed(command(&scratch.0, &begin).spawn().unwrap());
+        wait_for_step(&run, at);
+        fails(
+            &command(&scratch.0, "pretrain --resume runs/halved").output().unwrap(),
+            &["runs/halved: another process is at work on this run", "wait until it has ended"],
+        );
+        assert!(Command::new("kill").args([signal, &child.0.id().to_string()]).status().unwrap().success());
+        let mut child = child;
+        assert!(child.0.wait().unwrap().success());
+        assert!(step(&run) >= at && step(&run) < 200, "{}", step(&run));
+        let logged = std::fs::read_to_string(run.join("log.csv")).unwrap().lines().count() - 1;
+        assert_eq!(step(&run), logged, "the checkpoint is of the last step");
+        begin = "pretrain --resume runs/halved --threads 2".into();
+    }
+    let printed = succeeds(&scratch.0, &begin);
+    assert!(printed.contains("going on after step "), "{printed}");
+    same_bits(&scratch.run("whole"), &run);
+
+    let kept = |run: &Path| std::fs::read_dir(run.join("checkpoints")).unwrap().count();
+    // Two steps are an epoch: steps 8, 16, … 200 for good, and of the last three 190 besides.
+    assert_eq!(kept(&scratch.run("whole")), 25 + 1);
+    let before = bits(&run);
+    succeeds(&scratch.0, &begin);
+    assert!(bits(&run) == before, "a complete run is left as it is");
+}
+
+/// A newest checkpoint that is cut off, or has one bit flipped anywhere, is set aside for the one before it.
+#[test]
+fn damage_costs_one_checkpoint() {
+    let scratch = Scratch::new("damage");
+    make_images(&scratch.0);
+    let args = format!("{SMALL} --steps 6 --keep 2");
+    succeeds(&scratch.0, &format!("{args} --name whole"));
+    succeeds(&scratch.0, &format!("{args} --name hurt"));
+    let run = scratch.run("hurt");
+    let path = newest(&run).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let find = |text: &str| whole.windows(text.len()).position(|w| w == text.as_bytes()).unwrap();
+    let flipped = |at: usize, bit: u8| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= bit;
+        bytes
+    };
+    let mut rng = StdRng::seed_from_u64(3);
+    let mut cases = vec![
+        ("cut", whole[..whole.len() - 1].to_vec()),
+        ("empty", vec![]),
+        ("header cut", whole[..header / 2].to_vec()),
+        ("zeros", vec![0; whole.len()]),
+        ("longer", [&whole[..], &[0]].concat()),
+        ("a digit of the learning rate", flipped(find("0.0037") + 5, 1)),
+        ("a digit of the seed", flipped(find("seed\\\":0") + 7, 1)),
+        ("last bit", flipped(whole.len() - 1, 0x80)),
+    ];
+    cases.extend(
+        (0..12).map(|_| ("an element", flipped(rng.random_range(header..whole.len()), 1 << rng.random_range(0..8)))),
+    );
+    let spare = run.join("checkpoints/step-00000005.safetensors");
+    let before = std::fs::read(&spare).unwrap();
+    for (what, bytes) in cases {
+        std::fs::write(&path, &bytes).unwrap();
+        let printed = succeeds(&scratch.0, "pretrain --resume runs/hurt");
+        assert!(printed.contains("step-00000006.safetensors: "), "{what}: {printed}");
+        assert!(printed.contains("going on after step 5 of 6, from the checkpoint before it"), "{what}: {printed}");
+        assert_eq!(std::fs::read(path.with_extension("safetensors.damaged")).unwrap(), bytes, "{what}");
+        same_bits(&scratch.run("whole"), &run);
+        assert!(std::fs::read(&spare).unwrap() == before);
+    }
+    std::fs::write(&path, &whole[..100]).unwrap();
+    std::fs::write(&spare, &whole[..100]).unwrap();
+    let output = command(&scratch.0, "pretrain --resume runs/hurt").output().unwrap();
+    fails(&output, &["no checkpoint in it can be used", "step-00000006", "step-00000005", "without --resume"]);
+}
+
+/// A limit on the size of files stands for a full disk: the write fails in the middle of a checkpoint.
+#[test]
+fn a_write_that_fails_leaves_the_checkpoint_before_it() {
+    let scratch = Scratch::new("full");
+    make_images(&scratch.0);
+    let args = format!("{SMALL} --steps 40");
+    succeeds(&scratch.0, &format!("{args} --name whole"));
+    let child = Killed(command(&scratch.0, &format!("{args} --name short")).spawn().unwrap());
+    let run = scratch.run("short");
+    wait_for_step(&run, 5);
+    drop(child);
+    let before = (newest(&run).unwrap(), std::fs::read(newest(&run).unwrap()).unwrap());
+    let blocks = before.1.len() / 512 / 2;
+    let program = env!("CARGO_BIN_EXE_stop-mim");
+    // Ignored, SIGXFSZ leaves the error to the program.
+    let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec {program} pretrain --resume runs/short");
+    let output = Command::new("sh").current_dir(&scratch.0).args(["-c", &script]).output().unwrap();
+    fails(&output, &["cannot write runs/short/checkpoints/step-", "File too large"]);
+    assert_eq!(before, (newest(&run).unwrap(), std::fs::read(newest(&run).unwrap()).unwrap()));
+    let names = std::fs::read_dir(run.join("checkpoints")).unwrap();
+    assert!(names.map(|e| e.unwrap().file_name()).all(|name| !name.to_str().unwrap().ends_with(".tmp")));
+    succeeds(&scratch.0, "pretrain --resume runs/short");
+    same_bits(&scratch.run("whole"), &run);
+}
+
+#[test]
+fn what_cannot_be_resumed_is_refused() {
+    let scratch = Scratch::new("refused");
+    make_images(&scratch.0);
+    let refused = |args: &str, words: &[&str]| fails(&command(&scratch.0, args).output().unwrap(), words);
+    succeeds(&scratch.0, &format!("{SMALL} --steps 3 --name run"));
+    let state = newest(&scratch.run("run")).unwrap();
+    for flag in
+        ["--lr 0.1", "--dim 8", "--targets 3", "--data shapes", "--out here", "--name other", "--seed 1", "--profile"]
+    {
+        refused(&format!("pretrain --resume runs/run {flag}"), &["--resume", flag.split(' ').next().unwrap()]);
+    }
+    refused("pretrain --resume nowhere", &["cannot open nowhere"]);
+    refused("pretrain --resume runs/run/log.csv", &["log.csv: not a folder"]);
+    refused("pretrain --checkpoint-every 0", &["not a whole number above 0"]);
+    std::fs::create_dir(scratch.0.join("empty")).unwrap();
+    refused("pretrain --resume empty", &["no checkpoint is in it"]);
+    // The weights alone are no checkpoint to go on from; and a state is one to probe.
+    std::fs::create_dir_all(scratch.0.join("weights/checkpoints")).unwrap();
+    let weights = scratch.run("run").join("checkpoint.safetensors");
+    std::fs::copy(&weights, scratch.0.join("weights/checkpoints/step-00000003.safetensors")).unwrap();
+    refused("pretrain --resume weights", &["no 'upkeep' in its metadata"]);
+    let probe = |path: &Path| succeeds(&scratch.0, &format!("probe {} --probe-images 4,2", path.display()));
+    assert_eq!(probe(&state), probe(&weights));
+    // One image more: another epoch, another run.
+    std::fs::copy(scratch.0.join("imagés/train/class-0/0.png"), scratch.0.join("imagés/train/class-0/new.png"))
+        .unwrap();
+    refused("pretrain --resume runs/run", &["not the images of this run"]);
+}
+
+/// The configuration is JSON: no number in it may change by a bit. (serde_json needs its feature `float_roundtrip`.)
+#[test]
+fn numbers_survive_json() {
+    let mut rng = StdRng::seed_from_u64(4);
+    for _ in 0..100_000 {
+        let x: f64 = rng.random::<f64>() * 10f64.powi(rng.random_range(-12..3));
+        let back: f64 = serde_json::from_str(&serde_json::to_string(&x).unwrap()).unwrap();
+        assert_eq!(x.to_bits(), back.to_bits(), "{x}");
+    }
+}
