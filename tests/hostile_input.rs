@@ -166,12 +166,15 @@ fn animated_png() -> Vec<u8> {
     png(&[header(2, 2, 8, 0), control, frame(0), chunk(b"IDAT", &lines(50)), frame(1), second])
 }
 
+/// What it is called, the file, and the one colour that it shows, if it shows only one.
+type Case = (&'static str, Vec<u8>, Option<[u8; 3]>);
+
 #[test]
 fn every_kind_of_image_that_can_be_shown_is() {
     let palette =
         [header(2, 2, 8, 3), chunk(b"PLTE", &[10, 20, 30, 40, 50, 60]), chunk(b"IDAT", &stored(&[0, 1, 1, 0, 1, 1]))];
     let image = DynamicImage::from(picture());
-    let cases: Vec<(&str, Vec<u8>, Option<[u8; 3]>)> = vec![
+    let cases: Vec<Case> = vec![
         ("palette", png(&palette), Some([40, 50, 60])),
         ("animated", animated_png(), Some([50; 3])),
         ("1x1", encoded(&RgbImage::from_pixel(1, 1, Rgb([1, 2, 3])).into(), ImageFormat::Png), Some([1, 2, 3])),
@@ -455,7 +458,7 @@ fn a_file_that_may_not_be_read() {
     let scratch = Scratch::with_good_images();
     scratch.write("train/a/secret.png", &grey(1));
     let secret = scratch.0.join("train/a/secret.png");
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o0)).unwrap();
     if std::fs::read(&secret).is_ok() {
         return; // The superuser may read everything.
     }
