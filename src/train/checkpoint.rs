@@ -5,13 +5,14 @@
 //! crate but the metadata.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::{Dtype, View};
 
 use super::config::RunConfig;
 use super::pretrain::fresh_model;
+use super::weights::{Fit, WeightFile};
 use crate::methods::{Model, ModelParams};
 use crate::nn::Params;
 use crate::tensor::Tensor;
@@ -67,15 +68,12 @@ pub fn save(path: &Path, config: &RunConfig, step: usize, params: &ModelParams) 
 pub fn load(path: &Path) -> Result<Checkpoint> {
     let unusable =
         |problem: String| Error::file(path, problem, "give the checkpoint.safetensors that `stop-mim pretrain` wrote");
-    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    let (_, header) =
-        SafeTensors::read_metadata(&bytes).map_err(|e| unusable(format!("not a safetensors file ({e})")))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| unusable(format!("damaged ({e})")))?;
-    let metadata = header.metadata().clone().unwrap_or_default();
+    let mut file = WeightFile::open(path)?;
+    let metadata = file.metadata().cloned().unwrap_or_default();
     match metadata.get("format").map(String::as_str) {
         Some(FORMAT) => {}
         Some(other) => return Err(unusable(format!("format '{other}', where '{FORMAT}' is expected"))),
-        None => return Err(unusable("no stop-mim metadata in it".into())),
+        None => return Err(unusable("no stop-mim metadata in it (--preset reads weights from elsewhere)".into())),
     }
     let field = |key: &str| metadata.get(key).ok_or_else(|| unusable(format!("no '{key}' in its metadata")));
     let config: RunConfig = serde_json::from_str(field("config")?)
@@ -84,42 +82,13 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
     let step = field("step")?.parse().map_err(|_| unusable("its step is not a number".into()))?;
 
     let (model, mut params) = fresh_model(&config)?;
-    let mut problems = Vec::new();
-    let mut expected = HashSet::new();
     let ModelParams { encoder, predictor, target } = &mut params;
-    let modules = match target {
-        Some(target) => vec![("encoder", encoder), ("predictor", predictor), ("target_encoder", target)],
-        None => vec![("model", encoder), ("model", predictor)],
+    let mut modules = match target {
+        Some(target) => vec![("encoder.", encoder), ("predictor.", predictor), ("target_encoder.", target)],
+        None => vec![("model.", encoder), ("model.", predictor)],
     };
-    for (prefix, module) in modules {
-        for param in module.iter_mut() {
-            let name = format!("{prefix}.{}", param.name);
-            match file.tensor(&name) {
-                Err(_) => problems.push(format!("{name} is missing")),
-                Ok(view) if view.shape() != &param.value.shape()[..] => {
-                    problems.push(format!("{name} is {:?} instead of {}", view.shape(), param.value.shape()));
-                }
-                Ok(view) if view.dtype() != Dtype::F32 => {
-                    problems.push(format!("{name} is {:?} instead of F32", view.dtype()));
-                }
-                Ok(view) => {
-                    let words = view.data().as_chunks::<4>().0;
-                    let values: Vec<f32> = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
-                    if values.iter().any(|x| !x.is_finite()) {
-                        problems.push(format!("{name} has values that are not finite"));
-                    }
-                    param.value = Tensor::new(*param.value.shape(), values);
-                }
-            }
-            expected.insert(name);
-        }
-    }
-    let unexpected = file.names().into_iter().filter(|name| !expected.contains(*name));
-    problems.extend(unexpected.map(|name| format!("{name} is unexpected")));
-    match problems.is_empty() {
-        true => Ok(Checkpoint { config, step, model, params }),
-        false => Err(unusable(problems.join("; "))),
-    }
+    file.read_into(&mut modules, &[], Fit::Strict)?;
+    Ok(Checkpoint { config, step, model, params })
 }
 
 /// A tensor's elements as little-endian f32.

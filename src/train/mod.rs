@@ -6,6 +6,8 @@ pub mod checkpoint;
 mod config;
 mod pretrain;
 mod schedule;
+#[cfg(feature = "checkpoint")]
+pub mod weights;
 
 pub use algorithm_1::{Batch, Found, Hyper, Noise, Recording, Trainer};
 pub use config::{Masking, RunConfig};
