@@ -8,6 +8,7 @@ use super::options::{MaskArgs, ModelArgs, TrainArgs};
 use super::probe::{ProbeArgs, probe};
 use super::profile::profile;
 use super::run::{RunFolder, run as pretrain, stopped};
+use crate::train::weights::fresh_encoder;
 use crate::{Result, data};
 
 #[derive(ClapArgs, Clone, Debug)]
@@ -57,7 +58,8 @@ pub fn run(args: &Args) -> Result<()> {
     let diagnose_every = args.diagnose_every.unwrap_or((config.steps / 20).max(1));
     let (model, params) = pretrain(&config, &splits, &folder, diagnose_every)?;
     if args.probe && !stopped() {
-        probe(&args.probe_args, &config, (&model, &params), &splits)?;
+        let untrained = fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed)?;
+        probe(&args.probe_args, (&model.encoder, params.evaluated()), untrained, &splits)?;
     }
     Ok(())
 }

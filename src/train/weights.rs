@@ -63,6 +63,13 @@ pub enum Reason {
     Elements(Dtype),
 }
 
+impl Misfit {
+    /// Whether it is a parameter of the model, which keeps its value when this is left out.
+    pub fn in_model(&self) -> bool {
+        self.reason != Reason::Unexpected
+    }
+}
+
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = &self.name;
@@ -150,12 +157,7 @@ impl WeightFile {
     /// When the file cannot be read; when something does not fit and `fit` is strict (nothing has been changed then),
     /// or nothing at all fits; when a number is not finite in the model's element type. All tensors of which this is
     /// true are named.
-    pub fn read_into(
-        &mut self,
-        modules: &mut [(&str, &mut Params)],
-        others: &[&str],
-        fit: Fit,
-    ) -> Result<Vec<Misfit>> {
+    pub fn read_into(&mut self, modules: &mut [(&str, &mut Params)], others: &[&str], fit: Fit) -> Result<Vec<Misfit>> {
         let mut misfits = Vec::new();
         let mut expected = HashSet::new();
         for (prefix, param) in modules.iter().flat_map(|(prefix, module)| module.iter().map(move |p| (prefix, p))) {
@@ -245,11 +247,7 @@ impl WeightFile {
 }
 
 /// Fills `out` with numbers of N bytes each from where the file stands.
-fn convert<const N: usize, T: Real>(
-    file: &mut File,
-    out: &mut [T],
-    number: impl Fn([u8; N]) -> f64,
-) -> io::Result<()> {
+fn convert<const N: usize, T: Real>(file: &mut File, out: &mut [T], number: impl Fn([u8; N]) -> f64) -> io::Result<()> {
     let mut bytes = vec![0; BLOCK.min(out.len() * N)];
     for out in out.chunks_mut(BLOCK / N) {
         let bytes = &mut bytes[..out.len() * N];
@@ -330,16 +328,15 @@ pub struct LoadedEncoder {
     pub left_out: Vec<Misfit>,
 }
 
-/// An encoder of these sizes with fresh parameters.
+/// An encoder of these sizes with fresh parameters: the one that [`fresh_model`](super::fresh_model) makes of that seed.
 ///
 /// # Errors
 /// When the sizes do not fit together.
-pub fn fresh_encoder(sizes: &EncoderConfig, seed: u64) -> Result<(Encoder, Params)> {
+pub fn fresh_encoder(sizes: &EncoderConfig, linear: LinearInit, seed: u64) -> Result<(Encoder, Params)> {
     if let Some(problem) = sizes.problem() {
         return Err(Error::config(problem, "choose sizes that fit together, or a preset"));
     }
     let (mut params, mut rng) = (Params::new(), stream(seed, Purpose::Init, [0, 0]));
-    let linear = if sizes.class_token { LinearInit::Xavier } else { LinearInit::Normal };
     let mut init = Init { params: &mut params, rng: &mut rng, dtype: DType::F32, linear };
     let encoder = Encoder::new(sizes, &mut init);
     Ok((encoder, params))
@@ -347,7 +344,7 @@ pub fn fresh_encoder(sizes: &EncoderConfig, seed: u64) -> Result<(Encoder, Param
 
 /// Reads an encoder of these sizes from a file with the official names: plain, or after `target_encoder.` (preferred),
 /// `encoder.` or `model.`. It has a class token if the file has one, whatever `sizes` says. What a partial reading
-/// leaves out starts as in [`fresh_encoder`] with seed 0.
+/// leaves out keeps the values of [`fresh_encoder`] with normal draws and seed 0.
 ///
 /// # Errors
 /// As of [`WeightFile::read_into`], and when the sizes do not fit together.
@@ -356,7 +353,8 @@ pub fn load_encoder(path: &Path, sizes: &EncoderConfig, fit: Fit) -> Result<Load
     let found = PREFIXES.into_iter().find(|prefix| file.contains(&format!("{prefix}patch_embed.proj.weight")));
     let prefix = found.unwrap_or("");
     let class_token = file.contains(&format!("{prefix}cls_token"));
-    let (encoder, mut params) = fresh_encoder(&EncoderConfig { class_token, ..sizes.clone() }, 0)?;
+    let sizes = EncoderConfig { class_token, ..sizes.clone() };
+    let (encoder, mut params) = fresh_encoder(&sizes, LinearInit::Normal, 0)?;
     let others: Vec<&str> = MODULES.into_iter().filter(|other| *other != prefix).collect();
     let left_out = file.read_into(&mut [(prefix, &mut params)], &others, fit)?;
     Ok(LoadedEncoder { encoder, params, prefix, left_out })
