@@ -359,3 +359,319 @@ pub fn load_encoder(path: &Path, sizes: &EncoderConfig, fit: Fit) -> Result<Load
     let left_out = file.read_into(&mut [(prefix, &mut params)], &others, fit)?;
     Ok(LoadedEncoder { encoder, params, prefix, left_out })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Role;
+    use crate::vit::Preset;
+
+    /// A file of its own, removed at the end.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str, bytes: &[u8]) -> Self {
+            let path = std::env::temp_dir().join(format!("stop-mim-weights-{}-{name}", std::process::id()));
+            std::fs::write(&path, bytes).unwrap();
+            Scratch(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            std::fs::remove_file(&self.0).unwrap();
+        }
+    }
+
+    /// A file by hand: any header, any data.
+    fn raw(header: &str, data: &[u8]) -> Vec<u8> {
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
+    }
+
+    /// A file with these tensors one after the other: name, element type, shape, bytes.
+    fn file_of(tensors: &[(&str, &str, &[usize], Vec<u8>)]) -> Vec<u8> {
+        let mut data = Vec::new();
+        let mut entry = |(name, dtype, shape, bytes): &(&str, &str, &[usize], Vec<u8>)| {
+            let start = data.len();
+            data.extend(bytes);
+            format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{start},{}]}}"#, data.len())
+        };
+        let entries: Vec<String> = tensors.iter().map(&mut entry).collect();
+        raw(&format!("{{{}}}", entries.join(",")), &data)
+    }
+
+    fn f32s(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|x| x.to_le_bytes()).collect()
+    }
+
+    /// Parameters a \[2, 2\], b \[3\], c \[1\], all −1.
+    fn three(dtype: DType) -> Params {
+        let mut params = Params::new();
+        for (name, shape) in [("a", &[2usize, 2][..]), ("b", &[3]), ("c", &[1])] {
+            params.add(name, Tensor::full(shape, -1.0, dtype), Role::Trained);
+        }
+        params
+    }
+
+    fn values(params: &Params, name: &str) -> Vec<f64> {
+        params.get(name).unwrap().value.to_f64_vec()
+    }
+
+    /// (−1)ˢ 2^(e − bias) (1 + f/2ⁿ), said plainly, for a sign bit, `exponent` bits and `fraction` bits.
+    fn naive(bits: u16, exponent: u32, fraction: u32) -> f64 {
+        let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+        let (most, bias) = ((1i32 << exponent) - 1, (1i32 << (exponent - 1)) - 1);
+        let e = (i32::from(bits) >> fraction) & most;
+        let f = f64::from(bits & ((1 << fraction) - 1)) / 2f64.powi(fraction as i32);
+        match e {
+            0 => sign * f * 2f64.powi(1 - bias),
+            e if e == most && f == 0.0 => sign * f64::INFINITY,
+            e if e == most => f64::NAN,
+            e => sign * (1.0 + f) * 2f64.powi(e - bias),
+        }
+    }
+
+    #[test]
+    fn every_half_precision_number() {
+        for bits in 0..=u16::MAX {
+            for (found, exact) in [(from_f16(bits), naive(bits, 5, 10)), (from_bf16(bits), naive(bits, 8, 7))] {
+                let found = f64::from(found);
+                let same = found.to_bits() == exact.to_bits() || (found.is_nan() && exact.is_nan());
+                assert!(same, "{bits:#06x} is {exact}, not {found}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_element_type_reaches_either_type_of_parameter() {
+        let long: Vec<f32> = (0..300_001).map(|i| i as f32 * 0.1 - 7.0).collect(); // more than a block
+        let file = Scratch::new(
+            "types",
+            &file_of(&[
+                ("half", "F16", &[2], [0x3c00u16, 0xc400].iter().flat_map(|x| x.to_le_bytes()).collect()),
+                ("brain", "BF16", &[2], [0x3f80u16, 0xc0a0].iter().flat_map(|x| x.to_le_bytes()).collect()),
+                ("single", "F32", &[300_001], f32s(&long)),
+                ("double", "F64", &[1], 0.1f64.to_le_bytes().to_vec()),
+            ]),
+        );
+        for dtype in [DType::F32, DType::F64] {
+            let mut params = Params::new();
+            for (name, n) in [("double", 1), ("single", 300_001), ("brain", 2), ("half", 2)] {
+                params.add(name, Tensor::zeros([n], dtype), Role::Trained);
+            }
+            let mut open = WeightFile::open(&file.0).unwrap();
+            assert_eq!(open.read_into(&mut [("", &mut params)], &[], Fit::Strict).unwrap(), []);
+            assert_eq!((values(&params, "half"), values(&params, "brain")), (vec![1.0, -4.0], vec![1.0, -5.0]));
+            assert!(values(&params, "single").iter().zip(&long).all(|(x, y)| *x == f64::from(*y)));
+            let tenth = if dtype == DType::F32 { f64::from(0.1f32) } else { 0.1 };
+            assert_eq!(values(&params, "double"), [tenth]);
+        }
+        let single = WeightFile::open(&file.0).unwrap().tensor("single", DType::F32).unwrap();
+        assert_eq!(single.as_slice::<f32>(), long);
+    }
+
+    /// a is misshapen, b is of integers, c is missing, d is unexpected; `other.x` is somebody else's.
+    fn unfit() -> Vec<u8> {
+        file_of(&[
+            ("m.a", "F32", &[4], f32s(&[1.0; 4])),
+            ("m.b", "I32", &[3], vec![0; 12]),
+            ("m.d", "F32", &[1], f32s(&[1.0])),
+            ("other.x", "F32", &[1], f32s(&[1.0])),
+        ])
+    }
+
+    #[test]
+    fn one_error_names_all_that_does_not_fit_and_nothing_is_changed() {
+        let file = Scratch::new("strict", &unfit());
+        for (others, count) in [(&["other."][..], "4 tensors do not fit"), (&[], "5 tensors do not fit")] {
+            let mut params = three(DType::F32);
+            let mut open = WeightFile::open(&file.0).unwrap();
+            let error = open.read_into(&mut [("m.", &mut params)], others, Fit::Strict).unwrap_err().to_string();
+            let (a, b) = ("m.a is [4] instead of [2, 2]", "m.b is of I32");
+            for words in [count, a, b, "m.c is missing", "m.d is unexpected", "strict"] {
+                assert!(error.contains(words), "no '{words}' in {error}");
+            }
+            assert_eq!(error.contains("other.x is unexpected"), others.is_empty());
+            assert!(["a", "b", "c"].iter().all(|name| values(&params, name).iter().all(|x| *x == -1.0)));
+        }
+    }
+
+    #[test]
+    fn a_partial_reading_says_what_was_left_out() {
+        let fitting = ("c", "F32", &[1usize][..], f32s(&[5.0]));
+        let good = file_of(&[("a", "F32", &[4], f32s(&[1.0; 4])), fitting, ("d", "U8", &[1], vec![0])]);
+        let file = Scratch::new("partial", &good);
+        let mut params = three(DType::F32);
+        let mut open = WeightFile::open(&file.0).unwrap();
+        let left_out = open.read_into(&mut [("", &mut params)], &[], Fit::Partial).unwrap();
+        let shape = Reason::Shape { file: vec![4], model: Shape::new(&[2, 2]) };
+        let expected = [("a", shape), ("b", Reason::Missing), ("d", Reason::Unexpected)];
+        assert_eq!(left_out, expected.map(|(name, reason)| Misfit { name: name.into(), reason }));
+        assert_eq!(left_out.iter().map(Misfit::in_model).collect::<Vec<_>>(), [true, true, false]);
+        assert_eq!((values(&params, "a"), values(&params, "c")), (vec![-1.0; 4], vec![5.0]));
+
+        let file = Scratch::new("nothing", &unfit());
+        let mut open = WeightFile::open(&file.0).unwrap();
+        let error = open.read_into(&mut [("m.", &mut params)], &[], Fit::Partial).unwrap_err().to_string();
+        assert!(error.contains("5 tensors do not fit"), "{error}");
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_named_tensor_by_tensor() {
+        let huge = 1e300f64.to_le_bytes().to_vec(); // infinite in f32
+        let a = f32s(&[0.0, f32::NAN, 0.0, 0.0]);
+        let b = f32s(&[0.0, 0.0, f32::NEG_INFINITY]);
+        let bytes = file_of(&[("a", "F32", &[2, 2], a), ("b", "F32", &[3], b), ("c", "F64", &[1], huge)]);
+        let file = Scratch::new("nan", &bytes);
+        for (dtype, count) in [(DType::F32, "3 tensors"), (DType::F64, "2 tensors")] {
+            let mut open = WeightFile::open(&file.0).unwrap();
+            let mut params = three(dtype);
+            let error = open.read_into(&mut [("", &mut params)], &[], Fit::Partial).unwrap_err().to_string();
+            assert!(error.contains(count) && error.contains("a has values that are not finite"), "{error}");
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_errors() {
+        let good = file_of(&[("a", "F32", &[2], f32s(&[1.0, 2.0])), ("b", "F16", &[1], vec![0, 0])]);
+        let refused = |bytes: &[u8]| {
+            let file = Scratch::new("damaged", bytes);
+            let error = WeightFile::open(&file.0).unwrap_err().to_string();
+            assert!(error.contains("damaged") && error.contains("not a safetensors file"), "{error}");
+            error
+        };
+        for end in 0..good.len() {
+            refused(&good[..end]);
+        }
+        refused(&[&good[..], &[0]].concat());
+        for size in [0, 3, good.len() as u64 - 7, LONGEST_HEADER + 1, u64::MAX] {
+            refused(&[&size.to_le_bytes()[..], &good[8..]].concat());
+        }
+        let entry = |name: &str, shape: &str, offsets: &str| {
+            format!(r#""{name}":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}"#)
+        };
+        let headers = [
+            ("overlapping", entry("a", "[1]", "[0,4]") + "," + &entry("b", "[1]", "[2,6]"), 6),
+            ("the same place twice", entry("a", "[1]", "[0,4]") + "," + &entry("b", "[1]", "[0,4]"), 4),
+            ("a hole", entry("a", "[1]", "[0,4]") + "," + &entry("b", "[1]", "[8,12]"), 12),
+            ("backwards", entry("a", "[1]", "[4,0]"), 4),
+            ("a shape of other length", entry("a", "[3]", "[0,4]"), 4),
+            ("past the end", entry("a", "[3]", "[0,12]"), 8),
+            ("a shape that overflows", entry("a", "[4294967296,4294967296]", "[0,0]"), 0),
+            ("a negative size", entry("a", "[-1]", "[0,4]"), 4),
+            ("an offset beyond 64 bits", entry("a", "[1]", "[0,99999999999999999999]"), 4),
+            ("a name twice, data once", entry("a", "[1]", "[0,4]") + "," + &entry("a", "[1]", "[0,4]"), 4),
+            ("a name twice", entry("a", "[1]", "[0,4]") + "," + &entry("a", "[1]", "[4,8]"), 8),
+            ("an unknown type", entry("a", "[1]", "[0,4]").replace("F32", "F33"), 4),
+            ("no object", r#""a":7"#.into(), 0),
+        ];
+        for (what, entries, bytes) in headers {
+            let error = refused(&raw(&format!("{{{entries}}}"), &vec![0; bytes]));
+            assert!(what != "a name twice, data once" || error.contains("a stands there twice"), "{what}: {error}");
+        }
+        refused(&raw("[]", &[]));
+        refused(&raw(&"[".repeat(100_000), &[]));
+        refused(&[&2u64.to_le_bytes()[..], &[0xff, 0xfe]].concat());
+        // Calm where there is nothing wrong: no tensors at all, or empty ones.
+        for fine in [raw("{}", &[]), raw(&format!("{{{}}}", entry("a", "[0,7]", "[0,0]")), &[])] {
+            assert!(WeightFile::open(&Scratch::new("fine", &fine).0).is_ok());
+        }
+        assert!(matches!(WeightFile::open(&std::env::temp_dir()), Err(Error::Io { .. })));
+    }
+
+    /// A file that shrinks after its header was read.
+    #[test]
+    fn a_file_cut_while_it_is_read_is_an_error() {
+        let file = Scratch::new("shrinking", &file_of(&[("a", "F32", &[2], f32s(&[1.0, 2.0]))]));
+        let mut open = WeightFile::open(&file.0).unwrap();
+        let cut = std::fs::metadata(&file.0).unwrap().len() - 1;
+        File::options().write(true).open(&file.0).unwrap().set_len(cut).unwrap();
+        assert!(matches!(open.tensor("a", DType::F32), Err(Error::Io { action: "read", .. })));
+    }
+
+    #[test]
+    fn a_lone_tensor_is_there_readable_and_of_a_rank_that_tensors_have() {
+        let ranks = [1; MAX_RANK + 1];
+        let bytes = file_of(&[("deep", "F32", &ranks, f32s(&[1.0])), ("whole", "I64", &[1], vec![0; 8])]);
+        let file = Scratch::new("lone", &bytes);
+        let mut open = WeightFile::open(&file.0).unwrap();
+        for (name, words) in [("none", "missing"), ("deep", "dimensions"), ("whole", "I64")] {
+            let error = open.tensor(name, DType::F32).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    fn tiny() -> EncoderConfig {
+        EncoderConfig { image_size: 8, dim: 8, depth: 1, heads: 2, ..Preset::Toy.sizes().0 }
+    }
+
+    /// The tensors of an encoder under a prefix, as (name, type, shape, bytes) for [`file_of`].
+    fn written(params: &Params, prefix: &str) -> Vec<(String, Vec<usize>, Vec<u8>)> {
+        let bytes = |x: &Tensor| f32s(x.as_slice());
+        params.iter().map(|p| (format!("{prefix}{}", p.name), p.value.shape().to_vec(), bytes(&p.value))).collect()
+    }
+
+    fn encoder_file(name: &str, modules: &[(&str, &Params)]) -> Scratch {
+        let all: Vec<_> = modules.iter().flat_map(|(prefix, params)| written(params, prefix)).collect();
+        let all: Vec<_> = all.iter().map(|(name, shape, x)| (name.as_str(), "F32", &shape[..], x.clone())).collect();
+        Scratch::new(name, &file_of(&all))
+    }
+
+    #[test]
+    fn an_encoder_is_found_under_any_of_its_prefixes_the_target_first() {
+        let sizes = tiny();
+        let fresh = |seed| fresh_encoder(&sizes, LinearInit::Normal, seed).unwrap().1;
+        let (context, target) = (fresh(1), fresh(2));
+        let same = |a: &Params, b: &Params| a.iter().zip(b.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0);
+        for prefix in PREFIXES {
+            let file = encoder_file("prefix", &[(prefix, &context)]);
+            let loaded = load_encoder(&file.0, &sizes, Fit::Strict).unwrap();
+            assert_eq!((loaded.prefix, loaded.left_out.len()), (prefix, 0));
+            assert!(same(&loaded.params, &context));
+        }
+        let file =
+            encoder_file("both", &[("encoder.", &context), ("target_encoder.", &target), ("predictor.", &context)]);
+        assert!(same(&load_encoder(&file.0, &sizes, Fit::Strict).unwrap().params, &target));
+    }
+
+    #[test]
+    fn the_file_decides_about_the_class_token() {
+        for class_token in [false, true] {
+            let sizes = EncoderConfig { class_token, ..tiny() };
+            let (_, params) = fresh_encoder(&sizes, LinearInit::Xavier, 3).unwrap();
+            let file = encoder_file("class", &[("", &params)]);
+            let asked = EncoderConfig { class_token: !class_token, ..tiny() };
+            let loaded = load_encoder(&file.0, &asked, Fit::Strict).unwrap();
+            assert_eq!(loaded.encoder.config(), &sizes);
+        }
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_or_are_not_the_files() {
+        let (_, params) = fresh_encoder(&tiny(), LinearInit::Normal, 0).unwrap();
+        let file = encoder_file("sizes", &[("", &params)]);
+        let impossible = EncoderConfig { heads: 3, ..tiny() };
+        assert!(matches!(load_encoder(&file.0, &impossible, Fit::Partial), Err(Error::Config { .. })));
+        let deeper = EncoderConfig { depth: 2, ..tiny() };
+        let error = load_encoder(&file.0, &deeper, Fit::Strict).unwrap_err().to_string();
+        assert!(
+            error.contains("12 tensors do not fit") && error.contains("blocks.1.mlp.fc2.bias is missing"),
+            "{error}"
+        );
+        assert_eq!(load_encoder(&file.0, &deeper, Fit::Partial).unwrap().left_out.len(), 12);
+    }
+
+    #[test]
+    fn a_fresh_encoder_is_the_fresh_models() {
+        let config = crate::methods::ModelConfig {
+            method: crate::methods::Method::Ijepa { target_blocks: 1 },
+            encoder: tiny(),
+            predictor: Preset::Toy.sizes().1,
+            linear_init: LinearInit::Normal,
+        };
+        let mut rng = stream(9, Purpose::Init, [0, 0]);
+        let (_, params) = crate::methods::Model::new(&config, DType::F32, &mut rng).unwrap();
+        let (_, alone) = fresh_encoder(&tiny(), LinearInit::Normal, 9).unwrap();
+        assert!(params.encoder.iter().zip(alone.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0));
+    }
+}
