@@ -68,7 +68,11 @@ def to_torch(source, target, parallel=False):
                 out.setdefault(module, {})[before + own] = file.get_tensor(name)
             else:
                 rest[name] = file.get_tensor(name)
-        out[OURS] = {"tensors": rest, "metadata": file.metadata() or {}}
+        metadata = file.metadata() or {}
+    if not out:  # plain names: the file is one module
+        torch.save({before + name: x for name, x in rest.items()}, target)
+        return print(f"{target}: {len(rest)} tensors")
+    out[OURS] = {"tensors": rest, "metadata": metadata}
     torch.save(out, target)
     print(f"{target}: " + ", ".join(f"{k} ({len(v)} tensors)" for k, v in out.items() if k != OURS))
 
