@@ -186,18 +186,18 @@ MEASURE = """
 import resource, subprocess, sys, time
 start = time.time()
 code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
-print(time.time() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(time.time() - start, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9)
 sys.exit(code)
 """
 
 
 def run(*command):
-    """Runs a command; (seconds, peak resident memory in GB)."""
+    """Runs a command; (seconds, processor seconds, peak resident memory in GB)."""
     done = subprocess.run([sys.executable, "-c", MEASURE, *command], stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
         sys.exit(f"failed: {' '.join(command)}")
-    seconds, peak = done.stdout.split()
-    return float(seconds), float(peak)
+    return tuple(map(float, done.stdout.split()))
 
 
 def randomize(module, seed):
@@ -225,7 +225,7 @@ def features_agree(program, name, folder, class_token=False, dtype=torch.float32
     from_torch(pth, weights)
     os.remove(pth)
     command = (program, "features", weights, "--preset", f"vit-{name}", "--images", images, "--out", out)
-    seconds, peak = run(*command)
+    seconds, processor, peak = run(*command)
     with safe_open(out, "pt") as file:
         found = file.get_tensor("features")
     error = (found - expected).abs().max().item()
@@ -233,7 +233,8 @@ def features_agree(program, name, folder, class_token=False, dtype=torch.float32
     what = f"vit-{name} {str(dtype).removeprefix('torch.')}{' with class token' if class_token else ''}"
     print(
         f"{what}: file {size:.2f} GB; {tuple(found.shape)} features of spread {expected.std():.2f}, largest difference"
-        f" {error:.1e}; {seconds:.1f} s and {peak:.2f} GB at the peak, load and forward pass together",
+        f" {error:.1e}; start, load and forward pass in {seconds:.1f} s ({processor:.1f} s of processor time),"
+        f" {peak:.2f} GB at the peak",
         flush=True,
     )
     os.remove(weights)

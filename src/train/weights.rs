@@ -275,8 +275,8 @@ fn from_f16(bits: u16) -> f32 {
     let (sign, exponent, fraction) = (u32::from(bits >> 15) << 31, u32::from(bits >> 10) & 31, u32::from(bits) & 1023);
     let magnitude = match exponent {
         0 => (fraction as f32 * 2f32.powi(-24)).to_bits(), // subnormal in f16, normal in f32
-        31 => 255 << 23 | fraction << 13,                  // infinite or NaN
-        _ => (exponent + 127 - 15) << 23 | fraction << 13,
+        31 => (255 << 23) | (fraction << 13),              // infinite or NaN
+        _ => ((exponent + 127 - 15) << 23) | (fraction << 13),
     };
     f32::from_bits(sign | magnitude)
 }
