@@ -172,7 +172,8 @@ impl WeightFile {
         let unexpected = self.names().into_iter().filter(ours);
         misfits.extend(unexpected.map(|name| Misfit { name, reason: Reason::Unexpected }));
         if !misfits.is_empty() && (fit == Fit::Strict || !fits) {
-            return Err(self.unfit(&misfits, "give the file of a model with these sizes"));
+            let hint = "give the file of a model with these sizes; with --preset, --partial reads what fits";
+            return Err(self.unfit(&misfits, hint));
         }
 
         let left_out: HashSet<&str> = misfits.iter().map(|m| m.name.as_str()).collect();
