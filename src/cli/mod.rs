@@ -1,6 +1,8 @@
 //! The command line: one file for each subcommand. It parses, calls the library, and prints; nothing is computed here.
 
 mod check;
+mod encoder;
+mod features;
 mod guided;
 mod masks;
 mod options;
@@ -32,8 +34,10 @@ pub struct Cli {
 enum Command {
     /// Pretrain an encoder without labels, and write a checkpoint, a log and pictures.
     Pretrain(Box<pretrain::Args>),
-    /// Judge a checkpoint's features: linear probe and k-NN, beside an untrained encoder and raw pixels.
+    /// Judge an encoder's features: linear probe and k-NN, beside an untrained encoder and raw pixels.
     Probe(probe::Args),
+    /// Compute an encoder's features of images: a tensor in, a tensor out, for other programs to read.
+    Features(features::Args),
     /// Put the paper's statements, the gradients and the graph to the test.
     Check(check::Args),
     /// Draw masks over images, and how often each position is context or target.
@@ -59,6 +63,7 @@ impl Cli {
             None => guided::run(),
             Some(Command::Pretrain(args)) => pretrain::run(&args),
             Some(Command::Probe(args)) => probe::run(&args),
+            Some(Command::Features(args)) => features::run(&args),
             Some(Command::Check(args)) => check::run(&args),
             Some(Command::Masks(args)) => masks::run(&args),
         }

@@ -11,6 +11,7 @@ use super::run::{RunFolder, run as pretrain, stopped};
 use crate::data::{self, Splits};
 use crate::train::checkpoint::{SavedRun, Upkeep};
 use crate::train::rotation::Newest;
+use crate::train::weights::fresh_encoder;
 use crate::train::{RunConfig, Trainer, fresh_model};
 use crate::{Error, Result};
 
@@ -127,7 +128,8 @@ fn go_on(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
     let config = run.config.clone();
     let (model, params) = pretrain(run, splits, folder, args.debug_nan)?;
     if args.probe && !stopped() {
-        probe(&args.probe_args, &config, (&model, &params), splits)?;
+        let untrained = fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed)?;
+        probe(&args.probe_args, (&model.encoder, params.evaluated()), untrained, splits)?;
     }
     Ok(())
 }

@@ -1,24 +1,25 @@
 //! `stop-mim probe`
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 
+use super::encoder::EncoderArgs;
 use super::options::StrictArgs;
 use super::progress::Progress;
-use crate::Result;
 use crate::data::{self, Dataset, First, Splits};
 use crate::eval::{self, Features, KnnConfig, ProbeConfig};
-use crate::methods::{Model, ModelParams};
+use crate::nn::Params;
 use crate::report::table::table;
-use crate::train::{RunConfig, checkpoint, fresh_model};
+use crate::train::weights::fresh_encoder;
+use crate::vit::Encoder;
+use crate::{Error, Result};
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
-    /// A checkpoint.safetensors that pretrain wrote.
-    checkpoint: PathBuf,
-    /// Images to probe on, as for pretrain [default: those it was trained on].
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    /// Images to probe on, as for pretrain [default: those a checkpoint was trained on].
     #[arg(long, value_name = "DATA")]
     data: Option<String>,
     #[command(flatten)]
@@ -28,11 +29,15 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let saved = checkpoint::load(&args.checkpoint)?;
-    let spec = args.data.as_deref().unwrap_or(&saved.config.data);
-    let splits = data::open_with(spec, saved.config.model.encoder.image_size, args.strict.bad_images())?;
-    println!("{} after {} steps, on {}", saved.config.model.method.name(), saved.step, splits.train.describe());
-    probe(&args.probe, &saved.config, (&saved.model, &saved.params), &splits)
+    let found = args.encoder.load()?;
+    let Some(spec) = args.data.as_ref().or(found.data.as_ref()) else {
+        let problem = "a file of weights does not say on which images it is to be judged";
+        return Err(Error::config(problem, "give some: --data folder:DIR"));
+    };
+    let splits = data::open_with(spec, found.encoder.config().image_size, args.strict.bad_images())?;
+    println!("{}, on {}", found.what, splits.train.describe());
+    let untrained = fresh_encoder(found.encoder.config(), found.linear_init, found.seed)?;
+    probe(&args.probe, (&found.encoder, &found.params), untrained, &splits)
 }
 
 /// What is probed: a name, and the features of the training and test images.
@@ -59,23 +64,26 @@ fn counts(text: &str) -> std::result::Result<(usize, usize), String> {
 
 /// Probes a model, its untrained self and raw pixels, and prints the table. The last blocks of the encoder that are
 /// concatenated are four, or all there are.
-pub fn probe(args: &ProbeArgs, config: &RunConfig, trained: (&Model, &ModelParams), splits: &Splits) -> Result<()> {
+pub fn probe(
+    args: &ProbeArgs,
+    trained: (&Encoder, &Params),
+    untrained: (Encoder, Params),
+    splits: &Splits,
+) -> Result<()> {
     let (most_train, most_test) = args.probe_images.unwrap_or((usize::MAX, usize::MAX));
     let (train, test) =
         (First::new(Arc::clone(&splits.train), most_train), First::new(Arc::clone(&splits.test), most_test));
     let (train, test, normalization): (&dyn Dataset, &dyn Dataset, _) = (&train, &test, &splits.normalization);
-    let k = config.model.encoder.depth.min(4);
-    let (untrained, fresh) = fresh_model(config)?;
+    let k = trained.0.config().depth.min(4);
     let progress = Progress::new(2 * (train.len() + test.len()), "features");
-    let features = |model: &Model, params: &ModelParams, data: &dyn Dataset| {
-        eval::pooled_features(&model.encoder, params.evaluated(), (data, normalization), k, &|n| {
-            progress.advance(n, String::new)
-        })
+    let features = |encoder: &Encoder, params: &Params, data: &dyn Dataset| {
+        eval::pooled_features(encoder, params, (data, normalization), k, &|n| progress.advance(n, String::new))
     };
-    let of = |name, model: &Model, params: &ModelParams| -> Result<Probed> {
-        Ok(Probed { name, train: features(model, params, train)?, test: features(model, params, test)? })
+    let of = |name, (encoder, params): (&Encoder, &Params)| -> Result<Probed> {
+        Ok(Probed { name, train: features(encoder, params, train)?, test: features(encoder, params, test)? })
     };
-    let mut probed = vec![of("trained encoder", trained.0, trained.1)?, of("untrained encoder", &untrained, &fresh)?];
+    let mut probed = vec![of("trained encoder", trained)?, of("untrained encoder", (&untrained.0, &untrained.1))?];
+    drop(untrained);
     progress.finish();
     let pixels = |data: &dyn Dataset| eval::pixel_features(data, normalization);
     probed.push(Probed { name: "raw pixels", train: vec![pixels(train)?], test: vec![pixels(test)?] });

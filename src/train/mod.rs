@@ -8,6 +8,8 @@ mod pretrain;
 #[cfg(feature = "checkpoint")]
 pub mod rotation;
 mod schedule;
+#[cfg(feature = "checkpoint")]
+pub mod weights;
 
 pub use algorithm_1::{Batch, Found, Hyper, Noise, Recording, Trainer};
 pub use config::{Masking, RunConfig};

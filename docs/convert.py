@@ -1,0 +1,320 @@
+"""Weights between PyTorch and stop-mim: `.pth.tar` to safetensors and back, and a check of both. See interop.md.
+
+    python docs/convert.py from-torch jepa.pth.tar jepa.safetensors
+    python docs/convert.py to-torch runs/NAME/checkpoint.safetensors stop.pth.tar
+    python docs/convert.py check [b16 l16 h14]
+
+Needs torch and safetensors. The ViTs below are this project's own code under the official names.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+MODULES = ("encoder", "predictor", "target_encoder", "model")
+OURS = "stop_mim"  # where to-torch keeps what PyTorch's modules have no place for
+
+
+# --- Conversion ------------------------------------------------------------------------------------------------------
+
+
+def is_tensors(value):
+    return isinstance(value, dict) and bool(value) and all(isinstance(x, torch.Tensor) for x in value.values())
+
+
+def from_torch(source, target):
+    """The modules of a .pth.tar as one safetensors file: `encoder.blocks.0...`. A file that is one module itself keeps
+    plain names. `module.`, which data-parallel training puts before every name, is taken off."""
+    saved = torch.load(source, map_location="cpu", weights_only=True, mmap=True)
+    kept = saved.pop(OURS, {"tensors": {}, "metadata": {}})
+    modules = {"": saved} if is_tensors(saved) else {f"{k}.": v for k, v in saved.items() if is_tensors(v)}
+    if not modules:
+        sys.exit(f"{source}: no module's tensors in it, only {list(saved)}")
+    tensors = dict(kept["tensors"])
+    for prefix, module in modules.items():
+        for name, x in module.items():
+            name = prefix + name.removeprefix("module.")
+            if name in tensors:
+                sys.exit(f"{source}: two tensors are called {name}")
+            tensors[name] = x.detach()
+    skipped = [] if "" in modules else [k for k in saved if f"{k}." not in modules]
+    addresses = set()
+    for name, x in tensors.items():  # safetensors wants each tensor whole and on its own
+        if not x.is_contiguous() or x.data_ptr() in addresses:
+            tensors[name] = x = x.clone(memory_format=torch.contiguous_format)
+        addresses.add(x.data_ptr())
+    save_file(tensors, target, metadata=kept["metadata"] or None)
+    print(f"{target}: {len(tensors)} tensors" + (f"; left out: {', '.join(skipped)}" if skipped else ""))
+
+
+def to_torch(source, target, parallel=False):
+    """A checkpoint as a .pth.tar of state dicts, one for each module, that `load_state_dict(strict=True)` accepts.
+    What else is in it (metadata, the optimizer's state) is kept aside for the way back."""
+    before = "module." if parallel else ""
+    out, rest = {}, {}
+    with safe_open(source, "pt") as file:
+        for name in file.keys():
+            module, _, own = name.partition(".")
+            if module in MODULES:
+                out.setdefault(module, {})[before + own] = file.get_tensor(name)
+            else:
+                rest[name] = file.get_tensor(name)
+        metadata = file.metadata() or {}
+    if not out:  # plain names: the file is one module
+        torch.save({before + name: x for name, x in rest.items()}, target)
+        return print(f"{target}: {len(rest)} tensors")
+    out[OURS] = {"tensors": rest, "metadata": metadata}
+    torch.save(out, target)
+    print(f"{target}: " + ", ".join(f"{k} ({len(v)} tensors)" for k, v in out.items() if k != OURS))
+
+
+# --- The networks ----------------------------------------------------------------------------------------------------
+
+
+def norm(dim):
+    return nn.LayerNorm(dim, eps=1e-6)
+
+
+class Attention(nn.Module):
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        b, n, d = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) * (d // self.heads) ** -0.5).softmax(-1)
+        return self.proj((weights @ v).transpose(1, 2).reshape(b, n, d))
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.norm1, self.attn = norm(dim), Attention(dim, heads)
+        self.norm2, self.mlp = norm(dim), Mlp(dim)
+
+    def forward(self, x):
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, patch, dim):
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch, patch)
+
+    def forward(self, x):
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+def table(tokens, dim):
+    return nn.Parameter(torch.zeros(1, tokens, dim), requires_grad=False)
+
+
+class Encoder(nn.Module):
+    def __init__(self, size, patch, dim, depth, heads, class_token=False):
+        super().__init__()
+        self.patch_embed = PatchEmbed(patch, dim)
+        self.pos_embed = table((size // patch) ** 2 + class_token, dim)
+        if class_token:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.norm = norm(dim)
+
+    def forward(self, x):
+        x = self.patch_embed(x)
+        if hasattr(self, "cls_token"):
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        x = x + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+def predictor(tokens, encoder_dim, dim, depth, heads):
+    """The official names of a predictor; only names and shapes matter here."""
+    module = nn.Module()
+    module.predictor_embed = nn.Linear(encoder_dim, dim)
+    module.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+    module.predictor_pos_embed = table(tokens, dim)
+    module.predictor_blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+    module.predictor_norm = norm(dim)
+    module.predictor_proj = nn.Linear(dim, encoder_dim)
+    return module
+
+
+def mae(size, patch, dim, depth, heads, decoder_dim, decoder_depth, decoder_heads):
+    """MAE is one module: an encoder with a class token, and its decoder."""
+    module = Encoder(size, patch, dim, depth, heads, class_token=True)
+    module.decoder_embed = nn.Linear(dim, decoder_dim)
+    module.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
+    module.decoder_pos_embed = table((size // patch) ** 2 + 1, decoder_dim)
+    module.decoder_blocks = nn.ModuleList(Block(decoder_dim, decoder_heads) for _ in range(decoder_depth))
+    module.decoder_norm = norm(decoder_dim)
+    module.decoder_pred = nn.Linear(decoder_dim, 3 * patch**2)
+    return module
+
+
+# --- The check -------------------------------------------------------------------------------------------------------
+
+PRESETS = {"b16": (224, 16, 768, 12, 12), "l16": (224, 16, 1024, 24, 16), "h14": (224, 14, 1280, 32, 16)}
+TOLERANCE = 1e-4
+
+
+# In a small process of its own: the peak of a child counts from the memory of the process that started it.
+MEASURE = """
+import resource, subprocess, sys, time
+start = time.time()
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(time.time() - start, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9)
+sys.exit(code)
+"""
+
+
+def run(*command):
+    """Runs a command; (seconds, processor seconds, peak resident memory in GB)."""
+    done = subprocess.run([sys.executable, "-c", MEASURE, *command], stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"failed: {' '.join(command)}")
+    return tuple(map(float, done.stdout.split()))
+
+
+def randomize(module, seed):
+    """Weights large enough that every part of the network shows in the features, biases and norms included."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, x in module.named_parameters():
+        std = 0.5 * x[0].numel() ** -0.5 if x.dim() > 1 and "token" not in name and "pos" not in name else 0.2
+        x.data.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, std, generator=generator)
+
+
+def features_agree(program, name, folder, class_token=False, dtype=torch.float32):
+    """An encoder in the layout of the official files, `.pth.tar` to safetensors to features, against PyTorch's."""
+    sizes = PRESETS[name]
+    pth, weights, images, out = (os.path.join(folder, f) for f in ("w.pth.tar", "w.st", "images.st", "out.st"))
+    with torch.no_grad():
+        encoder = Encoder(*sizes, class_token).eval()
+        randomize(encoder, 0)
+        encoder.load_state_dict({k: x.to(dtype).float() for k, x in encoder.state_dict().items()})
+        x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+        expected = encoder(x)
+        state = {f"module.{k}": v.to(dtype) for k, v in encoder.state_dict().items()}
+    torch.save({"target_encoder": state, "epoch": 300}, pth)
+    save_file({"images": x}, images)
+    del encoder, state
+    from_torch(pth, weights)
+    os.remove(pth)
+    command = (program, "features", weights, "--preset", f"vit-{name}", "--images", images, "--out", out)
+    seconds, processor, peak = run(*command)
+    with safe_open(out, "pt") as file:
+        found = file.get_tensor("features")
+    error = (found - expected).abs().max().item()
+    size = os.path.getsize(weights) / 1e9
+    what = f"vit-{name} {str(dtype).removeprefix('torch.')}{' with class token' if class_token else ''}"
+    print(
+        f"{what}: file {size:.2f} GB; {tuple(found.shape)} features of spread {expected.std():.2f}, largest difference"
+        f" {error:.1e}; start, load and forward pass in {seconds:.1f} s ({processor:.1f} s of processor time),"
+        f" {peak:.2f} GB at the peak",
+        flush=True,
+    )
+    os.remove(weights)
+    return found.shape == expected.shape and error <= TOLERANCE
+
+
+def read_all(path):
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+
+
+def round_trip(program, folder, method):
+    """A checkpoint of ours into PyTorch's modules, strictly, and back: the same bits, and the program reads it."""
+    program = os.path.abspath(program)
+    small = "--dim 32 --depth 2 --heads 2 --predictor-dim 16 --predictor-depth 1 --predictor-heads 2"
+    train = f"--batch 4 --steps 2 --out {folder} --name {method} --method {method}"
+    run(program, "pretrain", *small.split(), *train.split())
+    ours, pth, again, back = (
+        os.path.join(folder, f) for f in (f"{method}/checkpoint.safetensors", "ours.pth.tar", "2.pth.tar", "back.st")
+    )
+    to_torch(ours, pth)
+    saved = torch.load(pth, weights_only=True)
+    sizes = (32, 4, 32, 2, 2)
+    modules = {
+        "encoder": lambda: Encoder(*sizes),
+        "target_encoder": lambda: Encoder(*sizes),
+        "predictor": lambda: predictor(64, 32, 16, 1, 2),
+        "model": lambda: mae(*sizes, 16, 1, 2),
+    }
+    for name in saved:
+        if name in modules:
+            module = modules[name]()
+            module.load_state_dict(saved[name], strict=True)
+            saved[name] = nn.DataParallel(module).state_dict()  # with `module.` before every name
+    torch.save(saved, again)
+    from_torch(again, back)
+    (a, metadata_a), (b, metadata_b) = read_all(ours), read_all(back)
+    bits = lambda x: x.contiguous().view(torch.uint8)
+    same = a.keys() == b.keys() and all(
+        a[k].dtype == b[k].dtype and a[k].shape == b[k].shape and torch.equal(bits(a[k]), bits(b[k])) for k in a
+    )
+    run(program, "probe", back, "--probe-images", "20,20")
+    print(f"{method}: {len(a)} tensors to PyTorch (strict) and back: {'the same bits' if same else 'DIFFERENT'}")
+    return same and metadata_a == metadata_b
+
+
+def check(program, names):
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for method in ("stop", "ijepa", "mae"):
+            results.append(round_trip(program, folder, method))
+        for name in names:
+            results.append(features_agree(program, name, folder))
+            if name == "b16":
+                for dtype in (torch.float16, torch.bfloat16, torch.float64):
+                    results.append(features_agree(program, name, folder, dtype=dtype))
+                results.append(features_agree(program, name, folder, class_token=True))
+    print(f"{sum(results)} of {len(results)} checks pass")
+    sys.exit(0 if all(results) else 1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, what in (("from-torch", ".pth.tar to safetensors"), ("to-torch", "safetensors to .pth.tar")):
+        command = commands.add_parser(name, help=what)
+        command.add_argument("source")
+        command.add_argument("target")
+    command.add_argument("--parallel", action="store_true", help="put `module.` before every name")
+    command = commands.add_parser("check", help="compare features with PyTorch's, and both directions bit by bit")
+    command.add_argument("names", nargs="*", default=list(PRESETS), help="b16, l16, h14 [default: all]")
+    command.add_argument("--program", default="target/release/stop-mim")
+    args = parser.parse_args()
+    if args.command == "from-torch":
+        from_torch(args.source, args.target)
+    elif args.command == "to-torch":
+        to_torch(args.source, args.target, args.parallel)
+    else:
+        check(args.program, args.names)
+
+
+if __name__ == "__main__":
+    main()

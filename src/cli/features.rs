@@ -1,0 +1,47 @@
+//! `stop-mim features`
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+use rayon::prelude::*;
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::encoder::EncoderArgs;
+use crate::autograd::Var;
+use crate::tensor::{DType, Tensor};
+use crate::train::weights::WeightFile;
+use crate::{Error, Result, files};
+
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    /// A safetensors file with a tensor `images` of [B, 3, S, S], normalised already.
+    #[arg(long, value_name = "FILE")]
+    images: PathBuf,
+    /// Where to write: a safetensors file with a tensor `features` of [B, N, D], every token after the last norm.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let found = args.encoder.load()?;
+    let images = WeightFile::open(&args.images)?.tensor("images", DType::F32)?;
+    let side = found.encoder.config().image_size;
+    if images.shape().len() != 4 || images.shape()[0] == 0 || images.shape()[1..] != [3, side, side] {
+        let problem = format!("images of {} for an encoder of [B, 3, {side}, {side}]", images.shape());
+        return Err(Error::file(&args.images, problem, "resize them, or choose another --image-size"));
+    }
+    let of = |i: usize| {
+        let image = Var::constant(images.rows(i..i + 1));
+        found.encoder.forward(&found.params.constants(), &image, None).value().clone()
+    };
+    let features: Vec<Tensor> = (0..images.shape()[0]).into_par_iter().map(of).collect();
+    let features = Tensor::concat_rows(&features);
+    let bytes: Vec<u8> = features.as_slice::<f32>().iter().flat_map(|x| x.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F32, features.shape().to_vec(), &bytes).expect("as many bytes as elements need");
+    let file = safetensors::serialize([("features", view)], None).expect("one tensor is a file");
+    files::write_whole(&args.out, &file)?;
+    println!("{}: features of {} in {}", found.what, features.shape(), args.out.display());
+    Ok(())
+}
