@@ -218,7 +218,11 @@ impl Dataset for Faulty {
     }
     fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
         assert!(self.panics_at != Some(index), "image {index} is haunted");
-        if self.size == self.images.image_size() { self.images.pixels(index, out) } else { Ok(out.fill(100)) }
+        if self.size == self.images.image_size() {
+            return self.images.pixels(index, out);
+        }
+        out.fill(100);
+        Ok(())
     }
     fn label(&self, index: usize) -> usize {
         self.images.label(index)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::options::{MaskArgs, ModelArgs, TrainArgs};
+use super::options::{MaskArgs, ModelArgs, StrictArgs, TrainArgs};
 use super::probe::{ProbeArgs, probe};
 use super::profile::profile;
 use super::run::{RunFolder, run as pretrain, stopped};
@@ -55,6 +55,8 @@ pub struct Args {
     #[arg(value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = PROFILE_HAS_NO)]
     profile: Option<u32>,
     #[command(flatten)]
+    strict: StrictArgs,
+    #[command(flatten)]
     probe_args: ProbeArgs,
     #[command(flatten)]
     model: ModelArgs,
@@ -78,7 +80,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let model = args.model.config()?;
     let masking = args.masks.masking(&model)?;
-    let splits = data::open(&args.data, model.encoder.image_size)?;
+    let splits = data::open_with(&args.data, model.encoder.image_size, args.strict.bad_images())?;
     let config = args.train.config(model, masking, &args.data, splits.train.len())?;
     if let Some(steps) = args.profile {
         return profile(&config, &splits, steps as usize);
@@ -103,7 +105,7 @@ pub fn run(args: &Args) -> Result<()> {
 fn resume(args: &Args, folder: RunFolder) -> Result<()> {
     let Newest { mut run, damaged } = folder.checkpoints().newest()?;
     let RunConfig { data, model, batch, steps, .. } = &run.config;
-    let splits = data::open(data, model.encoder.image_size)?;
+    let splits = data::open_with(data, model.encoder.image_size, args.strict.bad_images())?;
     let now = images(&splits);
     if now != run.upkeep.images {
         let problem = format!("not the images of this run: {now}, where there were {}", run.upkeep.images);
@@ -127,6 +129,9 @@ fn go_on(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
     println!("{}", splits.train.describe());
     let config = run.config.clone();
     let (model, params) = pretrain(run, splits, folder, args.debug_nan)?;
+    if splits.skipped() > 0 {
+        println!("{} files could not be used and were skipped: the warnings name them", splits.skipped());
+    }
     if args.probe && !stopped() {
         let untrained = fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed)?;
         probe(&args.probe_args, (&model.encoder, params.evaluated()), untrained, splits)?;

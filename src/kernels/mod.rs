@@ -253,7 +253,7 @@ pub fn sum_squares(x: &Buffer) -> f64 {
 pub fn squares_are_finite(x: &Buffer) -> bool {
     dispatch!("squares_are_finite", T, [x], {
         // A run is long enough to be worth a task: finding out takes as long as reading it.
-        x.par_chunks(8 * WEIGHTS).all(|x| cpu::elementwise::squares_are_finite::<T>(x))
+        x.par_chunks(8 * WEIGHTS).all(cpu::elementwise::squares_are_finite::<T>)
     })
 }
 

@@ -232,6 +232,10 @@ struct File {
 fn read(path: &Path, to_resume: bool) -> Result<File> {
     let unusable =
         |problem: String| Error::file(path, problem, "give the checkpoint.safetensors that `stop-mim pretrain` wrote");
+    // A pipe would be waited for, and a device read without end.
+    if std::fs::metadata(path).is_ok_and(|about| !about.is_file()) {
+        return Err(unusable("not a file".into()));
+    }
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
     let (_, header) =
         SafeTensors::read_metadata(&bytes).map_err(|e| unusable(format!("not a safetensors file ({e})")))?;
@@ -248,6 +252,16 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
     config.validate().map_err(|e| unusable(format!("its configuration cannot work: {e}")))?;
     let step = field("step")?.parse().map_err(|_| unusable("its step is not a number".into()))?;
 
+    // Memory is asked for only as much as the file can fill: a block of the encoder has 12 D² weights.
+    let encoder = &config.model.encoder;
+    let least =
+        [encoder.dim, encoder.dim, 12 * size_of::<f32>()].into_iter().fold(encoder.depth, usize::saturating_mul);
+    if least > bytes.len() {
+        return Err(unusable(format!(
+            "its {} bytes cannot hold the model that its configuration describes",
+            bytes.len()
+        )));
+    }
     let (model, mut params) = fresh_model(&config)?;
     let mut resumable = None;
     if to_resume {

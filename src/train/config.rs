@@ -83,7 +83,14 @@ impl RunConfig {
         self.model.validate()?;
         self.augment.check()?;
         match &self.masking {
-            Masking::Blocks(blocks) => blocks.validate()?,
+            Masking::Blocks(blocks) => {
+                let side = self.model.encoder.grid();
+                let problem = format!("masks for a grid of {:?} tokens, images of {side}x{side}", blocks.grid);
+                if blocks.grid != (side, side) {
+                    return Err(Error::config(problem, "draw masks on the grid of the encoder"));
+                }
+                blocks.validate()?
+            }
             Masking::Random { ratio } => {
                 let tokens = self.model.encoder.patches();
                 masks_from_noise(&vec![0.0; tokens], 1, tokens, *ratio)?;

@@ -3,7 +3,7 @@
 //! Queries, keys and values are read where the fused projection left them, in (B, N, 3, h, d), by strides; the
 //! heads' outputs are written side by side, into (B, M, h, d). Nothing is transposed or copied.
 //!
-//! **The probabilities are never kept.** [`QUERIES`] rows of them at a time exist in one scratch buffer, which stays
+//! **The probabilities are never kept.** Some (`QUERIES`) rows of them at a time exist in one scratch buffer, which stays
 //! in the cache; the backward pass computes them again, which costs one product more and saves B h N² numbers that
 //! would have to travel to memory and back.
 
