@@ -80,7 +80,7 @@ fn flags_that_cannot_work() {
         ("pretrain --epochs=-3", &["--epochs is -3"]),
         ("pretrain --threads 0", &["--threads"]),
         ("pretrain --image-size 4", &["4"]),
-        ("probe", &["<CHECKPOINT>"]),
+        ("probe", &["<FILE>"]),
         ("probe x --probe-images 0,5", &["number above 0"]),
         ("pretrain --predictor-depth 0", &["predictor needs at least one block"]),
         ("check graph --dim 4000000000000000000 --heads 1", &["4000000000000000000 wide"]),

@@ -196,11 +196,7 @@ impl Trainer {
         let (mut left, right) = (left?, right?);
         let _phase = meter::phase(Phase::GradientSum);
         left.loss += right.loss;
-        let here = meter::here();
-        left.gradients.par_iter_mut().zip(&right.gradients).for_each(|(sum, g)| {
-            let _there = here.enter();
-            sum.add_assign(g);
-        });
+        left.gradients.iter_mut().zip(&right.gradients).for_each(|(sum, g)| sum.add_assign(g));
         Ok(left)
     }
 

@@ -230,11 +230,13 @@ struct File {
 }
 
 fn read(path: &Path, to_resume: bool) -> Result<File> {
-    let unusable =
-        |problem: String| Error::file(path, problem, "give the checkpoint.safetensors that `stop-mim pretrain` wrote");
+    const HINT: &str = "give a checkpoint that `stop-mim pretrain` wrote; for other weights, say their --preset";
+    let unusable = |problem: String| Error::file(path, problem, HINT);
     // A pipe would be waited for, and a device read without end.
-    if std::fs::metadata(path).is_ok_and(|about| !about.is_file()) {
-        return Err(unusable("not a file".into()));
+    match std::fs::metadata(path) {
+        Ok(about) if about.is_dir() => return Err(unusable("a directory, not a file".into())),
+        Ok(about) if !about.is_file() => return Err(unusable("not a regular file".into())),
+        _ => {}
     }
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
     let (_, header) =
