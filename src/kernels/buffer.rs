@@ -154,16 +154,18 @@ impl<T: Real> Drop for Storage<T> {
         if elements.len() != size_class(elements.len()) {
             return;
         }
-        let overflow = T::with_free_list(|list| list.push(elements, LOCAL_BYTES));
+        let overflow = T::with_free_list(|list| list.push(elements, LOCAL_BYTES, LOCAL_OF_A_SIZE));
         if let Some(elements) = overflow {
             // Some other thread is short of what this one has too much of (gradients move between threads).
-            drop(lock(T::shared_free_list()).push(elements, SHARED_BYTES));
+            drop(lock(T::shared_free_list()).push(elements, SHARED_BYTES, usize::MAX));
         }
     }
 }
 
 /// What one thread keeps for itself: some times what a chunk of the toy model holds.
 const LOCAL_BYTES: usize = 24 << 20;
+/// How many of one size class. A thread that drops what others made would keep ever more of them.
+const LOCAL_OF_A_SIZE: usize = 32;
 /// What is kept for whichever thread needs it.
 const SHARED_BYTES: usize = 256 << 20;
 
@@ -200,18 +202,19 @@ impl<T: Real> FreeList<T> {
         Some(elements)
     }
 
-    /// Keeps `elements`, or hands them back when that would make more than `limit` bytes.
-    fn push(&mut self, elements: Vec<T>, limit: usize) -> Option<Vec<T>> {
+    /// Keeps `elements`, or hands them back when that would make more than `limit` bytes, or `most` of the size class.
+    fn push(&mut self, elements: Vec<T>, limit: usize, most: usize) -> Option<Vec<T>> {
         let class = elements.len();
         let bytes = class * size_of::<T>();
         if class == 0 || self.bytes + bytes > limit {
             return Some(elements);
         }
-        self.bytes += bytes;
         match self.classes.binary_search_by_key(&class, |c| c.0) {
+            Ok(at) if self.classes[at].1.len() >= most => return Some(elements),
             Ok(at) => self.classes[at].1.push(elements),
             Err(at) => self.classes.insert(at, (class, vec![elements])),
         }
+        self.bytes += bytes;
         None
     }
 }
