@@ -18,7 +18,7 @@
 //!   and four of 11. At the right edge a mask hides what is not there.
 //!
 //! Every number of c is one chain of fused multiply-adds in the order of k, whatever the tile: AVX-512, AVX2 and the
-//! portable twin that the tests (and Miri) run give the same bits.
+//! portable twin in the tests give the same bits.
 
 use std::arch::x86_64::*;
 
