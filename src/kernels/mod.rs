@@ -7,6 +7,7 @@
 mod buffer;
 pub mod cpu;
 pub mod meter;
+mod precision;
 mod real;
 
 use cpu::matmul::{Mat, MatMut, Plus, gemm};
@@ -15,6 +16,7 @@ pub use buffer::{Buffer, Storage, live_bytes};
 pub use cpu::attention::Sizes as AttentionSizes;
 pub use cpu::elementwise::Broadcast;
 pub use cpu::patchify::{Cut, PatchOrder};
+pub use precision::Precision;
 pub use real::{DType, Real};
 
 use rayon::prelude::*;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::kernels::real::Strides;
-use crate::kernels::{Real, meter};
+use crate::kernels::{Precision, Real, meter};
 
 /// A matrix inside a slice: where it starts, how long it is, how it is laid out.
 #[derive(Clone, Copy, Debug)]
@@ -195,9 +195,9 @@ pub fn matmul<T: Real>(
     if m * k * n < PARALLEL_FROM || n == 0 {
         return gemm(dims, T::ONE, a, b, plus, MatMut::new(c, n));
     }
-    let here = meter::here();
+    let (here, precision) = (meter::here(), Precision::here());
     c.par_chunks_mut(BLOCK_ROWS * n).enumerate().for_each(|(i, c)| {
-        let _there = here.enter();
+        let _there = (here.enter(), precision.enter());
         let plus = Plus { residual: plus.residual.map(|r| r.below(i * BLOCK_ROWS)), ..plus };
         gemm([c.len() / n, k, n], T::ONE, a.below(i * BLOCK_ROWS), b, plus, MatMut::new(c, n));
     });
@@ -215,9 +215,9 @@ pub fn batched<T: Real>(
     if c.is_empty() {
         return;
     }
-    let here = meter::here();
+    let (here, precision) = (meter::here(), Precision::here());
     let one = |(i, c): (usize, &mut [T])| {
-        let _there = here.enter();
+        let _there = (here.enter(), precision.enter());
         let (a, b) = (&a[i * step_a..][..m * k], &b[i * step_b..][..k * n]);
         matmul(dims, a, transpose_a, b, transpose_b, Plus::NOTHING, c);
     };

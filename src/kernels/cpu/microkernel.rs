@@ -12,6 +12,8 @@
 //! - **b is read where it lies** if its columns are neighbours. If it is transposed (x Wᵀ, Q Kᵀ), or its rows are so
 //!   far apart that they fall on each other in the cache, the 32 columns at hand are copied to the stack, [`DEPTH`]
 //!   rows at a time; all tiles of these columns read the copy.
+//! - **bf16** is one more kind of register, [`super::bf16`]: its operands hold two numbers of 16 bits in a lane. For it a
+//!   is copied too, and both are rounded on the way.
 //! - **What comes next is asked for early:** while the tiles of some columns are computed, a part of the next columns of
 //!   b is prefetched with each. Weights come from far: a chunk of images reads all of them once.
 //! - **What is left over** at the lower edge is spread: 64 rows are not five tiles of 12 and one of 4, but two of 10
@@ -22,23 +24,31 @@
 
 use std::arch::x86_64::*;
 
+use super::bf16;
 use super::matmul::Product;
 use super::simd::{has_avx2, has_avx512};
+use crate::kernels::real::Strides;
+use crate::kernels::{Precision, Storage};
 
 /// Rows of b that are worked through before the next tile: 32 KiB of b at 32 columns, which a level-1 cache holds.
 const DEPTH: usize = 256;
 /// Numbers of b that are at hand at once: [`DEPTH`] rows of two of the widest registers.
 const PANEL: usize = DEPTH * 2 * 16;
+/// Rows of a that are copied at a time, if they are: 20 tiles of 12, half of a level-2 cache's megabyte with all that
+/// passes by. 15 cache lines are no multiple of a power of two, so the rows of the copy do not fall on each other.
+const A_ROWS: usize = 240;
 /// From this many elements between its rows on, b is copied: 2 KiB are half of the period of a level-1 cache.
 const FAR: usize = 512;
 
-/// A vector register of f32. All functions but `transpose` compile to one instruction, inside a function that has the
-/// target feature.
-trait Register: Copy {
+/// A vector register of f32, and what it takes for an operand of a product. All functions but `transpose` compile to an
+/// instruction or two, inside a function that has the target feature.
+pub(super) trait Register: Copy {
     /// Numbers in it.
     const LANES: usize;
     /// Rows of a tile two registers wide, so that sums, one row of b and one number of a fit the register file.
     const ROWS: usize;
+    /// Values of k in each lane of an operand: 1, or 2 of half the size.
+    const K: usize;
     /// Which lanes are there.
     type Mask: Copy;
 
@@ -50,12 +60,35 @@ trait Register: Copy {
     unsafe fn load(from: *const f32, mask: Self::Mask) -> Self;
     /// The lanes of the mask to memory.
     unsafe fn store(self, to: *mut f32, mask: Self::Mask);
-    /// self + a b, rounded once.
-    unsafe fn plus_product(self, a: Self, b: Self) -> Self;
     /// self + x.
     unsafe fn plus(self, x: Self) -> Self;
-    /// The transpose of `LANES` rows of four numbers, `gap` apart, to four rows of `LANES`, `width` apart.
-    unsafe fn transpose(from: *const f32, gap: usize, to: *mut f32, width: usize);
+    /// self x.
+    unsafe fn times(self, x: Self) -> Self;
+    /// self + a b for operands a and b, rounded once for each value of k.
+    unsafe fn plus_product(self, a: Self, b: Self) -> Self;
+    /// The operand made of the numbers of a row, `self`, and of the next.
+    unsafe fn operand(self, next: Self) -> Self;
+    /// One lane of an [`operand`](Self::operand).
+    fn lane(x: f32, next: f32) -> f32;
+    /// The transpose of rows of 4 `K` numbers, `gap` apart, the last of them over and over when there are fewer than
+    /// `LANES`: four operands, `width` apart.
+    unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize);
+}
+
+/// What a tile multiplies.
+struct Operands {
+    /// Its first row of a.
+    a: *const f32,
+    /// Lanes to the next row and to the next step.
+    a_strides: Strides,
+    /// Its first columns of b.
+    b: *const f32,
+    /// Lanes to the next step.
+    b_row: usize,
+    /// Values of k, `Register::K` at a time.
+    steps: usize,
+    /// Whether they begin with k = 0.
+    first: bool,
 }
 
 /// The numbers of one column of registers that a tile adds to and writes: where, and by which mask.
@@ -65,17 +98,16 @@ struct Columns<R: Register> {
     mask: R::Mask,
 }
 
-/// One tile: `M` rows, `V` registers wide, of c ← α a b + what `product` adds, for `depth` values of k.
+/// One tile: `M` rows, `V` registers wide, of c ← α a b + what `product` adds, for the values of k in `operands`.
 ///
 /// # Safety
-/// As [`Product`] promises for rows `i` to `i + M`, columns from `j` on and the values of k from `k` on; b's rows there
-/// are at `b`, `b_row` apart. The processor has what `R` needs.
+/// As [`Product`] promises for rows `i` to `i + M` and columns from `j` on; the operands are there for all of them. The
+/// processor has what `R` needs.
 #[inline(always)]
 unsafe fn tile<R: Register, const M: usize, const V: usize>(
     product: &Product<f32>,
     (i, j): (usize, usize),
-    (k, depth): (usize, usize),
-    (mut b, b_row): (*const f32, usize),
+    operands: &Operands,
 ) {
     // Plain loops, no closures: a closure would be compiled without the features of the function it ends up in.
     macro_rules! each {
@@ -92,35 +124,34 @@ unsafe fn tile<R: Register, const M: usize, const V: usize>(
         columns.start = j + v * R::LANES;
         columns.mask = R::first(product.dims[2] - columns.start);
     }
-    let (row, column) = product.a.1;
-    // SAFETY: the caller's promise; every address is of an element (i + r, k + l), (k + l, j + v) or (i + r, j + v)
-    // inside the matrices, and the masks hide the columns beyond the last.
+    let Operands { mut a, a_strides, mut b, b_row, steps, first } = *operands;
+    // SAFETY: the caller's promise; every address is of an element (r, l) of a, (l, v) of b or (i + r, j + v) of c inside
+    // the matrices, and the masks hide the columns beyond the last.
     unsafe {
         let c = product.c.0.add(i * product.c.1);
-        if k > 0 || product.own {
+        if !first || product.own {
             each!(r, v, prefetch(c.wrapping_add(r * product.c.1 + columns[v].start)));
         }
-        let mut a = product.a.0.wrapping_add(i * row + k * column); // with k = 0 there may be no element there
         let mut sums = [[R::splat(0.0); V]; M];
-        for _ in 0..depth {
+        for _ in 0..steps {
             let mut b_here = [R::splat(0.0); V];
             for v in 0..V {
                 b_here[v] = R::load(b.add(v * R::LANES), columns[v].mask);
             }
             for (r, sums) in sums.iter_mut().enumerate() {
-                let a = R::splat(*a.add(r * row));
+                let a = R::splat(*a.add(r * a_strides.0));
                 for v in 0..V {
                     sums[v] = sums[v].plus_product(a, b_here[v]);
                 }
             }
-            a = a.wrapping_add(column);
+            a = a.wrapping_add(a_strides.1);
             b = b.wrapping_add(b_row);
         }
         // What is added, one kind after the other: the sums stay in their registers.
-        let (first, row) = (k == 0, product.c.1);
+        let row = product.c.1;
         if product.alpha != 1.0 {
-            let (alpha, zero) = (R::splat(product.alpha), R::splat(0.0));
-            each!(r, v, sums[r][v] = zero.plus_product(alpha, sums[r][v]));
+            let alpha = R::splat(product.alpha);
+            each!(r, v, sums[r][v] = sums[r][v].times(alpha));
         }
         if !first || product.own {
             each!(r, v, sums[r][v] = sums[r][v].plus(R::load(c.add(r * row + columns[v].start), columns[v].mask)));
@@ -171,15 +202,14 @@ unsafe fn rows<R: Register, const V: usize>(
     rows: usize,
     product: &Product<f32>,
     at: (usize, usize),
-    k: (usize, usize),
-    b: (*const f32, usize),
+    operands: &Operands,
 ) {
     macro_rules! one_of {
         ($($m:literal)*) => {
             match rows {
                 // The first condition is a constant: no more tiles are compiled than `R` can have.
                 // SAFETY: the caller's promise.
-                $($m if $m <= R::ROWS => unsafe { tile::<R, $m, V>(product, at, k, b) },)*
+                $($m if $m <= R::ROWS => unsafe { tile::<R, $m, V>(product, at, operands) },)*
                 _ => unreachable!("a tile of {rows} rows"),
             }
         };
@@ -193,39 +223,57 @@ unsafe fn rows<R: Register, const V: usize>(
 /// # Safety
 /// As [`Product`] promises. The processor has what `R` needs.
 #[inline(always)]
-unsafe fn run<R: Register>(product: &Product<f32>) {
+pub(super) unsafe fn run<R: Register>(product: &Product<f32>) {
     let [m, k, n] = product.dims;
-    let (b, (b_row, b_column)) = product.b;
+    let ((a, a_strides), (b, (b_row, b_column))) = (product.a, product.b);
     let mut panel = std::mem::MaybeUninit::<[f32; PANEL]>::uninit();
     let panel = panel.as_mut_ptr().cast::<f32>();
-    let (tiles, width) = (m.div_ceil(R::ROWS), 2 * R::LANES);
-    // Rows far apart are worth a copy if it is read often, or if all of b does not fit the next cache anyway.
-    let copied = b_column != 1 || (b_row >= FAR && (tiles >= 32 || k > DEPTH));
+    let (mut a_panel, blocks) = match R::K {
+        1 => (None, 1),
+        _ => (Some(Storage::<f32>::unspecified(DEPTH.div_ceil(R::K) * A_ROWS)), m.div_ceil(A_ROWS)),
+    };
     // With k = 0 there is one pass of depth 0: it writes what is added.
-    for (from, to) in even_cuts(k, k.div_ceil(DEPTH).max(1)) {
-        let depth = to - from;
+    let passes = even_cuts(k, k.div_ceil(DEPTH).max(1));
+    for ((top, bottom), (from, to)) in even_cuts(m, blocks).flat_map(|rows| passes.clone().map(move |k| (rows, k))) {
+        let (height, depth, width) = (bottom - top, to - from, 2 * R::LANES);
+        let tiles = height.div_ceil(R::ROWS);
+        // Rows far apart are worth a copy if it is read often, or if all of b does not fit the next cache anyway.
+        let copied = R::K > 1 || b_column != 1 || (b_row >= FAR && (tiles >= 32 || k > DEPTH));
+        // With k = 0 there may be no element there.
+        let a = a.wrapping_add(top * a_strides.0 + from * a_strides.1);
+        let (a, a_strides) = match &mut a_panel {
+            None => (a, a_strides),
+            Some(panel) => {
+                let panel = panel.as_mut_slice().as_mut_ptr();
+                // SAFETY: these elements of a are promised, and the panel has a row for each step of `depth` ≤ DEPTH.
+                unsafe { copy_panel::<R>(a, (a_strides.1, a_strides.0), [depth, height], (panel, A_ROWS)) };
+                (panel.cast_const(), (1, A_ROWS))
+            }
+        };
         for j in (0..n).step_by(width) {
             let columns = width.min(n - j);
-            // SAFETY: rows `from` to `to` and columns `j` to `j + columns` of b are promised, and the panel holds
-            // `depth` ≤ DEPTH rows of `width` ≤ 32; tiles stay inside a, b and c.
-            unsafe {
-                let b = b.wrapping_add(from * b_row + j * b_column);
-                let next = b;
-                let b = match copied {
-                    true => {
-                        copy_panel::<R>(b, (b_row, b_column), depth, columns, width, panel);
-                        (panel.cast_const(), width)
-                    }
-                    false => (b, b_row),
-                };
-                for (t, (i, end)) in even_cuts(m, tiles).enumerate() {
-                    if j + columns < n {
-                        let next = next.wrapping_add(columns * b_column);
-                        prefetch_part((next, (b_row, b_column)), (depth, width.min(n - j - columns)), (t, tiles));
-                    }
+            let here = b.wrapping_add(from * b_row + j * b_column);
+            let (b, b_row) = match copied {
+                true => {
+                    // SAFETY: these rows and columns of b are promised, and the panel has DEPTH rows of `width` ≤ 32.
+                    unsafe { copy_panel::<R>(here, (b_row, b_column), [depth, columns], (panel, width)) };
+                    (panel.cast_const(), width)
+                }
+                false => (here, b_row),
+            };
+            for (t, (i, end)) in even_cuts(height, tiles).enumerate() {
+                if j + columns < n {
+                    let next = here.wrapping_add(columns * b_column);
+                    let (strides, columns) = (product.b.1, width.min(n - j - columns));
+                    prefetch_part((next, strides), (depth, columns), (t, tiles));
+                }
+                let a = a.wrapping_add(i * a_strides.0);
+                let operands = Operands { a, a_strides, b, b_row, steps: depth.div_ceil(R::K), first: from == 0 };
+                // SAFETY: the operands are those of these rows and columns, inside a and b or their copies.
+                unsafe {
                     match columns > R::LANES {
-                        true => rows::<R, 2>(end - i, product, (i, j), (from, depth), b),
-                        false => rows::<R, 1>(end - i, product, (i, j), (from, depth), b),
+                        true => rows::<R, 2>(end - i, product, (top + i, j), &operands),
+                        false => rows::<R, 1>(end - i, product, (top + i, j), &operands),
                     }
                 }
             }
@@ -234,54 +282,68 @@ unsafe fn run<R: Register>(product: &Product<f32>) {
 }
 
 /// 0 … n in this many runs that differ in length by at most one.
-fn even_cuts(n: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> {
+fn even_cuts(n: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
     let (length, longer) = (n / parts.max(1), n % parts.max(1));
     let start = move |part: usize| part * length + part.min(longer);
     (0..parts).map(move |part| (start(part), start(part + 1)))
 }
 
-/// Copies `depth` rows of `columns` numbers, with these strides, into rows of `width` at `to`.
+/// Copies `depth` rows of `columns` numbers, with these strides, into operands of `width` lanes at `to`, a row for each
+/// step. What it writes beyond `columns` does not matter.
 ///
 /// # Safety
-/// All of these elements can be read, and `depth * width` written.
+/// All of these elements can be read, and a row of `width` written for each step; `columns` rounded up to whole registers
+/// is at most `width`.
 #[inline(always)]
 unsafe fn copy_panel<R: Register>(
     from: *const f32,
-    (row, column): (usize, usize),
-    depth: usize,
-    columns: usize,
-    width: usize,
-    to: *mut f32,
+    (row, column): Strides,
+    [depth, columns]: [usize; 2],
+    (to, width): (*mut f32, usize),
 ) {
-    // Of a transpose, whole registers as far as they go.
-    let whole = if row == 1 { (depth & !3, columns / R::LANES * R::LANES) } else { (0, 0) };
-    // SAFETY: the indices stay below `depth` and `columns`.
+    let (steps, mut done) = (depth.div_ceil(R::K), 0);
+    // SAFETY: rows stay below `depth` and columns below `columns`, by masks or by `last`.
     unsafe {
         if column == 1 {
-            for l in 0..depth {
-                std::ptr::copy_nonoverlapping(from.add(l * row), to.add(l * width), columns);
+            for l in 0..steps {
+                let two = R::K == 2 && 2 * l + 1 < depth;
+                for j in (0..columns).step_by(R::LANES) {
+                    let (from, mask) = (from.add(l * R::K * row + j), R::first(columns - j));
+                    let next = if two { R::load(from.add(row), mask) } else { R::splat(0.0) };
+                    R::load(from, mask).operand(next).store(to.add(l * width + j), R::first(R::LANES));
+                }
             }
             return;
         }
-        for j in (0..whole.1).step_by(R::LANES) {
-            for l in (0..whole.0).step_by(4) {
-                R::transpose(from.add(l + j * column), column, to.add(l * width + j), width);
+        if row == 1 {
+            done = depth / (4 * R::K) * 4;
+            for j in (0..columns).step_by(R::LANES) {
+                let last = R::LANES.min(columns - j) - 1;
+                for l in (0..done).step_by(4) {
+                    R::transpose(from.add(l * R::K + j * column), column, last, to.add(l * width + j), width);
+                }
             }
         }
-        for l in 0..depth {
-            for j in if l < whole.0 { whole.1 } else { 0 }..columns {
-                *to.add(l * width + j) = *from.add(l * row + j * column);
+        for l in done..steps {
+            let two = R::K == 2 && 2 * l + 1 < depth;
+            for j in 0..columns {
+                let from = from.add(l * R::K * row + j * column);
+                *to.add(l * width + j) = R::lane(*from, if two { *from.add(row) } else { 0.0 });
             }
         }
     }
 }
 
-/// Computes the product if this processor has AVX-512, or AVX2 with FMA; says whether it did.
+/// Computes the product if this processor has AVX-512, or AVX2 with FMA; says whether it did. In bf16, where the thread
+/// has been told to.
 ///
 /// # Safety
 /// As [`Product`] promises.
 pub unsafe fn sgemm(product: &Product<f32>) -> bool {
-    if has_avx512() {
+    if Precision::here() == Precision::Bf16 {
+        // SAFETY: the caller's promise; only a processor that has it is told to use this precision.
+        unsafe { bf16::avx512(product) };
+    } else if has_avx512() {
         // SAFETY: the caller's promise, and the processor was just asked.
         unsafe { avx512(product) };
     } else if has_avx2_and_fma() {
@@ -318,6 +380,7 @@ unsafe fn avx2(product: &Product<f32>) {
 impl Register for __m512 {
     const LANES: usize = 16;
     const ROWS: usize = 12;
+    const K: usize = 1;
     type Mask = __mmask16;
 
     #[inline(always)]
@@ -337,30 +400,58 @@ impl Register for __m512 {
         unsafe { _mm512_mask_storeu_ps(to, mask, self) }
     }
     #[inline(always)]
-    unsafe fn plus_product(self, a: Self, b: Self) -> Self {
-        unsafe { _mm512_fmadd_ps(a, b, self) }
-    }
-    #[inline(always)]
     unsafe fn plus(self, x: Self) -> Self {
         unsafe { _mm512_add_ps(self, x) }
     }
     #[inline(always)]
-    unsafe fn transpose(from: *const f32, gap: usize, to: *mut f32, width: usize) {
+    unsafe fn times(self, x: Self) -> Self {
+        unsafe { _mm512_mul_ps(self, x) }
+    }
+    #[inline(always)]
+    unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+        unsafe { _mm512_fmadd_ps(a, b, self) }
+    }
+    #[inline(always)]
+    unsafe fn operand(self, _: Self) -> Self {
+        self
+    }
+    #[inline(always)]
+    fn lane(x: f32, _: f32) -> f32 {
+        x
+    }
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
+        // SAFETY: the caller's promise.
         unsafe {
-            // Quarter q of register i holds row 4q + i; then each quarter is transposed on its own.
-            let mut x = [_mm512_setzero_ps(); 4];
-            for (i, x) in x.iter_mut().enumerate() {
-                let row = |q: usize| _mm_loadu_ps(from.add((4 * q + i) * gap));
-                *x = _mm512_insertf32x4::<1>(_mm512_castps128_ps512(row(0)), row(1));
-                *x = _mm512_insertf32x4::<3>(_mm512_insertf32x4::<2>(*x, row(2)), row(3));
+            let mut rows = [_mm_setzero_ps(); 16];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = _mm_loadu_ps(from.add(i.min(last) * gap));
             }
-            let (low01, high01) = (_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
-            let (low23, high23) = (_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
-            _mm512_storeu_ps(to, _mm512_shuffle_ps::<0x44>(low01, low23));
-            _mm512_storeu_ps(to.add(width), _mm512_shuffle_ps::<0xEE>(low01, low23));
-            _mm512_storeu_ps(to.add(2 * width), _mm512_shuffle_ps::<0x44>(high01, high23));
-            _mm512_storeu_ps(to.add(3 * width), _mm512_shuffle_ps::<0xEE>(high01, high23));
+            transpose_rows(rows, to, width);
         }
+    }
+}
+
+/// Writes the transpose of 16 rows of four lanes: four rows of 16, `width` apart.
+///
+/// # Safety
+/// The processor has AVX-512, and these rows can be written.
+#[inline(always)]
+pub(super) unsafe fn transpose_rows(rows: [__m128; 16], to: *mut f32, width: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Quarter q of register i holds row 4q + i; then each quarter is transposed on its own.
+        let mut x = [_mm512_setzero_ps(); 4];
+        for (i, x) in x.iter_mut().enumerate() {
+            *x = _mm512_insertf32x4::<1>(_mm512_castps128_ps512(rows[i]), rows[4 + i]);
+            *x = _mm512_insertf32x4::<3>(_mm512_insertf32x4::<2>(*x, rows[8 + i]), rows[12 + i]);
+        }
+        let (low01, high01) = (_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+        let (low23, high23) = (_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+        _mm512_storeu_ps(to, _mm512_shuffle_ps::<0x44>(low01, low23));
+        _mm512_storeu_ps(to.add(width), _mm512_shuffle_ps::<0xEE>(low01, low23));
+        _mm512_storeu_ps(to.add(2 * width), _mm512_shuffle_ps::<0x44>(high01, high23));
+        _mm512_storeu_ps(to.add(3 * width), _mm512_shuffle_ps::<0xEE>(high01, high23));
     }
 }
 
@@ -368,6 +459,7 @@ impl Register for __m512 {
 impl Register for __m256 {
     const LANES: usize = 8;
     const ROWS: usize = 6;
+    const K: usize = 1;
     type Mask = __m256i;
 
     #[inline(always)]
@@ -390,20 +482,32 @@ impl Register for __m256 {
         unsafe { _mm256_maskstore_ps(to, mask, self) }
     }
     #[inline(always)]
-    unsafe fn plus_product(self, a: Self, b: Self) -> Self {
-        unsafe { _mm256_fmadd_ps(a, b, self) }
-    }
-    #[inline(always)]
     unsafe fn plus(self, x: Self) -> Self {
         unsafe { _mm256_add_ps(self, x) }
     }
     #[inline(always)]
-    unsafe fn transpose(from: *const f32, gap: usize, to: *mut f32, width: usize) {
+    unsafe fn times(self, x: Self) -> Self {
+        unsafe { _mm256_mul_ps(self, x) }
+    }
+    #[inline(always)]
+    unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+        unsafe { _mm256_fmadd_ps(a, b, self) }
+    }
+    #[inline(always)]
+    unsafe fn operand(self, _: Self) -> Self {
+        self
+    }
+    #[inline(always)]
+    fn lane(x: f32, _: f32) -> f32 {
+        x
+    }
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
         unsafe {
             // Half q of register i holds row 4q + i; then each half is transposed on its own.
             let mut x = [_mm256_setzero_ps(); 4];
             for (i, x) in x.iter_mut().enumerate() {
-                let row = |q: usize| _mm_loadu_ps(from.add((4 * q + i) * gap));
+                let row = |q: usize| _mm_loadu_ps(from.add((4 * q + i).min(last) * gap));
                 *x = _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(row(0)), row(1));
             }
             let (low01, high01) = (_mm256_unpacklo_ps(x[0], x[1]), _mm256_unpackhi_ps(x[0], x[1]));
@@ -417,7 +521,7 @@ impl Register for __m256 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::kernels::cpu::matmul::{Mat, MatMut, Plus, gemm_with};
     use crate::kernels::cpu::testing::numbers;
@@ -426,6 +530,7 @@ mod tests {
     impl Register for [f32; 4] {
         const LANES: usize = 4;
         const ROWS: usize = 3;
+        const K: usize = 1;
         type Mask = usize;
 
         fn first(n: usize) -> usize {
@@ -442,21 +547,32 @@ mod tests {
             // SAFETY: the caller's promise for the lanes of the mask.
             (0..mask).for_each(|i| unsafe { *to.add(i) = self[i] });
         }
-        unsafe fn plus_product(self, a: Self, b: Self) -> Self {
-            std::array::from_fn(|i| a[i].mul_add(b[i], self[i]))
-        }
         unsafe fn plus(self, x: Self) -> Self {
             std::array::from_fn(|i| self[i] + x[i])
         }
-        unsafe fn transpose(from: *const f32, gap: usize, to: *mut f32, width: usize) {
+        unsafe fn times(self, x: Self) -> Self {
+            std::array::from_fn(|i| self[i] * x[i])
+        }
+        unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+            std::array::from_fn(|i| a[i].mul_add(b[i], self[i]))
+        }
+        unsafe fn operand(self, _: Self) -> Self {
+            self
+        }
+        fn lane(x: f32, _: f32) -> f32 {
+            x
+        }
+        unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
             for (l, j) in (0..4).flat_map(|l| (0..4).map(move |j| (l, j))) {
                 // SAFETY: the caller's promise.
-                unsafe { *to.add(l * width + j) = *from.add(j * gap + l) };
+                unsafe { *to.add(l * width + j) = *from.add(j.min(last) * gap + l) };
             }
         }
     }
 
-    type Kernel = unsafe fn(&Product<f32>) -> bool;
+    pub type Kernel = unsafe fn(&Product<f32>) -> bool;
+    /// Σ a b over some values of k, given as pairs (a, b).
+    pub type Dot = fn(&[[f32; 2]]) -> f32;
 
     /// SAFETY: the caller's promise; the twin needs nothing of the processor.
     unsafe fn twin(product: &Product<f32>) -> bool {
@@ -541,16 +657,17 @@ mod tests {
             c
         }
 
-        /// The definition, in the order in which a tile adds: fused, one k after the other, and a pause at each cut.
-        fn naive(&self) -> Vec<f32> {
+        /// The definition, in the order in which a tile adds: `dot` between two cuts of k, and then the next.
+        fn naive(&self, dot: Dot) -> Vec<f32> {
             let [m, k, n] = self.dims;
             let mut c = self.data[2].clone();
             let at = |x: Mat<'_, f32>, i: usize, j: usize| x.data[i * x.strides.0 + j * x.strides.1];
             for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
                 let c = &mut c[i * (n + self.margin) + j];
                 for (from, to) in even_cuts(k, k.div_ceil(DEPTH).max(1)) {
-                    let chain = |s: f32, l: usize| at(self.operand(0), i, l).mul_add(at(self.operand(1), l, j), s);
-                    let sum = self.alpha.mul_add((from..to).fold(0.0, chain), 0.0);
+                    let factors: Vec<[f32; 2]> =
+                        (from..to).map(|l| [at(self.operand(0), i, l), at(self.operand(1), l, j)]).collect();
+                    let sum = self.alpha * dot(&factors);
                     *c = match from {
                         0 => {
                             let own = if self.own { *c } else { -0.0 };
@@ -563,44 +680,52 @@ mod tests {
             }
             c
         }
+
+        fn assert(&self, name: &str, kernel: Kernel, dot: Dot) {
+            let same = self.by(kernel).iter().zip(&self.naive(dot)).all(|(x, y)| x.to_bits() == y.to_bits());
+            let ([m, k, n], transposed) = (self.dims, self.transposed);
+            assert!(same, "{name}: [{m}, {k}] × [{k}, {n}], transposed {transposed:?}");
+        }
     }
 
     /// Every number of rows and columns up to two tiles and a bit, both operands as they are and transposed, with all
     /// that can be added: the same bits as the definition, and what lies between the rows of c stays as it was.
-    #[test]
-    fn every_edge_shape_equals_the_definition_bit_for_bit() {
-        let lanes = if cfg!(miri) { 4 } else { 16 };
-        let rows = if cfg!(miri) { 3 } else { 12 };
+    pub fn assert_every_edge_shape(name: &str, kernel: Kernel, dot: Dot) {
+        let (lanes, rows) = if cfg!(miri) { (4, 3) } else { (16, 12) };
         let mut seed = 0;
-        for (name, kernel) in kernels() {
-            for m in (0..=2 * rows + 2).filter(|m| !cfg!(miri) || m % 2 == 0) {
-                for n in (0..=4 * lanes + 3).filter(|n| n % (lanes / 4) < 2) {
-                    for k in [0, 1, 2, 7, 8] {
-                        seed += 1;
-                        let transposed = [seed & 1 == 1, seed & 2 == 2];
-                        let case = Case::new([m, k, n], transposed, seed as usize % 3, seed >> 2);
-                        let (c, exact) = (case.by(kernel), case.naive());
-                        let same = c.iter().zip(&exact).all(|(x, y)| x.to_bits() == y.to_bits());
-                        assert!(same, "{name}: [{m}, {k}] × [{k}, {n}], transposed {transposed:?}");
-                    }
+        for m in (0..=2 * rows + 2).filter(|m| !cfg!(miri) || m % 2 == 0) {
+            for n in (0..=4 * lanes + 3).filter(|n| n % (lanes / 4) < 2) {
+                for k in [0, 1, 2, 7, 8, 17] {
+                    seed += 1;
+                    let transposed = [seed & 1 == 1, seed & 2 == 2];
+                    Case::new([m, k, n], transposed, seed as usize % 3, seed >> 2).assert(name, kernel, dot);
                 }
             }
         }
     }
 
-    #[test]
-    #[cfg_attr(miri, ignore = "large")]
-    fn deep_and_far_products_equal_the_definition_bit_for_bit() {
-        for (name, kernel) in kernels() {
-            for (i, [m, k, n]) in
-                [[13, 257, 33], [70, 600, 40], [61, 300, FAR + 5], [5, 511, FAR]].into_iter().enumerate()
-            {
-                for transposed in [[false, false], [true, false], [false, true], [true, true]] {
-                    let case = Case::new([m, k, n], transposed, i, 5 * i as u64);
-                    let same = case.by(kernel).iter().zip(&case.naive()).all(|(x, y)| x.to_bits() == y.to_bits());
-                    assert!(same, "{name}: [{m}, {k}] × [{k}, {n}], transposed {transposed:?}");
-                }
+    /// Several cuts of k, several copies of a, rows of b that are far apart.
+    pub fn assert_large_shapes(name: &str, kernel: Kernel, dot: Dot) {
+        let shapes = [[13, 257, 33], [70, 600, 40], [61, 300, FAR + 5], [5, 511, FAR], [2 * A_ROWS + 5, 19, 33]];
+        for (i, dims) in shapes.into_iter().enumerate() {
+            for transposed in [[false, false], [true, false], [false, true], [true, true]] {
+                Case::new(dims, transposed, i, 5 * i as u64).assert(name, kernel, dot);
             }
         }
+    }
+
+    fn fused(factors: &[[f32; 2]]) -> f32 {
+        factors.iter().fold(0.0, |sum, [a, b]| a.mul_add(*b, sum))
+    }
+
+    #[test]
+    fn every_edge_shape_equals_the_definition_bit_for_bit() {
+        kernels().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, fused));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "large")]
+    fn large_products_equal_the_definition_bit_for_bit() {
+        kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, fused));
     }
 }

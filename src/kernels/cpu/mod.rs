@@ -5,6 +5,8 @@
 //! [`crate::kernels`]; here they are asserted only where an `unsafe` block leans on them.
 
 pub mod attention;
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 pub mod elementwise;
 pub mod gelu;
 pub mod layer_norm;

@@ -11,6 +11,13 @@ pub fn has_avx512() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512dq")
 }
 
+/// Whether products of bf16 pairs may run.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub fn has_avx512_bf16() -> bool {
+    has_avx512() && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16")
+}
+
 /// Whether the AVX2 code may run. (Processors with AVX2 and without FMA are very few; they run the baseline.)
 #[cfg(target_arch = "x86_64")]
 #[inline]
