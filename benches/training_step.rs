@@ -3,7 +3,7 @@
 //! `cargo bench --bench training_step -- WORKLOAD.safetensors` speaks a line protocol, so that several programs can be
 //! measured in turn: it prints a JSON line with its first losses when ready; then, for each line "N" on standard input,
 //! it runs N steps and prints their times in milliseconds, losses and processor time; at the end its peak memory.
-//! Without a workload it times ten steps on random numbers of the same sizes.
+//! `--bf16` rounds the operands of products to bf16. Without a workload it times ten steps on random numbers of the same sizes.
 
 use std::io::BufRead;
 use std::path::Path;
@@ -15,12 +15,13 @@ use stop_mim::nn::{LinearInit, Params};
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::{Batch, Hyper, Noise, Trainer};
 use stop_mim::vit::{EncoderConfig, PredictorConfig};
-use stop_mim::{DType, Indices, Tensor};
+use stop_mim::{DType, Indices, Precision, Tensor};
 
 const HYPER: Hyper = Hyper { lr: 1e-3, weight_decay: 0.05, ema_momentum: 0.996 };
 
 fn main() {
     let workload = std::env::args().skip(1).find(|a| !a.starts_with("--"));
+    let precision = if std::env::args().any(|a| a == "--bf16") { Precision::Bf16 } else { Precision::F32 };
     let encoder = EncoderConfig {
         image_size: 32,
         patch_size: 4,
@@ -42,7 +43,7 @@ fn main() {
         let images = Tensor::normal([64, 3, 32, 32], 1.0, DType::F32, &mut rng);
         let targets = (0..4).map(|k| masks(36 + 5 * k, 12)).collect();
         let batch = Batch { images, context: vec![masks(0, 36)], targets, noise };
-        let mut trainer = Trainer::new(model, params);
+        let mut trainer = Trainer { precision, ..Trainer::new(model, params) };
         trainer.step(&batch, &HYPER).expect("a step");
         let (mut ms, _) = run(&mut trainer, &batch, 10);
         ms.sort_by(f64::total_cmp);
@@ -58,7 +59,7 @@ fn main() {
     let targets = (0..4).map(|k| targets.slice_rows(64 * k..64 * (k + 1))).collect();
     let batch = Batch { images: floats(&file, "images"), context: vec![indices(&file, "masks_ctx")], targets, noise };
     drop(bytes);
-    let mut trainer = Trainer::new(model, params);
+    let mut trainer = Trainer { precision, ..Trainer::new(model, params) };
 
     let (base, start) = (peak_mb(), Instant::now());
     let (_, first) = run(&mut trainer, &batch, 3);

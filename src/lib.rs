@@ -76,4 +76,5 @@ pub mod vit;
 pub mod cli;
 
 pub use error::{Error, Result};
+pub use kernels::Precision;
 pub use tensor::{DType, Indices, Tensor};

@@ -11,6 +11,7 @@ use clap::Parser;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use stop_mim::Precision;
 use stop_mim::cli::Cli;
 use stop_mim::data::{Augment, BadImages, Dataset, Loader, LoaderOptions, Normalization, cifar, folder};
 use stop_mim::methods::stop::TokenForm;
@@ -521,6 +522,7 @@ fn config() -> RunConfig {
         lr: [1e-4, 1e-3, 1e-5],
         weight_decay: [0.05, 0.05],
         ema: [0.99, 1.0],
+        precision: Precision::F32,
         seed: 0,
     }
 }

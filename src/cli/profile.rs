@@ -40,12 +40,13 @@ fn header(method: &str, p: &Profile) -> String {
          {chunk}, last loss {loss:.4}\n\
          {ms:.1} ms a step, {images:.0} images a second; {gflop:.2} GFLOP of matrix products (2 m k n each), \
          {reached:.1} GFLOP/s, {share:.1} % of the peak\n\
-         peak: {peak:.1} GFLOP/s in f32, measured here: multiply-adds in registers, no memory, on all threads at once",
+         peak: {peak:.1} GFLOP/s in {precision}, measured here: multiply-adds in registers, no memory, on all threads at once",
         steps = p.steps,
         batch = p.batch,
         threads = p.threads,
         chunk = p.chunk_images,
         loss = p.loss,
+        precision = p.precision,
         ms = 1e3 * wall,
         images = p.batch as f64 / wall,
         share = 100.0 * reached / peak,

@@ -5,6 +5,7 @@
 //! sums, norms, losses, weights and the optimizer stay in f32.
 
 use std::cell::Cell;
+use std::fmt;
 use std::marker::PhantomData;
 
 /// What the operands of a product of f32 matrices are rounded to.
@@ -51,6 +52,15 @@ impl Precision {
     pub fn enter(self) -> Scope {
         assert!(self == Precision::F32 || self.is_available(), "this processor has no instructions for bf16 products");
         Scope { before: HERE.replace(self), of_this_thread: PhantomData }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        })
     }
 }
 

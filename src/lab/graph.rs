@@ -115,6 +115,7 @@ pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<Culprit> {
     let images = batch.images.shape()[0];
     let chunks = (0..images).into_par_iter().step_by(trainer.chunk_images.max(1));
     chunks.map(|i| i..(i + trainer.chunk_images).min(images)).find_map_first(|images| {
+        let _products = trainer.precision.enter();
         let chunk = trainer.cut(batch, images.clone());
         let tape = Tape::watching();
         let (Recording { loss, .. }, leaves) = record(trainer, &chunk, &tape, &constants);

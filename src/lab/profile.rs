@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::graph::{Saved, saved};
 use crate::data::Splits;
+use crate::kernels::Precision;
 use crate::kernels::cpu::peak;
 use crate::kernels::meter::{self, Phase, Place, Sum, Totals};
 use crate::rng::{Purpose, stream};
@@ -33,7 +34,9 @@ pub struct Profile {
     pub waited: Option<Duration>,
     /// What the meter counted, all steps together.
     pub totals: Totals,
-    /// f32 operations a second of all threads at once with multiply-adds in registers: [`peak`].
+    /// In what products are computed.
+    pub precision: Precision,
+    /// Operations a second of all threads at once with multiply-adds of this precision in registers: [`peak`].
     pub peak: f64,
     /// What a chunk keeps for its backward pass.
     pub saved: Vec<Saved>,
@@ -119,7 +122,7 @@ impl Profile {
         rows
     }
 
-    /// f32 operations a second that one thread reaches while all are at it.
+    /// Operations a second that one thread reaches while all are at it.
     pub fn peak_of_a_thread(&self) -> f64 {
         self.peak / self.threads as f64
     }
@@ -179,7 +182,8 @@ fn measure(config: &RunConfig, splits: &Splits, warm_up: usize, last: usize) -> 
         wall,
         waited,
         totals,
-        peak: peak_of_all_threads(),
+        precision: trainer.precision,
+        peak: peak_of_all_threads(trainer.precision),
         saved: saved_by_a_chunk(config, &trainer)?,
         loss,
     })
@@ -195,10 +199,10 @@ fn waited_for_a_core() -> Option<Duration> {
 }
 
 /// What the threads of this pool reach together, all at once: the best of some tries.
-fn peak_of_all_threads() -> f64 {
+fn peak_of_all_threads(precision: Precision) -> f64 {
     const TRIES: usize = 5;
     let time = Duration::from_millis(50);
-    let once = || rayon::broadcast(|_| peak::flops_per_second(time)).iter().sum::<f64>();
+    let once = || rayon::broadcast(|_| peak::flops_per_second(precision, time)).iter().sum::<f64>();
     (0..TRIES).map(|_| once()).fold(0.0, f64::max)
 }
 

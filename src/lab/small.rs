@@ -1,6 +1,7 @@
 //! A model of the least size that has everything, and a batch for it.
 
 use crate::data::Augment;
+use crate::kernels::Precision;
 use crate::methods::stop::TokenForm;
 use crate::methods::{Method, Model, ModelConfig};
 use crate::nn::{LinearInit, Params, Role};
@@ -96,6 +97,7 @@ pub fn run(trainer: &Trainer) -> RunConfig {
         lr: [1e-3, 1e-2, 1e-3],
         weight_decay: [0.04, 0.4],
         ema: [0.9, 1.0],
+        precision: Precision::F32,
         seed: 1,
     }
 }

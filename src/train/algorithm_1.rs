@@ -25,6 +25,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::autograd::{Tape, Var};
+use crate::kernels::Precision;
 use crate::kernels::meter::{self, Phase};
 use crate::lab::graph::{Culprit, first_non_finite};
 use crate::methods::{Chunk, Model, ModelParams};
@@ -105,6 +106,8 @@ pub struct Trainer {
     pub optimizer: AdamW,
     /// Images in a chunk.
     pub chunk_images: usize,
+    /// What the operands of products are rounded to in a step. Of f64 tensors nothing is.
+    pub precision: Precision,
 }
 
 impl Trainer {
@@ -112,7 +115,7 @@ impl Trainer {
     pub fn new(model: Model, params: ModelParams) -> Self {
         let optimizer = AdamW::new(&params.trained());
         let chunk_images = default_chunk(&model);
-        Trainer { model, params, optimizer, chunk_images }
+        Trainer { model, params, optimizer, chunk_images, precision: Precision::F32 }
     }
 
     /// Line 17: one step on a batch. Gives the loss before the step.
@@ -203,7 +206,7 @@ impl Trainer {
     /// Lines 5 to 16 for some images of a batch, and the reverse sweep, added to what was found before (with no
     /// gradients: nothing).
     fn chunk(&self, batch: &Batch, images: Range<usize>, sum: Found) -> Result<Found> {
-        let _phase = meter::phase(Phase::Rest);
+        let (_phase, _products) = (meter::phase(Phase::Rest), self.precision.enter());
         let share = images.len() as f64 / batch.images.shape()[0] as f64;
         let chunk = self.cut(batch, images); // with line 9: n_j ~ N(0, σI)
         let tape = Tape::new();

@@ -4,6 +4,7 @@ use rand::Rng;
 
 use super::schedule::{EmaMomentum, LearningRate, WeightDecay};
 use crate::data::Augment;
+use crate::kernels::Precision;
 use crate::methods::ModelConfig;
 use crate::paper::masking::{MultiBlock, masks_from_noise, random_masks};
 use crate::tensor::Indices;
@@ -70,6 +71,9 @@ pub struct RunConfig {
     pub weight_decay: [f64; 2],
     /// Momentum of the target encoder at the start and at the end.
     pub ema: [f64; 2],
+    /// What the operands of products are rounded to in training.
+    #[cfg_attr(feature = "checkpoint", serde(default))]
+    pub precision: Precision,
     /// The one seed.
     pub seed: u64,
 }
@@ -125,6 +129,20 @@ impl RunConfig {
             format!("a warm-up of {} steps in a run of {}", self.warmup, self.steps),
             "make the warm-up shorter or the run longer",
         )
+    }
+
+    /// Whether this processor can train so.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it has no instructions for products in this precision.
+    pub fn supported(&self) -> Result<()> {
+        match self.precision.is_available() {
+            true => Ok(()),
+            false => Err(Error::config(
+                "products in bf16 need a processor with AVX512-BF16, and this one has none",
+                "train in f32: leave out --precision; a run that began in bf16 can go on where it began",
+            )),
+        }
     }
 
     /// The schedules of this run.

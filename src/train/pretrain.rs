@@ -130,6 +130,8 @@ pub fn go_on(
     observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
 ) -> Result<Trainer> {
     config.validate()?;
+    config.supported()?;
+    trainer.precision = config.precision;
     let Watch { diagnose_every, every_number } = watch.into();
     let done = trainer.optimizer.steps() as usize;
     let (lr, weight_decay, ema) = config.schedules();

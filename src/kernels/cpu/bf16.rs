@@ -13,6 +13,7 @@ use std::mem::transmute;
 
 use super::matmul::Product;
 use super::microkernel::{Register, run, transpose_rows};
+use super::simd::has_avx512_bf16;
 
 /// Computes the product.
 ///
@@ -22,6 +23,35 @@ use super::microkernel::{Register, run, transpose_rows};
 pub(super) unsafe fn avx512(product: &Product<f32>) {
     // SAFETY: the caller's promise.
     unsafe { run::<Pairs>(product) }
+}
+
+/// x ← x + a b + a b in twelve registers, `rounds` times over: what is timed to find the limit of arithmetic, see
+/// [`peak`](super::peak).
+///
+/// # Panics
+/// When the processor has no AVX512-BF16.
+pub(super) fn chains(rounds: usize, a: f32, b: f32, _fused: bool) -> f32 {
+    #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
+    fn chains(rounds: usize, a: f32, b: f32) -> f32 {
+        // SAFETY: registers only.
+        unsafe {
+            let (a, b) = (Pairs::splat(pair(a, a)), Pairs::splat(pair(b, b)));
+            let mut sums = [Pairs::splat(0.0); 12];
+            for _ in 0..rounds {
+                for sum in &mut sums {
+                    *sum = sum.plus_product(a, b);
+                }
+            }
+            let mut all = Pairs::splat(0.0);
+            for sum in sums {
+                all = all.plus(sum);
+            }
+            _mm512_reduce_add_ps(all.0)
+        }
+    }
+    assert!(has_avx512_bf16());
+    // SAFETY: the processor was just asked.
+    unsafe { chains(rounds, a, b) }
 }
 
 /// x rounded to bf16, to the nearest, halves to the even one; its 16 bits.
@@ -111,7 +141,6 @@ impl Register for Pairs {
 #[cfg(test)]
 mod tests {
     use super::super::microkernel::tests::{Kernel, assert_every_edge_shape, assert_large_shapes};
-    use super::super::simd::has_avx512_bf16;
     use super::*;
 
     /// The twin of [`Pairs`]: four pairs in plain memory.

@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::simd::{has_fma, vectorized};
-use crate::kernels::Real;
+use crate::kernels::{Precision, Real};
 
 /// x ← a x + b in every lane, `rounds` times over; the sum of the lanes.
 ///
@@ -57,8 +57,13 @@ vectorized! {
 
 type Chains = fn(usize, f32, f32, bool) -> f32;
 
-/// Operations a second (f32, a multiply-add is two) of this thread, with the best width; measured for about `time`.
-pub fn flops_per_second(time: Duration) -> f64 {
+/// Operations a second (a multiply-add is two) of this thread, with the best width; measured for about `time`.
+pub fn flops_per_second(precision: Precision, time: Duration) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if precision == Precision::Bf16 {
+        return rate(super::bf16::chains, 2 * 192, time);
+    }
+    debug_assert_eq!(precision, Precision::F32, "no other is available here");
     let widths: [(Chains, usize); 3] = [(wide, 192), (middle, 96), (narrow, 48)];
     let rates = widths.map(|(chains, lanes)| rate(chains, lanes, time / 3));
     rates.into_iter().fold(0.0, f64::max)

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use libfuzzer_sys::fuzz_target;
+use stop_mim::Precision;
 use stop_mim::data::Augment;
 use stop_mim::methods::stop::TokenForm;
 use stop_mim::methods::{Method, ModelConfig};
@@ -41,6 +42,7 @@ fn config(method: Method) -> RunConfig {
         lr: [1e-4, 1e-3, 1e-5],
         weight_decay: [0.05, 0.05],
         ema: [0.99, 1.0],
+        precision: Precision::F32,
         seed: 0,
     }
 }
