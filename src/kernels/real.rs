@@ -79,7 +79,7 @@ pub trait Real:
     fn abs(self) -> Self;
     /// self · a + b with one rounding.
     fn mul_add(self, a: Self, b: Self) -> Self;
-    /// eˣ: to half a unit in the last place in f64, to 2·10⁻⁷ relative in f32 (where it compiles to vector code).
+    /// eˣ: to half a unit in the last place in f64, to 1.2·10⁻⁷ relative in f32 (where it compiles to vector code).
     fn exp(self) -> Self;
     /// ln x.
     fn ln(self) -> Self;

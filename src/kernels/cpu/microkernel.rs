@@ -37,8 +37,9 @@ const PANEL: usize = DEPTH * 2 * 16;
 /// Rows of a that are copied at a time, if they are: 20 tiles of 12, half of a level-2 cache's megabyte with all that
 /// passes by. 15 cache lines are no multiple of a power of two, so the rows of the copy do not fall on each other.
 const A_ROWS: usize = 240;
-/// From this many elements between its rows on, b is copied: 2 KiB are half of the period of a level-1 cache.
-const FAR: usize = 512;
+/// From this many tiles on, b is copied even if its columns are neighbours: in the copy its rows are too, and do not fall
+/// on each other in the cache, as rows a multiple of some kilobytes apart do.
+const MANY: usize = 4;
 
 /// A vector register of f32, and what it takes for an operand of a product. All functions but `transpose` compile to an
 /// instruction or two, inside a function that has the target feature.
@@ -130,7 +131,7 @@ unsafe fn tile<R: Register, const M: usize, const V: usize>(
     unsafe {
         let c = product.c.0.add(i * product.c.1);
         if !first || product.own {
-            each!(r, v, prefetch(c.wrapping_add(r * product.c.1 + columns[v].start)));
+            each!(r, v, prefetch(c.wrapping_add((M + r) * product.c.1 + columns[v].start)));
         }
         let mut sums = [[R::splat(0.0); V]; M];
         for _ in 0..steps {
@@ -237,8 +238,7 @@ pub(super) unsafe fn run<R: Register>(product: &Product<f32>) {
     for ((top, bottom), (from, to)) in even_cuts(m, blocks).flat_map(|rows| passes.clone().map(move |k| (rows, k))) {
         let (height, depth, width) = (bottom - top, to - from, 2 * R::LANES);
         let tiles = height.div_ceil(R::ROWS);
-        // Rows far apart are worth a copy if it is read often, or if all of b does not fit the next cache anyway.
-        let copied = R::K > 1 || b_column != 1 || (b_row >= FAR && (tiles >= 32 || k > DEPTH));
+        let copied = R::K > 1 || b_column != 1 || tiles >= MANY;
         // With k = 0 there may be no element there.
         let a = a.wrapping_add(top * a_strides.0 + from * a_strides.1);
         let (a, a_strides) = match &mut a_panel {
@@ -706,7 +706,7 @@ pub(super) mod tests {
 
     /// Several cuts of k, several copies of a, rows of b that are far apart.
     pub fn assert_large_shapes(name: &str, kernel: Kernel, dot: Dot) {
-        let shapes = [[13, 257, 33], [70, 600, 40], [61, 300, FAR + 5], [5, 511, FAR], [2 * A_ROWS + 5, 19, 33]];
+        let shapes = [[13, 257, 33], [70, 600, 40], [61, 300, 517], [5, 511, 512], [2 * A_ROWS + 5, 19, 33]];
         for (i, dims) in shapes.into_iter().enumerate() {
             for transposed in [[false, false], [true, false], [false, true], [true, true]] {
                 Case::new(dims, transposed, i, 5 * i as u64).assert(name, kernel, dot);

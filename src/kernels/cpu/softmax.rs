@@ -38,7 +38,7 @@ vectorized! {
 /// summation, and with it the bits.
 const LANES: usize = 16;
 
-/// Reduces a row: 16 running results, then those together, then what did not fill a group.
+/// Reduces a row: 16 running results, then these together in pairs, halves first, so that this too is vector code.
 #[inline(always)]
 pub(super) fn reduce<T: Copy>(n: usize, start: T, step: impl Fn(T, usize) -> T, join: impl Fn(T, T) -> T) -> T {
     let mut lanes = [start; LANES];
@@ -50,14 +50,17 @@ pub(super) fn reduce<T: Copy>(n: usize, start: T, step: impl Fn(T, usize) -> T, 
         }
         at += LANES;
     }
-    let mut result = start;
-    for i in whole..n {
-        result = step(result, i);
+    for (lane, i) in (whole..n).enumerate() {
+        lanes[lane] = step(lanes[lane], i);
     }
-    for lane in lanes {
-        result = join(result, lane);
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            lanes[lane] = join(lanes[lane], lanes[lane + half]);
+        }
+        half /= 2;
     }
-    result
+    lanes[0]
 }
 
 /// Σ x.

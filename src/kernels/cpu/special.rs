@@ -1,40 +1,34 @@
 //! Special functions: the exponential and the normal distribution function Φ(x) = ½ erfc(−x/√2).
 //!
 //! GELU and softmax evaluate them tens of millions of times a step. In f32 they are therefore branch-free
-//! polynomials that the compiler turns into vector code; in f64, where only checks run, accuracy comes first.
+//! polynomials, of fused multiply-adds, that the compiler turns into vector code; in f64, where only checks run, accuracy
+//! comes first.
 
 /// eˣ.
 pub mod exp {
-    /// eˣ = 2ⁿ eʳ with n = round(x / ln 2) and |r| ≤ ½ ln 2; eʳ by its Taylor polynomial of degree 7,
-    /// whose remainder is below 6·10⁻⁹.
+    /// eˣ = 2ⁿ eʳ with n = round(x / ln 2) and |r| ≤ ½ ln 2; eʳ = 1 + r + r² P(r), with P of degree 4 fitted to the
+    /// least relative error, 3.1·10⁻⁹ before rounding.
     #[inline(always)]
     pub fn f32(x: f32) -> f32 {
-        // Below −86.6 the result stays at 2.5·10⁻³⁸, the least whose half is normal; above 88.72 it is infinite.
-        let clamped = x.clamp(-86.6, 88.72);
+        // Below −86.6 the result stays at 2.5·10⁻³⁸, the least whose half is normal; e⁸⁹ overflows. NaN stays NaN.
+        let clamped = x.clamp(-86.6, 89.0);
         // Adding 1.5·2²³ leaves the nearest integer in the low bits of the sum.
         const ROUND: f32 = 12_582_912.0;
-        let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+        let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
         let n = shifted - ROUND;
-        // ln 2 in two parts, the first with so few bits that n times it is exact.
-        let r = (clamped - n * 0.693_359_4) + n * 2.121_944_4e-4;
-        let p = 1.0 / 5040.0;
-        let p = p * r + 1.0 / 720.0;
-        let p = p * r + 1.0 / 120.0;
-        let p = p * r + 1.0 / 24.0;
-        let p = p * r + 1.0 / 6.0;
-        let p = p * r + 0.5;
-        let p = p * r + 1.0;
-        let p = p * r + 1.0;
+        // ln 2 in two parts: the nearest f32, and what is left.
+        let r = n.mul_add(-std::f32::consts::LN_2, clamped);
+        let r = n.mul_add(1.904_654_3e-9, r);
+        let p = 1.381_459_9e-3f32;
+        let p = p.mul_add(r, 8.368_717e-3);
+        let p = p.mul_add(r, 4.166_839e-2);
+        let p = p.mul_add(r, 0.166_665_21);
+        let p = p.mul_add(r, 0.499_999_94);
+        let p = p.mul_add(r, 1.0);
+        let p = p.mul_add(r, 1.0);
         // n + 127 in the exponent field is 2ⁿ; n may be 128, which has no field: make the half, and double.
         let half = f32::from_bits(((shifted.to_bits() << 23).wrapping_add(126 << 23)) & 0x7F80_0000);
-        let y = p * half * 2.0;
-        if x > 88.72 {
-            f32::INFINITY
-        } else if x.is_nan() {
-            x
-        } else {
-            y
-        }
+        p * half * 2.0
     }
 
     /// The standard library's.
@@ -53,13 +47,13 @@ pub mod normal_pdf_cdf {
     pub fn f32(x: f32) -> (f32, f32) {
         const FRAC_1_SQRT_2PI: f32 = 0.398_942_3;
         let e = super::exp::f32(-0.5 * x * x);
-        let t = 1.0 / (1.0 + 0.28 * x.abs());
-        let p = -0.105_808_8;
-        let p = p * t + 0.389_876_28;
-        let p = p * t - 0.236_997_1;
-        let p = p * t + 0.268_913_06;
-        let p = p * t + 0.067_495_614;
-        let p = p * t + 0.116_520_956;
+        let t = 1.0 / x.abs().mul_add(0.28, 1.0);
+        let p = -0.105_808_8f32;
+        let p = p.mul_add(t, 0.389_876_28);
+        let p = p.mul_add(t, -0.236_997_1);
+        let p = p.mul_add(t, 0.268_913_06);
+        let p = p.mul_add(t, 0.067_495_614);
+        let p = p.mul_add(t, 0.116_520_956);
         let tail = e * t * p;
         (FRAC_1_SQRT_2PI * e, if x < 0.0 { tail } else { 1.0 - tail })
     }
@@ -90,16 +84,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exp_in_f32_is_within_two_units_in_the_last_place() {
+    fn exp_in_f32_is_within_a_unit_in_the_last_place() {
         let mut worst = 0f64;
         for i in -866_000..=887_200 {
             let x = i as f32 * 1e-4;
             let exact = (x as f64).exp();
             worst = worst.max(((exp::f32(x) as f64 - exact) / exact).abs());
         }
-        assert!(worst < 2.5e-7, "worst relative error {worst:e}");
+        assert!(worst < 1.2e-7, "worst relative error {worst:e}");
         assert_eq!(exp::f32(0.0), 1.0);
         assert_eq!(exp::f32(f32::INFINITY), f32::INFINITY);
+        assert_eq!((exp::f32(88.73), exp::f32(1e30)), (f32::INFINITY, f32::INFINITY));
+        assert!(exp::f32(88.72).is_finite());
         assert!(exp::f32(f32::NEG_INFINITY) < 3e-38);
         assert!(exp::f32(f32::NAN).is_nan());
     }
