@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use super::matmul::{Mat, MatMut, Plus, gemm};
+use super::simd::LANES;
 use super::softmax;
 use crate::kernels::Real;
 
@@ -51,7 +52,12 @@ impl Sizes {
 
     /// Numbers in a scratch buffer.
     pub fn scratch(&self) -> usize {
-        self.queries.len().min(QUERIES) * self.tokens
+        self.queries.len().min(QUERIES) * self.padded()
+    }
+
+    /// Numbers from one row of probabilities to the next: whole groups of what softmax works on at a time.
+    fn padded(&self) -> usize {
+        self.tokens.next_multiple_of(LANES)
     }
 
     fn scale<T: Real>(&self) -> T {
@@ -96,21 +102,21 @@ fn transposed<T>(m: Mat<'_, T>) -> Mat<'_, T> {
     Mat { strides: (m.strides.1, m.strides.0), ..m }
 }
 
-/// P ← softmax(Q Kᵀ / √d) for `m` queries of one head from `query` on, (m, N).
+/// P ← softmax(Q Kᵀ / √d) for `m` queries of one head from `query` on: (m, N) in padded rows.
 fn probabilities<T: Real>(s: &Sizes, qkv: &[T], head: (usize, usize), (query, m): (usize, usize), p: &mut [T]) {
     let (q, k) = (mat(qkv, s.part(0, head, query)), mat(qkv, s.part(1, head, 0)));
-    gemm([m, s.head_dim, s.tokens], T::ONE, q, transposed(k), Plus::NOTHING, MatMut::new(p, s.tokens));
-    softmax::forward_in_place(p, s.tokens, s.scale());
+    gemm([m, s.head_dim, s.tokens], T::ONE, q, transposed(k), Plus::NOTHING, MatMut::new(p, s.padded()));
+    softmax::forward_padded(p.as_chunks_mut().0, s.tokens, s.scale());
 }
 
 /// out ← softmax(Q Kᵀ / √d) V. `scratch` holds [`Sizes::scratch`] numbers.
 pub fn forward<T: Real>(s: &Sizes, qkv: &[T], scratch: &mut [T], out: &mut [T]) {
-    let (n, d) = (s.tokens, s.head_dim);
+    let (n, d, row) = (s.tokens, s.head_dim, s.padded());
     for head in s.heads() {
         for (query, m) in s.blocks() {
-            let p = &mut scratch[..m * n];
+            let p = &mut scratch[..m * row];
             probabilities(s, qkv, head, (query, m), p);
-            let (p, v) = (Mat::new(p, n, false), mat(qkv, s.part(2, head, 0)));
+            let (p, v) = (Mat::new(p, row, false), mat(qkv, s.part(2, head, 0)));
             gemm([m, n, d], T::ONE, p, v, Plus::NOTHING, mat_mut(out, s.answer(head, query)));
         }
     }
@@ -121,23 +127,24 @@ pub fn forward<T: Real>(s: &Sizes, qkv: &[T], scratch: &mut [T], out: &mut [T]) 
 /// dV = Pᵀ dO, dP = dO Vᵀ, dS = P ⊙ (dP − ⟨P, dP⟩ per row), dQ = dS K / √d, dK = dSᵀ Q / √d. The queries that were not
 /// asked for have no gradient.
 pub fn backward<T: Real>(s: &Sizes, qkv: &[T], dout: &[T], scratch: [&mut [T]; 2], dqkv: &mut [T]) {
-    let (n, d) = (s.tokens, s.head_dim);
+    let (n, d, row) = (s.tokens, s.head_dim, s.padded());
     if s.queries != (0..n) {
         dqkv.fill(T::ZERO);
     }
     let [p, ds] = scratch;
+    ds.fill(T::ZERO); // the padding: it is in the sums of `backward_in_place`
     for head in s.heads() {
         let [k, v] = [1, 2].map(|part| s.part(part, head, 0));
         for (query, m) in s.blocks() {
-            let (p, ds) = (&mut p[..m * n], &mut ds[..m * n]);
+            let (p, ds) = (&mut p[..m * row], &mut ds[..m * row]);
             let (q, dout) = (s.part(0, head, query), mat(dout, s.answer(head, query)));
             let plus = if query == s.queries.start { Plus::NOTHING } else { Plus::OWN }; // dK, dV: a sum over blocks
             probabilities(s, qkv, head, (query, m), p);
-            gemm([n, m, d], T::ONE, Mat::new(p, n, true), dout, plus, mat_mut(dqkv, v));
-            gemm([m, d, n], T::ONE, dout, transposed(mat(qkv, v)), Plus::NOTHING, MatMut::new(ds, n));
-            softmax::backward_in_place(p, ds, n);
-            gemm([m, n, d], s.scale(), Mat::new(ds, n, false), mat(qkv, k), Plus::NOTHING, mat_mut(dqkv, q));
-            gemm([n, m, d], s.scale(), Mat::new(ds, n, true), mat(qkv, q), plus, mat_mut(dqkv, k));
+            gemm([n, m, d], T::ONE, Mat::new(p, row, true), dout, plus, mat_mut(dqkv, v));
+            gemm([m, d, n], T::ONE, dout, transposed(mat(qkv, v)), Plus::NOTHING, MatMut::new(ds, row));
+            softmax::backward_in_place(p, ds, row);
+            gemm([m, n, d], s.scale(), Mat::new(ds, row, false), mat(qkv, k), Plus::NOTHING, mat_mut(dqkv, q));
+            gemm([n, m, d], s.scale(), Mat::new(ds, row, true), mat(qkv, q), plus, mat_mut(dqkv, k));
         }
     }
 }

@@ -1,8 +1,7 @@
 //! Layer normalisation along rows (Ba, Kiros and Hinton, 2016): y = γ ⊙ x̂ + β, x̂ = (x − μ) / √(v + ε), with the
 //! mean μ and the biased variance v of the row.
 
-use super::simd::vectorized;
-use super::softmax::reduce;
+use super::simd::{reduce, sum, vectorized};
 use crate::kernels::Real;
 
 /// One row: y ← γ ⊙ x̂ + β.
@@ -27,8 +26,8 @@ vectorized! {
     pub fn forward<T>(x: &[T], affine: Option<(&[T], &[T])>, cols: usize, eps: T, y: &mut [T], stats: &mut [[T; 2]]) {
         let inverse_cols = T::from_f64(1.0 / cols as f64);
         for ((x, y), stat) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)).zip(stats) {
-            let mean = super::softmax::sum(x) * inverse_cols;
-            let squares = reduce(cols, T::ZERO, |s, i| s + (x[i] - mean) * (x[i] - mean), |a, b| a + b);
+            let mean = sum(x) * inverse_cols;
+            let squares = reduce(x, x, T::ZERO, |s, x, _| s + (x - mean) * (x - mean), |a, b| a + b);
             let inverse_std = T::ONE / (squares * inverse_cols + eps).sqrt();
             *stat = [mean, inverse_std];
             normalize(x, affine, [mean, inverse_std], y);
@@ -52,8 +51,8 @@ vectorized! {
                     *g *= gamma;
                 }
             }
-            let mean_g = super::softmax::sum(g) * inverse_cols;
-            let gx = reduce(cols, T::ZERO, |s, i| s + g[i] * (x[i] - mean), |a, b| a + b);
+            let mean_g = sum(g) * inverse_cols;
+            let gx = reduce(g, x, T::ZERO, |s, g, x| s + g * (x - mean), |a, b| a + b);
             let mean_gx = gx * inverse_std * inverse_cols;
             for ((dx, &g), &x) in dx.iter_mut().zip(&*g).zip(x) {
                 *dx += (g - mean_g - (x - mean) * inverse_std * mean_gx) * inverse_std;

@@ -1,24 +1,21 @@
 //! Losses, as sums over elements (the caller divides), with their derivatives.
 
-use super::simd::vectorized;
+use super::simd::{reduce, vectorized};
 use crate::kernels::Real;
 
-/// Σ of d²/2β where |d| < β and |d| − β/2 elsewhere, d = x − y.
-pub fn smooth_l1<T: Real>(x: &[T], y: &[T], beta: T) -> f64 {
-    let half = T::from_f64(0.5);
-    let per_element = |(&x, &y): (&T, &T)| {
-        let d = (x - y).abs();
-        (if d < beta { half * d * d / beta } else { d - half * beta }).to_f64()
-    };
-    x.iter().zip(y).map(per_element).sum()
-}
-
-/// Σ (x − y)².
-pub fn squared_error<T: Real>(x: &[T], y: &[T]) -> f64 {
-    x.iter().zip(y).map(|(&x, &y)| ((x - y) * (x - y)).to_f64()).sum()
-}
-
 vectorized! {
+    /// Σ of d²/2β where |d| < β and |d| − β/2 elsewhere, d = x − y.
+    pub fn smooth_l1<T>(x: &[T], y: &[T], beta: T) -> f64 {
+        let half = T::from_f64(0.5);
+        let per_element = |d: T| if d < beta { half * d * d / beta } else { d - half * beta };
+        reduce(x, y, 0.0, |sum, x, y| sum + per_element((x - y).abs()).to_f64(), |a, b| a + b)
+    }
+
+    /// Σ (x − y)².
+    pub fn squared_error<T>(x: &[T], y: &[T]) -> f64 {
+        reduce(x, y, 0.0, |sum, x, y| sum + ((x - y) * (x - y)).to_f64(), |a, b| a + b)
+    }
+
     /// dx ← clamp((x − y)/β, −1, 1) · dy.
     pub fn smooth_l1_backward<T>(x: &[T], y: &[T], beta: T, dy: T, dx: &mut [T]) {
         for ((dx, &x), &y) in dx.iter_mut().zip(x).zip(y) {

@@ -68,3 +68,50 @@ macro_rules! vectorized {
     )+};
 }
 pub(crate) use vectorized;
+
+/// Independent partial results of a reduction along a row, so that it uses vector registers; their number fixes the
+/// order of summation, and with it the bits.
+pub const LANES: usize = 16;
+
+/// Reduces rows x and y of one length side by side: 16 running results, then these together.
+///
+/// By whole arrays of 16, because an index would be checked, and loops with checks do not become vector code.
+#[inline(always)]
+pub fn reduce<T: Copy, S: Copy>(
+    x: &[T],
+    y: &[T],
+    start: S,
+    step: impl Fn(S, T, T) -> S,
+    join: impl Fn(S, S) -> S,
+) -> S {
+    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    let mut lanes = [start; LANES];
+    for (x, y) in x.iter().zip(y) {
+        for lane in 0..LANES {
+            lanes[lane] = step(lanes[lane], x[lane], y[lane]);
+        }
+    }
+    for ((lane, &x), &y) in lanes.iter_mut().zip(x_rest).zip(y_rest) {
+        *lane = step(*lane, x, y);
+    }
+    self::join(lanes, join)
+}
+
+/// Sixteen results to one: halves onto halves.
+#[inline(always)]
+pub fn join<T: Copy>(mut lanes: [T; LANES], join: impl Fn(T, T) -> T) -> T {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            lanes[lane] = join(lanes[lane], lanes[lane + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Σ x.
+#[inline(always)]
+pub fn sum<T: crate::kernels::Real>(x: &[T]) -> T {
+    reduce(x, x, T::ZERO, |s, x, _| s + x, |a, b| a + b)
+}

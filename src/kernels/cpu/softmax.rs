@@ -1,6 +1,7 @@
 //! Softmax along rows.
 
-use super::simd::vectorized;
+use super::simd::{LANES, reduce, vectorized};
+use crate::kernels::Real;
 
 vectorized! {
     /// Each row of x ← softmax(scale · row), in place, shifted by its largest entry so that nothing overflows.
@@ -8,15 +9,21 @@ vectorized! {
         if cols == 0 {
             return;
         }
+        let mut padded = vec![[T::ZERO; LANES]; cols.div_ceil(LANES)];
         for row in x.chunks_exact_mut(cols) {
-            let largest = largest(row);
-            for x in row.iter_mut() {
-                *x = (scale * (*x - largest)).exp();
-            }
-            let inverse = T::ONE / sum(row);
-            for x in row.iter_mut() {
-                *x *= inverse;
-            }
+            padded.as_flattened_mut()[..cols].copy_from_slice(row);
+            forward_row(&mut padded, cols, scale);
+            row.copy_from_slice(&padded.as_flattened()[..cols]);
+        }
+    }
+
+    /// [`forward_in_place`] for rows that are padded to whole groups. Whatever the padding was, it becomes 0.
+    pub fn forward_padded<T>(x: &mut [[T; LANES]], cols: usize, scale: T) {
+        if cols == 0 {
+            return;
+        }
+        for row in x.chunks_exact_mut(cols.div_ceil(LANES)) {
+            forward_row(row, cols, scale);
         }
     }
 
@@ -26,7 +33,7 @@ vectorized! {
             return;
         }
         for (y, dy) in y.chunks_exact(cols).zip(dy.chunks_exact_mut(cols)) {
-            let inner = dot(y, dy);
+            let inner = reduce(y, dy, T::ZERO, |s, y, dy| s + y * dy, |a, b| a + b);
             for (dy, &y) in dy.iter_mut().zip(y) {
                 *dy = y * (*dy - inner);
             }
@@ -34,51 +41,31 @@ vectorized! {
     }
 }
 
-/// Independent partial results, so that a reduction uses vector registers; their number fixes the order of
-/// summation, and with it the bits.
-const LANES: usize = 16;
-
-/// Reduces a row: 16 running results, then these together in pairs, halves first, so that this too is vector code.
+/// One row of `cols` numbers in groups; what the last group has beyond them does not count.
 #[inline(always)]
-pub(super) fn reduce<T: Copy>(n: usize, start: T, step: impl Fn(T, usize) -> T, join: impl Fn(T, T) -> T) -> T {
-    let mut lanes = [start; LANES];
-    let whole = n / LANES * LANES;
-    let mut at = 0;
-    while at < whole {
-        for (lane, r) in lanes.iter_mut().enumerate() {
-            *r = step(*r, at + lane);
-        }
-        at += LANES;
-    }
-    for (lane, i) in (whole..n).enumerate() {
-        lanes[lane] = step(lanes[lane], i);
-    }
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            lanes[lane] = join(lanes[lane], lanes[lane + half]);
-        }
-        half /= 2;
-    }
-    lanes[0]
-}
-
-/// Σ x.
-#[inline(always)]
-pub(super) fn sum<T: crate::kernels::Real>(x: &[T]) -> T {
-    reduce(x.len(), T::ZERO, |s, i| s + x[i], |a, b| a + b)
-}
-
-/// Σ x y.
-#[inline(always)]
-pub(super) fn dot<T: crate::kernels::Real>(x: &[T], y: &[T]) -> T {
-    let y = &y[..x.len()];
-    reduce(x.len(), T::ZERO, |s, i| s + x[i] * y[i], |a, b| a + b)
-}
-
-/// The largest entry of a row that is not empty.
-#[inline(always)]
-fn largest<T: crate::kernels::Real>(x: &[T]) -> T {
+fn forward_row<T: Real>(row: &mut [[T; LANES]], cols: usize, scale: T) {
     let max = |a: T, b: T| if b > a { b } else { a };
-    reduce(x.len(), x[0], |m, i| max(m, x[i]), max)
+    // In 32 bits, as the numbers: one comparison for a group.
+    let there = |group: usize| (cols - group * LANES).min(LANES) as u32;
+    let first = row[0][0];
+    let mut largest = [first; LANES];
+    for (i, group) in row.iter().enumerate() {
+        for lane in 0..LANES {
+            let x = if (lane as u32) < there(i) { group[lane] } else { first };
+            largest[lane] = max(largest[lane], x);
+        }
+    }
+    let largest = super::simd::join(largest, max);
+    let mut sums = [T::ZERO; LANES];
+    for (i, group) in row.iter_mut().enumerate() {
+        for lane in 0..LANES {
+            let x = (scale * (group[lane] - largest)).exp();
+            group[lane] = if (lane as u32) < there(i) { x } else { T::ZERO };
+            sums[lane] += group[lane];
+        }
+    }
+    let inverse = T::ONE / super::simd::join(sums, |a, b| a + b);
+    for x in row.as_flattened_mut() {
+        *x *= inverse;
+    }
 }
