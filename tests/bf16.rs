@@ -1,0 +1,105 @@
+//! Training with products in bf16: close to f32, the same bits on any number of threads and after an interruption.
+//!
+//! What is asked of the processor is asked first: where it has no AVX512-BF16, training in bf16 is an error that says so,
+//! and that is what is tested there. The kernel itself is tested everywhere, by its portable twin.
+
+use std::ops::ControlFlow;
+
+use stop_mim::data;
+use stop_mim::lab::small;
+use stop_mim::nn::Params;
+use stop_mim::train::checkpoint::{Upkeep, load_run, save_run};
+use stop_mim::train::{RunConfig, Trainer, fresh_model, go_on, pretrain};
+use stop_mim::{DType, Precision};
+
+fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
+}
+
+fn bits(trainer: &Trainer) -> Vec<u32> {
+    let modules = [Some(&trainer.params.encoder), Some(&trainer.params.predictor), trainer.params.target.as_ref()];
+    let of = |params: &Params| -> Vec<u32> {
+        params.iter().flat_map(|p| p.value.as_slice::<f32>().iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect()
+    };
+    modules.into_iter().flatten().flat_map(of).collect()
+}
+
+fn config() -> RunConfig {
+    RunConfig { precision: Precision::Bf16, ..small::run(&small::trainer(small::stop(), false, DType::F32)) }
+}
+
+/// A run to step `steps`, from scratch or from where `from` stands.
+fn run(config: &RunConfig, from: Option<Trainer>, steps: usize) -> Trainer {
+    let splits = data::open(&config.data, 16).unwrap();
+    let mut to_there = |report: &stop_mim::train::StepReport, _: &Trainer| {
+        Ok(if report.step == steps { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    };
+    match from {
+        None => pretrain(config, &splits, 2, &mut to_there),
+        Some(trainer) => go_on(trainer, config, &splits, 2, &mut to_there),
+    }
+    .unwrap()
+}
+
+#[test]
+fn a_processor_without_it_is_an_error_that_says_so() {
+    let (config, splits) = (config(), data::open("shapes", 16).unwrap());
+    config.validate().unwrap(); // such a run can be probed and looked at anywhere
+    assert_eq!(config.supported().is_ok(), Precision::Bf16.is_available());
+    if !Precision::Bf16.is_available() {
+        let error = pretrain(&config, &splits, 2, &mut |_, _| unreachable!("no step is made")).unwrap_err().to_string();
+        assert!(error.contains("AVX512-BF16") && error.contains("--precision"), "{error}");
+    }
+}
+
+#[test]
+fn gradients_are_those_of_f32_to_the_digits_of_bf16() {
+    if !Precision::Bf16.is_available() {
+        return;
+    }
+    for method in small::every_method() {
+        let exact = small::trainer(method.clone(), false, DType::F32);
+        let batch = small::batch(&exact);
+        let rounded = Trainer { precision: Precision::Bf16, ..exact.clone() };
+        let [exact, rounded] = [exact, rounded].map(|trainer| trainer.gradients(&batch).unwrap());
+        let off = (rounded.loss - exact.loss).abs() / exact.loss;
+        assert!(off > 0.0 && off < 0.02, "{method:?}: loss {} and {}", exact.loss, rounded.loss);
+        for (i, (exact, rounded)) in exact.gradients.iter().zip(&rounded.gradients).enumerate() {
+            // Each product is off by 2⁻⁸; a gradient sums many of them.
+            let off = exact.max_abs_diff(rounded) / exact.to_f64_vec().iter().fold(1e-6, |max, x| x.abs().max(max));
+            assert!(off < 0.1, "{method:?}: gradient {i} is off by {off}");
+        }
+    }
+}
+
+#[test]
+fn the_same_bits_on_any_number_of_threads_and_after_an_interruption() {
+    if !Precision::Bf16.is_available() {
+        return;
+    }
+    let config = config();
+    let whole = with_threads(1, || run(&config, None, 5));
+    assert!(bits(&with_threads(3, || run(&config, None, 5))) == bits(&whole), "on three threads");
+    let in_f32 = RunConfig { precision: Precision::F32, ..config.clone() };
+    assert!(bits(&run(&in_f32, None, 5)) != bits(&whole), "in f32 it is another run");
+
+    let half = run(&config, None, 3);
+    let path = std::env::temp_dir().join(format!("stop-mim-bf16-{}.safetensors", std::process::id()));
+    let upkeep = Upkeep { diagnose_every: 2, checkpoint_every: 1, keep: 1, keep_every: 0, images: String::new() };
+    save_run(&path, &config, &upkeep, &half).unwrap();
+    let saved = load_run(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(saved.config.precision, Precision::Bf16);
+    assert!(bits(&run(&saved.config, Some(saved.trainer), 5)) == bits(&whole), "after an interruption");
+}
+
+/// A checkpoint of a version that knew f32 only has no word about it.
+#[test]
+fn a_configuration_without_a_precision_is_in_f32() {
+    let mut json = serde_json::to_value(config()).unwrap();
+    assert_eq!(json["precision"], "bf16");
+    json.as_object_mut().unwrap().remove("precision");
+    let config: RunConfig = serde_json::from_value(json).unwrap();
+    assert_eq!(config.precision, Precision::F32);
+    fresh_model(&config).unwrap();
+}
