@@ -9,13 +9,14 @@
 //!   each multiply-add. 24 independent sums also hide the latency of 4 cycles on two units. AVX2 has 16 registers of
 //!   half the width: 6 × 16.
 //! - **a is read where it lies,** one number at a time, by any two strides: a transpose costs nothing.
-//! - **b is read where it lies** if its columns are neighbours. If it is transposed (x Wᵀ, Q Kᵀ), or its rows are so
-//!   far apart that they fall on each other in the cache, the 32 columns at hand are copied to the stack, [`DEPTH`]
-//!   rows at a time; all tiles of these columns read the copy.
+//! - **b is read where it lies** by a few tiles if its columns are neighbours. If it is transposed (x Wᵀ, Q Kᵀ), or read
+//!   by [`MANY`], the 32 columns at hand are copied to the stack, [`DEPTH`] rows at a time; all tiles of these columns
+//!   read the copy.
 //! - **bf16** is one more kind of register, [`super::bf16`]: its operands hold two numbers of 16 bits in a lane. For it a
 //!   is copied too, and both are rounded on the way.
 //! - **What comes next is asked for early:** while the tiles of some columns are computed, a part of the next columns of
-//!   b is prefetched with each. Weights come from far: a chunk of images reads all of them once.
+//!   b is prefetched with each, and what the next tile is added to. Weights come from far: a chunk of images reads all of
+//!   them once.
 //! - **What is left over** at the lower edge is spread: 64 rows are not five tiles of 12 and one of 4, but two of 10
 //!   and four of 11. At the right edge a mask hides what is not there.
 //!
