@@ -260,7 +260,8 @@ mod tests {
     /// A run after two steps, with constants that nobody would choose.
     fn after_two_steps(method: Method) -> Trainer {
         let mut trainer = small::trainer(method, true, DType::F32);
-        (trainer.optimizer.betas, trainer.optimizer.eps) = ((0.7123456789012345, 0.9876543210987654), 1.2345678901234567e-7);
+        (trainer.optimizer.betas, trainer.optimizer.eps) =
+            ((0.7123456789012345, 0.9876543210987654), 1.2345678901234567e-7);
         let batch = small::batch(&trainer);
         (0..2).for_each(|_| _ = trainer.step(&batch, &HYPER).unwrap());
         trainer
@@ -293,8 +294,9 @@ mod tests {
                 None => metadata.remove(*key),
             };
         }
+        let names = open.names();
         let read = |name: String| (open.tensor(&name, DType::F32).unwrap(), name);
-        let tensors: Vec<(Tensor, String)> = open.names().into_iter().map(read).collect();
+        let tensors: Vec<(Tensor, String)> = names.into_iter().map(read).collect();
         let tensors = tensors.iter().map(|(x, name)| (name.clone(), x)).chain(more.iter().cloned());
         safetensors::write(&file.0, metadata, &tensors.collect::<Vec<_>>()).unwrap();
     }
@@ -312,7 +314,9 @@ mod tests {
             // Chunks are no part of a run that its configuration decides.
             saved.trainer.chunk_images = trainer.chunk_images;
             let batch = small::batch(&trainer);
-            [&mut trainer, &mut saved.trainer].map(|t| t.step(&batch, &HYPER).unwrap());
+            for t in [&mut trainer, &mut saved.trainer] {
+                t.step(&batch, &HYPER).unwrap();
+            }
             assert!(bits(&saved.trainer) == bits(&trainer));
         }
     }
@@ -325,7 +329,8 @@ mod tests {
         let AdamW { betas, eps, .. } = load_run(&file.0).unwrap().trainer.optimizer;
         assert_eq!((betas, eps), ((0.9, 0.999), 1e-8));
         let not_so = ["{}", r#"{"betas":[0.9],"eps":0}"#, r#"{"betas":[0.9,0.999],"eps":null}"#, "[]"];
-        let cannot = [r#"{"betas":[1.0,0.999],"eps":1e-8}"#, r#"{"betas":[0.9,-0.1],"eps":0}"#, r#"{"betas":[0.9,0],"eps":-1}"#];
+        let cannot =
+            [r#"{"betas":[1.0,0.999],"eps":1e-8}"#, r#"{"betas":[0.9,-0.1],"eps":0}"#, r#"{"betas":[0.9,0],"eps":-1}"#];
         for constants in not_so.into_iter().chain(cannot) {
             rewrite(&file, &[("optimizer", Some(constants))], &[]);
             let error = load_run(&file.0).unwrap_err().to_string();
@@ -366,7 +371,9 @@ mod tests {
         let mut overflown = good.clone();
         overflown.step(&batch, &Hyper { lr: 1e39, ..HYPER }).unwrap();
         let error = save_to(&file, &overflown).unwrap_err().to_string();
-        for words in ["not written", "encoder.norm.weight has values that are not finite", "predictor.", "is still there"] {
+        for words in
+            ["not written", "encoder.norm.weight has values that are not finite", "predictor.", "is still there"]
+        {
             assert!(error.contains(words), "no '{words}' in {error}");
         }
         let error = save(&file.0, &small::run(&good), 3, &overflown.params).unwrap_err().to_string();
@@ -376,7 +383,10 @@ mod tests {
             let (m, v) = &mut wrong.optimizer.resume(2)[1];
             [m, v][moment].as_mut_slice::<f32>()[3] = f32::NAN;
             let error = save_to(&file, &wrong).unwrap_err().to_string();
-            assert!(error.contains(&format!("1 tensor cannot be used:\n    optimizer.{}.encoder.", ["m", "v"][moment])), "{error}");
+            assert!(
+                error.contains(&format!("1 tensor cannot be used:\n    optimizer.{}.encoder.", ["m", "v"][moment])),
+                "{error}"
+            );
         }
         assert!(bits(&load_run(&file.0).unwrap().trainer) == bits(&good));
     }
