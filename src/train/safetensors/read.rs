@@ -342,6 +342,10 @@ mod tests {
                 assert!(error.contains(words), "{error}");
             }
         }
+        let mut long = vec![0.0; 300_001]; // more than a block
+        long[0] = f32::NAN;
+        let long = Scratch::new("long-nan", &file_of(&[("x", "F32", &[300_001], f32s(&long))]));
+        assert!(open(&long).tensor("x", DType::F32).unwrap_err().to_string().contains("not finite"));
         for bits in [0x7c00u16, 0xfc00, 0x7e00] {
             let half = file_of(&[("x", "F16", &[1], bits.to_le_bytes().to_vec())]);
             let error = open(&Scratch::new("half-nan", &half)).tensor("x", DType::F64).unwrap_err().to_string();
