@@ -1,6 +1,6 @@
-//! Writing files so that none is ever half written, and a checksum that tells damage.
+//! Writing files so that none is ever half written, telling files from what is none, and a checksum that tells damage.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
@@ -46,6 +46,20 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Other systems do not open folders as files.
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+/// What `path` is, its links followed; an error with this hint unless it is an ordinary file. A pipe would keep a reader
+/// waiting, and a device has no end.
+///
+/// # Errors
+/// When there is nothing, or a folder, a device or a pipe.
+pub fn ordinary(path: &Path, hint: &str) -> Result<Metadata> {
+    let metadata = fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+    match metadata.is_file() {
+        true => Ok(metadata),
+        false if metadata.is_dir() => Err(Error::file(path, "is a folder, not a file", hint)),
+        false => Err(Error::file(path, "is a device or a pipe, not a file", hint)),
+    }
 }
 
 /// CRC-32 as zlib, PNG and Ethernet have it, of bytes that come in pieces: a changed byte, or up to 32 changed bits in

@@ -613,6 +613,51 @@ fn checkpoints_whose_header_lies() {
     }
 }
 
+/// Configurations that are sound, of models far larger than the file, in each of their sizes: the program refuses them
+/// in little memory. (The largest would take terabytes.)
+#[cfg(unix)]
+#[test]
+fn memory_for_a_model_is_bounded_by_the_file() {
+    let scratch = Scratch::new();
+    let (header, tensors) = sound_checkpoint(&scratch);
+    let most = 1 << 14;
+    let mae = |c: &mut RunConfig| {
+        c.model.method = Method::Mae { normalize_patches: false };
+        c.masking = Masking::Random { ratio: 0.5 };
+    };
+    type Lie<'a> = (&'a str, &'a dyn Fn(&mut RunConfig));
+    let lies: [Lie; 9] = [
+        ("encoder's width", &|c| c.model.encoder.dim = most),
+        ("encoder's depth", &|c| c.model.encoder.depth = most),
+        ("predictor's width", &|c| c.model.predictor.dim = most),
+        ("predictor's depth", &|c| c.model.predictor.depth = most),
+        ("one patch", &|c| (c.model.encoder.image_size, c.model.encoder.patch_size) = (most, most)),
+        ("many patches", &|c| (c.model.encoder.image_size, c.model.encoder.patch_size) = (most, 1)),
+        ("pixels to predict", &|c| {
+            mae(c);
+            (c.model.encoder.image_size, c.model.encoder.patch_size) = (most, most);
+        }),
+        ("masks", &|c| {
+            mae(c);
+            (c.model.encoder.image_size, c.model.encoder.patch_size) = (most, 1);
+        }),
+        ("a little more than twice the file", &|c| c.model.encoder.dim = 8),
+    ];
+    for (what, lie) in lies {
+        let mut config = config();
+        lie(&mut config);
+        let mut header = header.clone();
+        let metadata = header["__metadata__"].as_object_mut().unwrap();
+        metadata.insert("config".into(), serde_json::to_string(&config).unwrap().into());
+        metadata.remove("checksum");
+        std::fs::write(scratch.0.join("lie"), file(header.to_string().as_bytes(), &tensors)).unwrap();
+        let output = within(500_000, &scratch.0, "probe lie");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{what}: {:?}\n{message}", output.status);
+        assert!(message.contains("lie: its tensors of") && message.contains("not half"), "{what}: {message}");
+    }
+}
+
 #[test]
 fn injured_checkpoints() {
     let scratch = Scratch::new();

@@ -305,6 +305,23 @@ fn a_write_that_fails_leaves_the_checkpoint_before_it() {
     same_bits(&scratch.run("whole"), &run);
 }
 
+/// An update overflows where loss and gradients are fine: nothing is written, and the checkpoint before it is whole.
+#[test]
+fn weights_that_overflow_leave_the_checkpoint_before_them() {
+    let scratch = Scratch::new("overflow");
+    make_images(&scratch.0);
+    let args = SMALL.replace("--lr 0.0037", "--lr 1e60 --weight-decay 0,0");
+    let output = command(&scratch.0, &format!("{args} --steps 6 --name run")).output().unwrap();
+    fails(&output, &["runs/run/checkpoints/step-", "not written", "has values that are not finite", "still there"]);
+    let run = scratch.run("run");
+    let kept = std::fs::read_dir(run.join("checkpoints")).unwrap().map(|e| e.unwrap().file_name());
+    assert!(kept.into_iter().all(|name| name.to_str().unwrap().ends_with(".safetensors")));
+    // It can be read, and goes on to where it overflows.
+    let output = command(&scratch.0, "pretrain --resume runs/run").output().unwrap();
+    fails(&output, &["not written"]);
+    assert!(!run.join("checkpoint.safetensors").exists());
+}
+
 #[test]
 fn what_cannot_be_resumed_is_refused() {
     let scratch = Scratch::new("refused");

@@ -6,7 +6,8 @@ use std::process::{Command, Output};
 use safetensors::tensor::{Dtype, TensorView};
 use stop_mim::autograd::Var;
 use stop_mim::nn::{LinearInit, Params};
-use stop_mim::train::weights::{WeightFile, fresh_encoder};
+use stop_mim::train::safetensors::TensorFile;
+use stop_mim::train::weights::fresh_encoder;
 use stop_mim::vit::{EncoderConfig, Preset};
 use stop_mim::{DType, Tensor};
 
@@ -51,7 +52,7 @@ fn features_of_weights_from_elsewhere() {
         write(&folder.join("weights"), &named(&params, prefix));
         let output = stop_mim(folder, command);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let found = WeightFile::open(&folder.join("features")).unwrap().tensor("features", DType::F32).unwrap();
+        let found = TensorFile::open(&folder.join("features"), "").unwrap().tensor("features", DType::F32).unwrap();
         assert!(found.max_abs_diff(&exact) < 1e-6);
     }
 
@@ -72,7 +73,7 @@ fn features_of_weights_from_elsewhere() {
     let misfits = ["weights", "norm.weight is missing", "head.weight is unexpected"];
     said(command, 1, &misfits);
     said(&format!("{command} --partial"), 0, &misfits);
-    let found = WeightFile::open(&folder.join("features")).unwrap().tensor("features", DType::F32).unwrap();
+    let found = TensorFile::open(&folder.join("features"), "").unwrap().tensor("features", DType::F32).unwrap();
     assert!(found.max_abs_diff(&exact) < 1e-6);
 
     let of = |name: &str, x: &Tensor| write(&folder.join(name), &[("images".into(), x)]);

@@ -7,7 +7,8 @@ use clap::Args;
 use crate::Result;
 use crate::nn::{LinearInit, Params};
 use crate::train::checkpoint;
-use crate::train::weights::{Fit, LoadedEncoder, load_encoder};
+use crate::train::safetensors::Fit;
+use crate::train::weights::{LoadedEncoder, load_encoder};
 use crate::vit::{Encoder, EncoderConfig, Preset};
 
 #[derive(Args, Clone, Debug)]

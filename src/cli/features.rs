@@ -1,16 +1,16 @@
 //! `stop-mim features`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 use rayon::prelude::*;
-use safetensors::tensor::{Dtype, TensorView};
 
 use super::encoder::EncoderArgs;
 use crate::autograd::Var;
 use crate::tensor::{DType, Tensor};
-use crate::train::weights::WeightFile;
-use crate::{Error, Result, files};
+use crate::train::safetensors::{self, TensorFile};
+use crate::{Error, Result};
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
@@ -26,7 +26,8 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let found = args.encoder.load()?;
-    let images = WeightFile::open(&args.images)?.tensor("images", DType::F32)?;
+    let images =
+        TensorFile::open(&args.images, "give a safetensors file with a tensor images")?.tensor("images", DType::F32)?;
     let side = found.encoder.config().image_size;
     if images.shape().len() != 4 || images.shape()[0] == 0 || images.shape()[1..] != [3, side, side] {
         let problem = format!("images of {} for an encoder of [B, 3, {side}, {side}]", images.shape());
@@ -38,10 +39,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let features: Vec<Tensor> = (0..images.shape()[0]).into_par_iter().map(of).collect();
     let features = Tensor::concat_rows(&features);
-    let bytes: Vec<u8> = features.as_slice::<f32>().iter().flat_map(|x| x.to_le_bytes()).collect();
-    let view = TensorView::new(Dtype::F32, features.shape().to_vec(), &bytes).expect("as many bytes as elements need");
-    let file = safetensors::serialize([("features", view)], None).expect("one tensor is a file");
-    files::write_whole(&args.out, &file)?;
+    safetensors::write(&args.out, BTreeMap::new(), &[("features".into(), &features)])?;
     println!("{}: features of {} in {}", found.what, features.shape(), args.out.display());
     Ok(())
 }

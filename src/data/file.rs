@@ -1,21 +1,13 @@
 //! Reading a file of unknown origin whole, with a bound on the memory that it may take.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
-/// What `path` is, its links followed; an error unless it is an ordinary file. A pipe would keep a reader waiting, and
-/// a device has no end.
-pub(super) fn ordinary(path: &Path) -> Result<Metadata> {
-    let metadata = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
-    match metadata.is_file() {
-        true => Ok(metadata),
-        false if metadata.is_dir() => Err(Error::file(path, "is a folder, not a file", "remove or rename it")),
-        false => Err(Error::file(path, "is a device or a pipe, not a file", "remove or rename it")),
-    }
-}
+/// What to do about something in the place of a file.
+const HINT: &str = "remove or rename it";
 
 /// The bytes of the file at `path`, of which there may be at most `most`: its size is looked at before any memory is
 /// asked for, and a file that grows meanwhile is not followed.
@@ -24,7 +16,7 @@ pub(super) fn read_whole(path: &Path, most: u64) -> Result<Vec<u8>> {
         let problem = format!("{bytes} bytes, where at most {most} are read");
         Err(Error::file(path, problem, "check that this is the file that you mean"))
     };
-    let size = ordinary(path)?.len();
+    let size = files::ordinary(path, HINT)?.len();
     if size > most {
         return too_big(size);
     }
@@ -40,7 +32,7 @@ pub(super) fn read_whole(path: &Path, most: u64) -> Result<Vec<u8>> {
 
 /// The first bytes of an ordinary file: at most `most`, fewer if it is shorter.
 pub(super) fn read_start(path: &Path, most: u64) -> Result<Vec<u8>> {
-    ordinary(path)?;
+    files::ordinary(path, HINT)?;
     let failed = |e| Error::io("read", path, e);
     let mut bytes = Vec::with_capacity(most as usize + 1);
     File::open(path).map_err(failed)?.take(most).read_to_end(&mut bytes).map_err(failed)?;

@@ -2,7 +2,7 @@
 //!
 //! `encoder.*`, `predictor.*`, `target_encoder.*` (MAE: `model.*`), f32. What training goes on with has AdamW's moments
 //! too, as `optimizer.m.` and `optimizer.v.` before the name of the parameter. PyTorch's safetensors opens both; nothing
-//! in them is specific to this crate but the metadata:
+//! in them is specific to this crate but the metadata, to which [`safetensors`] adds checksums:
 //!
 //! | key | value |
 //! |---|---|
@@ -10,28 +10,23 @@
 //! | `config` | the run's configuration as JSON |
 //! | `step` | steps done |
 //! | `upkeep` | [`Upkeep`] as JSON, where there is an optimizer |
-//! | `crc32` | JSON: the CRC-32 of each tensor's bytes (`zlib.crc32`), in hexadecimal, by name |
-//! | `checksum` | the CRC-32 of all of the above: keys in order, each followed by its value, each with a byte 0 behind |
+//! | `optimizer` | AdamW's β₁, β₂ and ε as JSON, likewise; a file without has the official ones |
 //!
 //! Order, crops, masks, noise and schedules follow from the seed and the step: there is no random state to save.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io;
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use rayon::prelude::*;
-use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::algorithm_1::Trainer;
 use super::config::RunConfig;
 use super::pretrain::fresh_model;
-use crate::files::Crc32;
-use crate::methods::{Model, ModelParams};
+use super::safetensors::{self, Fit, TensorFile};
+use crate::methods::{Method, Model, ModelConfig, ModelParams};
 use crate::nn::{AdamW, Params, Role};
 use crate::tensor::Tensor;
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 
 /// The value of `format` in the metadata.
 const FORMAT: &str = "stop-mim-1";
@@ -63,6 +58,14 @@ pub struct Upkeep {
     pub keep_every: usize,
     /// What the images were: how many, and how they are normalised. Others would make another run.
     pub images: String,
+}
+
+/// What AdamW computes with, besides what it remembers.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Constants {
+    betas: (f64, f64),
+    eps: f64,
 }
 
 /// A run as it was saved, ready to go on.
@@ -99,23 +102,25 @@ fn moment_names(params: &ModelParams) -> Vec<[String; 2]> {
 /// Writes the weights of a model. An existing file is replaced only once the new one is complete.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// When a weight is not finite (all such tensors are named), or the file cannot be written.
 pub fn save(path: &Path, config: &RunConfig, step: usize, params: &ModelParams) -> Result<()> {
-    write(path, metadata(config, step), &weights(params))
+    safetensors::write(path, metadata(config, step), &weights(params))
 }
 
 /// Writes all that a run needs to go on, from the step of its optimizer. An existing file is replaced only once the new
-/// one is complete. The optimizer's β and ε are taken to be the official ones.
+/// one is complete.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// When a weight or a moment is not finite (all such tensors are named), or the file cannot be written.
 pub fn save_run(path: &Path, config: &RunConfig, upkeep: &Upkeep, trainer: &Trainer) -> Result<()> {
     let Trainer { params, optimizer, .. } = trainer;
     let mut metadata = metadata(config, optimizer.steps() as usize);
+    let constants = Constants { betas: optimizer.betas, eps: optimizer.eps };
     metadata.insert("upkeep".into(), serde_json::to_string(upkeep).expect("plain data"));
+    metadata.insert("optimizer".into(), serde_json::to_string(&constants).expect("plain data"));
     let moments = moment_names(params).into_iter().zip(optimizer.moments());
     let moments = moments.flat_map(|([of_m, of_v], (m, v))| [(of_m, m), (of_v, v)]);
-    write(path, metadata, &weights(params).into_iter().chain(moments).collect::<Vec<_>>())
+    safetensors::write(path, metadata, &weights(params).into_iter().chain(moments).collect::<Vec<_>>())
 }
 
 fn metadata(config: &RunConfig, step: usize) -> BTreeMap<String, String> {
@@ -129,74 +134,6 @@ fn weights(params: &ModelParams) -> Vec<(String, &Tensor)> {
         Params::iter(module).map(move |p| (format!("{prefix}.{}", p.name), &p.value))
     };
     modules(params).into_iter().flat_map(named).collect()
-}
-
-/// Writes a safetensors file: the length of the header, the header (JSON, padded to whole words), the elements. The same
-/// content gives the same bytes. Elements are written as they lie in memory, piece by piece: no copy of the model is
-/// made.
-fn write(path: &Path, mut metadata: BTreeMap<String, String>, tensors: &[(String, &Tensor)]) -> Result<()> {
-    let sums: BTreeMap<&str, String> =
-        tensors.par_iter().map(|(name, tensor)| (name.as_str(), checksum_of(tensor))).collect();
-    metadata.insert("crc32".into(), serde_json::to_string(&sums).expect("plain data"));
-    metadata.insert("checksum".into(), checksum(metadata.iter()));
-    let (mut header, mut end) = (serde_json::Map::new(), 0);
-    for (name, tensor) in tensors {
-        let start = end;
-        end += size_of::<f32>() * tensor.elements();
-        let entry = json!({ "dtype": "F32", "shape": tensor.shape()[..], "data_offsets": [start, end] });
-        header.insert(name.clone(), entry);
-    }
-    let [header, metadata] = [json!(header), json!({ "__metadata__": metadata })].map(|part| part.to_string());
-    let mut header = format!("{},{}", &header[..header.len() - 1], &metadata[1..]).into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    files::write_with(path, |file| {
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
-        tensors.iter().try_for_each(|(_, tensor)| in_pieces(tensor, |bytes| file.write_all(bytes)))
-    })
-}
-
-/// A tensor's elements as little-endian f32, some at a time.
-fn in_pieces(tensor: &Tensor, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    tensor.as_slice::<f32>().chunks(1 << 12).try_for_each(|piece| {
-        bytes.clear();
-        bytes.extend(piece.iter().flat_map(|x| x.to_le_bytes()));
-        take(&bytes)
-    })
-}
-
-fn checksum_of(tensor: &Tensor) -> String {
-    let mut crc = Crc32::default();
-    in_pieces(tensor, |bytes| {
-        crc.update(bytes);
-        Ok(())
-    })
-    .expect("nothing is written");
-    hexadecimal(crc)
-}
-
-fn hexadecimal(crc: Crc32) -> String {
-    format!("{:08x}", crc.value())
-}
-
-/// The checksum of metadata, in the order of the keys.
-fn checksum<'a>(metadata: impl Iterator<Item = (&'a String, &'a String)>) -> String {
-    let mut crc = Crc32::default();
-    metadata.flat_map(|(key, value)| [key.as_bytes(), b"\0", value.as_bytes(), b"\0"]).for_each(|x| crc.update(x));
-    hexadecimal(crc)
-}
-
-/// The checksums in a file's metadata, by tensor; none in a file without. It is an error when the metadata are not what
-/// was written.
-fn checksums(metadata: &HashMap<String, String>) -> std::result::Result<HashMap<String, String>, String> {
-    let Some(expected) = metadata.get("checksum") else { return Ok(HashMap::new()) };
-    let rest: BTreeMap<_, _> = metadata.iter().filter(|(key, _)| *key != "checksum").collect();
-    if checksum(rest.into_iter()) != *expected {
-        return Err("its metadata are damaged: they do not have their checksum".into());
-    }
-    let sums = metadata.get("crc32").ok_or("no checksums of tensors in it")?;
-    serde_json::from_str(sums).map_err(|e| format!("its checksums cannot be read ({e})"))
 }
 
 /// Reads the weights from a checkpoint that [`save`] or [`save_run`] wrote.
@@ -232,17 +169,8 @@ struct File {
 fn read(path: &Path, to_resume: bool) -> Result<File> {
     const HINT: &str = "give a checkpoint that `stop-mim pretrain` wrote; for other weights, say their --preset";
     let unusable = |problem: String| Error::file(path, problem, HINT);
-    // A pipe would be waited for, and a device read without end.
-    match std::fs::metadata(path) {
-        Ok(about) if about.is_dir() => return Err(unusable("a directory, not a file".into())),
-        Ok(about) if !about.is_file() => return Err(unusable("not a regular file".into())),
-        _ => {}
-    }
-    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    let (_, header) =
-        SafeTensors::read_metadata(&bytes).map_err(|e| unusable(format!("not a safetensors file ({e})")))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| unusable(format!("damaged ({e})")))?;
-    let metadata = header.metadata().clone().unwrap_or_default();
+    let mut file = TensorFile::open(path, HINT)?;
+    let metadata = file.metadata().cloned().unwrap_or_default();
     match metadata.get("format").map(String::as_str) {
         Some(FORMAT) => {}
         Some(other) => return Err(unusable(format!("format '{other}', where '{FORMAT}' is expected"))),
@@ -251,26 +179,33 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
     let field = |key: &str| metadata.get(key).ok_or_else(|| unusable(format!("no '{key}' in its metadata")));
     let config: RunConfig = serde_json::from_str(field("config")?)
         .map_err(|e| unusable(format!("its configuration cannot be read ({e})")))?;
-    config.validate().map_err(|e| unusable(format!("its configuration cannot work: {e}")))?;
     let step = field("step")?.parse().map_err(|_| unusable("its step is not a number".into()))?;
 
-    // Memory is asked for only as much as the file can fill: a block of the encoder has 12 D² weights.
-    let encoder = &config.model.encoder;
-    let least =
-        [encoder.dim, encoder.dim, 12 * size_of::<f32>()].into_iter().fold(encoder.depth, usize::saturating_mul);
-    if least > bytes.len() {
-        return Err(unusable(format!(
-            "its {} bytes cannot hold the model that its configuration describes",
-            bytes.len()
-        )));
+    // Memory is asked for only as much as the file has: for the model here, and for masks in the second check.
+    let cannot_work = |e| unusable(format!("its configuration cannot work: {e}"));
+    config.model.validate().map_err(cannot_work)?;
+    if elements(&config.model).saturating_mul(size_of::<f32>() as u64) > 2 * file.bytes() {
+        let bytes = file.bytes();
+        return Err(unusable(format!("its tensors of {bytes} bytes are not half of the model that it describes")));
     }
+    config.validate().map_err(cannot_work)?;
+
     let (model, mut params) = fresh_model(&config)?;
     let mut resumable = None;
     if to_resume {
-        field("checksum")?;
+        ["checksum", "crc32"].into_iter().try_for_each(|key| field(key).map(|_| ()))?;
         let upkeep =
             serde_json::from_str(field("upkeep")?).map_err(|e| unusable(format!("its upkeep cannot be read ({e})")))?;
-        resumable = Some((upkeep, AdamW::new(&params.trained())));
+        let mut optimizer = AdamW::new(&params.trained());
+        if let Some(constants) = metadata.get("optimizer") {
+            let unreadable = |e| unusable(format!("the constants of its optimizer cannot be read ({e})"));
+            let Constants { betas, eps } = serde_json::from_str(constants).map_err(unreadable)?;
+            if ![betas.0, betas.1].iter().all(|beta| (0.0..1.0).contains(beta)) || eps < 0.0 {
+                return Err(unusable(format!("the constants of its optimizer cannot work: {constants}")));
+            }
+            (optimizer.betas, optimizer.eps) = (betas, eps);
+        }
+        resumable = Some((upkeep, optimizer));
     }
     let names = moment_names(&params);
     let ModelParams { encoder, predictor, target } = &mut params;
@@ -286,34 +221,191 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
         let moments = names.into_iter().zip(optimizer.resume(step as u64));
         places.extend(moments.flat_map(|([of_m, of_v], (m, v))| [(of_m, m), (of_v, v)]));
     }
-    let (sums, mut problems) = checksums(&metadata).map_or_else(|e| (HashMap::new(), vec![e]), |sums| (sums, vec![]));
-    problems.extend(places.iter_mut().filter_map(|(name, place)| fill(place, name, &file, &sums)));
-    let expected: HashSet<String> = places.into_iter().map(|(name, _)| name).collect();
-    let optimizers = |name: &str| !to_resume && name.starts_with("optimizer.");
-    let unexpected = file.names().into_iter().filter(|name| !expected.contains(*name) && !optimizers(name));
-    problems.extend(unexpected.map(|name| format!("{name} is unexpected")));
-    match problems.is_empty() {
-        true => Ok(File { config, step, model, params, resumable }),
-        false => Err(unusable(problems.join("; "))),
-    }
+    let others: &[&str] = if to_resume { &[] } else { &["optimizer."] };
+    file.fill(places, others, Fit::Strict)?;
+    Ok(File { config, step, model, params, resumable })
 }
 
-/// Sets a tensor to what the file holds under its name, or says why it cannot.
-fn fill(place: &mut Tensor, name: &str, file: &SafeTensors, sums: &HashMap<String, String>) -> Option<String> {
-    let Ok(view) = file.tensor(name) else { return Some(format!("{name} is missing")) };
-    if view.shape() != &place.shape()[..] {
-        return Some(format!("{name} is {:?} instead of {}", view.shape(), place.shape()));
+/// Numbers in a model's parameters, from its sizes alone.
+fn elements(config: &ModelConfig) -> u64 {
+    let ModelConfig { method, encoder, predictor, .. } = config;
+    let mae = u64::from(matches!(method, Method::Mae { .. }));
+    let class_token = u64::from(encoder.class_token);
+    let [d_e, d_p, side, tokens] =
+        [encoder.dim, predictor.dim, encoder.patch_size, encoder.patches()].map(|n| n as u64);
+    let patch = 3 * side * side;
+    // Attention has 4 D² + 4 D, the MLP 8 D² + 5 D, the norms 4 D; behind the blocks stands one more norm.
+    let blocks = |depth: usize, d: u64| depth as u64 * (12 * d * d + 13 * d) + 2 * d;
+    let of_encoder = (patch + 1 + tokens + 2 * class_token) * d_e + blocks(encoder.depth, d_e);
+    let outputs = if mae == 1 { patch } else { d_e };
+    let of_predictor = (d_e + 2 + tokens + mae) * d_p + blocks(predictor.depth, d_p) + (d_p + 1) * outputs;
+    (2 - mae) * of_encoder + of_predictor
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::algorithm_1::Hyper;
+    use super::super::safetensors::testing::Scratch;
+    use super::super::weights::load_encoder;
+    use super::*;
+    use crate::lab::small;
+    use crate::tensor::DType;
+
+    const HYPER: Hyper = Hyper { lr: 0.01, weight_decay: 0.1, ema_momentum: 0.9 };
+
+    fn upkeep() -> Upkeep {
+        Upkeep { diagnose_every: 3, checkpoint_every: 4, keep: 5, keep_every: 0, images: "few".into() }
     }
-    if view.dtype() != Dtype::F32 {
-        return Some(format!("{name} is {:?} instead of F32", view.dtype()));
+
+    /// A run after two steps, with constants that nobody would choose.
+    fn after_two_steps(method: Method) -> Trainer {
+        let mut trainer = small::trainer(method, true, DType::F32);
+        (trainer.optimizer.betas, trainer.optimizer.eps) =
+            ((0.7123456789012345, 0.9876543210987654), 1.2345678901234567e-7);
+        let batch = small::batch(&trainer);
+        (0..2).for_each(|_| _ = trainer.step(&batch, &HYPER).unwrap());
+        trainer
     }
-    let words = view.data().as_chunks::<4>().0;
-    let values: Vec<f32> = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
-    let finite = values.iter().all(|x| x.is_finite());
-    *place = Tensor::new(*place.shape(), values);
-    if !finite {
-        return Some(format!("{name} has values that are not finite"));
+
+    fn save_to(file: &Scratch, trainer: &Trainer) -> Result<()> {
+        save_run(&file.0, &small::run(trainer), &upkeep(), trainer)
     }
-    let damaged = !sums.is_empty() && sums.get(name) != Some(&checksum_of(place));
-    damaged.then(|| format!("{name} is damaged: its bytes do not have their checksum"))
+
+    fn bits_of(params: &ModelParams) -> Vec<u64> {
+        weights(params).iter().flat_map(|(_, x)| x.to_f64_vec()).map(f64::to_bits).collect()
+    }
+
+    /// Weights, moments, steps and constants.
+    fn bits(trainer: &Trainer) -> Vec<u64> {
+        let Trainer { params, optimizer, .. } = trainer;
+        let (beta_1, beta_2) = optimizer.betas;
+        let moments = optimizer.moments().iter().flat_map(|(m, v)| [m.to_f64_vec(), v.to_f64_vec()].concat());
+        let numbers = moments.chain([beta_1, beta_2, optimizer.eps]).map(f64::to_bits);
+        bits_of(params).into_iter().chain(numbers).chain([optimizer.steps()]).collect()
+    }
+
+    /// The file with these keys of its metadata changed, or without them, and with these tensors besides.
+    fn rewrite(file: &Scratch, changes: &[(&str, Option<&str>)], more: &[(String, &Tensor)]) {
+        let mut open = TensorFile::open(&file.0, "").unwrap();
+        let mut metadata: BTreeMap<_, _> = open.metadata().unwrap().clone().into_iter().collect();
+        for (key, value) in changes {
+            match value {
+                Some(value) => metadata.insert((*key).to_owned(), (*value).to_owned()),
+                None => metadata.remove(*key),
+            };
+        }
+        let names = open.names();
+        let read = |name: String| (open.tensor(&name, DType::F32).unwrap(), name);
+        let tensors: Vec<(Tensor, String)> = names.into_iter().map(read).collect();
+        let tensors = tensors.iter().map(|(x, name)| (name.clone(), x)).chain(more.iter().cloned());
+        safetensors::write(&file.0, metadata, &tensors.collect::<Vec<_>>()).unwrap();
+    }
+
+    #[test]
+    fn what_was_saved_goes_on_with_the_same_bits() {
+        for (k, method) in small::every_method().into_iter().enumerate() {
+            let (file, mut trainer) = (Scratch::new(&format!("saved-{k}"), &[]), after_two_steps(method));
+            save_to(&file, &trainer).unwrap();
+            let mut saved = load_run(&file.0).unwrap();
+            assert_eq!((&saved.config, &saved.upkeep), (&small::run(&trainer), &upkeep()));
+            assert!(bits(&saved.trainer) == bits(&trainer));
+            let (m, v) = &trainer.optimizer.moments()[0];
+            assert!(m.norm() > 0.0 && v.norm() > 0.0 && m.max_abs_diff(v) > 0.0, "or else a swap would not be seen");
+            // Chunks are no part of a run that its configuration decides.
+            saved.trainer.chunk_images = trainer.chunk_images;
+            let batch = small::batch(&trainer);
+            for t in [&mut trainer, &mut saved.trainer] {
+                t.step(&batch, &HYPER).unwrap();
+            }
+            assert!(bits(&saved.trainer) == bits(&trainer));
+        }
+    }
+
+    #[test]
+    fn without_the_constants_of_its_optimizer_a_file_has_the_official_ones() {
+        let file = Scratch::new("constants", &[]);
+        save_to(&file, &after_two_steps(small::stop())).unwrap();
+        rewrite(&file, &[("optimizer", None)], &[]);
+        let AdamW { betas, eps, .. } = load_run(&file.0).unwrap().trainer.optimizer;
+        assert_eq!((betas, eps), ((0.9, 0.999), 1e-8));
+        let not_so = ["{}", r#"{"betas":[0.9],"eps":0}"#, r#"{"betas":[0.9,0.999],"eps":null}"#, "[]"];
+        let cannot =
+            [r#"{"betas":[1.0,0.999],"eps":1e-8}"#, r#"{"betas":[0.9,-0.1],"eps":0}"#, r#"{"betas":[0.9,0],"eps":-1}"#];
+        for constants in not_so.into_iter().chain(cannot) {
+            rewrite(&file, &[("optimizer", Some(constants))], &[]);
+            let error = load_run(&file.0).unwrap_err().to_string();
+            assert!(error.contains("the constants of its optimizer cannot"), "{error}");
+            load(&file.0).unwrap();
+        }
+    }
+
+    /// The optimizer's tensors are nobody's business where only weights are asked for. All else is unexpected.
+    #[test]
+    fn what_else_is_in_a_file() {
+        let (file, trainer) = (Scratch::new("else", &[]), after_two_steps(small::stop()));
+        save_to(&file, &trainer).unwrap();
+        assert!(bits_of(&load(&file.0).unwrap().params) == bits_of(&trainer.params));
+        let sizes = &trainer.model.config.encoder;
+        let encoder = load_encoder(&file.0, sizes, Fit::Strict).unwrap();
+        let same = |(one, other): (&crate::nn::Param, &crate::nn::Param)| one.value.max_abs_diff(&other.value) == 0.0;
+        assert!(encoder.params.iter().zip(trainer.params.target.as_ref().unwrap().iter()).all(same));
+        let x = Tensor::zeros([1], DType::F32);
+        let more = ["target_encoder.more", "optimizer.m.more", "more"].map(|name| (name.to_owned(), &x));
+        rewrite(&file, &[], &more);
+        let refused = |error: Error, names: &[&str]| {
+            let error = error.to_string();
+            assert!(error.contains(&format!("{} tensor", names.len())), "{error}");
+            names.iter().for_each(|name| assert!(error.contains(&format!("\n    {name} is unexpected")), "{error}"));
+        };
+        refused(load_run(&file.0).unwrap_err(), &more.each_ref().map(|(name, _)| name.as_str()));
+        refused(load(&file.0).unwrap_err(), &["target_encoder.more", "more"]);
+        refused(load_encoder(&file.0, sizes, Fit::Strict).unwrap_err(), &["target_encoder.more", "more"]);
+    }
+
+    /// An update can overflow where the gradient did not. The checkpoint before it stays.
+    #[test]
+    fn weights_that_are_not_finite_are_not_saved() {
+        let (file, good) = (Scratch::new("finite", &[]), after_two_steps(small::stop()));
+        save_to(&file, &good).unwrap();
+        let batch = small::batch(&good);
+        let mut overflown = good.clone();
+        overflown.step(&batch, &Hyper { lr: 1e39, ..HYPER }).unwrap();
+        let error = save_to(&file, &overflown).unwrap_err().to_string();
+        for words in
+            ["not written", "encoder.norm.weight has values that are not finite", "predictor.", "is still there"]
+        {
+            assert!(error.contains(words), "no '{words}' in {error}");
+        }
+        let error = save(&file.0, &small::run(&good), 3, &overflown.params).unwrap_err().to_string();
+        assert!(error.contains("target_encoder.norm.weight"), "{error}");
+        for moment in 0..2 {
+            let mut wrong = good.clone();
+            let (m, v) = &mut wrong.optimizer.resume(2)[1];
+            [m, v][moment].as_mut_slice::<f32>()[3] = f32::NAN;
+            let error = save_to(&file, &wrong).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("1 tensor cannot be used:\n    optimizer.{}.encoder.", ["m", "v"][moment])),
+                "{error}"
+            );
+        }
+        assert!(bits(&load_run(&file.0).unwrap().trainer) == bits(&good));
+    }
+
+    /// The oracle is the model itself.
+    #[test]
+    fn elements_are_counted_before_a_model_is_made() {
+        for method in small::every_method() {
+            for (k, learned) in [(0, false), (1, true), (2, false), (3, true)] {
+                let mut config = small::trainer(method.clone(), learned, DType::F32).model.config;
+                let ModelConfig { encoder, predictor, .. } = &mut config;
+                encoder.class_token = k % 2 == 0;
+                (encoder.patch_size, encoder.depth, encoder.dim) = ([2, 4, 8, 16][k], 2 + k, 12 * (k + 1));
+                (predictor.depth, predictor.dim) = (1 + k, 8 * (k + 1));
+                let mut rng = crate::rng::stream(1, crate::rng::Purpose::Init, [0, 0]);
+                let (_, params) = Model::new(&config, DType::F32, &mut rng).unwrap();
+                let counted: usize = modules(&params).into_iter().map(|(_, module)| module.elements()).sum();
+                assert_eq!(elements(&config), counted as u64, "{config:?}");
+            }
+        }
+    }
 }

@@ -7,6 +7,8 @@ mod config;
 mod pretrain;
 #[cfg(feature = "checkpoint")]
 pub mod rotation;
+#[cfg(feature = "checkpoint")]
+pub mod safetensors;
 mod schedule;
 #[cfg(feature = "checkpoint")]
 pub mod weights;

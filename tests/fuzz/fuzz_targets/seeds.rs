@@ -14,13 +14,24 @@ use stop_mim::methods::{Method, ModelConfig};
 use stop_mim::nn::LinearInit;
 use stop_mim::paper::Sigma;
 use stop_mim::paper::masking::MultiBlock;
-use stop_mim::train::{Masking, RunConfig, checkpoint, fresh_model};
+use stop_mim::train::checkpoint::Upkeep;
+use stop_mim::train::{Masking, RunConfig, Trainer, checkpoint, fresh_model};
 use stop_mim::vit::Preset;
 
 fn write(target: &str, name: &str, bytes: &[u8]) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join(name), bytes).unwrap();
+}
+
+/// Both forms of the input: the file, and its header, a zero and its tensors.
+fn write_safetensors(targets: &[&str], name: &str, file: &[u8]) {
+    let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let (header, tensors) = file[8..].split_at(length);
+    for target in targets {
+        write(target, &format!("{name}-raw"), &[b"r", file].concat());
+        write(target, &format!("{name}-parts"), &[b"p", header, b"\0", tensors].concat());
+    }
 }
 
 fn config(method: Method) -> RunConfig {
@@ -60,14 +71,18 @@ fn write_all() {
         let config = config(method);
         config.validate().unwrap();
         write("run_config", name, serde_json::to_string(&config).unwrap().as_bytes());
-        let (_, params) = fresh_model(&config).unwrap();
+        let (model, params) = fresh_model(&config).unwrap();
         checkpoint::save(&scratch, &config, 3, &params).unwrap();
-        let file = std::fs::read(&scratch).unwrap();
-        write("checkpoint", &format!("{name}-raw"), &[b"r", &file[..]].concat());
-        // The other form: header, a zero, tensors; the target puts the header's length in front.
-        let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-        let (header, tensors) = file[8..].split_at(length);
-        write("checkpoint", &format!("{name}-parts"), &[b"p", header, b"\0", tensors].concat());
+        write_safetensors(&["checkpoint", "weights"], name, &std::fs::read(&scratch).unwrap());
+        let upkeep =
+            Upkeep { diagnose_every: 1, checkpoint_every: 1, keep: 1, keep_every: 0, images: "few".to_owned() };
+        checkpoint::save_run(&scratch, &config, &upkeep, &Trainer::new(model, params)).unwrap();
+        write_safetensors(&["checkpoint", "weights"], &format!("{name}-run"), &std::fs::read(&scratch).unwrap());
+    }
+    for (dtype, size) in [("F64", 8), ("F32", 4), ("F16", 2), ("BF16", 2), ("I32", 4)] {
+        let entry = format!(r#"{{"norm.bias":{{"dtype":"{dtype}","shape":[4],"data_offsets":[0,{}]}}}}"#, 4 * size);
+        let file = [&(entry.len() as u64).to_le_bytes()[..], entry.as_bytes(), &vec![1; 4 * size]].concat();
+        write_safetensors(&["weights"], dtype, &file);
     }
     let _ = std::fs::remove_file(scratch);
 

@@ -13,6 +13,20 @@ pub fn scratch(name: &str) -> PathBuf {
     path
 }
 
+/// A safetensors file out of any bytes: `r` and the whole file, or `p`, its header, a zero byte and its tensors, to which
+/// the length of the header is put in front: lengths that fit are hard to find by chance.
+pub fn safetensors(data: &[u8]) -> Option<Vec<u8>> {
+    match data {
+        [b'r', file @ ..] => Some(file.to_vec()),
+        [b'p', rest @ ..] => {
+            let end = rest.iter().position(|b| *b == 0).unwrap_or(rest.len());
+            let (header, tensors) = (&rest[..end], rest.get(end + 1..).unwrap_or_default());
+            Some([&(end as u64).to_le_bytes()[..], header, tensors].concat())
+        }
+        _ => None,
+    }
+}
+
 /// Whether a model has so few weights that making one is quick.
 pub fn is_small(config: &ModelConfig) -> bool {
     let weights = |dim: usize, depth: usize| 12.0 * (depth as f64 + 1.0) * (dim as f64).powi(2);

@@ -1,0 +1,107 @@
+//! The safetensors format, both ways: a header that says what is where, and then the elements.
+//!
+//! ```text
+//! 8 bytes   length of the header, little-endian
+//! header    {"NAME": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, …, "__metadata__": {"KEY": "VALUE", …}}
+//! elements  of one tensor after the other, little-endian, row by row; offsets count from here
+//! ```
+//!
+//! [`TensorFile`] reads. The header is held against the length of the file: offsets that overlap, leave a hole, run past
+//! the end or do not agree with shape and type are refused, and so is a name that stands there twice. Then each tensor
+//! goes through a buffer of a megabyte to where it is wanted, so that the memory of reading is that of the parameters.
+//! As the elements pass, it is seen whether they are finite and have their checksum. They may be f64, f32, f16 or bf16.
+//!
+//! [`write()`] writes f32, with two keys of its own in the metadata. A file without them both is read unchecked.
+//!
+//! | key | value |
+//! |---|---|
+//! | `crc32` | JSON: the CRC-32 of each tensor's bytes (`zlib.crc32`), in hexadecimal, by name |
+//! | `checksum` | the CRC-32 of all other metadata: keys in order, each followed by its value, each with a byte 0 behind |
+
+mod header;
+mod misfit;
+mod read;
+mod write;
+
+pub use misfit::{Fit, Misfit, Reason};
+pub use read::TensorFile;
+pub use write::write;
+
+use crate::files::Crc32;
+
+/// What was seen of the elements of a tensor that passed.
+struct Passed {
+    /// Of their bytes.
+    crc: Crc32,
+    finite: bool,
+}
+
+impl Passed {
+    /// Before the first.
+    fn nothing() -> Self {
+        Passed { crc: Crc32::default(), finite: true }
+    }
+
+    /// The checksum as it stands in the metadata.
+    fn checksum(&self) -> String {
+        hexadecimal(self.crc)
+    }
+}
+
+/// The checksum of metadata, in the order of the keys.
+fn checksum<'a>(metadata: impl Iterator<Item = (&'a String, &'a String)>) -> String {
+    let mut crc = Crc32::default();
+    metadata.flat_map(|(key, value)| [key.as_bytes(), b"\0", value.as_bytes(), b"\0"]).for_each(|x| crc.update(x));
+    hexadecimal(crc)
+}
+
+fn hexadecimal(crc: Crc32) -> String {
+    format!("{:08x}", crc.value())
+}
+
+/// Files made by hand, for tests.
+#[cfg(test)]
+pub(super) mod testing {
+    use std::path::PathBuf;
+
+    /// A file of its own, removed at the end.
+    pub struct Scratch(pub PathBuf);
+
+    impl Scratch {
+        pub fn new(name: &str, bytes: &[u8]) -> Self {
+            let path = std::env::temp_dir().join(format!("stop-mim-tensors-{}-{name}", std::process::id()));
+            std::fs::write(&path, bytes).unwrap();
+            Scratch(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            std::fs::remove_file(&self.0).unwrap();
+        }
+    }
+
+    /// Any header, any data.
+    pub fn raw(header: &str, data: &[u8]) -> Vec<u8> {
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
+    }
+
+    /// Name, element type, shape, bytes.
+    pub type Entry<'a> = (&'a str, &'a str, &'a [usize], Vec<u8>);
+
+    /// A file with these tensors one after the other.
+    pub fn file_of(tensors: &[Entry]) -> Vec<u8> {
+        let mut data = Vec::new();
+        let entry = |(name, dtype, shape, bytes): &Entry| {
+            let start = data.len();
+            data.extend(bytes);
+            format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{start},{}]}}"#, data.len())
+        };
+        let entries: Vec<String> = tensors.iter().map(entry).collect();
+        raw(&format!("{{{}}}", entries.join(",")), &data)
+    }
+
+    pub fn f32s(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|x| x.to_le_bytes()).collect()
+    }
+}
