@@ -12,7 +12,8 @@ use std::arch::x86_64::*;
 use std::mem::transmute;
 
 use super::matmul::Product;
-use super::microkernel::{Register, run, transpose_rows};
+use super::microkernel::run;
+use super::registers::{Register, transpose_rows};
 use super::simd::has_avx512_bf16;
 
 /// Computes the product.

@@ -17,6 +17,8 @@ pub(in crate::kernels) mod microkernel;
 pub mod optim;
 pub mod patchify;
 pub mod peak;
+#[cfg(target_arch = "x86_64")]
+mod registers;
 pub(crate) mod simd;
 pub mod softmax;
 pub mod special;
