@@ -7,22 +7,9 @@ use std::ops::ControlFlow;
 
 use stop_mim::data;
 use stop_mim::lab::small;
-use stop_mim::nn::Params;
 use stop_mim::train::checkpoint::{Upkeep, load_run, save_run};
 use stop_mim::train::{RunConfig, Trainer, fresh_model, go_on, pretrain};
 use stop_mim::{DType, Precision};
-
-fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
-}
-
-fn bits(trainer: &Trainer) -> Vec<u32> {
-    let modules = [Some(&trainer.params.encoder), Some(&trainer.params.predictor), trainer.params.target.as_ref()];
-    let of = |params: &Params| -> Vec<u32> {
-        params.iter().flat_map(|p| p.value.as_slice::<f32>().iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect()
-    };
-    modules.into_iter().flatten().flat_map(of).collect()
-}
 
 fn config() -> RunConfig {
     RunConfig { precision: Precision::Bf16, ..small::run(&small::trainer(small::stop(), false, DType::F32)) }
@@ -78,10 +65,10 @@ fn the_same_bits_on_any_number_of_threads_and_after_an_interruption() {
         return;
     }
     let config = config();
-    let whole = with_threads(1, || run(&config, None, 5));
-    assert!(bits(&with_threads(3, || run(&config, None, 5))) == bits(&whole), "on three threads");
+    let whole = small::with_threads(1, || run(&config, None, 5));
+    assert!(small::bits(&small::with_threads(3, || run(&config, None, 5))) == small::bits(&whole), "on three threads");
     let in_f32 = RunConfig { precision: Precision::F32, ..config.clone() };
-    assert!(bits(&run(&in_f32, None, 5)) != bits(&whole), "in f32 it is another run");
+    assert!(small::bits(&run(&in_f32, None, 5)) != small::bits(&whole), "in f32 it is another run");
 
     let half = run(&config, None, 3);
     let path = std::env::temp_dir().join(format!("stop-mim-bf16-{}.safetensors", std::process::id()));
@@ -90,7 +77,7 @@ fn the_same_bits_on_any_number_of_threads_and_after_an_interruption() {
     let saved = load_run(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     assert_eq!(saved.config.precision, Precision::Bf16);
-    assert!(bits(&run(&saved.config, Some(saved.trainer), 5)) == bits(&whole), "after an interruption");
+    assert!(small::bits(&run(&saved.config, Some(saved.trainer), 5)) == small::bits(&whole), "after an interruption");
 }
 
 /// A checkpoint of a version that knew f32 only has no word about it.

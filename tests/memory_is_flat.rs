@@ -73,10 +73,6 @@ fn least(steps: usize) -> RunConfig {
     config
 }
 
-fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
-}
-
 /// Trains by the whole loop, loader and masks included; `look` sees the number of each step.
 fn run(threads: usize, steps: usize, look: &mut (dyn FnMut(usize) + Send)) {
     let splits = Splits { train: Arc::new(Eight), test: Arc::new(Eight), normalization: Normalization::CIFAR10 };
@@ -85,7 +81,7 @@ fn run(threads: usize, steps: usize, look: &mut (dyn FnMut(usize) + Send)) {
         look(report.step);
         Ok(ControlFlow::Continue(()))
     };
-    with_threads(threads, || pretrain(&least(steps), &splits, usize::MAX, &mut observe)).unwrap();
+    small::with_threads(threads, || pretrain(&least(steps), &splits, usize::MAX, &mut observe)).unwrap();
 }
 
 fn alive() -> f64 {
@@ -121,7 +117,7 @@ fn what_is_alive_after_a_step_does_not_grow() {
             trainer.step(&batch, &hyper).unwrap();
             seen.push(alive());
         };
-        with_threads(threads, || (0..2000).for_each(|_| step()));
+        small::with_threads(threads, || (0..2000).for_each(|_| step()));
         // A gradient is made on one thread and dropped on another, which keeps up to 24 MiB before it gives any back.
         let bound = if threads == 1 { 0.0 } else { (threads * 24 + 8) as f64 * (1 << 20) as f64 };
         stays(&format!("seven chunks on {threads} threads"), &seen, bound);

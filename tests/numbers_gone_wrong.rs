@@ -19,11 +19,6 @@ fn modules(trainer: &mut Trainer) -> Vec<&mut Params> {
     [Some(&mut params.encoder), Some(&mut params.predictor), params.target.as_mut()].into_iter().flatten().collect()
 }
 
-/// Every bit of every parameter.
-fn bits(trainer: &Trainer) -> Vec<u32> {
-    modules(&mut trainer.clone()).iter().flat_map(|params| params.iter().flat_map(|p| bits_of(&p.value))).collect()
-}
-
 fn bits_of(x: &Tensor) -> Vec<u32> {
     x.as_slice::<f32>().iter().map(|x| x.to_bits()).collect()
 }
@@ -42,12 +37,12 @@ fn stop() -> (Trainer, Batch) {
 /// The step fails, with all of `words` in its message, and changes nothing.
 #[track_caller]
 fn fails(trainer: &mut Trainer, batch: &Batch, words: &[&str]) {
-    let (before, steps) = (bits(trainer), trainer.optimizer.steps());
+    let (before, steps) = (small::bits(trainer), trainer.optimizer.steps());
     let error = trainer.step(batch, &HYPER).expect_err("a step was made");
     assert!(matches!(&error, Error::Training { step, .. } if *step == steps as usize + 1), "{error:?}");
     let message = error.to_string();
     words.iter().for_each(|word| assert!(message.contains(word), "no '{word}' in {message}"));
-    assert!(bits(trainer) == before && trainer.optimizer.steps() == steps, "something was changed: {message}");
+    assert!(small::bits(trainer) == before && trainer.optimizer.steps() == steps, "something was changed: {message}");
 }
 
 #[test]
@@ -151,7 +146,7 @@ fn after_a_step_that_failed_training_goes_on_as_if_it_had_not_been_tried() {
         fails(&mut tried, &bad, &[]);
         spared.step(&batch, &HYPER).unwrap();
         tried.examine(&batch).unwrap();
-        assert!(bits(&tried) == bits(&spared));
+        assert!(small::bits(&tried) == small::bits(&spared));
     }
 }
 
@@ -197,7 +192,7 @@ fn looking_at_every_number_changes_none() {
     let (config, splits) = a_run();
     let run = |every_number| {
         let (losses, end) = ends(&config, &splits, Watch { diagnose_every: usize::MAX, every_number });
-        (losses, bits(&end.unwrap()))
+        (losses, small::bits(&end.unwrap()))
     };
     assert!(run(false) == run(true));
 }

@@ -21,10 +21,6 @@ fn alone() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
-}
-
 const HYPER: Hyper = Hyper { lr: 1e-2, weight_decay: 0.1, ema_momentum: 0.9 };
 
 /// What was counted of the places that are as asked.
@@ -39,7 +35,7 @@ fn sum(totals: &Totals, of: impl Fn(&Place) -> bool) -> Sum {
 fn metered_step(method: &Method) -> (Trainer, Totals) {
     let mut trainer = small::trainer(method.clone(), false, DType::F32);
     let batch = small::batch(&trainer);
-    with_threads(3, || {
+    small::with_threads(3, || {
         let running = meter::start();
         trainer.step(&batch, &HYPER).unwrap();
         let totals = running.stop();
@@ -152,13 +148,6 @@ fn trained(params: &Params) -> u64 {
     params.iter().filter(|p| p.role == Role::Trained).count() as u64
 }
 
-/// Every bit of every parameter.
-fn bits(trainer: &Trainer) -> Vec<u32> {
-    let modules = [Some(&trainer.params.encoder), Some(&trainer.params.predictor), trainer.params.target.as_ref()];
-    let params = modules.into_iter().flatten().flat_map(|p| p.iter());
-    params.flat_map(|p| p.value.as_slice::<f32>().iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect()
-}
-
 #[test]
 fn no_bit_depends_on_the_meter() {
     let _alone = alone();
@@ -168,9 +157,9 @@ fn no_bit_depends_on_the_meter() {
             let batch = small::batch(&trainer);
             let running = metered.then(meter::start);
             let losses: Vec<u64> =
-                with_threads(3, || (0..3).map(|_| trainer.step(&batch, &HYPER).unwrap().to_bits()).collect());
+                small::with_threads(3, || (0..3).map(|_| trainer.step(&batch, &HYPER).unwrap().to_bits()).collect());
             assert_eq!(running.map(|r| r.stop().is_empty()), metered.then_some(false));
-            (losses, bits(&trainer))
+            (losses, small::bits(&trainer))
         };
         assert!(train(false) == train(true), "{method:?}");
     }
@@ -204,7 +193,7 @@ fn phases_add_up() {
     let config = RunConfig { batch: 80, ..config }; // three chunks: their gradients are summed
     let splits = data::open(&config.data, 16).unwrap();
     for threads in [1, 3] {
-        let p = with_threads(threads, || profile(&config, &splits, 1, 40).unwrap());
+        let p = small::with_threads(threads, || profile(&config, &splits, 1, 40).unwrap());
         assert_eq!(p.threads, threads);
         let by_phase: Duration = PHASES.iter().map(|&phase| p.of_phase(phase).time).sum();
         let by_op: Duration = p.by_op().iter().map(|(.., sum)| sum.time).sum();
@@ -225,7 +214,7 @@ fn no_time_is_lost() {
     let _alone = alone();
     let mut trainer = small::trainer(small::stop(), false, DType::F32);
     let batch = small::batch(&trainer);
-    let (totals, wall) = with_threads(1, || {
+    let (totals, wall) = small::with_threads(1, || {
         let running = meter::start();
         let start = Instant::now();
         let losses: Vec<f64> = (0..50).map(|_| trainer.step(&batch, &HYPER).unwrap()).collect();
@@ -283,7 +272,7 @@ fn a_thread_is_in_one_place_at_a_time() {
 #[test]
 fn helping_threads_without_a_phase_are_in_the_shared_one() {
     let _alone = alone();
-    let totals = with_threads(3, || {
+    let totals = small::with_threads(3, || {
         let running = meter::start();
         let spread = |name| rayon::broadcast(|_| drop(meter::op(name)));
         {
@@ -304,7 +293,7 @@ fn helping_threads_are_where_their_work_is() {
     let _alone = alone();
     let [m, k, n] = [1100, 700, 700];
     let x = |rows, cols| Tensor::full([rows, cols], 1.0, DType::F32).into();
-    let totals = with_threads(3, || {
+    let totals = small::with_threads(3, || {
         let running = meter::start();
         let phase = meter::phase(Phase::Context);
         ops::matmul(&x(m, k), &x(k, n));

@@ -5,21 +5,7 @@ use std::ops::ControlFlow;
 use stop_mim::DType;
 use stop_mim::data;
 use stop_mim::lab::small;
-use stop_mim::nn::Params;
-use stop_mim::train::{Hyper, RunConfig, Trainer, pretrain};
-
-fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
-}
-
-/// Every bit of every parameter.
-fn bits(trainer: &Trainer) -> Vec<u32> {
-    let modules = [Some(&trainer.params.encoder), Some(&trainer.params.predictor), trainer.params.target.as_ref()];
-    let of = |params: &Params| -> Vec<u32> {
-        params.iter().flat_map(|p| p.value.as_slice::<f32>().iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect()
-    };
-    modules.into_iter().flatten().flat_map(of).collect()
-}
+use stop_mim::train::{Hyper, RunConfig, pretrain};
 
 #[test]
 fn steps_of_every_method() {
@@ -29,9 +15,10 @@ fn steps_of_every_method() {
             trainer.chunk_images = 1; // many chunks, so that their order could matter
             let batch = small::batch(&trainer);
             let hyper = Hyper { lr: 1e-2, weight_decay: 0.1, ema_momentum: 0.9 };
-            let losses: Vec<u64> =
-                with_threads(threads, || (0..4).map(|_| trainer.step(&batch, &hyper).unwrap().to_bits()).collect());
-            (losses, bits(&trainer))
+            let losses: Vec<u64> = small::with_threads(threads, || {
+                (0..4).map(|_| trainer.step(&batch, &hyper).unwrap().to_bits()).collect()
+            });
+            (losses, small::bits(&trainer))
         };
         let one = train(1);
         for threads in [2, 3, 7] {
@@ -45,13 +32,13 @@ fn a_run_with_its_loader_and_noise() {
     let mut config = small::run(&small::trainer(small::stop(), false, DType::F32));
     let splits = data::open(&config.data, 16).unwrap();
     let run = |config: &RunConfig, threads, every| {
-        with_threads(threads, || {
+        small::with_threads(threads, || {
             let mut losses = Vec::new();
             let trainer = pretrain(config, &splits, every, &mut |report, _| {
                 losses.push(report.loss.to_bits());
                 Ok(ControlFlow::Continue(()))
             });
-            (losses, bits(&trainer.unwrap()))
+            (losses, small::bits(&trainer.unwrap()))
         })
     };
     let one = run(&config, 1, 5);

@@ -6,10 +6,10 @@ use super::Cli;
 use crate::Result;
 
 /// What the guided run does, as a command line. Embedded images, the paper's method, a model small enough that two
-/// cores show it 160,000 images in under two minutes; the probe counts the shapes in an image, as the paper's
+/// cores show it 384,000 images in under two minutes; the probe counts the shapes in an image, as the paper's
 /// CLEVR/Count does. docs/experiments.md says how it was found.
 const COMMAND: &str = "stop-mim pretrain --method stop --data shapes:count --name guided --dim 64 --depth 3 --heads 1 \
-    --predictor-dim 32 --predictor-depth 1 --predictor-heads 1 --steps 2500 --lr 1e-3 --ema 0.998,1 \
+    --predictor-dim 32 --predictor-depth 1 --predictor-heads 1 --steps 6000 --lr 1e-3 --ema 0.998,1 \
     --probe --probe-images 4000,2000";
 
 /// Runs [`COMMAND`], having shown it.

@@ -101,3 +101,19 @@ pub fn run(trainer: &Trainer) -> RunConfig {
         seed: 1,
     }
 }
+
+/// Every bit of every parameter of a trainer in f32: what has to be the same in two runs that are to be the same run.
+pub fn bits(trainer: &Trainer) -> Vec<u32> {
+    let modules = [Some(&trainer.params.encoder), Some(&trainer.params.predictor), trainer.params.target.as_ref()];
+    let params = modules.into_iter().flatten().flat_map(Params::iter);
+    params.flat_map(|p| p.value.as_slice::<f32>().iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect()
+}
+
+/// Runs `work` in a pool of so many threads.
+///
+/// # Panics
+/// When the system gives no such threads.
+pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.unwrap_or_else(|e| panic!("{threads} threads: {e}")).install(work)
+}
