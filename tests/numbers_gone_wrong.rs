@@ -19,10 +19,6 @@ fn modules(trainer: &mut Trainer) -> Vec<&mut Params> {
     [Some(&mut params.encoder), Some(&mut params.predictor), params.target.as_mut()].into_iter().flatten().collect()
 }
 
-fn bits_of(x: &Tensor) -> Vec<u32> {
-    x.as_slice::<f32>().iter().map(|x| x.to_bits()).collect()
-}
-
 fn set(params: &mut Params, name: &str, value: f32) {
     let param = params.iter_mut().find(|p| p.name == name).unwrap_or_else(|| panic!("no {name}"));
     param.value.as_mut_slice::<f32>().fill(value);
