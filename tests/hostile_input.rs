@@ -18,6 +18,7 @@ use stop_mim::methods::{Method, ModelConfig};
 use stop_mim::nn::LinearInit;
 use stop_mim::paper::Sigma;
 use stop_mim::paper::masking::MultiBlock;
+use stop_mim::train::weights::WeightFile;
 use stop_mim::train::{Masking, RunConfig, checkpoint, fresh_model};
 use stop_mim::vit::Preset;
 
@@ -645,6 +646,19 @@ fn injured_checkpoints() {
             let finite = |x: &f32| x.is_finite();
             assert!(loaded.params.encoder.iter().all(|p| p.value.as_slice::<f32>().iter().all(finite)));
         }
+    }
+}
+
+/// 200 MB of header, of which no byte is on disk: refused for its length, not for what is in it.
+#[test]
+fn a_header_longer_than_the_format_allows_is_not_read() {
+    let scratch = Scratch::new();
+    let path = scratch.0.join("long");
+    let long = std::fs::File::create(&path).unwrap();
+    std::io::Write::write_all(&mut &long, &200_000_000u64.to_le_bytes()).unwrap();
+    if long.set_len(8 + 200_000_000).is_ok() {
+        let error = WeightFile::open(&path).unwrap_err().to_string();
+        assert!(error.contains("long: ") && error.contains("a header of 200000000 bytes is announced"), "{error}");
     }
 }
 
