@@ -19,6 +19,7 @@ use stop_mim::methods::{Method, ModelConfig};
 use stop_mim::nn::LinearInit;
 use stop_mim::paper::Sigma;
 use stop_mim::paper::masking::MultiBlock;
+use stop_mim::train::weights::WeightFile;
 use stop_mim::train::{Masking, RunConfig, checkpoint, fresh_model};
 use stop_mim::vit::Preset;
 
@@ -228,7 +229,10 @@ fn images_that_cannot_be_shown_are_named_with_the_reason() {
         ("jpeg of 60000x60000", jpeg_declaring(60_000, 60_000), "60000x60000"),
         ("jpeg cut short", whole[..whole.len() - 40].to_vec(), "cut short"),
         ("jpeg without pixels", vec![0xFF, 0xD8, 0xFF, 0xD9], "no frame header"),
+        ("jpeg of two sizes", jpeg_of_two_sizes(), "two frame headers that differ"),
     ];
+    let seen_at_once =
+        ["empty", "text", "gif", "signature", "0x0", "0x5", "100000x1", "bomb", "largest", "many"].as_slice();
     for (name, bytes, reason) in &cases {
         let scratch = Scratch::with_good_images();
         scratch.write("train/a/bad.png", bytes);
@@ -236,6 +240,7 @@ fn images_that_cannot_be_shown_are_named_with_the_reason() {
         assert!(message.contains("bad.png") && message.contains(reason), "{name}: {message}");
         // And skipped, whether it was found at once or when asked for; the label is true either way.
         let (train, test) = scratch.open(BadImages::Skip).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(train.skipped() == 1, seen_at_once.contains(name), "{name}");
         let good = pixels(&test, 0);
         assert!((0..train.len()).all(|index| pixels(&train, index) == good), "{name}");
         assert_eq!((train.skipped(), test.skipped()), (1, 0), "{name}");
@@ -249,6 +254,14 @@ fn jpeg_declaring(width: u16, height: u16) -> Vec<u8> {
     bytes[frame + 5..][..2].copy_from_slice(&height.to_be_bytes());
     bytes[frame + 7..][..2].copy_from_slice(&width.to_be_bytes());
     bytes
+}
+
+/// A frame header of 8×8 pixels, and behind it one of 16×8.
+fn jpeg_of_two_sizes() -> Vec<u8> {
+    let (first, second) = (jpeg(8, 8, 3), jpeg(16, 8, 3));
+    let frame = first.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
+    let end = frame + 2 + usize::from(first[frame + 3]);
+    [&first[..end], &second[frame..end], &first[end..]].concat()
 }
 
 /// A file that was cut anywhere is refused, or nothing that matters was lost.
@@ -339,6 +352,9 @@ fn the_next_good_image_of_the_class_stands_in_whoever_asks_first() {
     }
     let message = scratch.refused(BadImages::Refuse);
     assert!(message.contains("3 files") && message.contains("1.png") && message.contains("5.png"), "{message}");
+    scratch.write("test/c/x.png", &broken_later());
+    let message = scratch.refused(BadImages::Refuse);
+    assert!(message.contains("4 files") && message.contains("test/c/x.png"), "{message}");
 }
 
 #[test]
@@ -677,6 +693,19 @@ fn injured_checkpoints() {
             let finite = |x: &f32| x.is_finite();
             assert!(loaded.params.encoder.iter().all(|p| p.value.as_slice::<f32>().iter().all(finite)));
         }
+    }
+}
+
+/// 200 MB of header, of which no byte is on disk: refused for its length, not for what is in it.
+#[test]
+fn a_header_longer_than_the_format_allows_is_not_read() {
+    let scratch = Scratch::new();
+    let path = scratch.0.join("long");
+    let long = std::fs::File::create(&path).unwrap();
+    std::io::Write::write_all(&mut &long, &200_000_000u64.to_le_bytes()).unwrap();
+    if long.set_len(8 + 200_000_000).is_ok() {
+        let error = WeightFile::open(&path).unwrap_err().to_string();
+        assert!(error.contains("long: ") && error.contains("a header of 200000000 bytes is announced"), "{error}");
     }
 }
 

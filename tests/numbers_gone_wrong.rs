@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use stop_mim::data::{self, Dataset, Splits};
 use stop_mim::lab::small;
-use stop_mim::nn::{Params, Role};
+use stop_mim::nn::{AdamW, Params, Role};
 use stop_mim::train::{Batch, Hyper, Noise, RunConfig, Trainer, Watch, pretrain};
 use stop_mim::{DType, Error, Result, Tensor};
 
@@ -128,6 +128,14 @@ fn bad_pixels_and_bad_noise_are_not_blamed_on_the_weights() {
     let noise = Tensor::full([14, 3, trainer.model.config.encoder.dim], f64::NAN, DType::F32);
     noisy.noise = Noise::Given(vec![noise.clone(), noise]);
     fails(&mut trainer, &noisy, &["first, images 0 to 2", "and the noise"]);
+}
+
+#[test]
+fn a_trained_parameter_that_nothing_reads_is_named() {
+    let (mut trainer, batch) = stop();
+    trainer.params.predictor.set_role(trainer.model.predictor.mask_token, Role::Trained);
+    trainer.optimizer = AdamW::new(&trainer.params.trained());
+    fails(&mut trainer, &batch, &["no gradient reaches the parameter mask_token", "Role::Unread"]);
 }
 
 /// The moments are the optimizer's own: what is made of them afterwards shows whether they were touched.

@@ -301,7 +301,11 @@ fn a_write_that_fails_leaves_the_checkpoint_before_it() {
     assert_eq!(before, (newest(&run).unwrap(), std::fs::read(newest(&run).unwrap()).unwrap()));
     let names = std::fs::read_dir(run.join("checkpoints")).unwrap();
     assert!(names.map(|e| e.unwrap().file_name()).all(|name| !name.to_str().unwrap().ends_with(".tmp")));
+    // What a killed process would have left is removed.
+    let left = run.join("checkpoints/step-00000009.safetensors.1.tmp");
+    std::fs::write(&left, b"half a checkpo").unwrap();
     succeeds(&scratch.0, "pretrain --resume runs/short");
+    assert!(!left.exists());
     same_bits(&scratch.run("whole"), &run);
 }
 

@@ -491,5 +491,7 @@ mod tests {
         says(&|| _ = tape.take_apart(), "this tape was swept before");
         says(&|| _ = tape.leaf(one(1.0)), "leaf: this tape was swept already; start a new one");
         says(&|| _ = ops::scale(&x, 2.0), "scale: this tape was swept already; start a new one");
+        let (y, two) = (ops::scale(&foreign, 2.0), || Tensor::zeros([2], crate::DType::F64));
+        says(&|| _ = other.backward_onto(&y, one(1.0), [(&foreign, two())]), "the sum for a leaf of [1] is [2]");
     }
 }

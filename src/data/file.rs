@@ -57,6 +57,14 @@ mod tests {
         assert!(read_whole(scratch.path(), 99).unwrap_err().to_string().contains("is a folder"));
     }
 
+    /// As one that grows while it is read: the system says that this one has no bytes.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_longer_than_its_size_is_not_followed() {
+        let error = read_whole(Path::new("/proc/self/status"), 10).unwrap_err().to_string();
+        assert!(error.contains("status: 11 bytes, where at most 10 are read"), "{error}");
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn devices_are_not_read() {

@@ -8,7 +8,7 @@
 //! its last marker is missing, and so is damage that no longer decodes; damage that decodes to other pixels is not.
 
 use std::io::Cursor;
-use std::panic::catch_unwind;
+use std::panic::{UnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::imageops::{self, FilterType};
@@ -48,11 +48,15 @@ pub(super) fn check_start(path: &Path) -> Result<()> {
 /// Reads an image and fits it into `[3][size][size]`.
 pub(super) fn decode(path: &Path, size: usize) -> Result<Box<[u8]>> {
     let bytes = read_whole(path, MAX_FILE_BYTES)?;
-    // The decoders are others' code: should one panic, that is this file's fault and not the end of the run.
-    let image = catch_unwind(|| decode_bytes(&bytes)).unwrap_or_else(|_| Err("the decoder panicked".to_owned()));
-    let image = image.map_err(|problem| Error::file(path, format!("cannot be decoded: {problem}"), HINT))?;
+    let image = guarded(|| decode_bytes(&bytes))
+        .map_err(|problem| Error::file(path, format!("cannot be decoded: {problem}"), HINT))?;
     let square = fit(&image, size);
     Ok((0..3).flat_map(|c| square.pixels().map(move |pixel| pixel[c])).collect())
+}
+
+/// The decoders are others' code: should one panic, that is the file's fault and not the end of the run.
+fn guarded<R>(decode: impl FnOnce() -> Result<R, String> + UnwindSafe) -> Result<R, String> {
+    catch_unwind(decode).unwrap_or_else(|_| Err("the decoder panicked".to_owned()))
 }
 
 fn decode_bytes(bytes: &[u8]) -> Result<RgbImage, String> {
@@ -148,6 +152,12 @@ fn fit(image: &RgbImage, size: usize) -> RgbImage {
 mod tests {
     use super::*;
     use image::Rgb;
+
+    #[test]
+    fn a_panic_in_a_decoder_is_the_files_fault() {
+        assert_eq!(guarded(|| Ok(5)), Ok(5));
+        assert_eq!(guarded::<u8>(|| panic!("a bug of a decoder")), Err("the decoder panicked".to_owned()));
+    }
 
     #[test]
     fn the_middle_square_is_kept_and_shrunk_by_averaging() {

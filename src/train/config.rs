@@ -6,7 +6,7 @@ use super::schedule::{EmaMomentum, LearningRate, WeightDecay};
 use crate::data::Augment;
 use crate::kernels::Precision;
 use crate::methods::ModelConfig;
-use crate::paper::masking::{MultiBlock, masks_from_noise, random_masks};
+use crate::paper::masking::{MultiBlock, kept_tokens, random_masks};
 use crate::tensor::Indices;
 use crate::{Error, Result};
 
@@ -96,8 +96,7 @@ impl RunConfig {
                 blocks.validate()?
             }
             Masking::Random { ratio } => {
-                let tokens = self.model.encoder.patches();
-                masks_from_noise(&vec![0.0; tokens], 1, tokens, *ratio)?;
+                kept_tokens(self.model.encoder.patches(), *ratio)?;
             }
         }
         let positive = |x: f64| x > 0.0 && x.is_finite();

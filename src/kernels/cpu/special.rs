@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn exp_in_f32_is_within_a_unit_in_the_last_place() {
         let mut worst = 0f64;
-        for i in -866_000..=887_200 {
+        for i in (-866_000..=887_200).step_by(if cfg!(miri) { 9973 } else { 1 }) {
             let x = i as f32 * 1e-4;
             let exact = (x as f64).exp();
             worst = worst.max(((exp::f32(x) as f64 - exact) / exact).abs());
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn normal_distribution_function_equals_its_integral() {
-        for i in -120..=120 {
+        for i in (-120..=120).step_by(if cfg!(miri) { 120 } else { 1 }) {
             let x = i as f64 * 0.0625;
             let exact = cdf_by_quadrature(x);
             assert!((normal_pdf_cdf::f64(x).1 - exact).abs() < 1e-14, "f64 at {x}");

@@ -12,4 +12,4 @@ pub mod multi_block;
 pub mod random;
 
 pub use multi_block::{BlockMasks, Blocks, MultiBlock, Sampler, Truncation};
-pub use random::{RandomMasks, masks_from_noise, random_masks};
+pub use random::{RandomMasks, kept_tokens, masks_from_noise, random_masks};

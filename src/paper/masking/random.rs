@@ -77,8 +77,11 @@ pub fn masks_from_noise(noise: &[f64], batch: usize, tokens: usize, mask_ratio: 
     })
 }
 
-/// ⌊L·(1 − ratio)⌋, computed in f64 and cut off as the original does: 0.9 of 10 tokens keeps 0.999…, that is, none.
-fn kept_tokens(tokens: usize, mask_ratio: f64) -> Result<usize> {
+/// K = ⌊L·(1 − ratio)⌋, computed in f64 and cut off as the original does: 0.9 of 10 tokens keeps 0.999…, that is, none.
+///
+/// # Errors
+/// [`Error::Config`] as for [`masks_from_noise`].
+pub fn kept_tokens(tokens: usize, mask_ratio: f64) -> Result<usize> {
     let keep = (tokens as f64 * (1.0 - mask_ratio)) as usize; // NaN and negative numbers become 0
     if (1..tokens).contains(&keep) {
         return Ok(keep);
