@@ -19,7 +19,7 @@ use stop_mim::methods::{Method, ModelConfig};
 use stop_mim::nn::LinearInit;
 use stop_mim::paper::Sigma;
 use stop_mim::paper::masking::MultiBlock;
-use stop_mim::train::weights::WeightFile;
+use stop_mim::train::safetensors::TensorFile;
 use stop_mim::train::{Masking, RunConfig, checkpoint, fresh_model};
 use stop_mim::vit::Preset;
 
@@ -704,7 +704,7 @@ fn a_header_longer_than_the_format_allows_is_not_read() {
     let long = std::fs::File::create(&path).unwrap();
     std::io::Write::write_all(&mut &long, &200_000_000u64.to_le_bytes()).unwrap();
     if long.set_len(8 + 200_000_000).is_ok() {
-        let error = WeightFile::open(&path).unwrap_err().to_string();
+        let error = TensorFile::open(&path, "").unwrap_err().to_string();
         assert!(error.contains("long: ") && error.contains("a header of 200000000 bytes is announced"), "{error}");
     }
 }

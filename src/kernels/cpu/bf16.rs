@@ -236,7 +236,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "large")]
     fn large_products_equal_the_definition_bit_for_bit() {
         kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, in_pairs));
     }

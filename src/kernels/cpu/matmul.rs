@@ -234,7 +234,8 @@ mod tests {
 
     #[test]
     fn every_transpose_equals_the_triple_loop() {
-        for [m, k, n] in [[1, 1, 1], [3, 5, 7], [8, 8, 8], [17, 1, 13], [2, 31, 1], [4, 0, 3], [33, 64, 65]] {
+        let large = if cfg!(miri) { [9, 10, 11] } else { [33, 64, 65] };
+        for [m, k, n] in [[1, 1, 1], [3, 5, 7], [8, 8, 8], [17, 1, 13], [2, 31, 1], [4, 0, 3], large] {
             for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
                 let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
                 let mut c = vec![f64::NAN; m * n];
@@ -252,6 +253,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "large")]
     fn a_product_cut_into_blocks_is_the_same_product() {
         let [m, k, n] = [600, 700, 700];
         assert!(m * k * n >= PARALLEL_FROM);
@@ -269,6 +271,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "large")]
     fn a_batch_in_parallel_is_the_same_batch() {
         let ([m, k, n], batch) = ([64, 512, 128], 70);
         assert!(batch * m * k * n >= PARALLEL_FROM && m * k * n < PARALLEL_FROM);
@@ -290,6 +293,7 @@ mod tests {
 
     /// Against a walk over all elements, in a width in which everything that overflows in `usize` fits.
     #[test]
+    #[cfg_attr(miri, ignore = "large")]
     fn what_is_inside_is_what_a_walk_finds_inside() {
         let wide = [0, 1, 2, 3, 7, usize::MAX / 2, usize::MAX / 2 + 1, usize::MAX - 1, usize::MAX];
         let mut seen = [0; 2];
