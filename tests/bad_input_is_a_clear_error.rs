@@ -128,34 +128,41 @@ fn checkpoints_that_are_not() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let good = std::fs::read(scratch.0.join("runs/good/checkpoint.safetensors")).unwrap();
     let write = |name: &str, bytes: &[u8]| std::fs::write(scratch.0.join(name), bytes).unwrap();
-    let edited = |from: &str, to: &str| -> Vec<u8> {
+    let replaced = |file: &[u8], from: &str, to: &str| -> Vec<u8> {
         assert_eq!(from.len(), to.len());
-        let at = good.windows(from.len()).position(|w| w == from.as_bytes()).unwrap_or_else(|| panic!("no {from}"));
-        [&good[..at], to.as_bytes(), &good[at + from.len()..]].concat()
+        let at = file.windows(from.len()).position(|w| w == from.as_bytes()).unwrap_or_else(|| panic!("no {from}"));
+        [&file[..at], to.as_bytes(), &file[at + from.len()..]].concat()
     };
+    // As from a program that writes no checksums: what an edit does is then seen, and not just that there was one.
+    let unsummed = replaced(&good, "\"crc32\"", "\"other\"");
+    let edited = |from: &str, to: &str| replaced(&unsummed, from, to);
     write("empty", b"");
     write("text", b"this is not a checkpoint at all");
     write("huge", &[&u64::MAX.to_le_bytes()[..], b"{}"].concat());
     write("cut", &good[..good.len() - 100]);
-    write("renamed", &edited("encoder.norm.weight", "encoder.morn.weight"));
+    write("renamed", &edited("\"encoder.norm.weight\"", "\"encoder.morn.weight\""));
     write("other-format", &edited("stop-mim-1", "stop-mim-9"));
     write("bad-config", &edited("patch_size", "patch_sise"));
-    write("other-size", &edited("\\\"dim\\\":16", "\\\"dim\\\":32"));
-    let mut nan = good.clone();
+    write("other-size", &edited("\\\"dim\\\":16", "\\\"dim\\\":20"));
+    write("far-larger", &edited("\\\"dim\\\":16", "\\\"dim\\\":32"));
+    write("damaged", &replaced(&good, "encoder.norm.weight", "encoder.morn.weight"));
+    let mut nan = unsummed.clone();
     let end = nan.len();
     nan[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     write("nan", &nan);
     let cases: &[(&str, &[&str])] = &[
         ("missing", &["missing", "No such file"]),
-        (".", &["directory"]),
+        (".", &["is a folder, not a file"]),
         ("empty", &["empty", "not a safetensors file"]),
         ("text", &["text", "not a safetensors file"]),
         ("huge", &["huge", "not a safetensors file"]),
         ("cut", &["cut", "not a safetensors file"]),
+        ("damaged", &["its metadata are damaged"]),
         ("renamed", &["encoder.norm.weight is missing", "encoder.morn.weight is unexpected"]),
         ("other-format", &["stop-mim-9", "stop-mim-1"]),
         ("bad-config", &["patch_sise"]),
         ("other-size", &["instead of"]),
+        ("far-larger", &["not half of the model"]),
         ("nan", &["not finite"]),
     ];
     for (file, words) in cases {
