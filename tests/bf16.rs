@@ -76,7 +76,7 @@ fn the_same_bits_on_any_number_of_threads_and_after_an_interruption() {
     save_run(&path, &config, &upkeep, &half).unwrap();
     let saved = load_run(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
-    assert_eq!(saved.config.precision, Precision::Bf16);
+    assert_eq!([saved.config.precision, saved.trainer.precision], [Precision::Bf16; 2]);
     assert!(small::bits(&run(&saved.config, Some(saved.trainer), 5)) == small::bits(&whole), "after an interruption");
 }
 

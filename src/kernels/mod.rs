@@ -16,7 +16,7 @@ pub use buffer::{Buffer, Storage, live_bytes};
 pub use cpu::attention::Sizes as AttentionSizes;
 pub use cpu::elementwise::Broadcast;
 pub use cpu::patchify::{Cut, PatchOrder};
-pub use precision::Precision;
+pub use precision::{Precision, Scope};
 pub use real::{DType, Real};
 
 use rayon::prelude::*;
@@ -350,7 +350,7 @@ pub fn softmax(cols: usize, x: &Buffer) -> Buffer {
         [x],
         filled::<T>(x.len(), |y| {
             y.copy_from_slice(x);
-            cpu::softmax::forward_in_place(y, cols, T::ONE);
+            cpu::softmax::forward_in_place(y, cols);
         })
     )
 }

@@ -16,7 +16,7 @@ pub enum Precision {
     /// Nothing.
     #[default]
     F32,
-    /// bfloat16: 8 bits of fraction instead of 24, twice the multiplications in an instruction, sums in f32. Needs a
+    /// bfloat16: 8 significant bits instead of 24, twice the multiplications in an instruction, sums in f32. Needs a
     /// processor with AVX512-BF16.
     Bf16,
 }

@@ -153,7 +153,7 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
 pub fn load_run(path: &Path) -> Result<SavedRun> {
     let File { config, model, params, resumable, .. } = read(path, true)?;
     let (upkeep, optimizer) = resumable.expect("asked for");
-    let trainer = Trainer { optimizer, ..Trainer::new(model, params) };
+    let trainer = Trainer { optimizer, precision: config.precision, ..Trainer::new(model, params) };
     Ok(SavedRun { config, upkeep, trainer })
 }
 

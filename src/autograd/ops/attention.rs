@@ -99,6 +99,21 @@ mod tests {
         assert_op("attention, composed", |x| composed(&x[0], &x[1], &x[2], 2), &inputs);
     }
 
+    /// Three tokens are padded; what a head leaves in the padding must not reach the next one, nor the next image.
+    #[test]
+    fn what_is_not_finite_stays_in_its_head() {
+        let (qkv, sound) = (random([2, 3, 12], 1), random([2, 3, 4], 2));
+        let mut infinite = sound.clone();
+        infinite.as_mut_slice::<f64>()[0] = f64::INFINITY; // first image, first head
+        let saved = forward(&qkv, 2, 0..3).1;
+        let [of_sound, of_infinite] = [sound, infinite].map(|dout| backward(&saved, &dout).to_f64_vec());
+        assert!(of_infinite.iter().any(|x| x.is_nan()));
+        for (i, (x, y)) in of_sound.iter().zip(&of_infinite).enumerate() {
+            let (image, head) = (i / 36, i % 4 / 2);
+            assert!((image, head) == (0, 0) || x == y, "{i}: {x} and {y}");
+        }
+    }
+
     #[test]
     #[should_panic(expected = "attention: queries 2..4 of 3 tokens")]
     fn queries_that_are_not_there() {

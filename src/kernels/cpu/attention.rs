@@ -1,7 +1,8 @@
 //! Multi-head self-attention: O = softmax(Q Kᵀ / √d) V for every image and head.
 //!
 //! Queries, keys and values are read where the fused projection left them, in (B, N, 3, h, d), by strides; the
-//! heads' outputs are written side by side, into (B, M, h, d). Nothing is transposed or copied.
+//! heads' outputs are written side by side, into (B, M, h, d). Nothing is transposed or copied beforehand; a product
+//! turns the columns that it has at hand.
 //!
 //! **The probabilities are never kept.** Some (`QUERIES`) rows of them at a time exist in one scratch buffer, which stays
 //! in the cache; the backward pass computes them again, which costs one product more and saves B h N² numbers that
@@ -132,7 +133,6 @@ pub fn backward<T: Real>(s: &Sizes, qkv: &[T], dout: &[T], scratch: [&mut [T]; 2
         dqkv.fill(T::ZERO);
     }
     let [p, ds] = scratch;
-    ds.fill(T::ZERO); // the padding: it is in the sums of `backward_in_place`
     for head in s.heads() {
         let [k, v] = [1, 2].map(|part| s.part(part, head, 0));
         for (query, m) in s.blocks() {
@@ -142,7 +142,7 @@ pub fn backward<T: Real>(s: &Sizes, qkv: &[T], dout: &[T], scratch: [&mut [T]; 2
             probabilities(s, qkv, head, (query, m), p);
             gemm([n, m, d], T::ONE, Mat::new(p, row, true), dout, plus, mat_mut(dqkv, v));
             gemm([m, d, n], T::ONE, dout, transposed(mat(qkv, v)), Plus::NOTHING, MatMut::new(ds, row));
-            softmax::backward_in_place(p, ds, row);
+            softmax::backward_padded(p, ds, n);
             gemm([m, n, d], s.scale(), Mat::new(ds, row, false), mat(qkv, k), Plus::NOTHING, mat_mut(dqkv, q));
             gemm([n, m, d], s.scale(), Mat::new(ds, row, true), mat(qkv, q), plus, mat_mut(dqkv, k));
         }

@@ -1,4 +1,4 @@
-//! Products of f32 matrices in bf16: operands rounded to 8 bits of fraction, sums in f32.
+//! Products of f32 matrices in bf16: operands rounded to 8 significant bits, sums in f32.
 //!
 //! AVX512-BF16 multiplies two numbers of 16 bits in each of 16 lanes and adds both products to an f32: twice the work of an
 //! f32 multiply-add. So an operand of [`microkernel`](super::microkernel) is here a lane of two numbers, those of k (the

@@ -196,6 +196,7 @@ pub fn matmul<T: Real>(
         return gemm(dims, T::ONE, a, b, plus, MatMut::new(c, n));
     }
     let (here, precision) = (meter::here(), Precision::here());
+    let _waiting = Precision::F32.enter(); // work of others, which this thread may be given meanwhile, says its own
     c.par_chunks_mut(BLOCK_ROWS * n).enumerate().for_each(|(i, c)| {
         let _there = (here.enter(), precision.enter());
         let plus = Plus { residual: plus.residual.map(|r| r.below(i * BLOCK_ROWS)), ..plus };
@@ -216,6 +217,7 @@ pub fn batched<T: Real>(
         return;
     }
     let (here, precision) = (meter::here(), Precision::here());
+    let _waiting = Precision::F32.enter(); // as in `matmul`
     let one = |(i, c): (usize, &mut [T])| {
         let _there = (here.enter(), precision.enter());
         let (a, b) = (&a[i * step_a..][..m * k], &b[i * step_b..][..k * n]);
@@ -283,6 +285,44 @@ mod tests {
             matmul([m, k, n], &a[i * m * k..][..m * k], false, &b, false, Plus::NOTHING, &mut one);
             assert!(c[i * m * n..][..m * n] == one[..]);
         }
+    }
+
+    /// The threads that help compute in the precision of the one that asked.
+    #[test]
+    #[cfg_attr(miri, ignore = "large")]
+    fn helping_threads_compute_in_bf16_too() {
+        if !Precision::Bf16.is_available() {
+            return;
+        }
+        let narrow = |n, seed| numbers(n, seed).into_iter().map(|x| x as f32).collect::<Vec<f32>>();
+        let ([m, k, n], batch) = ([512, 512, 512], 4);
+        assert!(m * k * n < PARALLEL_FROM && batch * m * k * n >= PARALLEL_FROM);
+        let (a, b) = (narrow(batch * m * k, 1), narrow(k * n, 2));
+        let whole = |precision: Precision| {
+            let (_products, mut c) = (precision.enter(), vec![0.0; batch * m * n]);
+            gemm(
+                [batch * m, k, n],
+                1.0,
+                Mat::new(&a, k, false),
+                Mat::new(&b, n, false),
+                Plus::NOTHING,
+                MatMut::new(&mut c, n),
+            );
+            c
+        };
+        let expected = whole(Precision::Bf16);
+        assert!(whole(Precision::F32) != expected);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let found = pool.install(|| {
+            let _products = Precision::Bf16.enter();
+            let mut found = [0; 2].map(|_| vec![0.0; batch * m * n]);
+            matmul([batch * m, k, n], &a, false, &b, false, Plus::NOTHING, &mut found[0]);
+            batched([m, k, n], (&a, m * k, false), (&b, 0, false), &mut found[1]);
+            assert_eq!(Precision::here(), Precision::Bf16);
+            found
+        });
+        assert!(found[0] == expected, "rows in parallel");
+        assert!(found[1] == expected, "a batch in parallel");
     }
 
     #[test]

@@ -20,8 +20,8 @@
 //! - **What is left over** at the lower edge is spread: 64 rows are not five tiles of 12 and one of 4, but two of 10
 //!   and four of 11. At the right edge a mask hides what is not there.
 //!
-//! Every number of c is one chain of fused multiply-adds in the order of k, whatever the tile: AVX-512, AVX2 and the
-//! portable twin in the tests give the same bits.
+//! Every number of c is one chain of fused multiply-adds in the order of k (for every [`DEPTH`] of them; these are added one
+//! after the other), whatever the tile: AVX-512, AVX2 and the portable twin in the tests give the same bits.
 
 use std::arch::x86_64::*;
 
@@ -36,8 +36,8 @@ use crate::kernels::{Precision, Storage};
 const DEPTH: usize = 256;
 /// Numbers of b that are at hand at once: [`DEPTH`] rows of two of the widest registers.
 const PANEL: usize = DEPTH * 2 * 16;
-/// Rows of a that are copied at a time, if they are: 20 tiles of 12, half of a level-2 cache's megabyte with all that
-/// passes by. 15 cache lines are no multiple of a power of two, so the rows of the copy do not fall on each other.
+/// Rows of a that are copied at a time, if they are: 20 tiles of 12. The copy, 120 KiB, stays in the level-2 cache; an odd
+/// number of cache lines to a step (15) lets the steps fall on different sets of it.
 const A_ROWS: usize = 240;
 /// From this many tiles on, b is copied even if its columns are neighbours: in the copy its rows are too, and do not fall
 /// on each other in the cache, as rows a multiple of some kilobytes apart do.
@@ -313,17 +313,13 @@ pub unsafe fn sgemm(product: &Product<f32>) -> bool {
     } else if has_avx512() {
         // SAFETY: the caller's promise, and the processor was just asked.
         unsafe { avx512(product) };
-    } else if has_avx2_and_fma() {
+    } else if has_avx2() {
         // SAFETY: the caller's promise, and the processor was just asked.
         unsafe { avx2(product) };
     } else {
         return false;
     }
     true
-}
-
-fn has_avx2_and_fma() -> bool {
-    has_avx2() && is_x86_feature_detected!("fma")
 }
 
 /// # Safety
@@ -412,7 +408,7 @@ pub(super) mod tests {
                 true
             }));
         }
-        if has_avx2_and_fma() {
+        if has_avx2() {
             all.push(("avx2", |product| {
                 unsafe { avx2(product) };
                 true

@@ -33,12 +33,13 @@ pub(super) trait Register: Copy {
     /// One lane of an [`operand`](Self::operand).
     fn lane(x: f32, next: f32) -> f32;
     /// The transpose of rows of 4 `K` numbers, `gap` apart, the last of them over and over when there are fewer than
-    /// `LANES`: four operands, `width` apart.
+    /// `LANES`: four operands, `width` apart, all their lanes.
     unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize);
 }
 
 // SAFETY, for both: each function asks of its caller what its intrinsic asks, the processor's feature and (load,
-// store) that the lanes of the mask are inside one allocation. No alignment is needed.
+// store) that the lanes of the mask are inside one allocation; `transpose` that what it reads and writes is. No alignment
+// is needed.
 impl Register for __m512 {
     const LANES: usize = 16;
     const ROWS: usize = 12;
@@ -165,6 +166,7 @@ impl Register for __m256 {
     }
     #[inline(always)]
     unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
+        // SAFETY: the caller's promise.
         unsafe {
             // Half q of register i holds row 4q + i; then each half is transposed on its own.
             let mut x = [_mm256_setzero_ps(); 4];

@@ -4,20 +4,21 @@ use super::simd::{LANES, reduce, vectorized};
 use crate::kernels::Real;
 
 vectorized! {
-    /// Each row of x ← softmax(scale · row), in place, shifted by its largest entry so that nothing overflows.
-    pub fn forward_in_place<T>(x: &mut [T], cols: usize, scale: T) {
+    /// Each row of x ← softmax(row), in place, shifted by its largest entry so that nothing overflows.
+    pub fn forward_in_place<T>(x: &mut [T], cols: usize) {
         if cols == 0 {
             return;
         }
         let mut padded = vec![[T::ZERO; LANES]; cols.div_ceil(LANES)];
         for row in x.chunks_exact_mut(cols) {
             padded.as_flattened_mut()[..cols].copy_from_slice(row);
-            forward_row(&mut padded, cols, scale);
+            forward_row(&mut padded, cols, T::ONE);
             row.copy_from_slice(&padded.as_flattened()[..cols]);
         }
     }
 
-    /// [`forward_in_place`] for rows that are padded to whole groups. Whatever the padding was, it becomes 0.
+    /// Each row of x ← softmax(scale · row), in place, for rows that are padded to whole groups. Whatever the padding was,
+    /// it becomes 0 (or NaN, in a row that does).
     pub fn forward_padded<T>(x: &mut [[T; LANES]], cols: usize, scale: T) {
         if cols == 0 {
             return;
@@ -33,11 +34,30 @@ vectorized! {
             return;
         }
         for (y, dy) in y.chunks_exact(cols).zip(dy.chunks_exact_mut(cols)) {
-            let inner = reduce(y, dy, T::ZERO, |s, y, dy| s + y * dy, |a, b| a + b);
-            for (dy, &y) in dy.iter_mut().zip(y) {
-                *dy = y * (*dy - inner);
-            }
+            backward_row(y, dy);
         }
+    }
+
+    /// [`backward_in_place`] for rows of y and dy that are padded to whole groups, y as [`forward_padded`] left it.
+    /// Whatever the padding of dy was, it counts for 0: it may be what another row left there.
+    pub fn backward_padded<T>(y: &[T], dy: &mut [T], cols: usize) {
+        if cols == 0 {
+            return;
+        }
+        let row = cols.next_multiple_of(LANES);
+        for (y, dy) in y.chunks_exact(row).zip(dy.chunks_exact_mut(row)) {
+            dy[cols..].fill(T::ZERO);
+            backward_row(y, dy);
+        }
+    }
+}
+
+/// dy ← y ⊙ (dy − ⟨y, dy⟩) for one row.
+#[inline(always)]
+fn backward_row<T: Real>(y: &[T], dy: &mut [T]) {
+    let inner = reduce(y, dy, T::ZERO, |s, y, dy| s + y * dy, |a, b| a + b);
+    for (dy, &y) in dy.iter_mut().zip(y) {
+        *dy = y * (*dy - inner);
     }
 }
 
@@ -45,7 +65,7 @@ vectorized! {
 #[inline(always)]
 fn forward_row<T: Real>(row: &mut [[T; LANES]], cols: usize, scale: T) {
     let max = |a: T, b: T| if b > a { b } else { a };
-    // In 32 bits, as the numbers: one comparison for a group.
+    // A u32, as wide as an f32, so that one instruction compares all lanes of a group.
     let there = |group: usize| (cols - group * LANES).min(LANES) as u32;
     let first = row[0][0];
     let mut largest = [first; LANES];
