@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// `Result` with this crate's [`Error`].
@@ -81,10 +82,23 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     message.unwrap_or("no message")
 }
 
+/// What to do about the system's refusal, where that can be said.
+fn advice(kind: ErrorKind) -> Option<&'static str> {
+    Some(match kind {
+        ErrorKind::NotFound => "look whether the path is right",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "change its permissions, or take another place",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space, or take another place",
+        _ => return None,
+    })
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Io { action, path, source } => write!(f, "cannot {action} {}: {source}", path.display()),
+            Error::Io { action, path, source } => {
+                write!(f, "cannot {action} {}: {source}", path.display())?;
+                advice(source.kind()).map_or(Ok(()), |advice| write!(f, "\n  {advice}"))
+            }
             Error::File { path, problem, hint } => write!(f, "{}: {problem}\n  {hint}", path.display()),
             Error::Config { problem, hint } => write!(f, "{problem}\n  {hint}"),
             Error::Training { step, problem, hint } => {

@@ -21,9 +21,13 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 /// is synced. Whoever reads `path`, even after a power failure, sees the old file or the new one.
 ///
 /// # Errors
-/// When the folder or the file cannot be written, for want of space too. The old file is still there, and the
-/// temporary one is removed.
+/// When the folder or the file cannot be written, for want of space too: the old file is still there (unless syncing the
+/// folder is what failed), and the temporary one is removed. When there is a folder, a device or a pipe, which a file
+/// would replace.
 pub fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    if path.exists() {
+        ordinary(path, "give the name of a file")?;
+    }
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}{UNFINISHED}", std::process::id()));
     let beside = path.with_file_name(name);
@@ -42,10 +46,19 @@ pub fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<
 }
 
 /// Makes the names in the folder of `path` durable: a rename is on disk only once the folder is.
-fn sync_folder(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// When the system cannot.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    if cfg!(not(unix)) {
+        return Ok(()); // other systems do not open folders as files
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Other systems do not open folders as files.
-    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+    match File::open(folder)?.sync_all() {
+        // Some file systems, over a network or in user space, cannot sync a folder; the file itself is synced.
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        synced => synced,
+    }
 }
 
 /// What `path` is, its links followed; an error with this hint unless it is an ordinary file. A pipe would keep a reader
@@ -133,7 +146,12 @@ mod tests {
         write_whole(&folder.join("a"), b"new").unwrap();
         assert_eq!(fs::read(folder.join("a")).unwrap(), b"new");
         fs::create_dir(folder.join("taken")).unwrap();
-        assert!(matches!(write_whole(&folder.join("taken"), b"x"), Err(Error::Io { action: "write", .. })));
+        let taken = write_whole(&folder.join("taken"), b"x").unwrap_err().to_string();
+        assert!(taken.contains("taken: is a folder, not a file"), "{taken}");
+        if Path::new("/dev/null").exists() {
+            let device = write_whole(Path::new("/dev/null"), b"x").unwrap_err().to_string();
+            assert!(device.contains("is a device or a pipe, not a file"), "{device}");
+        }
         assert!(write_whole(&folder.join("missing").join("b"), b"x").is_err());
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "no temporary file is left");
         fs::remove_dir_all(&folder).unwrap();

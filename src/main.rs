@@ -1,26 +1,31 @@
 //! The door: parse the command line, run, print the error.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    end_quietly_on_a_closed_pipe();
+    end_without_a_reader();
     match stop_mim::cli::Cli::from_args().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            let _ = writeln!(std::io::stderr(), "error: {error}"); // the exit code says it too
             ExitCode::FAILURE
         }
     }
 }
 
-/// `stop-mim check | head` closes the pipe while we print, and `println!` panics then. The reader has what it wanted.
-fn end_quietly_on_a_closed_pipe() {
+/// `println!` panics when nothing can be printed. `stop-mim check | head` closes the pipe while we print: the reader has
+/// what it wanted. On a full disk it has not, and is told. (Training goes on either way: it does not use `println!`.)
+fn end_without_a_reader() {
     let otherwise = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        let message = info.payload().downcast_ref::<String>();
-        if message.is_some_and(|m| m.starts_with("failed printing to stdout") && m.contains("Broken pipe")) {
-            std::process::exit(0);
+        match info.payload().downcast_ref::<String>().and_then(|message| message.strip_prefix("failed printing to ")) {
+            Some(what) if what.starts_with("stdout") && what.contains("Broken pipe") => std::process::exit(0),
+            Some(what) => {
+                let _ = writeln!(std::io::stderr(), "error: cannot print to {what}\n  print to where there is space");
+                std::process::exit(1);
+            }
+            None => otherwise(info),
         }
-        otherwise(info);
     }));
 }

@@ -231,6 +231,56 @@ fn signals_locks_and_rotation() {
     assert!(bits(&run) == before, "a complete run is left as it is");
 }
 
+/// A full disk behind the output, or a reader that has gone, ends no run: SIGHUP, when a terminal is closed, leaves both.
+#[test]
+fn a_run_goes_on_when_nobody_reads_what_it_says() {
+    let scratch = Scratch::new("unread");
+    make_images(&scratch.0);
+    for (name, threads) in [("gone", 1), ("full", 2)] {
+        let mut command = command(&scratch.0, &format!("{SMALL} --steps 4 --name {name} --threads {threads}"));
+        if name == "full" && Path::new("/dev/full").exists() {
+            let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+            command.stdout(full()).stderr(full());
+        }
+        let mut child = Killed(command.spawn().unwrap());
+        drop((child.0.stdout.take(), child.0.stderr.take()));
+        assert!(child.0.wait().unwrap().success(), "{name}");
+        assert_eq!(step(&scratch.run(name)), 4);
+    }
+    same_bits(&scratch.run("gone"), &scratch.run("full"));
+}
+
+/// What is none of the run's checkpoints is left alone, and what cannot be read is not called damaged.
+#[test]
+fn strangers_among_the_checkpoints() {
+    let scratch = Scratch::new("strangers");
+    make_images(&scratch.0);
+    succeeds(&scratch.0, &format!("{SMALL} --steps 4 --name run"));
+    let checkpoints = scratch.run("run").join("checkpoints");
+    let strangers = ["step-9.safetensors", "step-2.safetensors", "step-00000099.txt", "step-.safetensors"];
+    strangers.iter().for_each(|name| std::fs::write(checkpoints.join(name), b"").unwrap());
+    std::fs::create_dir(checkpoints.join("folder.tmp")).unwrap();
+    let printed = succeeds(&scratch.0, "pretrain --resume runs/run");
+    assert!(printed.contains("going on after step 4 of 4\n"), "{printed}");
+    assert!(strangers.iter().all(|name| checkpoints.join(name).exists()));
+
+    // As a file that the system does not give out today: a link that leads nowhere.
+    let newest = checkpoints.join("step-00000009.safetensors");
+    std::os::unix::fs::symlink("nowhere", &newest).unwrap();
+    let output = command(&scratch.0, "pretrain --resume runs/run").output().unwrap();
+    fails(&output, &["cannot read", "step-00000009.safetensors", "No such file"]);
+    assert!(std::fs::symlink_metadata(&newest).is_ok(), "it is not set aside");
+    std::fs::remove_file(&newest).unwrap();
+
+    let log = scratch.run("run").join("log.csv");
+    std::fs::remove_file(&log).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &log).unwrap();
+    fails(
+        &command(&scratch.0, "pretrain --resume runs/run").output().unwrap(),
+        &["log.csv: is a device or a pipe, not a file", "move it away"],
+    );
+}
+
 /// A newest checkpoint that is cut off, or has one bit flipped anywhere, is set aside for the one before it.
 #[test]
 fn damage_costs_one_checkpoint() {
@@ -342,7 +392,8 @@ fn what_cannot_be_resumed_is_refused() {
     refused("pretrain --resume runs/run/log.csv", &["log.csv: not a folder"]);
     refused("pretrain --checkpoint-every 0", &["not a whole number above 0"]);
     std::fs::create_dir(scratch.0.join("empty")).unwrap();
-    refused("pretrain --resume empty", &["no checkpoint is in it"]);
+    refused("pretrain --resume empty", &["empty: no run: no folder of checkpoints is in it", "runs/stop-shapes"]);
+    assert_eq!(std::fs::read_dir(scratch.0.join("empty")).unwrap().count(), 0, "it is left as it was");
     // The weights alone are no checkpoint to go on from; and a state is one to probe.
     std::fs::create_dir_all(scratch.0.join("weights/checkpoints")).unwrap();
     let weights = scratch.run("run").join("checkpoint.safetensors");

@@ -14,8 +14,8 @@ const COMMAND: &str = "stop-mim pretrain --method stop --data shapes:count --nam
 
 /// Runs [`COMMAND`], having shown it.
 pub fn run() -> Result<()> {
-    println!("StoP on embedded images, in about two minutes. The same as\n\n  {COMMAND}\n");
-    println!("Ctrl-C ends it early, with a checkpoint. `stop-mim --help` shows what else there is.\n");
+    say!("StoP on embedded images, in about two minutes. The same as\n\n  {COMMAND}\n");
+    say!("Ctrl-C ends it early, with a checkpoint. `stop-mim --help` shows what else there is.\n");
     // The words are fixed and parsed by a test, so that a mistake in them cannot reach a user.
     Cli::parse_from(COMMAND.split_whitespace()).run()
 }

@@ -1,5 +1,14 @@
 //! The command line: one file for each subcommand. It parses, calls the library, and prints; nothing is computed here.
 
+/// Prints a line where it can be printed. Hours of training do not end because the reader of its progress has gone, or
+/// because the disk behind it is full.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($line)*);
+    }};
+}
+
 mod check;
 mod encoder;
 mod features;
@@ -14,7 +23,7 @@ mod run;
 
 use clap::{Parser, Subcommand};
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Masked image modelling with stochastic positional embeddings (StoP, ICML 2024).
 ///
@@ -26,8 +35,8 @@ pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     /// Threads that compute [default: all cores]. The results do not depend on it, not by a bit.
-    #[arg(long, global = true, value_name = "N")]
-    threads: Option<std::num::NonZeroUsize>,
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -55,10 +64,11 @@ impl Cli {
     /// # Errors
     /// When something outside the process is not as it must be; the message says what to do.
     pub fn run(self) -> Result<()> {
-        if let Some(threads) = self.threads {
-            // Fails only when the pool was used already, which it cannot be here.
-            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
-        }
+        let threads = self.threads.map_or(0, usize::from); // 0: as many as there are cores
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .map_err(|e| Error::config(format!("threads to compute with: {e}"), "ask for fewer, with --threads"))?;
         match self.command {
             None => guided::run(),
             Some(Command::Pretrain(args)) => pretrain::run(&args),

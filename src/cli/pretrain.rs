@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(long, default_value = "runs", value_name = "DIR")]
     out: PathBuf,
     /// Name of the run's folder [default: method and data]; a number is added when it exists.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: Option<String>,
     /// Go on with an interrupted run, from the last checkpoint in its folder. Its configuration is taken from there.
     #[arg(long, value_name = "RUN_FOLDER")]
@@ -115,22 +115,22 @@ fn resume(args: &Args, folder: RunFolder) -> Result<()> {
         ));
     }
     for problem in &damaged {
-        println!("{problem}");
+        say!("{problem}");
     }
     let done = run.trainer.optimizer.steps();
     let instead = if damaged.is_empty() { "" } else { ", from the checkpoint before it" };
-    println!("going on after step {done} of {steps}{instead}");
+    say!("going on after step {done} of {steps}{instead}");
     run.upkeep = args.upkeep(run.upkeep.clone(), splits.train.len() / batch);
     go_on(args, run, &splits, &folder)
 }
 
 /// Trains from where the run stands to its end, and probes it if that was asked for.
 fn go_on(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Result<()> {
-    println!("{}", splits.train.describe());
+    say!("{}", splits.train.describe());
     let config = run.config.clone();
     let (model, params) = pretrain(run, splits, folder, args.debug_nan)?;
     if splits.skipped() > 0 {
-        println!("{} files could not be used and were skipped: the warnings name them", splits.skipped());
+        say!("{} files could not be used and were skipped: the warnings name them", splits.skipped());
     }
     if args.probe && !stopped() {
         let untrained = fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed)?;

@@ -34,7 +34,7 @@ impl Progress {
             && (finished || line.elapsed() >= LINE_EVERY)
         {
             *line = Instant::now();
-            println!("{} {}/{} {}", self.what, self.bar.position(), self.bar.length().unwrap_or(0), message());
+            say!("{} {}/{} {}", self.what, self.bar.position(), self.bar.length().unwrap_or(0), message());
         }
     }
 

@@ -27,6 +27,9 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// Most time between checkpoints of a run.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 
+/// Where in a run's folder its checkpoints are.
+const CHECKPOINTS: &str = "checkpoints";
+
 /// A run's folder. While a process has it, no other can.
 pub struct RunFolder {
     path: PathBuf,
@@ -41,7 +44,10 @@ impl RunFolder {
         for i in 1.. {
             let path = parent.join(if i == 1 { name.to_owned() } else { format!("{name}-{i}") });
             match std::fs::create_dir(&path) {
-                Ok(()) => return Self::lock(path),
+                Ok(()) => {
+                    files::sync_folder(&path).map_err(|e| Error::io("create", &path, e))?;
+                    return Self::lock(path);
+                }
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(Error::io("create", path, e)),
             }
@@ -51,12 +57,12 @@ impl RunFolder {
 
     /// The folder of a run that is to go on.
     pub fn open(path: &Path) -> Result<Self> {
-        match std::fs::metadata(path).map_err(|e| Error::io("open", path, e))?.is_dir() {
-            true => Self::lock(path.to_owned()),
-            false => {
-                Err(Error::file(path, "not a folder", "give the folder of the run, as in --resume runs/stop-shapes"))
-            }
-        }
+        let problem = match std::fs::metadata(path).map_err(|e| Error::io("open", path, e))?.is_dir() {
+            true if path.join(CHECKPOINTS).is_dir() => return Self::lock(path.to_owned()),
+            true => "no run: no folder of checkpoints is in it",
+            false => "not a folder",
+        };
+        Err(Error::file(path, problem, "give the folder of the run, as in --resume runs/stop-shapes"))
     }
 
     fn lock(path: PathBuf) -> Result<Self> {
@@ -82,7 +88,7 @@ impl RunFolder {
 
     /// What the run can go on from.
     pub fn checkpoints(&self) -> Rotation {
-        Rotation::new(self.file("checkpoints"))
+        Rotation::new(self.file(CHECKPOINTS))
     }
 }
 
@@ -144,11 +150,11 @@ pub fn run(run: SavedRun, splits: &Splits, folder: &RunFolder, every_number: boo
         written.push("positions.png");
     }
     for name in written {
-        println!("  {}", folder.file(name).display());
+        say!("  {}", folder.file(name).display());
     }
     if step < config.steps {
-        println!("stopped at step {step} of {}, as asked; everything is written", config.steps);
-        println!("stop-mim pretrain --resume {} goes on", folder.path.display());
+        say!("stopped at step {step} of {}, as asked; everything is written", config.steps);
+        say!("stop-mim pretrain --resume {} goes on", folder.path.display());
     }
     Ok((trainer.model, trainer.params))
 }
@@ -193,15 +199,18 @@ struct Log {
     file: File,
 }
 
-/// Curves have about so many points: more cannot be told apart, and a long log is not held in memory.
+/// Curves have about so many points: more cannot be told apart.
 const POINTS: usize = 10_000;
 
 impl Log {
     /// The log of a run that has done `done` steps; what a killed process logged after that is cut off.
     fn open(path: PathBuf, done: usize) -> Result<Self> {
-        let before = match std::fs::read(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            bytes => bytes.map_err(|e| Error::io("read", &path, e))?,
+        let before = match path.exists() {
+            false => Vec::new(),
+            true => {
+                files::ordinary(&path, "move it away, and try again")?;
+                std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?
+            }
         };
         let (header, before) = (header(), String::from_utf8_lossy(&before));
         // A last line without an end is half a line.
@@ -211,7 +220,7 @@ impl Log {
         }
         let rows: Vec<&str> = lines.filter(|line| step_of(line).is_some_and(|step| step <= done)).collect();
         if rows.len() < done {
-            println!("{}: {} of the {done} steps done are not in it", path.display(), done - rows.len());
+            say!("{}: {} of the {done} steps done are not in it", path.display(), done - rows.len());
         }
         let kept: String = std::iter::once(&*header).chain(rows).flat_map(|line| [line, "\n"]).collect();
         files::write_whole(&path, kept.as_bytes())?;

@@ -22,6 +22,7 @@
 //! A class without any good image is an error.
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -139,7 +140,7 @@ pub fn open(dir: &Path, size: usize, bad_images: BadImages) -> Result<(Folder, F
 
 /// Says on standard error that a file is not used.
 fn report(error: &Error) {
-    eprintln!("warning: skipped {}", brief(error));
+    let _ = writeln!(std::io::stderr(), "warning: skipped {}", brief(error)); // not a reason to end
 }
 
 /// An error without its advice, on one line.

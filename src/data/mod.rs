@@ -201,7 +201,11 @@ pub fn open_with(spec: &str, image_size: usize, bad_images: BadImages) -> Result
     }
 }
 
-fn check_image_size(image_size: usize) -> Result<()> {
+/// That images of this size can be had from any data set.
+///
+/// # Errors
+/// When they are too small or too large.
+pub fn check_image_size(image_size: usize) -> Result<()> {
     match (8..=1024).contains(&image_size) {
         true => Ok(()),
         false => Err(Error::config(

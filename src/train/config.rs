@@ -3,7 +3,7 @@
 use rand::Rng;
 
 use super::schedule::{EmaMomentum, LearningRate, WeightDecay};
-use crate::data::Augment;
+use crate::data::{Augment, check_image_size};
 use crate::kernels::Precision;
 use crate::methods::ModelConfig;
 use crate::paper::masking::{MultiBlock, kept_tokens, random_masks};
@@ -85,6 +85,7 @@ impl RunConfig {
     /// [`Error::Config`] that names the first setting that cannot work and says what to do.
     pub fn validate(&self) -> Result<()> {
         self.model.validate()?;
+        check_image_size(self.model.encoder.image_size)?; // before masks, whose check grows with the grid
         self.augment.check()?;
         match &self.masking {
             Masking::Blocks(blocks) => {

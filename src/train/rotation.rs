@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::algorithm_1::Trainer;
 use super::checkpoint::{SavedRun, Upkeep, load_run, save_run};
 use super::config::RunConfig;
-use crate::files::UNFINISHED;
+use crate::files::{UNFINISHED, sync_folder};
 use crate::{Error, Result};
 
 /// The checkpoints of one run. One process at a time may use it.
@@ -42,7 +42,10 @@ impl Rotation {
     /// # Errors
     /// When the folder is there and cannot be read.
     pub fn steps(&self) -> Result<Vec<usize>> {
-        let step = |name: &str| name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok();
+        let step = |name: &str| {
+            let step = name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()?;
+            self.file(step).ends_with(name).then_some(step) // step-9.safetensors is none of ours
+        };
         let mut steps: Vec<usize> = self.names()?.iter().filter_map(|name| step(name)).collect();
         steps.sort_unstable_by_key(|step| std::cmp::Reverse(*step));
         Ok(steps)
@@ -64,7 +67,10 @@ impl Rotation {
     /// # Errors
     /// When it cannot be written; those before it are still there.
     pub fn save(&self, config: &RunConfig, upkeep: &Upkeep, trainer: &Trainer) -> Result<()> {
-        std::fs::create_dir_all(&self.folder).map_err(|e| Error::io("create", &self.folder, e))?;
+        if !self.folder.is_dir() {
+            let made = std::fs::create_dir_all(&self.folder).and_then(|()| sync_folder(&self.folder));
+            made.map_err(|e| Error::io("create", &self.folder, e))?;
+        }
         save_run(&self.file(trainer.optimizer.steps() as usize), config, upkeep, trainer)?;
         let for_good = |step: usize| step > 0 && upkeep.keep_every > 0 && step.is_multiple_of(upkeep.keep_every);
         let old = self.steps()?.into_iter().skip(upkeep.keep.max(1)).filter(|step| !for_good(*step));
@@ -78,15 +84,17 @@ impl Rotation {
     /// and what a killed process left half written is removed.
     ///
     /// # Errors
-    /// When there is none; what is wrong with each is said.
+    /// When there is none: what is wrong with each is said. When the system does not let one be read: that is no damage,
+    /// and may pass.
     pub fn newest(&self) -> Result<Newest> {
-        for name in self.names()?.iter().filter(|name| name.ends_with(UNFINISHED)) {
-            let path = self.folder.join(name);
+        let unfinished = self.names()?.into_iter().filter(|name| name.ends_with(UNFINISHED));
+        for path in unfinished.map(|name| self.folder.join(name)).filter(|path| path.is_file()) {
             std::fs::remove_file(&path).map_err(|e| Error::io("remove", path, e))?;
         }
         let mut damaged = Vec::new();
         for step in self.steps()? {
             match load_run(&self.file(step)) {
+                Err(e @ Error::Io { .. }) => return Err(e),
                 Err(e) => damaged.push((step, e)),
                 Ok(run) => {
                     for (step, _) in &damaged {

@@ -28,6 +28,8 @@
 //! uniform draws, and the branch in StoP's copy for contexts smaller than the targets, which no published setting
 //! reaches.
 
+use std::collections::BTreeSet;
+
 use rand::seq::index;
 use rand::{Rng, RngExt};
 
@@ -245,7 +247,7 @@ impl MultiBlock {
     /// For one budget a side changes only at the aspects where its square root passes a half, so a look between each
     /// two neighbours of these sees every size.
     fn drawable_sizes(&self, blocks: &Blocks) -> Vec<(usize, usize)> {
-        let mut sizes = vec![];
+        let mut sizes = BTreeSet::new();
         for budget in self.budget(blocks.scale.0)..=self.budget(blocks.scale.1) {
             let k = budget as f64;
             let (low, high) = match self.sampler {
@@ -263,9 +265,7 @@ impl MultiBlock {
             cuts.sort_by(f64::total_cmp);
             sizes.extend(cuts.windows(2).map(|pair| self.size(budget, (pair[0] + pair[1]) / 2.0)));
         }
-        sizes.sort();
-        sizes.dedup();
-        sizes
+        sizes.into_iter().collect()
     }
 
     /// The range of aspects that one shared draw u can give together with this budget (D1).
@@ -412,7 +412,6 @@ mod tests {
     use super::*;
     use crate::rng::{Purpose, stream};
     use rand::rngs::StdRng;
-    use std::collections::BTreeSet;
 
     fn rng(seed: u64) -> StdRng {
         stream(seed, Purpose::Mask, [0, 0])
