@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::data::{Augment, BadImages};
+use crate::data::{Augment, BadImages, check_image_size};
 use crate::kernels::Precision;
 use crate::methods::stop::TokenForm;
 use crate::methods::{Method, ModelConfig};
@@ -248,6 +248,7 @@ impl ModelArgs {
         let linear_init = self.linear_init.unwrap_or(official);
         let config = ModelConfig { method, encoder, predictor, linear_init };
         config.validate()?;
+        check_image_size(config.encoder.image_size)?;
         Ok(config)
     }
 }
