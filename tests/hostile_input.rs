@@ -735,6 +735,27 @@ fn injured_checkpoints() {
     }
 }
 
+/// Among others every bit of the two keys without which nothing is looked at.
+#[test]
+fn a_wrong_bit_is_always_found() {
+    let scratch = Scratch::new();
+    let (header, tensors) = sound_checkpoint(&scratch);
+    let header = header.to_string();
+    let (sound, path) = (file(header.as_bytes(), &tensors), scratch.0.join("checkpoint"));
+    std::fs::write(&path, &sound).unwrap();
+    checkpoint::load(&path).unwrap();
+    let key = |key: &str| {
+        let at = sound.windows(key.len()).position(|w| w == key.as_bytes()).unwrap();
+        8 * at..8 * (at + key.len())
+    };
+    for bit in key("\"checksum\"").chain(key("\"crc32\"")).chain((0..8 * sound.len()).step_by(19)) {
+        let mut bytes = sound.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, bytes).unwrap();
+        assert!(checkpoint::load(&path).is_err(), "bit {bit} was not seen");
+    }
+}
+
 /// 200 MB of header, of which no byte is on disk: refused for its length, not for what is in it.
 #[test]
 fn a_header_longer_than_the_format_allows_is_not_read() {

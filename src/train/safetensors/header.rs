@@ -40,14 +40,18 @@ impl<'de> Deserialize<'de> for Header {
     }
 }
 
-/// The checksums of tensors in a file's metadata; none in a file without.
-pub(super) fn checksums(metadata: &HashMap<String, String>) -> Result<HashMap<String, String>, String> {
-    let (Some(expected), Some(sums)) = (metadata.get("checksum"), metadata.get("crc32")) else {
-        return Ok(HashMap::new());
+/// The checksums of tensors in a file's metadata; `None` in a file without.
+pub(super) fn checksums(metadata: &HashMap<String, String>) -> Result<Option<HashMap<String, String>>, String> {
+    let (expected, sums) = match (metadata.get("checksum"), metadata.get("crc32")) {
+        (None, None) => return Ok(None),
+        (Some(expected), Some(sums)) => (expected, sums),
+        // One wrong bit in a key must not mean that nothing is looked at.
+        (Some(_), None) => return Err("its metadata are damaged: 'checksum' is there without 'crc32'".into()),
+        (None, Some(_)) => return Err("its metadata are damaged: 'crc32' is there without 'checksum'".into()),
     };
     let rest: BTreeMap<_, _> = metadata.iter().filter(|(key, _)| *key != "checksum").collect();
     if checksum(rest.into_iter()) != *expected {
         return Err("its metadata are damaged: they do not have their checksum".into());
     }
-    serde_json::from_str(sums).map_err(|e| format!("its checksums cannot be read ({e})"))
+    serde_json::from_str(sums).map(Some).map_err(|e| format!("its checksums cannot be read ({e})"))
 }

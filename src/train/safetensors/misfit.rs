@@ -40,7 +40,7 @@ pub enum Reason {
     },
     /// Its elements are not floating-point numbers of 16, 32 or 64 bits.
     Elements(Dtype),
-    /// Its bytes do not have their checksum.
+    /// Its bytes do not have their checksum, or it has none and others do.
     Damaged,
     /// A value of it is NaN or infinite, in the model's element type.
     NotFinite,

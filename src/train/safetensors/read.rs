@@ -30,8 +30,8 @@ pub struct TensorFile {
     header: Metadata,
     /// Where the elements start.
     start: u64,
-    /// Checksums by name; none in a file without.
-    sums: HashMap<String, String>,
+    /// Checksums by name; `None` in a file without.
+    sums: Option<HashMap<String, String>>,
 }
 
 impl TensorFile {
@@ -61,7 +61,7 @@ impl TensorFile {
             let (announced, found) = (header.data_len(), rest - size);
             return Err(no_header(format!("{announced} bytes of tensors are announced, and there are {found}")));
         }
-        let sums = header.metadata().as_ref().map_or(Ok(HashMap::new()), checksums).map_err(unusable)?;
+        let sums = header.metadata().as_ref().map_or(Ok(None), checksums).map_err(unusable)?;
         Ok(TensorFile { path: path.to_owned(), hint, file, header, start: 8 + size, sums })
     }
 
@@ -161,7 +161,7 @@ impl TensorFile {
             DType::F64 => self.elements(&info, place.as_mut_slice::<f64>()),
         };
         let passed = passed.map_err(|e| Error::io("read", &self.path, e))?;
-        let whole = self.sums.get(name).is_none_or(|sum| *sum == passed.checksum());
+        let whole = self.sums.as_ref().is_none_or(|sums| sums.get(name) == Some(&passed.checksum()));
         Ok(match (whole, passed.finite) {
             (false, _) => Some(Reason::Damaged),
             (true, false) => Some(Reason::NotFinite),
@@ -397,7 +397,7 @@ mod tests {
         }
     }
 
-    /// A changed value, a changed key, a changed checksum; and no half of the two keys means that nothing is checked.
+    /// A changed value, a changed key, a changed checksum; and one of the two keys alone.
     #[test]
     fn damaged_metadata_are_an_error() {
         let (file, _) = with_checksums("metadata");
@@ -413,9 +413,27 @@ mod tests {
             assert!(error.contains("its metadata are damaged"), "{error}");
         }
         for (from, to) in [("checksum", "checksun"), ("crc32", "crc33")] {
-            assert!(changed(from, to).unwrap().sums.is_empty());
+            let error = changed(from, to).unwrap_err().to_string();
+            let other = if from == "crc32" { "checksum" } else { "crc32" };
+            assert!(error.contains(&format!("damaged: '{other}' is there without '{from}'")), "{error}");
         }
-        assert_eq!(changed("value", "value").unwrap().sums.len(), 3);
+        assert_eq!(changed("value", "value").unwrap().sums.unwrap().len(), 3);
+    }
+
+    /// As after a program that adds a tensor and keeps the metadata.
+    #[test]
+    fn a_tensor_without_its_checksum_is_damaged_where_others_have_theirs() {
+        let (file, _) = with_checksums("added");
+        let whole = std::fs::read(&file.0).unwrap();
+        let end = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        let elements = whole.len() - end;
+        let added = format!(r#","d":{{"dtype":"F32","shape":[1],"data_offsets":[{elements},{}]}}}}"#, elements + 4);
+        let header = std::str::from_utf8(&whole[8..end]).unwrap().trim_end().strip_suffix('}').unwrap();
+        let file =
+            Scratch::new("added-to", &[raw(&(header.to_owned() + &added), &whole[end..]), f32s(&[1.0])].concat());
+        assert!(open(&file).tensor("c", DType::F32).is_ok());
+        let error = open(&file).tensor("d", DType::F32).unwrap_err().to_string();
+        assert!(error.contains("d is damaged"), "{error}");
     }
 
     #[test]
