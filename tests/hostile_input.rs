@@ -643,6 +643,8 @@ fn checkpoints_whose_header_lies() {
             metadata("step", "99999999999999999999999".into()),
             "its step is not a number",
         ),
+        ("a step after the last", metadata("step", "11".into()), "after step 11 of a run of 10 steps"),
+        ("the largest step", metadata("step", u64::MAX.to_string().into()), "after step 18446744073709551615 of"),
         ("format", metadata("format", "stop-mim-999".into()), "format 'stop-mim-999'"),
         ("no patches", with(&|c| c.model.encoder.patch_size = 0), "its configuration cannot work: patches of 0"),
         ("largest sizes", with(&|c| c.model.encoder.dim = usize::MAX), "18446744073709551615 wide"),

@@ -179,7 +179,7 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
     let field = |key: &str| metadata.get(key).ok_or_else(|| unusable(format!("no '{key}' in its metadata")));
     let config: RunConfig = serde_json::from_str(field("config")?)
         .map_err(|e| unusable(format!("its configuration cannot be read ({e})")))?;
-    let step = field("step")?.parse().map_err(|_| unusable("its step is not a number".into()))?;
+    let step: usize = field("step")?.parse().map_err(|_| unusable("its step is not a number".into()))?;
 
     // Memory is asked for only as much as the file has: for the model here, and for masks in the second check.
     let cannot_work = |e| unusable(format!("its configuration cannot work: {e}"));
@@ -189,6 +189,9 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
         return Err(unusable(format!("its tensors of {bytes} bytes are not half of the model that it describes")));
     }
     config.validate().map_err(cannot_work)?;
+    if step > config.steps {
+        return Err(unusable(format!("it is after step {step} of a run of {} steps", config.steps)));
+    }
 
     let (model, mut params) = fresh_model(&config)?;
     let mut resumable = None;
@@ -336,6 +339,22 @@ mod tests {
             let error = load_run(&file.0).unwrap_err().to_string();
             assert!(error.contains("the constants of its optimizer cannot"), "{error}");
             load(&file.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_step_that_the_run_does_not_have() {
+        let (file, trainer) = (Scratch::new("step", &[]), after_two_steps(small::stop()));
+        save_to(&file, &trainer).unwrap();
+        let steps = small::run(&trainer).steps;
+        rewrite(&file, &[("step", Some(&steps.to_string()))], &[]);
+        assert_eq!(load(&file.0).unwrap().step, steps);
+        for step in [steps + 1, usize::MAX] {
+            rewrite(&file, &[("step", Some(&step.to_string()))], &[]);
+            for error in [load(&file.0).unwrap_err(), load_run(&file.0).unwrap_err()] {
+                let words = format!("after step {step} of a run of {steps} steps");
+                assert!(error.to_string().contains(&words), "{error}");
+            }
         }
     }
 
