@@ -665,6 +665,40 @@ fn checkpoints_whose_header_lies() {
     }
 }
 
+/// What an error repeats of a file is short, and tells a terminal nothing.
+#[test]
+fn errors_about_hostile_text_are_short_and_plain() {
+    let scratch = Scratch::new();
+    let path = scratch.0.join("checkpoint");
+    let (header, tensors) = unsummed_checkpoint(&scratch);
+    let evil = "\u{1b}[2J\r\u{7}";
+    let refused = |words: &str, change: &dyn Fn(&mut serde_json::Map<String, serde_json::Value>)| {
+        let mut header = header.clone();
+        change(header.as_object_mut().unwrap());
+        std::fs::write(&path, file(header.to_string().as_bytes(), &tensors)).unwrap();
+        let error = checkpoint::load(&path).err().unwrap().to_string();
+        assert!(error.len() < 20_000 && !error.contains(|c: char| c.is_control() && c != '\n'), "{error:?}");
+        assert!(error.contains(words), "no '{words}' in {error}");
+    };
+    let empty = serde_json::json!({"dtype": "F32", "shape": [0], "data_offsets": [0, 0]});
+    let long = evil.repeat(100_000);
+    refused("50000 tensors cannot be used:\n    \\u{1b}[2J\\r\\u{7}", &|h| {
+        h.extend((0..50_000).map(|k| (format!("{evil}{k:05}"), empty.clone())));
+    });
+    refused("… and 49980 more", &|h| h.extend((0..50_000).map(|k| (k.to_string(), empty.clone()))));
+    refused("1 tensor cannot be used:\n    \\u{1b}[2J", &|h| drop(h.insert(long.clone(), empty.clone())));
+    refused("header: invalid type: string \"\\u{1b}", &|h| drop(h.insert("x".into(), long.clone().into())));
+    for (key, words) in
+        [("format", "format '\\u{1b}[2J"), ("config", "its configuration cannot"), ("step", "is not a number")]
+    {
+        refused(words, &|h| h["__metadata__"][key] = long.clone().into());
+    }
+    let unknown = serde_json::json!({ &long: 1 }).to_string();
+    refused("its configuration cannot be read (unknown field", &|h| {
+        h["__metadata__"]["config"] = unknown.clone().into()
+    });
+}
+
 /// Configurations that are sound, of models far larger than the file, in each of their sizes: the program refuses them
 /// in little memory. (The largest would take terabytes.)
 #[cfg(unix)]

@@ -24,6 +24,7 @@ mod misfit;
 mod read;
 mod write;
 
+pub(super) use misfit::shown;
 pub use misfit::{Fit, Misfit, Reason};
 pub use read::TensorFile;
 pub use write::write;

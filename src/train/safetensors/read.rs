@@ -9,7 +9,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::header::{Header, checksums};
-use super::misfit::listed;
+use super::misfit::{listed, shown};
 use super::{Fit, Misfit, Passed, Reason};
 use crate::kernels::MAX_RANK;
 use crate::tensor::{DType, Real, Shape, Tensor};
@@ -56,7 +56,8 @@ impl TensorFile {
         }
         let mut json = vec![0; size as usize];
         file.read_exact(&mut json).map_err(io)?;
-        let Header(header) = serde_json::from_slice(&json).map_err(|e| no_header(format!("header: {e}")))?;
+        let Header(header) =
+            serde_json::from_slice(&json).map_err(|e| no_header(format!("header: {}", shown(&e.to_string()))))?;
         if header.data_len() as u64 != rest - size {
             let (announced, found) = (header.data_len(), rest - size);
             return Err(no_header(format!("{announced} bytes of tensors are announced, and there are {found}")));
@@ -90,7 +91,7 @@ impl TensorFile {
     ///
     /// # Errors
     /// When the file cannot be read; when something does not fit and `fit` is strict, or nothing at all fits; when a
-    /// tensor is damaged or not finite. All tensors of which this is true are named. Some of the places have been
+    /// tensor is damaged or not finite. All tensors of which this is true are counted, and the first named. Some of the places have been
     /// overwritten then: they are the caller's to drop.
     pub(in crate::train) fn fill(
         &mut self,
@@ -121,7 +122,7 @@ impl TensorFile {
         let misfit = |reason| [Misfit { name: name.to_owned(), reason }];
         let TensorInfo { shape, .. } = self.info(name).map_err(|reason| self.unusable(&misfit(reason)))?;
         if shape.len() > MAX_RANK {
-            let problem = format!("{name} has {} dimensions; {MAX_RANK} is the most", shape.len());
+            let problem = format!("{} has {} dimensions; {MAX_RANK} is the most", shown(name), shape.len());
             return Err(Error::file(&self.path, problem, "reshape it"));
         }
         let mut tensor = Tensor::zeros(Shape::new(&shape), dtype);
@@ -455,6 +456,7 @@ mod tests {
         let entry = |name: &str, shape: &str, offsets: &str| {
             format!(r#""{name}":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}"#)
         };
+        let numbered = |n: usize, entry: &dyn Fn(usize) -> String| (0..n).map(entry).collect::<Vec<_>>().join(",");
         let headers = [
             ("overlapping", entry("a", "[1]", "[0,4]") + "," + &entry("b", "[1]", "[2,6]"), 6),
             ("the same place twice", entry("a", "[1]", "[0,4]") + "," + &entry("b", "[1]", "[0,4]"), 4),
@@ -467,12 +469,26 @@ mod tests {
             ("an offset beyond 64 bits", entry("a", "[1]", "[0,99999999999999999999]"), 4),
             ("a name twice, data once", entry("a", "[1]", "[0,4]") + "," + &entry("a", "[1]", "[0,4]"), 4),
             ("a name twice", entry("a", "[1]", "[0,4]") + "," + &entry("a", "[1]", "[4,8]"), 8),
+            ("an endless shape", entry("a", &format!("[{}1]", "1,".repeat(64)), "[0,4]"), 4),
+            ("metadata twice", r#""__metadata__":{"a":"b","a":"c"}"#.into(), 0),
+            (
+                "too many metadata",
+                format!(r#""__metadata__":{{{}}}"#, numbered(100_001, &|k| format!(r#""{k}":"""#))),
+                0,
+            ),
+            ("too many tensors", numbered(100_001, &|k| entry(&k.to_string(), "[0]", "[0,0]")), 0),
             ("an unknown type", entry("a", "[1]", "[0,4]").replace("F32", "F33"), 4),
             ("no object", r#""a":7"#.into(), 0),
         ];
         for (what, entries, bytes) in headers {
             let error = refused(&raw(&format!("{{{entries}}}"), &vec![0; bytes]));
-            assert!(what != "a name twice, data once" || error.contains("a stands there twice"), "{what}: {error}");
+            let words = match what {
+                "a name twice, data once" | "a name twice" | "metadata twice" => "a stands there twice",
+                "an endless shape" => "a has more than 64 dimensions",
+                "too many metadata" | "too many tensors" => "more than 100000 entries",
+                _ => "",
+            };
+            assert!(error.contains(words), "{what}: {error}");
         }
         refused(&raw("[]", &[]));
         refused(&raw(&"[".repeat(100_000), &[]));
