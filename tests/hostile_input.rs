@@ -874,6 +874,31 @@ fn within(kilobytes: usize, folder: &Path, args: &str) -> Output {
     shell.current_dir(folder).args(["-c", &line, env!("CARGO_BIN_EXE_stop-mim")]).output().unwrap()
 }
 
+/// Images for `features`, of which hardly a byte is on disk: those of a wrong shape are not read, and for those that no
+/// memory can hold, there is an error.
+#[cfg(unix)]
+#[test]
+fn terabytes_of_images_are_refused_before_they_are_read() {
+    let scratch = Scratch::new();
+    sound_checkpoint(&scratch);
+    for (name, shape, words) in
+        [("other", [1 << 31, 3, 8, 8], "resize them"), ("fitting", [1 << 29, 3, 16, 16], "not enough memory")]
+    {
+        let end = 4 * shape.iter().product::<u64>();
+        let header = format!(r#"{{"images":{{"dtype":"F32","shape":{shape:?},"data_offsets":[0,{end}]}}}}"#);
+        let bytes = file(header.as_bytes(), &[]);
+        scratch.write(name, &bytes);
+        let images = std::fs::File::options().write(true).open(scratch.0.join(name)).unwrap();
+        if images.set_len(bytes.len() as u64 + end).is_err() {
+            continue; // Not on every file system.
+        }
+        let output = within(1_000_000, &scratch.0, &format!("features sound --images {name} --out features"));
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{name}: {:?}\n{message}", output.status);
+        assert!(message.contains(&format!("{name}: images")) && message.contains(words), "{name}: {message}");
+    }
+}
+
 /// Through the program: each bad file is reported once, and memory is bounded before it is asked for: the bombs here
 /// would take up to 29 GB.
 #[cfg(unix)]

@@ -113,28 +113,50 @@ impl TensorFile {
         if wrong.is_empty() { Ok(left_out) } else { Err(self.unusable(&wrong)) }
     }
 
+    /// The shape of a tensor as the header has it: nothing else is read.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its elements are not floating-point numbers.
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        let misfit = |reason| [Misfit { name: name.to_owned(), reason }];
+        self.info(name).map(|info| info.shape).map_err(|reason| self.unusable(&misfit(reason)))
+    }
+
     /// A tensor of whatever shape it has in the file.
     ///
     /// # Errors
     /// When there is none of that name, its elements are not floating-point numbers or not finite, it has too many
-    /// dimensions, it is damaged, or the file cannot be read.
+    /// dimensions, it takes more memory than there is, it is damaged, or the file cannot be read.
     pub fn tensor(&mut self, name: &str, dtype: DType) -> Result<Tensor> {
-        let misfit = |reason| [Misfit { name: name.to_owned(), reason }];
-        let TensorInfo { shape, .. } = self.info(name).map_err(|reason| self.unusable(&misfit(reason)))?;
+        let shape = self.shape(name)?;
         if shape.len() > MAX_RANK {
             let problem = format!("{} has {} dimensions; {MAX_RANK} is the most", shown(name), shape.len());
             return Err(Error::file(&self.path, problem, "reshape it"));
         }
+        // Memory that cannot be had ends the process, unless it is asked for like this.
+        let of_each = match dtype {
+            DType::F32 => size_of::<f32>(),
+            DType::F64 => size_of::<f64>(),
+        };
+        let bytes = shape.iter().product::<usize>().saturating_mul(of_each);
+        if Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
+            let problem = format!("{} is {shape:?}, for which there is not enough memory", shown(name));
+            return Err(Error::file(&self.path, problem, "make a file of a part of it"));
+        }
         let mut tensor = Tensor::zeros(Shape::new(&shape), dtype);
         match self.read(name, &mut tensor)? {
             None => Ok(tensor),
-            Some(reason) => Err(self.unusable(&misfit(reason))),
+            Some(reason) => Err(self.unusable(&[Misfit { name: name.to_owned(), reason }])),
         }
     }
 
     fn unusable(&self, misfits: &[Misfit]) -> Error {
-        let damage_alone = misfits.iter().all(|misfit| !misfit.reason.can_be_left_out());
-        let hint = if damage_alone { "take another copy of the file, or an earlier one" } else { self.hint };
+        let all = |what: fn(&Reason) -> bool| misfits.iter().all(|misfit| what(&misfit.reason));
+        let hint = match () {
+            () if all(|reason| !reason.can_be_left_out()) => "take another copy of the file, or an earlier one",
+            () if all(|reason| matches!(reason, Reason::Elements(_))) => "convert it to floating point, such as F32",
+            () => self.hint,
+        };
         Error::file(&self.path, listed(misfits), hint)
     }
 
@@ -530,5 +552,9 @@ mod tests {
             let error = open.tensor(name, DType::F32).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
+        assert_eq!(open.shape("deep").unwrap(), ranks);
+        assert!(open.shape("none").unwrap_err().to_string().contains("none is missing"));
+        let whole = open.shape("whole").unwrap_err().to_string();
+        assert!(whole.contains("whole is of I64") && whole.contains("convert it"), "{whole}");
     }
 }
