@@ -134,7 +134,7 @@ fn checkpoints_that_are_not() {
         [&file[..at], to.as_bytes(), &file[at + from.len()..]].concat()
     };
     // As from a program that writes no checksums: what an edit does is then seen, and not just that there was one.
-    let unsummed = replaced(&good, "\"crc32\"", "\"other\"");
+    let unsummed = replaced(&replaced(&good, "\"crc32\"", "\"other\""), "\"checksum\"", "\"anything\"");
     let edited = |from: &str, to: &str| replaced(&unsummed, from, to);
     write("empty", b"");
     write("text", b"this is not a checkpoint at all");
@@ -145,6 +145,7 @@ fn checkpoints_that_are_not() {
     write("bad-config", &edited("patch_size", "patch_sise"));
     write("other-size", &edited("\\\"dim\\\":16", "\\\"dim\\\":20"));
     write("far-larger", &edited("\\\"dim\\\":16", "\\\"dim\\\":32"));
+    write("half", &replaced(&good, "\"crc32\"", "\"crc33\""));
     write("damaged", &replaced(&good, "encoder.norm.weight", "encoder.morn.weight"));
     let mut nan = unsummed.clone();
     let end = nan.len();
@@ -158,6 +159,7 @@ fn checkpoints_that_are_not() {
         ("huge", &["huge", "not a safetensors file"]),
         ("cut", &["cut", "not a safetensors file"]),
         ("damaged", &["its metadata are damaged"]),
+        ("half", &["its metadata are damaged", "without 'crc32'"]),
         ("renamed", &["encoder.norm.weight is missing", "encoder.morn.weight is unexpected"]),
         ("other-format", &["stop-mim-9", "stop-mim-1"]),
         ("bad-config", &["patch_sise"]),

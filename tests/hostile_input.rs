@@ -15,8 +15,8 @@ use stop_mim::Precision;
 use stop_mim::cli::Cli;
 use stop_mim::data::{Augment, BadImages, Dataset, Loader, LoaderOptions, Normalization, cifar, folder};
 use stop_mim::methods::stop::TokenForm;
-use stop_mim::methods::{Method, ModelConfig};
-use stop_mim::nn::LinearInit;
+use stop_mim::methods::{Method, ModelConfig, ModelParams};
+use stop_mim::nn::{LinearInit, Params};
 use stop_mim::paper::Sigma;
 use stop_mim::paper::masking::MultiBlock;
 use stop_mim::train::safetensors::TensorFile;
@@ -561,7 +561,7 @@ fn config() -> RunConfig {
     }
 }
 
-/// A checkpoint's header and tensors.
+/// The header and the tensors of a checkpoint with checksums.
 fn sound_checkpoint(scratch: &Scratch) -> (serde_json::Value, Vec<u8>) {
     let (config, path) = (config(), scratch.0.join("sound"));
     config.validate().unwrap();
@@ -572,6 +572,14 @@ fn sound_checkpoint(scratch: &Scratch) -> (serde_json::Value, Vec<u8>) {
     (serde_json::from_slice(header).unwrap(), tensors.to_vec())
 }
 
+/// The same without checksums: what is changed is then seen, and not just that something was.
+fn unsummed_checkpoint(scratch: &Scratch) -> (serde_json::Value, Vec<u8>) {
+    let (mut header, tensors) = sound_checkpoint(scratch);
+    let metadata = header["__metadata__"].as_object_mut().unwrap();
+    ["checksum", "crc32"].iter().for_each(|key| drop(metadata.remove(*key).unwrap()));
+    (header, tensors)
+}
+
 fn file(header: &[u8], tensors: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header, tensors].concat()
 }
@@ -579,7 +587,7 @@ fn file(header: &[u8], tensors: &[u8]) -> Vec<u8> {
 #[test]
 fn checkpoints_whose_header_lies() {
     let scratch = Scratch::new();
-    let (header, tensors) = sound_checkpoint(&scratch);
+    let (header, tensors) = unsummed_checkpoint(&scratch);
     let name = "encoder.norm.weight";
     let lie = |change: &dyn Fn(&mut serde_json::Value)| {
         let mut header = header.clone();
@@ -602,49 +610,93 @@ fn checkpoints_whose_header_lies() {
         file(header.to_string().as_bytes(), &tensors)
     };
     let cases = vec![
-        ("empty", vec![]),
-        ("seven bytes", vec![0; 7]),
-        ("no header", vec![0; 8]),
-        ("endless header", file(b"{}", &[]).iter().map(|_| 0xFF).collect()),
-        ("header of a terabyte", [&(1u64 << 40).to_le_bytes()[..], b"{}"].concat()),
-        ("no JSON", file(b"this is not JSON", &[])),
-        ("JSON of another kind", file(b"[1, 2, 3]", &[])),
-        ("nested JSON", file("[".repeat(100_000).as_bytes(), &[])),
-        ("nothing in it", file(b"{}", &[])),
-        ("no tensors", file(header.to_string().as_bytes(), &[])),
-        ("dtype", set("dtype", "I64".into())),
-        ("no dtype", set("dtype", "F33".into())),
-        ("shape", set("shape", vec![3].into())),
-        ("shape that overflows", set("shape", vec![u64::MAX, 2].into())),
-        ("shape whose bytes overflow", set("shape", vec![1u64 << 62].into())),
-        ("shape that overflows to what is there", set("shape", vec![1u64 << 63, 2, 4].into())),
-        ("shape of nothing", set("shape", vec![0, u64::MAX].into())),
-        ("negative shape", set("shape", vec![-4].into())),
-        ("offsets beyond", set("data_offsets", vec![start as u64, u64::MAX].into())),
-        ("offsets turned round", set("data_offsets", vec![end, start].into())),
-        ("offsets that overlap", set("data_offsets", vec![start.saturating_sub(4), end - 4].into())),
-        ("offsets of the first tensor", set("data_offsets", vec![0, end - start].into())),
-        ("not a number", poisoned(f32::NAN)),
-        ("infinite", poisoned(f32::INFINITY)),
-        ("metadata of another kind", metadata("config", 5.into())),
-        ("configuration that is no JSON", metadata("config", "{".into())),
-        ("nested configuration", metadata("config", "[".repeat(100_000).into())),
-        ("steps", metadata("step", "-1".into())),
-        ("more steps than there are numbers", metadata("step", "99999999999999999999999".into())),
-        ("format", metadata("format", "stop-mim-999".into())),
-        ("no patches", with(&|c| c.model.encoder.patch_size = 0)),
-        ("largest sizes", with(&|c| c.model.encoder.dim = usize::MAX)),
-        ("largest image", with(&|c| c.model.encoder.image_size = usize::MAX)),
-        ("another size", with(&|c| c.model.encoder.dim = 8)),
-        ("another depth", with(&|c| c.model.encoder.depth = 2)),
-        ("another method", with(&|c| c.model.method = Method::Mae { normalize_patches: false })),
+        ("empty", vec![], "0 bytes long"),
+        ("seven bytes", vec![0; 7], "7 bytes long"),
+        ("no header", vec![0; 8], "header: EOF"),
+        ("endless header", file(b"{}", &[]).iter().map(|_| 0xFF).collect(), "a header of 18446744073709551615 bytes"),
+        ("header of a terabyte", [&(1u64 << 40).to_le_bytes()[..], b"{}"].concat(), "a header of 1099511627776 bytes"),
+        ("no JSON", file(b"this is not JSON", &[]), "header: expected"),
+        ("JSON of another kind", file(b"[1, 2, 3]", &[]), "expected an object"),
+        ("nested JSON", file("[".repeat(100_000).as_bytes(), &[]), "header: "),
+        ("nothing in it", file(b"{}", &[]), "no stop-mim metadata"),
+        ("no tensors", file(header.to_string().as_bytes(), &[]), "and there are 0"),
+        ("dtype", set("dtype", "I64".into()), "invalid shape"),
+        ("no dtype", set("dtype", "F33".into()), "unknown variant `F33`"),
+        ("shape", set("shape", vec![3].into()), "invalid shape"),
+        ("shape that overflows", set("shape", vec![u64::MAX, 2].into()), "overflow"),
+        ("shape whose bytes overflow", set("shape", vec![1u64 << 62].into()), "overflow"),
+        ("shape that overflows to what is there", set("shape", vec![1u64 << 63, 2, 4].into()), "overflow"),
+        ("shape of nothing", set("shape", vec![0, u64::MAX].into()), "invalid shape"),
+        ("negative shape", set("shape", vec![-4].into()), "invalid value"),
+        ("offsets beyond", set("data_offsets", vec![start as u64, u64::MAX].into()), "offset"),
+        ("offsets turned round", set("data_offsets", vec![end, start].into()), "offset"),
+        ("offsets that overlap", set("data_offsets", vec![start.saturating_sub(4), end - 4].into()), "offset"),
+        ("offsets of the first tensor", set("data_offsets", vec![0, end - start].into()), "offset"),
+        ("not a number", poisoned(f32::NAN), "encoder.norm.weight has values that are not finite"),
+        ("infinite", poisoned(f32::INFINITY), "encoder.norm.weight has values that are not finite"),
+        ("metadata of another kind", metadata("config", 5.into()), "invalid type: integer `5`, expected a string"),
+        ("configuration that is no JSON", metadata("config", "{".into()), "its configuration cannot be read (EOF"),
+        ("nested configuration", metadata("config", "[".repeat(100_000).into()), "its configuration cannot be read"),
+        ("steps", metadata("step", "-1".into()), "its step is not a number"),
+        (
+            "more steps than there are numbers",
+            metadata("step", "99999999999999999999999".into()),
+            "its step is not a number",
+        ),
+        ("a step after the last", metadata("step", "11".into()), "after step 11 of a run of 10 steps"),
+        ("the largest step", metadata("step", u64::MAX.to_string().into()), "after step 18446744073709551615 of"),
+        ("format", metadata("format", "stop-mim-999".into()), "format 'stop-mim-999'"),
+        ("no patches", with(&|c| c.model.encoder.patch_size = 0), "its configuration cannot work: patches of 0"),
+        ("largest sizes", with(&|c| c.model.encoder.dim = usize::MAX), "18446744073709551615 wide"),
+        ("largest image", with(&|c| c.model.encoder.image_size = usize::MAX - 3), "its configuration cannot work"),
+        ("another size", with(&|c| c.model.encoder.dim = 8), "not half of the model"),
+        ("another depth", with(&|c| c.model.encoder.depth = 2), "encoder.blocks.1.norm1.weight is missing"),
+        (
+            "another method",
+            with(&|c| c.model.method = Method::Mae { normalize_patches: false }),
+            "model.pos_embed is missing",
+        ),
     ];
-    for (what, bytes) in cases {
+    for (what, bytes, words) in cases {
         let path = scratch.0.join("checkpoint");
         std::fs::write(&path, bytes).unwrap();
         let error = checkpoint::load(&path).err().unwrap_or_else(|| panic!("{what} was accepted")).to_string();
-        assert!(error.contains(path.to_str().unwrap()), "{what}: {error}");
+        assert!(error.contains(path.to_str().unwrap()) && error.contains(words), "{what}: no '{words}' in {error}");
     }
+}
+
+/// What an error repeats of a file is short, and tells a terminal nothing.
+#[test]
+fn errors_about_hostile_text_are_short_and_plain() {
+    let scratch = Scratch::new();
+    let path = scratch.0.join("checkpoint");
+    let (header, tensors) = unsummed_checkpoint(&scratch);
+    let evil = "\u{1b}[2J\r\u{7}";
+    let refused = |words: &str, change: &dyn Fn(&mut serde_json::Map<String, serde_json::Value>)| {
+        let mut header = header.clone();
+        change(header.as_object_mut().unwrap());
+        std::fs::write(&path, file(header.to_string().as_bytes(), &tensors)).unwrap();
+        let error = checkpoint::load(&path).err().unwrap().to_string();
+        assert!(error.len() < 20_000 && !error.contains(|c: char| c.is_control() && c != '\n'), "{error:?}");
+        assert!(error.contains(words), "no '{words}' in {error}");
+    };
+    let empty = serde_json::json!({"dtype": "F32", "shape": [0], "data_offsets": [0, 0]});
+    let long = evil.repeat(100_000);
+    refused("50000 tensors cannot be used:\n    \\u{1b}[2J\\r\\u{7}", &|h| {
+        h.extend((0..50_000).map(|k| (format!("{evil}{k:05}"), empty.clone())));
+    });
+    refused("… and 49980 more", &|h| h.extend((0..50_000).map(|k| (k.to_string(), empty.clone()))));
+    refused("1 tensor cannot be used:\n    \\u{1b}[2J", &|h| drop(h.insert(long.clone(), empty.clone())));
+    refused("header: invalid type: string \"\\u{1b}", &|h| drop(h.insert("x".into(), long.clone().into())));
+    for (key, words) in
+        [("format", "format '\\u{1b}[2J"), ("config", "its configuration cannot"), ("step", "is not a number")]
+    {
+        refused(words, &|h| h["__metadata__"][key] = long.clone().into());
+    }
+    let unknown = serde_json::json!({ &long: 1 }).to_string();
+    refused("its configuration cannot be read (unknown field", &|h| {
+        h["__metadata__"]["config"] = unknown.clone().into()
+    });
 }
 
 /// Configurations that are sound, of models far larger than the file, in each of their sizes: the program refuses them
@@ -653,7 +705,7 @@ fn checkpoints_whose_header_lies() {
 #[test]
 fn memory_for_a_model_is_bounded_by_the_file() {
     let scratch = Scratch::new();
-    let (header, tensors) = sound_checkpoint(&scratch);
+    let (header, tensors) = unsummed_checkpoint(&scratch);
     let most = 1 << 14;
     let mae = |c: &mut RunConfig| {
         c.model.method = Method::Mae { normalize_patches: false };
@@ -683,7 +735,6 @@ fn memory_for_a_model_is_bounded_by_the_file() {
         let mut header = header.clone();
         let metadata = header["__metadata__"].as_object_mut().unwrap();
         metadata.insert("config".into(), serde_json::to_string(&config).unwrap().into());
-        metadata.remove("checksum");
         std::fs::write(scratch.0.join("lie"), file(header.to_string().as_bytes(), &tensors)).unwrap();
         let output = within(500_000, &scratch.0, "probe lie");
         let message = String::from_utf8_lossy(&output.stderr);
@@ -692,25 +743,52 @@ fn memory_for_a_model_is_bounded_by_the_file() {
     }
 }
 
+/// With checksums, hardly an injury gets through. Without them many do, and what is loaded can be looked at.
 #[test]
 fn injured_checkpoints() {
     let scratch = Scratch::new();
-    let (header, tensors) = sound_checkpoint(&scratch);
-    let header = header.to_string();
     let path = scratch.0.join("checkpoint");
     let mut rng = StdRng::seed_from_u64(3);
-    for k in 0..600 {
-        let bytes = match k % 3 {
-            0 => mutated(&file(header.as_bytes(), &tensors), &mut rng),
-            1 => file(&mutated(header.as_bytes(), &mut rng), &tensors),
-            _ => file(header.as_bytes(), &mutated(&tensors, &mut rng)),
-        };
-        std::fs::write(&path, bytes).unwrap();
-        if let Ok(loaded) = checkpoint::load(&path) {
+    for (checkpoint_of, expected) in [(sound_checkpoint as fn(&Scratch) -> _, 0), (unsummed_checkpoint, 40)] {
+        let (header, tensors): (serde_json::Value, Vec<u8>) = checkpoint_of(&scratch);
+        let header = header.to_string();
+        let mut loads = 0;
+        for k in 0..600 {
+            let bytes = match k % 3 {
+                0 => mutated(&file(header.as_bytes(), &tensors), &mut rng),
+                1 => file(&mutated(header.as_bytes(), &mut rng), &tensors),
+                _ => file(header.as_bytes(), &mutated(&tensors, &mut rng)),
+            };
+            std::fs::write(&path, bytes).unwrap();
+            let Ok(loaded) = checkpoint::load(&path) else { continue };
+            loads += 1;
             assert!(loaded.config.validate().is_ok());
-            let finite = |x: &f32| x.is_finite();
-            assert!(loaded.params.encoder.iter().all(|p| p.value.as_slice::<f32>().iter().all(finite)));
+            let ModelParams { encoder, predictor, target } = &loaded.params;
+            let mut all = encoder.iter().chain(predictor.iter()).chain(target.iter().flat_map(Params::iter));
+            assert!(all.all(|p| p.value.is_finite()));
         }
+        assert!(loads >= expected, "{loads} of 600: do these inputs still reach what is looked at?");
+    }
+}
+
+/// Among others every bit of the two keys without which nothing is looked at.
+#[test]
+fn a_wrong_bit_is_always_found() {
+    let scratch = Scratch::new();
+    let (header, tensors) = sound_checkpoint(&scratch);
+    let header = header.to_string();
+    let (sound, path) = (file(header.as_bytes(), &tensors), scratch.0.join("checkpoint"));
+    std::fs::write(&path, &sound).unwrap();
+    checkpoint::load(&path).unwrap();
+    let key = |key: &str| {
+        let at = sound.windows(key.len()).position(|w| w == key.as_bytes()).unwrap();
+        8 * at..8 * (at + key.len())
+    };
+    for bit in key("\"checksum\"").chain(key("\"crc32\"")).chain((0..8 * sound.len()).step_by(19)) {
+        let mut bytes = sound.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, bytes).unwrap();
+        assert!(checkpoint::load(&path).is_err(), "bit {bit} was not seen");
     }
 }
 
@@ -794,6 +872,31 @@ fn within(kilobytes: usize, folder: &Path, args: &str) -> Output {
     let line = format!("ulimit -v {kilobytes} && exec \"$0\" {args} --threads 2");
     let mut shell = Command::new("sh");
     shell.current_dir(folder).args(["-c", &line, env!("CARGO_BIN_EXE_stop-mim")]).output().unwrap()
+}
+
+/// Images for `features`, of which hardly a byte is on disk: those of a wrong shape are not read, and for those that no
+/// memory can hold, there is an error.
+#[cfg(unix)]
+#[test]
+fn terabytes_of_images_are_refused_before_they_are_read() {
+    let scratch = Scratch::new();
+    sound_checkpoint(&scratch);
+    for (name, shape, words) in
+        [("other", [1 << 31, 3, 8, 8], "resize them"), ("fitting", [1 << 29, 3, 16, 16], "not enough memory")]
+    {
+        let end = 4 * shape.iter().product::<u64>();
+        let header = format!(r#"{{"images":{{"dtype":"F32","shape":{shape:?},"data_offsets":[0,{end}]}}}}"#);
+        let bytes = file(header.as_bytes(), &[]);
+        scratch.write(name, &bytes);
+        let images = std::fs::File::options().write(true).open(scratch.0.join(name)).unwrap();
+        if images.set_len(bytes.len() as u64 + end).is_err() {
+            continue; // Not on every file system.
+        }
+        let output = within(1_000_000, &scratch.0, &format!("features sound --images {name} --out features"));
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{name}: {:?}\n{message}", output.status);
+        assert!(message.contains(&format!("{name}: images")) && message.contains(words), "{name}: {message}");
+    }
 }
 
 /// Through the program: each bad file is reported once, and memory is bounded before it is asked for: the bombs here

@@ -80,11 +80,21 @@ fn features_of_weights_from_elsewhere() {
     of("small", &Tensor::zeros([2, 3, 8, 8], DType::F32));
     of("none", &Tensor::zeros([0, 3, 16, 16], DType::F32));
     of("flat", &Tensor::zeros([16], DType::F32));
+    of("grey", &Tensor::zeros([2, 1, 16, 16], DType::F32));
+    let bytes = TensorView::new(Dtype::U8, vec![1, 3, 16, 16], &[7; 768]).unwrap();
+    std::fs::write(folder.join("bytes"), safetensors::serialize([("images", bytes)], None).unwrap()).unwrap();
     let partial = command.replace("weights", "weights --partial");
-    for (file, word) in
-        [("small", "[2, 3, 8, 8]"), ("none", "[0, 3"), ("flat", "[16]"), ("weights", "images is missing")]
-    {
-        said(&partial.replace("--images images", &format!("--images {file}")), 1, &[word]);
+    let with = |file: &str| partial.replace("--images images", &format!("--images {file}"));
+    let cases = [
+        ("small", "[2, 3, 8, 8]", "resize them"),
+        ("none", "[0, 3, 16, 16]", "at least one image"),
+        ("flat", "[16]", "red, green and blue"),
+        ("grey", "[2, 1, 16, 16]", "red, green and blue"),
+        ("bytes", "images is of U8", "convert it to floating point"),
+        ("weights", "images is missing", "a tensor images"),
+    ];
+    for (file, what, hint) in cases {
+        said(&with(file), 1, &[file, what, hint]);
     }
     said("probe weights", 1, &["no stop-mim metadata", "--preset"]);
     said("probe weights --partial", 2, &["--preset"]);

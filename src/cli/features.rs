@@ -26,13 +26,21 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let found = args.encoder.load()?;
-    let images =
-        TensorFile::open(&args.images, "give a safetensors file with a tensor images")?.tensor("images", DType::F32)?;
+    let mut file = TensorFile::open(&args.images, "give a safetensors file with a tensor images")?;
     let side = found.encoder.config().image_size;
-    if images.shape().len() != 4 || images.shape()[0] == 0 || images.shape()[1..] != [3, side, side] {
-        let problem = format!("images of {} for an encoder of [B, 3, {side}, {side}]", images.shape());
-        return Err(Error::file(&args.images, problem, "resize them, or choose another --image-size"));
+    // Before they are read: the file may be a large one of something else.
+    let shape = file.shape("images")?;
+    let hint = match shape[..] {
+        [0, _, _, _] => Some("give at least one image"),
+        [_, 3, height, width] if [height, width] == [side, side] => None,
+        [_, 3, _, _] => Some("resize them, or choose another --image-size"),
+        _ => Some("give images of red, green and blue, one plane after the other"),
+    };
+    if let Some(hint) = hint {
+        let problem = format!("images of {shape:?} for an encoder of [B, 3, {side}, {side}]");
+        return Err(Error::file(&args.images, problem, hint));
     }
+    let images = file.tensor("images", DType::F32)?;
     let of = |i: usize| {
         let image = Var::constant(images.rows(i..i + 1));
         found.encoder.forward(&found.params.constants(), &image, None).value().clone()

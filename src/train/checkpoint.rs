@@ -14,7 +14,7 @@
 //!
 //! Order, crops, masks, noise and schedules follow from the seed and the step: there is no random state to save.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::algorithm_1::Trainer;
 use super::config::RunConfig;
 use super::pretrain::fresh_model;
-use super::safetensors::{self, Fit, TensorFile};
+use super::safetensors::{self, Fit, TensorFile, shown};
 use crate::methods::{Method, Model, ModelConfig, ModelParams};
 use crate::nn::{AdamW, Params, Role};
 use crate::tensor::Tensor;
@@ -102,7 +102,7 @@ fn moment_names(params: &ModelParams) -> Vec<[String; 2]> {
 /// Writes the weights of a model. An existing file is replaced only once the new one is complete.
 ///
 /// # Errors
-/// When a weight is not finite (all such tensors are named), or the file cannot be written.
+/// When a weight is not finite (the first such tensors are named), or the file cannot be written.
 pub fn save(path: &Path, config: &RunConfig, step: usize, params: &ModelParams) -> Result<()> {
     safetensors::write(path, metadata(config, step), &weights(params))
 }
@@ -111,7 +111,7 @@ pub fn save(path: &Path, config: &RunConfig, step: usize, params: &ModelParams) 
 /// one is complete.
 ///
 /// # Errors
-/// When a weight or a moment is not finite (all such tensors are named), or the file cannot be written.
+/// When a weight or a moment is not finite (the first such tensors are named), or the file cannot be written.
 pub fn save_run(path: &Path, config: &RunConfig, upkeep: &Upkeep, trainer: &Trainer) -> Result<()> {
     let Trainer { params, optimizer, .. } = trainer;
     let mut metadata = metadata(config, optimizer.steps() as usize);
@@ -140,7 +140,7 @@ fn weights(params: &ModelParams) -> Vec<(String, &Tensor)> {
 ///
 /// # Errors
 /// When the file cannot be read, is damaged, is not such a checkpoint, or does not hold exactly the tensors of its
-/// configuration; all that are missing, misshapen or unexpected are named.
+/// configuration; those that are missing, misshapen or unexpected are named, or the first of very many.
 pub fn load(path: &Path) -> Result<Checkpoint> {
     let File { config, step, model, params, .. } = read(path, false)?;
     Ok(Checkpoint { config, step, model, params })
@@ -170,16 +170,18 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
     const HINT: &str = "give a checkpoint that `stop-mim pretrain` wrote; for other weights, say their --preset";
     let unusable = |problem: String| Error::file(path, problem, HINT);
     let mut file = TensorFile::open(path, HINT)?;
-    let metadata = file.metadata().cloned().unwrap_or_default();
+    let none = HashMap::new();
+    let metadata = file.metadata().unwrap_or(&none);
     match metadata.get("format").map(String::as_str) {
         Some(FORMAT) => {}
-        Some(other) => return Err(unusable(format!("format '{other}', where '{FORMAT}' is expected"))),
+        Some(other) => return Err(unusable(format!("format '{}', where '{FORMAT}' is expected", shown(other)))),
         None => return Err(unusable("no stop-mim metadata in it".into())),
     }
     let field = |key: &str| metadata.get(key).ok_or_else(|| unusable(format!("no '{key}' in its metadata")));
-    let config: RunConfig = serde_json::from_str(field("config")?)
-        .map_err(|e| unusable(format!("its configuration cannot be read ({e})")))?;
-    let step = field("step")?.parse().map_err(|_| unusable("its step is not a number".into()))?;
+    let unreadable =
+        |what, e: serde_json::Error| unusable(format!("{what} cannot be read ({})", shown(&e.to_string())));
+    let config: RunConfig = serde_json::from_str(field("config")?).map_err(|e| unreadable("its configuration", e))?;
+    let step: usize = field("step")?.parse().map_err(|_| unusable("its step is not a number".into()))?;
 
     // Memory is asked for only as much as the file has: for the model here, and for masks in the second check.
     let cannot_work = |e| unusable(format!("its configuration cannot work: {e}"));
@@ -189,19 +191,21 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
         return Err(unusable(format!("its tensors of {bytes} bytes are not half of the model that it describes")));
     }
     config.validate().map_err(cannot_work)?;
+    if step > config.steps {
+        return Err(unusable(format!("it is after step {step} of a run of {} steps", config.steps)));
+    }
 
     let (model, mut params) = fresh_model(&config)?;
     let mut resumable = None;
     if to_resume {
         ["checksum", "crc32"].into_iter().try_for_each(|key| field(key).map(|_| ()))?;
-        let upkeep =
-            serde_json::from_str(field("upkeep")?).map_err(|e| unusable(format!("its upkeep cannot be read ({e})")))?;
+        let upkeep = serde_json::from_str(field("upkeep")?).map_err(|e| unreadable("its upkeep", e))?;
         let mut optimizer = AdamW::new(&params.trained());
         if let Some(constants) = metadata.get("optimizer") {
-            let unreadable = |e| unusable(format!("the constants of its optimizer cannot be read ({e})"));
+            let unreadable = |e| unreadable("the constants of its optimizer", e);
             let Constants { betas, eps } = serde_json::from_str(constants).map_err(unreadable)?;
             if ![betas.0, betas.1].iter().all(|beta| (0.0..1.0).contains(beta)) || eps < 0.0 {
-                return Err(unusable(format!("the constants of its optimizer cannot work: {constants}")));
+                return Err(unusable(format!("the constants of its optimizer cannot work: {}", shown(constants))));
             }
             (optimizer.betas, optimizer.eps) = (betas, eps);
         }
@@ -339,6 +343,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_step_that_the_run_does_not_have() {
+        let (file, trainer) = (Scratch::new("step", &[]), after_two_steps(small::stop()));
+        save_to(&file, &trainer).unwrap();
+        let steps = small::run(&trainer).steps;
+        rewrite(&file, &[("step", Some(&steps.to_string()))], &[]);
+        assert_eq!(load(&file.0).unwrap().step, steps);
+        for step in [steps + 1, usize::MAX] {
+            rewrite(&file, &[("step", Some(&step.to_string()))], &[]);
+            for error in [load(&file.0).unwrap_err(), load_run(&file.0).unwrap_err()] {
+                let words = format!("after step {step} of a run of {steps} steps");
+                assert!(error.to_string().contains(&words), "{error}");
+            }
+        }
+    }
+
     /// The optimizer's tensors are nobody's business where only weights are asked for. All else is unexpected.
     #[test]
     fn what_else_is_in_a_file() {
@@ -372,12 +392,13 @@ mod tests {
         overflown.step(&batch, &Hyper { lr: 1e39, ..HYPER }).unwrap();
         let error = save_to(&file, &overflown).unwrap_err().to_string();
         for words in
-            ["not written", "encoder.norm.weight has values that are not finite", "predictor.", "is still there"]
+            ["not written", "encoder.patch_embed.proj.weight has values that are not finite", "… and", "is still there"]
         {
             assert!(error.contains(words), "no '{words}' in {error}");
         }
-        let error = save(&file.0, &small::run(&good), 3, &overflown.params).unwrap_err().to_string();
-        assert!(error.contains("target_encoder.norm.weight"), "{error}");
+        let of_target = ModelParams { target: overflown.params.target, ..good.params.clone() };
+        let error = save(&file.0, &small::run(&good), 3, &of_target).unwrap_err().to_string();
+        assert!(error.contains("target_encoder.patch_embed.proj.weight"), "{error}");
         for moment in 0..2 {
             let mut wrong = good.clone();
             let (m, v) = &mut wrong.optimizer.resume(2)[1];

@@ -50,8 +50,8 @@ pub fn fresh_encoder(sizes: &EncoderConfig, linear: LinearInit, seed: u64) -> Re
 ///
 /// # Errors
 /// When the sizes do not fit together; when the file cannot be read, or does not fit (missing, unexpected or misshapen
-/// tensors, those of integers) and `fit` is strict; when nothing in it fits; when a tensor is damaged or not finite. All
-/// tensors of which this is true are named in one error.
+/// tensors, those of integers) and `fit` is strict; when nothing in it fits; when a tensor is damaged or not finite. One
+/// error names the tensors of which this is true, or the first of very many.
 pub fn load_encoder(path: &Path, sizes: &EncoderConfig, fit: Fit) -> Result<LoadedEncoder> {
     let mut file = TensorFile::open(path, HINT)?;
     let found = PREFIXES.into_iter().find(|prefix| file.contains(&format!("{prefix}patch_embed.proj.weight")));

@@ -40,7 +40,7 @@ pub enum Reason {
     },
     /// Its elements are not floating-point numbers of 16, 32 or 64 bits.
     Elements(Dtype),
-    /// Its bytes do not have their checksum.
+    /// Its bytes do not have their checksum, or it has none and others do.
     Damaged,
     /// A value of it is NaN or infinite, in the model's element type.
     NotFinite,
@@ -62,7 +62,7 @@ impl Misfit {
 
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = &self.name;
+        let name = shown(&self.name);
         match &self.reason {
             Reason::Missing => write!(f, "{name} is missing"),
             Reason::Unexpected => write!(f, "{name} is unexpected"),
@@ -74,8 +74,61 @@ impl fmt::Display for Misfit {
     }
 }
 
-/// All of these in one sentence, one a line.
+/// The most misfits that one error lists: enough for a pattern to show.
+const MOST_LISTED: usize = 20;
+/// The most characters that an error repeats of a text.
+const MOST_SHOWN: usize = 500;
+
+/// All of these in one sentence, one a line; of very many, the first and how many more.
 pub(super) fn listed(misfits: &[Misfit]) -> String {
-    let lines: String = misfits.iter().map(|misfit| format!("\n    {misfit}")).collect();
-    format!("{} tensor{} cannot be used:{lines}", misfits.len(), if misfits.len() == 1 { "" } else { "s" })
+    let lines: String = misfits.iter().take(MOST_LISTED).map(|misfit| format!("\n    {misfit}")).collect();
+    let more = match misfits.len().saturating_sub(MOST_LISTED) {
+        0 => String::new(),
+        more => format!("\n    … and {more} more"),
+    };
+    format!("{} tensor{} cannot be used:{lines}{more}", misfits.len(), if misfits.len() == 1 { "" } else { "s" })
+}
+
+/// A text out of a file as an error can show it. It may be of any length, and what looks like a name may tell a terminal
+/// what to do: such characters are escaped.
+pub(in crate::train) fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for (k, c) in text.chars().enumerate() {
+        match c {
+            _ if k == MOST_SHOWN => {
+                shown.push('…');
+                break;
+            }
+            '"' | '\'' | '\\' => shown.push(c),
+            _ => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_files_are_shown_without_harm() {
+        for fine in ["encoder.norm.weight", "", "größe \"1\" 重み '\\'"] {
+            assert_eq!(shown(fine), fine);
+        }
+        assert_eq!(shown("a\u{1b}[2J\nb\u{202e}"), "a\\u{1b}[2J\\nb\\u{202e}");
+        let long = shown(&"x".repeat(1_000_000));
+        assert!(long.chars().count() == MOST_SHOWN + 1 && long.ends_with("x…"));
+    }
+
+    #[test]
+    fn of_many_misfits_the_first_are_listed() {
+        let misfits = |n: usize| {
+            let misfit = |k| Misfit { name: format!("t{k}"), reason: Reason::Missing };
+            listed(&(0..n).map(misfit).collect::<Vec<_>>())
+        };
+        assert!(misfits(20).ends_with("\n    t19 is missing"));
+        let many = misfits(1_000_000);
+        assert!(many.starts_with("1000000 tensors cannot be used:\n    t0 is missing"));
+        assert!(many.ends_with("\n    t19 is missing\n    … and 999980 more"));
+    }
 }

@@ -9,7 +9,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::header::{Header, checksums};
-use super::misfit::listed;
+use super::misfit::{listed, shown};
 use super::{Fit, Misfit, Passed, Reason};
 use crate::kernels::MAX_RANK;
 use crate::tensor::{DType, Real, Shape, Tensor};
@@ -30,8 +30,8 @@ pub struct TensorFile {
     header: Metadata,
     /// Where the elements start.
     start: u64,
-    /// Checksums by name; none in a file without.
-    sums: HashMap<String, String>,
+    /// Checksums by name; `None` in a file without.
+    sums: Option<HashMap<String, String>>,
 }
 
 impl TensorFile {
@@ -56,12 +56,13 @@ impl TensorFile {
         }
         let mut json = vec![0; size as usize];
         file.read_exact(&mut json).map_err(io)?;
-        let Header(header) = serde_json::from_slice(&json).map_err(|e| no_header(format!("header: {e}")))?;
+        let Header(header) =
+            serde_json::from_slice(&json).map_err(|e| no_header(format!("header: {}", shown(&e.to_string()))))?;
         if header.data_len() as u64 != rest - size {
             let (announced, found) = (header.data_len(), rest - size);
             return Err(no_header(format!("{announced} bytes of tensors are announced, and there are {found}")));
         }
-        let sums = header.metadata().as_ref().map_or(Ok(HashMap::new()), checksums).map_err(unusable)?;
+        let sums = header.metadata().as_ref().map_or(Ok(None), checksums).map_err(unusable)?;
         Ok(TensorFile { path: path.to_owned(), hint, file, header, start: 8 + size, sums })
     }
 
@@ -90,7 +91,7 @@ impl TensorFile {
     ///
     /// # Errors
     /// When the file cannot be read; when something does not fit and `fit` is strict, or nothing at all fits; when a
-    /// tensor is damaged or not finite. All tensors of which this is true are named. Some of the places have been
+    /// tensor is damaged or not finite. All tensors of which this is true are counted, and the first named. Some of the places have been
     /// overwritten then: they are the caller's to drop.
     pub(in crate::train) fn fill(
         &mut self,
@@ -112,28 +113,50 @@ impl TensorFile {
         if wrong.is_empty() { Ok(left_out) } else { Err(self.unusable(&wrong)) }
     }
 
+    /// The shape of a tensor as the header has it: nothing else is read.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its elements are not floating-point numbers.
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        let misfit = |reason| [Misfit { name: name.to_owned(), reason }];
+        self.info(name).map(|info| info.shape).map_err(|reason| self.unusable(&misfit(reason)))
+    }
+
     /// A tensor of whatever shape it has in the file.
     ///
     /// # Errors
     /// When there is none of that name, its elements are not floating-point numbers or not finite, it has too many
-    /// dimensions, it is damaged, or the file cannot be read.
+    /// dimensions, it takes more memory than there is, it is damaged, or the file cannot be read.
     pub fn tensor(&mut self, name: &str, dtype: DType) -> Result<Tensor> {
-        let misfit = |reason| [Misfit { name: name.to_owned(), reason }];
-        let TensorInfo { shape, .. } = self.info(name).map_err(|reason| self.unusable(&misfit(reason)))?;
+        let shape = self.shape(name)?;
         if shape.len() > MAX_RANK {
-            let problem = format!("{name} has {} dimensions; {MAX_RANK} is the most", shape.len());
+            let problem = format!("{} has {} dimensions; {MAX_RANK} is the most", shown(name), shape.len());
             return Err(Error::file(&self.path, problem, "reshape it"));
+        }
+        // Memory that cannot be had ends the process, unless it is asked for like this.
+        let of_each = match dtype {
+            DType::F32 => size_of::<f32>(),
+            DType::F64 => size_of::<f64>(),
+        };
+        let bytes = shape.iter().product::<usize>().saturating_mul(of_each);
+        if Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
+            let problem = format!("{} is {shape:?}, for which there is not enough memory", shown(name));
+            return Err(Error::file(&self.path, problem, "make a file of a part of it"));
         }
         let mut tensor = Tensor::zeros(Shape::new(&shape), dtype);
         match self.read(name, &mut tensor)? {
             None => Ok(tensor),
-            Some(reason) => Err(self.unusable(&misfit(reason))),
+            Some(reason) => Err(self.unusable(&[Misfit { name: name.to_owned(), reason }])),
         }
     }
 
     fn unusable(&self, misfits: &[Misfit]) -> Error {
-        let damage_alone = misfits.iter().all(|misfit| !misfit.reason.can_be_left_out());
-        let hint = if damage_alone { "take another copy of the file, or an earlier one" } else { self.hint };
+        let all = |what: fn(&Reason) -> bool| misfits.iter().all(|misfit| what(&misfit.reason));
+        let hint = match () {
+            () if all(|reason| !reason.can_be_left_out()) => "take another copy of the file, or an earlier one",
+            () if all(|reason| matches!(reason, Reason::Elements(_))) => "convert it to floating point, such as F32",
+            () => self.hint,
+        };
         Error::file(&self.path, listed(misfits), hint)
     }
 
@@ -161,7 +184,7 @@ impl TensorFile {
             DType::F64 => self.elements(&info, place.as_mut_slice::<f64>()),
         };
         let passed = passed.map_err(|e| Error::io("read", &self.path, e))?;
-        let whole = self.sums.get(name).is_none_or(|sum| *sum == passed.checksum());
+        let whole = self.sums.as_ref().is_none_or(|sums| sums.get(name) == Some(&passed.checksum()));
         Ok(match (whole, passed.finite) {
             (false, _) => Some(Reason::Damaged),
             (true, false) => Some(Reason::NotFinite),
@@ -397,7 +420,7 @@ mod tests {
         }
     }
 
-    /// A changed value, a changed key, a changed checksum; and no half of the two keys means that nothing is checked.
+    /// A changed value, a changed key, a changed checksum; and one of the two keys alone.
     #[test]
     fn damaged_metadata_are_an_error() {
         let (file, _) = with_checksums("metadata");
@@ -413,9 +436,27 @@ mod tests {
             assert!(error.contains("its metadata are damaged"), "{error}");
         }
         for (from, to) in [("checksum", "checksun"), ("crc32", "crc33")] {
-            assert!(changed(from, to).unwrap().sums.is_empty());
+            let error = changed(from, to).unwrap_err().to_string();
+            let other = if from == "crc32" { "checksum" } else { "crc32" };
+            assert!(error.contains(&format!("damaged: '{other}' is there without '{from}'")), "{error}");
         }
-        assert_eq!(changed("value", "value").unwrap().sums.len(), 3);
+        assert_eq!(changed("value", "value").unwrap().sums.unwrap().len(), 3);
+    }
+
+    /// As after a program that adds a tensor and keeps the metadata.
+    #[test]
+    fn a_tensor_without_its_checksum_is_damaged_where_others_have_theirs() {
+        let (file, _) = with_checksums("added");
+        let whole = std::fs::read(&file.0).unwrap();
+        let end = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        let elements = whole.len() - end;
+        let added = format!(r#","d":{{"dtype":"F32","shape":[1],"data_offsets":[{elements},{}]}}}}"#, elements + 4);
+        let header = std::str::from_utf8(&whole[8..end]).unwrap().trim_end().strip_suffix('}').unwrap();
+        let file =
+            Scratch::new("added-to", &[raw(&(header.to_owned() + &added), &whole[end..]), f32s(&[1.0])].concat());
+        assert!(open(&file).tensor("c", DType::F32).is_ok());
+        let error = open(&file).tensor("d", DType::F32).unwrap_err().to_string();
+        assert!(error.contains("d is damaged"), "{error}");
     }
 
     #[test]
@@ -437,6 +478,7 @@ mod tests {
         let entry = |name: &str, shape: &str, offsets: &str| {
             format!(r#""{name}":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}"#)
         };
+        let numbered = |n: usize, entry: &dyn Fn(usize) -> String| (0..n).map(entry).collect::<Vec<_>>().join(",");
         let headers = [
             ("overlapping", entry("a", "[1]", "[0,4]") + "," + &entry("b", "[1]", "[2,6]"), 6),
             ("the same place twice", entry("a", "[1]", "[0,4]") + "," + &entry("b", "[1]", "[0,4]"), 4),
@@ -449,12 +491,26 @@ mod tests {
             ("an offset beyond 64 bits", entry("a", "[1]", "[0,99999999999999999999]"), 4),
             ("a name twice, data once", entry("a", "[1]", "[0,4]") + "," + &entry("a", "[1]", "[0,4]"), 4),
             ("a name twice", entry("a", "[1]", "[0,4]") + "," + &entry("a", "[1]", "[4,8]"), 8),
+            ("an endless shape", entry("a", &format!("[{}1]", "1,".repeat(64)), "[0,4]"), 4),
+            ("metadata twice", r#""__metadata__":{"a":"b","a":"c"}"#.into(), 0),
+            (
+                "too many metadata",
+                format!(r#""__metadata__":{{{}}}"#, numbered(100_001, &|k| format!(r#""{k}":"""#))),
+                0,
+            ),
+            ("too many tensors", numbered(100_001, &|k| entry(&k.to_string(), "[0]", "[0,0]")), 0),
             ("an unknown type", entry("a", "[1]", "[0,4]").replace("F32", "F33"), 4),
             ("no object", r#""a":7"#.into(), 0),
         ];
         for (what, entries, bytes) in headers {
             let error = refused(&raw(&format!("{{{entries}}}"), &vec![0; bytes]));
-            assert!(what != "a name twice, data once" || error.contains("a stands there twice"), "{what}: {error}");
+            let words = match what {
+                "a name twice, data once" | "a name twice" | "metadata twice" => "a stands there twice",
+                "an endless shape" => "a has more than 64 dimensions",
+                "too many metadata" | "too many tensors" => "more than 100000 entries",
+                _ => "",
+            };
+            assert!(error.contains(words), "{what}: {error}");
         }
         refused(&raw("[]", &[]));
         refused(&raw(&"[".repeat(100_000), &[]));
@@ -496,5 +552,9 @@ mod tests {
             let error = open.tensor(name, DType::F32).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
+        assert_eq!(open.shape("deep").unwrap(), ranks);
+        assert!(open.shape("none").unwrap_err().to_string().contains("none is missing"));
+        let whole = open.shape("whole").unwrap_err().to_string();
+        assert!(whole.contains("whole is of I64") && whole.contains("convert it"), "{whole}");
     }
 }

@@ -17,7 +17,7 @@ use crate::{Error, Result, files};
 /// is made.
 ///
 /// # Errors
-/// When a value is not finite: all tensors with such values are named, and nothing is written. When the file cannot be
+/// When a value is not finite: the first tensors with such values are named, and nothing is written. When the file cannot be
 /// written.
 ///
 /// # Panics
