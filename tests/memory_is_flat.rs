@@ -88,15 +88,15 @@ fn alive() -> f64 {
     ALIVE.load(Ordering::Relaxed) as f64
 }
 
-/// That the most bytes alive in the last quarter are at most `bound`, and with it no more than in the steps from a tenth
-/// to a third of the way if that is more.
+/// That the most bytes alive in the last quarter are, but for `spare` ones, those in the steps from a tenth to a third of
+/// the way.
 #[track_caller]
-fn stays(what: &str, alive: &[f64], bound: f64) {
+fn stays(what: &str, alive: &[f64], spare: f64) {
     let n = alive.len();
     let most = |part: &[f64]| part.iter().copied().fold(0.0, f64::max);
     let (early, late) = (most(&alive[n / 10..n / 3]), most(&alive[n - n / 4..n - 1]));
     println!("{what}: {early} bytes alive early on, {late} at the end of {n} steps");
-    assert!(late <= bound.max(1.02 * early), "{what}: {early} bytes became {late} in {n} steps");
+    assert!(late <= 1.02 * early + spare, "{what}: {early} bytes became {late} in {n} steps");
 }
 
 /// One test, so that nothing else allocates meanwhile.
@@ -105,7 +105,10 @@ fn what_is_alive_after_a_step_does_not_grow() {
     for threads in [1, 3] {
         let mut seen = Vec::with_capacity(6000);
         run(threads, 6000, &mut |_| seen.push(alive()));
-        stays(&format!("the whole loop on {threads} threads"), &seen, 0.0);
+        // With several threads it is chance which of them drops a buffer, and keeps it: some 20 KB may come late. Of 64
+        // bytes lost in each step there would be 256 KB.
+        let spare = if threads == 1 { 0.0 } else { 64.0 * 4000.0 };
+        stays(&format!("the whole loop on {threads} threads"), &seen, spare);
     }
     // Seven chunks in a step, whose gradients wander from thread to thread.
     for threads in [1, 3] {
@@ -119,8 +122,8 @@ fn what_is_alive_after_a_step_does_not_grow() {
         };
         small::with_threads(threads, || (0..2000).for_each(|_| step()));
         // A gradient is made on one thread and dropped on another, which keeps up to 24 MiB before it gives any back.
-        let bound = if threads == 1 { 0.0 } else { (threads * 24 + 8) as f64 * (1 << 20) as f64 };
-        stays(&format!("seven chunks on {threads} threads"), &seen, bound);
+        let spare = if threads == 1 { 0.0 } else { (threads * 24 + 8) as f64 * (1 << 20) as f64 };
+        stays(&format!("seven chunks on {threads} threads"), &seen, spare);
     }
 }
 
