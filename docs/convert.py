@@ -8,10 +8,12 @@ Needs torch and safetensors. The ViTs below are this project's own code under th
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
+import zlib
 
 import torch
 from safetensors import safe_open
@@ -28,6 +30,21 @@ OURS = "stop_mim"  # where to-torch keeps what PyTorch's modules have no place f
 
 def is_tensors(value):
     return isinstance(value, dict) and bool(value) and all(isinstance(x, torch.Tensor) for x in value.values())
+
+
+def summed(metadata, tensors):
+    """The metadata with the checksums of these tensors, if there are any in it: see src/train/safetensors/mod.rs."""
+    if "crc32" not in metadata:
+        return metadata
+    sum_of = lambda bytes: f"{zlib.crc32(bytes):08x}"
+    sums = {name: sum_of(bits(tensors[name]).numpy()) for name in sorted(tensors)}
+    metadata = {**metadata, "crc32": json.dumps(sums, separators=(",", ":"), ensure_ascii=False)}
+    others = sorted((key, value) for key, value in metadata.items() if key != "checksum")
+    return {**metadata, "checksum": sum_of("".join(f"{key}\0{value}\0" for key, value in others).encode())}
+
+
+def bits(x):
+    return x.contiguous().reshape(-1).view(torch.uint8)
 
 
 def from_torch(source, target):
@@ -51,7 +68,7 @@ def from_torch(source, target):
         if not x.is_contiguous() or x.data_ptr() in addresses:
             tensors[name] = x = x.clone(memory_format=torch.contiguous_format)
         addresses.add(x.data_ptr())
-    save_file(tensors, target, metadata=kept["metadata"] or None)
+    save_file(tensors, target, metadata=summed(kept["metadata"], tensors) or None)
     print(f"{target}: {len(tensors)} tensors" + (f"; left out: {', '.join(skipped)}" if skipped else ""))
 
 
@@ -59,15 +76,18 @@ def to_torch(source, target, parallel=False):
     """A checkpoint as a .pth.tar of state dicts, one for each module, that `load_state_dict(strict=True)` accepts.
     What else is in it (metadata, the optimizer's state) is kept aside for the way back."""
     before = "module." if parallel else ""
-    out, rest = {}, {}
+    out, rest, tensors = {}, {}, {}
     with safe_open(source, "pt") as file:
         for name in file.keys():
             module, _, own = name.partition(".")
+            tensors[name] = file.get_tensor(name)
             if module in MODULES:
-                out.setdefault(module, {})[before + own] = file.get_tensor(name)
+                out.setdefault(module, {})[before + own] = tensors[name]
             else:
-                rest[name] = file.get_tensor(name)
+                rest[name] = tensors[name]
         metadata = file.metadata() or {}
+    if summed(metadata, tensors) != metadata:  # from-torch would give it new ones, and nobody would know
+        sys.exit(f"{source}: damaged: it does not have its checksums; take another copy")
     if not out:  # plain names: the file is one module
         torch.save({before + name: x for name, x in rest.items()}, target)
         return print(f"{target}: {len(rest)} tensors")
@@ -272,13 +292,21 @@ def round_trip(program, folder, method):
     torch.save(saved, again)
     from_torch(again, back)
     (a, metadata_a), (b, metadata_b) = read_all(ours), read_all(back)
-    bits = lambda x: x.contiguous().view(torch.uint8)
     same = a.keys() == b.keys() and all(
         a[k].dtype == b[k].dtype and a[k].shape == b[k].shape and torch.equal(bits(a[k]), bits(b[k])) for k in a
     )
     run(program, "probe", back, "--probe-images", "20,20")
-    print(f"{method}: {len(a)} tensors to PyTorch (strict) and back: {'the same bits' if same else 'DIFFERENT'}")
-    return same and metadata_a == metadata_b
+    # And after training in PyTorch: other weights, other checksums.
+    next(iter(saved[next(iter(saved))].values())).add_(1)
+    torch.save(saved, again)
+    from_torch(again, back)
+    run(program, "probe", back, "--probe-images", "20,20")
+    changed = read_all(back)[1]["crc32"] != metadata_a["crc32"]
+    print(
+        f"{method}: {len(a)} tensors to PyTorch (strict) and back: {'the same bits' if same else 'DIFFERENT'}; with a"
+        f" changed weight, {'read too' if changed else 'NOT CHANGED'}"
+    )
+    return same and metadata_a == metadata_b and changed
 
 
 def check(program, names):

@@ -23,6 +23,7 @@ use super::algorithm_1::Trainer;
 use super::config::RunConfig;
 use super::pretrain::fresh_model;
 use super::safetensors::{self, Fit, TensorFile, shown};
+use super::weights::{block_elements, encoder_elements};
 use crate::methods::{Method, Model, ModelConfig, ModelParams};
 use crate::nn::{AdamW, Params, Role};
 use crate::tensor::Tensor;
@@ -234,16 +235,12 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
 fn elements(config: &ModelConfig) -> u64 {
     let ModelConfig { method, encoder, predictor, .. } = config;
     let mae = u64::from(matches!(method, Method::Mae { .. }));
-    let class_token = u64::from(encoder.class_token);
     let [d_e, d_p, side, tokens] =
         [encoder.dim, predictor.dim, encoder.patch_size, encoder.patches()].map(|n| n as u64);
-    let patch = 3 * side * side;
-    // Attention has 4 D² + 4 D, the MLP 8 D² + 5 D, the norms 4 D; behind the blocks stands one more norm.
-    let blocks = |depth: usize, d: u64| depth as u64 * (12 * d * d + 13 * d) + 2 * d;
-    let of_encoder = (patch + 1 + tokens + 2 * class_token) * d_e + blocks(encoder.depth, d_e);
-    let outputs = if mae == 1 { patch } else { d_e };
-    let of_predictor = (d_e + 2 + tokens + mae) * d_p + blocks(predictor.depth, d_p) + (d_p + 1) * outputs;
-    (2 - mae) * of_encoder + of_predictor
+    let outputs = if mae == 1 { 3 * side * side } else { d_e };
+    let of_blocks = block_elements(predictor.depth, d_p);
+    let of_predictor = (d_e + 2 + tokens + mae) * d_p + of_blocks + (d_p + 1) * outputs;
+    (2 - mae) * encoder_elements(encoder) + of_predictor
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use crate::{Error, Result};
 /// The prefixes under which an encoder can lie in a file, the evaluated one first: with a target encoder, it is the one
 /// (appendix C.1). Plain names come last.
 const PREFIXES: [&str; 4] = ["target_encoder.", "encoder.", "model.", ""];
+/// What the names of an encoder begin with, behind the prefix.
+const PARTS: [&str; 5] = ["cls_token", "pos_embed", "patch_embed.", "blocks.", "norm."];
 /// The prefixes of what else is in a file of several modules, or in a checkpoint to go on from.
 const OTHERS: [&str; 4] = ["target_encoder.", "encoder.", "predictor.", "optimizer."];
 const HINT: &str = "give a whole safetensors file (docs/convert.py makes one of a .pth.tar) of an encoder of these sizes; \
@@ -35,29 +37,55 @@ pub struct LoadedEncoder {
 /// # Errors
 /// When the sizes do not fit together.
 pub fn fresh_encoder(sizes: &EncoderConfig, linear: LinearInit, seed: u64) -> Result<(Encoder, Params)> {
-    if let Some(problem) = sizes.problem() {
-        return Err(Error::config(problem, "choose sizes that fit together, or a preset"));
-    }
+    possible(sizes)?;
     let (mut params, mut rng) = (Params::new(), stream(seed, Purpose::Init, [0, 0]));
     let mut init = Init { params: &mut params, rng: &mut rng, dtype: DType::F32, linear };
     let encoder = Encoder::new(sizes, &mut init);
     Ok((encoder, params))
 }
 
-/// Reads an encoder of these sizes from a file with the official names: plain, or after `target_encoder.` (preferred),
-/// `encoder.` or `model.`. It has a class token if the file has one, whatever `sizes` says. What a partial reading
-/// leaves out keeps the values of [`fresh_encoder`] with normal draws and seed 0.
+fn possible(sizes: &EncoderConfig) -> Result<()> {
+    let impossible = |problem| Err(Error::config(problem, "choose sizes that fit together, or a preset"));
+    sizes.problem().map_or(Ok(()), impossible)
+}
+
+/// Numbers in an encoder's parameters, from its sizes alone.
+pub(super) fn encoder_elements(encoder: &EncoderConfig) -> u64 {
+    let [d, side, tokens] = [encoder.dim, encoder.patch_size, encoder.patches()].map(|n| n as u64);
+    let class_token = u64::from(encoder.class_token);
+    (3 * side * side + 1 + tokens + 2 * class_token) * d + block_elements(encoder.depth, d)
+}
+
+/// Numbers in the parameters of so many blocks of width d, and of the norm behind them.
+pub(super) fn block_elements(depth: usize, d: u64) -> u64 {
+    // Attention has 4 D² + 4 D, the MLP 8 D² + 5 D, the norms 4 D; behind the blocks stands one more norm.
+    depth as u64 * (12 * d * d + 13 * d) + 2 * d
+}
+
+/// Reads an encoder of these sizes from a file with the official names: after `target_encoder.` if the file has any of
+/// them there, else after `encoder.`, `model.`, or plain. It has a class token if the file has one, whatever `sizes`
+/// says. What a partial reading leaves out keeps the values of [`fresh_encoder`] with normal draws and seed 0.
 ///
 /// # Errors
 /// When the sizes do not fit together; when the file cannot be read, or does not fit (missing, unexpected or misshapen
-/// tensors, those of integers) and `fit` is strict; when nothing in it fits; when a tensor is damaged or not finite. One
-/// error names the tensors of which this is true, or the first of very many.
+/// tensors, those of integers, too few bytes in all) and `fit` is strict; when nothing in it fits; when a tensor is
+/// damaged or not finite. One error names the tensors of which this is true, or the first of very many.
 pub fn load_encoder(path: &Path, sizes: &EncoderConfig, fit: Fit) -> Result<LoadedEncoder> {
     let mut file = TensorFile::open(path, HINT)?;
-    let found = PREFIXES.into_iter().find(|prefix| file.contains(&format!("{prefix}patch_embed.proj.weight")));
-    let prefix = found.unwrap_or("");
+    let names = file.names();
+    let part = |name: &str| PARTS.iter().any(|part| name.starts_with(part));
+    let has_parts = |prefix: &&str| names.iter().any(|name| name.strip_prefix(*prefix).is_some_and(part));
+    let prefix = PREFIXES.into_iter().find(has_parts).unwrap_or("");
     let class_token = file.contains(&format!("{prefix}cls_token"));
     let sizes = EncoderConfig { class_token, ..sizes.clone() };
+    possible(&sizes)?;
+    // Memory is asked for only as much as the file has: a number takes two bytes there at least.
+    let (bytes, numbers) = (file.bytes(), encoder_elements(&sizes));
+    if fit == Fit::Strict && 2 * numbers > bytes {
+        let problem =
+            format!("its tensors of {bytes} bytes are not those of an encoder of these sizes, of {numbers} numbers");
+        return Err(Error::file(path, problem, HINT));
+    }
     let (encoder, mut params) = fresh_encoder(&sizes, LinearInit::Normal, 0)?;
     let others: Vec<&str> = OTHERS.into_iter().filter(|other| *other != prefix).collect();
     let places = params.iter_mut().map(|p| (format!("{prefix}{}", p.name), &mut p.value));
@@ -84,7 +112,12 @@ mod tests {
 
     fn encoder_file(name: &str, modules: &[(&str, &Params)]) -> Scratch {
         let all: Vec<_> = modules.iter().flat_map(|(prefix, params)| written(params, prefix)).collect();
-        let all: Vec<_> = all.iter().map(|(name, shape, x)| (name.as_str(), "F32", &shape[..], x.clone())).collect();
+        file_with(name, &all)
+    }
+
+    fn file_with(name: &str, tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Scratch {
+        let all: Vec<_> =
+            tensors.iter().map(|(name, shape, x)| (name.as_str(), "F32", &shape[..], x.clone())).collect();
         Scratch::new(name, &file_of(&all))
     }
 
@@ -103,6 +136,29 @@ mod tests {
         let file =
             encoder_file("both", &[("encoder.", &context), ("target_encoder.", &target), ("predictor.", &context)]);
         assert!(same(&load_encoder(&file.0, &sizes, Fit::Strict).unwrap().params, &target));
+    }
+
+    /// As after a file was cut and mended by hand: an encoder that is not asked for is not read in its place.
+    #[test]
+    fn an_encoder_that_is_not_whole_is_still_the_one() {
+        let (_, params) = fresh_encoder(&tiny(), LinearInit::Normal, 1).unwrap();
+        for missing in params.iter().map(|p| format!("target_encoder.{}", p.name)) {
+            let mut all = [written(&params, "encoder."), written(&params, "target_encoder.")].concat();
+            all.retain(|(name, ..)| *name != missing);
+            let file = file_with("part", &all);
+            let error = load_encoder(&file.0, &tiny(), Fit::Strict).unwrap_err().to_string();
+            assert!(error.contains(&format!("1 tensor cannot be used:\n    {missing} is missing")), "{error}");
+            assert_eq!(load_encoder(&file.0, &tiny(), Fit::Partial).unwrap().prefix, "target_encoder.");
+        }
+    }
+
+    #[test]
+    fn what_the_names_of_an_encoder_begin_with() {
+        let sizes = EncoderConfig { class_token: true, ..tiny() };
+        let (_, params) = fresh_encoder(&sizes, LinearInit::Normal, 1).unwrap();
+        let begins = |name: &str, part: &str| name.starts_with(part);
+        assert!(params.iter().all(|p| PARTS.iter().any(|part| begins(&p.name, part))));
+        assert!(PARTS.iter().all(|part| params.iter().any(|p| begins(&p.name, part))));
     }
 
     #[test]
@@ -127,6 +183,22 @@ mod tests {
         let error = load_encoder(&file.0, &deeper, Fit::Strict).unwrap_err().to_string();
         assert!(error.contains("12 tensors cannot") && error.contains("blocks.1.mlp.fc2.bias is missing"), "{error}");
         assert_eq!(load_encoder(&file.0, &deeper, Fit::Partial).unwrap().left_out.len(), 12);
+        let far_deeper = EncoderConfig { depth: 4, ..tiny() };
+        let error = load_encoder(&file.0, &far_deeper, Fit::Strict).unwrap_err().to_string();
+        assert!(error.contains("bytes are not those of an encoder of these sizes"), "{error}");
+        assert_eq!(load_encoder(&file.0, &far_deeper, Fit::Partial).unwrap().left_out.len(), 36);
+    }
+
+    /// The least that a file of such an encoder can have is enough.
+    #[test]
+    fn an_encoder_of_two_bytes_a_number_is_read() {
+        let sizes = EncoderConfig { class_token: true, ..tiny() };
+        let (_, params) = fresh_encoder(&sizes, LinearInit::Normal, 0).unwrap();
+        let all = written(&params, "");
+        let halves: Vec<_> = all.iter().map(|(n, s, x)| (n.as_str(), "F16", &s[..], vec![0; x.len() / 2])).collect();
+        let file = Scratch::new("halves", &file_of(&halves));
+        assert_eq!(TensorFile::open(&file.0, "").unwrap().bytes(), 2 * encoder_elements(&sizes));
+        load_encoder(&file.0, &sizes, Fit::Strict).unwrap();
     }
 
     #[test]
