@@ -103,7 +103,7 @@ fn moment_names(params: &ModelParams) -> Vec<[String; 2]> {
 /// Writes the weights of a model. An existing file is replaced only once the new one is complete.
 ///
 /// # Errors
-/// When a weight is not finite (the first such tensors are named), or the file cannot be written.
+/// When a weight is not finite (all such tensors are named), or the file cannot be written.
 pub fn save(path: &Path, config: &RunConfig, step: usize, params: &ModelParams) -> Result<()> {
     safetensors::write(path, metadata(config, step), &weights(params))
 }
@@ -112,7 +112,7 @@ pub fn save(path: &Path, config: &RunConfig, step: usize, params: &ModelParams) 
 /// one is complete.
 ///
 /// # Errors
-/// When a weight or a moment is not finite (the first such tensors are named), or the file cannot be written.
+/// When a weight or a moment is not finite (all such tensors are named), or the file cannot be written.
 pub fn save_run(path: &Path, config: &RunConfig, upkeep: &Upkeep, trainer: &Trainer) -> Result<()> {
     let Trainer { params, optimizer, .. } = trainer;
     let mut metadata = metadata(config, optimizer.steps() as usize);
@@ -141,7 +141,7 @@ fn weights(params: &ModelParams) -> Vec<(String, &Tensor)> {
 ///
 /// # Errors
 /// When the file cannot be read, is damaged, is not such a checkpoint, or does not hold exactly the tensors of its
-/// configuration; those that are missing, misshapen or unexpected are named, or the first of very many.
+/// configuration; all that are missing, misshapen or unexpected are named.
 pub fn load(path: &Path) -> Result<Checkpoint> {
     let File { config, step, model, params, .. } = read(path, false)?;
     Ok(Checkpoint { config, step, model, params })
@@ -389,7 +389,7 @@ mod tests {
         overflown.step(&batch, &Hyper { lr: 1e39, ..HYPER }).unwrap();
         let error = save_to(&file, &overflown).unwrap_err().to_string();
         for words in
-            ["not written", "encoder.patch_embed.proj.weight has values that are not finite", "… and", "is still there"]
+            ["not written", "encoder.norm.weight has values that are not finite", "predictor.", "is still there"]
         {
             assert!(error.contains(words), "no '{words}' in {error}");
         }

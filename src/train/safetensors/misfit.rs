@@ -74,8 +74,8 @@ impl fmt::Display for Misfit {
     }
 }
 
-/// The most misfits that one error lists: enough for a pattern to show.
-const MOST_LISTED: usize = 20;
+/// The most misfits that one error lists: more than any of the official models has tensors.
+const MOST_LISTED: usize = 1000;
 /// The most characters that an error repeats of a text.
 const MOST_SHOWN: usize = 500;
 
@@ -126,9 +126,9 @@ mod tests {
             let misfit = |k| Misfit { name: format!("t{k}"), reason: Reason::Missing };
             listed(&(0..n).map(misfit).collect::<Vec<_>>())
         };
-        assert!(misfits(20).ends_with("\n    t19 is missing"));
+        assert!(misfits(1000).ends_with("\n    t999 is missing"));
         let many = misfits(1_000_000);
         assert!(many.starts_with("1000000 tensors cannot be used:\n    t0 is missing"));
-        assert!(many.ends_with("\n    t19 is missing\n    … and 999980 more"));
+        assert!(many.ends_with("\n    t999 is missing\n    … and 999000 more"));
     }
 }

@@ -91,8 +91,8 @@ impl TensorFile {
     ///
     /// # Errors
     /// When the file cannot be read; when something does not fit and `fit` is strict, or nothing at all fits; when a
-    /// tensor is damaged or not finite. All tensors of which this is true are counted, and the first named. Some of the places have been
-    /// overwritten then: they are the caller's to drop.
+    /// tensor is damaged or not finite. All tensors of which this is true are named (of thousands, the first thousand).
+    /// Some of the places have been overwritten then: they are the caller's to drop.
     pub(in crate::train) fn fill(
         &mut self,
         places: Vec<(String, &mut Tensor)>,
