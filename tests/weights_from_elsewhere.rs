@@ -99,7 +99,7 @@ fn features_of_weights_from_elsewhere() {
     said("probe weights", 1, &["no stop-mim metadata", "--preset"]);
     said("probe weights --partial", 2, &["--preset"]);
     said("probe weights --preset toy --image-size 16 --partial", 1, &["--data"]);
-    said("probe weights --preset vit-b16 --data shapes", 1, &["not those of an encoder of these sizes", "--partial"]);
+    said("probe weights --preset vit-b16 --data shapes", 1, &["patch_embed.proj.weight is [128, 3, 4, 4] instead of"]);
     let larger = "probe weights --preset toy --image-size 24 --data shapes";
     said(larger, 1, &["pos_embed is [1, 16, 128] instead of [1, 36, 128]"]);
     let probe = "probe weights --preset toy --image-size 16 --partial --data shapes --probe-images 20,20";
