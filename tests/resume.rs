@@ -231,6 +231,18 @@ fn signals_locks_and_rotation() {
     assert!(bits(&run) == before, "a complete run is left as it is");
 }
 
+/// The program without a command begins its guided run, which ends like any other.
+#[test]
+fn the_guided_run_begins_and_ends_when_told_to() {
+    let scratch = Scratch::new("guided");
+    let mut child = Killed(command(&scratch.0, "").spawn().unwrap());
+    let run = scratch.run("guided");
+    wait_for_step(&run, 2);
+    assert!(Command::new("kill").args(["-INT", &child.0.id().to_string()]).status().unwrap().success());
+    assert!(child.0.wait().unwrap().success());
+    assert!(step(&run) >= 2 && run.join("checkpoint.safetensors").exists());
+}
+
 /// A full disk behind the output, or a reader that has gone, ends no run: SIGHUP, when a terminal is closed, leaves both.
 #[test]
 fn a_run_goes_on_when_nobody_reads_what_it_says() {

@@ -59,7 +59,7 @@ impl Cli {
         Parser::parse()
     }
 
-    /// Does what was asked.
+    /// Does what was asked. Once in a process, as it makes the threads.
     ///
     /// # Errors
     /// When something outside the process is not as it must be; the message says what to do.
@@ -69,6 +69,11 @@ impl Cli {
             .num_threads(threads)
             .build_global()
             .map_err(|e| Error::config(format!("threads to compute with: {e}"), "ask for fewer, with --threads"))?;
+        self.perform()
+    }
+
+    /// Does what was asked, with the threads that there are.
+    fn perform(self) -> Result<()> {
         match self.command {
             None => guided::run(),
             Some(Command::Pretrain(args)) => pretrain::run(&args),
