@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use common::{Effort, HYPER, Sizes, check_args, flag, is_bench, median, option, threads};
 use stop_mim::Tensor;
-use stop_mim::data::{self, Augment, Crop, Dataset, First, Loader, LoaderOptions, Splits};
+use stop_mim::data::{self, Augment, Crop, Dataset, Loader, LoaderOptions, Splits, Subset};
 use stop_mim::eval::pooled_features;
 use stop_mim::report::table::table;
 use stop_mim::rng::{Purpose, stream};
@@ -144,10 +144,10 @@ fn probing(sources: &[Source], quick: bool) -> String {
     for (model, sizes) in models(quick) {
         let (trainer, _) = Sizes { images: 1, ..sizes }.prepare();
         for (name, splits) in sources {
-            let sample = First::new(splits.test.clone(), images);
+            let sample = Subset::even(splits.test.clone(), images);
             let (encoder, params) = (&trainer.model.encoder, trainer.params.evaluated());
             let seconds = median(effort.times(|| {
-                let features = pooled_features(encoder, params, (&sample, &splits.normalization), 1, &|_| ());
+                let features = pooled_features(encoder, params, (&sample, &splits.normalization), 1, &|_| Ok(()));
                 assert_eq!(features.expect("features")[0].rows(), sample.len());
             }));
             let rate = sample.len() as f64 / seconds;

@@ -50,6 +50,8 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
+    /// The user asked to stop before the work was done.
+    Interrupted,
     /// Something that was put to the test did not hold.
     Check {
         /// The comparisons that did not pass, with what is known about each.
@@ -104,6 +106,7 @@ impl fmt::Display for Error {
             Error::Training { step, problem, hint } => {
                 write!(f, "training stopped at step {step}: {problem}\n  {hint}")
             }
+            Error::Interrupted => write!(f, "stopped, as asked"),
             Error::Check { failed, of } => {
                 write!(f, "{} of {of} comparisons do not pass:\n  {}", failed.len(), failed.join("\n  "))
             }

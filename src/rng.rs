@@ -25,6 +25,8 @@ pub enum Purpose {
     Shapes = 6,
     /// Choosing what to evaluate on.
     Eval = 7,
+    /// Choosing some images of a data set.
+    Subset = 8,
 }
 
 /// The generator for `purpose`, item `index` (for example `[epoch, image]`), of the run with this `seed`.

@@ -1,7 +1,7 @@
 //! The diagnostics of training, on models whose answers are known.
 
 use approx::assert_relative_eq;
-use stop_mim::data::{self, First};
+use stop_mim::data::{self, Subset};
 use stop_mim::lab::small;
 use stop_mim::methods::Method;
 use stop_mim::methods::stop::TokenForm;
@@ -10,7 +10,7 @@ use stop_mim::{DType, Tensor};
 
 fn diagnose(trainer: &Trainer) -> Diagnostics {
     let (config, splits) = (small::run(trainer), data::open("shapes", 16).unwrap());
-    trainer.diagnose(&config, (&First::new(splits.test.clone(), 70), &splits.normalization)).unwrap()
+    trainer.diagnose(&config, (&Subset::even(splits.test.clone(), 70), &splits.normalization)).unwrap()
 }
 
 fn stop() -> Trainer {

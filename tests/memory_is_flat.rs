@@ -51,8 +51,8 @@ impl Dataset for Eight {
         out.iter_mut().enumerate().for_each(|(i, v)| *v = (i * 7 + index * 31) as u8);
         Ok(())
     }
-    fn label(&self, index: usize) -> usize {
-        index % 2
+    fn label(&self, _: usize) -> Option<usize> {
+        None
     }
     fn class_names(&self) -> &[String] {
         &[]

@@ -223,7 +223,7 @@ impl Dataset for Faulty {
         out.fill(100);
         Ok(())
     }
-    fn label(&self, index: usize) -> usize {
+    fn label(&self, index: usize) -> Option<usize> {
         self.images.label(index)
     }
     fn class_names(&self) -> &[String] {

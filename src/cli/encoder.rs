@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::Result;
+use crate::data::Normalization;
 use crate::nn::{LinearInit, Params};
 use crate::train::checkpoint;
 use crate::train::safetensors::Fit;
@@ -40,6 +41,8 @@ pub struct Found {
     pub params: Params,
     /// The images it was trained on, if that is known.
     pub data: Option<String>,
+    /// How its images are normalised; `None` if a checkpoint does not say.
+    pub normalization: Option<Normalization>,
     /// How an untrained encoder like it starts.
     pub linear_init: LinearInit,
     /// From which seed.
@@ -57,7 +60,8 @@ impl EncoderArgs {
             let what = format!("{} after {} steps", saved.config.model.method.name(), saved.step);
             let (params, seed) = (saved.params.target.unwrap_or(saved.params.encoder), saved.config.seed);
             let (encoder, linear_init) = (saved.model.encoder, saved.config.model.linear_init);
-            return Ok(Found { what, encoder, params, data: Some(saved.config.data), linear_init, seed });
+            let (data, normalization) = (Some(saved.config.data), saved.config.normalization);
+            return Ok(Found { what, encoder, params, data, normalization, linear_init, seed });
         };
         let (sizes, _) = preset.sizes();
         let sizes = EncoderConfig {
@@ -76,6 +80,7 @@ impl EncoderArgs {
         let linear_init = if encoder.config().class_token { LinearInit::Xavier } else { LinearInit::Normal };
         let names = if prefix.is_empty() { String::new() } else { format!(" ({prefix}*)") };
         let what = format!("{read} of {all} tensors from {}{names}", self.file.display());
-        Ok(Found { what, encoder, params, data: None, linear_init, seed: 0 })
+        let normalization = Some(Normalization::IMAGENET);
+        Ok(Found { what, encoder, params, data: None, normalization, linear_init, seed: 0 })
     }
 }

@@ -20,6 +20,7 @@ mod probe;
 mod profile;
 mod progress;
 mod run;
+mod signals;
 
 use clap::{Parser, Subcommand};
 

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::data::{Augment, BadImages, check_image_size};
+use crate::data::{Augment, BadImages, Splits, check_image_size};
 use crate::kernels::Precision;
 use crate::methods::stop::TokenForm;
 use crate::methods::{Method, ModelConfig};
@@ -311,11 +311,12 @@ impl MaskArgs {
 }
 
 impl TrainArgs {
-    /// The whole run, on `images` training images from `data`.
+    /// The whole run, on the training images that were opened from `data`.
     ///
     /// # Errors
     /// When settings cannot work together.
-    pub fn config(&self, model: ModelConfig, masking: Masking, data: &str, images: usize) -> Result<RunConfig> {
+    pub fn config(&self, model: ModelConfig, masking: Masking, data: &str, splits: &Splits) -> Result<RunConfig> {
+        let images = splits.train.len();
         if let (Method::Mae { .. }, Some(_)) = (&model.method, self.ema) {
             refuse(&[(true, "--ema")], "ijepa or stop")?;
         }
@@ -332,6 +333,7 @@ impl TrainArgs {
         let config = RunConfig {
             model,
             data: data.to_owned(),
+            normalization: Some(splits.normalization),
             masking,
             augment: Augment { scale: (crop_min as f32, crop_max as f32), flip: if self.no_flip { 0.0 } else { 0.5 } },
             batch: self.batch,

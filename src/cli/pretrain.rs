@@ -7,7 +7,8 @@ use clap::Args as ClapArgs;
 use super::options::{MaskArgs, ModelArgs, StrictArgs, TrainArgs};
 use super::probe::{ProbeArgs, probe};
 use super::profile::profile;
-use super::run::{RunFolder, run as pretrain, stopped};
+use super::run::{RunFolder, run as pretrain};
+use super::signals;
 use crate::data::{self, Splits};
 use crate::train::checkpoint::{SavedRun, Upkeep};
 use crate::train::rotation::Newest;
@@ -81,7 +82,7 @@ pub fn run(args: &Args) -> Result<()> {
     let model = args.model.config()?;
     let masking = args.masks.masking(&model)?;
     let splits = data::open_with(&args.data, model.encoder.image_size, args.strict.bad_images())?;
-    let config = args.train.config(model, masking, &args.data, splits.train.len())?;
+    let config = args.train.config(model, masking, &args.data, &splits)?;
     if let Some(steps) = args.profile {
         return profile(&config, &splits, steps as usize);
     }
@@ -132,7 +133,7 @@ fn go_on(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
     if splits.skipped() > 0 {
         say!("{} files could not be used and were skipped: the warnings name them", splits.skipped());
     }
-    if args.probe && !stopped() {
+    if args.probe && !signals::stopped() {
         let untrained = fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed)?;
         probe(&args.probe_args, (&model.encoder, params.evaluated()), untrained, splits)?;
     }

@@ -7,7 +7,8 @@ use clap::Args as ClapArgs;
 use super::encoder::EncoderArgs;
 use super::options::StrictArgs;
 use super::progress::Progress;
-use crate::data::{self, Dataset, First, Splits};
+use super::signals;
+use crate::data::{self, Dataset, Splits, Subset};
 use crate::eval::{self, Features, KnnConfig, ProbeConfig};
 use crate::nn::Params;
 use crate::report::table::table;
@@ -29,6 +30,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    signals::listen();
     let found = args.encoder.load()?;
     let Some(spec) = args.data.as_ref().or(found.data.as_ref()) else {
         let problem = "a file of weights does not say on which images it is to be judged";
@@ -37,7 +39,15 @@ pub fn run(args: &Args) -> Result<()> {
     let splits = data::open_with(spec, found.encoder.config().image_size, args.strict.bad_images())?;
     println!("{}, on {}", found.what, splits.train.describe());
     let untrained = fresh_encoder(found.encoder.config(), found.linear_init, found.seed)?;
+    let splits = Splits { normalization: found.normalization.unwrap_or(splits.normalization), ..splits };
     probe(&args.probe, (&found.encoder, &found.params), untrained, &splits)
+}
+
+/// The labels of images that are to be probed.
+fn labelled(images: &dyn Dataset) -> Result<Vec<u32>> {
+    let unlabelled =
+        || Error::config(format!("{}: no labels to probe with", images.describe()), "give images in class folders");
+    eval::labels(images).ok_or_else(unlabelled)
 }
 
 /// What is probed: a name, and the features of the training and test images.
@@ -72,12 +82,15 @@ pub fn probe(
 ) -> Result<()> {
     let (most_train, most_test) = args.probe_images.unwrap_or((usize::MAX, usize::MAX));
     let (train, test) =
-        (First::new(Arc::clone(&splits.train), most_train), First::new(Arc::clone(&splits.test), most_test));
+        (Subset::even(Arc::clone(&splits.train), most_train), Subset::even(Arc::clone(&splits.test), most_test));
     let (train, test, normalization): (&dyn Dataset, &dyn Dataset, _) = (&train, &test, &splits.normalization);
     let k = trained.0.config().depth.min(4);
     let progress = Progress::new(2 * (train.len() + test.len()), "features");
     let features = |encoder: &Encoder, params: &Params, data: &dyn Dataset| {
-        eval::pooled_features(encoder, params, (data, normalization), k, &|n| progress.advance(n, String::new))
+        eval::pooled_features(encoder, params, (data, normalization), k, &|n| {
+            progress.advance(n, String::new);
+            signals::go_on()
+        })
     };
     let of = |name, (encoder, params): (&Encoder, &Params)| -> Result<Probed> {
         Ok(Probed { name, train: features(encoder, params, train)?, test: features(encoder, params, test)? })
@@ -88,7 +101,7 @@ pub fn probe(
     let pixels = |data: &dyn Dataset| eval::pixel_features(data, normalization);
     probed.push(Probed { name: "raw pixels", train: vec![pixels(train)?], test: vec![pixels(test)?] });
 
-    let (train_labels, test_labels) = (eval::labels(train), eval::labels(test));
+    let (train_labels, test_labels) = (labelled(train)?, labelled(test)?);
     let classes = train.class_names().len();
     let percent = |x: f64| format!("{:.1} %", 100.0 * x);
     let mut rows = Vec::new();

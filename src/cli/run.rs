@@ -4,11 +4,11 @@ use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::masks::draw_masks;
 use super::progress::Progress;
+use super::signals;
 use crate::data::Splits;
 use crate::methods::{Model, ModelParams};
 use crate::report::canvas::Canvas;
@@ -20,9 +20,6 @@ use crate::train::checkpoint::{self, SavedRun};
 use crate::train::rotation::Rotation;
 use crate::train::{RunConfig, StepReport, Trainer, Watch, go_on};
 use crate::{Error, Result, files};
-
-/// Set by Ctrl-C, SIGTERM or SIGHUP: the run ends after the step at hand.
-static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Most time between checkpoints of a run.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
@@ -95,8 +92,7 @@ impl RunFolder {
 /// Pretrains from where the run stands and writes everything into `folder`. Ends early, cleanly, on Ctrl-C. Gives the
 /// trained model. `every_number`: see [`Watch`].
 pub fn run(run: SavedRun, splits: &Splits, folder: &RunFolder, every_number: bool) -> Result<(Model, ModelParams)> {
-    // Only the first run of a process can install the handler; later ones share it.
-    let _ = ctrlc::set_handler(|| STOP.store(true, Ordering::SeqCst));
+    signals::listen();
     let SavedRun { config, upkeep, trainer } = run;
     let (config, done) = (&config, trainer.optimizer.steps() as usize);
     let checkpoints = folder.checkpoints();
@@ -128,7 +124,7 @@ pub fn run(run: SavedRun, splits: &Splits, folder: &RunFolder, every_number: boo
             let (lr, eta) = (report.hyper.lr, minutes(left));
             format!("loss {loss:.4}  lr {lr:.1e}  |A| {norm_a:.2}  |m| {norm_m:.2}  {last_diagnosis}  {speed:.0} images/s  ETA {eta}")
         });
-        let stopped = stopped();
+        let stopped = signals::stopped();
         if stopped || due(report.step) || saved.elapsed() > CHECKPOINT_EVERY {
             // The log first: no checkpoint is ahead of it.
             log.sync()?;
@@ -157,11 +153,6 @@ pub fn run(run: SavedRun, splits: &Splits, folder: &RunFolder, every_number: boo
         say!("stop-mim pretrain --resume {} goes on", folder.path.display());
     }
     Ok((trainer.model, trainer.params))
-}
-
-/// Whether the user asked to stop.
-pub fn stopped() -> bool {
-    STOP.load(Ordering::SeqCst)
 }
 
 /// The columns of the log, explained in docs/diagnostics.md; empty where a step has no diagnostics.

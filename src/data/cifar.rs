@@ -199,8 +199,8 @@ impl Dataset for Cifar {
         Ok(())
     }
 
-    fn label(&self, index: usize) -> usize {
-        usize::from(self.record(index)[self.layout.labels.len() - 1])
+    fn label(&self, index: usize) -> Option<usize> {
+        Some(usize::from(self.record(index)[self.layout.labels.len() - 1]))
     }
 
     fn class_names(&self) -> &[String] {
@@ -247,9 +247,12 @@ mod tests {
             let mut pixels = vec![0; PIXELS];
             for index in [0, 11, 12, 59] {
                 train.pixels(index, &mut pixels).unwrap();
-                assert_eq!((train.label(index), pixels[0], pixels[5]), (index % 10, index as u8, index as u8 + 5));
+                assert_eq!(
+                    (train.label(index), pixels[0], pixels[5]),
+                    (Some(index % 10), index as u8, index as u8 + 5)
+                );
             }
-            assert_eq!(test.label(0), 60 % 10);
+            assert_eq!(test.label(0), Some(60 % 10));
             assert_eq!(test.describe(), "CIFAR-10 test: 12 images of 32x32");
         }
     }
@@ -263,7 +266,7 @@ mod tests {
         assert_eq!(train.class_names()[99], "worm");
         scratch.write("train.bin", &file(&CIFAR100, 37, 1));
         let (train, _) = cifar100(scratch.path()).unwrap();
-        assert_eq!(train.label(0), 37);
+        assert_eq!(train.label(0), Some(37));
     }
 
     #[test]

@@ -263,7 +263,7 @@ impl Dataset for Folder {
     }
 
     fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
-        let label = self.label(index);
+        let label = self.files[index].1;
         let start = self.files.partition_point(|(_, other)| *other < label);
         let end = self.files.partition_point(|(_, other)| *other <= label);
         for at in (index..end).chain(start..index) {
@@ -284,8 +284,8 @@ impl Dataset for Folder {
         Err(Error::file(&self.dir, problem, "replace the class's files, or remove its folder"))
     }
 
-    fn label(&self, index: usize) -> usize {
-        self.files[index].1
+    fn label(&self, index: usize) -> Option<usize> {
+        Some(self.files[index].1)
     }
 
     fn class_names(&self) -> &[String] {
@@ -347,7 +347,7 @@ mod tests {
         let (train, test) = open(scratch.path(), 8, BadImages::Skip).unwrap();
         assert_eq!((train.len(), test.len()), (4, 2));
         assert_eq!(train.class_names(), ["a", "b"]);
-        assert_eq!((0..4).map(|k| train.label(k)).collect::<Vec<_>>(), [0, 1, 1, 1]);
+        assert_eq!((0..4).filter_map(|k| train.label(k)).collect::<Vec<_>>(), [0, 1, 1, 1]);
         assert!(pixels(&train, 0).iter().all(|&v| v == 77));
         for k in 1..4 {
             for (c, plane) in pixels(&train, k).chunks(64).enumerate() {
@@ -366,7 +366,7 @@ mod tests {
         }
         let (train, test) = open(scratch.path(), 8, BadImages::Skip).unwrap();
         assert_eq!((train.len(), test.len()), (16, 4));
-        assert_eq!((0..4).map(|k| test.label(k)).collect::<Vec<_>>(), [0, 0, 1, 1]);
+        assert_eq!((0..4).filter_map(|k| test.label(k)).collect::<Vec<_>>(), [0, 0, 1, 1]);
         let again = open(scratch.path(), 8, BadImages::Skip).unwrap();
         assert_eq!((&train.files, &test.files), (&again.0.files, &again.1.files));
         let mut all: Vec<_> = train.files.iter().chain(&test.files).collect();

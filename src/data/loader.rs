@@ -30,8 +30,6 @@ pub struct Batch {
     pub step: usize,
     /// `[B, 3, S, S]`, normalised.
     pub images: Tensor,
-    /// `[B]`
-    pub labels: Vec<usize>,
     /// `[B]`: the images' numbers in the data set.
     pub indices: Vec<usize>,
 }
@@ -173,8 +171,7 @@ impl Source {
         let mut images = memory.take([indices.len(), 3, size, size]);
         write_images(&*self.dataset, indices, normalization, crop, images.as_mut_slice())?;
         memory.lend(&images);
-        let labels = indices.iter().map(|&index| self.dataset.label(index)).collect();
-        Ok(Batch { epoch, step, images, labels, indices: indices.to_vec() })
+        Ok(Batch { epoch, step, images, indices: indices.to_vec() })
     }
 }
 
@@ -273,8 +270,8 @@ mod tests {
             out.iter_mut().enumerate().for_each(|(i, v)| *v = (i * 7 + index * 11) as u8);
             Ok(())
         }
-        fn label(&self, index: usize) -> usize {
-            index % 3
+        fn label(&self, _: usize) -> Option<usize> {
+            None
         }
         fn class_names(&self) -> &[String] {
             &[]
@@ -301,11 +298,11 @@ mod tests {
         loader(options).take(n).map(Result::unwrap).collect()
     }
 
-    /// What a batch holds, to compare: epoch and step, images, labels and indices.
-    type Contents<'a> = ([usize; 2], &'a [f32], [&'a [usize]; 2]);
+    /// What a batch holds, to compare: epoch and step, images, indices.
+    type Contents<'a> = ([usize; 2], &'a [f32], &'a [usize]);
 
     fn contents(batches: &[Batch]) -> Vec<Contents<'_>> {
-        batches.iter().map(|b| ([b.epoch, b.step], b.images.as_slice(), [&b.labels[..], &b.indices])).collect()
+        batches.iter().map(|b| ([b.epoch, b.step], b.images.as_slice(), &b.indices[..])).collect()
     }
 
     #[test]
@@ -318,7 +315,6 @@ mod tests {
             assert_eq!(seen, (0..23).collect::<Vec<_>>());
         }
         assert_ne!(epochs[0], epochs[1]);
-        assert!(batches.iter().all(|b| b.labels[0] == b.indices[0] % 3));
         assert!(batches.iter().enumerate().all(|(k, b)| (b.step, b.epoch) == (k, k / 23)));
     }
 

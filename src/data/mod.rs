@@ -14,16 +14,16 @@
 pub mod augment;
 pub mod cifar;
 mod file;
-mod first;
 pub mod folder;
 pub mod loader;
 mod picture;
 pub mod shapes;
+mod subset;
 
 pub use augment::{Augment, Crop};
-pub use first::First;
 pub use loader::{Batch, Loader, LoaderOptions, evaluation_images};
 pub use shapes::Shapes;
+pub use subset::Subset;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -54,10 +54,10 @@ pub trait Dataset: Send + Sync {
     /// If `out` does not hold 3·S·S bytes.
     fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()>;
 
-    /// The class of image `index`, below `class_names().len()`.
-    fn label(&self, index: usize) -> usize;
+    /// The class of image `index`, below `class_names().len()`; `None` where images have no labels.
+    fn label(&self, index: usize) -> Option<usize>;
 
-    /// What the classes are called, in the order of their labels.
+    /// What the classes are called, in the order of their labels; empty where images have none.
     fn class_names(&self) -> &[String];
 
     /// One line for the log: what this is, how many images, of what size.
@@ -81,6 +81,7 @@ pub enum BadImages {
 
 /// Per-channel statistics of pixels in [0, 1]; a pixel v (0 to 255) enters the network as (v/255 − mean) / std.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 pub struct Normalization {
     /// Mean of red, green and blue.
     pub mean: [f32; 3],
@@ -91,6 +92,8 @@ pub struct Normalization {
 impl Normalization {
     /// CIFAR-10's training set, as commonly published.
     pub const CIFAR10: Self = Self { mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2616] };
+    /// ImageNet's training set, as published models expect it.
+    pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
     /// CIFAR-100's training set, as commonly published.
     pub const CIFAR100: Self = Self { mean: [0.5071, 0.4865, 0.4409], std: [0.2673, 0.2564, 0.2762] };
 
@@ -138,7 +141,8 @@ pub struct Splits {
     pub train: Arc<dyn Dataset>,
     /// What they are judged on: the same classes, other images.
     pub test: Arc<dyn Dataset>,
-    /// How both are normalised: published for CIFAR, otherwise measured on `train`.
+    /// How a run that begins with these images normalises them: published for CIFAR, otherwise measured on `train`. What
+    /// was trained with another normalisation keeps its own.
     pub normalization: Normalization,
 }
 
@@ -279,8 +283,8 @@ mod tests {
             out.fill(index as u8);
             Ok(())
         }
-        fn label(&self, _: usize) -> usize {
-            0
+        fn label(&self, _: usize) -> Option<usize> {
+            None
         }
         fn class_names(&self) -> &[String] {
             &[]

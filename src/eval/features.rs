@@ -17,10 +17,10 @@ const BATCH: usize = 8;
 /// the last norm; the deepest at the end). A class token is left out of the average.
 ///
 /// Paper, appendix C.1: the target encoder is applied to the image and its tokens are averaged; it stays fixed.
-/// `progress` is told how many more images are done.
+/// `progress` is told how many more images are done; an error of its ends the work, as when the user asks to stop.
 ///
 /// # Errors
-/// When an image cannot be read.
+/// When an image cannot be read, or `progress` says so.
 ///
 /// # Panics
 /// When the images are not of the encoder's size, or it has fewer than `k` blocks.
@@ -29,7 +29,7 @@ pub fn pooled_features(
     params: &Params,
     (dataset, normalization): (&dyn Dataset, &Normalization),
     k: usize,
-    progress: &(dyn Fn(usize) + Sync),
+    progress: &(dyn Fn(usize) -> Result<()> + Sync),
 ) -> Result<Vec<Features>> {
     let (dim, side) = (encoder.config().dim, encoder.config().image_size);
     let skip = usize::from(encoder.config().class_token);
@@ -39,7 +39,7 @@ pub fn pooled_features(
         let n = images.len() / (3 * side * side);
         let images = Var::constant(Tensor::new([n, 3, side, side], images));
         let outputs = encoder.last_blocks(&params.constants(), &images, None, k);
-        progress(n);
+        progress(n)?;
         Ok(outputs.iter().map(|x| mean_over_tokens(x.value(), skip)).collect())
     };
     // Collected in the order of the images, whichever thread was first.
@@ -57,9 +57,9 @@ pub fn pixel_features(dataset: &dyn Dataset, normalization: &Normalization) -> R
     Ok(Features::new(pixels, dataset.len(), 3 * dataset.image_size().pow(2)))
 }
 
-/// Every image's class.
-pub fn labels(dataset: &dyn Dataset) -> Vec<u32> {
-    (0..dataset.len()).map(|i| dataset.label(i) as u32).collect()
+/// Every image's class; `None` where images have no labels.
+pub fn labels(dataset: &dyn Dataset) -> Option<Vec<u32>> {
+    (0..dataset.len()).map(|i| dataset.label(i).map(|label| label as u32)).collect()
 }
 
 /// \[B, N, D\] → \[B, D\], without the first `skip` tokens.
@@ -109,7 +109,7 @@ mod tests {
         let dataset = Shapes::new(0, 2 * BATCH + 3, 16, Task::Class);
         let normalization = Normalization::measure(&dataset, 10).unwrap();
         let features =
-            pooled_features(&model.encoder, &params.encoder, (&dataset, &normalization), 2, &|_| ()).unwrap();
+            pooled_features(&model.encoder, &params.encoder, (&dataset, &normalization), 2, &|_| Ok(())).unwrap();
         assert_eq!((features.len(), features[0].rows(), features[0].dim()), (2, 2 * BATCH + 3, 8));
 
         let index = BATCH + 1;

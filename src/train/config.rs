@@ -3,7 +3,7 @@
 use rand::Rng;
 
 use super::schedule::{EmaMomentum, LearningRate, WeightDecay};
-use crate::data::{Augment, check_image_size};
+use crate::data::{Augment, Normalization, check_image_size};
 use crate::kernels::Precision;
 use crate::methods::ModelConfig;
 use crate::paper::masking::{MultiBlock, kept_tokens, random_masks};
@@ -55,6 +55,10 @@ pub struct RunConfig {
     pub model: ModelConfig,
     /// Where images come from, as [`crate::data::open`] reads it.
     pub data: String,
+    /// How pixels become numbers, for whoever reads the weights too. `None` (as in checkpoints of 0.1.0, which do not
+    /// say): as the data set suggests.
+    #[cfg_attr(feature = "checkpoint", serde(default))]
+    pub normalization: Option<Normalization>,
     /// Which tokens are hidden.
     pub masking: Masking,
     /// How images are varied.

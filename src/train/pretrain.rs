@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::algorithm_1::{Batch, Hyper, Noise, Trainer};
 use super::config::RunConfig;
 use crate::autograd::ops;
-use crate::data::{Dataset, First, Loader, LoaderOptions, Normalization, Splits, evaluation_images};
+use crate::data::{Dataset, Loader, LoaderOptions, Normalization, Splits, Subset, evaluation_images};
 use crate::error::panic_message;
 use crate::eval::{feature_std, noise_sensitivity, pooled_features, rank_me, rms, target_std};
 use crate::kernels::meter::{self, Phase};
@@ -135,13 +135,14 @@ pub fn go_on(
     let Watch { diagnose_every, every_number } = watch.into();
     let done = trainer.optimizer.steps() as usize;
     let (lr, weight_decay, ema) = config.schedules();
-    let held_out = First::new(splits.test.clone(), HELD_OUT);
+    let normalization = config.normalization.unwrap_or(splits.normalization);
+    let held_out = Subset::even(splits.test.clone(), HELD_OUT);
     let options = LoaderOptions {
         batch_size: config.batch,
         seed: config.seed,
         first_step: done,
         augment: Some(config.augment),
-        normalization: splits.normalization,
+        normalization,
         threads: 1,
     };
     let images = splits.train.len() as f64;
@@ -160,7 +161,7 @@ pub fn go_on(
         let seconds = clock.elapsed().as_secs_f64();
         let last = step == config.steps;
         let diagnostics = match last || step % diagnose_every.max(1) == 0 {
-            true => Some(no_panic(step, || trainer.diagnose(config, (&held_out, &splits.normalization)))?),
+            true => Some(no_panic(step, || trainer.diagnose(config, (&held_out, &normalization)))?),
             false => None,
         };
         let Model { config: ref sizes, ref predictor, .. } = trainer.model;
@@ -239,7 +240,7 @@ impl Trainer {
         (held_out, normalization): (&dyn Dataset, &Normalization),
     ) -> Result<Diagnostics> {
         let Trainer { model, params, .. } = self;
-        let features = pooled_features(&model.encoder, params.evaluated(), (held_out, normalization), 1, &|_| ())?;
+        let features = pooled_features(&model.encoder, params.evaluated(), (held_out, normalization), 1, &|_| Ok(()))?;
         let feature_std = feature_std(&features[0]);
         if !feature_std.is_finite() {
             return Err(Error::Training {

@@ -115,13 +115,13 @@ impl Dataset for Shapes {
         Ok(())
     }
 
-    fn label(&self, index: usize) -> usize {
+    fn label(&self, index: usize) -> Option<usize> {
         let scene = self.scene(index);
-        match self.task {
+        Some(match self.task {
             Task::Class => scene.class(),
             Task::Count => scene.count() - 1,
             Task::Distance => scene.distance(),
-        }
+        })
     }
 
     fn class_names(&self) -> &[String] {
@@ -314,7 +314,7 @@ mod tests {
             let shapes = Shapes::new(0, n, 32, task);
             let mut frequency = vec![0usize; shapes.class_names().len()];
             for index in 0..n {
-                let (scene, label) = (shapes.scene(index), shapes.label(index));
+                let (scene, label) = (shapes.scene(index), shapes.label(index).unwrap());
                 frequency[label] += 1;
                 match task {
                     Task::Class => assert_eq!(label, scene.class),

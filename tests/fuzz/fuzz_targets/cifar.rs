@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
             let mut pixels = vec![0; 3072];
             for index in 0..train.len() {
                 train.pixels(index, &mut pixels).unwrap();
-                assert!(train.label(index) < train.class_names().len());
+                assert!(train.label(index).unwrap() < train.class_names().len());
             }
         }
         Err(error) => assert!(error.to_string().contains(FOLDER.to_str().unwrap())),
