@@ -59,7 +59,7 @@ fn options(splits: &Splits) -> LoaderOptions {
         seed: 0,
         first_step: 0,
         augment: Some(Augment::STOP),
-        normalization: splits.normalization,
+        normalization: splits.normalization().unwrap(),
         threads: 1,
     }
 }
@@ -74,7 +74,7 @@ fn ways(sources: &[Source], quick: bool) -> String {
     let images = if quick { 256 } else { 4096 };
     let an_image = |times: Vec<f64>| 1e6 * median(times) / images as f64;
     let row = |(name, splits): &Source| {
-        let train = &*splits.train;
+        let (train, normalization) = (&*splits.train, splits.normalization().expect("statistics"));
         let (mut pixels, mut out) = (vec![0; 3 * SIDE * SIDE], vec![0.0; 3 * SIDE * SIDE]);
         let decode = an_image(rounds.times(|| {
             for i in 0..images {
@@ -85,7 +85,7 @@ fn ways(sources: &[Source], quick: bool) -> String {
         let augment = an_image(rounds.times(|| {
             for i in 0..images as u64 {
                 let crop: Crop = Augment::STOP.draw(SIDE, &mut stream(0, Purpose::Augment, [0, i]));
-                crop.apply(&pixels, SIDE, &splits.normalization, &mut out);
+                crop.apply(&pixels, SIDE, &normalization, &mut out);
                 black_box(&out);
             }
         }));
@@ -144,10 +144,11 @@ fn probing(sources: &[Source], quick: bool) -> String {
     for (model, sizes) in models(quick) {
         let (trainer, _) = Sizes { images: 1, ..sizes }.prepare();
         for (name, splits) in sources {
-            let sample = Subset::even(splits.test.clone(), images);
+            let (sample, normalization) =
+                (Subset::even(splits.test.clone(), images), splits.normalization().expect("statistics"));
             let (encoder, params) = (&trainer.model.encoder, trainer.params.evaluated());
             let seconds = median(effort.times(|| {
-                let features = pooled_features(encoder, params, (&sample, &splits.normalization), 1, &|_| Ok(()));
+                let features = pooled_features(encoder, params, (&sample, &normalization), 1, &|_| Ok(()));
                 assert_eq!(features.expect("features")[0].rows(), sample.len());
             }));
             let rate = sample.len() as f64 / seconds;

@@ -10,7 +10,7 @@ use stop_mim::{DType, Tensor};
 
 fn diagnose(trainer: &Trainer) -> Diagnostics {
     let (config, splits) = (small::run(trainer), data::open("shapes", 16).unwrap());
-    trainer.diagnose(&config, (&Subset::even(splits.test.clone(), 70), &splits.normalization)).unwrap()
+    trainer.diagnose(&config, (&Subset::even(splits.test.clone(), 70), &splits.normalization().unwrap())).unwrap()
 }
 
 fn stop() -> Trainer {

@@ -333,7 +333,7 @@ impl TrainArgs {
         let config = RunConfig {
             model,
             data: data.to_owned(),
-            normalization: Some(splits.normalization),
+            normalization: Some(splits.normalization()?),
             masking,
             augment: Augment { scale: (crop_min as f32, crop_max as f32), flip: if self.no_flip { 0.0 } else { 0.5 } },
             batch: self.batch,

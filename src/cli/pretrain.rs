@@ -92,7 +92,7 @@ pub fn run(args: &Args) -> Result<()> {
         checkpoint_every: epoch,
         keep: 2,
         keep_every: 0,
-        images: images(&splits),
+        images: images(&splits)?,
     };
     let upkeep = args.upkeep(standard, epoch);
     let scheme = args.data.split(':').next().unwrap_or("data");
@@ -107,7 +107,7 @@ fn resume(args: &Args, folder: RunFolder) -> Result<()> {
     let Newest { mut run, damaged } = folder.checkpoints().newest()?;
     let RunConfig { data, model, batch, steps, .. } = &run.config;
     let splits = data::open_with(data, model.encoder.image_size, args.strict.bad_images())?;
-    let now = images(&splits);
+    let now = images(&splits)?;
     if now != run.upkeep.images {
         let problem = format!("not the images of this run: {now}, where there were {}", run.upkeep.images);
         return Err(Error::config(
@@ -154,7 +154,7 @@ impl Args {
 }
 
 /// By what a run knows its images again: their number, and the statistics of their pixels.
-fn images(splits: &Splits) -> String {
-    let (train, test, n) = (splits.train.len(), splits.test.len(), &splits.normalization);
-    format!("{train} and {test} images, mean {:?}, std {:?}", n.mean, n.std)
+fn images(splits: &Splits) -> Result<String> {
+    let (train, test, n) = (splits.train.len(), splits.test.len(), splits.normalization()?);
+    Ok(format!("{train} and {test} images, mean {:?}, std {:?}", n.mean, n.std))
 }

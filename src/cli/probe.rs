@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> Result<()> {
     let splits = data::open_with(spec, found.encoder.config().image_size, args.strict.bad_images())?;
     println!("{}, on {}", found.what, splits.train.describe());
     let untrained = fresh_encoder(found.encoder.config(), found.linear_init, found.seed)?;
-    let splits = Splits { normalization: found.normalization.unwrap_or(splits.normalization), ..splits };
+    let splits = Splits { published: found.normalization.or(splits.published), ..splits };
     probe(&args.probe, (&found.encoder, &found.params), untrained, &splits)
 }
 
@@ -83,7 +83,7 @@ pub fn probe(
     let (most_train, most_test) = args.probe_images.unwrap_or((usize::MAX, usize::MAX));
     let (train, test) =
         (Subset::even(Arc::clone(&splits.train), most_train), Subset::even(Arc::clone(&splits.test), most_test));
-    let (train, test, normalization): (&dyn Dataset, &dyn Dataset, _) = (&train, &test, &splits.normalization);
+    let (train, test, normalization): (&dyn Dataset, &dyn Dataset, _) = (&train, &test, &splits.normalization()?);
     let k = trained.0.config().depth.min(4);
     let progress = Progress::new(2 * (train.len() + test.len()), "features");
     let features = |encoder: &Encoder, params: &Params, data: &dyn Dataset| {

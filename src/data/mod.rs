@@ -141,12 +141,21 @@ pub struct Splits {
     pub train: Arc<dyn Dataset>,
     /// What they are judged on: the same classes, other images.
     pub test: Arc<dyn Dataset>,
-    /// How a run that begins with these images normalises them: published for CIFAR, otherwise measured on `train`. What
-    /// was trained with another normalisation keeps its own.
-    pub normalization: Normalization,
+    /// How images like these are normalised, where that has been published; otherwise it is measured, see
+    /// [`normalization`](Splits::normalization).
+    pub published: Option<Normalization>,
 }
 
 impl Splits {
+    /// How a run that begins with these images normalises them: as published, or measured on `train`, which takes as long
+    /// as reading a thousand images. What was trained with another normalisation keeps its own.
+    ///
+    /// # Errors
+    /// If one of the images to measure cannot be read.
+    pub fn normalization(&self) -> Result<Normalization> {
+        self.published.map_or_else(|| Normalization::measure(&*self.train, MEASURED), Ok)
+    }
+
     /// How many files of both splits turned out to be unusable so far: [`Dataset::skipped`].
     pub fn skipped(&self) -> usize {
         self.train.skipped() + self.test.skipped()
@@ -182,7 +191,7 @@ pub fn open_with(spec: &str, image_size: usize, bad_images: BadImages) -> Result
         "shapes" => {
             let task = shapes::Task::parse(rest)?;
             let (train, test) = shapes::splits(image_size, task);
-            measured(train, test)
+            unpublished(train, test)
         }
         "cifar10" | "cifar100" | "folder" if rest.is_empty() => Err(Error::config(
             format!("'{spec}' does not say where the images are"),
@@ -196,7 +205,7 @@ pub fn open_with(spec: &str, image_size: usize, bad_images: BadImages) -> Result
         "cifar100" => published(cifar::cifar100(Path::new(rest))?, Normalization::CIFAR100),
         "folder" => {
             let (train, test) = folder::open(Path::new(rest), image_size, bad_images)?;
-            measured(train, test)
+            unpublished(train, test)
         }
         _ => Err(Error::config(
             format!("'{spec}' names no data set"),
@@ -220,12 +229,11 @@ pub fn check_image_size(image_size: usize) -> Result<()> {
 }
 
 fn published((train, test): (cifar::Cifar, cifar::Cifar), normalization: Normalization) -> Result<Splits> {
-    Ok(Splits { train: Arc::new(train), test: Arc::new(test), normalization })
+    Ok(Splits { train: Arc::new(train), test: Arc::new(test), published: Some(normalization) })
 }
 
-fn measured(train: impl Dataset + 'static, test: impl Dataset + 'static) -> Result<Splits> {
-    let normalization = Normalization::measure(&train, MEASURED)?;
-    Ok(Splits { train: Arc::new(train), test: Arc::new(test), normalization })
+fn unpublished(train: impl Dataset + 'static, test: impl Dataset + 'static) -> Result<Splits> {
+    Ok(Splits { train: Arc::new(train), test: Arc::new(test), published: None })
 }
 
 /// Folders for tests that need real files.
@@ -328,6 +336,6 @@ mod tests {
         assert_eq!((splits.train.len(), splits.test.len()), (50_000, 10_000));
         assert_eq!(splits.train.image_size(), 16);
         assert_eq!(splits.test.class_names().len(), 4);
-        assert!(splits.normalization.std.iter().all(|&s| s > 0.1));
+        assert!(splits.normalization().unwrap().std.iter().all(|&s| s > 0.1));
     }
 }

@@ -135,7 +135,7 @@ pub fn go_on(
     let Watch { diagnose_every, every_number } = watch.into();
     let done = trainer.optimizer.steps() as usize;
     let (lr, weight_decay, ema) = config.schedules();
-    let normalization = config.normalization.unwrap_or(splits.normalization);
+    let normalization = config.normalization.map_or_else(|| splits.normalization(), Ok)?;
     let held_out = Subset::even(splits.test.clone(), HELD_OUT);
     let options = LoaderOptions {
         batch_size: config.batch,
