@@ -69,6 +69,21 @@ fn check_len(op: &str, what: &str, buffer: &Buffer, len: usize) {
     assert_eq!(buffer.len(), len, "{op}: {what} has {} elements, its shape says {len}", buffer.len());
 }
 
+/// How many rows of `cols` elements a buffer holds.
+#[track_caller]
+fn rows(op: &str, buffer: &Buffer, cols: usize) -> usize {
+    let len = buffer.len();
+    assert!(len == 0 || (cols > 0 && len.is_multiple_of(cols)), "{op}: {len} elements are no rows of {cols}");
+    len / cols.max(1)
+}
+
+/// That `width` elements from `start` on lie within a row.
+#[track_caller]
+fn check_run(row: usize, start: usize, width: usize) {
+    let fits = start.checked_add(width).is_some_and(|end| end <= row);
+    assert!(fits, "slice: {width} elements from {start} on of a row of {row}");
+}
+
 /// `len` elements, all `value`.
 pub fn full(len: usize, value: f64, dtype: DType) -> Buffer {
     match dtype {
@@ -186,13 +201,24 @@ pub fn linear_backward(sum: Option<Buffer>, dims: [usize; 3], a: &Buffer, ta: bo
 pub fn sum_rows_onto(sum: Option<Buffer>, cols: usize, x: &Buffer) -> Buffer {
     let mut sum = sum.unwrap_or_else(|| full(cols, 0.0, x.dtype()));
     check_len("sum_rows", "the sum", &sum, cols);
+    rows("sum_rows", x, cols);
     dispatch!("sum_rows", T, [x], cpu::elementwise::add_rows(x, sum.make_mut::<T>("sum_rows")));
     sum
+}
+
+/// That two operands have as many elements as how they meet says.
+#[track_caller]
+fn check_operands(op: &str, how: Option<&Broadcast>, len: usize, a: &Buffer, b: &Buffer) {
+    let [of_a, of_b, of_y] = how.map_or([len; 3], Broadcast::elements);
+    assert_eq!(of_y, len, "{op}: a result of {len} elements, its shape says {of_y}");
+    check_len(op, "a", a, of_a);
+    check_len(op, "b", b, of_b);
 }
 
 /// a + b with broadcasting; the result has `len` elements.
 #[track_caller]
 pub fn add(how: Option<&Broadcast>, len: usize, a: &Buffer, b: &Buffer) -> Buffer {
+    check_operands("add", how, len, a, b);
     dispatch!(
         "add",
         T,
@@ -207,6 +233,7 @@ pub fn add(how: Option<&Broadcast>, len: usize, a: &Buffer, b: &Buffer) -> Buffe
 /// a ⊙ b with broadcasting; the result has `len` elements.
 #[track_caller]
 pub fn mul(how: Option<&Broadcast>, len: usize, a: &Buffer, b: &Buffer) -> Buffer {
+    check_operands("mul", how, len, a, b);
     dispatch!(
         "mul",
         T,
@@ -219,7 +246,9 @@ pub fn mul(how: Option<&Broadcast>, len: usize, a: &Buffer, b: &Buffer) -> Buffe
 }
 
 /// Sums `dy` of shape `from` down to shape `to`, which had been broadcast.
+#[track_caller]
 pub fn reduce_to(dy: &Buffer, from: &[usize], to: &[usize]) -> Buffer {
+    check_len("reduce_to", "dy", dy, from.iter().product());
     let len = to.iter().product();
     dispatch!("reduce_to", T, [dy], accumulated::<T>(len, |dx| cpu::elementwise::reduce_to(dy, from, dx, to)))
 }
@@ -292,7 +321,7 @@ pub fn layer_norm(cols: usize, x: &Buffer, affine: Option<(&Buffer, &Buffer)>, e
         check_len("layer_norm", "gamma", gamma, cols);
         check_len("layer_norm", "beta", beta, cols);
     }
-    let mut stats = full(2 * x.len() / cols.max(1), 0.0, x.dtype());
+    let mut stats = full(2 * rows("layer_norm", x, cols), 0.0, x.dtype());
     let y = dispatch!("layer_norm", T, [x], {
         let affine = affine.map(|(g, b)| (g.as_slice::<T>("layer_norm"), b.as_slice::<T>("layer_norm")));
         let stats = stats.make_mut::<T>("layer_norm").as_chunks_mut().0;
@@ -305,6 +334,9 @@ pub fn layer_norm(cols: usize, x: &Buffer, affine: Option<(&Buffer, &Buffer)>, e
 #[track_caller]
 pub fn layer_norm_again(cols: usize, x: &Buffer, affine: (&Buffer, &Buffer), stats: &Buffer) -> Buffer {
     let (gamma, beta) = affine;
+    check_len("layer_norm", "gamma", gamma, cols);
+    check_len("layer_norm", "beta", beta, cols);
+    check_len("layer_norm", "the statistics", stats, 2 * rows("layer_norm", x, cols));
     dispatch!("layer_norm", T, [x, gamma, beta, stats], {
         let stats = stats.as_chunks().0;
         filled::<T>(x.len(), |y| cpu::layer_norm::forward_again(x, Some((gamma, beta)), stats, cols, y))
@@ -324,6 +356,10 @@ pub fn layer_norm_backward_input(
     let mut sum = sum.unwrap_or_else(|| full(x.len(), 0.0, x.dtype()));
     check_len("layer_norm", "the sum", &sum, x.len());
     check_len("layer_norm", "dy", &dy, x.len());
+    check_len("layer_norm", "the statistics", stats, 2 * rows("layer_norm", x, cols));
+    if let Some(gamma) = gamma {
+        check_len("layer_norm", "gamma", gamma, cols);
+    }
     dispatch!("layer_norm", T, [x, stats], {
         let gamma = gamma.map(|g| g.as_slice::<T>("layer_norm"));
         let (dy, dx) = (dy.make_mut::<T>("layer_norm"), sum.make_mut::<T>("layer_norm"));
@@ -333,7 +369,10 @@ pub fn layer_norm_backward_input(
 }
 
 /// The gradients of [`layer_norm`] with respect to γ and β.
+#[track_caller]
 pub fn layer_norm_backward_affine(cols: usize, x: &Buffer, stats: &Buffer, dy: &Buffer) -> (Buffer, Buffer) {
+    check_len("layer_norm", "dy", dy, x.len());
+    check_len("layer_norm", "the statistics", stats, 2 * rows("layer_norm", x, cols));
     dispatch!("layer_norm", T, [x, stats, dy], {
         let (mut dgamma, mut dbeta) = (Storage::unspecified(cols), Storage::unspecified(cols));
         let stats = stats.as_chunks().0;
@@ -343,7 +382,9 @@ pub fn layer_norm_backward_affine(cols: usize, x: &Buffer, stats: &Buffer, dy: &
 }
 
 /// Softmax of rows of `cols`.
+#[track_caller]
 pub fn softmax(cols: usize, x: &Buffer) -> Buffer {
+    rows("softmax", x, cols);
     dispatch!(
         "softmax",
         T,
@@ -356,7 +397,10 @@ pub fn softmax(cols: usize, x: &Buffer) -> Buffer {
 }
 
 /// The gradient of [`softmax`] given its result y.
+#[track_caller]
 pub fn softmax_backward(cols: usize, y: &Buffer, dy: &Buffer) -> Buffer {
+    rows("softmax", y, cols);
+    check_len("softmax", "dy", dy, y.len());
     dispatch!(
         "softmax",
         T,
@@ -368,10 +412,17 @@ pub fn softmax_backward(cols: usize, y: &Buffer, dy: &Buffer) -> Buffer {
     )
 }
 
+#[track_caller]
+fn check_qkv(sizes: &AttentionSizes, qkv: &Buffer) {
+    let AttentionSizes { queries, tokens, .. } = sizes;
+    assert!(queries.end <= *tokens, "attention: queries {queries:?} of {tokens} tokens");
+    check_len("attention", "qkv", qkv, sizes.qkv());
+}
+
 /// Multi-head attention on a fused projection (B, N, 3, h, d), of the queries that are asked for: (B, M, h d).
 #[track_caller]
 pub fn attention(sizes: &AttentionSizes, qkv: &Buffer) -> Buffer {
-    check_len("attention", "qkv", qkv, sizes.qkv());
+    check_qkv(sizes, qkv);
     dispatch!("attention", T, [qkv], {
         let mut scratch = Storage::<T>::unspecified(sizes.scratch());
         filled(sizes.out(), |out| cpu::attention::forward(sizes, qkv, scratch.as_mut_slice(), out))
@@ -381,6 +432,7 @@ pub fn attention(sizes: &AttentionSizes, qkv: &Buffer) -> Buffer {
 /// The gradient of [`attention`] with respect to its fused projection.
 #[track_caller]
 pub fn attention_backward(sizes: &AttentionSizes, qkv: &Buffer, dout: &Buffer) -> Buffer {
+    check_qkv(sizes, qkv);
     check_len("attention", "dout", dout, sizes.out());
     dispatch!("attention", T, [qkv, dout], {
         let mut scratch = [0, 1].map(|_| Storage::<T>::unspecified(sizes.scratch()));
@@ -394,7 +446,8 @@ pub fn attention_backward(sizes: &AttentionSizes, qkv: &Buffer, dout: &Buffer) -
 /// Tokens of x, (rows, `tokens`, `dim`), by index; see [`cpu::tokens::gather`].
 #[track_caller]
 pub fn gather(x: &Buffer, tokens: usize, dim: usize, indices: &[u32], per_row: usize) -> Buffer {
-    check_indices(indices, tokens);
+    rows("gather_tokens", x, tokens * dim);
+    check_indices(indices, per_row, tokens);
     dispatch!(
         "gather_tokens",
         T,
@@ -408,7 +461,13 @@ pub fn gather(x: &Buffer, tokens: usize, dim: usize, indices: &[u32], per_row: u
 /// The transpose of [`gather`], into a buffer of `len` elements.
 #[track_caller]
 pub fn scatter_add(dy: &Buffer, tokens: usize, dim: usize, indices: &[u32], per_row: usize, len: usize) -> Buffer {
-    check_indices(indices, tokens);
+    check_len("gather_tokens", "dy", dy, indices.len() * dim);
+    let sources = tokens * dim;
+    assert!(
+        len == 0 || (sources > 0 && len.is_multiple_of(sources)),
+        "gather_tokens: {len} elements of {sources} each"
+    );
+    check_indices(indices, per_row, tokens);
     dispatch!(
         "gather_tokens",
         T,
@@ -420,16 +479,23 @@ pub fn scatter_add(dy: &Buffer, tokens: usize, dim: usize, indices: &[u32], per_
 }
 
 #[track_caller]
-fn check_indices(indices: &[u32], tokens: usize) {
+fn check_indices(indices: &[u32], per_row: usize, tokens: usize) {
+    let whole = indices.is_empty() || (per_row > 0 && indices.len().is_multiple_of(per_row));
+    assert!(whole, "gather_tokens: {} indices are no rows of {per_row}", indices.len());
     if let Some(bad) = indices.iter().find(|&&i| i as usize >= tokens) {
         panic!("gather_tokens: index {bad} into {tokens} tokens");
     }
 }
 
 /// For each of `rows`, the runs of all parts one after the other: parts are (buffer, run length).
+///
+/// # Panics
+/// Without any part, or when one has not `rows` runs of its length.
+#[track_caller]
 pub fn concat_runs(rows: usize, parts: &[(&Buffer, usize)]) -> Buffer {
+    parts.iter().for_each(|(x, width)| check_len("concat", "a part", x, rows * width));
     let total: usize = parts.iter().map(|p| p.1).sum();
-    let first = parts[0].0;
+    let Some((first, _)) = parts.first() else { panic!("concat: nothing to concatenate") };
     dispatch!("concat", T, [first], {
         let _: &[T] = first;
         filled::<T>(rows * total, |y| {
@@ -443,7 +509,10 @@ pub fn concat_runs(rows: usize, parts: &[(&Buffer, usize)]) -> Buffer {
 }
 
 /// From each of `rows` rows of `row` elements, the `width` elements from `start` on.
+#[track_caller]
 pub fn slice_runs(rows: usize, row: usize, start: usize, width: usize, x: &Buffer) -> Buffer {
+    check_len("slice", "x", x, rows * row);
+    check_run(row, start, width);
     dispatch!(
         "slice",
         T,
@@ -455,7 +524,10 @@ pub fn slice_runs(rows: usize, row: usize, start: usize, width: usize, x: &Buffe
 }
 
 /// The transpose of [`slice_runs`]: rows of zeros but for `width` elements from `start` on.
+#[track_caller]
 pub fn unslice_runs(rows: usize, row: usize, start: usize, width: usize, dy: &Buffer) -> Buffer {
+    check_len("slice", "dy", dy, rows * width);
+    check_run(row, start, width);
     dispatch!(
         "slice",
         T,
@@ -467,17 +539,23 @@ pub fn unslice_runs(rows: usize, row: usize, start: usize, width: usize, dy: &Bu
 }
 
 /// (outer, a, b, inner) → (outer, b, a, inner).
+#[track_caller]
 pub fn swap_middle(x: &Buffer, dims: [usize; 4]) -> Buffer {
+    check_len("swap_middle", "x", x, dims.iter().product());
     dispatch!("swap_middle", T, [x], filled::<T>(x.len(), |y| cpu::tokens::swap_middle(x, dims, y)))
 }
 
 /// Images → patches.
+#[track_caller]
 pub fn patchify(cut: &Cut, images: &Buffer) -> Buffer {
+    check_len("patchify", "images", images, cut.elements());
     dispatch!("patchify", T, [images], filled::<T>(images.len(), |y| cpu::patchify::patchify(cut, images, y)))
 }
 
 /// Patches → images.
+#[track_caller]
 pub fn unpatchify(cut: &Cut, patches: &Buffer) -> Buffer {
+    check_len("unpatchify", "patches", patches, cut.elements());
     dispatch!("unpatchify", T, [patches], filled::<T>(patches.len(), |y| cpu::patchify::unpatchify(cut, patches, y)))
 }
 
@@ -489,7 +567,9 @@ pub fn smooth_l1(x: &Buffer, y: &Buffer, beta: f64) -> f64 {
 }
 
 /// The gradient of [`smooth_l1`] with respect to x, times dy.
+#[track_caller]
 pub fn smooth_l1_backward(x: &Buffer, y: &Buffer, beta: f64, dy: f64) -> Buffer {
+    check_len("smooth_l1", "target", y, x.len());
     dispatch!(
         "smooth_l1",
         T,
@@ -508,7 +588,9 @@ pub fn squared_error(x: &Buffer, y: &Buffer) -> f64 {
 }
 
 /// The gradient of [`squared_error`] with respect to x, times dy.
+#[track_caller]
 pub fn squared_error_backward(x: &Buffer, y: &Buffer, dy: f64) -> Buffer {
+    check_len("mse", "target", y, x.len());
     dispatch!(
         "mse",
         T,
@@ -519,27 +601,31 @@ pub fn squared_error_backward(x: &Buffer, y: &Buffer, dy: f64) -> Buffer {
     )
 }
 
-/// Σ −ln softmax(x)\[class\] over rows of `cols`, and the softmax.
+/// Σ −ln softmax(x)\[class\] over rows of `cols`.
 #[track_caller]
-pub fn cross_entropy(cols: usize, x: &Buffer, classes: &[u32]) -> (f64, Buffer) {
+pub fn cross_entropy(cols: usize, x: &Buffer, classes: &[u32]) -> f64 {
+    check_classes(cols, x, classes);
+    dispatch!("cross_entropy", T, [x], cpu::loss::cross_entropy::<T>(x, classes, cols))
+}
+
+#[track_caller]
+fn check_classes(cols: usize, x: &Buffer, classes: &[u32]) {
     check_len("cross_entropy", "logits", x, classes.len() * cols);
     if let Some(bad) = classes.iter().find(|&&c| c as usize >= cols) {
         panic!("cross_entropy: class {bad} of {cols}");
     }
-    let p = softmax(cols, x);
-    (dispatch!("cross_entropy", T, [p], cpu::loss::negative_log_likelihood::<T>(p, classes, cols)), p)
 }
 
 /// The gradient of [`cross_entropy`] with respect to x, times dy.
-pub fn cross_entropy_backward(cols: usize, p: &Buffer, classes: &[u32], dy: f64) -> Buffer {
-    dispatch!(
-        "cross_entropy",
-        T,
-        [p],
-        filled::<T>(p.len(), |dx| {
-            cpu::loss::cross_entropy_backward(p, classes, cols, T::from_f64(dy), dx);
-        })
-    )
+#[track_caller]
+pub fn cross_entropy_backward(cols: usize, x: &Buffer, classes: &[u32], dy: f64) -> Buffer {
+    check_classes(cols, x, classes);
+    let mut dx = softmax(cols, x);
+    dispatch!("cross_entropy", T, [x], {
+        let _: &[T] = x;
+        cpu::loss::cross_entropy_backward(dx.make_mut::<T>("cross_entropy"), classes, cols, T::from_f64(dy));
+    });
+    dx
 }
 
 /// The hyperparameters of one AdamW update.
@@ -566,6 +652,8 @@ const WEIGHTS: usize = 16 << 10;
 #[track_caller]
 pub fn adamw(update: &AdamWUpdate, g: &Buffer, [m, v, w]: [&mut Buffer; 3], average: Option<(f64, &mut Buffer)>) {
     check_len("adamw", "the gradient", g, w.len());
+    check_len("adamw", "m", m, w.len());
+    check_len("adamw", "v", v, w.len());
     let AdamWUpdate { lr, weight_decay, betas: (beta1, beta2), eps, step } = *update;
     // In f64 throughout: 1 − 0.999ᵗ in f32 would be off by 10⁻⁴ at the first step.
     let t = step as f64;

@@ -26,8 +26,16 @@ impl Shape {
     }
 
     /// Number of elements: the product of the dimensions, 1 for a scalar.
+    ///
+    /// # Panics
+    /// When that is more than can be counted: no memory has so many, and a product that wraps would look like few.
+    #[track_caller]
     pub fn elements(&self) -> usize {
-        self.iter().product()
+        if self.contains(&0) {
+            return 0;
+        }
+        let product = self.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
+        product.unwrap_or_else(|| panic!("a tensor of {self} has more elements than can be counted"))
     }
 
     /// This shape with dimension `axis` replaced.
@@ -89,6 +97,16 @@ impl fmt::Display for Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn elements_never_wrap() {
+        assert_eq!(
+            [Shape::new(&[]), Shape::new(&[2, 3]), Shape::new(&[1 << 40, 1 << 40, 0])].map(|s| s.elements()),
+            [1, 6, 0]
+        );
+        let panic = std::panic::catch_unwind(|| Shape::new(&[1 << 32, 1 << 32]).elements()).expect_err("2⁶⁴ is 0");
+        assert!(crate::error::panic_message(&*panic).contains("[4294967296, 4294967296] has more elements"));
+    }
 
     #[test]
     fn broadcasting_follows_numpy() {

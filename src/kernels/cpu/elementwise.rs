@@ -78,6 +78,18 @@ impl Broadcast {
         Broadcast { dims, a: strides(a), b: strides(b) }
     }
 
+    /// How many elements a, b and the result have.
+    pub fn elements(&self) -> [usize; 3] {
+        let of = |strides: &[usize; MAX_RANK]| {
+            let along = || self.dims.iter().zip(strides).filter(|(_, stride)| **stride > 0);
+            match along().any(|(dim, _)| *dim == 0) {
+                true => 0,
+                false => along().map(|(dim, stride)| (dim - 1) * stride).sum::<usize>() + 1,
+            }
+        };
+        [of(&self.a), of(&self.b), self.dims.iter().product()]
+    }
+
     /// Calls `row(at_out, at_a, at_b)` with the offsets of each run along the last dimension.
     #[inline(always)]
     fn for_each_row(&self, mut row: impl FnMut(usize, usize, usize)) {

@@ -35,16 +35,21 @@ vectorized! {
     }
 }
 
-/// Σ over rows of −ln p\[class\], given the rows' softmax `p`.
-pub fn negative_log_likelihood<T: Real>(p: &[T], classes: &[u32], cols: usize) -> f64 {
-    // A probability that underflowed to 0 is taken as the smallest positive number: large, not infinite.
-    classes.iter().enumerate().map(|(r, &c)| -p[r * cols + c as usize].to_f64().max(f64::MIN_POSITIVE).ln()).sum()
+/// Σ over rows of ln Σ exp(x) − x\[class\], in f64, with the largest entry taken out before exp: nothing overflows, and NaN
+/// stays NaN.
+pub fn cross_entropy<T: Real>(x: &[T], classes: &[u32], cols: usize) -> f64 {
+    let of_row = |(row, &class): (&[T], &u32)| {
+        let largest = row.iter().map(|x| x.to_f64()).fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = row.iter().map(|x| (x.to_f64() - largest).exp()).sum();
+        sum.ln() + (largest - row[class as usize].to_f64())
+    };
+    x.chunks_exact(cols.max(1)).zip(classes).map(of_row).sum()
 }
 
-/// dx ← (p − onehot(class)) dy.
-pub fn cross_entropy_backward<T: Real>(p: &[T], classes: &[u32], cols: usize, dy: T, dx: &mut [T]) {
-    super::elementwise::scale(p, dy, dx);
-    for (r, &c) in classes.iter().enumerate() {
-        dx[r * cols + c as usize] -= dy;
+/// p ← (p − onehot(class)) dy, where p is the softmax of each row.
+pub fn cross_entropy_backward<T: Real>(p: &mut [T], classes: &[u32], cols: usize, dy: T) {
+    for (row, &class) in p.chunks_exact_mut(cols.max(1)).zip(classes) {
+        row[class as usize] -= T::ONE;
+        row.iter_mut().for_each(|p| *p *= dy);
     }
 }

@@ -29,6 +29,18 @@ pub struct Cut {
 }
 
 impl Cut {
+    /// Elements of the images, and of the patches.
+    ///
+    /// # Panics
+    /// When the patches do not tile the images.
+    #[track_caller]
+    pub fn elements(&self) -> usize {
+        let Cut { batch, channels, height, width, patch, .. } = *self;
+        let tiled = patch > 0 && height.is_multiple_of(patch) && width.is_multiple_of(patch);
+        assert!(tiled, "patchify: patches of {patch} pixels do not tile images of {height} x {width}");
+        batch * channels * height * width
+    }
+
     /// Calls `f(pixel, element, stride, run)` for each run of pixels in a row that stay together: `run` pixels from
     /// index `pixel` of the images are every `stride`-th element of the patches from index `element`.
     #[inline(always)]
