@@ -179,8 +179,8 @@ impl Tape {
     /// [`backward_from`](Self::backward_from) that adds to what earlier sweeps, of other tapes, found for some leaves.
     ///
     /// # Panics
-    /// As [`backward_from`](Self::backward_from); and when one of the `sums` is for a value of another tape, or has not
-    /// its shape.
+    /// As [`backward_from`](Self::backward_from); and when one of the `sums` is for a value of another tape, for one that
+    /// is no leaf, or has not its shape.
     #[track_caller]
     pub fn backward_onto<'a>(
         &self,
@@ -196,7 +196,8 @@ impl Tape {
         let _phase = meter::phase(Phase::Backward);
         let mut entries = self.spend();
 
-        let mut found = Gradients { tape: self.clone(), by_entry: vec![None; entries.len()] };
+        let is_leaf = entries.iter().map(|entry| entry.rule.is_none()).collect();
+        let mut found = Gradients { tape: self.clone(), is_leaf, by_entry: vec![None; entries.len()] };
         for (leaf, sum) in sums {
             assert_eq!(
                 leaf.shape(),
@@ -209,7 +210,14 @@ impl Tape {
             found.by_entry[at] = Some(sum);
         }
         let gradients = &mut found.by_entry;
-        gradients[id] = Some(dy);
+        gradients[id] = Some(match gradients[id].take() {
+            // y is a leaf.
+            Some(mut sum) => {
+                sum.add_assign(&dy);
+                sum
+            }
+            None => dy,
+        });
         entries.truncate(id + 1);
         while let Some(Entry { name, inputs, rule, .. }) = entries.pop() {
             let at = entries.len();
@@ -340,6 +348,7 @@ pub(super) fn record_adding(
 #[derive(Debug)]
 pub struct Gradients {
     tape: Tape,
+    is_leaf: Vec<bool>,
     by_entry: Vec<Option<Tensor>>,
 }
 
@@ -347,23 +356,26 @@ impl Gradients {
     /// The gradient with respect to `leaf`, of its shape; `None` when the loss does not depend on it.
     ///
     /// # Panics
-    /// When `leaf` is on another tape or on none.
+    /// When `leaf` is on another tape or on none, or is no leaf: what operations made keeps no gradient.
     #[track_caller]
     pub fn of(&self, leaf: &Var) -> Option<&Tensor> {
-        self.by_entry.get(self.index(leaf)).and_then(Option::as_ref)
+        self.by_entry[self.index(leaf)].as_ref()
     }
 
     /// [`of`](Self::of), taken out.
     #[track_caller]
     pub fn take(&mut self, leaf: &Var) -> Option<Tensor> {
         let index = self.index(leaf);
-        self.by_entry.get_mut(index).and_then(Option::take)
+        self.by_entry[index].take()
     }
 
     #[track_caller]
     fn index(&self, leaf: &Var) -> usize {
         match leaf.node() {
-            Some((tape, id)) if self.tape.is(tape) => id,
+            Some((tape, id)) if self.tape.is(tape) => {
+                assert!(self.is_leaf[id], "gradient: this value was computed, and keeps none; ask for that of a leaf");
+                id
+            }
             Some(_) => panic!("gradient: this value is on another tape"),
             None => panic!("gradient: this value is a constant; make it a leaf of the tape"),
         }
@@ -400,6 +412,13 @@ mod tests {
             assert_eq!(found.of(&unread).map(Tensor::item), (value == 4.0).then_some(7.0), "kept as it was given");
         }
         assert_eq!(sum.unwrap().item(), 7.0 + 9.0);
+    }
+
+    #[test]
+    fn a_leaf_may_be_what_is_differentiated() {
+        let tape = Tape::new();
+        let x = tape.leaf(one(3.0));
+        assert_eq!(tape.backward_onto(&x, one(1.0), [(&x, one(4.0))]).of(&x).unwrap().item(), 5.0);
     }
 
     #[test]
@@ -487,11 +506,15 @@ mod tests {
         assert_eq!(found.of(&x).unwrap().item(), 2.0);
         says(&|| _ = found.of(&foreign), "gradient: this value is on another tape");
         says(&|| _ = found.of(&constant), "gradient: this value is a constant");
+        says(&|| _ = found.of(&y), "gradient: this value was computed, and keeps none");
         says(&|| _ = tape.backward(&y), "this tape was swept before");
         says(&|| _ = tape.take_apart(), "this tape was swept before");
         says(&|| _ = tape.leaf(one(1.0)), "leaf: this tape was swept already; start a new one");
         says(&|| _ = ops::scale(&x, 2.0), "scale: this tape was swept already; start a new one");
         let (y, two) = (ops::scale(&foreign, 2.0), || Tensor::zeros([2], crate::DType::F64));
         says(&|| _ = other.backward_onto(&y, one(1.0), [(&foreign, two())]), "the sum for a leaf of [1] is [2]");
+        let another = Tape::new();
+        let z = ops::scale(&another.leaf(one(1.0)), 2.0);
+        says(&|| _ = another.backward_onto(&z, one(1.0), [(&z, one(1.0))]), "this value was computed, and keeps none");
     }
 }
