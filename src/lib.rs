@@ -25,11 +25,14 @@
 //!
 //! let mut rng = stream(0, Purpose::Mask, [0, 0]);
 //! let images = Tensor::normal([8, 3, 32, 32], 1.0, DType::F32, &mut rng); // stand-ins
-//! let masks = MultiBlock::for_small_grid((8, 8)).sample(8, &mut rng); // B_x and B_y
-//! let noise = Noise::Drawn { seed: 0, step: 1 }; // n ~ N(0, σI)
-//! let batch = Batch { images, context: masks.context, targets: masks.targets, noise };
 //! let hyper = Hyper { lr: 1e-3, weight_decay: 0.04, ema_momentum: 0.996 };
-//! let losses: Vec<f64> = (0..10).map(|_| trainer.step(&batch, &hyper)).collect::<Result<_, _>>()?;
+//! let mut losses = Vec::new();
+//! for step in 1..=10 {
+//!     let masks = MultiBlock::for_small_grid((8, 8)).sample(8, &mut rng); // B_x and B_y
+//!     let noise = Noise::Drawn { seed: 0, step }; // n ~ N(0, σI), drawn anew in each step
+//!     let (context, targets) = (masks.context, masks.targets);
+//!     losses.push(trainer.step(&Batch { images: images.clone(), context, targets, noise }, &hyper)?);
+//! }
 //! assert!(losses[9] < losses[0]);
 //! # Ok(())
 //! # }

@@ -41,7 +41,9 @@ fn every_fixture_is_reproduced() {
     let mut failures = Vec::new();
     for file in &files {
         let fixture = Fixture::read(file);
-        for (dtype, tolerance) in [(DType::F64, 1e-9), (DType::F32, 1e-4)] {
+        // Ten times what is measured: one step 8.5e-15, three steps, in which rounding grows, 1.0e-11; in f32 2.3e-6.
+        let steps = file.to_str().unwrap().contains("3_steps");
+        for (dtype, tolerance) in [(DType::F64, if steps { 1e-10 } else { 1e-13 }), (DType::F32, 2.5e-5)] {
             let worst = fixture.run(dtype);
             println!("{} in {dtype}: worst error {:.1e} ({})", file.display(), worst.error, worst.name);
             if worst.error.is_nan() || worst.error > tolerance {

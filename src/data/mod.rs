@@ -97,6 +97,21 @@ impl Normalization {
     /// CIFAR-100's training set, as commonly published.
     pub const CIFAR100: Self = Self { mean: [0.5071, 0.4865, 0.4409], std: [0.2673, 0.2564, 0.2762] };
 
+    /// Statistics that bytes can be normalised by.
+    ///
+    /// # Errors
+    /// When a number is not finite, or a standard deviation not above 0.
+    pub fn check(&self) -> Result<()> {
+        let fine = self.mean.iter().all(|m| m.is_finite()) && self.std.iter().all(|s| *s > 0.0 && s.is_finite());
+        match fine {
+            true => Ok(()),
+            false => Err(Error::config(
+                format!("images cannot be normalised by a mean of {:?} and a deviation of {:?}", self.mean, self.std),
+                "give three numbers each, of pixels from 0 to 1; deviations must be above 0",
+            )),
+        }
+    }
+
     /// Measures at most `sample` images, evenly spread over `dataset`.
     ///
     /// # Errors

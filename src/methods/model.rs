@@ -32,14 +32,34 @@ impl ModelConfig {
     /// [`Error::Config`] that says what does not.
     pub fn validate(&self) -> Result<()> {
         let ModelConfig { method, encoder, predictor, .. } = self;
-        let problem = encoder.problem().or_else(|| predictor.problem()).or_else(|| match *method {
-            Method::Ijepa { target_blocks: k } | Method::Stop { target_blocks: k, .. } => (k == 0 || k > encoder.depth)
-                .then(|| format!("targets from the last {k} blocks of an encoder with {}", encoder.depth)),
-            Method::Mae { .. } => None,
-        });
-        match problem {
-            Some(problem) => Err(Error::config(problem, "choose sizes that fit together, or a preset")),
-            None => Ok(()),
+        if let Some(problem) = encoder.problem().or_else(|| predictor.problem()) {
+            return Err(Error::config(problem, "choose sizes that fit together, or a preset"));
+        }
+        for (name, x) in [
+            ("patch_std", encoder.patch_std),
+            ("position_scale", encoder.position_scale),
+            ("embed_std", predictor.embed_std),
+        ] {
+            if !(x >= 0.0 && x.is_finite()) {
+                return Err(Error::config(format!("{name} is {x}"), "choose a number that is not negative"));
+            }
+        }
+        // Tokens are told apart by their places alone: with a class token in front that the method does not expect, each
+        // would be taken for its neighbour.
+        let class_token = matches!(method, Method::Mae { .. });
+        if encoder.class_token != class_token {
+            let (name, without) = (method.name(), if class_token { "without" } else { "with" });
+            let hint = format!("set class_token to {class_token}: MAE's encoder has one, the others' have none");
+            return Err(Error::config(format!("{name} on an encoder {without} a class token"), hint));
+        }
+        match *method {
+            Method::Ijepa { target_blocks: k } | Method::Stop { target_blocks: k, .. }
+                if k == 0 || k > encoder.depth =>
+            {
+                let problem = format!("targets from the last {k} blocks of an encoder with {}", encoder.depth);
+                Err(Error::config(problem, format!("choose from 1 to {}", encoder.depth)))
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -15,7 +15,19 @@ use crate::tensor::Tensor;
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 pub struct Sigma {
+    #[cfg_attr(feature = "checkpoint", serde(deserialize_with = "standard_deviation"))]
     std: f64,
+}
+
+/// A number that [`Sigma::from_std`] would take.
+#[cfg(feature = "checkpoint")]
+fn standard_deviation<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    use serde::de::{Deserialize, Error, Unexpected};
+    let std = f64::deserialize(from)?;
+    match std >= 0.0 && std.is_finite() {
+        true => Ok(std),
+        false => Err(D::Error::invalid_value(Unexpected::Float(std), &"a standard deviation that is not negative")),
+    }
 }
 
 impl Sigma {

@@ -91,6 +91,7 @@ impl RunConfig {
         self.model.validate()?;
         check_image_size(self.model.encoder.image_size)?; // before masks, whose check grows with the grid
         self.augment.check()?;
+        self.normalization.map_or(Ok(()), |normalization| normalization.check())?;
         match &self.masking {
             Masking::Blocks(blocks) => {
                 let side = self.model.encoder.grid();
