@@ -7,10 +7,10 @@
 //! were beforehand. Here both meet a regression that knows neither formula, fitted to draws of R and Y.
 
 use rand::RngExt;
-use rand::rngs::StdRng;
 use rand_distr::{Distribution, StandardNormal};
 use stop_mim::paper::prop_3_2::{GaussianKernel, NoisyPosition, gaussian_convolution, posterior_mean};
 use stop_mim::report::table::table;
+use stop_mim::rng::Generator;
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::{DType, Tensor};
 
@@ -25,7 +25,7 @@ struct Case {
     name: &'static str,
     asked: &'static str,
     clean: fn(f64) -> f64,
-    draw: Box<dyn Fn(&mut StdRng) -> f64>,
+    draw: Box<dyn Fn(&mut Generator) -> f64>,
     optimum: Box<dyn Fn(f64) -> f64>,
     on_ring: bool,
 }
@@ -100,19 +100,19 @@ fn cases() -> Vec<Case> {
 }
 
 impl Case {
-    fn stream(&self, index: u64) -> StdRng {
+    fn stream(&self, index: u64) -> Generator {
         stream(0, Purpose::Eval, [32, index])
     }
 
     /// (R, Y), once.
-    fn observe(&self, rng: &mut StdRng) -> (f64, f64) {
+    fn observe(&self, rng: &mut Generator) -> (f64, f64) {
         let x = (self.draw)(rng);
         let r = x + normal(rng);
         (if self.on_ring { r.rem_euclid(CELLS) } else { r }, (self.clean)(x))
     }
 
     /// Regression with no formula: the mean of Y among draws whose R falls into the same bin, at the bin's centre.
-    fn fitted(&self, rng: &mut StdRng) -> Points {
+    fn fitted(&self, rng: &mut Generator) -> Points {
         let mut sums = std::collections::BTreeMap::<i64, (f64, f64)>::new();
         for (r, y) in (0..DRAWS).map(|_| self.observe(rng)) {
             let (sum, count) = sums.entry((r / BIN).floor() as i64).or_default();
@@ -141,7 +141,7 @@ impl Case {
     }
 }
 
-fn normal(rng: &mut StdRng) -> f64 {
+fn normal(rng: &mut Generator) -> f64 {
     StandardNormal.sample(rng)
 }
 

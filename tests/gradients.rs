@@ -3,7 +3,8 @@
 
 use stop_mim::lab::{Finding, gradients, graph, small};
 use stop_mim::nn::Role;
-use stop_mim::{DType, Error};
+use stop_mim::train::{Batch, Trainer};
+use stop_mim::{DType, Error, Indices, Tensor};
 
 #[test]
 fn every_operation() {
@@ -49,21 +50,51 @@ fn a_parameter_without_a_gradient_is_named() {
     }
 }
 
+/// 64 images for a small trainer, with two context masks and two target blocks.
+fn batch_of_64(trainer: &Trainer) -> Batch {
+    let seven = small::batch(trainer);
+    let repeated =
+        |masks: &[Indices]| -> Vec<Indices> { masks.iter().map(|mask| mask.repeat(10).slice_rows(0..64)).collect() };
+    Batch {
+        images: Tensor::concat_rows(&vec![seven.images; 10]).rows(0..64),
+        context: repeated(&seven.context),
+        targets: repeated(&seven.targets),
+        noise: seven.noise,
+    }
+}
+
+#[test]
+fn chunks_do_not_change_what_is_drawn() {
+    let trainer = small::trainer(small::stop(), false, DType::F32);
+    let batch = batch_of_64(&trainer);
+    let whole = trainer.cut(&batch, 0..64).noise.unwrap();
+    let blocks = whole.shape()[0] / 64;
+    for size in [1, 2, 3, 8] {
+        for start in (0..64).step_by(size) {
+            let images = start..(start + size).min(64);
+            let chunk = trainer.cut(&batch, images.clone()).noise.unwrap();
+            for block in 0..blocks {
+                let here = chunk.rows(block * images.len()..(block + 1) * images.len());
+                let there = whole.rows(block * 64 + images.start..block * 64 + images.end);
+                assert_eq!(here.as_slice::<f32>(), there.as_slice::<f32>(), "images {images:?}, block {block}");
+            }
+        }
+    }
+    // No two images, and no two blocks of one, share a draw.
+    let mut rows: Vec<&[f32]> = whole.as_slice::<f32>().chunks(whole.elements() / whole.shape()[0]).collect();
+    rows.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    rows.dedup();
+    assert_eq!(rows.len(), whole.shape()[0]);
+}
+
 #[test]
 fn chunks_do_not_change_what_is_computed() {
     for method in small::every_method() {
-        // Given noise, so that the draws do not depend on the cut.
         let mut trainer = small::trainer(method, false, DType::F64);
-        let mut batch = small::batch(&trainer);
-        trainer.chunk_images = 7;
-        if let Some(noise) = trainer.cut(&batch, 0..7).noise {
-            let blocks = batch.targets.len();
-            let rows = noise.shape()[0] / blocks;
-            let given = (0..blocks).map(|i| noise.rows(i * rows..(i + 1) * rows)).collect();
-            batch.noise = stop_mim::train::Noise::Given(given);
-        }
+        let batch = batch_of_64(&trainer);
+        trainer.chunk_images = 64;
         let whole = trainer.gradients(&batch).unwrap();
-        for chunk_images in [1, 2, 3, 5] {
+        for chunk_images in [1, 2, 3, 8] {
             trainer.chunk_images = chunk_images;
             let cut = trainer.gradients(&batch).unwrap();
             assert!((cut.loss - whole.loss).abs() < 1e-14);

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use stop_mim::rng::Generator;
 
 /// An empty folder of its own for each test, removed at the end.
 struct Scratch(PathBuf);
@@ -40,7 +40,7 @@ const SMALL: &str = "pretrain --dim 16 --depth 1 --heads 2 --predictor-dim 8 --p
 
 /// Noisy images: five to train on, four to test on.
 fn make_images(folder: &Path) {
-    let mut rng = StdRng::seed_from_u64(1);
+    let mut rng = Generator::seed_from_u64(1);
     for i in 0..9 {
         let split = if i < 5 { "train" } else { "test" };
         let class = folder.join(format!("imagés/{split}/class-{}", i % 2));
@@ -131,7 +131,7 @@ fn the_same_bits_after_kills_at_random_moments() {
         let args = if method == "stop" { format!("{args} --ema 0.9,1") } else { args };
         let whole = format!("{method}-whole");
         succeeds(&scratch.0, &format!("{args} --name {whole} --threads 1"));
-        let mut rng = StdRng::seed_from_u64(2);
+        let mut rng = Generator::seed_from_u64(2);
         let (mut kills, mut half_written, mut rounds, mut useless) = (0, 0, 0, 0);
         while kills < wanted / 2 {
             let name = format!("{method}-{rounds}");
@@ -311,7 +311,7 @@ fn damage_costs_one_checkpoint() {
         bytes[at] ^= bit;
         bytes
     };
-    let mut rng = StdRng::seed_from_u64(3);
+    let mut rng = Generator::seed_from_u64(3);
     let mut cases = vec![
         ("cut", whole[..whole.len() - 1].to_vec()),
         ("empty", vec![]),
@@ -422,7 +422,7 @@ fn what_cannot_be_resumed_is_refused() {
 /// The configuration is JSON: no number in it may change by a bit. (serde_json needs its feature `float_roundtrip`.)
 #[test]
 fn numbers_survive_json() {
-    let mut rng = StdRng::seed_from_u64(4);
+    let mut rng = Generator::seed_from_u64(4);
     for _ in 0..100_000 {
         let x: f64 = rng.random::<f64>() * 10f64.powi(rng.random_range(-12..3));
         let back: f64 = serde_json::from_str(&serde_json::to_string(&x).unwrap()).unwrap();

@@ -126,7 +126,7 @@ fn trained(params: &Params) -> impl Iterator<Item = Tensor> {
 fn layer(
     name: &str,
     of: &str,
-    make: impl FnOnce(&mut Init<'_, rand::rngs::StdRng>) -> Box<dyn Fn(&Weights, &[Var]) -> Var>,
+    make: impl FnOnce(&mut Init<'_, crate::rng::Generator>) -> Box<dyn Fn(&Weights, &[Var]) -> Var>,
     inputs: &[Tensor],
 ) -> Finding {
     let (mut params, mut rng) = (Params::new(), stream(1, Purpose::Init, [0, 0]));
@@ -169,13 +169,13 @@ pub fn layers() -> Vec<Finding> {
         position_scale: 0.5,
     };
     let encoder = |class_token, keep: Option<Indices>| {
-        move |init: &mut Init<'_, rand::rngs::StdRng>| {
+        move |init: &mut Init<'_, crate::rng::Generator>| {
             let encoder = Encoder::new(&sizes(class_token), init);
             let forward = move |w: &Weights, x: &[Var]| encoder.forward(w, &x[0], keep.as_ref());
             Box::new(forward) as Box<dyn Fn(&Weights, &[Var]) -> Var>
         }
     };
-    let predictor = |init: &mut Init<'_, rand::rngs::StdRng>| {
+    let predictor = |init: &mut Init<'_, crate::rng::Generator>| {
         let config = PredictorConfig { dim: 8, depth: 1, heads: 2, learned_positions: true, embed_std: 0.3 };
         let p = Predictor::new(&config, (6, 5), 2, Names::Predictor, Role::Trained, init);
         let forward = move |w: &Weights, x: &[Var]| {

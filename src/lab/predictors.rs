@@ -1,7 +1,7 @@
 //! Predictors to try the proofs on: a linear map, a multilayer perceptron, one block of attention, and the predictor
 //! that the training loop uses, each with random weights large enough that its gradients are not small.
 
-use rand::rngs::StdRng;
+use crate::rng::Generator;
 
 use crate::autograd::{Var, ops};
 use crate::nn::{Init, LinearInit, Params, Role, Weights};
@@ -92,23 +92,23 @@ pub fn vit_predictor() -> Subject {
     Subject { name: "ViT predictor", f: Box::new(f), task: task(d_p, outputs, &mut rng) }
 }
 
-fn rng(index: u64) -> StdRng {
+fn rng(index: u64) -> Generator {
     stream(0, Purpose::Eval, [0x1ab, index])
 }
 
-fn normal(shape: &[usize], std: f64, rng: &mut StdRng) -> Var {
+fn normal(shape: &[usize], std: f64, rng: &mut Generator) -> Var {
     Tensor::normal(shape, std, DType::F64, rng).into()
 }
 
 /// Parameters moved off their initial values, so that no gain is 1, no bias 0 and no weight small.
-fn shaken(mut params: Params, rng: &mut StdRng) -> Weights {
+fn shaken(mut params: Params, rng: &mut Generator) -> Weights {
     for param in params.iter_mut() {
         param.value.add_assign(&Tensor::normal(*param.value.shape(), 0.3, DType::F64, rng));
     }
     params.constants()
 }
 
-fn task(d_p: usize, outputs: usize, rng: &mut StdRng) -> RegressionTask {
+fn task(d_p: usize, outputs: usize, rng: &mut Generator) -> RegressionTask {
     let mut normal = |shape: &[usize]| Tensor::normal(shape, 1.0, DType::F64, rng);
     RegressionTask {
         psi: normal(&[MASKED, d_p]),

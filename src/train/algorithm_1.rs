@@ -17,7 +17,7 @@
 //!
 //! **Parallel over chunks of images, sequential inside.** A chunk runs from patches to gradients on one thread and one
 //! tape, with activations that fit its core's cache. **Same bits, however many threads:** chunks are cut by the batch
-//! alone, a chunk's noise comes from a stream of its own, and gradients are summed in a fixed order: in a row within a
+//! alone, the noise of an image comes from a stream of its own, whatever chunk it is in, and gradients are summed in a fixed order: in a row within a
 //! lane, lanes along a binary tree.
 
 use std::ops::Range;
@@ -51,7 +51,8 @@ pub struct Batch {
 /// Where the noise n comes from.
 #[derive(Clone, Debug)]
 pub enum Noise {
-    /// Drawn, each chunk from its own stream of this seed and step.
+    /// Drawn, for each image from its own stream of this seed, step and place in the batch: it is the same however the batch
+    /// is cut.
     Drawn {
         /// Seed of the run.
         seed: u64,
@@ -253,9 +254,15 @@ impl Trainer {
         let targets = Indices::concat(&targets);
         let noise = self.model.config.method.sigma().map(|sigma| match &batch.noise {
             Noise::Drawn { seed, step } => {
-                let shape = [targets.rows(), targets.per_row(), self.model.config.encoder.dim];
-                let mut rng = stream(*seed, Purpose::Noise, [*step, images.start as u64]);
-                sample_noise(shape, sigma, batch.images.dtype(), &mut rng)
+                let blocks = context_masks * batch.targets.len();
+                let shape = [blocks, targets.per_row(), self.model.config.encoder.dim];
+                let of_image = |image: usize| {
+                    let mut rng = stream(*seed, Purpose::Noise, [*step, image as u64]);
+                    sample_noise(shape, sigma, batch.images.dtype(), &mut rng)
+                };
+                let drawn: Vec<Tensor> = images.clone().map(of_image).collect(); // [P E, N_t, d_e] each
+                let rows = (0..blocks).flat_map(|block| drawn.iter().map(move |n| n.rows(block..block + 1)));
+                Tensor::concat_rows(&rows.collect::<Vec<_>>()) // [P E b, N_t, d_e]
             }
             Noise::Given(blocks) => {
                 let total = batch.images.shape()[0];

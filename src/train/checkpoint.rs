@@ -9,6 +9,7 @@
 //! | `format` | `stop-mim-1` |
 //! | `config` | the run's configuration as JSON |
 //! | `step` | steps done |
+//! | `draws` | [`DRAWS`]: by which order, crops, masks and noise follow from the seed |
 //! | `upkeep` | [`Upkeep`] as JSON, where there is an optimizer |
 //! | `optimizer` | AdamW's β₁, β₂ and ε as JSON, likewise; a file without has the official ones |
 //!
@@ -26,6 +27,7 @@ use super::safetensors::{self, Fit, TensorFile, shown};
 use super::weights::{block_elements, encoder_elements};
 use crate::methods::{Method, Model, ModelConfig, ModelParams};
 use crate::nn::{AdamW, Params, Role};
+use crate::rng::DRAWS;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -126,7 +128,8 @@ pub fn save_run(path: &Path, config: &RunConfig, upkeep: &Upkeep, trainer: &Trai
 
 fn metadata(config: &RunConfig, step: usize) -> BTreeMap<String, String> {
     let config = serde_json::to_string(config).expect("a configuration is plain data");
-    let metadata = [("format", FORMAT.to_owned()), ("config", config), ("step", step.to_string())];
+    let (format, draws) = (FORMAT.to_owned(), DRAWS.to_owned());
+    let metadata = [("format", format), ("config", config), ("step", step.to_string()), ("draws", draws)];
     metadata.map(|(key, value)| (key.to_owned(), value)).into()
 }
 
@@ -200,6 +203,13 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
     let mut resumable = None;
     if to_resume {
         ["checksum", "crc32"].into_iter().try_for_each(|key| field(key).map(|_| ()))?;
+        if metadata.get("draws").is_none_or(|draws| draws != DRAWS) {
+            let draws = metadata.get("draws").map_or("an earlier version's".into(), |draws| shown(draws));
+            let problem =
+                format!("its run draws by {draws}, and this version by {DRAWS}: it would not be the same run");
+            let hint = "resume it with the version that began it, or begin a new run with its weights (--init)";
+            return Err(Error::file(path, problem, hint));
+        }
         let upkeep = serde_json::from_str(field("upkeep")?).map_err(|e| unreadable("its upkeep", e))?;
         let mut optimizer = AdamW::new(&params.trained());
         if let Some(constants) = metadata.get("optimizer") {
@@ -357,6 +367,19 @@ mod tests {
     }
 
     /// The optimizer's tensors are nobody's business where only weights are asked for. All else is unexpected.
+    /// Its weights are as good as any; going on would be another run than the one that began.
+    #[test]
+    fn a_run_of_other_draws_does_not_go_on() {
+        let (file, trainer) = (Scratch::new("draws", &[]), after_two_steps(small::stop()));
+        for (other, named) in [(Some("xoshiro"), "draws by xoshiro"), (None, "draws by an earlier version's")] {
+            save_to(&file, &trainer).unwrap();
+            rewrite(&file, &[("draws", other)], &[]);
+            let error = load_run(&file.0).unwrap_err().to_string();
+            assert!(error.contains(named) && error.contains(DRAWS) && error.contains("--init"), "{error}");
+            assert!(bits_of(&load(&file.0).unwrap().params) == bits_of(&trainer.params));
+        }
+    }
+
     #[test]
     fn what_else_is_in_a_file() {
         let (file, trainer) = (Scratch::new("else", &[]), after_two_steps(small::stop()));
@@ -416,7 +439,6 @@ mod tests {
             for (k, learned) in [(0, false), (1, true), (2, false), (3, true)] {
                 let mut config = small::trainer(method.clone(), learned, DType::F32).model.config;
                 let ModelConfig { encoder, predictor, .. } = &mut config;
-                encoder.class_token = k % 2 == 0;
                 (encoder.patch_size, encoder.depth, encoder.dim) = ([2, 4, 8, 16][k], 2 + k, 12 * (k + 1));
                 (predictor.depth, predictor.dim) = (1 + k, 8 * (k + 1));
                 let mut rng = crate::rng::stream(1, crate::rng::Purpose::Init, [0, 0]);

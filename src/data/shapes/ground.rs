@@ -3,8 +3,8 @@
 
 use std::f32::consts::TAU;
 
+use crate::rng::Generator;
 use rand::RngExt;
-use rand::rngs::StdRng;
 
 use super::{Colour, Point, direction, dot, mix};
 
@@ -33,7 +33,7 @@ enum Pattern {
 const LATTICE: usize = 7;
 
 impl Ground {
-    pub(super) fn draw(rng: &mut StdRng) -> Self {
+    pub(super) fn draw(rng: &mut Generator) -> Self {
         // Quiet enough that what happens in an image happens at the edges of its shapes.
         let first = colour(rng, 0.2);
         let colours = [first, mix(first, colour(rng, 0.2), 0.25)];
@@ -51,7 +51,7 @@ impl Ground {
     }
 
     /// The one of four colours that stands out most from this ground.
-    pub(super) fn contrast(&self, rng: &mut StdRng) -> Colour {
+    pub(super) fn contrast(&self, rng: &mut Generator) -> Colour {
         let against = |a: &Colour, b: &Colour| (0..3).map(|c| (a[c] - b[c]).abs()).sum::<f32>();
         let least = |a: &Colour| against(a, &self.colours[0]).min(against(a, &self.colours[1]));
         let candidates = [(); 4].map(|()| colour(rng, 0.45));
@@ -109,7 +109,7 @@ fn triangle(t: f32) -> f32 {
 }
 
 /// Any hue and lightness; `vividness` is how far the channels swing around their mean at most.
-fn colour(rng: &mut StdRng, vividness: f32) -> Colour {
+fn colour(rng: &mut Generator, vividness: f32) -> Colour {
     let hue: f32 = rng.random();
     let swing = vividness * rng.random_range(0.4..1.0);
     let lightness = rng.random_range(swing..1.0 - swing);

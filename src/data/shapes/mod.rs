@@ -13,8 +13,8 @@ mod outline;
 
 use std::f32::consts::TAU;
 
+use crate::rng::Generator;
 use rand::RngExt;
-use rand::rngs::StdRng;
 
 use self::ground::Ground;
 use self::outline::Outline;
@@ -181,7 +181,7 @@ impl Scene {
     }
 
     /// 1. class and count; 2. the ground and the light; 3. the shapes, each behind the first and where there is room.
-    fn draw(rng: &mut StdRng) -> Self {
+    fn draw(rng: &mut Generator) -> Self {
         // 1. Nothing below looks at the class.
         let class = rng.random_range(0..NAMES.len());
         let count = rng.random_range(1..=MOST);
@@ -218,7 +218,7 @@ impl Scene {
 }
 
 /// Puts `shape` where, of forty places, it can stay largest, and sends it farther off if it does not fit even there.
-fn place(mut shape: Shape, others: &[Shape], rng: &mut StdRng) -> Shape {
+fn place(mut shape: Shape, others: &[Shape], rng: &mut Generator) -> Shape {
     /// Shapes reach beyond their disc by up to about half its radius.
     const REACH: f32 = 1.25;
     let mut best = f32::NEG_INFINITY;
@@ -277,7 +277,7 @@ fn mix(a: Colour, b: Colour, share: f32) -> Colour {
     std::array::from_fn(|c| a[c] + share * (b[c] - a[c]))
 }
 
-fn direction(rng: &mut StdRng) -> Point {
+fn direction(rng: &mut Generator) -> Point {
     let (sin, cos) = (TAU * rng.random::<f32>()).sin_cos();
     [cos, sin]
 }

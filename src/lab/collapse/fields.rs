@@ -16,7 +16,7 @@
 
 use std::f64::consts::PI;
 
-use rand::rngs::StdRng;
+use crate::rng::Generator;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
@@ -72,7 +72,7 @@ struct Images {
 }
 
 impl Images {
-    fn draw(rows: usize, rng: &mut StdRng) -> Self {
+    fn draw(rows: usize, rng: &mut Generator) -> Self {
         // Cosines that are orthonormal on the grid, each of power 1/9 in the sum.
         let cosine = |mode: usize, at: usize| match mode {
             0 => 1.0,
@@ -136,7 +136,7 @@ impl FieldTraining {
         let before = projections.value(a).norm();
 
         let rng = &mut stream(seed, Purpose::Noise, [0, 0]);
-        let predict = |w: &Weights, p: &Weights, images: &Images, rng: &mut StdRng| {
+        let predict = |w: &Weights, p: &Weights, images: &Images, rng: &mut Generator| {
             let n = sample_noise(*images.seen.shape(), sigma, DTYPE, rng).into();
             let psi = |at: &Indices| ops::gather_tokens(&w[predictor.position], at);
             let (psi_x, psi_y, m) = (psi(&images.context), psi(&images.targets), &w[predictor.mask_token]);

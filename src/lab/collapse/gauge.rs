@@ -9,7 +9,7 @@
 //! to go. Features: x̂ is a layer norm of z ~ N(0, I₈), and the coefficients of the field are four of its eight
 //! entries.
 
-use rand::rngs::StdRng;
+use crate::rng::Generator;
 use rayon::prelude::*;
 
 use super::joint_training::{ENTRY, MEASURED, ROWS};
@@ -82,13 +82,13 @@ impl GaugeTraining {
         let before = [a, norm.weight].map(|id| projections.value(id).norm());
 
         let rng = &mut stream(seed, Purpose::Noise, [0, 0]);
-        let features = |rows: usize, rng: &mut StdRng| {
+        let features = |rows: usize, rng: &mut Generator| {
             let z = Tensor::normal([rows, 1, FEATURES], 1.0, DTYPE, rng);
             let normal = ops::layer_norm(&z.clone().into(), None, LayerNorm::EPS);
             let four = ops::slice_tokens(&ops::reshape(&normal, [rows, FEATURES, 1]), 0, RANK);
             (Var::constant(z), Var::constant(ring::field(&four.value().reshape([rows, RANK]))))
         };
-        let predict = |w: &Weights, p: &Weights, z: &Var, rng: &mut StdRng| {
+        let predict = |w: &Weights, p: &Weights, z: &Var, rng: &mut Generator| {
             let n = sample_noise([z.shape()[0], POSITIONS, FEATURES], sigma, DTYPE, rng);
             mlp.predict(w, (&p[a], &p[a]), &norm.forward(p, z), n)
         };

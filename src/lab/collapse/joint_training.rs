@@ -19,7 +19,7 @@
 //! | A, B | \[d_p, 4\], random, of norm 0.6 (d_p = 4) or 1.2 (d_p = 16): entries of 0.15 |
 //! | training | 6000 Adam steps, learning rate 0.002 falling to 0, fresh noise for every token |
 
-use rand::rngs::StdRng;
+use crate::rng::Generator;
 use rayon::prelude::*;
 
 use super::ring::{self, Mlp, POSITIONS, RANK};
@@ -105,12 +105,12 @@ impl JointTraining {
         let b = if tied { a } else { projection("B") };
         let before = projections.value(a).norm();
         let rng = &mut stream(seed, Purpose::Noise, [0, 0]);
-        let features = |rows: usize, rng: &mut StdRng| {
+        let features = |rows: usize, rng: &mut Generator| {
             let x = Tensor::normal([rows, 1, RANK], 1.0, DTYPE, rng);
             let y = ring::field(&x.reshape([rows, RANK]));
             (Var::constant(x), Var::constant(y))
         };
-        let predict = |w: &Weights, p: &Weights, x: &Var, rng: &mut StdRng| {
+        let predict = |w: &Weights, p: &Weights, x: &Var, rng: &mut Generator| {
             let n = sample_noise([x.shape()[0], POSITIONS, RANK], sigma, DTYPE, rng);
             mlp.predict(w, (&p[a], &p[b]), x, n)
         };

@@ -34,6 +34,7 @@ use rand::seq::index;
 use rand::{Rng, RngExt};
 
 use crate::error::{Error, Result};
+use crate::rng::{Generator, Purpose, stream};
 use crate::tensor::Indices;
 
 /// Failed placements of one image before the demands on its context are relaxed (D5).
@@ -198,7 +199,10 @@ impl MultiBlock {
         // (2) Places, and (3) cut out.
         let mut targets = vec![Vec::with_capacity(batch); self.target.count];
         let mut contexts = vec![Vec::with_capacity(batch); self.context.count];
-        for _ in 0..batch {
+        // A generator for each image: how often one is placed again moves no block of another.
+        let seed = rng.random();
+        let mut rngs: Vec<Generator> = (0..batch as u64).map(|i| stream(seed, Purpose::Mask, [i, 0])).collect();
+        for rng in &mut rngs {
             let (blocks, visible) = match self.sampler {
                 Sampler::Inclusive => self.place_image(target, context, rng),
                 Sampler::Official => self.place_image_as_official(target, context, rng),
@@ -208,8 +212,8 @@ impl MultiBlock {
         }
         // (4) Truncate. Targets need none: nothing was cut out of them.
         let shortest = contexts.iter().flatten().map(Vec::len).min().unwrap_or(0);
-        for tokens in contexts.iter_mut().flatten() {
-            self.truncate(tokens, shortest, rng);
+        for rows in &mut contexts {
+            rows.iter_mut().zip(&mut rngs).for_each(|(tokens, rng)| self.truncate(tokens, shortest, rng));
         }
         let stack = |blocks: Vec<Vec<Vec<u32>>>| blocks.iter().map(|rows| Indices::from_rows(rows)).collect();
         BlockMasks { context: stack(contexts), targets: stack(targets) }
@@ -410,10 +414,8 @@ impl Block {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::{Purpose, stream};
-    use rand::rngs::StdRng;
 
-    fn rng(seed: u64) -> StdRng {
+    fn rng(seed: u64) -> Generator {
         stream(seed, Purpose::Mask, [0, 0])
     }
 
@@ -436,6 +438,17 @@ mod tests {
             assert_eq!(masks.sample(3, &mut rng(1)), masks.sample(3, &mut rng(1)));
             assert_ne!(masks.sample(30, &mut rng(1)), masks.sample(30, &mut rng(2)));
             assert_eq!(masks.sample(0, &mut rng(1)).context[0].rows(), 0);
+        }
+    }
+
+    /// Also where images are placed again and again.
+    #[test]
+    fn an_image_has_its_blocks_whatever_else_is_in_the_batch() {
+        for settings in assorted() {
+            let [few, many] = [3, 20].map(|batch| settings.sample(batch, &mut rng(1)).targets);
+            for (few, many) in few.iter().zip(&many) {
+                assert!((0..3).all(|image| few.row(image) == many.row(image)), "{settings:?}");
+            }
         }
     }
 
