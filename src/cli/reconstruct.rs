@@ -62,6 +62,6 @@ pub fn draw_predictions(
     let images = Subset::even(Arc::clone(&splits.test), n);
     let predictions = predictions((model, params), &config.masking, (&images, &normalization), config.seed)?;
     let encoder = &config.model.encoder;
-    let scale = (96 / encoder.image_size).max(1);
+    let scale = (128 / encoder.image_size).max(1);
     Ok(prediction_sheet(&predictions, encoder.image_size, encoder.patch_size, scale))
 }

@@ -79,3 +79,66 @@ fn heat(image: &Canvas, map: &[f64], query: u32, (grid, cell): (usize, usize)) -
 
 /// The share of the heat in a map's colours; the rest is the image's.
 const HEAT: f32 = 0.65;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A 4 × 4 image in patches of 2, all of one grey.
+    fn prediction(predicted: Predicted) -> Prediction {
+        Prediction { pixels: vec![100; 48], context: vec![0, 3], targets: vec![vec![1], vec![2]], predicted }
+    }
+
+    /// Rows of `sheet` as text: `.` for white, `#` for what is hidden, `i` for the image, digits for outlines, `r` for
+    /// what was reconstructed.
+    fn picture(sheet: &Canvas) -> Vec<String> {
+        let letter = |pixel: Rgb| match pixel {
+            WHITE => '.',
+            HIDDEN => '#',
+            [100, 100, 100] => 'i',
+            [7, 7, 7] => 'r',
+            other => CATEGORIES.iter().position(|c| *c == other).map_or('?', |i| char::from(b'0' + i as u8)),
+        };
+        (0..sheet.height()).map(|y| (0..sheet.width()).map(|x| letter(sheet.get(x, y))).collect()).collect()
+    }
+
+    #[test]
+    fn removed_patches_are_grey_and_then_predicted() {
+        let mut filled = vec![100; 48];
+        for plane in filled.chunks_exact_mut(16) {
+            [2, 3, 6, 7, 8, 9, 12, 13].into_iter().for_each(|i| plane[i] = 7);
+        }
+        let sheet = prediction_sheet(&[prediction(Predicted::Pixels(filled))], 4, 2, 1);
+        let expected = [
+            "................",
+            ".iiii.ii##.iirr.",
+            ".iiii.ii##.iirr.",
+            ".iiii.##ii.rrii.",
+            ".iiii.##ii.rrii.",
+            "................",
+        ];
+        assert_eq!(picture(&sheet), expected);
+    }
+
+    #[test]
+    fn heat_runs_from_the_least_to_the_greatest_beside_the_query() {
+        let maps = |drawn| HeatMaps { query: 1, predicted: vec![0.1, 0.6, 0.2, 0.3], drawn, target: vec![0.25; 4] };
+        let of = |maps| prediction_sheet(&[prediction(Predicted::Features(vec![maps]))], 4, 2, 4);
+        let sheet = of(maps(None));
+        // Tiles of 16 pixels, 4 apart; one pixel, and 4 more, before the maps.
+        let (context, first) = (4 + 20, 4 + 20 + 20 + 5);
+        assert_eq!(sheet.width(), first + 20 + 20);
+        assert_eq!(sheet.get(context, 4), [100; 3], "the context is seen");
+        assert_eq!(sheet.get(context + 12, 8), WHITE, "the query");
+        assert_eq!((sheet.get(context, 12), sheet.get(context + 4, 16)), (CATEGORIES[1], HIDDEN), "the other block");
+        let heat = |amount| mix([100; 3], sequential(amount), HEAT);
+        let colours = |x: usize| [(4, 4), (4, 16), (12, 16)].map(|(dx, y)| sheet.get(x + dx, 4 + y - 4));
+        assert_eq!(colours(first), [heat(0.0), heat(0.5), heat(1.0)]);
+        assert_eq!([8, 9, 10].map(|dx| sheet.get(first + dx, 8)), [WHITE, [0; 3], heat(1.0)], "the query, outlined");
+        // A flat map is dark all over; a draw stands between the two.
+        assert_eq!(colours(first + 20), [heat(0.0); 3]);
+        let with_draw = of(maps(Some(vec![0.3, 0.1, 0.2, 0.1])));
+        assert_eq!(with_draw.width(), sheet.width() + 20);
+        assert_eq!(with_draw.get(first + 20 + 4, 8), heat(1.0));
+    }
+}

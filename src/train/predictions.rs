@@ -144,3 +144,21 @@ fn queries(targets: &Indices, grid: usize) -> Vec<usize> {
     let second = farthest.filter(|at| from_first(at) > 0.0);
     middles.first().copied().into_iter().chain(second).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_the_middles_of_two_distant_blocks() {
+        // On a grid of 6: 3 × 3 around (1, 1), 3 × 3 around (2, 2), 3 × 3 around (4, 3).
+        let block = |top: u32, left: u32| -> Vec<u32> { (0..9).map(|i| (top + i / 3) * 6 + left + i % 3).collect() };
+        let at = |targets: &Indices| -> Vec<u32> {
+            queries(targets, 6).into_iter().map(|at| targets.as_slice()[at]).collect()
+        };
+        assert_eq!(at(&Indices::from_rows(&[block(0, 0), block(1, 1), block(3, 2)])), [7, 27]);
+        // All at one place; a single block, of an even width: the first of those nearest to its middle.
+        assert_eq!(at(&Indices::from_rows(&[block(0, 0), block(0, 0)])), [7]);
+        assert_eq!(at(&Indices::from_rows(&[vec![8, 9, 14, 15]])), [8]);
+    }
+}
