@@ -205,7 +205,7 @@ fn refused(folder: &Path, args: &str, words: &[&str]) {
     }
 }
 
-const SMALL: &str = "pretrain --image-size 16 --dim 16 --depth 1 --heads 2 --predictor-dim 8 --predictor-depth 1 \
+const SMALL: &str = "pretrain --image-size 16 --patch 2 --dim 16 --depth 1 --heads 2 --predictor-dim 8 --predictor-depth 1 \
     --predictor-heads 1 --batch 4 --steps 2";
 
 #[test]
@@ -214,7 +214,7 @@ fn a_run_leaves_the_picture_that_the_command_draws() {
     let folder = &scratch.0;
     // Columns of tiles of 128 pixels, and their gaps of half a patch but at most 8; for features one of one pixel too.
     let wide = |tiles: u32, narrow: u32| 128 * tiles + narrow + 8 * (tiles + narrow + 1);
-    // Each block of a 4 × 4 grid may be at the same place, so that there is one query: at least, and at most.
+    // At least and at most: one query if all blocks of an image are at the same place, two if not.
     let widths = [("mae", wide(3, 0), wide(3, 0)), ("ijepa", wide(4, 1), wide(6, 2)), ("stop", wide(5, 1), wide(8, 2))];
     for (method, least, most) in widths {
         let said = fine(folder, &format!("{SMALL} --method {method} --name {method}"));

@@ -36,7 +36,7 @@ pub enum Predicted {
 }
 
 /// What one predicted token resembles, as in Fig. 6: maps over the image's K tokens, each with a sum of 1, made by
-/// [`resemblance`] from s_y, the features of the whole image that are this method's targets.
+/// [`resemblance()`] from s_y, the features of the whole image that are this method's targets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeatMaps {
     /// The token: that nearest to the middle of its block.
