@@ -10,6 +10,7 @@ use stop_mim::lab::small;
 use stop_mim::methods::Method;
 use stop_mim::methods::stop::TokenForm;
 use stop_mim::paper::Sigma;
+use stop_mim::report::predictions::prediction_sheet;
 use stop_mim::tensor::{Indices, Tensor};
 use stop_mim::train::predictions::{HeatMaps, Predicted, Prediction, predictions};
 use stop_mim::train::{Batch, Noise, Trainer};
@@ -152,12 +153,33 @@ fn reconstructions_are_predicted_pixels_in_the_removed_patches() {
     }
 }
 
+/// A checkpoint may have them so, as a program that uses the library can train it.
+#[test]
+fn any_method_has_a_picture_under_any_masks() {
+    let (of_mae, of_stop) = (trainer(small::every_method().pop().unwrap()), trainer(small::stop()));
+    let exchanged = [(&of_mae, &of_stop), (&of_stop, &of_mae)];
+    for (trainer, other) in exchanged {
+        let masking = small::run(other).masking;
+        let found = predictions((&trainer.model, &trainer.params), &masking, (&images(3), &NORMALIZATION), 1).unwrap();
+        let sheet = prediction_sheet(&found, 16, 4, 8);
+        assert_eq!(sheet.height(), 3 * (128 + 8) + 8);
+        let removed =
+            |p: usize, of: &Prediction| of.targets.concat().contains(&((p / 16 % 16 / 4 * 4 + p % 16 / 4) as u32));
+        for of in &found {
+            let Predicted::Pixels(filled) = &of.predicted else { continue };
+            assert!((0..768).all(|p| removed(p, of) || filled[p] == of.pixels[p]));
+            assert!((0..768).any(|p| filled[p] != of.pixels[p]));
+        }
+    }
+}
+
 #[test]
 fn the_seed_decides_and_neither_threads_nor_other_images_do() {
     for method in small::every_method() {
         let trainer = trainer(method.clone());
         let one = small::with_threads(1, || look(&trainer, 5, 1));
         assert!(small::with_threads(3, || look(&trainer, 5, 1)) == one, "{method:?} on three threads");
+        assert!(one.windows(2).any(|w| w[0].context != w[1].context), "each image has masks of its own");
         assert!(look(&trainer, 2, 1) == one[..2], "{method:?}: fewer images");
         assert!(look(&trainer, 5, 2) != one, "{method:?}: another seed");
     }

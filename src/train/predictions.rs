@@ -19,7 +19,7 @@ pub struct Prediction {
     pub pixels: Vec<u8>,
     /// B_x: the tokens that the encoder sees.
     pub context: Vec<u32>,
-    /// B_y: the tokens of each target block. MAE has one, of all that is not in the context.
+    /// B_y: the tokens of each target block. Random masks make one, of all that is not in the context.
     pub targets: Vec<Vec<u32>>,
     /// What is predicted there.
     pub predicted: Predicted,
