@@ -8,10 +8,10 @@
 //! The table says how far apart neighbours are, in standard deviations of the noise, and how often the best guess from
 //! one draw finds its position.
 
+use stop_mim::eval::cosines;
 use stop_mim::paper::{PositionDistribution, Sigma, WhitenedPositions, cosine_shrinkage, expected_noise_power};
 use stop_mim::report::canvas::Canvas;
 use stop_mim::report::colour::{WHITE, diverging};
-use stop_mim::report::similarity::cosines;
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::vit::sincos;
 use stop_mim::{DType, Tensor};

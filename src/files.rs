@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
@@ -25,12 +25,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 /// folder is what failed), and the temporary one is removed. When there is a folder, a device or a pipe, which a file
 /// would replace.
 pub fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    if path.exists() {
-        ordinary(path, "give the name of a file")?;
-    }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}{UNFINISHED}", std::process::id()));
-    let beside = path.with_file_name(name);
+    let beside = beside(path)?;
     let replace = || {
         let mut file = BufWriter::with_capacity(1 << 20, File::create(&beside)?);
         write(&mut file)?;
@@ -43,6 +38,25 @@ pub fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<
         let _ = fs::remove_file(&beside);
         Error::io("write", path, e)
     })
+}
+
+/// Asks before long work whether [`write_with`] will be able to write to `path`. Nothing is left there, or changed.
+///
+/// # Errors
+/// When a file cannot be made in that folder, or there is a folder, a device or a pipe instead of a file.
+pub fn check_writable(path: &Path) -> Result<()> {
+    let beside = beside(path)?;
+    File::create(&beside).and_then(|_| fs::remove_file(&beside)).map_err(|e| Error::io("write", path, e))
+}
+
+/// The temporary file that is to replace `path`, which must be an ordinary file or none yet.
+fn beside(path: &Path) -> Result<PathBuf> {
+    if path.exists() {
+        ordinary(path, "give the name of a file")?;
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}{UNFINISHED}", std::process::id()));
+    Ok(path.with_file_name(name))
 }
 
 /// Makes the names in the folder of `path` durable: a rename is on disk only once the folder is.

@@ -19,6 +19,7 @@ mod pretrain;
 mod probe;
 mod profile;
 mod progress;
+mod reconstruct;
 mod run;
 mod signals;
 
@@ -48,6 +49,8 @@ enum Command {
     Probe(probe::Args),
     /// Compute an encoder's features of images: a tensor in, a tensor out, for other programs to read.
     Features(features::Args),
+    /// Draw what a trained model predicts: pixels (MAE), or what predicted features resemble (Fig. 6).
+    Reconstruct(Box<reconstruct::Args>),
     /// Put the paper's statements, the gradients and the graph to the test.
     Check(check::Args),
     /// Draw masks over images, and how often each position is context or target.
@@ -80,6 +83,7 @@ impl Cli {
             Some(Command::Pretrain(args)) => pretrain::run(&args),
             Some(Command::Probe(args)) => probe::run(&args),
             Some(Command::Features(args)) => features::run(&args),
+            Some(Command::Reconstruct(args)) => reconstruct::run(&args),
             Some(Command::Check(args)) => check::run(&args),
             Some(Command::Masks(args)) => masks::run(&args),
         }

@@ -277,36 +277,46 @@ impl MaskArgs {
     /// # Errors
     /// When a flag belongs to another method, or no such masks exist.
     pub fn masking(&self, model: &ModelConfig) -> Result<Masking> {
-        let masking = if let Method::Mae { .. } = model.method {
-            let blocks_only = [
-                (self.targets.is_some(), "--targets"),
-                (self.target_scale.is_some(), "--target-scale"),
-                (self.target_aspect.is_some(), "--target-aspect"),
-                (self.context_scale.is_some(), "--context-scale"),
-                (self.min_keep.is_some(), "--min-keep"),
-                (self.official_masks, "--official-masks"),
-            ];
-            refuse(&blocks_only, "ijepa or stop")?;
-            Masking::Random { ratio: self.mask_ratio.unwrap_or(0.75) }
-        } else {
-            refuse(&[(self.mask_ratio.is_some(), "--mask-ratio")], "mae")?;
-            let side = model.encoder.grid();
-            let mut blocks = match side {
-                14.. => MultiBlock::published((side, side)),
-                _ => MultiBlock::for_small_grid((side, side)),
-            };
-            blocks.target.count = self.targets.unwrap_or(blocks.target.count);
-            blocks.target.scale = self.target_scale.unwrap_or(blocks.target.scale);
-            blocks.target.aspect = self.target_aspect.unwrap_or(blocks.target.aspect);
-            blocks.context.scale = self.context_scale.unwrap_or(blocks.context.scale);
-            blocks.min_keep = self.min_keep.unwrap_or(blocks.min_keep);
-            if self.official_masks {
-                blocks = blocks.as_official();
+        let side = model.encoder.grid();
+        self.masking_like(match (&model.method, side) {
+            (Method::Mae { .. }, _) => Masking::Random { ratio: 0.75 },
+            (_, 14..) => Masking::Blocks(MultiBlock::published((side, side))),
+            _ => Masking::Blocks(MultiBlock::for_small_grid((side, side))),
+        })
+    }
+
+    /// What these flags say, and where they say nothing, what `standard` has.
+    ///
+    /// # Errors
+    /// When a flag belongs to another method, or no such masks exist.
+    pub fn masking_like(&self, standard: Masking) -> Result<Masking> {
+        Ok(match standard {
+            Masking::Random { ratio } => {
+                let blocks_only = [
+                    (self.targets.is_some(), "--targets"),
+                    (self.target_scale.is_some(), "--target-scale"),
+                    (self.target_aspect.is_some(), "--target-aspect"),
+                    (self.context_scale.is_some(), "--context-scale"),
+                    (self.min_keep.is_some(), "--min-keep"),
+                    (self.official_masks, "--official-masks"),
+                ];
+                refuse(&blocks_only, "ijepa or stop")?;
+                Masking::Random { ratio: self.mask_ratio.unwrap_or(ratio) }
             }
-            blocks.validate()?;
-            Masking::Blocks(blocks)
-        };
-        Ok(masking)
+            Masking::Blocks(mut blocks) => {
+                refuse(&[(self.mask_ratio.is_some(), "--mask-ratio")], "mae")?;
+                blocks.target.count = self.targets.unwrap_or(blocks.target.count);
+                blocks.target.scale = self.target_scale.unwrap_or(blocks.target.scale);
+                blocks.target.aspect = self.target_aspect.unwrap_or(blocks.target.aspect);
+                blocks.context.scale = self.context_scale.unwrap_or(blocks.context.scale);
+                blocks.min_keep = self.min_keep.unwrap_or(blocks.min_keep);
+                if self.official_masks {
+                    blocks = blocks.as_official();
+                }
+                blocks.validate()?;
+                Masking::Blocks(blocks)
+            }
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::masks::draw_masks;
 use super::progress::Progress;
+use super::reconstruct::draw_predictions;
 use super::signals;
 use crate::data::Splits;
 use crate::methods::{Model, ModelParams};
@@ -140,7 +141,8 @@ pub fn run(run: SavedRun, splits: &Splits, folder: &RunFolder, every_number: boo
     drawn?;
     let step = trainer.optimizer.steps() as usize;
     checkpoint::save(&folder.file("checkpoint.safetensors"), config, step, &trainer.params)?;
-    let mut written = vec!["checkpoint.safetensors", "log.csv", "curves.svg", "masks.png"];
+    draw_predictions((&trainer.model, &trainer.params), config, splits, 6)?.save_png(folder.file("predictions.png"))?;
+    let mut written = vec!["checkpoint.safetensors", "log.csv", "curves.svg", "masks.png", "predictions.png"];
     if let Some(sheet) = draw_positions(&trainer, config.seed) {
         sheet.save_png(folder.file("positions.png"))?;
         written.push("positions.png");

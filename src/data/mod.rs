@@ -147,6 +147,22 @@ impl Normalization {
     pub(crate) fn gain_and_offset(&self, c: usize) -> (f32, f32) {
         (1.0 / (255.0 * self.std[c]), -self.mean[c] / self.std[c])
     }
+
+    /// The pixels, 0 to 255, that a normalised image `[3][S][S]` comes from. What lies outside is clamped: a predicted
+    /// image need not be one.
+    ///
+    /// # Panics
+    /// If `image` is not three planes.
+    #[track_caller]
+    pub fn to_bytes(&self, image: &[f32]) -> Vec<u8> {
+        assert!(image.len().is_multiple_of(3), "Normalization::to_bytes: {} numbers are no three planes", image.len());
+        let plane = (image.len() / 3).max(1);
+        let byte = |(i, x): (usize, &f32)| {
+            let c = i / plane;
+            (255.0 * (x * self.std[c] + self.mean[c])).round() as u8 // `as` clamps, and NaN becomes 0
+        };
+        image.iter().enumerate().map(byte).collect()
+    }
 }
 
 /// A data set as training needs it.
@@ -328,6 +344,18 @@ mod tests {
         let flat = Normalization::measure(&Grey, 1).unwrap();
         assert_eq!(flat.mean, [0.0; 3]);
         assert_eq!(flat.std, [1.0 / 255.0; 3], "a constant channel must not divide by 0");
+    }
+
+    #[test]
+    fn every_byte_comes_back_from_its_number() {
+        for n in [Normalization::CIFAR10, Normalization::IMAGENET] {
+            let pixels: Vec<u8> = (0..3 * 256).map(|i| (i % 256) as u8).collect();
+            let mut numbers = vec![0.0; pixels.len()];
+            Crop::whole(16).apply(&pixels, 16, &n, &mut numbers);
+            assert_eq!(n.to_bytes(&numbers), pixels);
+        }
+        assert_eq!(Normalization::CIFAR10.to_bytes(&[-9.0, 9.0, f32::NAN]), [0, 255, 0]);
+        assert!(Normalization::CIFAR10.to_bytes(&[]).is_empty());
     }
 
     #[test]

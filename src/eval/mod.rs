@@ -5,6 +5,7 @@
 //! | how well does a linear classifier read the class? | [`probe`], on [`standardize`]d columns, trained by [`lbfgs`] with a `cholesky` preconditioner |
 //! | are neighbours of the same class? | [`knn`] |
 //! | how many directions do the features use; have they collapsed? | [`rank`], through the eigenvalues of `eigen` |
+//! | what does a predicted token resemble? (Fig. 6) | [`resemblance`](mod@resemblance) |
 //! | how much do predictions vary with the noise, and targets with the image? | [`spread`] |
 //!
 //! All take [`Features`], one row per image: [`pooled_features`] makes them from an encoder.
@@ -19,6 +20,7 @@ pub mod lbfgs;
 mod matmul;
 pub mod probe;
 pub mod rank;
+pub mod resemblance;
 pub mod spread;
 pub mod standardize;
 
@@ -26,6 +28,7 @@ pub use features::{labels, pixel_features, pooled_features};
 pub use knn::{KnnConfig, knn_top1};
 pub use probe::{ProbeConfig, ProbeReport, linear_probe};
 pub use rank::{feature_std, rank_me};
+pub use resemblance::{cosines, resemblance};
 pub use spread::{noise_sensitivity, rms, target_std};
 
 /// One feature vector per image: shape `[rows, dim]`, row-major.

@@ -42,3 +42,74 @@ pub fn targets(patch: usize, normalize: bool, chunk: &Chunk) -> Var {
     let normal: Tensor = ops::layer_norm(&pixels, None, PATCH_EPS * unbias).value().scaled(unbias.sqrt());
     normal.into()
 }
+
+/// The images \[b, 3, S, S\] with the predictions \[R, N_t, 3p²\] in the place of their removed patches: what undoes
+/// [`targets`]. Of a patch that several target blocks predict the last is shown.
+///
+/// With `normalize` a prediction says how a patch varies about its mean, in its standard deviations, and neither of the
+/// two: they are taken from the true patch, as the official demonstration does.
+///
+/// # Panics
+/// When there are not as many predictions as removed patches.
+#[track_caller]
+pub fn reconstruction(patch: usize, normalize: bool, chunk: &Chunk, predictions: &Tensor) -> Tensor {
+    let [rows, removed, width] = predictions.dims("reconstruction: predictions");
+    assert_eq!((rows, removed), (chunk.targets.rows(), chunk.targets.per_row()), "reconstruction: predictions");
+    let (images, order) = (Var::constant(chunk.images.clone()), ops::PatchOrder::ChannelLast);
+    let [b, channels, height, side] = images.dims("reconstruction: images");
+    let patches = ops::patchify(&images, patch, order);
+    let (shape, truth) = (*patches.shape(), patches.value().to_f64_vec());
+    let mut pixels = truth.clone();
+    // Target block by target block, inside each image by image.
+    let places = (0..rows).flat_map(|r| chunk.targets.row(r).iter().map(move |&t| r % b * shape[1] + t as usize));
+    for (place, predicted) in places.zip(predictions.to_f64_vec().chunks_exact(width)) {
+        let place = place * width..(place + 1) * width;
+        let (mean, std) = if normalize { moments(&truth[place.clone()]) } else { (0.0, 1.0) };
+        pixels[place].iter_mut().zip(predicted).for_each(|(pixel, predicted)| *pixel = mean + std * predicted);
+    }
+    let patches = Tensor::from_fn(shape, images.dtype(), |i| pixels[i]);
+    ops::unpatchify(&patches.into(), [channels, height, side], patch, order).value().clone()
+}
+
+/// What [`targets`] takes off a patch, and what it divides by.
+fn moments(pixels: &[f64]) -> (f64, f64) {
+    let n = pixels.len() as f64;
+    let mean = pixels.iter().sum::<f64>() / n;
+    let variance = pixels.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    (mean, (variance + PATCH_EPS).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Purpose, stream};
+    use crate::tensor::{DType, Indices};
+
+    #[test]
+    fn the_right_answers_give_the_images_back() {
+        let images = Tensor::normal([2, 3, 8, 12], 1.0, DType::F64, &mut stream(1, Purpose::Eval, [0, 0]));
+        // Two target blocks, of which each removes patch 2 of the second image.
+        let targets = Indices::from_rows(&[vec![5, 0], vec![1, 2], vec![3, 4], vec![2, 0]]);
+        let chunk =
+            Chunk { images: images.clone(), context: Indices::all(2, 1), targets: targets.clone(), noise: None };
+        for normalize in [false, true] {
+            let answers = super::targets(4, normalize, &chunk).value().clone();
+            assert!(reconstruction(4, normalize, &chunk, &answers).max_abs_diff(&images) < 1e-12);
+
+            // Wrong ones change the removed patches, and no other pixel. Normalised, 0 is the mean of the patch.
+            let zeros = Tensor::zeros(*answers.shape(), DType::F64);
+            let found = reconstruction(4, normalize, &chunk, &zeros);
+            let (found, images) = (found.to_f64_vec(), images.to_f64_vec());
+            for (i, (found, pixel)) in found.iter().zip(&images).enumerate() {
+                let (b, y, x) = (i / 288, i / 12 % 8, i % 12);
+                let token = (y / 4 * 3 + x / 4) as u32;
+                let removed = targets.row(b).contains(&token) || targets.row(2 + b).contains(&token);
+                assert_eq!(removed, found != pixel, "normalize {normalize}, pixel {i}");
+            }
+            let patch = |c: usize| (0..16).map(move |k| c * 96 + k / 4 * 12 + k % 4); // patch 0 of the first image
+            let mean = (0..3).flat_map(patch).map(|i| images[i]).sum::<f64>() / 48.0;
+            let expected = if normalize { mean } else { 0.0 };
+            assert!((0..3).flat_map(patch).all(|i| (found[i] - expected).abs() < 1e-12));
+        }
+    }
+}

@@ -56,7 +56,7 @@ fn mask_row(image: &MaskedImage, size: usize, patch: usize, scale: usize) -> Vec
 }
 
 /// Some tokens of a square grid, drawn as squares of `cell` pixels.
-struct TokenSet {
+pub(super) struct TokenSet {
     /// Whether each token belongs, row-major.
     has: Vec<bool>,
     grid: usize,
@@ -65,21 +65,21 @@ struct TokenSet {
 
 impl TokenSet {
     #[track_caller]
-    fn new(tokens: &[u32], grid: usize, cell: usize) -> Self {
+    pub(super) fn new(tokens: &[u32], grid: usize, cell: usize) -> Self {
         let mut has = vec![false; grid * grid];
         for &token in tokens {
-            assert!((token as usize) < has.len(), "mask_sheet: token {token} on a grid of {grid} × {grid}");
+            assert!((token as usize) < has.len(), "token {token} on a grid of {grid} × {grid}");
             has[token as usize] = true;
         }
         TokenSet { has, grid, cell }
     }
 
-    fn has_pixel(&self, x: usize, y: usize) -> bool {
+    pub(super) fn has_pixel(&self, x: usize, y: usize) -> bool {
         self.has[y / self.cell * self.grid + x / self.cell]
     }
 
     /// A line along every border between a token that belongs and one that does not, inside the former.
-    fn outline(&self, canvas: &mut Canvas, line: usize, colour: [u8; 3]) {
+    pub(super) fn outline(&self, canvas: &mut Canvas, line: usize, colour: [u8; 3]) {
         let reach = self.grid * self.cell;
         // Steps past the left or upper edge wrap around to a number beyond the right or lower one.
         let inside = |x: usize, y: usize| x < reach && y < reach && self.has_pixel(x, y);

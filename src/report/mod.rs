@@ -4,6 +4,7 @@
 //! |---|---|
 //! | pixels, tiles, PNG files | [`canvas`], with the colours of [`colour`] |
 //! | images under context and target masks; how often a position is masked | [`masks`] |
+//! | what a model predicts: reconstructions, heat maps (Fig. 6) | [`predictions`] |
 //! | how similar the embeddings of two positions are (Fig. 5) | [`similarity`] |
 //! | losses, ranks, learning rates over training, as SVG | `curve` (feature `cli`) |
 //! | results in the terminal | [`table`], and points on logarithmic axes: [`sweep`] |
@@ -13,6 +14,7 @@ pub mod colour;
 #[cfg(feature = "cli")]
 pub mod curve;
 pub mod masks;
+pub mod predictions;
 pub mod similarity;
 pub mod sweep;
 pub mod table;

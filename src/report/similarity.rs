@@ -4,24 +4,8 @@ use rand::Rng;
 
 use super::canvas::Canvas;
 use super::colour::{Rgb, WHITE};
+use crate::eval::cosines;
 use crate::paper::{PositionDistribution, cosine_shrinkage};
-
-/// The cosine of the angle between `query` and each of the vectors in `rows`, `[n, query.len()]` → `[n]`. Zero vectors
-/// give 0.
-///
-/// # Panics
-/// When `rows` is not whole vectors.
-#[track_caller]
-pub fn cosines(query: &[f64], rows: &[f64]) -> Vec<f64> {
-    let dim = query.len();
-    assert!(dim > 0 && rows.len().is_multiple_of(dim), "cosines: {} numbers, vectors of {dim}", rows.len());
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let cosine = |row: &[f64]| match (dot(query, query) * dot(row, row)).sqrt() {
-        0.0 => 0.0,
-        lengths => dot(query, row) / lengths,
-    };
-    rows.chunks_exact(dim).map(cosine).collect()
-}
 
 /// Similarities of a query position j to every position ψ_i of the grid, as in Fig. 5: the query is stochastic, the map
 /// is not.
@@ -88,14 +72,6 @@ mod tests {
 
     fn rng() -> impl Rng {
         stream(0, Purpose::Eval, [3, 0])
-    }
-
-    #[test]
-    fn cosines_known_by_hand() {
-        let found = cosines(&[3.0, 0.0], &[2.0, 0.0, -2.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 7.0]);
-        let expected = [1.0, -1.0, 0.5f64.sqrt(), 0.0, 0.0];
-        assert!(found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-15), "{found:?}");
-        assert_eq!(cosines(&[0.0], &[1.0]), [0.0]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod algorithm_1;
 #[cfg(feature = "checkpoint")]
 pub mod checkpoint;
 mod config;
+pub mod predictions;
 mod pretrain;
 #[cfg(feature = "checkpoint")]
 pub mod rotation;
