@@ -94,6 +94,7 @@ mod tests {
             dim: 8,
             depth: 2,
             heads: 2,
+            mlp_ratio: 4.0,
             class_token: true,
             patch_std: 0.1,
             position_scale: 1.0,

@@ -26,6 +26,7 @@ mod write;
 
 pub(super) use misfit::shown;
 pub use misfit::{Fit, Misfit, Reason};
+pub(super) use read::Place;
 pub use read::TensorFile;
 pub use write::write;
 
