@@ -447,9 +447,9 @@ fn place_positions(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::Tensor;
+    use crate::methods::{Method, ModelConfig};
     use crate::train::safetensors::testing::{Scratch, f32s, file_of};
-    use crate::vit::Preset;
+    use crate::vit::PredictorConfig;
 
     fn partial() -> InitOptions {
         InitOptions { fit: Fit::Partial, ..InitOptions::default() }
@@ -560,5 +560,96 @@ mod tests {
         let (_, params) = crate::methods::Model::new(&config, DType::F32, &mut rng).unwrap();
         let (_, alone) = fresh_encoder(&tiny(), LinearInit::Normal, 9).unwrap();
         assert!(params.encoder.iter().zip(alone.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0));
+    }
+
+    fn model(method: Method) -> (Model, ModelParams) {
+        let class_token = matches!(method, Method::Mae { .. });
+        let config = ModelConfig {
+            method,
+            encoder: EncoderConfig { class_token, ..tiny() },
+            predictor: PredictorConfig { dim: 8, depth: 1, ..Preset::Toy.sizes().1 },
+            linear_init: LinearInit::Normal,
+        };
+        Model::new(&config, DType::F32, &mut stream(11, Purpose::Init, [0, 0])).unwrap()
+    }
+
+    /// Other values than any that parameters begin with.
+    fn marked(params: &Params, by: f64) -> Params {
+        let mut params = params.clone();
+        let mark = |x: &Tensor| Tensor::from_fn(*x.shape(), DType::F32, |i| by + i as f64 / 1024.0);
+        params.iter_mut().for_each(|p| p.value = mark(&p.value));
+        params
+    }
+
+    fn same(a: &Params, b: &Params) -> bool {
+        a.iter().zip(b.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0)
+    }
+
+    #[test]
+    fn a_model_begins_with_what_a_file_has() {
+        let (model_, fresh) = model(Method::Ijepa { target_blocks: 1 });
+        let [online, target, predictor] =
+            [(&fresh.encoder, 1.0), (&fresh.encoder, 2.0), (&fresh.predictor, 3.0)].map(|(p, by)| marked(p, by));
+        let official = [("encoder.", &online), ("predictor.", &predictor), ("target_encoder.", &target)];
+        let init = |modules: &[(&str, &Params)], options: &InitOptions| {
+            let mut params = fresh.clone();
+            let file = encoder_file("init", modules);
+            let lines = load_into(&file.0, &model_, &mut params, options)?.lines.join("\n");
+            Ok::<_, Error>((params, lines))
+        };
+        let whole = InitOptions::default();
+        let (params, lines) = init(&official, &whole).unwrap();
+        let found = params.target.as_ref().unwrap();
+        assert!(same(&params.encoder, &online) && same(found, &target) && same(&params.predictor, &predictor));
+        assert!(
+            lines.contains("(target_encoder.*)") && lines.contains("predictor: 20 tensors (predictor_*)"),
+            "{lines}"
+        );
+
+        // One encoder alone, or asked for, becomes both.
+        let context = InitOptions { prefix: Some("encoder".into()), ..InitOptions::default() };
+        for (modules, options) in [(&official[..1], &whole), (&official[..], &context)] {
+            let (params, lines) = init(modules, options).unwrap();
+            assert!(same(&params.encoder, &online) && same(params.target.as_ref().unwrap(), &online), "{lines}");
+            assert!(same(&params.predictor, &fresh.predictor) == (modules.len() == 1), "{lines}");
+        }
+        // A predictor with one block more is another one.
+        let config = ModelConfig {
+            predictor: PredictorConfig { depth: 2, ..model_.config.predictor.clone() },
+            ..model_.config.clone()
+        };
+        let deeper = Model::new(&config, DType::F32, &mut stream(0, Purpose::Init, [0, 0])).unwrap().1.predictor;
+        let (params, lines) = init(&[("", &online), ("predictor.", &deeper)], &whole).unwrap();
+        assert!(same(&params.predictor, &fresh.predictor) && lines.contains("has other sizes"), "{lines}");
+
+        let half = encoder_file("init-half", &[("", &online)]);
+        let mut larger = EncoderConfig { depth: 2, ..tiny() };
+        larger.class_token = false;
+        let config = ModelConfig { encoder: larger, ..model_.config.clone() };
+        let (deep, mut params) = Model::new(&config, DType::F32, &mut stream(0, Purpose::Init, [0, 0])).unwrap();
+        let error = load_into(&half.0, &deep, &mut params, &whole).unwrap_err().to_string();
+        assert!(error.contains("blocks.1.norm1.weight is missing"), "{error}");
+        let lines = load_into(&half.0, &deep, &mut params, &partial()).unwrap().lines.join("\n");
+        assert!(lines.contains("17 of 29 tensors") && lines.contains("blocks.1.norm1.weight is missing"), "{lines}");
+    }
+
+    #[test]
+    fn mae_begins_with_encoder_and_decoder() {
+        let (model_, fresh) = model(Method::Mae { normalize_patches: true });
+        let (encoder, decoder) = (marked(&fresh.encoder, 1.0), marked(&fresh.predictor, 2.0));
+        for prefix in ["model.", ""] {
+            let file = encoder_file("init-mae", &[(prefix, &encoder), (prefix, &decoder)]);
+            let mut params = fresh.clone();
+            let lines = load_into(&file.0, &model_, &mut params, &InitOptions::default()).unwrap().lines.join("\n");
+            assert!(same(&params.encoder, &encoder) && same(&params.predictor, &decoder), "{lines}");
+        }
+        // I-JEPA has no class token: in part only, and then the patches' positions are read all the same.
+        let (model_, fresh) = model(Method::Ijepa { target_blocks: 1 });
+        let (file, mut params) = (encoder_file("init-mae", &[("", &encoder)]), fresh.clone());
+        let error = load_into(&file.0, &model_, &mut params, &InitOptions::default()).unwrap_err().to_string();
+        assert!(error.contains("cls_token is unexpected"), "{error}");
+        load_into(&file.0, &model_, &mut params, &partial()).unwrap();
+        let (from, to) = (encoder.get("pos_embed").unwrap(), params.encoder.get("pos_embed").unwrap());
+        assert_eq!(from.value.as_slice::<f32>()[8..], *to.value.as_slice::<f32>());
     }
 }

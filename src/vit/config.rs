@@ -187,3 +187,27 @@ impl Preset {
         }
     }
 }
+
+#[cfg(all(test, feature = "checkpoint"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_a_checkpoint_of_0_1_have_mlps_of_four_widths() {
+        let sizes = EncoderConfig { dim: 8, heads: 2, ..Preset::VitG16.sizes().0 };
+        assert_eq!(sizes.mlp_dim(), 35);
+        let mut json = serde_json::to_value(&sizes).unwrap();
+        assert_eq!(serde_json::from_value::<EncoderConfig>(json.clone()).unwrap(), sizes);
+        json.as_object_mut().unwrap().remove("mlp_ratio");
+        assert_eq!(serde_json::from_value::<EncoderConfig>(json).unwrap().mlp_dim(), 32);
+    }
+
+    #[test]
+    fn mlps_that_cannot_be() {
+        for mlp_ratio in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e300] {
+            let problem = EncoderConfig { mlp_ratio, ..Preset::Toy.sizes().0 }.problem();
+            assert!(problem.is_some_and(|problem| problem.contains("MLPs")), "{mlp_ratio}");
+        }
+        assert!(Preset::ALL.iter().all(|preset| preset.sizes().0.problem().is_none()));
+    }
+}

@@ -191,3 +191,89 @@ pub(super) fn companion(name: &str) -> Option<String> {
         (false, true) => known.to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources_of(names: &[&str]) -> Vec<(String, Layout)> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        sources(&names).into_iter().map(|source| (source.prefix, source.layout)).collect()
+    }
+
+    #[test]
+    fn encoders_are_told_by_their_names_in_the_order_above() {
+        let official = |prefix: &str| (prefix.to_owned(), Layout::Official);
+        let parts =
+            ["student.backbone.", "encoder.", "", "model.", "module.ema.", "teacher.backbone.", "target_encoder."];
+        let names: Vec<String> = parts.iter().map(|prefix| format!("{prefix}patch_embed.proj.weight")).collect();
+        let found = sources(&names).into_iter().map(|source| source.prefix).collect::<Vec<_>>();
+        let order =
+            ["target_encoder.", "teacher.backbone.", "module.ema.", "encoder.", "model.", "", "student.backbone."];
+        assert_eq!(found, order);
+
+        // What is no encoder, or only has names like one.
+        let others = [
+            "predictor_blocks.0.norm1.weight",
+            "decoder.blocks.0.norm1.weight",
+            "optimizer.m.encoder.pos_embed",
+            "predictor_pos_embed",
+            "xblocks.0.norm1.weight",
+            "blocks.x.norm1.weight",
+            "blocks.0.norm1.weight.more",
+            "norm.weight",
+            "",
+            ".",
+        ];
+        assert_eq!(sources_of(&others), []);
+        // Of two with blocks, that with patches comes first.
+        let found = sources_of(&["audio.blocks.0.norm1.weight", "visual.blocks.0.norm1.weight", "visual.pos_embed"]);
+        assert_eq!(found, [official("visual."), official("audio.")]);
+        let theirs = ["vit.encoder.layer.11.attention.attention.key.bias", "vit.embeddings.cls_token"];
+        assert_eq!(sources_of(&theirs), [("vit.".to_owned(), Layout::Transformers)]);
+        assert_eq!(sources_of(&["encoder.layer.0.layernorm_before.weight"]), [(String::new(), Layout::Transformers)]);
+        let many: Vec<String> = (0..1000).map(|k| format!("e{k}.pos_embed")).collect();
+        assert_eq!(sources(&many).len(), MOST_SOURCES);
+    }
+
+    #[test]
+    fn names_of_the_transformers_library() {
+        let source = Source { prefix: "vit.".to_owned(), layout: Layout::Transformers };
+        let of = |name: &str| source.names(name).join(" ");
+        let cases = [
+            ("pos_embed", "vit.embeddings.position_embeddings"),
+            ("patch_embed.proj.bias", "vit.embeddings.patch_embeddings.projection.bias"),
+            ("norm.weight", "vit.layernorm.weight"),
+            ("blocks.3.norm2.bias", "vit.encoder.layer.3.layernorm_after.bias"),
+            ("blocks.0.attn.proj.weight", "vit.encoder.layer.0.attention.output.dense.weight"),
+            ("blocks.0.mlp.fc2.weight", "vit.encoder.layer.0.output.dense.weight"),
+            (
+                "blocks.0.attn.qkv.bias",
+                "vit.encoder.layer.0.attention.attention.query.bias vit.encoder.layer.0.attention.attention.key.bias \
+                 vit.encoder.layer.0.attention.attention.value.bias",
+            ),
+            ("mask_token", "decoder.mask_token"),
+            ("decoder_pred.weight", "decoder.decoder_pred.weight"),
+            ("decoder_blocks.1.mlp.fc1.bias", "decoder.decoder_layers.1.intermediate.dense.bias"),
+        ];
+        cases.into_iter().for_each(|(name, theirs)| assert_eq!(of(name), theirs));
+    }
+
+    #[test]
+    fn companions_and_what_is_none() {
+        let cases = [
+            ("decoder_blocks.0.norm1.weight", Some("decoder_*")),
+            ("decoder.decoder_pred.bias", Some("decoder.*")),
+            ("mask_token", Some("mask_token")),
+            ("embeddings.mask_token", Some("embeddings.mask_token")),
+            ("head.weight", Some("head.*")),
+            ("heads.0.weight", Some("heads.*")),
+            ("pooler.dense.weight", Some("pooler.*")),
+            ("header.weight", None),
+            ("blocks.0.ls1.gamma", None),
+            ("register_tokens", None),
+            ("norm_pre.weight", None),
+        ];
+        cases.into_iter().for_each(|(name, what)| assert_eq!(companion(name).as_deref(), what, "{name}"));
+    }
+}
