@@ -1,6 +1,7 @@
 //! An encoder out of a file: a run's checkpoint, or weights from elsewhere.
 
 use std::fmt;
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -97,6 +98,11 @@ impl fmt::Display for NormalizationFrom {
     }
 }
 
+/// Says a line on standard error, where it can be said.
+pub fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}"); // not a reason to end
+}
+
 /// An encoder, and what is known about it.
 pub struct Found {
     /// For a headline.
@@ -176,14 +182,14 @@ impl EncoderArgs {
         let loaded = load_encoder(&self.file, &sizes, &options)?;
         let LoadedEncoder { encoder, params, prefix, tensors, left_out, notes, normalization } = loaded;
         let file = self.file.display();
-        notes.iter().for_each(|note| eprintln!("{file}: {note}"));
+        notes.iter().for_each(|line| note(&format!("{file}: {line}")));
         if !left_out.is_empty() {
-            eprintln!("{file}: left out, and the model's own values kept:");
-            left_out.iter().for_each(|misfit| eprintln!("    {misfit}"));
+            note(&format!("{file}: left out, and the model's own values kept:"));
+            left_out.iter().for_each(|misfit| note(&format!("    {misfit}")));
         }
         let read = tensors - left_out.iter().filter(|m| m.in_model()).count();
         let linear_init = if encoder.config().class_token { LinearInit::Xavier } else { LinearInit::Normal };
-        let names = if prefix.is_empty() { String::new() } else { format!(" ({prefix}*)") };
+        let names = if prefix.is_empty() { String::new() } else { format!(" ({}*)", prefix.escape_debug()) };
         let what = format!("{read} of {tensors} tensors from {file}{names}");
         let (normalization, normalization_from) = match normalization {
             Some(own) => (own, NormalizationFrom::Checkpoint),

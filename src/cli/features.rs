@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args as ClapArgs;
 use rayon::prelude::*;
 
-use super::encoder::{EncoderArgs, Found};
+use super::encoder::{EncoderArgs, Found, note};
 use super::options::StrictArgs;
 use super::progress::Progress;
 use super::signals;
@@ -258,7 +258,7 @@ fn encode(found: &Found, images: &Images, tokens: bool, out: &Path) -> Result<Wr
                 progress.advance(images.len() + bad.len(), String::new);
                 for error in &bad {
                     let line = error.to_string();
-                    eprintln!("warning: left out {}", line.lines().next().unwrap_or_default());
+                    note(&format!("warning: left out {}", line.lines().next().unwrap_or_default()));
                 }
                 left_out += bad.len();
                 kept.extend(images);

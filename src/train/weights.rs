@@ -22,6 +22,8 @@ use crate::{Error, Result};
 /// The most numbers in an encoder that is made before the file is known to have them: 4 GiB of f32; ViT-g/16 has a
 /// billion.
 const MOST_NUMBERS: u64 = 1 << 30;
+/// Numbers in an encoder that any file may say it has: 64 MB of f32.
+const SMALL: u64 = 1 << 24;
 const HINT: &str = "give a whole safetensors file (docs/convert.py makes one of a .pth.tar) of an encoder of these sizes, \
     with no parts that are not computed here; --partial reads what fits";
 const POSITIONS_HINT: &str = "take the image size that fits, or --interpolate-positions";
@@ -116,13 +118,11 @@ fn is_ours(file: &TensorFile) -> bool {
 /// `heads` is `None` and needed.
 pub fn sizes_of(path: &Path, prefix: Option<&str>, heads: Option<usize>) -> Result<EncoderConfig> {
     let file = TensorFile::open(path, HINT)?;
-    if let Some(said) = Said::by(&file, path)? {
-        return Ok(EncoderConfig { heads: heads.unwrap_or(said.model.encoder.heads), ..said.model.encoder });
-    }
-    let names = file.names();
-    let (source, _) = choose(&names, path, prefix)?;
-    let sizes = source.sizes(&file)?;
-    let heads = heads.ok_or_else(|| {
+    let (sizes, said_heads) = match Said::by(&file, path)? {
+        Some(said) => (said.model.encoder.clone(), Some(said.model.encoder.heads)),
+        None => (choose(&file.names(), path, prefix)?.0.sizes(&file)?, None),
+    };
+    let heads = heads.or(said_heads).ok_or_else(|| {
         let width = sizes.dim;
         let like = Preset::ALL.into_iter().map(|preset| preset.sizes().0).find(|like| like.dim == width);
         let usual = like.map_or(String::new(), |like| format!(" (ViTs of this width have {})", like.heads));
@@ -131,7 +131,8 @@ pub fn sizes_of(path: &Path, prefix: Option<&str>, heads: Option<usize>) -> Resu
     })?;
     let sizes = EncoderConfig { heads, ..sizes };
     possible(&sizes)?;
-    match has_room(&file, &sizes) {
+    // A small file must not have a large encoder made by what it says of itself.
+    match encoder_elements(&sizes) <= file.bytes().max(SMALL) {
         true => Ok(sizes),
         false => Err(too_small(&file, path, &sizes)),
     }
@@ -246,7 +247,7 @@ fn choose(names: &[String], path: &Path, prefix: Option<&str>) -> Result<(Source
     let Some(prefix) = prefix else {
         let notes = match all.len() {
             1 => Vec::new(),
-            _ => vec![format!("encoders in the file: {}; the first is taken, --prefix takes another", listed())],
+            _ => vec![format!("encoders in the file, the evaluated one first: {}; --prefix chooses", listed())],
         };
         return Ok((all[0].clone(), notes));
     };
@@ -381,15 +382,19 @@ fn fill_predictor(
     let places = params.iter_mut().map(|p| Place { names: source.names(&p.name), value: &mut p.value });
     let places: Vec<Place> = places.filter(|place| !done.contains(&place.names[0])).collect();
     let ours: HashSet<&String> = places.iter().flat_map(|place| &place.names).collect();
-    let more = names.iter().any(|name| name.starts_with(&beside) && !ours.contains(name) && !done.contains(name));
+    let more = names.iter().any(|name| {
+        name.strip_prefix(&beside).is_some_and(|rest| rest.starts_with('_'))
+            && !ours.contains(name)
+            && !done.contains(name)
+    });
     if more || !file.fits(&places) {
         *params = fresh;
-        return Ok(format!("{what}: that in the file ({beside}*) has other sizes, it starts afresh"));
+        return Ok(format!("{what}: that in the file ({}_*) has other sizes, it starts afresh", shown(&beside)));
     }
     let count = places.len() + done.len();
     file.fill(places, &|_| false, Fit::Strict)?;
     let notes = notes.iter().map(|note| format!("; {note}")).collect::<String>();
-    Ok(format!("{what}: {count} tensors ({beside}*){notes}"))
+    Ok(format!("{what}: {count} tensors ({}_*){notes}", shown(&beside)))
 }
 
 /// Fills a table of positions that does not lie in the file as it is needed: on another grid, or with a row for a class token
@@ -602,7 +607,7 @@ mod tests {
         let found = params.target.as_ref().unwrap();
         assert!(same(&params.encoder, &online) && same(found, &target) && same(&params.predictor, &predictor));
         assert!(
-            lines.contains("(target_encoder.*)") && lines.contains("predictor: 20 tensors (predictor_*)"),
+            lines.contains("(target_encoder.*)") && lines.contains("predictor: 20 tensors (predictor.predictor_*)"),
             "{lines}"
         );
 
