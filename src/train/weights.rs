@@ -24,8 +24,9 @@ use crate::{Error, Result};
 const MOST_NUMBERS: u64 = 1 << 30;
 /// Numbers in an encoder that any file may say it has: 64 MB of f32.
 const SMALL: u64 = 1 << 24;
-const HINT: &str = "give a whole safetensors file (docs/convert.py makes one of a .pth.tar) of an encoder of these sizes, \
-    with no parts that are not computed here; --partial reads what fits";
+const HINT: &str = "take the sizes that the file has (probe and features read them from it where no --preset is given), or \
+    a whole safetensors file of an encoder of these sizes (docs/convert.py makes one of a .pth.tar), without parts that \
+    are not computed here; --partial reads what fits";
 const POSITIONS_HINT: &str = "take the image size that fits, or --interpolate-positions";
 
 /// How an encoder is read from a file.
