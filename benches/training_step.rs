@@ -28,6 +28,7 @@ fn main() {
         dim: 192,
         depth: 6,
         heads: 3,
+        mlp_ratio: 4.0,
         class_token: false,
         patch_std: 0.02,
         position_scale: 1.0,

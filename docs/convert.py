@@ -2,34 +2,141 @@
 
     python docs/convert.py from-torch jepa.pth.tar jepa.safetensors
     python docs/convert.py to-torch runs/NAME/checkpoint.safetensors stop.pth.tar
-    python docs/convert.py check [b16 l16 h14]
+    python docs/convert.py check [b16 l16 h14 g16]
 
-Needs torch and safetensors. The ViTs below are this project's own code under the official names.
+Needs torch and safetensors. Nothing in a file is executed. The ViTs below are this project's own code under the official
+names.
 """
 
 import argparse
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
+import types
+import warnings
 import zlib
+from collections import OrderedDict
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import nn
-from torch.nn import functional as F
+try:
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+    from torch import nn
+    from torch.nn import functional as F
+except ImportError as error:
+    sys.exit(f"{error}; convert.py needs PyTorch and safetensors: pip install torch safetensors")
 
 MODULES = ("encoder", "predictor", "target_encoder", "model")
 OURS = "stop_mim"  # where to-torch keeps what PyTorch's modules have no place for
 
 
+# --- Reading what torch.save wrote -----------------------------------------------------------------------------------
+
+REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_parameter_with_state")
+KNOWN = {("torch._utils", name): getattr(torch._utils, name) for name in REBUILD}
+KNOWN |= {("collections", "OrderedDict"): OrderedDict, ("torch", "Size"): torch.Size, ("torch", "device"): torch.device}
+KNOWN |= {("torch", str(x)[len("torch.") :]): x for x in vars(torch).values() if isinstance(x, torch.dtype)}
+
+
+class Inert(dict):
+    """What stands for a thing of any other class: it takes whatever a pickle does to it, and does nothing. It is a dictionary,
+    so that weights in somebody's own kind of dictionary are found."""
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__()
+
+    def ignore(self, *args, **kwargs):
+        return self
+
+    __setstate__ = __call__ = append = extend = add = ignore
+    __hash__, __eq__ = object.__hash__, object.__eq__
+
+
+class Unpickler(pickle.Unpickler):
+    """Makes tensors, plain values, and nothing else: of every other class and function, whatever it is called, there is
+    an inert one. None is imported, and none called."""
+
+    stood_in_for = set()
+
+    def find_class(self, module, name):
+        if (module, name) in KNOWN:
+            return KNOWN[module, name]
+        self.stood_in_for.add(f"{module}.{name}")
+        return type("Inert", (Inert,), {})
+
+
+def load(source):
+    """The content of a file that torch.save wrote, in the zip format or the older one."""
+    with open(source, "rb") as file:
+        start = file.read(9)
+    if start[8:] == b"{":
+        sys.exit(f"{source}: is a safetensors file already, which stop-mim reads as it is")
+    plain = dict(map_location="cpu", weights_only=True)
+    inert = types.SimpleNamespace(
+        __name__="inert", Unpickler=Unpickler, load=lambda file, **options: Unpickler(file, **options).load()
+    )
+    guarded = dict(map_location="cpu", weights_only=False, pickle_module=inert)
+    ways = [dict(plain, mmap=True), plain, dict(guarded, mmap=True), guarded]
+    for way in ways:
+        Unpickler.stood_in_for.clear()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                saved = torch.load(source, **way)
+            break
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged pickle can raise any
+            if way is ways[-1]:
+                sys.exit(f"{source}: not a whole file of torch.save: {brief(error)}")
+    if Unpickler.stood_in_for:
+        print(f"{source}: not only tensors are in it; passed over: {', '.join(sorted(Unpickler.stood_in_for)[:9])}")
+    return saved
+
+
+def brief(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def tensors_in(value, path=(), depth=0):
+    """All tensors in nested dictionaries with their names, joined by points; and the names of what is none. `module.` and
+    `_orig_mod.`, which data-parallel training and torch.compile put before names, are taken off. The state of an
+    optimizer has numbers for names, and is no module's."""
+    tensors, rest = [], []
+    for key, x in value.items():
+        here = (*path, key)
+        if isinstance(x, torch.Tensor) and isinstance(key, str) and x.layout == torch.strided and not x.is_meta:
+            parts = [part for part in ".".join(here).split(".") if part not in ("module", "_orig_mod")]
+            tensors.append((".".join(parts), x.detach()))
+        elif isinstance(x, dict) and x and depth < 8 and isinstance(key, str):
+            inner, others = tensors_in(x, here, depth + 1)
+            tensors += inner
+            rest += others if inner else [".".join(here)]
+        else:
+            rest.append(".".join(map(str, here)))
+    return tensors, rest
+
+
 # --- Conversion ------------------------------------------------------------------------------------------------------
 
 
-def is_tensors(value):
-    return isinstance(value, dict) and bool(value) and all(isinstance(x, torch.Tensor) for x in value.values())
+def replace(target, save):
+    """Has `save` write a file that takes the place of `target` once it is whole."""
+    if os.path.exists(target) and not os.path.isfile(target):
+        sys.exit(f"{target}: is no ordinary file; give the name of one")
+    unfinished = f"{target}.{os.getpid()}.tmp"
+    try:
+        save(unfinished)
+        os.replace(unfinished, target)
+    finally:
+        if os.path.exists(unfinished):
+            os.remove(unfinished)
 
 
 def summed(metadata, tensors):
@@ -48,28 +155,32 @@ def bits(x):
 
 
 def from_torch(source, target):
-    """The modules of a .pth.tar as one safetensors file: `encoder.blocks.0...`. A file that is one module itself keeps
-    plain names. `module.`, which data-parallel training puts before every name, is taken off."""
-    saved = torch.load(source, map_location="cpu", weights_only=True, mmap=True)
-    kept = saved.pop(OURS, {"tensors": {}, "metadata": {}})
-    modules = {"": saved} if is_tensors(saved) else {f"{k}.": v for k, v in saved.items() if is_tensors(v)}
-    if not modules:
-        sys.exit(f"{source}: no module's tensors in it, only {list(saved)}")
+    """The tensors of a .pth.tar as one safetensors file, under the names of its dictionaries: `encoder.blocks.0...`. A file
+    that is one module itself keeps plain names."""
+    saved = load(source)
+    if not isinstance(saved, dict):
+        sys.exit(f"{source}: a {type(saved).__name__}, not a dictionary of tensors; save a state_dict()")
+    if isinstance(saved, Inert) and not saved:
+        sys.exit(f"{source}: a whole object, which only its own code can read; load it there, and save its state_dict()")
+    kept = saved.pop(OURS, None) or {"tensors": {}, "metadata": {}}
+    found, skipped = tensors_in(saved)
+    if not found:
+        sys.exit(f"{source}: no module's tensors in it, only {', '.join(map(str, saved)) or 'nothing'}; save a state_dict()")
     tensors = dict(kept["tensors"])
-    for prefix, module in modules.items():
-        for name, x in module.items():
-            name = prefix + name.removeprefix("module.")
-            if name in tensors:
-                sys.exit(f"{source}: two tensors are called {name}")
-            tensors[name] = x.detach()
-    skipped = [] if "" in modules else [k for k in saved if f"{k}." not in modules]
+    for name, x in found:
+        if name in tensors:
+            sys.exit(f"{source}: two tensors are called {name}")
+        tensors[name] = x
     addresses = set()
     for name, x in tensors.items():  # safetensors wants each tensor whole and on its own
         if not x.is_contiguous() or x.data_ptr() in addresses:
             tensors[name] = x = x.clone(memory_format=torch.contiguous_format)
         addresses.add(x.data_ptr())
-    save_file(tensors, target, metadata=summed(kept["metadata"], tensors) or None)
-    print(f"{target}: {len(tensors)} tensors" + (f"; left out: {', '.join(skipped)}" if skipped else ""))
+    metadata = summed(kept["metadata"], tensors) or None
+    replace(target, lambda path: save_file(tensors, path, metadata=metadata))
+    more = f", and {len(skipped) - 20} more" if len(skipped) > 20 else ""
+    left_out = f"; left out: {', '.join(skipped[:20])}{more}" if skipped else ""
+    print(f"{target}: {len(tensors)} tensors{left_out}")
 
 
 def to_torch(source, target, parallel=False):
@@ -89,10 +200,10 @@ def to_torch(source, target, parallel=False):
     if summed(metadata, tensors) != metadata:  # from-torch would give it new ones, and nobody would know
         sys.exit(f"{source}: damaged: it does not have its checksums; take another copy")
     if not out:  # plain names: the file is one module
-        torch.save({before + name: x for name, x in rest.items()}, target)
+        replace(target, lambda path: torch.save({before + name: x for name, x in rest.items()}, path))
         return print(f"{target}: {len(rest)} tensors")
     out[OURS] = {"tensors": rest, "metadata": metadata}
-    torch.save(out, target)
+    replace(target, lambda path: torch.save(out, path))
     print(f"{target}: " + ", ".join(f"{k} ({len(v)} tensors)" for k, v in out.items() if k != OURS))
 
 
@@ -118,20 +229,20 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, dim):
+    def __init__(self, dim, hidden):
         super().__init__()
-        self.fc1 = nn.Linear(dim, 4 * dim)
-        self.fc2 = nn.Linear(4 * dim, dim)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
-    def __init__(self, dim, heads):
+    def __init__(self, dim, heads, hidden=None):
         super().__init__()
         self.norm1, self.attn = norm(dim), Attention(dim, heads)
-        self.norm2, self.mlp = norm(dim), Mlp(dim)
+        self.norm2, self.mlp = norm(dim), Mlp(dim, hidden or 4 * dim)
 
     def forward(self, x):
         x = x + self.attn(self.norm1(x))
@@ -152,13 +263,13 @@ def table(tokens, dim):
 
 
 class Encoder(nn.Module):
-    def __init__(self, size, patch, dim, depth, heads, class_token=False):
+    def __init__(self, size, patch, dim, depth, heads, hidden=None, class_token=False):
         super().__init__()
         self.patch_embed = PatchEmbed(patch, dim)
         self.pos_embed = table((size // patch) ** 2 + class_token, dim)
         if class_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, heads, hidden) for _ in range(depth))
         self.norm = norm(dim)
 
     def forward(self, x):
@@ -197,7 +308,12 @@ def mae(size, patch, dim, depth, heads, decoder_dim, decoder_depth, decoder_head
 
 # --- The check -------------------------------------------------------------------------------------------------------
 
-PRESETS = {"b16": (224, 16, 768, 12, 12), "l16": (224, 16, 1024, 24, 16), "h14": (224, 14, 1280, 32, 16)}
+PRESETS = {
+    "b16": (224, 16, 768, 12, 12),
+    "l16": (224, 16, 1024, 24, 16),
+    "h14": (224, 14, 1280, 32, 16),
+    "g16": (224, 16, 1408, 40, 16, 6144),
+}
 TOLERANCE = 1e-4
 
 
@@ -233,7 +349,7 @@ def features_agree(program, name, folder, class_token=False, dtype=torch.float32
     sizes = PRESETS[name]
     pth, weights, images, out = (os.path.join(folder, f) for f in ("w.pth.tar", "w.st", "images.st", "out.st"))
     with torch.no_grad():
-        encoder = Encoder(*sizes, class_token).eval()
+        encoder = Encoder(*sizes, class_token=class_token).eval()
         randomize(encoder, 0)
         encoder.load_state_dict({k: x.to(dtype).float() for k, x in encoder.state_dict().items()})
         x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
@@ -333,15 +449,19 @@ def main():
         command.add_argument("target")
     command.add_argument("--parallel", action="store_true", help="put `module.` before every name")
     command = commands.add_parser("check", help="compare features with PyTorch's, and both directions bit by bit")
-    command.add_argument("names", nargs="*", default=list(PRESETS), help="b16, l16, h14 [default: all]")
+    command.add_argument("names", nargs="*", default=["b16", "l16", "h14"], help="b16, l16, h14, g16 [default: all but g16]")
     command.add_argument("--program", default="target/release/stop-mim")
     args = parser.parse_args()
-    if args.command == "from-torch":
-        from_torch(args.source, args.target)
-    elif args.command == "to-torch":
-        to_torch(args.source, args.target, args.parallel)
-    else:
-        check(args.program, args.names)
+    try:
+        if args.command == "from-torch":
+            from_torch(args.source, args.target)
+        elif args.command == "to-torch":
+            to_torch(args.source, args.target, args.parallel)
+        else:
+            check(args.program, args.names)
+    except Exception as error:  # what is wrong is outside: a file, a disk, the memory
+        place = f"{args.source} to {args.target}: " if args.command != "check" else ""
+        sys.exit(f"{place}{brief(error)}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ fn main() -> stop_mim::Result<()> {
         dim: 4,
         depth: 1,
         heads: 1,
+        mlp_ratio: 4.0,
         class_token: false,
         patch_std: 0.3,
         position_scale: 1.0,

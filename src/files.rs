@@ -1,13 +1,18 @@
 //! Writing files so that none is ever half written, telling files from what is none, and a checksum that tells damage.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
 /// How the name of a file ends that is being written. A process that is killed leaves it behind.
 pub const UNFINISHED: &str = ".tmp";
+
+/// A file that is being written, whose beginning may be written last.
+pub trait WriteAnywhere: Write + Seek {}
+
+impl<T: Write + Seek> WriteAnywhere for T {}
 
 /// Writes `bytes` to `path` as [`write_with`] does.
 ///
@@ -24,7 +29,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 /// When the folder or the file cannot be written, for want of space too: the old file is still there (unless syncing the
 /// folder is what failed), and the temporary one is removed. When there is a folder, a device or a pipe, which a file
 /// would replace.
-pub fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+pub fn write_with(path: &Path, write: impl FnOnce(&mut dyn WriteAnywhere) -> io::Result<()>) -> Result<()> {
     let beside = beside(path)?;
     let replace = || {
         let mut file = BufWriter::with_capacity(1 << 20, File::create(&beside)?);

@@ -135,6 +135,7 @@ impl Fixture {
                 dim: self.size("embed_dim"),
                 depth: self.size("depth"),
                 heads: self.size("num_heads"),
+                mlp_ratio: 4.0,
                 class_token: matches!(method, Method::Mae { .. }),
                 patch_std: 0.02,
                 position_scale: 1.0,

@@ -3,15 +3,41 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use image::{Rgb, RgbImage};
+use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use stop_mim::autograd::Var;
 use stop_mim::nn::{LinearInit, Params};
 use stop_mim::train::safetensors::TensorFile;
 use stop_mim::train::weights::fresh_encoder;
-use stop_mim::vit::{EncoderConfig, Preset};
+use stop_mim::vit::{Encoder, EncoderConfig, Preset};
 use stop_mim::{DType, Tensor};
 
 struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("stop-mim-elsewhere-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Scratch(folder)
+    }
+
+    fn features(&self) -> Tensor {
+        TensorFile::open(&self.0.join("features"), "").unwrap().tensor("features", DType::F32).unwrap()
+    }
+
+    /// Runs the program, which ends with this code and says these words on standard error, or output if it is well.
+    fn said(&self, args: &str, code: i32, words: &[&str]) {
+        let output = stop_mim(&self.0, args);
+        let message = [output.stderr, if code == 0 { output.stdout } else { Vec::new() }].concat();
+        let message = String::from_utf8_lossy(&message);
+        assert_eq!(output.status.code(), Some(code), "{args}: {message}");
+        assert!(!message.contains("panicked"), "{args}: {message}");
+        for word in words {
+            assert!(message.contains(word), "{args}: no '{word}' in {message}");
+        }
+    }
+}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -36,45 +62,61 @@ fn named<'a>(params: &'a Params, prefix: &str) -> Vec<(String, &'a Tensor)> {
     params.iter().map(|p| (format!("{prefix}{}", p.name), &p.value)).collect()
 }
 
-#[test]
-fn features_of_weights_from_elsewhere() {
-    let scratch = Scratch(std::env::temp_dir().join(format!("stop-mim-elsewhere-{}", std::process::id())));
-    let folder = &scratch.0;
-    std::fs::create_dir_all(folder).unwrap();
-    let sizes = EncoderConfig { image_size: 16, ..Preset::Toy.sizes().0 };
-    let (encoder, params) = fresh_encoder(&sizes, LinearInit::Normal, 7).unwrap();
+/// A small encoder of the preset toy, in which every parameter shows in the features.
+fn small(class_token: bool, seed: u64) -> (Encoder, Params) {
+    let sizes = EncoderConfig { image_size: 16, class_token, ..Preset::Toy.sizes().0 };
+    let (encoder, mut params) = fresh_encoder(&sizes, LinearInit::Normal, seed).unwrap();
+    for (k, p) in params.iter_mut().enumerate() {
+        let some = Tensor::from_fn(*p.value.shape(), DType::F32, |i| ((i * 7 + k) as f64).sin() * 0.05);
+        let sum = p.value.as_slice::<f32>().iter().zip(some.as_slice::<f32>()).map(|(a, b)| a + b).collect();
+        p.value = Tensor::new(*p.value.shape(), sum);
+    }
+    (encoder, params)
+}
+
+/// Images in a tensor `images`, and their features.
+fn images(folder: &Path, encoder: &Encoder, params: &Params) -> Tensor {
     let images = Tensor::from_fn([3, 3, 16, 16], DType::F32, |i| (i as f64 * 0.37).sin());
     write(&folder.join("images"), &[("images".into(), &images)]);
-    let exact = encoder.forward(&params.constants(), &Var::constant(images.clone()), None).value().clone();
+    encoder.forward(&params.constants(), &Var::constant(images), None).value().clone()
+}
 
-    let command = "features weights --preset toy --image-size 16 --images images --out features";
-    for prefix in ["", "target_encoder."] {
+const TOY: &str = "features weights --preset toy --image-size 16 --images images --out features";
+
+#[test]
+fn features_of_weights_from_elsewhere() {
+    let scratch = Scratch::new("features");
+    let folder = &scratch.0;
+    let (encoder, params) = small(false, 7);
+    let exact = images(folder, &encoder, &params);
+    for prefix in ["", "target_encoder.", "model._orig_mod.module."] {
         write(&folder.join("weights"), &named(&params, prefix));
-        let output = stop_mim(folder, command);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let found = TensorFile::open(&folder.join("features"), "").unwrap().tensor("features", DType::F32).unwrap();
-        assert!(found.max_abs_diff(&exact) < 1e-6);
+        scratch.said(TOY, 0, &["expects pixels normalised by mean [0.485, 0.456, 0.406]"]);
+        assert!(scratch.features().max_abs_diff(&exact) < 1e-6);
     }
+    // The file says its sizes, but for the heads.
+    let told = "features weights --heads 2 --images images --out features";
+    scratch.said(told, 0, &["53 of 53 tensors from weights (model._orig_mod.module.*)"]);
+    assert!(scratch.features().max_abs_diff(&exact) < 1e-6);
+    scratch.said(
+        &told.replace("--heads 2", ""),
+        1,
+        &["an encoder of width 128", "--heads N (ViTs of this width have 2)"],
+    );
+    scratch.said(&told.replace("2", "3"), 1, &["3 heads do not divide its width 128"]);
 
-    // One tensor fewer, one more: refused, or read in part and said.
-    let mut others = named(&params, "");
-    others.retain(|(name, _)| name != "norm.weight"); // fresh, it is 1 already
-    others.push(("head.weight".into(), &images));
-    write(&folder.join("weights"), &others);
-    let said = |args: &str, code: i32, words: &[&str]| {
-        let output = stop_mim(folder, args);
-        let message = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{args}: {message}");
-        assert!(!message.contains("panicked"), "{args}: {message}");
-        for word in words {
-            assert!(message.contains(word), "{args}: no '{word}' in {message}");
-        }
-    };
-    let misfits = ["weights", "norm.weight is missing", "head.weight is unexpected"];
-    said(command, 1, &misfits);
-    said(&format!("{command} --partial"), 0, &misfits);
-    let found = TensorFile::open(&folder.join("features"), "").unwrap().tensor("features", DType::F32).unwrap();
-    assert!(found.max_abs_diff(&exact) < 1e-6);
+    // What changes nothing is left aside; what would change features is refused, or left out and said.
+    let one = Tensor::full([4, 4], 1.0, DType::F32);
+    let mut more = named(&params, "");
+    more.extend(["head.weight", "decoder_embed.weight", "mask_token"].map(|name| (name.to_owned(), &one)));
+    write(&folder.join("weights"), &more);
+    scratch.said(TOY, 0, &["left aside: decoder_*, head.*, mask_token"]);
+    more.push(("blocks.0.ls1.gamma".into(), &one));
+    more.retain(|(name, _)| name != "blocks.3.mlp.fc2.bias");
+    write(&folder.join("weights"), &more);
+    let misfits = ["weights", "blocks.3.mlp.fc2.bias is missing", "blocks.0.ls1.gamma is unexpected"];
+    scratch.said(TOY, 1, &[&misfits[..], &["2 tensors cannot"]].concat());
+    scratch.said(&format!("{TOY} --partial"), 0, &misfits);
 
     let of = |name: &str, x: &Tensor| write(&folder.join(name), &[("images".into(), x)]);
     of("small", &Tensor::zeros([2, 3, 8, 8], DType::F32));
@@ -83,8 +125,6 @@ fn features_of_weights_from_elsewhere() {
     of("grey", &Tensor::zeros([2, 1, 16, 16], DType::F32));
     let bytes = TensorView::new(Dtype::U8, vec![1, 3, 16, 16], &[7; 768]).unwrap();
     std::fs::write(folder.join("bytes"), safetensors::serialize([("images", bytes)], None).unwrap()).unwrap();
-    let partial = command.replace("weights", "weights --partial");
-    let with = |file: &str| partial.replace("--images images", &format!("--images {file}"));
     let cases = [
         ("small", "[2, 3, 8, 8]", "resize them"),
         ("none", "[0, 3, 16, 16]", "at least one image"),
@@ -94,14 +134,161 @@ fn features_of_weights_from_elsewhere() {
         ("weights", "images is missing", "a tensor images"),
     ];
     for (file, what, hint) in cases {
-        said(&with(file), 1, &[file, what, hint]);
+        let command = format!("{TOY} --partial").replace("--images images", &format!("--images {file}"));
+        scratch.said(&command, 1, &[file, what, hint]);
     }
-    said("probe weights", 1, &["no stop-mim metadata", "--preset"]);
-    said("probe weights --partial", 2, &["--preset"]);
-    said("probe weights --preset toy --image-size 16 --partial", 1, &["--data"]);
-    said("probe weights --preset vit-b16 --data shapes", 1, &["patch_embed.proj.weight is [128, 3, 4, 4] instead of"]);
-    let larger = "probe weights --preset toy --image-size 24 --data shapes";
-    said(larger, 1, &["pos_embed is [1, 16, 128] instead of [1, 36, 128]"]);
+    scratch.said("probe weights --partial", 1, &["--heads"]);
+    scratch.said(
+        "probe images",
+        1,
+        &["no encoder in it: its 1 tensors have names that begin with images", "interop.md"],
+    );
+    scratch.said("probe weights --preset toy --image-size 16 --partial", 1, &["--data"]);
+    let wrong = "patch_embed.proj.weight is [128, 3, 4, 4] instead of";
+    scratch.said("probe weights --preset vit-b16 --data shapes", 1, &[wrong]);
     let probe = "probe weights --preset toy --image-size 16 --partial --data shapes --probe-images 20,20";
-    said(probe, 0, &["head.weight"]);
+    scratch.said(probe, 0, &["blocks.0.ls1.gamma"]);
+    for (flags, said) in [("--mean 1,2", "three numbers"), ("--mean 1,2,x", "'x' is not"), ("--std 0,1,1", "above 0")] {
+        scratch.said(&format!("{TOY} {flags}"), 2, &[said]);
+    }
+}
+
+/// The transformers library has queries, keys and values apart; its MAE has a class token, and a decoder beside `vit.`.
+#[test]
+fn names_of_the_transformers_library() {
+    let scratch = Scratch::new("transformers");
+    for (class_token, prefix) in [(false, ""), (false, "ijepa."), (true, "vit.")] {
+        let (encoder, params) = small(class_token, 8);
+        let exact = images(&scratch.0, &encoder, &params);
+        let mut tensors: Vec<(String, Tensor)> = Vec::new();
+        for p in params.iter() {
+            let (layer, kind) = p.name.rsplit_once('.').unwrap_or((&p.name, ""));
+            let block = |name: &str| name.replace("blocks.", "encoder.layer.");
+            let theirs = match layer {
+                "pos_embed" => "embeddings.position_embeddings".to_owned(),
+                "cls_token" => "embeddings.cls_token".to_owned(),
+                "patch_embed.proj" => format!("embeddings.patch_embeddings.projection.{kind}"),
+                "norm" => format!("layernorm.{kind}"),
+                _ if layer.ends_with("attn.qkv") => {
+                    for (k, name) in ["query", "key", "value"].into_iter().enumerate() {
+                        let theirs = block(layer).replace("attn.qkv", &format!("attention.attention.{name}"));
+                        tensors.push((format!("{prefix}{theirs}.{kind}"), p.value.rows(128 * k..128 * (k + 1))));
+                    }
+                    continue;
+                }
+                _ => {
+                    let theirs = block(layer).replace("attn.proj", "attention.output.dense");
+                    let theirs = theirs.replace("norm1", "layernorm_before").replace("norm2", "layernorm_after");
+                    let theirs = theirs.replace("mlp.fc1", "intermediate.dense").replace("mlp.fc2", "output.dense");
+                    format!("{theirs}.{kind}")
+                }
+            };
+            tensors.push((format!("{prefix}{theirs}"), p.value.clone()));
+        }
+        tensors.push((format!("{prefix}pooler.dense.bias"), Tensor::zeros([128], DType::F32)));
+        tensors.push(("decoder.mask_token".into(), Tensor::zeros([1, 1, 4], DType::F32)));
+        let all: Vec<_> = tensors.iter().map(|(name, x)| (name.clone(), x)).collect();
+        write(&scratch.0.join("weights"), &all);
+        for command in [TOY, "features weights --heads 2 --images images --out features"] {
+            scratch.said(command, 0, &["left aside:", "pooler.*"]);
+            assert!(scratch.features().max_abs_diff(&exact) < 1e-6, "{prefix}");
+        }
+        let key = format!("{prefix}encoder.layer.2.attention.attention.key.weight");
+        let all: Vec<_> = all.into_iter().filter(|(name, _)| *name != key).collect();
+        write(&scratch.0.join("weights"), &all);
+        scratch.said(TOY, 1, &["1 tensor cannot", &format!("{key} is missing")]);
+    }
+}
+
+#[test]
+fn of_several_encoders_one_is_taken_and_said() {
+    let scratch = Scratch::new("several");
+    let (encoder, params) = small(false, 1);
+    let (_, others) = small(false, 2);
+    let exact = images(&scratch.0, &encoder, &params);
+    let head = Tensor::zeros([4, 128], DType::F32);
+    let mut all = [named(&others, "student.backbone."), named(&params, "teacher.backbone.")].concat();
+    all.push(("teacher.head.mlp.0.weight".into(), &head));
+    write(&scratch.0.join("weights"), &all);
+    scratch.said(TOY, 0, &["the evaluated one first: teacher.backbone.*, student.backbone.*", "--prefix"]);
+    assert!(scratch.features().max_abs_diff(&exact) < 1e-6);
+    for prefix in ["student", "student.", "student.backbone", "student.backbone."] {
+        scratch.said(&format!("{TOY} --prefix {prefix}"), 0, &["(student.backbone.*)"]);
+        assert!(scratch.features().max_abs_diff(&exact) > 1e-3);
+    }
+    let there = ["no encoder after the prefix 'stud'", "there are: teacher.backbone.*, student.backbone.*"];
+    scratch.said(&format!("{TOY} --prefix stud"), 1, &there);
+}
+
+#[test]
+fn positions_of_another_grid() {
+    let scratch = Scratch::new("positions");
+    for class_token in [false, true] {
+        let (_, params) = small(class_token, 3);
+        write(&scratch.0.join("weights"), &named(&params, ""));
+        let x = Tensor::from_fn([1, 3, 24, 24], DType::F32, |i| (i as f64 * 0.37).sin());
+        write(&scratch.0.join("images"), &[("images".into(), &x)]);
+        let command = TOY.replace("16", "24");
+        let shape =
+            if class_token { "[1, 17, 128] instead of [1, 37, 128]" } else { "[1, 16, 128] instead of [1, 36, 128]" };
+        scratch.said(&command, 1, &["pos_embed is", shape, "--interpolate-positions"]);
+        let command = format!("{command} --interpolate-positions");
+        scratch.said(&command, 0, &["pos_embed interpolated from a grid of 4x4 to 6x6"]);
+        assert_eq!(scratch.features().shape()[..], [1, 36 + usize::from(class_token), 128]);
+    }
+    let (_, mut params) = small(false, 3);
+    let position = params.iter_mut().find(|p| p.name == "pos_embed").unwrap();
+    position.value = Tensor::zeros([1, 15, 128], DType::F32);
+    write(&scratch.0.join("weights"), &named(&params, ""));
+    scratch.said(&format!("{TOY} --interpolate-positions"), 1, &["15 positions, which are no square grid"]);
+    scratch.said(&TOY.replace("--preset toy", "--heads 2"), 1, &["pos_embed is [1, 15, 128]"]);
+}
+
+#[test]
+fn features_of_a_folder() {
+    let scratch = Scratch::new("folder");
+    let (encoder, params) = small(true, 5);
+    write(&scratch.0.join("weights"), &named(&params, ""));
+    let (mean, std) = ([0.1, 0.2, 0.3], [0.5, 0.25, 2.0]);
+    let paths = ["a/1.png", "a/b/2.png", "z.png"];
+    let mut pixels = Vec::new();
+    for (k, path) in paths.into_iter().enumerate() {
+        let picture = RgbImage::from_fn(16, 16, |x, y| Rgb([(x * 9) as u8, (y * 15) as u8, (k * 80) as u8]));
+        std::fs::create_dir_all(scratch.0.join("pictures").join(path).parent().unwrap()).unwrap();
+        picture.save(scratch.0.join("pictures").join(path)).unwrap();
+        for c in 0..3 {
+            pixels.extend(picture.pixels().map(|pixel| (f32::from(pixel[c]) / 255.0 - mean[c]) / std[c]));
+        }
+    }
+    let x = Var::constant(Tensor::new([3, 3, 16, 16], pixels));
+    let tokens = encoder.forward(&params.constants(), &x, None).value().clone();
+    let mean_token =
+        |i: usize, d: usize| (1..17).map(|t| tokens.to_f64_vec()[(i * 17 + t) * 128 + d]).sum::<f64>() / 16.0;
+    let command =
+        "features weights --heads 2 --data folder:pictures --out features --mean 0.1,0.2,0.3 --std 0.5,0.25,2";
+    scratch.said(command, 0, &["features of [3, 128] in features", "--mean and --std"]);
+    let pooled = scratch.features();
+    assert_eq!(pooled.shape()[..], [3, 128]);
+    for (i, d) in [(0, 0), (1, 17), (2, 127)] {
+        assert!((pooled.to_f64_vec()[i * 128 + d] - mean_token(i, d)).abs() < 1e-5);
+    }
+    let names = || {
+        let bytes = std::fs::read(scratch.0.join("features")).unwrap();
+        let names = SafeTensors::deserialize(&bytes).unwrap().tensor("names").unwrap().data().to_vec();
+        String::from_utf8(names).unwrap().split('\0').map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(names(), paths);
+    scratch.said(&format!("{command} --tokens"), 0, &["features of [3, 17, 128]"]);
+    assert!(scratch.features().max_abs_diff(&tokens) < 1e-5);
+
+    // A picture that cannot be decoded is left out, and said; or refused, and nothing is written.
+    let whole = std::fs::read(scratch.0.join("pictures/z.png")).unwrap();
+    std::fs::write(scratch.0.join("pictures/a/0.png"), &whole[..whole.len() - 40]).unwrap();
+    scratch.said(command, 0, &["a/0.png", "features of [3, 128] in features; 1 images could not be used"]);
+    assert!(scratch.features().max_abs_diff(&pooled) < 1e-6);
+    assert_eq!(names(), paths);
+    let strict = format!("{command} --strict").replace("--out features", "--out strict");
+    scratch.said(&strict, 1, &["0.png"]);
+    assert!(!scratch.0.join("strict").exists());
+    scratch.said("features weights --heads 2 --out features", 2, &["--data"]);
 }

@@ -57,6 +57,7 @@ impl Sizes {
                 dim,
                 depth,
                 heads,
+                mlp_ratio: 4.0,
                 class_token: false,
                 patch_std: 0.02,
                 position_scale: 1.0,

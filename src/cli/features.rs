@@ -1,33 +1,169 @@
 //! `stop-mim features`
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 use rayon::prelude::*;
 
-use super::encoder::EncoderArgs;
+use super::encoder::{EncoderArgs, Found, note};
+use super::options::StrictArgs;
+use super::progress::Progress;
+use super::signals;
 use crate::autograd::Var;
+use crate::data::{self, BadImages, Dataset, Normalization, Splits, evaluation_images, folder};
+use crate::eval::mean_over_tokens;
 use crate::tensor::{DType, Tensor};
-use crate::train::safetensors::{self, TensorFile};
+use crate::train::safetensors::{Beside, TensorFile, write_rows};
 use crate::{Error, Result};
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
     #[command(flatten)]
     encoder: EncoderArgs,
-    /// A safetensors file with a tensor `images` of [B, 3, S, S], normalised already.
+    /// Images to encode: every one under DIR with folder:DIR; of the other data sets of pretrain those for training, then
+    /// those for testing.
+    #[arg(long, value_name = "DATA", required_unless_present = "images", conflicts_with = "images")]
+    data: Option<String>,
+    /// A safetensors file with a tensor `images` of [B, 3, S, S], normalised already: pixels from 0 to 1, less the mean, over
+    /// the standard deviation that the program prints.
     #[arg(long, value_name = "FILE")]
-    images: PathBuf,
-    /// Where to write: a safetensors file with a tensor `features` of [B, N, D], every token after the last norm.
+    images: Option<PathBuf>,
+    /// Every token after the last norm, [B, N, D], a class token first: what --images gives.
+    #[arg(long, conflicts_with = "pooled")]
+    tokens: bool,
+    /// The mean of an image's tokens but the class token, [B, D]: what --data gives.
+    #[arg(long)]
+    pooled: bool,
+    #[command(flatten)]
+    strict: StrictArgs,
+    /// Where to write: a safetensors file with a tensor `features`; with --data also `names` or `labels`, see
+    /// docs/interop.md.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    signals::listen();
     let found = args.encoder.load()?;
-    let mut file = TensorFile::open(&args.images, "give a safetensors file with a tensor images")?;
-    let side = found.encoder.config().image_size;
+    let images = match (&args.data, &args.images) {
+        (Some(spec), _) => Images::open(spec, &found, args.strict.bad_images())?,
+        (None, Some(path)) => Images::Tensor(normalized_images(path, found.encoder.config().image_size)?),
+        (None, None) => return Err(Error::config("no images", "give some: --data folder:DIR, or --images FILE")),
+    };
+    let tokens = if args.images.is_some() { !args.pooled } else { args.tokens };
+    let normalization = images.normalization().or(found.normalization);
+    if let Some(Normalization { mean, std }) = normalization {
+        let verb = if args.images.is_some() { "expects pixels" } else { "pixels are" };
+        say!("{verb} normalised by mean {mean:?} and standard deviation {std:?} ({})", found.normalization_from);
+    }
+    let Written { shape, left_out } = encode(&found, &images, tokens, &args.out)?;
+    let without = match left_out {
+        0 => String::new(),
+        n => format!("; {n} images could not be used and are left out"),
+    };
+    say!("{}: features of {shape:?} in {}{without}", found.what, args.out.display());
+    Ok(())
+}
+
+/// What is to be encoded.
+enum Images {
+    /// \[B, 3, S, S\], normalised.
+    Tensor(Tensor),
+    /// Data sets, one after the other, and how they are normalised.
+    Sets(Vec<Arc<dyn Dataset>>, Normalization),
+    /// A folder, whose files have names.
+    Folder(folder::Folder, Normalization, BadImages),
+}
+
+impl Images {
+    fn open(spec: &str, found: &Found, bad_images: BadImages) -> Result<Self> {
+        let side = found.encoder.config().image_size;
+        let Some(dir) = spec.strip_prefix("folder:").filter(|dir| !dir.is_empty()) else {
+            let splits = data::open_with(spec, side, bad_images)?;
+            let normalization = found.normalization.map_or_else(|| splits.normalization(), Ok)?;
+            let Splits { train, test, .. } = splits;
+            return Ok(Images::Sets(vec![train, test], normalization));
+        };
+        let folder = folder::open_all(Path::new(dir), side, bad_images)?;
+        let normalization = found.normalization.ok_or_else(|| {
+            let problem = "the checkpoint is an old one that does not say how its images were normalised";
+            Error::config(problem, "say it: --mean R,G,B --std R,G,B")
+        })?;
+        Ok(Images::Folder(folder, normalization, bad_images))
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Images::Tensor(images) => images.shape()[0],
+            Images::Sets(sets, _) => sets.iter().map(|set| set.len()).sum(),
+            Images::Folder(folder, ..) => folder.len(),
+        }
+    }
+
+    fn normalization(&self) -> Option<Normalization> {
+        match self {
+            Images::Tensor(_) => None,
+            Images::Sets(_, normalization) | Images::Folder(_, normalization, _) => Some(*normalization),
+        }
+    }
+
+    /// Those of `range`, which lie in one data set, as an encoder takes them.
+    fn pixels(&self, range: Range<usize>) -> Result<Vec<f32>> {
+        match self {
+            Images::Tensor(images) => Ok(images.rows(range).as_slice().to_vec()),
+            Images::Folder(folder, normalization, _) => evaluation_images(folder, range, normalization),
+            Images::Sets(sets, normalization) => {
+                let (set, first) = within(sets, range.start);
+                evaluation_images(&*sets[set], range.start - first..range.end - first, normalization)
+            }
+        }
+    }
+
+    /// The next `most` images from `start` on, or fewer where a data set ends.
+    fn next(&self, start: usize, most: usize) -> Range<usize> {
+        let end = match self {
+            Images::Sets(sets, _) => {
+                let (set, first) = within(sets, start);
+                first + sets[set].len()
+            }
+            _ => self.len(),
+        };
+        start..(start + most).min(end)
+    }
+
+    fn label(&self, index: usize) -> Option<usize> {
+        match self {
+            Images::Tensor(_) => None,
+            Images::Folder(folder, ..) => folder.label(index),
+            Images::Sets(sets, _) => {
+                let (set, first) = within(sets, index);
+                sets[set].label(index - first)
+            }
+        }
+    }
+
+    /// Whether an image that cannot be used is left out.
+    fn may_leave_out(&self) -> bool {
+        matches!(self, Images::Folder(_, _, BadImages::Skip))
+    }
+}
+
+/// In which data set image `index` of all lies, and the number of that set's first image.
+fn within(sets: &[Arc<dyn Dataset>], index: usize) -> (usize, usize) {
+    let mut first = 0;
+    for (k, set) in sets.iter().enumerate() {
+        if index < first + set.len() {
+            return (k, first);
+        }
+        first += set.len();
+    }
+    panic!("image {index} of {first}")
+}
+
+fn normalized_images(path: &Path, side: usize) -> Result<Tensor> {
+    let mut file = TensorFile::open(path, "give a safetensors file with a tensor images")?;
     // Before they are read: the file may be a large one of something else.
     let shape = file.shape("images")?;
     let hint = match shape[..] {
@@ -36,18 +172,113 @@ pub fn run(args: &Args) -> Result<()> {
         [_, 3, _, _] => Some("resize them, or choose another --image-size"),
         _ => Some("give images of red, green and blue, one plane after the other"),
     };
-    if let Some(hint) = hint {
-        let problem = format!("images of {shape:?} for an encoder of [B, 3, {side}, {side}]");
-        return Err(Error::file(&args.images, problem, hint));
+    match hint {
+        None => file.tensor("images", DType::F32),
+        Some(hint) => {
+            let problem = format!("images of {shape:?} for an encoder of [B, 3, {side}, {side}]");
+            Err(Error::file(path, problem, hint))
+        }
     }
-    let images = file.tensor("images", DType::F32)?;
-    let of = |i: usize| {
-        let image = Var::constant(images.rows(i..i + 1));
-        found.encoder.forward(&found.params.constants(), &image, None).value().clone()
+}
+
+/// Images that one thread encodes at a time, where there are many and their features are small: few enough that they stay in
+/// its cache.
+const BATCH: usize = 8;
+/// Bytes of features that wait to be written, but for one batch a thread.
+const WAITING: usize = 256 << 20;
+
+/// What was written.
+struct Written {
+    /// Of the features.
+    shape: Vec<usize>,
+    /// Images that could not be used.
+    left_out: usize,
+}
+
+/// The features of some images, and what is wrong with those that have none.
+struct Encoded {
+    features: Vec<f32>,
+    /// The numbers of the images that have features.
+    images: Vec<usize>,
+    bad: Vec<Error>,
+}
+
+/// Encodes all images and writes what comes out, in their order, whichever thread was first.
+fn encode(found: &Found, images: &Images, tokens: bool, out: &Path) -> Result<Written> {
+    let sizes = found.encoder.config();
+    let (dim, side, class) = (sizes.dim, sizes.image_size, usize::from(sizes.class_token));
+    let row = if tokens { vec![sizes.patches() + class, dim] } else { vec![dim] };
+    let bytes = size_of::<f32>() * row.iter().product::<usize>();
+    let batch = if images.len() >= 32 * BATCH && bytes <= WAITING / 128 { BATCH } else { 1 };
+    let threads = rayon::current_num_threads();
+    let group = (WAITING / (batch * bytes)).clamp(threads, 16 * threads);
+
+    let forward = |range: Range<usize>| -> Result<Vec<f32>> {
+        signals::go_on()?;
+        let n = range.len();
+        let x = Var::constant(Tensor::new([n, 3, side, side], images.pixels(range)?));
+        let features = found.encoder.forward(&found.params.constants(), &x, None);
+        let features = features.value();
+        Ok(if tokens { features.as_slice().to_vec() } else { mean_over_tokens(features, class) })
     };
-    let features: Vec<Tensor> = (0..images.shape()[0]).into_par_iter().map(of).collect();
-    let features = Tensor::concat_rows(&features);
-    safetensors::write(&args.out, BTreeMap::new(), &[("features".into(), &features)])?;
-    println!("{}: features of {} in {}", found.what, features.shape(), args.out.display());
-    Ok(())
+    let encoded = |range: Range<usize>| -> Result<Encoded> {
+        match forward(range.clone()) {
+            Ok(features) => return Ok(Encoded { features, images: range.collect(), bad: Vec::new() }),
+            Err(error @ (Error::Io { .. } | Error::File { .. })) if images.may_leave_out() => drop(error),
+            Err(error) => return Err(error),
+        }
+        // One of them cannot be used: one by one.
+        let mut encoded = Encoded { features: Vec::new(), images: Vec::new(), bad: Vec::new() };
+        for index in range {
+            match forward(index..index + 1) {
+                Ok(features) => {
+                    encoded.features.extend(features);
+                    encoded.images.push(index);
+                }
+                Err(error @ (Error::Io { .. } | Error::File { .. })) => encoded.bad.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(encoded)
+    };
+    let progress = Progress::new(images.len(), "features");
+    let (mut kept, mut left_out) = (Vec::new(), 0);
+    let count = write_rows(out, "features", &row, |take| {
+        let mut start = 0;
+        while start < images.len() {
+            let mut ranges = Vec::new();
+            while ranges.len() < group && start < images.len() {
+                let range = images.next(start, batch);
+                start = range.end;
+                ranges.push(range);
+            }
+            let done: Vec<Encoded> = ranges.into_par_iter().map(encoded).collect::<Result<_>>()?;
+            for Encoded { features, images, bad } in done {
+                take(&features)?;
+                progress.advance(images.len() + bad.len(), String::new);
+                for error in &bad {
+                    let line = error.to_string();
+                    note(&format!("warning: left out {}", line.lines().next().unwrap_or_default()));
+                }
+                left_out += bad.len();
+                kept.extend(images);
+            }
+        }
+        progress.finish();
+        if kept.is_empty() {
+            return Err(Error::config("no image could be used", "see above what is wrong with each"));
+        }
+        Ok(beside(images, &kept))
+    })?;
+    Ok(Written { shape: [&[count], &row[..]].concat(), left_out })
+}
+
+/// What is known of the images that were kept: names of files, or labels.
+fn beside(images: &Images, kept: &[usize]) -> Vec<(String, Beside)> {
+    if let Images::Folder(folder, ..) = images {
+        let names = kept.iter().map(|i| folder.path(*i).as_os_str().as_encoded_bytes()).collect::<Vec<_>>().join(&0);
+        return vec![("names".into(), Beside::Bytes(names))];
+    }
+    let labels: Option<Vec<i32>> = kept.iter().map(|i| images.label(*i).map(|label| label as i32)).collect();
+    labels.map(|labels| ("labels".into(), Beside::Integers(labels))).into_iter().collect()
 }

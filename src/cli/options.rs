@@ -200,6 +200,7 @@ impl ModelArgs {
             dim: self.dim.unwrap_or(encoder.dim),
             depth: self.depth.unwrap_or(encoder.depth),
             heads: self.heads.unwrap_or(encoder.heads),
+            mlp_ratio: encoder.mlp_ratio,
             class_token: self.method == MethodName::Mae,
             patch_std: self.patch_std.unwrap_or(encoder.patch_std),
             position_scale: self.position_scale.unwrap_or(encoder.position_scale),

@@ -138,6 +138,41 @@ pub fn open(dir: &Path, size: usize, bad_images: BadImages) -> Result<(Folder, F
     Ok((train, test))
 }
 
+/// Lists every image under `dir`, in the order of their paths, without labels. An image that cannot be decoded is an error
+/// of [`Dataset::pixels`].
+///
+/// # Errors
+/// If there is no image.
+pub fn open_all(dir: &Path, size: usize, bad_images: BadImages) -> Result<Folder> {
+    check_image_size(size)?;
+    let (mut folders, mut files) = (vec![dir.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for path in entries(&folder)? {
+            if path.is_dir() {
+                folders.push(path);
+            } else if is_named_as_image(&path) {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(Error::file(dir, "no images in here", LAYOUT));
+    }
+    let files: Vec<_> = files.into_iter().enumerate().map(|(i, path)| (path, i)).collect();
+    Ok(Folder {
+        dir: dir.to_owned(),
+        split: "all",
+        size,
+        class_names: Vec::new(),
+        bad_images,
+        left_out: 0,
+        undecodable: files.iter().map(|_| AtomicBool::new(false)).collect(),
+        cache: Vec::new(),
+        files,
+    })
+}
+
 /// Says on standard error that a file is not used.
 fn report(error: &Error) {
     let _ = writeln!(std::io::stderr(), "warning: skipped {}", brief(error)); // not a reason to end
@@ -229,6 +264,12 @@ fn split(dir: &Path, mut by_class: ByClass) -> Result<(ByClass, ByClass)> {
 }
 
 impl Folder {
+    /// Where image `index` lies, relative to the folder that was opened.
+    pub fn path(&self, index: usize) -> &Path {
+        let path = &self.files[index].0;
+        path.strip_prefix(&self.dir).unwrap_or(path)
+    }
+
     /// Decodes image `index`, or copies what was decoded before, into `out`. On an error `out` is as it was.
     fn own_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
         let cell = self.cache.get(index);
@@ -280,12 +321,15 @@ impl Dataset for Folder {
                 Ok(()) => return Ok(()),
             }
         }
+        if self.class_names.is_empty() {
+            return Err(Error::file(&self.files[index].0, "cannot be decoded", "replace it"));
+        }
         let problem = format!("no {} image of class {} can be decoded", self.split, self.class_names[label]);
         Err(Error::file(&self.dir, problem, "replace the class's files, or remove its folder"))
     }
 
     fn label(&self, index: usize) -> Option<usize> {
-        Some(self.files[index].1)
+        (!self.class_names.is_empty()).then_some(self.files[index].1)
     }
 
     fn class_names(&self) -> &[String] {

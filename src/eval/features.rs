@@ -62,8 +62,8 @@ pub fn labels(dataset: &dyn Dataset) -> Option<Vec<u32>> {
     (0..dataset.len()).map(|i| dataset.label(i).map(|label| label as u32)).collect()
 }
 
-/// \[B, N, D\] → \[B, D\], without the first `skip` tokens.
-fn mean_over_tokens(x: &Tensor, skip: usize) -> Vec<f32> {
+/// The mean of an image's tokens, \[B, N, D\] → \[B, D\], without the first `skip`.
+pub fn mean_over_tokens(x: &Tensor, skip: usize) -> Vec<f32> {
     let [batch, tokens, dim] = x.dims("mean over tokens");
     let mut means = vec![0.0; batch * dim];
     let share = 1.0 / (tokens - skip) as f32;
@@ -94,6 +94,7 @@ mod tests {
             dim: 8,
             depth: 2,
             heads: 2,
+            mlp_ratio: 4.0,
             class_token: true,
             patch_std: 0.1,
             position_scale: 1.0,

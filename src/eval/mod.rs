@@ -24,7 +24,7 @@ pub mod resemblance;
 pub mod spread;
 pub mod standardize;
 
-pub use features::{labels, pixel_features, pooled_features};
+pub use features::{labels, mean_over_tokens, pixel_features, pooled_features};
 pub use knn::{KnnConfig, knn_top1};
 pub use probe::{ProbeConfig, ProbeReport, linear_probe};
 pub use rank::{feature_std, rank_me};

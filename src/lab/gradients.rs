@@ -164,6 +164,7 @@ pub fn layers() -> Vec<Finding> {
         dim: 8,
         depth: 2,
         heads: 2,
+        mlp_ratio: 4.0,
         class_token,
         patch_std: 0.3,
         position_scale: 0.5,

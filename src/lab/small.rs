@@ -37,6 +37,7 @@ pub fn trainer(method: Method, learned_positions: bool, dtype: DType) -> Trainer
         dim: 12,
         depth: 2,
         heads: 3,
+        mlp_ratio: 4.0,
         class_token: matches!(method, Method::Mae { .. }),
         patch_std: 0.3,
         position_scale: 0.5,

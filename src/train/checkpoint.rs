@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::algorithm_1::Trainer;
 use super::config::RunConfig;
 use super::pretrain::fresh_model;
-use super::safetensors::{self, Fit, TensorFile, shown};
+use super::safetensors::{self, Fit, Place, TensorFile, shown};
 use super::weights::{block_elements, encoder_elements};
 use crate::methods::{Method, Model, ModelConfig, ModelParams};
 use crate::nn::{AdamW, Params, Role};
@@ -229,15 +229,14 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
         None => vec![("model", encoder), ("model", predictor)],
     };
     let params_of = |(prefix, module): (&'static str, _)| {
-        Params::iter_mut(module).map(move |p| (format!("{prefix}.{}", p.name), &mut p.value))
+        Params::iter_mut(module).map(move |p| Place::whole(format!("{prefix}.{}", p.name), &mut p.value))
     };
-    let mut places: Vec<(String, &mut Tensor)> = modules.into_iter().flat_map(params_of).collect();
+    let mut places: Vec<Place> = modules.into_iter().flat_map(params_of).collect();
     if let Some((_, optimizer)) = &mut resumable {
         let moments = names.into_iter().zip(optimizer.resume(step as u64));
-        places.extend(moments.flat_map(|([of_m, of_v], (m, v))| [(of_m, m), (of_v, v)]));
+        places.extend(moments.flat_map(|([of_m, of_v], (m, v))| [Place::whole(of_m, m), Place::whole(of_v, v)]));
     }
-    let others: &[&str] = if to_resume { &[] } else { &["optimizer."] };
-    file.fill(places, others, Fit::Strict)?;
+    file.fill(places, &|name| to_resume || !name.starts_with("optimizer."), Fit::Strict)?;
     Ok(File { config, step, model, params, resumable })
 }
 
@@ -248,7 +247,7 @@ fn elements(config: &ModelConfig) -> u64 {
     let [d_e, d_p, side, tokens] =
         [encoder.dim, predictor.dim, encoder.patch_size, encoder.patches()].map(|n| n as u64);
     let outputs = if mae == 1 { 3 * side * side } else { d_e };
-    let of_blocks = block_elements(predictor.depth, d_p);
+    let of_blocks = block_elements(predictor.depth, d_p, 4 * d_p);
     let of_predictor = (d_e + 2 + tokens + mae) * d_p + of_blocks + (d_p + 1) * outputs;
     (2 - mae) * encoder_elements(encoder) + of_predictor
 }
@@ -257,7 +256,7 @@ fn elements(config: &ModelConfig) -> u64 {
 mod tests {
     use super::super::algorithm_1::Hyper;
     use super::super::safetensors::testing::Scratch;
-    use super::super::weights::load_encoder;
+    use super::super::weights::{InitOptions, load_encoder};
     use super::*;
     use crate::lab::small;
     use crate::tensor::DType;
@@ -386,7 +385,7 @@ mod tests {
         save_to(&file, &trainer).unwrap();
         assert!(bits_of(&load(&file.0).unwrap().params) == bits_of(&trainer.params));
         let sizes = &trainer.model.config.encoder;
-        let encoder = load_encoder(&file.0, sizes, Fit::Strict).unwrap();
+        let encoder = load_encoder(&file.0, sizes, &InitOptions::default()).unwrap();
         let same = |(one, other): (&crate::nn::Param, &crate::nn::Param)| one.value.max_abs_diff(&other.value) == 0.0;
         assert!(encoder.params.iter().zip(trainer.params.target.as_ref().unwrap().iter()).all(same));
         let x = Tensor::zeros([1], DType::F32);
@@ -399,7 +398,8 @@ mod tests {
         };
         refused(load_run(&file.0).unwrap_err(), &more.each_ref().map(|(name, _)| name.as_str()));
         refused(load(&file.0).unwrap_err(), &["target_encoder.more", "more"]);
-        refused(load_encoder(&file.0, sizes, Fit::Strict).unwrap_err(), &["target_encoder.more", "more"]);
+        let of_encoder = load_encoder(&file.0, sizes, &InitOptions::default());
+        refused(of_encoder.unwrap_err(), &["target_encoder.more"]);
     }
 
     /// An update can overflow where the gradient did not. The checkpoint before it stays.

@@ -1,26 +1,45 @@
-//! Weights that no run of this program wrote: an encoder under the official names, out of a safetensors file.
+//! Weights that no run of this program wrote: an encoder, and its predictor, out of a safetensors file, under the names in
+//! which they are published.
 
+mod names;
+mod positions;
+
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
-use super::safetensors::{Fit, Misfit, TensorFile};
+use serde::Deserialize;
+
+use self::names::{Source, companion, sources};
+use super::safetensors::{Fit, Misfit, Place, TensorFile, shown};
+use crate::data::Normalization;
+use crate::methods::{Model, ModelParams};
 use crate::nn::{Init, LinearInit, Params};
 use crate::rng::{Purpose, stream};
-use crate::tensor::DType;
-use crate::vit::{Encoder, EncoderConfig};
+use crate::tensor::{DType, Tensor};
+use crate::vit::{Encoder, EncoderConfig, Preset};
 use crate::{Error, Result};
 
-/// The prefixes under which an encoder can lie in a file, the evaluated one first: with a target encoder, it is the one
-/// (appendix C.1). Plain names come last.
-const PREFIXES: [&str; 4] = ["target_encoder.", "encoder.", "model.", ""];
-/// What the names of an encoder begin with, behind the prefix.
-const PARTS: [&str; 5] = ["cls_token", "pos_embed", "patch_embed.", "blocks.", "norm."];
-/// The prefixes of what else is in a file of several modules, or in a checkpoint to go on from.
-const OTHERS: [&str; 4] = ["target_encoder.", "encoder.", "predictor.", "optimizer."];
-/// The most numbers in an encoder that is made before the file is known to have them: 4 GiB of f32; ViT-H/14 has 632
-/// million.
+/// The most numbers in an encoder that is made before the file is known to have them: 4 GiB of f32; ViT-g/16 has a
+/// billion.
 const MOST_NUMBERS: u64 = 1 << 30;
-const HINT: &str = "give a whole safetensors file (docs/convert.py makes one of a .pth.tar) of an encoder of these sizes; \
-    --partial reads what fits";
+/// Numbers in an encoder that any file may say it has: 64 MB of f32.
+const SMALL: u64 = 1 << 24;
+const HINT: &str = "take the sizes that the file has (probe and features read them from it where no --preset is given), or \
+    a whole safetensors file of an encoder of these sizes (docs/convert.py makes one of a .pth.tar), without parts that \
+    are not computed here; --partial reads what fits";
+const POSITIONS_HINT: &str = "take the image size that fits, or --interpolate-positions";
+
+/// How an encoder is read from a file.
+#[derive(Clone, Debug, Default)]
+pub struct InitOptions {
+    /// How well the file has to fit.
+    pub fit: Fit,
+    /// Which encoder of several: what stands before its names, or begins to. `None`: the evaluated one; docs/interop.md
+    /// has the order.
+    pub prefix: Option<String>,
+    /// Whether positions on another grid are interpolated.
+    pub interpolate_positions: bool,
+}
 
 /// An encoder out of a file.
 #[derive(Clone, Debug)]
@@ -29,10 +48,25 @@ pub struct LoadedEncoder {
     pub encoder: Encoder,
     /// With what.
     pub params: Params,
-    /// The prefix of its names in the file.
-    pub prefix: &'static str,
+    /// What stands before its names in the file.
+    pub prefix: String,
+    /// Tensors in a file of it.
+    pub tensors: usize,
     /// What did not fit; empty after a strict reading.
     pub left_out: Vec<Misfit>,
+    /// What else is to be said about the reading, line by line.
+    pub notes: Vec<String>,
+    /// How its images were normalised, if the file says so: a checkpoint of this program does.
+    pub normalization: Option<Normalization>,
+}
+
+/// What [`load_into`] did.
+#[derive(Clone, Debug)]
+pub struct InitReport {
+    /// What was read from where, and what was not.
+    pub lines: Vec<String>,
+    /// How the images were normalised that the weights have seen, if the file says so.
+    pub normalization: Option<Normalization>,
 }
 
 /// An encoder of these sizes with fresh parameters: the one that [`fresh_model`](super::fresh_model) makes of that seed.
@@ -56,53 +90,376 @@ fn possible(sizes: &EncoderConfig) -> Result<()> {
 pub(super) fn encoder_elements(encoder: &EncoderConfig) -> u64 {
     let [d, side, tokens] = [encoder.dim, encoder.patch_size, encoder.patches()].map(|n| n as u64);
     let class_token = u64::from(encoder.class_token);
-    (3 * side * side + 1 + tokens + 2 * class_token) * d + block_elements(encoder.depth, d)
+    (3 * side * side + 1 + tokens + 2 * class_token) * d + block_elements(encoder.depth, d, encoder.mlp_dim() as u64)
 }
 
-/// Numbers in the parameters of so many blocks of width d, and of the norm behind them.
-pub(super) fn block_elements(depth: usize, d: u64) -> u64 {
-    // Attention has 4 D² + 4 D, the MLP 8 D² + 5 D, the norms 4 D; behind the blocks stands one more norm.
-    depth as u64 * (12 * d * d + 13 * d) + 2 * d
+/// Numbers in the parameters of so many blocks of width d, with MLPs of width h, and of the norm behind them.
+pub(super) fn block_elements(depth: usize, d: u64, h: u64) -> u64 {
+    // Attention has 4 D² + 4 D, the MLP 2 D H + H + D, the norms 4 D; behind the blocks stands one more norm.
+    depth as u64 * (4 * d * d + 2 * d * h + h + 9 * d) + 2 * d
 }
 
-/// Reads an encoder of these sizes from a file with the official names: after `target_encoder.` if the file has any of
-/// them there, else after `encoder.`, `model.`, or plain. It has a class token if the file has one, whatever `sizes`
-/// says. What a partial reading leaves out keeps the values of [`fresh_encoder`] with normal draws and seed 0.
+/// Whether this program wrote the file, as a checkpoint.
 ///
 /// # Errors
-/// When the sizes do not fit together; when the file cannot be read, or does not fit (missing, unexpected or misshapen
-/// tensors, those of integers) and `fit` is strict; when nothing in it fits; when a tensor is damaged or not finite. All
-/// tensors of which this is true are named in one error (of thousands, the first thousand).
-pub fn load_encoder(path: &Path, sizes: &EncoderConfig, fit: Fit) -> Result<LoadedEncoder> {
+/// When it cannot be read, or is no safetensors file.
+pub fn is_checkpoint(path: &Path) -> Result<bool> {
+    Ok(is_ours(&TensorFile::open(path, HINT)?))
+}
+
+fn is_ours(file: &TensorFile) -> bool {
+    file.metadata().and_then(|metadata| metadata.get("format")).is_some_and(|format| format.starts_with("stop-mim"))
+}
+
+/// The sizes of the encoder in a file. A checkpoint of this program says them. Of other weights the shapes tell all but
+/// the number of heads, which the caller has to know.
+///
+/// # Errors
+/// When the file cannot be read, there is no encoder in it, a tensor that tells a size is missing or of an odd shape, or
+/// `heads` is `None` and needed.
+pub fn sizes_of(path: &Path, prefix: Option<&str>, heads: Option<usize>) -> Result<EncoderConfig> {
+    let file = TensorFile::open(path, HINT)?;
+    let (sizes, said_heads) = match Said::by(&file, path)? {
+        Some(said) => (said.model.encoder.clone(), Some(said.model.encoder.heads)),
+        None => (choose(&file.names(), path, prefix)?.0.sizes(&file)?, None),
+    };
+    let heads = heads.or(said_heads).ok_or_else(|| {
+        let width = sizes.dim;
+        let like = Preset::ALL.into_iter().map(|preset| preset.sizes().0).find(|like| like.dim == width);
+        let usual = like.map_or(String::new(), |like| format!(" (ViTs of this width have {})", like.heads));
+        let problem = format!("an encoder of width {width}; the number of its heads is not in a file of weights");
+        Error::file(path, problem, format!("say --heads N{usual}, or --preset"))
+    })?;
+    let sizes = EncoderConfig { heads, ..sizes };
+    possible(&sizes)?;
+    // A small file must not have a large encoder made by what it says of itself.
+    match encoder_elements(&sizes) <= file.bytes().max(SMALL) {
+        true => Ok(sizes),
+        false => Err(too_small(&file, path, &sizes)),
+    }
+}
+
+/// Reads an encoder of these sizes from a file, under the official names or those of the transformers library, behind any
+/// prefix; docs/interop.md says which is taken where there are several. It has a class token if the file has one, whatever
+/// `sizes` says. What a partial reading leaves out keeps the values of [`fresh_encoder`] with normal draws and seed 0.
+///
+/// # Errors
+/// When the sizes do not fit together; when the file cannot be read, has no such encoder, or does not fit (missing,
+/// unexpected or misshapen tensors, those of integers) and the fit is strict; when nothing in it fits; when a tensor is
+/// damaged or not finite. All tensors of which this is true are named in one error (of thousands, the first thousand).
+pub fn load_encoder(path: &Path, sizes: &EncoderConfig, options: &InitOptions) -> Result<LoadedEncoder> {
     let mut file = TensorFile::open(path, HINT)?;
+    let normalization = Said::by(&file, path)?.and_then(|said| said.normalization);
     let names = file.names();
-    let part = |name: &str| PARTS.iter().any(|part| name.starts_with(part));
-    let has_parts = |prefix: &&str| names.iter().any(|name| name.strip_prefix(*prefix).is_some_and(part));
-    let prefix = PREFIXES.into_iter().find(has_parts).unwrap_or("");
-    let class_token = file.contains(&format!("{prefix}cls_token"));
+    let (source, mut notes) = choose(&names, path, options.prefix.as_deref())?;
+    let class_token = source.class_token(&file);
     let sizes = EncoderConfig { class_token, ..sizes.clone() };
     possible(&sizes)?;
     // Of a model that a machine can hold, the error below names what is missing. Of a larger one no memory is asked for
-    // unless the file has it: a number takes two bytes there at least.
-    let (bytes, numbers) = (file.bytes(), encoder_elements(&sizes));
-    if fit == Fit::Strict && numbers > MOST_NUMBERS && numbers.saturating_mul(2) > bytes {
-        let problem =
-            format!("its tensors of {bytes} bytes are not those of an encoder of these sizes, of {numbers} numbers");
-        return Err(Error::file(path, problem, HINT));
+    // unless the file has it.
+    if options.fit == Fit::Strict && !has_room(&file, &sizes) {
+        return Err(too_small(&file, path, &sizes));
     }
     let (encoder, mut params) = fresh_encoder(&sizes, LinearInit::Normal, 0)?;
-    let others: Vec<&str> = OTHERS.into_iter().filter(|other| *other != prefix).collect();
-    let places = params.iter_mut().map(|p| (format!("{prefix}{}", p.name), &mut p.value));
-    let left_out = file.fill(places.collect(), &others, fit)?;
-    Ok(LoadedEncoder { encoder, params, prefix, left_out })
+    let tensors = params.iter().map(|p| source.names(&p.name).len()).sum();
+    let left_out = fill_encoder(&mut file, &source, &mut params, class_token, options, &mut notes)?;
+    Ok(LoadedEncoder { encoder, params, prefix: source.prefix, tensors, left_out, notes, normalization })
+}
+
+/// Begins with the weights of a file: fills the encoder, and the target encoder, with the same values unless the file has
+/// both as `encoder.` and `target_encoder.`; and the predictor, or MAE's decoder, if the file has one of the same sizes.
+///
+/// # Errors
+/// As [`load_encoder`]. The parameters are then partly overwritten.
+pub fn load_into(path: &Path, model: &Model, params: &mut ModelParams, options: &InitOptions) -> Result<InitReport> {
+    let mut file = TensorFile::open(path, HINT)?;
+    let normalization = Said::by(&file, path)?.and_then(|said| said.normalization);
+    let names = file.names();
+    let (source, mut notes) = choose(&names, path, options.prefix.as_deref())?;
+    let class_token = model.encoder.config().class_token;
+    let mut lines = Vec::new();
+    let mut fill = |what: &str, source: &Source, params: &mut Params| -> Result<()> {
+        let left_out = fill_encoder(&mut file, source, params, class_token, options, &mut notes)?;
+        let all: usize = params.iter().map(|p| source.names(&p.name).len()).sum();
+        let read = all - left_out.iter().filter(|misfit| misfit.in_model()).count();
+        lines.push(format!("{what}: {read} of {all} tensors from {} ({})", path.display(), source.shown()));
+        lines.extend(left_out.iter().map(|misfit| format!("    {misfit}: left out")));
+        Ok(())
+    };
+    match &mut params.target {
+        None => fill("encoder", &source, &mut params.encoder)?,
+        Some(target) => {
+            fill("target encoder", &source, target)?;
+            // The encoder that this one is the moving average of.
+            let online = source.prefix.replace("target_encoder.", "encoder.");
+            let online = sources(&names).into_iter().find(|other| options.prefix.is_none() && other.prefix == online);
+            match online.filter(|online| *online != source) {
+                Some(online) => fill("encoder", &online, &mut params.encoder)?,
+                None => {
+                    params.encoder.iter_mut().zip(target.iter()).for_each(|(p, q)| p.value = q.value.clone());
+                    lines.push("encoder: the same".to_owned());
+                }
+            }
+        }
+    }
+    lines.append(&mut notes);
+    lines.push(fill_predictor(&mut file, &names, &source, &mut params.predictor, options)?);
+    Ok(InitReport { lines, normalization })
+}
+
+/// What a checkpoint of this program says about itself, as far as it matters here.
+#[derive(Deserialize)]
+struct Said {
+    model: SaidModel,
+    #[serde(default)]
+    normalization: Option<Normalization>,
+}
+
+#[derive(Deserialize)]
+struct SaidModel {
+    encoder: EncoderConfig,
+}
+
+impl Said {
+    /// `None` where this program did not write the file.
+    fn by(file: &TensorFile, path: &Path) -> Result<Option<Said>> {
+        let Some(config) = file.metadata().filter(|_| is_ours(file)).and_then(|metadata| metadata.get("config")) else {
+            return Ok(None);
+        };
+        serde_json::from_str(config).map(Some).map_err(|e| {
+            let problem = format!("its configuration cannot be read ({})", shown(&e.to_string()));
+            Error::file(path, problem, "give a checkpoint that this version of the program wrote")
+        })
+    }
+}
+
+/// The encoder that is meant, and what is to be said where there are others.
+fn choose(names: &[String], path: &Path, prefix: Option<&str>) -> Result<(Source, Vec<String>)> {
+    let all = sources(names);
+    let listed = || all.iter().map(Source::shown).collect::<Vec<_>>().join(", ");
+    if all.is_empty() {
+        let begin: BTreeSet<&str> =
+            names.iter().map(|name| name.split('.').next().unwrap_or("")).take(10_000).collect();
+        let begin: Vec<String> = begin.iter().take(20).map(|part| shown(part)).collect();
+        let problem =
+            format!("no encoder in it: its {} tensors have names that begin with {}", names.len(), begin.join(", "));
+        return Err(Error::file(path, problem, "docs/interop.md says which names are known"));
+    }
+    let Some(prefix) = prefix else {
+        let notes = match all.len() {
+            1 => Vec::new(),
+            _ => vec![format!("encoders in the file, the evaluated one first: {}; --prefix chooses", listed())],
+        };
+        return Ok((all[0].clone(), notes));
+    };
+    let asked = prefix.trim_end_matches('.');
+    let exact = |source: &&Source| source.prefix.trim_end_matches('.') == asked;
+    let begun = |source: &&Source| source.prefix.strip_prefix(asked).is_some_and(|rest| rest.starts_with('.'));
+    match all.iter().find(exact).or_else(|| all.iter().find(begun)) {
+        Some(source) => Ok((source.clone(), Vec::new())),
+        None => {
+            let problem = format!("no encoder after the prefix '{}'", shown(prefix));
+            Err(Error::file(path, problem, format!("there are: {}", listed())))
+        }
+    }
+}
+
+impl Source {
+    fn class_token(&self, file: &TensorFile) -> bool {
+        self.names("cls_token").iter().all(|name| file.contains(name))
+    }
+
+    /// What the shapes in a file say; heads are not among it, and 1 here.
+    fn sizes(&self, file: &TensorFile) -> Result<EncoderConfig> {
+        let shape = |name: &str| file.shape(&self.names(name)[0]);
+        let (kernel, positions, hidden) =
+            (shape("patch_embed.proj.weight")?, shape("pos_embed")?, shape("blocks.0.mlp.fc1.weight")?);
+        let class_token = self.class_token(file);
+        let odd = |name: &str, shape: &[usize]| {
+            let problem =
+                format!("{} is {shape:?}, which is of no encoder that is known here", shown(&self.names(name)[0]));
+            Err(Error::file(file.path(), problem, "docs/interop.md says which encoders can be read"))
+        };
+        let [dim, 3, side, also] = kernel[..] else { return odd("patch_embed.proj.weight", &kernel) };
+        let [mlp_dim, width] = hidden[..] else { return odd("blocks.0.mlp.fc1.weight", &hidden) };
+        if side != also || dim == 0 {
+            return odd("patch_embed.proj.weight", &kernel);
+        }
+        if width != dim {
+            return odd("blocks.0.mlp.fc1.weight", &hidden);
+        }
+        let grid = match positions[..] {
+            [1, tokens, width] if width == dim => square(tokens, class_token),
+            _ => None,
+        };
+        let Some(grid) = grid else { return odd("pos_embed", &positions) };
+        let depth = (0..).take_while(|i| file.contains(&self.names(&format!("blocks.{i}.norm1.weight"))[0])).count();
+        let (like, _) = Preset::VitB16.sizes();
+        let image_size = grid.saturating_mul(side);
+        let mlp_ratio = mlp_dim as f64 / dim as f64;
+        Ok(EncoderConfig { image_size, patch_size: side, dim, depth, heads: 1, mlp_ratio, class_token, ..like })
+    }
+}
+
+/// The side of a square grid of so many positions, one of which is the class token's if there is one.
+fn square(positions: usize, class_token: bool) -> Option<usize> {
+    let patches = positions.checked_sub(usize::from(class_token))?;
+    let side = patches.isqrt();
+    (side > 0 && side * side == patches).then_some(side)
+}
+
+/// Whether the file can have all numbers of such an encoder, or it is a small one: each takes two bytes there at least.
+fn has_room(file: &TensorFile, sizes: &EncoderConfig) -> bool {
+    let numbers = encoder_elements(sizes);
+    numbers <= MOST_NUMBERS || numbers.saturating_mul(2) <= file.bytes()
+}
+
+fn too_small(file: &TensorFile, path: &Path, sizes: &EncoderConfig) -> Error {
+    let (bytes, numbers) = (file.bytes(), encoder_elements(sizes));
+    let problem =
+        format!("its tensors of {bytes} bytes are not those of an encoder of these sizes, of {numbers} numbers");
+    Error::file(path, problem, HINT)
+}
+
+/// Fills the parameters of an encoder; what a partial reading left out.
+fn fill_encoder(
+    file: &mut TensorFile,
+    source: &Source,
+    params: &mut Params,
+    class_token: bool,
+    options: &InitOptions,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Misfit>> {
+    let names = file.names();
+    let others: Vec<Source> =
+        sources(&names).into_iter().filter(|other| other.prefix.len() > source.prefix.len()).collect();
+    let aside: BTreeSet<String> = names.iter().filter_map(|name| companion(inside(name, source, &others)?)).collect();
+    if !aside.is_empty() {
+        notes.push(format!("left aside: {}", aside.into_iter().collect::<Vec<_>>().join(", ")));
+    }
+    let with_class = [source.class_token(file), class_token];
+    let done = place_positions(file, source, "pos_embed", params, with_class, options, notes)?;
+    let unexpected = |name: &str| {
+        !done.contains(name) && inside(name, source, &others).is_some_and(|inner| companion(inner).is_none())
+    };
+    let places = params.iter_mut().map(|p| Place { names: source.names(&p.name), value: &mut p.value });
+    let places = places.filter(|place| !done.contains(&place.names[0])).collect();
+    file.fill(places, &unexpected, options.fit)
+}
+
+/// What a name is behind the prefix of `source`; `None` if it stands elsewhere, or after a prefix of `others`, which are
+/// longer.
+fn inside<'a>(name: &'a str, source: &Source, others: &[Source]) -> Option<&'a str> {
+    let inner = name.strip_prefix(&source.prefix)?;
+    (!others.iter().any(|other| name.starts_with(&other.prefix))).then_some(inner)
+}
+
+/// Fills a predictor, or a decoder, if the file has one of these sizes; what is to be said about it.
+fn fill_predictor(
+    file: &mut TensorFile,
+    names: &[String],
+    encoder: &Source,
+    params: &mut Params,
+    options: &InitOptions,
+) -> Result<String> {
+    let decoder = params.get("decoder_embed.weight").is_some();
+    let (what, embed) =
+        if decoder { ("decoder", "decoder_embed.weight") } else { ("predictor", "predictor_embed.weight") };
+    let source = if decoder {
+        file.contains(&encoder.names(embed)[0]).then(|| encoder.clone())
+    } else {
+        let at_a_point = |prefix: &&str| prefix.is_empty() || prefix.ends_with('.');
+        let prefixes = names.iter().filter_map(|name| name.strip_suffix(embed)).filter(at_a_point);
+        let prefixes = prefixes.filter(|prefix| !prefix.starts_with("optimizer."));
+        prefixes.min_by_key(|prefix| prefix.len()).map(Source::predictor)
+    };
+    let Some(source) = source else { return Ok(format!("{what}: none in the file, it starts afresh")) };
+    let first = source.names(embed)[0].clone();
+    let beside = first.strip_suffix("_embed.weight").unwrap_or(&first).to_owned();
+    let mut notes = Vec::new();
+    let position = format!("{what}_pos_embed");
+    let fresh = params.clone();
+    let done = place_positions(file, &source, &position, params, [decoder; 2], options, &mut notes)?;
+    let places = params.iter_mut().map(|p| Place { names: source.names(&p.name), value: &mut p.value });
+    let places: Vec<Place> = places.filter(|place| !done.contains(&place.names[0])).collect();
+    let ours: HashSet<&String> = places.iter().flat_map(|place| &place.names).collect();
+    let more = names.iter().any(|name| {
+        name.strip_prefix(&beside).is_some_and(|rest| rest.starts_with('_'))
+            && !ours.contains(name)
+            && !done.contains(name)
+    });
+    if more || !file.fits(&places) {
+        *params = fresh;
+        return Ok(format!("{what}: that in the file ({}_*) has other sizes, it starts afresh", shown(&beside)));
+    }
+    let count = places.len() + done.len();
+    file.fill(places, &|_| false, Fit::Strict)?;
+    let notes = notes.iter().map(|note| format!("; {note}")).collect::<String>();
+    Ok(format!("{what}: {count} tensors ({}_*){notes}", shown(&beside)))
+}
+
+/// Fills a table of positions that does not lie in the file as it is needed: on another grid, or with a row for a class token
+/// that only one of file and model has. Gives back the names of what is done; a table that is read like any other tensor,
+/// or does not fit, is not.
+fn place_positions(
+    file: &mut TensorFile,
+    source: &Source,
+    name: &str,
+    params: &mut Params,
+    [class_in_file, class_in_model]: [bool; 2],
+    options: &InitOptions,
+    notes: &mut Vec<String>,
+) -> Result<HashSet<String>> {
+    let in_file = source.names(name).swap_remove(0);
+    let Some(param) = params.iter_mut().find(|p| p.name == name) else { return Ok(HashSet::new()) };
+    let ([_, tokens, dim], shape) = (param.value.dims("positions"), file.shape(&in_file));
+    let Ok([1, rows, width]) = shape.map(|shape| <[usize; 3]>::try_from(shape).unwrap_or_default()) else {
+        return Ok(HashSet::new());
+    };
+    let grids = square(rows, class_in_file).zip(square(tokens, class_in_model));
+    if width != dim || [rows, class_in_file.into()] == [tokens, class_in_model.into()] {
+        return Ok(HashSet::new());
+    }
+    let Some((from, to)) = grids else {
+        if options.interpolate_positions {
+            let problem = format!("{} has {rows} positions, which are no square grid", shown(&in_file));
+            return Err(Error::file(
+                file.path(),
+                problem,
+                "leave out --interpolate-positions, and take the image size that fits",
+            ));
+        }
+        return Ok(HashSet::new());
+    };
+    if from != to && !options.interpolate_positions {
+        file.advise(POSITIONS_HINT);
+        return Ok(HashSet::new());
+    }
+    let table = file.tensor(&in_file, DType::F32)?;
+    let (class, table) = table.as_slice::<f32>().split_at(usize::from(class_in_file) * dim);
+    let mut rows = if from == to { table.to_vec() } else { positions::interpolate(table, dim, from, to) };
+    if class_in_model {
+        let own = param.value.to_dtype(DType::F32);
+        let class = if class_in_file { class } else { &own.as_slice::<f32>()[..dim] };
+        rows.splice(..0, class.iter().copied());
+    }
+    param.value = Tensor::new([1, tokens, dim], rows).to_dtype(param.value.dtype());
+    if from != to {
+        notes.push(format!("{} interpolated from a grid of {from}x{from} to {to}x{to}", shown(&in_file)));
+    }
+    Ok([in_file].into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::Tensor;
+    use crate::methods::{Method, ModelConfig};
     use crate::train::safetensors::testing::{Scratch, f32s, file_of};
-    use crate::vit::Preset;
+    use crate::vit::PredictorConfig;
+
+    fn partial() -> InitOptions {
+        InitOptions { fit: Fit::Partial, ..InitOptions::default() }
+    }
 
     fn tiny() -> EncoderConfig {
         EncoderConfig { image_size: 8, dim: 8, depth: 1, heads: 2, ..Preset::Toy.sizes().0 }
@@ -131,15 +488,15 @@ mod tests {
         let fresh = |seed| fresh_encoder(&sizes, LinearInit::Normal, seed).unwrap().1;
         let (context, target) = (fresh(1), fresh(2));
         let same = |a: &Params, b: &Params| a.iter().zip(b.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0);
-        for prefix in PREFIXES {
+        for prefix in ["target_encoder.", "encoder.", "model.", ""] {
             let file = encoder_file("prefix", &[(prefix, &context)]);
-            let loaded = load_encoder(&file.0, &sizes, Fit::Strict).unwrap();
-            assert_eq!((loaded.prefix, loaded.left_out.len()), (prefix, 0));
+            let loaded = load_encoder(&file.0, &sizes, &InitOptions::default()).unwrap();
+            assert_eq!((&*loaded.prefix, loaded.left_out.len()), (prefix, 0));
             assert!(same(&loaded.params, &context));
         }
         let file =
             encoder_file("both", &[("encoder.", &context), ("target_encoder.", &target), ("predictor.", &context)]);
-        assert!(same(&load_encoder(&file.0, &sizes, Fit::Strict).unwrap().params, &target));
+        assert!(same(&load_encoder(&file.0, &sizes, &InitOptions::default()).unwrap().params, &target));
     }
 
     /// As after a file was cut and mended by hand: an encoder that is not asked for is not read in its place.
@@ -150,19 +507,10 @@ mod tests {
             let mut all = [written(&params, "encoder."), written(&params, "target_encoder.")].concat();
             all.retain(|(name, ..)| *name != missing);
             let file = file_with("part", &all);
-            let error = load_encoder(&file.0, &tiny(), Fit::Strict).unwrap_err().to_string();
+            let error = load_encoder(&file.0, &tiny(), &InitOptions::default()).unwrap_err().to_string();
             assert!(error.contains(&format!("1 tensor cannot be used:\n    {missing} is missing")), "{error}");
-            assert_eq!(load_encoder(&file.0, &tiny(), Fit::Partial).unwrap().prefix, "target_encoder.");
+            assert_eq!(load_encoder(&file.0, &tiny(), &partial()).unwrap().prefix, "target_encoder.");
         }
-    }
-
-    #[test]
-    fn what_the_names_of_an_encoder_begin_with() {
-        let sizes = EncoderConfig { class_token: true, ..tiny() };
-        let (_, params) = fresh_encoder(&sizes, LinearInit::Normal, 1).unwrap();
-        let begins = |name: &str, part: &str| name.starts_with(part);
-        assert!(params.iter().all(|p| PARTS.iter().any(|part| begins(&p.name, part))));
-        assert!(PARTS.iter().all(|part| params.iter().any(|p| begins(&p.name, part))));
     }
 
     #[test]
@@ -172,7 +520,7 @@ mod tests {
             let (_, params) = fresh_encoder(&sizes, LinearInit::Xavier, 3).unwrap();
             let file = encoder_file("class", &[("", &params)]);
             let asked = EncoderConfig { class_token: !class_token, ..tiny() };
-            let loaded = load_encoder(&file.0, &asked, Fit::Strict).unwrap();
+            let loaded = load_encoder(&file.0, &asked, &InitOptions::default()).unwrap();
             assert_eq!(loaded.encoder.config(), &sizes);
         }
     }
@@ -182,14 +530,14 @@ mod tests {
         let (_, params) = fresh_encoder(&tiny(), LinearInit::Normal, 0).unwrap();
         let file = encoder_file("sizes", &[("", &params)]);
         let impossible = EncoderConfig { heads: 3, ..tiny() };
-        assert!(matches!(load_encoder(&file.0, &impossible, Fit::Partial), Err(Error::Config { .. })));
+        assert!(matches!(load_encoder(&file.0, &impossible, &partial()), Err(Error::Config { .. })));
         let deeper = EncoderConfig { depth: 2, ..tiny() };
-        let error = load_encoder(&file.0, &deeper, Fit::Strict).unwrap_err().to_string();
+        let error = load_encoder(&file.0, &deeper, &InitOptions::default()).unwrap_err().to_string();
         assert!(error.contains("12 tensors cannot") && error.contains("blocks.1.mlp.fc2.bias is missing"), "{error}");
-        assert_eq!(load_encoder(&file.0, &deeper, Fit::Partial).unwrap().left_out.len(), 12);
+        assert_eq!(load_encoder(&file.0, &deeper, &partial()).unwrap().left_out.len(), 12);
         // More than there is memory for.
         for sizes in [EncoderConfig { dim: 8192, depth: 2, ..tiny() }, EncoderConfig { dim: 16_384, ..tiny() }] {
-            let error = load_encoder(&file.0, &sizes, Fit::Strict).unwrap_err().to_string();
+            let error = load_encoder(&file.0, &sizes, &InitOptions::default()).unwrap_err().to_string();
             assert!(error.contains("bytes are not those of an encoder of these sizes"), "{error}");
         }
     }
@@ -203,7 +551,7 @@ mod tests {
         let halves: Vec<_> = all.iter().map(|(n, s, x)| (n.as_str(), "F16", &s[..], vec![0; x.len() / 2])).collect();
         let file = Scratch::new("halves", &file_of(&halves));
         assert_eq!(TensorFile::open(&file.0, "").unwrap().bytes(), 2 * encoder_elements(&sizes));
-        load_encoder(&file.0, &sizes, Fit::Strict).unwrap();
+        load_encoder(&file.0, &sizes, &InitOptions::default()).unwrap();
     }
 
     #[test]
@@ -218,5 +566,96 @@ mod tests {
         let (_, params) = crate::methods::Model::new(&config, DType::F32, &mut rng).unwrap();
         let (_, alone) = fresh_encoder(&tiny(), LinearInit::Normal, 9).unwrap();
         assert!(params.encoder.iter().zip(alone.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0));
+    }
+
+    fn model(method: Method) -> (Model, ModelParams) {
+        let class_token = matches!(method, Method::Mae { .. });
+        let config = ModelConfig {
+            method,
+            encoder: EncoderConfig { class_token, ..tiny() },
+            predictor: PredictorConfig { dim: 8, depth: 1, ..Preset::Toy.sizes().1 },
+            linear_init: LinearInit::Normal,
+        };
+        Model::new(&config, DType::F32, &mut stream(11, Purpose::Init, [0, 0])).unwrap()
+    }
+
+    /// Other values than any that parameters begin with.
+    fn marked(params: &Params, by: f64) -> Params {
+        let mut params = params.clone();
+        let mark = |x: &Tensor| Tensor::from_fn(*x.shape(), DType::F32, |i| by + i as f64 / 1024.0);
+        params.iter_mut().for_each(|p| p.value = mark(&p.value));
+        params
+    }
+
+    fn same(a: &Params, b: &Params) -> bool {
+        a.iter().zip(b.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0)
+    }
+
+    #[test]
+    fn a_model_begins_with_what_a_file_has() {
+        let (model_, fresh) = model(Method::Ijepa { target_blocks: 1 });
+        let [online, target, predictor] =
+            [(&fresh.encoder, 1.0), (&fresh.encoder, 2.0), (&fresh.predictor, 3.0)].map(|(p, by)| marked(p, by));
+        let official = [("encoder.", &online), ("predictor.", &predictor), ("target_encoder.", &target)];
+        let init = |modules: &[(&str, &Params)], options: &InitOptions| {
+            let mut params = fresh.clone();
+            let file = encoder_file("init", modules);
+            let lines = load_into(&file.0, &model_, &mut params, options)?.lines.join("\n");
+            Ok::<_, Error>((params, lines))
+        };
+        let whole = InitOptions::default();
+        let (params, lines) = init(&official, &whole).unwrap();
+        let found = params.target.as_ref().unwrap();
+        assert!(same(&params.encoder, &online) && same(found, &target) && same(&params.predictor, &predictor));
+        assert!(
+            lines.contains("(target_encoder.*)") && lines.contains("predictor: 20 tensors (predictor.predictor_*)"),
+            "{lines}"
+        );
+
+        // One encoder alone, or asked for, becomes both.
+        let context = InitOptions { prefix: Some("encoder".into()), ..InitOptions::default() };
+        for (modules, options) in [(&official[..1], &whole), (&official[..], &context)] {
+            let (params, lines) = init(modules, options).unwrap();
+            assert!(same(&params.encoder, &online) && same(params.target.as_ref().unwrap(), &online), "{lines}");
+            assert!(same(&params.predictor, &fresh.predictor) == (modules.len() == 1), "{lines}");
+        }
+        // A predictor with one block more is another one.
+        let config = ModelConfig {
+            predictor: PredictorConfig { depth: 2, ..model_.config.predictor.clone() },
+            ..model_.config.clone()
+        };
+        let deeper = Model::new(&config, DType::F32, &mut stream(0, Purpose::Init, [0, 0])).unwrap().1.predictor;
+        let (params, lines) = init(&[("", &online), ("predictor.", &deeper)], &whole).unwrap();
+        assert!(same(&params.predictor, &fresh.predictor) && lines.contains("has other sizes"), "{lines}");
+
+        let half = encoder_file("init-half", &[("", &online)]);
+        let mut larger = EncoderConfig { depth: 2, ..tiny() };
+        larger.class_token = false;
+        let config = ModelConfig { encoder: larger, ..model_.config.clone() };
+        let (deep, mut params) = Model::new(&config, DType::F32, &mut stream(0, Purpose::Init, [0, 0])).unwrap();
+        let error = load_into(&half.0, &deep, &mut params, &whole).unwrap_err().to_string();
+        assert!(error.contains("blocks.1.norm1.weight is missing"), "{error}");
+        let lines = load_into(&half.0, &deep, &mut params, &partial()).unwrap().lines.join("\n");
+        assert!(lines.contains("17 of 29 tensors") && lines.contains("blocks.1.norm1.weight is missing"), "{lines}");
+    }
+
+    #[test]
+    fn mae_begins_with_encoder_and_decoder() {
+        let (model_, fresh) = model(Method::Mae { normalize_patches: true });
+        let (encoder, decoder) = (marked(&fresh.encoder, 1.0), marked(&fresh.predictor, 2.0));
+        for prefix in ["model.", ""] {
+            let file = encoder_file("init-mae", &[(prefix, &encoder), (prefix, &decoder)]);
+            let mut params = fresh.clone();
+            let lines = load_into(&file.0, &model_, &mut params, &InitOptions::default()).unwrap().lines.join("\n");
+            assert!(same(&params.encoder, &encoder) && same(&params.predictor, &decoder), "{lines}");
+        }
+        // I-JEPA has no class token: in part only, and then the patches' positions are read all the same.
+        let (model_, fresh) = model(Method::Ijepa { target_blocks: 1 });
+        let (file, mut params) = (encoder_file("init-mae", &[("", &encoder)]), fresh.clone());
+        let error = load_into(&file.0, &model_, &mut params, &InitOptions::default()).unwrap_err().to_string();
+        assert!(error.contains("cls_token is unexpected"), "{error}");
+        load_into(&file.0, &model_, &mut params, &partial()).unwrap();
+        let (from, to) = (encoder.get("pos_embed").unwrap(), params.encoder.get("pos_embed").unwrap());
+        assert_eq!(from.value.as_slice::<f32>()[8..], *to.value.as_slice::<f32>());
     }
 }

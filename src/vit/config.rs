@@ -14,6 +14,9 @@ pub struct EncoderConfig {
     pub depth: usize,
     /// Attention heads; divides `dim`.
     pub heads: usize,
+    /// Width of the hidden layer of a block's MLP, in widths of a token. Official: 4; ViT-g/16: 48/11.
+    #[cfg_attr(feature = "checkpoint", serde(default = "four"))]
+    pub mlp_ratio: f64,
     /// Whether a class token stands before the patches (MAE).
     pub class_token: bool,
     /// Standard deviation of the patch projection's initial weights. Official: 0.02, which leaves the content of a
@@ -40,8 +43,13 @@ pub struct PredictorConfig {
     pub embed_std: f64,
 }
 
-/// Width of an MLP's hidden layer, in widths of its block.
+/// The official [`EncoderConfig::mlp_ratio`]; that of predictors, and of checkpoints of 0.1, which do not say.
 pub(super) const MLP_RATIO: usize = 4;
+
+#[cfg(feature = "checkpoint")]
+fn four() -> f64 {
+    MLP_RATIO as f64
+}
 
 impl EncoderConfig {
     /// Patches along a side of the image.
@@ -52,6 +60,11 @@ impl EncoderConfig {
     /// Patches in an image: K of the paper.
     pub fn patches(&self) -> usize {
         self.grid() * self.grid()
+    }
+
+    /// Width of the hidden layer of a block's MLP.
+    pub fn mlp_dim(&self) -> usize {
+        (self.dim as f64 * self.mlp_ratio).round() as usize
     }
 
     /// What makes these sizes impossible, if anything does.
@@ -65,6 +78,10 @@ impl EncoderConfig {
         }
         if image_size > LARGEST {
             return Some(format!("images of {image_size} pixels a side; {LARGEST} is the most"));
+        }
+        if dim <= LARGEST && !(1..=4 * LARGEST).contains(&self.mlp_dim()) {
+            let (mlp_dim, most) = (self.mlp_dim(), 4 * LARGEST);
+            return Some(format!("the MLPs of the encoder are {mlp_dim} wide; choose from 1 to {most}"));
         }
         size_problem("the encoder", dim, depth, heads)
     }
@@ -117,9 +134,16 @@ pub enum Preset {
     /// ViT-H/14: Table 12.
     #[cfg_attr(feature = "cli", value(name = "vit-h14"))]
     VitH14,
+    /// ViT-g/16 of I-JEPA, with the predictor that its official configuration has (the paper trains none).
+    #[cfg_attr(feature = "cli", value(name = "vit-g16"))]
+    VitG16,
 }
 
 impl Preset {
+    /// All of them.
+    pub const ALL: [Preset; 7] =
+        [Preset::Toy, Preset::VitT16, Preset::VitS16, Preset::VitB16, Preset::VitL16, Preset::VitH14, Preset::VitG16];
+
     /// The sizes of the encoder and the predictor.
     pub fn sizes(self) -> (EncoderConfig, PredictorConfig) {
         let official = |patch_size, dim, depth, heads, predictor_depth, predictor_heads| {
@@ -129,6 +153,7 @@ impl Preset {
                 dim,
                 depth,
                 heads,
+                mlp_ratio: MLP_RATIO as f64,
                 class_token: false,
                 patch_std: 0.02,
                 position_scale: 1.0,
@@ -155,6 +180,34 @@ impl Preset {
             Preset::VitB16 => official(16, 768, 12, 12, 6, 12),
             Preset::VitL16 => official(16, 1024, 24, 16, 12, 16),
             Preset::VitH14 => official(14, 1280, 32, 16, 12, 16),
+            Preset::VitG16 => {
+                let (encoder, predictor) = official(16, 1408, 40, 16, 16, 16);
+                (EncoderConfig { mlp_ratio: 48.0 / 11.0, ..encoder }, predictor)
+            }
         }
+    }
+}
+
+#[cfg(all(test, feature = "checkpoint"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_a_checkpoint_of_0_1_have_mlps_of_four_widths() {
+        let sizes = EncoderConfig { dim: 8, heads: 2, ..Preset::VitG16.sizes().0 };
+        assert_eq!(sizes.mlp_dim(), 35);
+        let mut json = serde_json::to_value(&sizes).unwrap();
+        assert_eq!(serde_json::from_value::<EncoderConfig>(json.clone()).unwrap(), sizes);
+        json.as_object_mut().unwrap().remove("mlp_ratio");
+        assert_eq!(serde_json::from_value::<EncoderConfig>(json).unwrap().mlp_dim(), 32);
+    }
+
+    #[test]
+    fn mlps_that_cannot_be() {
+        for mlp_ratio in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e300] {
+            let problem = EncoderConfig { mlp_ratio, ..Preset::Toy.sizes().0 }.problem();
+            assert!(problem.is_some_and(|problem| problem.contains("MLPs")), "{mlp_ratio}");
+        }
+        assert!(Preset::ALL.iter().all(|preset| preset.sizes().0.problem().is_none()));
     }
 }

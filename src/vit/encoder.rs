@@ -3,7 +3,7 @@
 use rand::Rng;
 
 use super::block::Block;
-use super::config::{EncoderConfig, MLP_RATIO};
+use super::config::EncoderConfig;
 use super::sincos;
 use crate::autograd::{Var, ops};
 use crate::nn::{Init, LayerNorm, NORMAL_STD, ParamId, Role, Weights};
@@ -38,7 +38,7 @@ impl Encoder {
             patch_weight: init.normal("patch_embed.proj.weight", [dim, 3, p, p], config.patch_std, Role::Trained),
             patch_bias: init.full("patch_embed.proj.bias", [dim], 0.0),
             blocks: (0..config.depth)
-                .map(|i| Block::new(init, &format!("blocks.{i}"), dim, heads, MLP_RATIO * dim))
+                .map(|i| Block::new(init, &format!("blocks.{i}"), dim, heads, config.mlp_dim()))
                 .collect(),
             norm: init.layer_norm("norm", dim),
         }

@@ -7,9 +7,10 @@ use safetensors::Dtype;
 use crate::tensor::Shape;
 
 /// How well a file has to fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fit {
     /// Exactly the same names and shapes.
+    #[default]
     Strict,
     /// Whatever fits is read; the rest is left out and reported.
     Partial,

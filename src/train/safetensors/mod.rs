@@ -11,8 +11,9 @@
 //! goes through a buffer of a megabyte to where it is wanted, so that the memory of reading is that of the parameters.
 //! As the elements pass, it is seen whether they are finite and have their checksum. They may be f64, f32, f16 or bf16.
 //!
-//! [`write()`] writes f32, with two keys of its own in the metadata. A file with neither is read unchecked;
-//! with only one, it is damaged, and so is a tensor without a checksum in a file that has them.
+//! [`write()`] writes tensors of f32, [`write_rows`] one that need not fit into memory. Both have two keys of their own in
+//! the metadata. A file with neither is read unchecked; with only one, it is damaged, and so is a tensor without a checksum in
+//! a file that has them.
 //!
 //! | key | value |
 //! |---|---|
@@ -26,8 +27,9 @@ mod write;
 
 pub(super) use misfit::shown;
 pub use misfit::{Fit, Misfit, Reason};
+pub(super) use read::Place;
 pub use read::TensorFile;
-pub use write::write;
+pub use write::{Beside, write, write_rows};
 
 use crate::files::Crc32;
 

@@ -20,6 +20,22 @@ const LONGEST_HEADER: u64 = 100_000_000;
 /// Bytes that are converted at a time. A multiple of every element's size.
 const BLOCK: usize = 1 << 20;
 
+/// A parameter to fill, and the names under which it lies in a file: one, or those of parts of the same shape that are put
+/// together along the first axis, as a projection to queries, keys and values is.
+#[derive(Debug)]
+pub(in crate::train) struct Place<'a> {
+    /// At least one.
+    pub names: Vec<String>,
+    pub value: &'a mut Tensor,
+}
+
+impl<'a> Place<'a> {
+    /// One that lies in the file whole.
+    pub fn whole(name: String, value: &'a mut Tensor) -> Self {
+        Place { names: vec![name], value }
+    }
+}
+
 /// An open safetensors file: what is in it, and where.
 #[derive(Debug)]
 pub struct TensorFile {
@@ -66,6 +82,16 @@ impl TensorFile {
         Ok(TensorFile { path: path.to_owned(), hint, file, header, start: 8 + size, sums })
     }
 
+    /// Where it is.
+    pub(in crate::train) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// From here on, errors about what the file holds advise this.
+    pub(in crate::train) fn advise(&mut self, hint: &'static str) {
+        self.hint = hint;
+    }
+
     /// The file's metadata, if it has any.
     pub fn metadata(&self) -> Option<&HashMap<String, String>> {
         self.header.metadata().as_ref()
@@ -86,8 +112,8 @@ impl TensorFile {
         self.header.data_len() as u64
     }
 
-    /// Overwrites each of `places` with the tensor of its name, and says which were left out. Tensors whose names start
-    /// with one of `others` belong to somebody else.
+    /// Overwrites each of `places` with the tensors of its names, and says which were left out. Of the other tensors in
+    /// the file, those are unexpected of which `unexpected` says so.
     ///
     /// # Errors
     /// When the file cannot be read; when something does not fit and `fit` is strict, or nothing at all fits; when a
@@ -95,22 +121,42 @@ impl TensorFile {
     /// Some of the places have been overwritten then: they are the caller's to drop.
     pub(in crate::train) fn fill(
         &mut self,
-        places: Vec<(String, &mut Tensor)>,
-        others: &[&str],
+        places: Vec<Place>,
+        unexpected: &dyn Fn(&str) -> bool,
         fit: Fit,
     ) -> Result<Vec<Misfit>> {
-        let expected: HashSet<String> = places.iter().map(|(name, _)| name.clone()).collect();
+        let expected: HashSet<String> = places.iter().flat_map(|place| place.names.iter().cloned()).collect();
         let mut misfits = Vec::new();
-        for (name, place) in places {
-            misfits.extend(self.read(&name, place)?.map(|reason| Misfit { name, reason }));
+        for Place { names, value } in places {
+            let mut shape = value.shape().to_vec();
+            if names.len() > 1 {
+                shape[0] /= names.len();
+            }
+            for (part, name) in names.into_iter().enumerate() {
+                misfits.extend(self.read(&name, value, &shape, part)?.map(|reason| Misfit { name, reason }));
+            }
         }
         let some_fit = misfits.len() < expected.len();
-        let ours = |name: &String| !expected.contains(name) && !others.iter().any(|prefix| name.starts_with(prefix));
-        let unexpected = self.names().into_iter().filter(ours);
+        let unexpected = self.names().into_iter().filter(|name| !expected.contains(name) && unexpected(name));
         misfits.extend(unexpected.map(|name| Misfit { name, reason: Reason::Unexpected }));
         let allowed = |misfit: &Misfit| fit == Fit::Partial && some_fit && misfit.reason.can_be_left_out();
         let (left_out, wrong): (Vec<_>, Vec<_>) = misfits.into_iter().partition(allowed);
         if wrong.is_empty() { Ok(left_out) } else { Err(self.unusable(&wrong)) }
+    }
+
+    /// Whether every one of `places` has its tensors here, in its shape: as the header says, nothing is read.
+    pub(in crate::train) fn fits(&self, places: &[Place]) -> bool {
+        let fits = |place: &Place, name: &String| {
+            let parts = place.names.len();
+            self.info(name).is_ok_and(|info| {
+                let mut shape = info.shape;
+                if let Some(rows) = shape.first_mut() {
+                    *rows = rows.saturating_mul(parts);
+                }
+                shape == place.value.shape()[..]
+            })
+        };
+        places.iter().all(|place| place.names.iter().all(|name| fits(place, name)))
     }
 
     /// The shape of a tensor as the header has it: nothing else is read.
@@ -144,7 +190,7 @@ impl TensorFile {
             return Err(Error::file(&self.path, problem, "make a file of a part of it"));
         }
         let mut tensor = Tensor::zeros(Shape::new(&shape), dtype);
-        match self.read(name, &mut tensor)? {
+        match self.read(name, &mut tensor, &shape, 0)? {
             None => Ok(tensor),
             Some(reason) => Err(self.unusable(&[Misfit { name: name.to_owned(), reason }])),
         }
@@ -169,19 +215,21 @@ impl TensorFile {
         }
     }
 
-    /// Overwrites `place` with the tensor called `name`, or says why not. What is damaged or not finite is seen only
-    /// when it is there.
-    fn read(&mut self, name: &str, place: &mut Tensor) -> Result<Option<Reason>> {
+    /// Overwrites part number `part` of `place` with the tensor called `name`, or says why not; every part is of `shape`.
+    /// What is damaged or not finite is seen only when it is there.
+    fn read(&mut self, name: &str, place: &mut Tensor, shape: &[usize], part: usize) -> Result<Option<Reason>> {
         let info = match self.info(name) {
             Err(reason) => return Ok(Some(reason)),
-            Ok(info) if info.shape != place.shape()[..] => {
-                return Ok(Some(Reason::Shape { file: info.shape, model: *place.shape() }));
+            Ok(info) if info.shape != shape => {
+                return Ok(Some(Reason::Shape { file: info.shape, model: Shape::new(shape) }));
             }
             Ok(info) => info,
         };
+        let elements = shape.iter().product::<usize>();
+        let part = part * elements..(part + 1) * elements;
         let passed = match place.dtype() {
-            DType::F32 => self.elements(&info, place.as_mut_slice::<f32>()),
-            DType::F64 => self.elements(&info, place.as_mut_slice::<f64>()),
+            DType::F32 => self.elements(&info, &mut place.as_mut_slice::<f32>()[part]),
+            DType::F64 => self.elements(&info, &mut place.as_mut_slice::<f64>()[part]),
         };
         let passed = passed.map_err(|e| Error::io("read", &self.path, e))?;
         let whole = self.sums.as_ref().is_none_or(|sums| sums.get(name) == Some(&passed.checksum()));
@@ -255,8 +303,8 @@ mod tests {
     }
 
     /// Places with a prefix before their names.
-    fn places<'a>(prefix: &str, tensors: &'a mut [(&'static str, Tensor)]) -> Vec<(String, &'a mut Tensor)> {
-        tensors.iter_mut().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect()
+    fn places<'a>(prefix: &str, tensors: &'a mut [(&'static str, Tensor)]) -> Vec<Place<'a>> {
+        tensors.iter_mut().map(|(name, tensor)| Place::whole(format!("{prefix}{name}"), tensor)).collect()
     }
 
     /// (−1)ˢ 2^(e − bias) (1 + f/2ⁿ), said plainly, for a sign bit, `exponent` bits and `fraction` bits.
@@ -300,7 +348,7 @@ mod tests {
         for dtype in [DType::F32, DType::F64] {
             let mut all = [("double", 1), ("single", 300_001), ("brain", 2), ("half", 2)]
                 .map(|(name, n)| (name, Tensor::zeros([n], dtype)));
-            assert_eq!(open(&file).fill(places("", &mut all), &[], Fit::Strict).unwrap(), []);
+            assert_eq!(open(&file).fill(places("", &mut all), &|_| true, Fit::Strict).unwrap(), []);
             let [double, single, brain, half] = all.map(|(_, x)| x.to_f64_vec());
             assert_eq!((half, brain), (vec![1.0, -4.0], vec![1.0, -5.0]));
             assert!(single.iter().zip(&long).all(|(x, y)| *x == f64::from(*y)));
@@ -322,14 +370,15 @@ mod tests {
     #[test]
     fn one_error_names_all_that_does_not_fit() {
         let file = Scratch::new("strict", &unfit());
-        for (others, count) in [(&["other."][..], "4 tensors cannot"), (&[], "5 tensors cannot")] {
+        for (others, count) in [("other.", "4 tensors cannot"), ("another.", "5 tensors cannot")] {
             let mut all = three(DType::F32);
-            let error = open(&file).fill(places("m.", &mut all), others, Fit::Strict).unwrap_err().to_string();
+            let unexpected = |name: &str| !name.starts_with(others);
+            let error = open(&file).fill(places("m.", &mut all), &unexpected, Fit::Strict).unwrap_err().to_string();
             let (a, b) = ("m.a is [4] instead of [2, 2]", "m.b is of I32");
             for words in [count, a, b, "m.c is missing", "m.d is unexpected", "strict", "a hint"] {
                 assert!(error.contains(words), "no '{words}' in {error}");
             }
-            assert_eq!(error.contains("other.x is unexpected"), others.is_empty());
+            assert_eq!(error.contains("other.x is unexpected"), others == "another.");
             assert!(all.iter().all(|(_, x)| x.to_f64_vec().iter().all(|x| *x == -1.0)));
         }
     }
@@ -339,14 +388,15 @@ mod tests {
         let fitting = ("c", "F32", &[1usize][..], f32s(&[5.0]));
         let good = file_of(&[("a", "F32", &[4], f32s(&[1.0; 4])), fitting, ("d", "U8", &[1], vec![0])]);
         let mut all = three(DType::F32);
-        let left_out = open(&Scratch::new("partial", &good)).fill(places("", &mut all), &[], Fit::Partial).unwrap();
+        let left_out =
+            open(&Scratch::new("partial", &good)).fill(places("", &mut all), &|_| true, Fit::Partial).unwrap();
         let shape = Reason::Shape { file: vec![4], model: Shape::new(&[2, 2]) };
         let expected = [("a", shape), ("b", Reason::Missing), ("d", Reason::Unexpected)];
         assert_eq!(left_out, expected.map(|(name, reason)| Misfit { name: name.into(), reason }));
         assert_eq!(left_out.iter().map(Misfit::in_model).collect::<Vec<_>>(), [true, true, false]);
         assert_eq!(all.each_ref().map(|(_, x)| x.to_f64_vec()), [vec![-1.0; 4], vec![-1.0; 3], vec![5.0]]);
 
-        let nothing = open(&Scratch::new("nothing", &unfit())).fill(places("m.", &mut all), &[], Fit::Partial);
+        let nothing = open(&Scratch::new("nothing", &unfit())).fill(places("m.", &mut all), &|_| true, Fit::Partial);
         let error = nothing.unwrap_err().to_string();
         assert!(error.contains("5 tensors cannot"), "{error}");
     }
@@ -359,7 +409,7 @@ mod tests {
         let bytes = file_of(&[("a", "F32", &[2, 2], a), ("b", "F32", &[3], b), ("c", "F64", &[1], huge)]);
         let file = Scratch::new("nan", &bytes);
         for (dtype, count) in [(DType::F32, "3 tensors"), (DType::F64, "2 tensors")] {
-            let filled = open(&file).fill(places("", &mut three(dtype)), &[], Fit::Partial);
+            let filled = open(&file).fill(places("", &mut three(dtype)), &|_| true, Fit::Partial);
             let error = filled.unwrap_err().to_string();
             for words in [count, "a has values that are not finite", "another copy"] {
                 assert!(error.contains(words), "{error}");
@@ -393,7 +443,7 @@ mod tests {
     fn damage_is_named_tensor_by_tensor_with_what_else_is_wrong() {
         let (file, mut tensors) = with_checksums("sums");
         let whole = std::fs::read(&file.0).unwrap();
-        assert_eq!(open(&file).fill(places("", &mut tensors), &[], Fit::Strict).unwrap(), []);
+        assert_eq!(open(&file).fill(places("", &mut tensors), &|_| true, Fit::Strict).unwrap(), []);
         let end = whole.len();
         for (name, at) in
             [("a", end - 4 - 4 * 300_001 - 16), ("b", end - 4 - 4 * 300_001), ("b", end - 8), ("c", end - 4)]
@@ -402,7 +452,7 @@ mod tests {
             bytes[at] ^= 1;
             std::fs::write(&file.0, bytes).unwrap();
             for fit in [Fit::Strict, Fit::Partial] {
-                let error = open(&file).fill(places("", &mut tensors), &[], fit).unwrap_err().to_string();
+                let error = open(&file).fill(places("", &mut tensors), &|_| true, fit).unwrap_err().to_string();
                 let said = format!("1 tensor cannot be used:\n    {name} is damaged");
                 assert!(error.contains(&said) && error.contains("another copy"), "{error}");
             }
@@ -414,7 +464,7 @@ mod tests {
         bytes[end - 4..].copy_from_slice(&f32::INFINITY.to_le_bytes());
         std::fs::write(&file.0, bytes).unwrap();
         let mut other = [("a", Tensor::zeros([4], DType::F32)), ("c", Tensor::zeros([1], DType::F32))];
-        let error = open(&file).fill(places("", &mut other), &[], Fit::Strict).unwrap_err().to_string();
+        let error = open(&file).fill(places("", &mut other), &|_| true, Fit::Strict).unwrap_err().to_string();
         for words in ["3 tensors cannot", "a is [2, 2]", "b is unexpected", "c is damaged", "a hint"] {
             assert!(error.contains(words), "no '{words}' in {error}");
         }

@@ -12,6 +12,9 @@ use super::{Misfit, Passed, Reason, checksum};
 use crate::tensor::Tensor;
 use crate::{Error, Result, files};
 
+const NOT_FINITE_HINT: &str =
+    "a file that was written before is still there; see docs/reliability.md on numbers that went wrong";
+
 /// Writes tensors of f32 to a file as [`files::write_with`] does: an existing one is replaced only once the new one is
 /// complete. The same content gives the same bytes. Elements are written as they lie in memory, piece by piece: no copy
 /// is made.
@@ -28,8 +31,7 @@ pub fn write(path: &Path, mut metadata: BTreeMap<String, String>, tensors: &[(St
     let not_finite: Vec<Misfit> =
         not_finite.map(|((name, _), _)| Misfit { name: name.clone(), reason: Reason::NotFinite }).collect();
     if !not_finite.is_empty() {
-        let hint = "a file that was written before is still there; see docs/reliability.md on numbers that went wrong";
-        return Err(Error::file(path, format!("not written: {}", listed(&not_finite)), hint));
+        return Err(Error::file(path, format!("not written: {}", listed(&not_finite)), NOT_FINITE_HINT));
     }
     let names = tensors.iter().map(|(name, _)| name.as_str());
     let sums: BTreeMap<&str, String> = names.zip(passed.iter().map(Passed::checksum)).collect();
@@ -51,6 +53,91 @@ pub fn write(path: &Path, mut metadata: BTreeMap<String, String>, tensors: &[(St
         file.write_all(&header)?;
         tensors.iter().try_for_each(|(_, tensor)| in_pieces(tensor, |_, bytes| file.write_all(bytes)))
     })
+}
+
+/// What lies behind the rows in a file of [`write_rows`]: a tensor of one dimension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// Of I32.
+    Integers(Vec<i32>),
+    /// Of U8.
+    Bytes(Vec<u8>),
+}
+
+/// Room for the header in a file of [`write_rows`], which is written last.
+const HEADER: usize = 4096;
+
+/// Writes one tensor of f32 with rows of this shape, as many as `work` hands over, to a file as [`files::write_with`] does:
+/// nothing is kept in memory, and how many there are need not be known before. Behind it lies what `work` gives back, by
+/// name. Gives the number of rows.
+///
+/// # Errors
+/// What `work` says; when a value is not finite; when the file cannot be written. What was there before stays then.
+///
+/// # Panics
+/// When a piece that is handed over is not a whole number of rows; when names and shape do not fit a header of 4 KB.
+pub fn write_rows(
+    path: &Path,
+    name: &str,
+    row: &[usize],
+    work: impl FnOnce(&mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<(String, Beside)>>,
+) -> Result<usize> {
+    let elements = row.iter().product::<usize>();
+    let (mut failed, mut count) = (None, 0);
+    let written = files::write_with(path, |file| {
+        file.write_all(&[0; 8 + HEADER])?;
+        let mut passed = Passed::nothing();
+        let mut take = |rows: &[f32]| {
+            assert!(rows.len().is_multiple_of(elements), "{} numbers in rows of {elements}", rows.len());
+            if !rows.iter().fold(true, |finite, x| finite & x.is_finite()) {
+                let misfit = Misfit { name: name.to_owned(), reason: Reason::NotFinite };
+                return Err(Error::file(path, format!("not written: {}", listed(&[misfit])), NOT_FINITE_HINT));
+            }
+            for piece in rows.chunks(1 << 12) {
+                let bytes: Vec<u8> = piece.iter().flat_map(|x| x.to_le_bytes()).collect();
+                passed.crc.update(&bytes);
+                file.write_all(&bytes).map_err(|e| Error::io("write", path, e))?;
+            }
+            count += rows.len() / elements;
+            Ok(())
+        };
+        let beside = work(&mut take).map_err(|e| {
+            failed = Some(e);
+            io::Error::other("not finished")
+        })?;
+        let mut end = 4 * count * elements;
+        let mut entries = vec![(name.to_owned(), "F32", [&[count], row].concat(), [0, end], passed.checksum())];
+        for (name, tensor) in beside {
+            let (dtype, len, bytes) = match tensor {
+                Beside::Integers(x) => ("I32", x.len(), x.iter().flat_map(|x| x.to_le_bytes()).collect()),
+                Beside::Bytes(bytes) => ("U8", bytes.len(), bytes),
+            };
+            let mut passed = Passed::nothing();
+            passed.crc.update(&bytes);
+            file.write_all(&bytes)?;
+            entries.push((name, dtype, vec![len], [end, end + bytes.len()], passed.checksum()));
+            end += bytes.len();
+        }
+        let sums: BTreeMap<&str, &str> = entries.iter().map(|(name, .., sum)| (name.as_str(), sum.as_str())).collect();
+        let mut metadata: BTreeMap<String, String> =
+            [("crc32".to_owned(), serde_json::to_string(&sums).expect("plain data"))].into();
+        metadata.insert("checksum".into(), checksum(metadata.iter()));
+        let mut header = serde_json::Map::new();
+        for (name, dtype, shape, offsets, _) in &entries {
+            header.insert(name.clone(), json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets }));
+        }
+        header.insert("__metadata__".into(), json!(metadata));
+        let mut header = serde_json::to_vec(&header).expect("plain data");
+        assert!(header.len() <= HEADER, "a header of {} bytes", header.len());
+        header.resize(HEADER, b' ');
+        file.rewind()?;
+        file.write_all(&(HEADER as u64).to_le_bytes())?;
+        file.write_all(&header)
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => written.map(|()| count),
+    }
 }
 
 /// A tensor's elements, and their bytes in little-endian order, some at a time.
@@ -108,6 +195,37 @@ mod tests {
 
         write(&file.0, said.into_iter().collect(), &tensors).unwrap();
         assert_eq!(std::fs::read(&file.0).unwrap(), bytes, "the same content gives the same bytes");
+    }
+
+    #[test]
+    fn rows_that_come_one_after_the_other_make_the_same_tensor() {
+        let file = Scratch::new("rows", b"old");
+        let rows = |take: &mut dyn FnMut(&[f32]) -> Result<()>| {
+            take(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0])?;
+            take(&[])?;
+            take(&[6.0, 7.0, 8.0])?;
+            Ok(vec![("l".into(), Beside::Integers(vec![-1, 7, 300])), ("n".into(), Beside::Bytes(b"a\0b".to_vec()))])
+        };
+        assert_eq!(write_rows(&file.0, "x", &[1, 3], rows).unwrap(), 3);
+        let bytes = std::fs::read(&file.0).unwrap();
+        let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let (labels, names) = (read.tensor("l").unwrap(), read.tensor("n").unwrap());
+        assert_eq!(
+            (labels.dtype(), labels.shape(), &labels.data()[8..]),
+            (safetensors::Dtype::I32, &[3][..], &[44, 1, 0, 0][..])
+        );
+        assert_eq!((names.dtype(), names.data()), (safetensors::Dtype::U8, &b"a\0b"[..]));
+        let x = super::super::TensorFile::open(&file.0, "").unwrap().tensor("x", DType::F32).unwrap();
+        assert_eq!(x.shape()[..], [3, 1, 3]);
+        assert!(x.as_slice::<f32>().iter().enumerate().all(|(i, x)| *x == i as f32));
+
+        for bad in [f32::NAN, f32::INFINITY] {
+            let error = write_rows(&file.0, "x", &[1], |take| take(&[0.0, bad]).map(|()| vec![])).unwrap_err();
+            assert!(error.to_string().contains("x has values that are not finite"), "{error}");
+        }
+        let stopped = write_rows(&file.0, "x", &[1], |take| take(&[0.0]).and(Err(Error::Interrupted)));
+        assert!(matches!(stopped, Err(Error::Interrupted)));
+        assert_eq!(std::fs::read(&file.0).unwrap(), bytes, "what was there stays");
     }
 
     /// Wherever the number stands; what was there before stays, byte for byte.
