@@ -93,7 +93,7 @@ impl Chosen {
             test_labels.iter().filter(|label| classes.binary_search(label).is_err()).copied().collect();
         if !unseen.is_empty() {
             let mut names: Vec<&str> =
-                unseen.iter().take(5).map(|&label| &*splits.train.class_names()[label as usize]).collect();
+                unseen.iter().take(5).map(|&label| &*splits.test.class_names()[label as usize]).collect();
             if unseen.len() > names.len() {
                 names.push("…");
             }
@@ -261,4 +261,92 @@ fn judge(
 
 fn percent(x: f64) -> String {
     format!("{:.1} %", 100.0 * x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::LinearInit;
+    use crate::vit::Preset;
+
+    /// Images of 8×8, each of noise of its own; some labels.
+    struct Images(Vec<Option<usize>>, Vec<String>);
+
+    impl Dataset for Images {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn image_size(&self) -> usize {
+            8
+        }
+        fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+            out.iter_mut().enumerate().for_each(|(i, v)| *v = (i * i * (index + 3) % 251) as u8);
+            Ok(())
+        }
+        fn label(&self, index: usize) -> Option<usize> {
+            self.0[index]
+        }
+        fn class_names(&self) -> &[String] {
+            &self.1
+        }
+        fn describe(&self) -> String {
+            format!("{} images", self.0.len())
+        }
+    }
+
+    fn splits(train: &[Option<usize>], test: &[Option<usize>]) -> Splits {
+        let names = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen"].map(str::to_owned).to_vec();
+        let [train, test] = [train, test].map(|labels| Images(labels.to_vec(), names.clone()));
+        Splits { train: Arc::new(train), test: Arc::new(test), published: Some(Normalization::IMAGENET) }
+    }
+
+    const ALL: ProbeArgs = ProbeArgs { probe_images: None };
+
+    #[test]
+    fn a_probe_that_cannot_be_made_says_why() {
+        let [a, b, c] = [0, 1, 2].map(Some);
+        let message = |args: ProbeArgs, train: &[Option<usize>], test: &[Option<usize>]| {
+            check(&args, &splits(train, test)).unwrap_err().to_string()
+        };
+        for (train, test) in [(vec![None; 3], vec![a, b]), (vec![a, b], vec![None; 3]), (vec![a, None], vec![a])] {
+            let message = message(ALL, &train, &test);
+            assert!(message.contains("a probe needs labels") && message.contains("class folders"), "{message}");
+        }
+        assert!(message(ALL, &[a], &[]).contains("0 images: no images to probe with"));
+        let unseen = message(ALL, &[a, b, b], &[a, c]);
+        assert!(unseen.contains("1 others: cat") && unseen.contains("add training images of them"), "{unseen}");
+        let many: Vec<_> = (1..8).map(Some).collect();
+        let unseen = message(ALL, &[a], &many);
+        assert!(unseen.contains("7 others: bee, cat, dog, eel, fox, …"), "{unseen}");
+        let few = ProbeArgs { probe_images: Some((2, 9)) };
+        let unseen = message(few, &[a, a, b, c], &[a, b, c]);
+        assert!(unseen.contains("1 others") && unseen.contains("--probe-images 3,3"), "{unseen}");
+        check(&ProbeArgs { probe_images: Some((3, 3)) }, &splits(&[a, a, b, c], &[a, b, c])).unwrap();
+    }
+
+    #[test]
+    fn classes_are_those_of_the_training_images_numbered_anew() {
+        let labels = |labels: &[usize]| labels.iter().copied().map(Some).collect::<Vec<_>>();
+        let chosen = Chosen::new(&ALL, &splits(&labels(&[7, 2, 5, 2]), &labels(&[5, 7]))).unwrap();
+        assert_eq!((chosen.classes, chosen.train_labels, chosen.test_labels), (3, vec![2, 0, 1, 0], vec![1, 2]));
+    }
+
+    #[test]
+    fn without_a_baseline_the_rest_is_found_and_without_the_encoder_nothing() {
+        let labels: Vec<_> = (0..20).map(|i| Some(i % 2)).collect();
+        let splits = splits(&labels, &labels);
+        let sizes = crate::vit::EncoderConfig { image_size: 8, depth: 1, ..Preset::Toy.sizes().0 };
+        let fresh = || fresh_encoder(&sizes, LinearInit::Normal, 0);
+        let (encoder, params) = fresh().unwrap();
+        let probed = |params: &Params, untrained: &dyn Fn() -> Result<(Encoder, Params)>| {
+            probe(&ALL, (&encoder, params), untrained, (&splits, &Normalization::IMAGENET))
+        };
+        probed(&params, &fresh).unwrap();
+        probed(&params, &|| Err(Error::config("no memory", "buy some"))).unwrap();
+        assert!(matches!(probed(&params, &|| Err(Error::Interrupted)), Err(Error::Interrupted)));
+        let mut broken = params.clone();
+        broken.iter_mut().for_each(|p| p.value.as_mut_slice::<f32>().fill(f32::NAN));
+        let message = probed(&broken, &fresh).unwrap_err().to_string();
+        assert!(message.contains("trained encoder, training images: feature 0 of image 0 is NaN"), "{message}");
+    }
 }

@@ -11,8 +11,8 @@ use crate::Result;
 /// `whole` with images of `size`×`size` pixels; itself, if that is their size.
 ///
 /// The filter is a triangle, as for [folders](super::folder): to enlarge, it is bilinear interpolation; to shrink, as wide as
-/// what becomes one pixel, so that nothing is passed over (PyTorch's and Pillow's "bilinear" with antialiasing). Images are
-/// resized whenever they are asked for, which takes about a tenth of the time that an encoder of that size needs for them.
+/// what becomes one pixel, so that nothing is passed over (PyTorch's and Pillow's "bilinear" with antialiasing). An image is
+/// resized whenever it is asked for.
 ///
 /// # Panics
 /// When `size` is 0.
