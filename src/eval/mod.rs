@@ -139,6 +139,21 @@ fn share(right: usize, count: usize) -> f64 {
     right as f64 / count as f64
 }
 
+/// Runs `work` on a pool of 1 thread and on one of 3, and checks that both give the same.
+#[cfg(test)]
+fn same_on_any_thread_count<T: PartialEq + std::fmt::Debug + Send>(work: impl Fn() -> T + Sync) {
+    let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(&work);
+    assert_eq!(on(1), on(3));
+}
+
+/// `rows` draws of `dim` standard normal features.
+#[cfg(test)]
+fn gaussian(seed: u64, rows: usize, dim: usize) -> Features {
+    use rand_distr::{Distribution, StandardNormal};
+    let rng = crate::rng::stream(seed, crate::rng::Purpose::Eval, [0, 0]);
+    Features::new(StandardNormal.sample_iter(rng).take(rows * dim).collect(), rows, dim)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,19 +181,4 @@ mod tests {
         assert_eq!(both.transposed(), Features::new(vec![1.0, 2.0, 3.0, 5.0, 4.0, 6.0], 3, 2));
         assert_eq!(both.select(&[1, 1]).as_slice(), [2.0, 5.0, 6.0, 2.0, 5.0, 6.0]);
     }
-}
-
-/// Runs `work` on a pool of 1 thread and on one of 3, and checks that both give the same.
-#[cfg(test)]
-fn same_on_any_thread_count<T: PartialEq + std::fmt::Debug + Send>(work: impl Fn() -> T + Sync) {
-    let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(&work);
-    assert_eq!(on(1), on(3));
-}
-
-/// `rows` draws of `dim` standard normal features.
-#[cfg(test)]
-fn gaussian(seed: u64, rows: usize, dim: usize) -> Features {
-    use rand_distr::{Distribution, StandardNormal};
-    let rng = crate::rng::stream(seed, crate::rng::Purpose::Eval, [0, 0]);
-    Features::new(StandardNormal.sample_iter(rng).take(rows * dim).collect(), rows, dim)
 }
