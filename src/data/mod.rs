@@ -6,6 +6,7 @@
 //! | [`cifar`] | CIFAR-10 and CIFAR-100 in their binary layouts |
 //! | [`folder`] | a folder of JPEG and PNG files, one sub-folder per class |
 //! | [`augment`] | random resized crop and flip, and the step from bytes to normalised floats |
+//! | [`resized()`] | images of another size than their data set has them |
 //! | [`loader`] | shuffled, prefetched batches, the same on any number of threads and after any resume |
 //!
 //! Every image is square, RGB, 8 bits a channel, stored channel first: `[3][S][S]`. Left out on purpose: colour
@@ -180,7 +181,7 @@ pub fn open(spec: &str, image_size: usize) -> Result<Splits> {
 /// | `spec` | what |
 /// |---|---|
 /// | `shapes` | [`shapes`], labelled by class; `shapes:count` and `shapes:distance` label by these instead |
-/// | `cifar10:DIR`, `cifar100:DIR` | [`cifar`], [`resized`] unless `image_size` is 32 |
+/// | `cifar10:DIR`, `cifar100:DIR` | [`cifar`], [`resized()`] unless `image_size` is 32 |
 /// | `folder:DIR` | [`folder`] |
 ///
 /// # Errors

@@ -47,9 +47,9 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     rows.iter().fold(layout.header(header), |table, row| table + &layout.row(row))
 }
 
-/// Whether `text` starts like a number (`-1.5`, `.5`, `93.1 %`, `1e-4 ± 2e-5`), or is missing.
+/// Whether `text` starts like a number (`-1.5`, `.5`, `93.1 %`, `1e-4 ± 2e-5`, and with a mark `*93.1 %`), or is missing.
 fn is_number(text: &str) -> bool {
-    let unsigned = text.trim_start_matches(['-', '−', '+', '.']);
+    let unsigned = text.trim_start_matches(['-', '−', '+', '.', '*']);
     matches!(text, "" | "-" | "NaN" | "inf" | "-inf") || unsigned.starts_with(|c: char| c.is_ascii_digit())
 }
 
@@ -74,7 +74,7 @@ i-jepa  10.25  12 a
     #[test]
     fn rows_that_come_one_by_one_stand_as_in_a_table() {
         let header = ["method", "top-1"];
-        let rows = [["mae", "9.5 %"], ["i-jepa", "100.0 %"]].map(|row| row.map(str::to_owned).to_vec());
+        let rows = [["mae", "9.5 %"], ["i-jepa", "*100.0 %"]].map(|row| row.map(str::to_owned).to_vec());
         let layout = Layout::of(&header, &rows[1..]);
         let lines = [layout.header(&header), layout.row(&rows[0]), layout.row(&rows[1])];
         assert_eq!(lines.concat(), table(&header, &rows));
