@@ -3,10 +3,19 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use stop_mim::Error;
+
+/// What a shell gives for a process that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
 fn main() -> ExitCode {
     end_without_a_reader();
     match stop_mim::cli::Cli::from_args().run() {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error @ Error::Interrupted) => {
+            let _ = writeln!(std::io::stderr(), "{error}");
+            ExitCode::from(INTERRUPTED)
+        }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}"); // the exit code says it too
             ExitCode::FAILURE

@@ -219,7 +219,12 @@ fn encode(found: &Found, images: &Images, tokens: bool, out: &Path) -> Result<Wr
         let x = Var::constant(Tensor::new([n, 3, side, side], images.pixels(range)?));
         let features = found.encoder.forward(&found.params.constants(), &x, None);
         let features = features.value();
-        Ok(if tokens { features.as_slice().to_vec() } else { mean_over_tokens(features, class) })
+        if tokens {
+            return Ok(features.as_slice().to_vec());
+        }
+        let mut pooled = vec![0.0; features.shape()[0] * features.last_dim()];
+        mean_over_tokens(features, class, &mut pooled);
+        Ok(pooled)
     };
     let encoded = |range: Range<usize>| -> Result<Encoded> {
         match forward(range.clone()) {

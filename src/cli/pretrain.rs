@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 
 use super::options::{MaskArgs, ModelArgs, StrictArgs, TrainArgs};
-use super::probe::{ProbeArgs, probe};
+use super::probe::{ProbeArgs, check, probe};
 use super::profile::profile;
 use super::run::{RunFolder, run as pretrain};
 use super::signals;
@@ -82,6 +82,9 @@ pub fn run(args: &Args) -> Result<()> {
     let model = args.model.config()?;
     let masking = args.masks.masking(&model)?;
     let splits = data::open_with(&args.data, model.encoder.image_size, args.strict.bad_images())?;
+    if args.probe {
+        check(&args.probe_args, &splits)?;
+    }
     let config = args.train.config(model, masking, &args.data, &splits)?;
     if let Some(steps) = args.profile {
         return profile(&config, &splits, steps as usize);
@@ -115,6 +118,9 @@ fn resume(args: &Args, folder: RunFolder) -> Result<()> {
             "bring back the images as they were, or start a new run",
         ));
     }
+    if args.probe {
+        check(&args.probe_args, &splits)?;
+    }
     for problem in &damaged {
         say!("{problem}");
     }
@@ -134,8 +140,10 @@ fn go_on(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
         say!("{} files could not be used and were skipped: the warnings name them", splits.skipped());
     }
     if args.probe && !signals::stopped() {
-        let untrained = fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed)?;
-        probe(&args.probe_args, (&model.encoder, params.evaluated()), untrained, splits)?;
+        let untrained = || fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed);
+        let normalization = config.normalization.map_or_else(|| splits.normalization(), Ok)?;
+        let trained = (&model.encoder, params.evaluated());
+        probe(&args.probe_args, trained, &untrained, (splits, &normalization))?;
     }
     Ok(())
 }

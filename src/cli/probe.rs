@@ -1,5 +1,6 @@
 //! `stop-mim probe`
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use clap::Args as ClapArgs;
@@ -8,10 +9,10 @@ use super::encoder::EncoderArgs;
 use super::options::StrictArgs;
 use super::progress::Progress;
 use super::signals;
-use crate::data::{self, Dataset, Splits, Subset};
-use crate::eval::{self, Features, KnnConfig, ProbeConfig};
+use crate::data::{self, Dataset, Normalization, Splits, Subset};
+use crate::eval::{self, Features, KnnConfig, PIXEL_SIDE, ProbeConfig, ProbeReport};
 use crate::nn::Params;
-use crate::report::table::table;
+use crate::report::table::Layout;
 use crate::train::weights::fresh_encoder;
 use crate::vit::Encoder;
 use crate::{Error, Result};
@@ -37,30 +38,19 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(Error::config(problem, "give some: --data folder:DIR"));
     };
     let splits = data::open_with(spec, found.encoder.config().image_size, args.strict.bad_images())?;
+    check(&args.probe, &splits)?;
+    let normalization = found.normalization.map_or_else(|| splits.normalization(), Ok)?;
     println!("{}, on {}", found.what, splits.train.describe());
-    let untrained = fresh_encoder(found.encoder.config(), found.linear_init, found.seed)?;
-    let splits = Splits { published: found.normalization.or(splits.published), ..splits };
-    probe(&args.probe, (&found.encoder, &found.params), untrained, &splits)
-}
-
-/// The labels of images that are to be probed.
-fn labelled(images: &dyn Dataset) -> Result<Vec<u32>> {
-    let unlabelled =
-        || Error::config(format!("{}: no labels to probe with", images.describe()), "give images in class folders");
-    eval::labels(images).ok_or_else(unlabelled)
-}
-
-/// What is probed: a name, and the features of the training and test images.
-struct Probed {
-    name: &'static str,
-    train: Vec<Features>,
-    test: Vec<Features>,
+    let Normalization { mean, std } = normalization;
+    println!("images are normalised by mean {mean:?} and std {std:?}: {}", found.normalization_from);
+    let untrained = || fresh_encoder(found.encoder.config(), found.linear_init, found.seed);
+    probe(&args.probe, (&found.encoder, &found.params), &untrained, (&splits, &normalization))
 }
 
 /// How much of a data set is probed.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub struct ProbeArgs {
-    /// Probe on this many training and test images [default: all].
+    /// Probe on this many training and test images, as many of each class as can be [default: all].
     #[arg(long, value_name = "TRAIN,TEST", value_parser = counts)]
     probe_images: Option<(usize, usize)>,
 }
@@ -72,56 +62,287 @@ fn counts(text: &str) -> std::result::Result<(usize, usize), String> {
     Ok((number(a)?, number(b)?))
 }
 
-/// Probes a model, its untrained self and raw pixels, and prints the table. The last blocks of the encoder that are
-/// concatenated are four, or all there are.
+/// That a probe of these images can be made: nobody wants to learn after hours of training that it cannot.
+///
+/// # Errors
+/// When there are no images or no labels, or no training image is of some class that is tested.
+pub fn check(args: &ProbeArgs, splits: &Splits) -> Result<()> {
+    Chosen::new(args, splits).map(drop)
+}
+
+/// The images that are probed, and their classes: those of the training images, numbered from 0.
+struct Chosen {
+    train: Arc<dyn Dataset>,
+    test: Arc<dyn Dataset>,
+    train_labels: Vec<u32>,
+    test_labels: Vec<u32>,
+    classes: usize,
+}
+
+impl Chosen {
+    fn new(args: &ProbeArgs, splits: &Splits) -> Result<Self> {
+        let (most_train, most_test) = args.probe_images.unwrap_or((usize::MAX, usize::MAX));
+        let (train, train_labels) = labelled(&splits.train, most_train)?;
+        let (test, test_labels) = labelled(&splits.test, most_test)?;
+        let classes = Vec::from_iter(BTreeSet::from_iter(train_labels.iter().copied()));
+        let unseen: BTreeSet<u32> =
+            test_labels.iter().filter(|label| classes.binary_search(label).is_err()).copied().collect();
+        if !unseen.is_empty() {
+            let mut names: Vec<&str> =
+                unseen.iter().take(5).map(|&label| &*splits.test.class_names()[label as usize]).collect();
+            if unseen.len() > names.len() {
+                names.push("…");
+            }
+            let problem = format!(
+                "the probe's {} training images are of {} classes, and it would be tested on {} others: {}",
+                train.len(),
+                classes.len(),
+                unseen.len(),
+                names.join(", ")
+            );
+            // Of fewer images than classes, an even choice has none of some.
+            let all = BTreeSet::from_iter((0..splits.train.len()).filter_map(|i| splits.train.label(i))).len();
+            let hint = match train.len() < all {
+                true => format!("give at least one image of each class: --probe-images {all},{}", test.len()),
+                false => "add training images of them, or leave them out of the test images".to_owned(),
+            };
+            return Err(Error::config(problem, hint));
+        }
+        let place = |label: &u32| classes.partition_point(|class| class < label) as u32;
+        let [train_labels, test_labels] = [train_labels, test_labels].map(|labels| labels.iter().map(place).collect());
+        Ok(Chosen { train, test, train_labels, test_labels, classes: classes.len() })
+    }
+
+    fn images(&self) -> usize {
+        self.train.len() + self.test.len()
+    }
+}
+
+/// An even choice of `most` images, and their labels.
+fn labelled(images: &Arc<dyn Dataset>, most: usize) -> Result<(Arc<dyn Dataset>, Vec<u32>)> {
+    let chosen = Subset::even(Arc::clone(images), most);
+    let problem = match eval::labels(&chosen) {
+        Some(labels) if !labels.is_empty() => return Ok((Arc::new(chosen), labels)),
+        Some(_) => "no images to probe with",
+        None => "a probe needs labels, and these images have none",
+    };
+    let hint = "give images in class folders, as in DIR/train/CLASS/name.jpg and DIR/test/CLASS/name.jpg";
+    Err(Error::config(format!("{}: {problem}", images.describe()), hint))
+}
+
+/// Probes a model, its untrained self and raw pixels, and prints the table, row by row as they are found. The last blocks
+/// of the encoder that are concatenated are four, or all there are. Only the features of one row are held at a time.
+///
+/// # Errors
+/// When the trained encoder cannot be judged, or the user asks to stop. A baseline that cannot be had is a row of dashes,
+/// and the reason stands below the table.
 pub fn probe(
     args: &ProbeArgs,
-    trained: (&Encoder, &Params),
-    untrained: (Encoder, Params),
-    splits: &Splits,
+    (encoder, params): (&Encoder, &Params),
+    untrained: &dyn Fn() -> Result<(Encoder, Params)>,
+    (splits, normalization): (&Splits, &Normalization),
 ) -> Result<()> {
-    let (most_train, most_test) = args.probe_images.unwrap_or((usize::MAX, usize::MAX));
-    let (train, test) =
-        (Subset::even(Arc::clone(&splits.train), most_train), Subset::even(Arc::clone(&splits.test), most_test));
-    let (train, test, normalization): (&dyn Dataset, &dyn Dataset, _) = (&train, &test, &splits.normalization()?);
-    let k = trained.0.config().depth.min(4);
-    let progress = Progress::new(2 * (train.len() + test.len()), "features");
-    let features = |encoder: &Encoder, params: &Params, data: &dyn Dataset| {
-        eval::pooled_features(encoder, params, (data, normalization), k, &|n| {
-            progress.advance(n, String::new);
-            signals::go_on()
-        })
-    };
-    let of = |name, (encoder, params): (&Encoder, &Params)| -> Result<Probed> {
-        Ok(Probed { name, train: features(encoder, params, train)?, test: features(encoder, params, test)? })
-    };
-    let mut probed = vec![of("trained encoder", trained)?, of("untrained encoder", (&untrained.0, &untrained.1))?];
-    drop(untrained);
-    progress.finish();
-    let pixels = |data: &dyn Dataset| eval::pixel_features(data, normalization);
-    probed.push(Probed { name: "raw pixels", train: vec![pixels(train)?], test: vec![pixels(test)?] });
-
-    let (train_labels, test_labels) = (labelled(train)?, labelled(test)?);
-    let classes = train.class_names().len();
-    let percent = |x: f64| format!("{:.1} %", 100.0 * x);
-    let mut rows = Vec::new();
-    for Probed { name, train, test } in &probed {
-        let linear = |train: &Features, test: &Features| {
-            let config = ProbeConfig::default();
-            eval::linear_probe((train, &train_labels), (test, &test_labels), classes, &config)
-        };
-        let (last_train, last_test) = (&train[train.len() - 1], &test[test.len() - 1]);
-        let knn = eval::knn_top1((last_train, &train_labels), (last_test, &test_labels), classes, KnnConfig::default());
-        let last = linear(last_train, last_test);
-        let concatenated = match train.len() {
-            1 => "-".to_owned(),
-            _ => percent(linear(&Features::concat(train), &Features::concat(test)).test_top1),
-        };
-        let rank = format!("{:.1} of {}", eval::rank_me(last_test), last_test.dim());
-        rows.push(vec![name.to_string(), percent(last.test_top1), concatenated, percent(knn), rank]);
-    }
+    let chosen = Chosen::new(args, splits)?;
+    let Chosen { train, test, train_labels, test_labels, classes } = &chosen;
+    let k = encoder.config().depth.min(4);
+    let chance = percent(eval::chance(train_labels, test_labels, *classes));
+    println!("{} images of {classes} classes, tested on {}; chance is {chance}", train.len(), test.len());
     let last = format!("linear, last {k}");
-    println!("{} images, tested on {}; chance is {}", train.len(), test.len(), percent(1.0 / classes as f64));
-    println!("{}", table(&["features", "linear, last block", &last, "20-NN", "rank (RankMe)"], &rows));
+    let header = ["features", "linear, last block", &last, "20-NN", "rank (RankMe)"];
+
+    let encoded = |(encoder, params): (&Encoder, &Params), progress: &Tick| {
+        let of =
+            |data: &Arc<dyn Dataset>| eval::pooled_features(encoder, params, (&**data, normalization), k, progress);
+        Ok([of(train)?, of(test)?])
+    };
+    let pixels = |progress: &Tick| {
+        let of = |data| Ok(vec![eval::pixel_features(data, normalization, progress)?]);
+        Ok([of(train)?, of(test)?])
+    };
+    let untrained = |progress: &Tick| {
+        let (encoder, params) = untrained()?;
+        encoded((&encoder, &params), progress)
+    };
+    let side = train.image_size();
+    let raw = if side > PIXEL_SIDE { format!("raw pixels, {PIXEL_SIDE} x {PIXEL_SIDE}") } else { "raw pixels".into() };
+    let trained = |progress: &Tick| encoded((encoder, params), progress);
+    let rows: [(&str, &Source); 3] =
+        [("trained encoder", &trained), ("untrained encoder", &untrained), (&raw, &pixels)];
+
+    let most = encoder.config().dim.max(3 * side.min(PIXEL_SIDE).pow(2));
+    let rank = format!("{most}.0 of {most}");
+    let widest = rows.map(|(name, _)| [name, "*100.0 %", "*100.0 %", "100.0 %", &rank].map(str::to_owned).to_vec());
+    let layout = Layout::of(&header, &widest);
+    print!("{}", layout.header(&header));
+    let mut notes = BTreeSet::new();
+    for (i, (name, source)) in rows.into_iter().enumerate() {
+        let progress = Progress::beside_results(chosen.images(), "features");
+        let row = judge(name, source, &chosen, &progress, &mut notes);
+        progress.clear();
+        let cells = match row {
+            Ok(cells) => cells,
+            Err(Error::Interrupted) => {
+                println!("stopped before the row of the {name} was found");
+                return Err(Error::Interrupted);
+            }
+            Err(error) if i == 0 => return Err(error),
+            Err(error) => {
+                notes.insert(format!("{name}: {error}"));
+                ["-"; 4].map(str::to_owned)
+            }
+        };
+        let row = [&[name.to_owned()][..], &cells].concat();
+        print!("{}", layout.row(&row));
+    }
+    for note in &notes {
+        println!("{note}");
+    }
+    println!();
     Ok(())
+}
+
+/// Is told how many more images are done.
+type Tick<'a> = dyn Fn(usize) -> Result<()> + Sync + 'a;
+
+/// Makes the features of training and test images, of one block or several.
+type Source<'a> = dyn Fn(&Tick) -> Result<[Vec<Features>; 2]> + 'a;
+
+/// The cells of a row but the first. What is to be said below the table is added to `notes`.
+fn judge(
+    name: &str,
+    source: &Source,
+    chosen: &Chosen,
+    progress: &Progress,
+    notes: &mut BTreeSet<String>,
+) -> Result<[String; 4]> {
+    let [train, test] = source(&|n| {
+        progress.advance(n, || name.to_owned());
+        signals::go_on()
+    })?;
+    for (features, images) in [(&train, "training"), (&test, "test")] {
+        features.iter().try_for_each(|block| block.check(&format!("{name}, {images} images")))?;
+    }
+    let Chosen { train_labels, test_labels, classes, .. } = chosen;
+    let config = ProbeConfig::default();
+    let mut linear = |train: &Features, test: &Features| -> Result<String> {
+        let (train, test) = ((train, &train_labels[..]), (test, &test_labels[..]));
+        let ProbeReport { test_top1, converged, .. } =
+            eval::linear_probe(train, test, *classes, &config, &signals::go_on)?;
+        let mark = if converged { "" } else { "*" };
+        if !converged {
+            let most = config.max_iterations;
+            notes.insert(format!("* the fit did not converge, in {most} steps or to what f32 can tell: a lower bound"));
+        }
+        Ok(format!("{mark}{}", percent(test_top1)))
+    };
+    let doing = |what: &str| progress.note(format!("{name}: {what}"));
+    let last = train.len() - 1;
+    doing("linear probe of the last block");
+    let of_last = linear(&train[last], &test[last])?;
+    doing("nearest neighbours");
+    let (labelled_train, labelled_test) = ((&train[last], &train_labels[..]), (&test[last], &test_labels[..]));
+    let knn = eval::knn_top1(labelled_train, labelled_test, *classes, KnnConfig::default(), &signals::go_on)?;
+    doing("rank");
+    let rank = format!("{:.1} of {}", eval::rank_me(&test[last], &signals::go_on)?, test[last].dim());
+    let of_all = match last {
+        0 => "-".to_owned(),
+        _ => {
+            doing("linear probe of the last blocks");
+            let all = [train, test].map(|blocks| Features::concat(&blocks));
+            linear(&all[0], &all[1])?
+        }
+    };
+    Ok([of_last, of_all, percent(knn), rank])
+}
+
+fn percent(x: f64) -> String {
+    format!("{:.1} %", 100.0 * x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::LinearInit;
+    use crate::vit::Preset;
+
+    /// Images of 8×8, each of noise of its own; some labels.
+    struct Images(Vec<Option<usize>>, Vec<String>);
+
+    impl Dataset for Images {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn image_size(&self) -> usize {
+            8
+        }
+        fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+            out.iter_mut().enumerate().for_each(|(i, v)| *v = (i * i * (index + 3) % 251) as u8);
+            Ok(())
+        }
+        fn label(&self, index: usize) -> Option<usize> {
+            self.0[index]
+        }
+        fn class_names(&self) -> &[String] {
+            &self.1
+        }
+        fn describe(&self) -> String {
+            format!("{} images", self.0.len())
+        }
+    }
+
+    fn splits(train: &[Option<usize>], test: &[Option<usize>]) -> Splits {
+        let names = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen"].map(str::to_owned).to_vec();
+        let [train, test] = [train, test].map(|labels| Images(labels.to_vec(), names.clone()));
+        Splits { train: Arc::new(train), test: Arc::new(test), published: Some(Normalization::IMAGENET) }
+    }
+
+    const ALL: ProbeArgs = ProbeArgs { probe_images: None };
+
+    #[test]
+    fn a_probe_that_cannot_be_made_says_why() {
+        let [a, b, c] = [0, 1, 2].map(Some);
+        let message = |args: ProbeArgs, train: &[Option<usize>], test: &[Option<usize>]| {
+            check(&args, &splits(train, test)).unwrap_err().to_string()
+        };
+        for (train, test) in [(vec![None; 3], vec![a, b]), (vec![a, b], vec![None; 3]), (vec![a, None], vec![a])] {
+            let message = message(ALL, &train, &test);
+            assert!(message.contains("a probe needs labels") && message.contains("class folders"), "{message}");
+        }
+        assert!(message(ALL, &[a], &[]).contains("0 images: no images to probe with"));
+        let unseen = message(ALL, &[a, b, b], &[a, c]);
+        assert!(unseen.contains("1 others: cat") && unseen.contains("add training images of them"), "{unseen}");
+        let many: Vec<_> = (1..8).map(Some).collect();
+        let unseen = message(ALL, &[a], &many);
+        assert!(unseen.contains("7 others: bee, cat, dog, eel, fox, …"), "{unseen}");
+        let few = ProbeArgs { probe_images: Some((2, 9)) };
+        let unseen = message(few, &[a, a, b, c], &[a, b, c]);
+        assert!(unseen.contains("1 others") && unseen.contains("--probe-images 3,3"), "{unseen}");
+        check(&ProbeArgs { probe_images: Some((3, 3)) }, &splits(&[a, a, b, c], &[a, b, c])).unwrap();
+    }
+
+    #[test]
+    fn classes_are_those_of_the_training_images_numbered_anew() {
+        let labels = |labels: &[usize]| labels.iter().copied().map(Some).collect::<Vec<_>>();
+        let chosen = Chosen::new(&ALL, &splits(&labels(&[7, 2, 5, 2]), &labels(&[5, 7]))).unwrap();
+        assert_eq!((chosen.classes, chosen.train_labels, chosen.test_labels), (3, vec![2, 0, 1, 0], vec![1, 2]));
+    }
+
+    #[test]
+    fn without_a_baseline_the_rest_is_found_and_without_the_encoder_nothing() {
+        let labels: Vec<_> = (0..20).map(|i| Some(i % 2)).collect();
+        let splits = splits(&labels, &labels);
+        let sizes = crate::vit::EncoderConfig { image_size: 8, depth: 1, ..Preset::Toy.sizes().0 };
+        let fresh = || fresh_encoder(&sizes, LinearInit::Normal, 0);
+        let (encoder, params) = fresh().unwrap();
+        let probed = |params: &Params, untrained: &dyn Fn() -> Result<(Encoder, Params)>| {
+            probe(&ALL, (&encoder, params), untrained, (&splits, &Normalization::IMAGENET))
+        };
+        probed(&params, &fresh).unwrap();
+        probed(&params, &|| Err(Error::config("no memory", "buy some"))).unwrap();
+        assert!(matches!(probed(&params, &|| Err(Error::Interrupted)), Err(Error::Interrupted)));
+        let mut broken = params.clone();
+        broken.iter_mut().for_each(|p| p.value.as_mut_slice::<f32>().fill(f32::NAN));
+        let message = probed(&broken, &fresh).unwrap_err().to_string();
+        assert!(message.contains("trained encoder, training images: feature 0 of image 0 is NaN"), "{message}");
+    }
 }

@@ -1,5 +1,6 @@
 //! Progress in a terminal, and in a file.
 
+use std::io::Write;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub struct Progress {
     bar: ProgressBar,
     what: &'static str,
+    /// Where lines go that stand in for the bar: to standard error, if results go to standard output as they come.
+    aside: bool,
     /// When the last line was printed.
     line: Mutex<Instant>,
 }
@@ -21,21 +24,43 @@ impl Progress {
     pub fn new(total: usize, what: &'static str) -> Self {
         let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {msg}").expect("a valid template");
         let bar = ProgressBar::new(total as u64).with_style(style).with_prefix(what);
-        Progress { bar, what, line: Mutex::new(Instant::now()) }
+        Progress { bar, what, aside: false, line: Mutex::new(Instant::now()) }
+    }
+
+    /// For work whose results are printed as they come: leaves standard output to them, and is to be [cleared](Self::clear)
+    /// before each.
+    pub fn beside_results(total: usize, what: &'static str) -> Self {
+        Progress { aside: true, ..Progress::new(total, what) }
     }
 
     /// `by` more are done; `message` says how it goes.
     pub fn advance(&self, by: usize, message: impl FnOnce() -> String) {
         self.bar.inc(by as u64);
-        let finished = self.bar.position() >= self.bar.length().unwrap_or(0);
+        let finished = by > 0 && self.bar.position() >= self.bar.length().unwrap_or(0);
         if !self.bar.is_hidden() {
             self.bar.set_message(message());
         } else if let Ok(mut line) = self.line.lock()
             && (finished || line.elapsed() >= LINE_EVERY)
         {
             *line = Instant::now();
-            say!("{} {}/{} {}", self.what, self.bar.position(), self.bar.length().unwrap_or(0), message());
+            let line =
+                format!("{} {}/{} {}", self.what, self.bar.position(), self.bar.length().unwrap_or(0), message());
+            if self.aside {
+                let _ = writeln!(std::io::stderr(), "{line}");
+            } else {
+                say!("{line}");
+            }
         }
+    }
+
+    /// All are done, and now this is.
+    pub fn note(&self, message: String) {
+        self.advance(0, || message);
+    }
+
+    /// Leaves the place of the bar to what is printed next.
+    pub fn clear(&self) {
+        self.bar.finish_and_clear();
     }
 
     /// Leaves the bar as it stands.

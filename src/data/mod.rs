@@ -6,6 +6,7 @@
 //! | [`cifar`] | CIFAR-10 and CIFAR-100 in their binary layouts |
 //! | [`folder`] | a folder of JPEG and PNG files, one sub-folder per class |
 //! | [`augment`] | random resized crop and flip, and the step from bytes to normalised floats |
+//! | [`resized()`] | images of another size than their data set has them |
 //! | [`loader`] | shuffled, prefetched batches, the same on any number of threads and after any resume |
 //!
 //! Every image is square, RGB, 8 bits a channel, stored channel first: `[3][S][S]`. Left out on purpose: colour
@@ -17,11 +18,13 @@ mod file;
 pub mod folder;
 pub mod loader;
 mod picture;
+mod resized;
 pub mod shapes;
 mod subset;
 
 pub use augment::{Augment, Crop};
 pub use loader::{Batch, Loader, LoaderOptions, evaluation_images};
+pub use resized::resized;
 pub use shapes::Shapes;
 pub use subset::Subset;
 
@@ -209,7 +212,7 @@ pub fn open(spec: &str, image_size: usize) -> Result<Splits> {
 /// | `spec` | what |
 /// |---|---|
 /// | `shapes` | [`shapes`], labelled by class; `shapes:count` and `shapes:distance` label by these instead |
-/// | `cifar10:DIR`, `cifar100:DIR` | [`cifar`]; `image_size` must be 32 |
+/// | `cifar10:DIR`, `cifar100:DIR` | [`cifar`], [`resized()`] unless `image_size` is 32 |
 /// | `folder:DIR` | [`folder`] |
 ///
 /// # Errors
@@ -228,12 +231,8 @@ pub fn open_with(spec: &str, image_size: usize, bad_images: BadImages) -> Result
             format!("'{spec}' does not say where the images are"),
             format!("add the folder after a colon, as in {scheme}:path/to/images"),
         )),
-        "cifar10" | "cifar100" if image_size != cifar::SIDE => Err(Error::config(
-            format!("CIFAR's images are 32x32, not {image_size}x{image_size}"),
-            "set the image size to 32",
-        )),
-        "cifar10" => published(cifar::cifar10(Path::new(rest))?, Normalization::CIFAR10),
-        "cifar100" => published(cifar::cifar100(Path::new(rest))?, Normalization::CIFAR100),
+        "cifar10" => published(cifar::cifar10(Path::new(rest))?, image_size, Normalization::CIFAR10),
+        "cifar100" => published(cifar::cifar100(Path::new(rest))?, image_size, Normalization::CIFAR100),
         "folder" => {
             let (train, test) = folder::open(Path::new(rest), image_size, bad_images)?;
             unpublished(train, test)
@@ -259,8 +258,13 @@ pub fn check_image_size(image_size: usize) -> Result<()> {
     }
 }
 
-fn published((train, test): (cifar::Cifar, cifar::Cifar), normalization: Normalization) -> Result<Splits> {
-    Ok(Splits { train: Arc::new(train), test: Arc::new(test), published: Some(normalization) })
+fn published(
+    (train, test): (cifar::Cifar, cifar::Cifar),
+    image_size: usize,
+    normalization: Normalization,
+) -> Result<Splits> {
+    let [train, test] = [train, test].map(|images| resized(Arc::new(images), image_size));
+    Ok(Splits { train, test, published: Some(normalization) })
 }
 
 fn unpublished(train: impl Dataset + 'static, test: impl Dataset + 'static) -> Result<Splits> {
@@ -364,7 +368,6 @@ mod tests {
             ("imagenet", 32, "choose shapes,"),
             ("cifar10", 32, "add the folder after a colon, as in cifar10:"),
             ("folder:", 32, "add the folder after a colon"),
-            ("cifar100:x", 64, "set the image size to 32"),
             ("shapes:colour", 32, "shapes:distance"),
             ("shapes", 4, "choose an image size"),
         ] {

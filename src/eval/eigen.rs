@@ -19,12 +19,19 @@ use rayon::prelude::*;
 
 /// All eigenvalues, largest first, of the symmetric row-major `[n, n]` matrix `a`, to about 1e-15 of the largest.
 ///
+/// # Errors
+/// The first of `go_on`, which is asked before each reflection.
+///
 /// # Panics
 /// When `a` is not `[n, n]`.
 #[track_caller]
-pub(crate) fn symmetric_eigenvalues(a: Vec<f64>, n: usize) -> Vec<f64> {
+pub(crate) fn symmetric_eigenvalues<E>(
+    a: Vec<f64>,
+    n: usize,
+    go_on: impl Fn() -> Result<(), E>,
+) -> Result<Vec<f64>, E> {
     assert_eq!(a.len(), n * n, "symmetric_eigenvalues: {} numbers for {n} × {n}", a.len());
-    let (d, e) = tridiagonal(a, n);
+    let (d, e) = tridiagonal(a, n, go_on)?;
     // Gershgorin: every eigenvalue lies within |eᵢ₋₁| + |eᵢ| of some dᵢ.
     let reach = |i: usize| d[i].abs() + e.get(i).map_or(0.0, |e| e.abs()) + if i > 0 { e[i - 1].abs() } else { 0.0 };
     let bound = (0..n).map(reach).fold(0.0, f64::max);
@@ -37,13 +44,14 @@ pub(crate) fn symmetric_eigenvalues(a: Vec<f64>, n: usize) -> Vec<f64> {
         }
         0.5 * (low + high)
     };
-    (0..n).into_par_iter().map(kth_largest).collect()
+    Ok((0..n).into_par_iter().map(kth_largest).collect())
 }
 
 /// The diagonal `[n]` and off-diagonal `[n − 1]` of a tridiagonal matrix with the eigenvalues of `a`.
-fn tridiagonal(mut a: Vec<f64>, n: usize) -> (Vec<f64>, Vec<f64>) {
+fn tridiagonal<E>(mut a: Vec<f64>, n: usize, go_on: impl Fn() -> Result<(), E>) -> Result<(Vec<f64>, Vec<f64>), E> {
     let (mut d, mut e) = (Vec::with_capacity(n), Vec::with_capacity(n));
     for k in 0..n {
+        go_on()?;
         d.push(a[k * n + k]);
         if k + 1 == n {
             break;
@@ -70,7 +78,7 @@ fn tridiagonal(mut a: Vec<f64>, n: usize) -> (Vec<f64>, Vec<f64>) {
             row[k + 1..].iter_mut().zip(v.iter().zip(&w)).for_each(|(b, (v, w))| *b -= vi * w + wi * v);
         }
     }
-    (d, e)
+    Ok((d, e))
 }
 
 /// How many eigenvalues of the tridiagonal matrix lie below `x`.
@@ -91,6 +99,8 @@ fn count_below(d: &[f64], e: &[f64], x: f64, precision: f64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use super::super::gaussian;
     use super::*;
 
@@ -113,7 +123,11 @@ mod tests {
 
     #[test]
     fn known_spectra_are_found() {
-        assert!(symmetric_eigenvalues(vec![], 0).is_empty());
+        let eigenvalues = |a, n| {
+            let Ok(values) = symmetric_eigenvalues(a, n, || Ok::<_, Infallible>(()));
+            values
+        };
+        assert!(eigenvalues(vec![], 0).is_empty());
         for spectrum in [
             vec![-3.0],
             vec![2.0, -1.0],
@@ -126,7 +140,7 @@ mod tests {
             let largest = spectrum.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
             let mut expected = spectrum.clone();
             expected.sort_by(|a, b| b.total_cmp(a));
-            let found = symmetric_eigenvalues(with_spectrum(&spectrum), spectrum.len());
+            let found = eigenvalues(with_spectrum(&spectrum), spectrum.len());
             // Backward stable: n roundings relative to the largest eigenvalue.
             let close = |(f, e): (&f64, &f64)| (f - e).abs() <= 1e-13 * largest;
             assert!(found.len() == expected.len() && found.iter().zip(&expected).all(close), "{found:?} {expected:?}");

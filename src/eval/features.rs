@@ -1,17 +1,24 @@
 //! Features of a whole data set: the average of an image's tokens, by a frozen encoder.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::Features;
-use crate::Result;
 use crate::autograd::Var;
-use crate::data::{Dataset, Normalization, evaluation_images};
+use crate::data::{Dataset, Normalization, evaluation_images, resized};
 use crate::nn::Params;
 use crate::tensor::Tensor;
 use crate::vit::Encoder;
+use crate::{Error, Result};
 
-/// Images that one thread encodes at a time: few enough that they stay in its cache.
+/// Images that one thread encodes at a time, at most, and numbers in the tokens of one layer: few enough that they stay in
+/// its cache, and that whoever wants to stop need not wait for long.
 const BATCH: usize = 8;
+const NUMBERS: usize = 1 << 16;
+
+/// The side of the images whose [pixels are features](pixel_features), in pixels: that of CIFAR's.
+pub const PIXEL_SIDE: usize = 32;
 
 /// The average-pooled tokens of every image in `dataset`, un-augmented, for each of the last `k` blocks (each through
 /// the last norm; the deepest at the end). A class token is left out of the average.
@@ -20,7 +27,7 @@ const BATCH: usize = 8;
 /// `progress` is told how many more images are done; an error of its ends the work, as when the user asks to stop.
 ///
 /// # Errors
-/// When an image cannot be read, or `progress` says so.
+/// When an image cannot be read, there is no memory for so many features, or `progress` says so.
 ///
 /// # Panics
 /// When the images are not of the encoder's size, or it has fewer than `k` blocks.
@@ -33,28 +40,58 @@ pub fn pooled_features(
 ) -> Result<Vec<Features>> {
     let (dim, side) = (encoder.config().dim, encoder.config().image_size);
     let skip = usize::from(encoder.config().class_token);
-    let starts: Vec<usize> = (0..dataset.len()).step_by(BATCH).collect();
-    let pooled = |start: usize| -> Result<Vec<Vec<f32>>> {
-        let images = evaluation_images(dataset, start..(start + BATCH).min(dataset.len()), normalization)?;
+    let batch = (NUMBERS / (encoder.config().patches() * dim)).clamp(1, BATCH);
+    let mut blocks = (0..k).map(|_| zeros(dataset.len(), dim)).collect::<Result<Vec<_>>>()?;
+    // The places of every batch's features, of each block.
+    let mut places: Vec<Vec<&mut [f32]>> = (0..dataset.len().div_ceil(batch)).map(|_| Vec::with_capacity(k)).collect();
+    for block in &mut blocks {
+        places.iter_mut().zip(block.chunks_mut(batch * dim)).for_each(|(places, place)| places.push(place));
+    }
+    let encode = |(i, places): (usize, Vec<&mut [f32]>)| -> Result<()> {
+        let start = i * batch;
+        let images = evaluation_images(dataset, start..(start + batch).min(dataset.len()), normalization)?;
         let n = images.len() / (3 * side * side);
         let images = Var::constant(Tensor::new([n, 3, side, side], images));
         let outputs = encoder.last_blocks(&params.constants(), &images, None, k);
-        progress(n)?;
-        Ok(outputs.iter().map(|x| mean_over_tokens(x.value(), skip)).collect())
+        places.into_iter().zip(&outputs).for_each(|(place, x)| mean_over_tokens(x.value(), skip, place));
+        progress(n)
     };
-    // Collected in the order of the images, whichever thread was first.
-    let batches = starts.into_par_iter().map(pooled).collect::<Result<Vec<_>>>()?;
-    let of_block = |i: usize| batches.iter().flat_map(|outputs| outputs[i].iter().copied()).collect();
-    Ok((0..k).map(|i| Features::new(of_block(i), dataset.len(), dim)).collect())
+    places.into_par_iter().enumerate().try_for_each(encode)?;
+    Ok(blocks.into_iter().map(|block| Features::new(block, dataset.len(), dim)).collect())
 }
 
-/// The pixels themselves, normalised, as features: the baseline that costs nothing.
+/// The pixels themselves, normalised, as features: the baseline that costs nothing. Images of more than [`PIXEL_SIDE`]
+/// pixels a side are shrunk to that, as [`resized()`] does it: a probe of 224 · 224 pixels has no use for them all, and takes
+/// hours. `progress` is told how many more images are done; an error of its ends the work.
 ///
 /// # Errors
-/// When an image cannot be read.
-pub fn pixel_features(dataset: &dyn Dataset, normalization: &Normalization) -> Result<Features> {
-    let pixels = evaluation_images(dataset, 0..dataset.len(), normalization)?;
-    Ok(Features::new(pixels, dataset.len(), 3 * dataset.image_size().pow(2)))
+/// When an image cannot be read, there is no memory for so many pixels, or `progress` says so.
+pub fn pixel_features(
+    dataset: &Arc<dyn Dataset>,
+    normalization: &Normalization,
+    progress: &(dyn Fn(usize) -> Result<()> + Sync),
+) -> Result<Features> {
+    let images = &*resized(Arc::clone(dataset), dataset.image_size().min(PIXEL_SIDE));
+    let dim = 3 * images.image_size().pow(2);
+    let mut pixels = zeros(images.len(), dim)?;
+    pixels.par_chunks_mut(BATCH * dim).enumerate().try_for_each(|(i, place)| {
+        let (start, n) = (i * BATCH, place.len() / dim);
+        place.copy_from_slice(&evaluation_images(images, start..start + n, normalization)?);
+        progress(n)
+    })?;
+    Ok(Features::new(pixels, images.len(), dim))
+}
+
+/// Room for the features of so many images.
+fn zeros(rows: usize, dim: usize) -> Result<Vec<f32>> {
+    let mut data = Vec::new();
+    let enough = rows.checked_mul(dim).is_some_and(|n| data.try_reserve_exact(n).is_ok());
+    if !enough {
+        let problem = format!("not enough memory for {dim} features of each of {rows} images");
+        return Err(Error::config(problem, "choose fewer of the images (--probe-images)"));
+    }
+    data.resize(rows * dim, 0.0);
+    Ok(data)
 }
 
 /// Every image's class; `None` where images have no labels.
@@ -62,17 +99,15 @@ pub fn labels(dataset: &dyn Dataset) -> Option<Vec<u32>> {
     (0..dataset.len()).map(|i| dataset.label(i).map(|label| label as u32)).collect()
 }
 
-/// The mean of an image's tokens, \[B, N, D\] → \[B, D\], without the first `skip`.
-pub fn mean_over_tokens(x: &Tensor, skip: usize) -> Vec<f32> {
-    let [batch, tokens, dim] = x.dims("mean over tokens");
-    let mut means = vec![0.0; batch * dim];
+/// \[B, N, D\] → \[B, D\], without the first `skip` tokens: added to `means`.
+pub fn mean_over_tokens(x: &Tensor, skip: usize, means: &mut [f32]) {
+    let [_, tokens, dim] = x.dims("mean over tokens");
     let share = 1.0 / (tokens - skip) as f32;
     for (image, mean) in x.as_slice::<f32>().chunks_exact(tokens * dim).zip(means.chunks_exact_mut(dim)) {
         for token in image[skip * dim..].chunks_exact(dim) {
             mean.iter_mut().zip(token).for_each(|(mean, x)| *mean += share * x);
         }
     }
-    means
 }
 
 #[cfg(test)]

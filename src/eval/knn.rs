@@ -7,7 +7,8 @@
 use rayon::prelude::*;
 
 use super::matmul::{View, product};
-use super::{Features, argmax, check_labels, share};
+use super::{Features, GoOn, argmax, check, share};
+use crate::Result;
 
 /// Who votes, and with what weight.
 #[derive(Clone, Copy, Debug)]
@@ -33,34 +34,45 @@ const TRAIN_BLOCK: usize = 1024;
 /// Ties are broken by order: of equally similar training images the earlier ones are neighbours, of classes with
 /// equal votes the lower number wins. An all-zero feature vector has similarity 0 to everything.
 ///
+/// Beside the features, a copy of them is held, scaled to length 1. `go_on` is asked before each block of test images.
+///
+/// # Errors
+/// When a feature is not finite, or `go_on` says so.
+///
 /// # Panics
-/// When labels and rows differ in number, a label is no class, or the two sets differ in `dim`.
+/// When labels and rows differ in number, a label is no class, the two sets differ in `dim`, there are no neighbours to
+/// ask, or τ is not above 0.
 #[track_caller]
 pub fn knn_top1(
     (train, train_labels): (&Features, &[u32]),
     (test, test_labels): (&Features, &[u32]),
     classes: usize,
     config: KnnConfig,
-) -> f64 {
-    check_labels("knn_top1 (training set)", train, train_labels, classes);
-    check_labels("knn_top1 (test set)", test, test_labels, classes);
-    let right = neighbours(train, test, config.k).into_iter().zip(test_labels).filter(|(neighbours, label)| {
-        // exp((s − 1) / τ): the same election, and no overflow for a small τ.
-        let weight = |s: f32| ((f64::from(s) - 1.0) / config.temperature).exp();
+    go_on: GoOn,
+) -> Result<f64> {
+    check("knn_top1, training set", train, train_labels, classes)?;
+    check("knn_top1, test set", test, test_labels, classes)?;
+    assert!(config.k > 0 && config.temperature > 0.0, "knn_top1: {config:?}");
+    let neighbours = neighbours(train, test, config.k, go_on)?;
+    let right = neighbours.iter().zip(test_labels).filter(|(neighbours, label)| {
+        // exp((s − most) / τ): the same election, and for a small τ neither an overflow nor only votes that vanish.
+        let most = neighbours.first().map_or(0.0, |nearest| nearest.0);
+        let weight = |s: f32| (f64::from(s - most) / config.temperature).exp();
         let mut votes = vec![0.0; classes];
         neighbours.iter().for_each(|&(s, i)| votes[train_labels[i] as usize] += weight(s));
-        argmax(&votes) == **label as usize
+        argmax(&votes) == Some(**label as usize)
     });
-    share(right.count(), test.rows())
+    Ok(share(right.count(), test.rows()))
 }
 
 /// For each test image its k most similar training images as (cosine similarity, row), most similar first.
 #[track_caller]
-fn neighbours(train: &Features, test: &Features, k: usize) -> Vec<Vec<(f32, usize)>> {
-    let dim = train.dim();
+fn neighbours(train: &Features, test: &Features, k: usize, go_on: GoOn) -> Result<Vec<Vec<(f32, usize)>>> {
+    let (dim, k) = (train.dim(), k.min(train.rows()));
     assert_eq!(dim, test.dim(), "knn_top1: training features of {dim}, test of {}", test.dim());
     let (train, test) = (unit_rows(train), unit_rows(test));
-    let blocks = test.par_chunks(TEST_BLOCK * dim).flat_map_iter(|queries| {
+    let blocks = test.par_chunks(TEST_BLOCK * dim).map(|queries| {
+        go_on()?;
         let mut nearest = vec![Vec::with_capacity(k + 1); queries.len() / dim];
         for (block, keys) in train.chunks(TRAIN_BLOCK * dim).enumerate() {
             let similarities = product(View::new(queries, dim), View::new(keys, dim).t());
@@ -70,9 +82,9 @@ fn neighbours(train: &Features, test: &Features, k: usize) -> Vec<Vec<(f32, usiz
                 }
             }
         }
-        nearest
+        Ok(nearest)
     });
-    blocks.collect()
+    Ok(blocks.collect::<Result<Vec<_>>>()?.concat())
 }
 
 /// Inserts `new` into the descending list `best` if it is among the k largest. Later equals rank behind earlier.
@@ -99,8 +111,17 @@ fn unit_rows(x: &Features) -> Vec<f32> {
 mod tests {
     use super::super::{gaussian, same_on_any_thread_count};
     use super::*;
+    use crate::Error;
 
     const MAJORITY: f64 = f64::INFINITY;
+
+    fn neighbours(train: &Features, test: &Features, k: usize) -> Vec<Vec<(f32, usize)>> {
+        super::neighbours(train, test, k, &|| Ok(())).unwrap()
+    }
+
+    fn knn_top1(train: (&Features, &[u32]), test: (&Features, &[u32]), classes: usize, config: KnnConfig) -> f64 {
+        super::knn_top1(train, test, classes, config, &|| Ok(())).unwrap()
+    }
 
     #[test]
     fn neighbours_agree_with_sorting_all_similarities() {
@@ -127,6 +148,25 @@ mod tests {
         assert_eq!(top1(3, 0.07), 1.0, "exp(0.2 / 0.07) = 17 outweighs 2");
         assert_eq!(top1(3, 0.5), 0.0, "exp(0.2 / 0.5) = 1.5 does not");
         assert_eq!(top1(9, 1e-6), 1.0, "k above the number of images, and no overflow");
+    }
+
+    #[test]
+    fn far_neighbours_vote_too_however_small_the_temperature() {
+        // Similarities of −1 and −0.6: exp(−1.6 / 1e-3) is 0, and 0 to 0 would go to class 0.
+        let (train, test) = (Features::new(vec![-1.0, 0.0, -0.6, 0.8], 2, 2), Features::new(vec![1.0, 0.0], 1, 2));
+        let config = KnnConfig { k: 2, temperature: 1e-3 };
+        assert_eq!(knn_top1((&train, &[0, 1]), (&test, &[1]), 2, config), 1.0);
+    }
+
+    #[test]
+    fn no_class_is_given_to_what_is_no_number_and_the_search_can_be_ended() {
+        let (sound, broken) = (Features::new(vec![1.0; 2], 1, 2), Features::new(vec![1.0, f32::NAN], 1, 2));
+        let top1 = |train, test, go_on| super::knn_top1((train, &[0]), (test, &[0]), 2, KnnConfig::default(), go_on);
+        for (train, test, which) in [(&broken, &sound, "training set"), (&sound, &broken, "test set")] {
+            let message = top1(train, test, &|| Ok(())).unwrap_err().to_string();
+            assert!(message.contains(which) && message.contains("image 0 is NaN"), "{message}");
+        }
+        assert!(matches!(top1(&sound, &sound, &|| Err(Error::Interrupted)), Err(Error::Interrupted)));
     }
 
     #[test]

@@ -78,22 +78,27 @@ struct Step {
 
 /// Minimises `f`, which returns value and gradient at a point, from `start`. `precondition` replaces v by H₀⁻¹v.
 ///
+/// It holds `2 · history + 8` vectors as long as `start`, at most.
+///
 /// 1. Stop if the gradient is small.
 /// 2. Take the direction −H⁻¹g from the remembered steps.
 /// 3. Search along it for a Wolfe point; if there is none, forget the steps and try −H₀⁻¹g once before giving up.
 /// 4. Remember the step.
-pub fn minimize(
+///
+/// # Errors
+/// The first error of `f`: so can its caller end the search.
+pub fn minimize<E>(
     start: Vec<f64>,
     options: &Options,
     precondition: impl Fn(&mut [f64]),
-    mut f: impl FnMut(&[f64]) -> (f64, Vec<f64>),
-) -> Minimum {
+    mut f: impl FnMut(&[f64]) -> Result<(f64, Vec<f64>), E>,
+) -> Result<Minimum, E> {
     let mut evaluate = |x: Vec<f64>| {
-        let (value, gradient) = f(&x);
-        Point { x, value, gradient }
+        let (value, gradient) = f(&x)?;
+        Ok(Point { x, value, gradient })
     };
-    let mut at = evaluate(start);
-    let mut steps = VecDeque::with_capacity(options.history);
+    let mut at = evaluate(start)?;
+    let mut steps = VecDeque::new();
     let mut iterations = 0;
     loop {
         // 1.
@@ -101,14 +106,14 @@ pub fn minimize(
         let converged = gradient_norm <= options.gradient_norm;
         let finish = |at: Point| Minimum { point: at.x, value: at.value, gradient_norm, iterations, converged };
         if converged || iterations == options.max_iterations {
-            return finish(at);
+            return Ok(finish(at));
         }
         // 2.
         let direction = direction(&at.gradient, &steps, &precondition);
         // 3.
-        let Some(next) = line_search(&mut evaluate, &at, &direction) else {
+        let Some(next) = line_search(&mut evaluate, &at, &direction)? else {
             if steps.is_empty() {
-                return finish(at);
+                return Ok(finish(at));
             }
             steps.clear();
             continue;
@@ -153,13 +158,13 @@ fn direction(gradient: &[f64], steps: &VecDeque<Step>, precondition: impl Fn(&mu
 /// A point x + t d with the weak Wolfe conditions, or `None` when bisection finds none.
 ///
 /// Invariant: `low` went down too little in slope, `high` too little in value; a Wolfe point lies between.
-fn line_search(f: &mut impl FnMut(Vec<f64>) -> Point, at: &Point, d: &[f64]) -> Option<Point> {
+fn line_search<E>(f: &mut impl FnMut(Vec<f64>) -> Result<Point, E>, at: &Point, d: &[f64]) -> Result<Option<Point>, E> {
     let slope = dot(&at.gradient, d);
     let (mut low, mut high, mut t) = (0.0, f64::INFINITY, 1.0);
     for _ in 0..MAX_TRIALS {
         let mut x = at.x.clone();
         add_scaled(&mut x, t, d);
-        let next = f(x);
+        let next = f(x)?;
         let next_slope = dot(&next.gradient, d);
         let fell = next.value <= at.value + DECREASE * t * slope
             || (next.value <= at.value + NOISE * at.value.abs() && next_slope <= (2.0 * DECREASE - 1.0) * slope);
@@ -169,11 +174,11 @@ fn line_search(f: &mut impl FnMut(Vec<f64>) -> Point, at: &Point, d: &[f64]) -> 
         } else if next_slope < CURVATURE * slope {
             low = t;
         } else {
-            return Some(next);
+            return Ok(Some(next));
         }
         t = if high.is_finite() { 0.5 * (low + high) } else { 2.0 * low };
     }
-    None
+    Ok(None)
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -195,9 +200,22 @@ fn add_scaled(a: &mut [f64], c: f64, b: &[f64]) {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use super::*;
 
     const OPTIONS: Options = Options { history: 10, max_iterations: 200, gradient_norm: 1e-9 };
+
+    /// The minimum of a function without errors.
+    fn minimize(
+        start: Vec<f64>,
+        options: &Options,
+        precondition: impl Fn(&mut [f64]),
+        mut f: impl FnMut(&[f64]) -> (f64, Vec<f64>),
+    ) -> Minimum {
+        let Ok(found) = super::minimize(start, options, precondition, |x| Ok::<_, Infallible>(f(x)));
+        found
+    }
 
     /// ½ Σ aᵢ (xᵢ − i)², its minimum at (0, 1, 2, …).
     fn bowl(curvatures: &[f64], x: &[f64]) -> (f64, Vec<f64>) {
@@ -247,6 +265,21 @@ mod tests {
         // f(x) = 9(x − ln x), minimum at 1, NaN below 0, where the first step from 3 leads.
         let found = minimize(vec![3.0], &OPTIONS, |_| (), |x| (9.0 * (x[0] - x[0].ln()), vec![9.0 - 9.0 / x[0]]));
         assert!(found.converged && (found.point[0] - 1.0).abs() < 1e-8, "{found:?}");
+    }
+
+    #[test]
+    fn an_error_of_the_function_ends_the_search() {
+        let (curvatures, mut left) = ([1.0, 1e1, 1e2, 1e3], 7);
+        let found = super::minimize(
+            vec![5.0; 4],
+            &OPTIONS,
+            |_| (),
+            |x| {
+                left -= 1;
+                if left > 0 { Ok(bowl(&curvatures, x)) } else { Err("enough") }
+            },
+        );
+        assert_eq!((found, left), (Err("enough"), 0));
     }
 
     #[test]

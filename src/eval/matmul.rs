@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::Features;
+use super::{Features, GoOn};
+use crate::Result;
 use crate::kernels::Real;
 use crate::kernels::cpu::matmul::{Mat, MatMut, Plus, gemm};
 
@@ -60,11 +61,12 @@ const PART: usize = 64;
 /// XᵀX, `[dim, dim]`, in f64: the products of f32 features are exact, so that small eigenvalues survive.
 ///
 /// Blocks of rows one after the other, parts of the result in parallel: nothing larger than the result is held, and
-/// every entry is summed in the order of the rows.
-pub(super) fn gram(x: &Features) -> Vec<f64> {
+/// every entry is summed in the order of the rows. `go_on` is asked before each block.
+pub(super) fn gram(x: &Features, go_on: GoOn) -> Result<Vec<f64>> {
     let dim = x.dim();
     let mut gram = vec![0.0; dim * dim];
     for rows in x.as_slice().chunks(BLOCK * dim) {
+        go_on()?;
         let rows: Vec<f64> = rows.iter().map(|&v| f64::from(v)).collect();
         gram.par_chunks_mut(PART * dim).enumerate().for_each(|(i, part)| {
             let left = Mat { data: &rows, offset: i * PART, strides: (1, dim) };
@@ -72,7 +74,7 @@ pub(super) fn gram(x: &Features) -> Vec<f64> {
             gemm(dims, 1.0, left, Mat::new(&rows, dim, false), Plus::OWN, MatMut::new(part, dim));
         });
     }
-    gram
+    Ok(gram)
 }
 
 #[cfg(test)]
@@ -86,8 +88,9 @@ mod tests {
         let sum = |i: usize, j: usize| -> f64 {
             (0..x.rows()).map(|r| f64::from(x.row(r)[i]) * f64::from(x.row(r)[j])).sum()
         };
-        assert!(gram(&x).iter().enumerate().all(|(ij, g)| (g - sum(ij / 3, ij % 3)).abs() < 1e-9), "{:?}", gram(&x));
-        same_on_any_thread_count(|| gram(&x));
+        let gram = || gram(&x, &|| Ok(())).unwrap();
+        assert!(gram().iter().enumerate().all(|(ij, g)| (g - sum(ij / 3, ij % 3)).abs() < 1e-9), "{:?}", gram());
+        same_on_any_thread_count(gram);
     }
 
     #[test]

@@ -19,6 +19,10 @@
 //! Measured on 2 cores of an AMD EPYC, with 50,000 training images and the default five λ: 0.9 s for 192 features and
 //! 10 classes, 3.1 s for 192 and 100, 12 s for 768 and 100.
 //!
+//! Beside the features it holds a standardised copy of them, and at most: the Gram matrix XᵀX and its factor, only where
+//! there are at least as many images as features, so that neither is larger than twice the features, and for no more than
+//! 6144 features (300 MB each); and some twenty copies of the weights, which remember steps ([`lbfgs`]) in half a gigabyte.
+//!
 //! The paper's linear evaluation (App. C.2, VISSL's protocol) trains the classifier by SGD with augmented crops and
 //! reports the best of several representations; this probe sees each image once, uncropped.
 
@@ -29,7 +33,8 @@ use super::cholesky::Cholesky;
 use super::lbfgs::{self, Minimum, Options};
 use super::matmul::{View, gram, product};
 use super::standardize::Standardizer;
-use super::{Features, argmax, check_labels, share};
+use super::{Features, GoOn, argmax, check, share};
+use crate::Result;
 use crate::rng::{Purpose, stream};
 
 /// How to fit the probe.
@@ -77,6 +82,14 @@ const BLOCK: usize = 512;
 /// The gradient norm below which f32 products of standardised features carry no information.
 const GRADIENT_NOISE: f64 = 1e-6;
 
+/// The most features for which the preconditioner is made. More than that are fitted without one, in more steps.
+const MOST_PRECONDITIONED: usize = 6144;
+
+/// Most memory, in bytes, for the steps that L-BFGS remembers, and for the gradients of blocks that wait to be added up.
+/// At least two steps, and as many blocks as there are threads, are held whatever they take.
+const MOST_REMEMBERED: usize = 1 << 29;
+const MOST_WAITING: usize = 1 << 26;
+
 /// Keeps the preconditioner positive definite when λ is tiny and features depend on each other.
 const MIN_RIDGE: f64 = 1e-8;
 
@@ -87,7 +100,10 @@ const MIN_RIDGE: f64 = 1e-8;
 /// 3. Fit on all training rows, and count.
 ///
 /// Labels are class numbers `0..classes`. With fewer than ten training images there is nothing to hold out, and the
-/// strongest λ is taken.
+/// strongest λ is taken. `go_on` is asked before each evaluation of the loss.
+///
+/// # Errors
+/// When a feature is not finite, or `go_on` says so.
 ///
 /// # Panics
 /// When labels and rows differ in number, a label is no class, the two sets differ in `dim`, or there is no λ.
@@ -97,9 +113,10 @@ pub fn linear_probe(
     (test, test_labels): (&Features, &[u32]),
     classes: usize,
     config: &ProbeConfig,
-) -> ProbeReport {
-    check_labels("linear_probe (training set)", train, train_labels, classes);
-    check_labels("linear_probe (test set)", test, test_labels, classes);
+    go_on: GoOn,
+) -> Result<ProbeReport> {
+    check("linear_probe, training set", train, train_labels, classes)?;
+    check("linear_probe, test set", test, test_labels, classes)?;
     assert_eq!(train.dim(), test.dim(), "linear_probe: training features of {}, test of {}", train.dim(), test.dim());
     let mut lambdas = config.lambdas.clone();
     lambdas.sort_by(|a, b| b.total_cmp(a));
@@ -114,8 +131,10 @@ pub fn linear_probe(
     standardizer.apply(&mut train);
     standardizer.apply(&mut test);
 
-    let mut covariance = gram(&train);
-    covariance.iter_mut().for_each(|g| *g /= train.rows() as f64);
+    let preconditioned = train.rows() >= train.dim() && train.dim() <= MOST_PRECONDITIONED;
+    let mut covariance = if preconditioned { Some(gram(&train, go_on)?) } else { None };
+    covariance.iter_mut().flatten().for_each(|g| *g /= train.rows() as f64);
+    let covariance = covariance.as_deref();
 
     // 2.
     let split = train.rows() - train.rows() / 10;
@@ -128,7 +147,7 @@ pub fn linear_probe(
         let mut warm = weights.clone();
         for &candidate in &lambdas {
             let objective = Objective { x: fitted, labels: fitted_labels, classes, lambda: candidate };
-            warm = objective.fit(warm, &covariance, config).point;
+            warm = objective.fit(warm, covariance, config, go_on)?.point;
             let top1 = Objective { x: held, labels: held_labels, ..objective }.top1(&warm);
             held_out.push((candidate, top1));
             if top1 > best_top1 {
@@ -139,10 +158,33 @@ pub fn linear_probe(
 
     // 3.
     let objective = Objective { x: train.as_slice(), labels: &labels, classes, lambda };
-    let Minimum { point, iterations, gradient_norm, converged, .. } = objective.fit(weights, &covariance, config);
+    let Minimum { point, iterations, gradient_norm, converged, .. } =
+        objective.fit(weights, covariance, config, go_on)?;
     let test_objective = Objective { x: test.as_slice(), labels: test_labels, ..objective };
     let (train_top1, test_top1) = (objective.top1(&point), test_objective.top1(&point));
-    ProbeReport { train_top1, test_top1, lambda, held_out, iterations, gradient_norm, converged }
+    Ok(ProbeReport { train_top1, test_top1, lambda, held_out, iterations, gradient_norm, converged })
+}
+
+/// What knowing nothing of an image is worth: the share of the test images that get the right class from who always says
+/// the most frequent one of the training images; the mean of such shares where several are as frequent.
+///
+/// With as many training images of each class that is 1 / number of classes, whatever the test images are: what a probe
+/// of features that say nothing finds on average. With one frequent class it is the share of that class, which such a probe
+/// finds too, since its intercept is free. NaN without training or test images.
+///
+/// # Panics
+/// When a label is no class.
+#[track_caller]
+pub fn chance(train_labels: &[u32], test_labels: &[u32], classes: usize) -> f64 {
+    let count = |labels: &[u32]| {
+        let mut counts = vec![0; classes];
+        labels.iter().for_each(|&label| counts[label as usize] += 1);
+        counts
+    };
+    let (train, test) = (count(train_labels), count(test_labels));
+    let most = train.iter().copied().max().unwrap_or(0);
+    let frequent = || train.iter().zip(&test).filter(|(n, _)| **n == most && most > 0);
+    share(frequent().map(|(_, right)| right).sum(), frequent().count() * test_labels.len())
 }
 
 /// L(W, b) for one set of images. Its argument is `[dim + 1, classes]`, row-major: W, then b as the last row.
@@ -157,16 +199,18 @@ struct Objective<'a> {
 
 impl Objective<'_> {
     /// Minimises L from `start`. `covariance` is XᵀX/n of these features, or nearly.
-    fn fit(&self, start: Vec<f64>, covariance: &[f64], config: &ProbeConfig) -> Minimum {
+    fn fit(&self, start: Vec<f64>, covariance: Option<&[f64]>, config: &ProbeConfig, go_on: GoOn) -> Result<Minimum> {
         let (_, at_zero) = self.value_and_gradient(&vec![0.0; start.len()]);
         let scale = at_zero.iter().map(|g| g * g).sum::<f64>().sqrt();
         let gradient_norm = (config.tolerance * scale).max(GRADIENT_NOISE);
-        let options = Options { history: 10, max_iterations: config.max_iterations, gradient_norm };
+        let of_a_step = 2 * size_of_val(&start[..]);
+        let history = (MOST_REMEMBERED / of_a_step).clamp(2, 10);
+        let options = Options { history, max_iterations: config.max_iterations, gradient_norm };
 
         // Standardised features have mean 0, so that in the Hessian at zero the intercept stands apart, with 1/C.
         let (classes, dim) = (self.classes, start.len() / self.classes - 1);
         // With fewer images than features, factoring it costs more than the steps that it saves.
-        let hessian = (self.labels.len() >= dim).then(|| {
+        let hessian = covariance.filter(|_| self.labels.len() >= dim).map(|covariance| {
             let mut hessian: Vec<f64> = covariance.iter().map(|g| g / classes as f64).collect();
             hessian.iter_mut().step_by(dim + 1).for_each(|diagonal| *diagonal += self.lambda.max(MIN_RIDGE));
             Cholesky::new(hessian, dim)
@@ -177,21 +221,23 @@ impl Objective<'_> {
             hessian.solve(weights, classes);
             intercept.iter_mut().for_each(|v| *v *= classes as f64);
         };
-        lbfgs::minimize(start, &options, precondition, |weights| self.value_and_gradient(weights))
-    }
-
-    /// Blocks of images with their labels, in order, in parallel.
-    fn blocks(&self, dim: usize) -> impl IndexedParallelIterator<Item = (&[f32], &[u32])> {
-        self.x.par_chunks(BLOCK * dim).zip(self.labels.par_chunks(BLOCK))
+        lbfgs::minimize(start, &options, precondition, |weights| {
+            go_on()?;
+            Ok(self.value_and_gradient(weights))
+        })
     }
 
     /// Share of the images whose largest logit is that of their class.
     fn top1(&self, weights: &[f64]) -> f64 {
         let dim = weights.len() / self.classes - 1;
         let weights = to_f32(weights);
-        let right = self.blocks(dim).map(|(x, labels)| {
+        let right = self.x.par_chunks(BLOCK * dim).zip(self.labels.par_chunks(BLOCK)).map(|(x, labels)| {
             let logits = logits(x, &weights, self.classes);
-            logits.chunks_exact(self.classes).zip(labels).filter(|(row, label)| argmax(row) == **label as usize).count()
+            logits
+                .chunks_exact(self.classes)
+                .zip(labels)
+                .filter(|(row, label)| argmax(row) == Some(**label as usize))
+                .count()
         });
         share(right.sum(), self.labels.len())
     }
@@ -200,34 +246,37 @@ impl Objective<'_> {
     fn value_and_gradient(&self, weights: &[f64]) -> (f64, Vec<f64>) {
         let (classes, dim) = (self.classes, weights.len() / self.classes - 1);
         let weights_f32 = to_f32(weights);
-        let blocks: Vec<(f64, Vec<f32>)> = self
-            .blocks(dim)
-            .map(|(x, labels)| {
-                let mut residuals = logits(x, &weights_f32, classes);
-                let mut loss = 0.0;
-                let mut d_bias = vec![0.0; classes];
-                for (row, &label) in residuals.chunks_exact_mut(classes).zip(labels) {
-                    let label = label as usize;
-                    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                    let logit = row[label] - max;
-                    row.iter_mut().for_each(|z| *z = (*z - max).exp());
-                    let sum: f32 = row.iter().sum();
-                    loss += f64::from(sum.ln() - logit);
-                    row.iter_mut().for_each(|z| *z /= sum);
-                    row[label] -= 1.0;
-                    d_bias.iter_mut().zip(&*row).for_each(|(d, r)| *d += r);
-                }
-                let mut gradient = product(View::new(x, dim).t(), View::new(&residuals, classes));
-                gradient.extend(d_bias);
-                (loss, gradient)
-            })
-            .collect();
+        let of_block = |(x, labels): (&[f32], &[u32])| {
+            let mut residuals = logits(x, &weights_f32, classes);
+            let mut loss = 0.0;
+            let mut d_bias = vec![0.0; classes];
+            for (row, &label) in residuals.chunks_exact_mut(classes).zip(labels) {
+                let label = label as usize;
+                let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let logit = row[label] - max;
+                row.iter_mut().for_each(|z| *z = (*z - max).exp());
+                let sum: f32 = row.iter().sum();
+                loss += f64::from(sum.ln() - logit);
+                row.iter_mut().for_each(|z| *z /= sum);
+                row[label] -= 1.0;
+                d_bias.iter_mut().zip(&*row).for_each(|(d, r)| *d += r);
+            }
+            let mut gradient = product(View::new(x, dim).t(), View::new(&residuals, classes));
+            gradient.extend(d_bias);
+            (loss, gradient)
+        };
 
+        // So many blocks at a time that their gradients fit into memory; they are added up in order, so that it does not
+        // matter how many that are.
+        let images = BLOCK * (MOST_WAITING / (4 * weights.len())).max(rayon::current_num_threads());
         let mut value = 0.0;
         let mut gradient = vec![0.0; weights.len()];
-        for (loss, block) in &blocks {
-            value += loss;
-            gradient.iter_mut().zip(block).for_each(|(g, &b)| *g += f64::from(b));
+        for (x, labels) in self.x.chunks(images * dim).zip(self.labels.chunks(images)) {
+            let blocks = x.par_chunks(BLOCK * dim).zip(labels.par_chunks(BLOCK)).map(of_block);
+            for (loss, block) in blocks.collect::<Vec<(f64, Vec<f32>)>>() {
+                value += loss;
+                gradient.iter_mut().zip(block).for_each(|(g, b)| *g += f64::from(b));
+            }
         }
         let n = self.labels.len() as f64;
         value /= n;
@@ -265,15 +314,21 @@ mod tests {
         (x, labels)
     }
 
-    fn probe(train: &(Features, Vec<u32>), test: &(Features, Vec<u32>), classes: usize) -> ProbeReport {
-        linear_probe((&train.0, &train.1), (&test.0, &test.1), classes, &ProbeConfig::default())
+    type Set = (Features, Vec<u32>);
+
+    fn probe_with(train: &Set, test: &Set, classes: usize, config: &ProbeConfig) -> ProbeReport {
+        linear_probe((&train.0, &train.1), (&test.0, &test.1), classes, config, &|| Ok(())).unwrap()
+    }
+
+    fn probe(train: &Set, test: &Set, classes: usize) -> ProbeReport {
+        probe_with(train, test, classes, &ProbeConfig::default())
     }
 
     #[test]
     fn blobs_are_told_apart_as_well_as_bayes_can() {
         let (train, test) = (blobs(1, 6000, 8, 4, 2.0), blobs(2, 6000, 8, 4, 2.0));
         // With equal spheres around the unit vectors, Bayes' rule is: the largest of the first four features.
-        let right = (0..6000).filter(|&i| argmax(&test.0.row(i)[..4]) == test.1[i] as usize).count();
+        let right = (0..6000).filter(|&i| argmax(&test.0.row(i)[..4]) == Some(test.1[i] as usize)).count();
         let bayes = share(right, 6000);
         let report = probe(&train, &test, 4);
         assert!(report.converged, "{report:?}");
@@ -304,11 +359,9 @@ mod tests {
         // Constant features are 0 after standardisation; the free intercept then fits the frequencies ¾ and ¼.
         let labels: Vec<u32> = (0..400).map(|i| u32::from(i % 4 == 0)).collect();
         let x = vec![0.0; 400];
-        let found = Objective { x: &x, labels: &labels, classes: 2, lambda: 1.0 }.fit(
-            vec![0.0; 4],
-            &[0.0],
-            &ProbeConfig { tolerance: 1e-6, ..Default::default() },
-        );
+        let config = ProbeConfig { tolerance: 1e-6, ..Default::default() };
+        let objective = Objective { x: &x, labels: &labels, classes: 2, lambda: 1.0 };
+        let found = objective.fit(vec![0.0; 4], Some(&[0.0]), &config, &|| Ok(())).unwrap();
         let entropy = -(0.75 * 0.75f64.ln() + 0.25 * 0.25f64.ln());
         assert!(found.converged && (found.value - entropy).abs() < 1e-7, "{found:?} {entropy}");
         assert!((found.point[2] - found.point[3] - 3f64.ln()).abs() < 1e-4, "{found:?}");
@@ -340,7 +393,7 @@ mod tests {
         let best = report.held_out.iter().map(|(_, top1)| *top1).fold(0.0, f64::max);
         assert!(report.held_out.contains(&(report.lambda, best)), "{report:?}");
         let given = ProbeConfig { lambdas: vec![0.25], ..Default::default() };
-        let report = linear_probe((&train.0, &train.1), (&test.0, &test.1), 2, &given);
+        let report = probe_with(&train, &test, 2, &given);
         assert!(report.lambda == 0.25 && report.held_out.is_empty());
     }
 
@@ -348,12 +401,12 @@ mod tests {
     fn correlated_features_take_few_steps() {
         // Each feature is the sum of those before it, the later the fainter, and each tells something of the class:
         // 33 steps, and 416 without the preconditioner.
-        let (mut x, labels) = blobs(13, 2000, 30, 30, 3.0);
-        for row in x.data.chunks_exact_mut(30) {
+        let mut set = blobs(13, 2000, 30, 30, 3.0);
+        for row in set.0.data.chunks_exact_mut(30) {
             (1..30).for_each(|j| row[j] = row[j - 1] + row[j] / (1 + j) as f32);
         }
         let given = ProbeConfig { lambdas: vec![1e-4], ..Default::default() };
-        let report = linear_probe((&x, &labels), (&x, &labels), 30, &given);
+        let report = probe_with(&set, &set, 30, &given);
         assert!(report.converged && report.iterations < 60, "{report:?}");
     }
 
@@ -369,6 +422,91 @@ mod tests {
         assert_eq!((report.train_top1, report.lambda), (1.0, 0.1), "30 features shatter 4 images: {report:?}");
         let nothing = (Features::new(vec![], 0, 3), vec![]);
         assert!(probe(&one, &nothing, 2).test_top1.is_nan());
+    }
+
+    #[test]
+    fn no_square_of_the_features_where_they_outnumber_the_images() {
+        // XᵀX would take 80 GB.
+        let (train, test) = (blobs(14, 12, 100_000, 2, 100.0), blobs(15, 12, 100_000, 2, 100.0));
+        let report = probe(&train, &test, 2);
+        assert!(report.converged && report.train_top1 == 1.0, "{report:?}");
+    }
+
+    #[test]
+    fn gradients_do_not_wait_for_all_images() {
+        // 2000 · 500 weights: 4 MB a block of images, of which MOST_WAITING has room for 16; there are 17 and a bit.
+        let (x, labels) = blobs(16, 17 * BLOCK + 1, 500, 500, 0.0);
+        let x: Vec<f32> = x.as_slice().iter().flat_map(|&v| [v, 0.0, 0.0, 0.0]).collect();
+        let all = Objective { x: &x, labels: &labels, classes: 500, lambda: 0.0 };
+        let weights = vec![0.0; 2001 * 500];
+        assert!((17 * 4 * weights.len()) > MOST_WAITING);
+        let (value, gradient) = all.value_and_gradient(&weights);
+        // The mean of two parts, by their numbers of images.
+        let at = 9 * BLOCK;
+        let (first, others) = labels.split_at(at);
+        let share = first.len() as f64 / labels.len() as f64;
+        let [first, others] = [(&x[..at * 2000], first), (&x[at * 2000..], others)]
+            .map(|(x, labels)| Objective { x, labels, ..all }.value_and_gradient(&weights));
+        let close =
+            |found: f64, first: f64, others: f64| (found - share * first - (1.0 - share) * others).abs() < 1e-12;
+        assert!(close(value, first.0, others.0) && (value - 500f64.ln()).abs() < 1e-5);
+        assert!((0..gradient.len()).all(|i| close(gradient[i], first.1[i], others.1[i])));
+    }
+
+    #[test]
+    fn chance_is_what_a_constant_answer_gets() {
+        assert_eq!(chance(&[0, 1, 2, 3], &[2, 2, 1], 4), 0.25, "balanced: one of four, whatever is tested");
+        assert_eq!(chance(&[0, 0, 1], &[0, 1, 1, 1], 2), 0.25, "the frequent one of the training images");
+        assert_eq!(chance(&[0, 0, 1, 1, 2], &[0, 2, 1, 1], 7), 3.0 / 8.0, "classes without images do not count");
+        assert!(chance(&[], &[0], 1).is_nan() && chance(&[0], &[], 1).is_nan());
+    }
+
+    #[test]
+    fn features_that_say_nothing_are_worth_chance() {
+        let frequent = |seed, n: usize| (gaussian(seed, n, 6), (0..n).map(|i| u32::from(i % 4 == 0)).collect());
+        for (train, test, classes) in
+            [(blobs(17, 3000, 6, 5, 0.0), blobs(18, 3000, 6, 5, 0.0), 5), (frequent(19, 3000), frequent(20, 3000), 2)]
+        {
+            let (found, chance) = (probe(&train, &test, classes).test_top1, chance(&train.1, &test.1, classes));
+            // Four standard errors.
+            assert!((found - chance).abs() < 4.0 * (chance * (1.0 - chance) / 3000.0).sqrt(), "{found}, {chance}");
+        }
+    }
+
+    #[test]
+    fn a_fit_can_be_ended_and_says_when_it_was_not() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        use crate::Error;
+        let (train, labels) = blobs(21, 300, 6, 3, 1.0);
+        let ended = |after: usize| {
+            let asked = AtomicUsize::new(0);
+            let go_on = || match asked.fetch_add(1, Ordering::Relaxed) < after {
+                true => Ok(()),
+                false => Err(Error::Interrupted),
+            };
+            let set = (&train, &labels[..]);
+            (linear_probe(set, set, 3, &ProbeConfig::default(), &go_on), asked.into_inner())
+        };
+        for after in [0, 1, 5, 20] {
+            let (found, asked) = ended(after);
+            assert!(matches!(found, Err(Error::Interrupted)) && asked == after + 1, "{after}: {found:?}");
+        }
+        let short = ProbeConfig { max_iterations: 2, ..Default::default() };
+        let set = (train, labels);
+        assert!(!probe_with(&set, &set, 3, &short).converged && probe(&set, &set, 3).converged);
+    }
+
+    #[test]
+    fn features_that_are_no_numbers_are_an_error() {
+        let sound = blobs(22, 30, 4, 2, 1.0);
+        let mut broken = sound.clone();
+        broken.0.data[4 * 7 + 1] = f32::INFINITY;
+        for (train, test, which) in [(&broken, &sound, "training set"), (&sound, &broken, "test set")] {
+            let sets = ((&train.0, &train.1[..]), (&test.0, &test.1[..]));
+            let error = linear_probe(sets.0, sets.1, 2, &ProbeConfig::default(), &|| Ok(())).unwrap_err().to_string();
+            assert!(error.contains(which) && error.contains("feature 1 of image 7 is inf"), "{error}");
+        }
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl Trainer {
         let mut rng = stream(config.seed, Purpose::Eval, [DIAGNOSTICS, 0]);
         Ok(Diagnostics {
             feature_std,
-            rank_me: rank_me(&features[0]),
+            rank_me: rank_me(&features[0], &|| Ok(()))?,
             target_std,
             visible_norm_a: visible_norm(a.value()),
             norm_gamma: params.encoder.value(model.encoder.last_norm()).norm(),
