@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use super::safetensors::{Fit, Misfit, TensorFile};
+use crate::data::Normalization;
+use crate::methods::{Model, ModelParams};
 use crate::nn::{Init, LinearInit, Params};
 use crate::rng::{Purpose, stream};
 use crate::tensor::DType;
@@ -95,6 +97,40 @@ pub fn load_encoder(path: &Path, sizes: &EncoderConfig, fit: Fit) -> Result<Load
     let places = params.iter_mut().map(|p| (format!("{prefix}{}", p.name), &mut p.value));
     let left_out = file.fill(places.collect(), &others, fit)?;
     Ok(LoadedEncoder { encoder, params, prefix, left_out })
+}
+
+/// How weights are read into a model that is about to be trained.
+#[derive(Clone, Debug)]
+pub struct InitOptions {
+    /// Whether all has to fit.
+    pub fit: Fit,
+    /// What stands before the names of the encoder in the file.
+    pub prefix: Option<String>,
+    /// Whether positions of another grid are interpolated.
+    pub interpolate_positions: bool,
+}
+
+/// What was read.
+#[derive(Clone, Debug)]
+pub struct InitReport {
+    /// To be shown to the user.
+    pub lines: Vec<String>,
+    /// How images were normalised for these weights, if the file says so.
+    pub normalization: Option<Normalization>,
+}
+
+/// Reads an encoder into a model.
+///
+/// # Errors
+/// As [`load_encoder`].
+pub fn load_into(path: &Path, model: &Model, params: &mut ModelParams, options: &InitOptions) -> Result<InitReport> {
+    let loaded = load_encoder(path, model.encoder.config(), options.fit)?;
+    let line = format!("{}: an encoder ({}*)", path.display(), loaded.prefix);
+    if params.target.is_some() {
+        params.target = Some(loaded.params.clone());
+    }
+    params.encoder = loaded.params;
+    Ok(InitReport { lines: vec![line], normalization: None })
 }
 
 #[cfg(test)]
