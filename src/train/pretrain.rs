@@ -70,10 +70,32 @@ pub struct Diagnostics {
     pub noise_sensitivity: f64,
 }
 
+/// A run that an error ended before its end.
+#[derive(Debug)]
+pub struct Failed {
+    /// What went wrong.
+    pub error: Error,
+    /// The run as its last whole step left it: it can be saved, and can go on once the cause is gone. `None` if a thread
+    /// panicked in the middle of an update.
+    pub trainer: Option<Trainer>,
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Failed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
 /// How closely a run is looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
-    /// Steps between diagnostics.
+    /// Steps between diagnostics; 0: only after the last step.
     pub diagnose_every: usize,
     /// Whether every number of every step must be finite, not only the loss and the gradients: [`Trainer::examine`].
     /// Twice as slow.
@@ -81,7 +103,7 @@ pub struct Watch {
 }
 
 impl From<usize> for Watch {
-    /// Steps between diagnostics, and nothing else.
+    /// Steps between diagnostics (0: only after the last), and nothing else.
     fn from(diagnose_every: usize) -> Self {
         Watch { diagnose_every, every_number: false }
     }
@@ -99,12 +121,12 @@ const DIAGNOSTICS: u64 = 1;
 /// Pretrains, from scratch, on the data that was opened for this configuration.
 ///
 /// After each step `observe` sees the report and the trainer; it may end the run there. `watch` is a number of steps
-/// between diagnostics, or a [`Watch`]; the last step has diagnostics too. The weights depend on the configuration
-/// alone, not on how the run is observed or on how many threads work.
+/// between diagnostics, or a [`Watch`]; the last step has diagnostics too, unless there are no held-out images. The weights
+/// depend on the configuration alone, not on how the run is observed or on how many threads work.
 ///
 /// # Errors
-/// When the configuration cannot work, an image cannot be read, training diverges, or a thread of the loader or of the
-/// step panics.
+/// When the configuration cannot work, an image cannot be read, training diverges, a thread of the loader or of the step
+/// panics, or `observe` says so. What was learned by then is lost but for what `observe` kept; [`go_on`] gives it back.
 pub fn pretrain(
     config: &RunConfig,
     splits: &Splits,
@@ -113,7 +135,7 @@ pub fn pretrain(
 ) -> Result<Trainer> {
     config.validate()?;
     let (model, params) = fresh_model(config)?;
-    go_on(Trainer::new(model, params), config, splits, watch, observe)
+    go_on(Trainer::new(model, params), config, splits, watch, observe).map_err(|failed| failed.error)
 }
 
 /// [`pretrain`] from where `trainer` stands in the run of this configuration: at the step of its optimizer, within an
@@ -121,19 +143,39 @@ pub fn pretrain(
 /// crops, masks, noise and schedules follow from the seed and the number of the step.
 ///
 /// # Errors
-/// As [`pretrain`].
+/// As [`pretrain`], with what was learned by then.
 pub fn go_on(
     mut trainer: Trainer,
     config: &RunConfig,
     splits: &Splits,
     watch: impl Into<Watch>,
     observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
-) -> Result<Trainer> {
+) -> Result<Trainer, Box<Failed>> {
+    let mut whole = trainer.optimizer.steps() as usize;
+    match steps(&mut trainer, &mut whole, config, splits, watch.into(), observe) {
+        Ok(()) => Ok(trainer),
+        Err(error) => {
+            // An update counts its step before it changes anything.
+            let trainer = (trainer.optimizer.steps() as usize == whole).then_some(trainer);
+            Err(Box::new(Failed { error, trainer }))
+        }
+    }
+}
+
+/// The steps from where the trainer stands to the end. `whole` follows: the steps that were done from beginning to end.
+fn steps(
+    trainer: &mut Trainer,
+    whole: &mut usize,
+    config: &RunConfig,
+    splits: &Splits,
+    watch: Watch,
+    observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
+) -> Result<()> {
     config.validate()?;
     config.supported()?;
     trainer.precision = config.precision;
-    let Watch { diagnose_every, every_number } = watch.into();
-    let done = trainer.optimizer.steps() as usize;
+    let Watch { diagnose_every, every_number } = watch;
+    let done = *whole;
     let (lr, weight_decay, ema) = config.schedules();
     let normalization = config.normalization.map_or_else(|| splits.normalization(), Ok)?;
     let held_out = Subset::even(splits.test.clone(), HELD_OUT);
@@ -157,13 +199,17 @@ pub fn go_on(
             }
             trainer.step(&batch, &hyper)
         })?;
+        *whole = step;
 
         let seconds = clock.elapsed().as_secs_f64();
         let last = step == config.steps;
-        let diagnostics = match last || step % diagnose_every.max(1) == 0 {
-            true => Some(no_panic(step, || trainer.diagnose(config, (&held_out, &normalization)))?),
-            false => None,
+        let due = last || (diagnose_every > 0 && step.is_multiple_of(diagnose_every));
+        let diagnosed = match due && !held_out.is_empty() {
+            true => no_panic(step, || trainer.diagnose(config, (&held_out, &normalization))).map(Some),
+            false => Ok(None),
         };
+        // The step was made: it is reported, whatever became of the diagnostics.
+        let (diagnostics, failed) = diagnosed.map_or_else(|e| (None, Err(e)), |d| (d, Ok(())));
         let Model { config: ref sizes, ref predictor, .. } = trainer.model;
         let phi = &trainer.params.predictor;
         let a = phi.value(predictor.embed.weight);
@@ -180,15 +226,17 @@ pub fn go_on(
             diagnostics,
         };
         clock = Instant::now();
-        if observe(&report, &trainer)?.is_break() {
+        let seen = observe(&report, trainer);
+        failed?;
+        if seen?.is_break() {
             break;
         }
     }
-    Ok(trainer)
+    Ok(())
 }
 
 /// What `work` gives, or its panic, on whichever thread of the pool, as an error. After that the trainer may have made half
-/// a step: it is to be dropped.
+/// a step: then its optimizer counts one more than was done.
 fn no_panic<R>(step: usize, work: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         Err(Error::Training {
@@ -230,10 +278,11 @@ impl Trainer {
         }
     }
 
-    /// Where the model stands, on the first held-out images. `config` gives the masks and the seed.
+    /// Where the model stands, on held-out images, of which there is at least one. `config` gives the masks and the seed.
     ///
     /// # Errors
-    /// When an image cannot be read, the masks do not fit the model, or the features are not finite.
+    /// When an image cannot be read, the masks do not fit the model, or the features are not finite: those of no images
+    /// are not.
     pub fn diagnose(
         &self,
         config: &RunConfig,
