@@ -155,7 +155,7 @@ pub struct MaskArgs {
 
 /// How long.
 #[derive(Args, Clone, Copy, Debug)]
-#[command(next_help_heading = "Length")]
+#[command(next_help_heading = "Training")]
 pub struct LengthArgs {
     /// Passes over the training images, with fractions [default: 16]. With --resume: in all, those done included; warm-up
     /// stays, and the schedules stretch to the new end.
@@ -456,5 +456,53 @@ impl TrainArgs {
         config.validate()?;
         config.supported()?;
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        start: StartArgs,
+        #[command(flatten)]
+        length: LengthArgs,
+    }
+
+    fn parsed(args: &str) -> Line {
+        Line::parse_from(std::iter::once("x").chain(args.split_whitespace()))
+    }
+
+    #[test]
+    fn what_is_asked_for_comes_before_what_the_file_says_and_that_before_imagenet() {
+        let of = |args: &str, of_file| {
+            parsed(args).start.normalization(of_file).map(|found| found.map(|(normalization, _)| normalization))
+        };
+        let asked = Normalization { mean: [0.5, -0.25, 0.0], std: [1.0, 2.0, 0.5] };
+        let flags = "--mean 0.5,-0.25,0 --std 1,2,0.5";
+        assert_eq!(of("", None).unwrap(), None);
+        assert_eq!(of(flags, None).unwrap(), Some(asked));
+        assert_eq!(of(&format!("--init f {flags}"), Some(Normalization::CIFAR10)).unwrap(), Some(asked));
+        assert_eq!(of("--init f", Some(Normalization::CIFAR10)).unwrap(), Some(Normalization::CIFAR10));
+        assert_eq!(of("--init f", None).unwrap(), Some(Normalization::IMAGENET));
+        for bad in ["--mean nan,0,0 --std 1,1,1", "--mean 0,0,0 --std 1,0,1", "--mean 0,0,0 --std=-1,1,1"] {
+            assert!(of(bad, None).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn steps_are_whole_and_no_more_than_a_run_can_have() {
+        let steps = |args: &str| parsed(args).length.steps(7);
+        assert_eq!(steps("").unwrap(), None);
+        assert_eq!(steps("--steps 5").unwrap(), Some(5));
+        assert_eq!(steps("--epochs 1.5").unwrap(), Some(11));
+        assert_eq!(steps("--epochs 142857142857").unwrap(), Some(999_999_999_999));
+        for bad in ["142857142858", "1e19", "inf", "nan"] {
+            assert!(steps(&format!("--epochs {bad}")).is_err(), "{bad}");
+        }
     }
 }

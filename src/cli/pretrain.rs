@@ -80,7 +80,7 @@ const PROFILE_HAS_NO: [&str; 8] =
 
 fn positive(text: &str) -> std::result::Result<usize, String> {
     let fine = |n: &usize| (1..=RunConfig::MOST_STEPS).contains(&(*n as u64));
-    text.parse().ok().filter(fine).ok_or(format!("'{text}' is not a whole number above 0, or above 10^12"))
+    text.parse().ok().filter(fine).ok_or(format!("'{text}' is not a whole number from 1 to 10^12"))
 }
 
 /// The name of a folder in another: a path would lead elsewhere.

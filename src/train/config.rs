@@ -214,3 +214,33 @@ impl RunConfig {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::small;
+    use crate::tensor::DType;
+
+    #[test]
+    fn a_run_has_an_end() {
+        let run = small::run(&small::trainer(small::stop(), false, DType::F32));
+        let of = |steps: u64| RunConfig { steps: usize::try_from(steps).unwrap_or(usize::MAX), ..run.clone() };
+        of(RunConfig::MOST_STEPS).validate().unwrap();
+        for steps in [RunConfig::MOST_STEPS + 1, u64::MAX] {
+            let error = of(steps).validate().unwrap_err().to_string();
+            assert!(error.contains(&format!("a run of {steps} steps")) && error.contains("10^12"), "{error}");
+        }
+    }
+
+    /// The checksum is Python's: `zlib.crc32(bytes(range(256)) * 1000)`.
+    #[test]
+    fn an_origin_is_a_name_a_length_and_a_checksum() {
+        let path = std::env::temp_dir().join(format!("stop-mim-origin-{}", std::process::id()));
+        std::fs::write(&path, (0..=255).collect::<Vec<u8>>().repeat(1000)).unwrap();
+        let origin = Origin::of(&path);
+        std::fs::remove_file(&path).unwrap();
+        let file = path.display().to_string();
+        assert_eq!(origin.unwrap(), Origin { file, bytes: 256_000, crc32: 0xFC70_AF1A });
+        assert!(Origin::of(&path).is_err() && Origin::of(Path::new(".")).is_err());
+    }
+}

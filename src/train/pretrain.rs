@@ -366,3 +366,141 @@ fn look_at_predictions(
     let targets: Vec<Tensor> = seen.into_iter().map(|(.., targets)| targets).collect();
     Ok([power.sqrt(), sensitivity, target_std(&Tensor::concat_rows(&targets))])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::data;
+    use crate::lab::small;
+
+    /// Some images of another data set, of which one is bad: an error, or a bug of the program.
+    struct Few {
+        images: Arc<dyn Dataset>,
+        len: usize,
+        bad: Option<usize>,
+        panics: bool,
+    }
+
+    impl Dataset for Few {
+        fn len(&self) -> usize {
+            self.len
+        }
+        fn image_size(&self) -> usize {
+            self.images.image_size()
+        }
+        fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+            if self.bad == Some(index) {
+                assert!(!self.panics, "image {index} is haunted");
+                return Err(Error::file("some/image.png", "is bad", "mend it"));
+            }
+            self.images.pixels(index, out)
+        }
+        fn label(&self, _: usize) -> Option<usize> {
+            None
+        }
+        fn class_names(&self) -> &[String] {
+            &[]
+        }
+        fn describe(&self) -> String {
+            "few images".to_owned()
+        }
+    }
+
+    /// Two epochs of six steps on images without labels.
+    fn run(train: (Option<usize>, bool), test: (usize, Option<usize>, bool)) -> (RunConfig, Trainer, Splits) {
+        let trainer = small::trainer(small::stop(), false, DType::F32);
+        let normalization = Some(Normalization::CIFAR10);
+        let config = RunConfig { steps: 12, normalization, ..small::run(&trainer) };
+        let shapes = data::open("shapes", 16).unwrap();
+        let few = |images: &Arc<dyn Dataset>, len, bad, panics| -> Arc<dyn Dataset> {
+            Arc::new(Few { images: images.clone(), len, bad, panics })
+        };
+        let splits = Splits {
+            train: few(&shapes.train, 60, train.0, train.1),
+            test: few(&shapes.test, test.0, test.1, test.2),
+            published: None,
+        };
+        (config, trainer, splits)
+    }
+
+    fn onward(_: &StepReport, _: &Trainer) -> Result<ControlFlow<()>> {
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Whatever ends a run, its trainer comes back as its last whole step left it, and that step was reported.
+    #[test]
+    fn an_error_gives_back_what_was_learned() {
+        let fine = (None, false);
+        let few = (20, None, false);
+        let no_step = usize::MAX;
+        let cases = [
+            (run((Some(8), false), few), no_step, "some/image.png: is bad"),
+            (run((Some(8), true), few), no_step, "the loader panicked: image 8 is haunted"),
+            (run(fine, (20, Some(8), false)), no_step, "some/image.png: is bad"),
+            (run(fine, (20, Some(8), true)), no_step, "a thread panicked: image 8 is haunted"),
+            (run(fine, few), 4, "no space"),
+        ];
+        for ((config, trainer, splits), full_at, words) in cases {
+            let mut reported = 0;
+            let failed = go_on(trainer.clone(), &config, &splits, 5, &mut |report, _| {
+                reported = report.step;
+                match report.step == full_at {
+                    true => Err(Error::config("no space", "make some")),
+                    false => Ok(ControlFlow::Continue(())),
+                }
+            });
+            let Failed { error, trainer: given_back } = *failed.unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+            let given_back = given_back.expect("no update was cut short");
+            assert_eq!(given_back.optimizer.steps() as usize, reported, "{words}");
+            assert!(reported > 0 && reported < 12, "{words}: {reported}, and nothing is seen");
+            let (_, _, whole) = run(fine, few);
+            let there = go_on(trainer, &config, &whole, 0, &mut |report, _| {
+                Ok(if report.step == reported { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            });
+            assert!(small::bits(&given_back) == small::bits(&there.unwrap()), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_step_that_was_not_made_leaves_the_one_before() {
+        let (mut config, trainer, splits) = run((None, false), (20, None, false));
+        (config.lr, config.weight_decay) = ([1e30; 3], [0.0; 2]);
+        let failed = *go_on(trainer, &config, &splits, 0, &mut onward).unwrap_err();
+        let Error::Training { step, .. } = failed.error else { panic!("{}", failed.error) };
+        assert_eq!(failed.trainer.unwrap().optimizer.steps() as usize, step - 1);
+    }
+
+    #[test]
+    fn few_held_out_images_are_enough_and_none_are_passed_over() {
+        for held_out in [0, 1, 3] {
+            let (config, trainer, splits) = run((None, false), (held_out, None, false));
+            let mut diagnosed = Vec::new();
+            let trainer = go_on(trainer, &config, &splits, 5, &mut |report, _| {
+                diagnosed.extend(report.diagnostics.map(|d| (report.step, d)));
+                Ok(ControlFlow::Continue(()))
+            });
+            assert_eq!(trainer.unwrap().optimizer.steps(), 12);
+            let steps: Vec<usize> = diagnosed.iter().map(|(step, _)| *step).collect();
+            assert_eq!(steps, if held_out == 0 { vec![] } else { vec![5, 10, 12] });
+            for (_, d) in diagnosed {
+                let numbers = [d.feature_std, d.rank_me, d.target_std, d.context_rms, d.noise_sensitivity];
+                assert!(numbers.iter().all(|x| x.is_finite()), "{held_out} held out: {d:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn diagnostics_every_zero_steps_are_those_at_the_end() {
+        let (config, trainer, splits) = run((None, false), (20, None, false));
+        let mut diagnosed = Vec::new();
+        let ended = go_on(trainer, &config, &splits, 0, &mut |report, _| {
+            diagnosed.extend(report.diagnostics.map(|_| report.step));
+            Ok(ControlFlow::Continue(()))
+        });
+        ended.unwrap();
+        assert_eq!(diagnosed, [12]);
+    }
+}
