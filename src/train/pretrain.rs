@@ -177,7 +177,8 @@ fn steps(
     let Watch { diagnose_every, every_number } = watch;
     let done = *whole;
     let (lr, weight_decay, ema) = config.schedules();
-    let normalization = config.normalization.map_or_else(|| splits.normalization(), Ok)?;
+    let measured = || no_panic(done + 1, || splits.normalization());
+    let normalization = config.normalization.map_or_else(measured, Ok)?;
     let held_out = Subset::even(splits.test.clone(), HELD_OUT);
     let options = LoaderOptions {
         batch_size: config.batch,
