@@ -45,7 +45,7 @@ fn main() -> stop_mim::Result<()> {
     );
 
     let series = |of: [(&str, &Vec<(f64, f64)>); 2]| of.map(|(name, trace)| (name.to_owned(), trace.clone())).to_vec();
-    let panel = |y_label: &str, of| Panel { y_label: y_label.into(), log: false, series: series(of) };
+    let panel = |y_label: &str, of| Panel { y_label: y_label.into(), log: false, range: None, series: series(of) };
     let panels = vec![
         panel("|A| / |A₀|", [("width 4", &narrow.norm), ("width 16", &wide.norm)]),
         panel("|PA| / |A₀|", [("width 4", &narrow.in_span), ("width 16", &wide.in_span)]),

@@ -165,7 +165,7 @@ fn draw(cases: &[Case], fits: &[Points]) -> stop_mim::Result<()> {
             ("general form".to_owned(), along(&*case.optimum, low, high)),
             ("clean E[Y|X = x]".to_owned(), along(&case.clean, low, high)),
         ];
-        Panel { y_label: case.name.to_owned(), log: false, series }
+        Panel { y_label: case.name.to_owned(), log: false, range: None, series }
     };
     let apart = |case: &Case| {
         let (from, to) = if case.on_ring { (0.0, CELLS) } else { (low, high) };
@@ -173,7 +173,7 @@ fn draw(cases: &[Case], fits: &[Points]) -> stop_mim::Result<()> {
         (case.name.to_owned(), along(&gap, from, to))
     };
     let series = cases[..3].iter().map(apart).collect();
-    let gaps = Panel { y_label: "how far apart".to_owned(), log: true, series };
+    let gaps = Panel { y_label: "how far apart".to_owned(), log: true, range: None, series };
     let title = "Prop. 3.2: the convolution, and the best predictor".to_owned();
     let curve = Curve {
         title,

@@ -45,7 +45,7 @@ fn main() -> stop_mim::Result<()> {
         ("tied, from 0.001".to_owned(), points(&small.norms)),
     ];
     let file = std::env::temp_dir().join("collapse_without_tying.svg");
-    let panels = vec![Panel { y_label: "|A|".into(), log: true, series }];
+    let panels = vec![Panel { y_label: "|A|".into(), log: true, range: None, series }];
     Curve { title: "A under a fixed F".into(), x_label: "steps of gradient descent".into(), panels }.save_svg(&file)?;
     println!("\n{}", file.display());
     Ok(())

@@ -52,6 +52,13 @@ pub enum Error {
     },
     /// The user asked to stop before the work was done.
     Interrupted,
+    /// Another error, and what else there is to say where it happened: what is lost and what not, how to go on.
+    Noted {
+        /// What went wrong.
+        error: Box<Error>,
+        /// What it means here.
+        note: String,
+    },
     /// Something that was put to the test did not hold.
     Check {
         /// The comparisons that did not pass, with what is known about each.
@@ -70,6 +77,11 @@ impl Error {
     /// The file at `path` holds something unusable.
     pub fn file(path: impl AsRef<Path>, problem: impl Into<String>, hint: impl Into<String>) -> Self {
         Error::File { path: path.as_ref().to_owned(), problem: problem.into(), hint: hint.into() }
+    }
+
+    /// This error, with more to say about it.
+    pub fn noted(self, note: impl Into<String>) -> Self {
+        Error::Noted { error: Box::new(self), note: note.into() }
     }
 
     /// A setting that cannot work.
@@ -107,6 +119,7 @@ impl fmt::Display for Error {
                 write!(f, "training stopped at step {step}: {problem}\n  {hint}")
             }
             Error::Interrupted => write!(f, "stopped, as asked"),
+            Error::Noted { error, note } => write!(f, "{error}\n  {note}"),
             Error::Check { failed, of } => {
                 write!(f, "{} of {of} comparisons do not pass:\n  {}", failed.len(), failed.join("\n  "))
             }
@@ -118,6 +131,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Io { source, .. } => Some(source),
+            Error::Noted { error, .. } => error.source(), // what it says itself is in what this says
             _ => None,
         }
     }

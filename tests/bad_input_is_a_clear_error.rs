@@ -78,6 +78,26 @@ fn flags_that_cannot_work() {
         ("pretrain --batch 1000000 --steps 1", &["a batch of 1000000"]),
         ("pretrain --epochs 0", &["no steps"]),
         ("pretrain --epochs=-3", &["--epochs is -3"]),
+        ("pretrain --epochs nan", &["--epochs is NaN"]),
+        ("pretrain --epochs inf", &["--epochs is inf"]),
+        ("pretrain --epochs 99999999999999999999", &["--epochs is 1", "steps", "at most", "10^12"]),
+        ("pretrain --steps 1000000000001", &["a run of 1000000000001 steps", "10^12"]),
+        ("pretrain --steps 99999999999999999999", &["--steps"]),
+        ("pretrain --warmup 1e300", &["warm-up longer than the run"]),
+        ("pretrain --warmup nan", &["--warmup is NaN"]),
+        ("pretrain --checkpoint-every 0", &["from 1 to 10^12"]),
+        ("pretrain --keep 0", &["from 1 to 10^12"]),
+        ("pretrain --keep-every 99999999999999999999", &["from 1 to 10^12"]),
+        ("pretrain --name a/b", &["--name", "not the name of a folder", "--out"]),
+        ("pretrain --name a/", &["--name", "not the name of a folder"]),
+        ("pretrain --name ..", &["--name", "not the name of a folder"]),
+        ("pretrain --name .", &["--name", "not the name of a folder"]),
+        ("pretrain --mean 0,0,0", &["--std"]),
+        ("pretrain --mean 0,0 --std 1,1,1", &["three numbers"]),
+        ("pretrain --mean 0,0,0 --std 1,1,0", &["standard deviation of [1.0, 1.0, 0.0]", "above 0"]),
+        ("pretrain --partial", &["--init"]),
+        ("pretrain --init x --profile", &["--init"]),
+        ("pretrain --init nowhere.safetensors", &["nowhere.safetensors", "No such file"]),
         ("pretrain --threads 0", &["--threads"]),
         ("pretrain --image-size 4", &["4"]),
         ("probe", &["<FILE>"]),
@@ -219,6 +239,14 @@ fn a_closed_pipe_ends_quietly() {
     assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// SIGINT; or SIGTERM where these tests were themselves started with SIGINT ignored, as by `&` in a script: then so does
+/// the program.
+#[cfg(unix)]
+fn interrupt() -> &'static str {
+    let survives = Command::new("sh").args(["-c", "kill -INT $$"]).status().unwrap().success();
+    if survives { "-TERM" } else { "-INT" }
+}
+
 /// Ctrl-C in the middle of a run: a checkpoint of that step, exit code 0.
 #[cfg(unix)]
 #[test]
@@ -235,7 +263,7 @@ fn ctrl_c_ends_a_run_with_a_checkpoint() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     std::thread::sleep(std::time::Duration::from_millis(200));
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(Command::new("kill").args([interrupt(), &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("stopped at step"), "{output:?}");

@@ -22,10 +22,9 @@ fn run(config: &RunConfig, from: Option<Trainer>, steps: usize) -> Trainer {
         Ok(if report.step == steps { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     };
     match from {
-        None => pretrain(config, &splits, 2, &mut to_there),
-        Some(trainer) => go_on(trainer, config, &splits, 2, &mut to_there),
+        None => pretrain(config, &splits, 2, &mut to_there).unwrap(),
+        Some(trainer) => go_on(trainer, config, &splits, 2, &mut to_there).unwrap(),
     }
-    .unwrap()
 }
 
 #[test]

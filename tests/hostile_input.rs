@@ -549,6 +549,7 @@ fn config() -> RunConfig {
         model: ModelConfig { method, encoder, predictor, linear_init: LinearInit::Normal },
         data: "shapes".to_owned(),
         normalization: None,
+        init: None,
         masking: Masking::Blocks(blocks),
         augment: Augment::STOP,
         batch: 4,

@@ -236,33 +236,40 @@ impl Dataset for Faulty {
 
 #[test]
 fn a_panic_on_any_thread_is_an_error_of_the_run() {
-    let (mut config, splits) = a_run();
-    config.steps = 60;
-    let ends = |splits: &Splits, diagnose_every| ends(&config, splits, Watch::from(diagnose_every));
+    let (unmeasured, splits) = a_run();
+    // Images that need not be measured first.
+    let normalization = Some(splits.normalization().unwrap());
+    let config = RunConfig { steps: 60, normalization, ..unmeasured.clone() };
     let faulty = |images: &Arc<dyn Dataset>, panics_at, size| -> Arc<dyn Dataset> {
         Arc::new(Faulty { images: images.clone(), panics_at, size })
     };
-    let check = |splits: Splits, diagnose_every, words: &[&str]| {
-        let (losses, end) = ends(&splits, diagnose_every);
+    let check_run = |config: &RunConfig, splits: Splits, diagnose_every: usize, words: &[&str]| {
+        let (losses, end) = ends(config, &splits, Watch::from(diagnose_every));
         let Err(error) = end else { panic!("a panic was swallowed: {words:?}") };
         let Error::Training { step, .. } = error else { panic!("{error}") };
         let message = error.to_string();
         words.iter().for_each(|word| assert!(message.contains(word), "no '{word}' in {message}"));
         (losses.len(), step)
     };
+    let check = |splits, diagnose_every, words: &[&str]| check_run(&config, splits, diagnose_every, words);
+    // Where the images are measured, before the first step.
+    let train = faulty(&splits.train, Some(3), 16);
+    let found =
+        check_run(&unmeasured, Splits { train, ..splits.clone() }, 2, &["a thread panicked: image 3 is haunted"]);
+    assert_eq!(found, (0, 1));
     // In the loader's pool, at whatever step the image is due.
     let train = faulty(&splits.train, Some(3), 16);
     let (reported, step) =
         check(Splits { train, ..splits.clone() }, usize::MAX, &["loader panicked: image 3 is haunted"]);
     assert_eq!(reported, step - 1);
-    // In the diagnostics' read of held-out images, at step 2.
+    // In the diagnostics' read of held-out images, at step 2, which is reported without them.
     let test = faulty(&splits.test, Some(3), 16);
     let found = check(Splits { test, ..splits.clone() }, 2, &["a thread panicked: image 3 is haunted"]);
-    assert_eq!(found, (1, 2));
+    assert_eq!(found, (2, 2));
     // In the step's own threads: images of another size than the model's are a bug of whoever opened them.
     let train = faulty(&splits.train, None, 12);
     let found = check(Splits { train, ..splits.clone() }, usize::MAX, &["a thread panicked: ", "please report"]);
     assert_eq!(found, (0, 1));
     // And the pool works on.
-    assert_eq!(ends(&splits, usize::MAX).1.unwrap().optimizer.steps(), 60);
+    assert_eq!(ends(&config, &splits, Watch::from(usize::MAX)).1.unwrap().optimizer.steps(), 60);
 }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use image::{Rgb, RgbImage};
-use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use safetensors::tensor::{Dtype, TensorView};
 use stop_mim::nn::{LinearInit, Params};
+use stop_mim::rng::Generator;
 use stop_mim::train::weights::fresh_encoder;
 use stop_mim::vit::{EncoderConfig, Preset};
 
@@ -24,7 +24,7 @@ impl Scratch {
 
     /// `of_class(c)` images of class c in a split, each painted by `pixel(noise)`.
     fn images(&self, split: &str, of_class: &[usize], pixel: impl Fn(u8) -> u8) {
-        let mut rng = StdRng::seed_from_u64(split.len() as u64);
+        let mut rng = Generator::seed_from_u64(split.len() as u64);
         for (c, n) in of_class.iter().enumerate() {
             let class = self.0.join(format!("{split}/class-{c}"));
             std::fs::create_dir_all(&class).unwrap();
@@ -171,8 +171,11 @@ fn images_are_normalised_as_the_encoder_is_used_to() {
         images.images("test", &[10, 10], |noise| noise + brighter);
     }
     for (args, said) in [
-        ("weights --preset toy --image-size 16", "mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]"),
-        ("runs/run/checkpoint.safetensors", "images are normalised as in training"),
+        (
+            "weights --preset toy --image-size 16",
+            "by mean [0.485, 0.456, 0.406] and std [0.229, 0.224, 0.225]: ImageNet's",
+        ),
+        ("runs/run/checkpoint.safetensors", ": the checkpoint's own"),
     ] {
         let (dark, bright) = (probe(args, &dark), probe(args, &bright));
         let line = |printed: &str| row(printed, "images are normalised").to_owned();
@@ -187,7 +190,7 @@ fn images_are_normalised_as_the_encoder_is_used_to() {
 fn cifar_fits_an_encoder_of_another_size() {
     let scratch = Scratch::new("cifar");
     scratch.toy_weights();
-    let mut rng = StdRng::seed_from_u64(5);
+    let mut rng = Generator::seed_from_u64(5);
     for file in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
         let mut records: Vec<u8> = (0..10 * 3073).map(|_| rng.random()).collect();
         records.chunks_exact_mut(3073).enumerate().for_each(|(i, record)| record[0] = i as u8);

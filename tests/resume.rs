@@ -1,5 +1,6 @@
 //! An interrupted run goes on as if nothing had happened, through the program's own command line: same bits after
-//! SIGKILL at random moments, after SIGTERM, after damage; no two processes on one run; no space, no loss.
+//! SIGKILL at random moments, after SIGTERM, after damage, after an error; no two processes on one run; no space, no loss.
+//! A run becomes longer, its images move, it begins with the weights of a file.
 //!
 //! Many more kills, by hand: `STOP_MIM_KILLS=1000 cargo test --test resume -- --nocapture random_moments`.
 #![cfg(unix)]
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rand::{RngExt, SeedableRng};
 use stop_mim::rng::Generator;
+use stop_mim::train::{RunConfig, checkpoint};
 
 /// An empty folder of its own for each test, removed at the end.
 struct Scratch(PathBuf);
@@ -188,6 +190,13 @@ fn the_same_bits_after_kills_at_random_moments() {
     }
 }
 
+/// SIGINT; or SIGTERM where these tests were themselves started with SIGINT ignored, as by `&` in a script: then so does
+/// the program.
+fn interrupt() -> &'static str {
+    let survives = Command::new("sh").args(["-c", "kill -INT $$"]).status().unwrap().success();
+    if survives { "-TERM" } else { "-INT" }
+}
+
 /// The step of a run's newest checkpoint.
 fn step(run: &Path) -> usize {
     let name = newest(run).unwrap().file_name().unwrap().to_str().unwrap().to_owned();
@@ -204,7 +213,7 @@ fn signals_locks_and_rotation() {
     succeeds(&scratch.0, &format!("{args} --name whole --threads 2"));
     let run = scratch.run("halved");
     let mut begin = format!("{args} --name halved --threads 1");
-    for (signal, at) in [("-TERM", 13), ("-INT", 51)] {
+    for (signal, at) in [("-TERM", 13), (interrupt(), 51)] {
         let child = Killed(command(&scratch.0, &begin).spawn().unwrap());
         wait_for_step(&run, at);
         fails(
@@ -238,7 +247,7 @@ fn the_guided_run_begins_and_ends_when_told_to() {
     let mut child = Killed(command(&scratch.0, "").spawn().unwrap());
     let run = scratch.run("guided");
     wait_for_step(&run, 2);
-    assert!(Command::new("kill").args(["-INT", &child.0.id().to_string()]).status().unwrap().success());
+    assert!(Command::new("kill").args([interrupt(), &child.0.id().to_string()]).status().unwrap().success());
     assert!(child.0.wait().unwrap().success());
     assert!(step(&run) >= 2 && run.join("checkpoint.safetensors").exists());
 }
@@ -359,7 +368,8 @@ fn a_write_that_fails_leaves_the_checkpoint_before_it() {
     // Ignored, SIGXFSZ leaves the error to the program.
     let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec {program} pretrain --resume runs/short");
     let output = Command::new("sh").current_dir(&scratch.0).args(["-c", &script]).output().unwrap();
-    fails(&output, &["cannot write runs/short/checkpoints/step-", "File too large"]);
+    let kept = format!("the run is kept as it was after step {}: ", step(&run));
+    fails(&output, &["cannot write runs/short/checkpoints/step-", "File too large", &kept]);
     assert_eq!(before, (newest(&run).unwrap(), std::fs::read(newest(&run).unwrap()).unwrap()));
     let names = std::fs::read_dir(run.join("checkpoints")).unwrap();
     assert!(names.map(|e| e.unwrap().file_name()).all(|name| !name.to_str().unwrap().ends_with(".tmp")));
@@ -395,14 +405,22 @@ fn what_cannot_be_resumed_is_refused() {
     let refused = |args: &str, words: &[&str]| fails(&command(&scratch.0, args).output().unwrap(), words);
     succeeds(&scratch.0, &format!("{SMALL} --steps 3 --name run"));
     let state = newest(&scratch.run("run")).unwrap();
-    for flag in
-        ["--lr 0.1", "--dim 8", "--targets 3", "--data shapes", "--out here", "--name other", "--seed 1", "--profile"]
-    {
+    for flag in [
+        "--lr 0.1",
+        "--dim 8",
+        "--targets 3",
+        "--warmup 0",
+        "--init x",
+        "--out here",
+        "--name other",
+        "--seed 1",
+        "--profile",
+    ] {
         refused(&format!("pretrain --resume runs/run {flag}"), &["--resume", flag.split(' ').next().unwrap()]);
     }
     refused("pretrain --resume nowhere", &["cannot open nowhere"]);
     refused("pretrain --resume runs/run/log.csv", &["log.csv: not a folder"]);
-    refused("pretrain --checkpoint-every 0", &["not a whole number above 0"]);
+    refused("pretrain --checkpoint-every 0", &["not a whole number from 1"]);
     std::fs::create_dir(scratch.0.join("empty")).unwrap();
     refused("pretrain --resume empty", &["empty: no run: no folder of checkpoints is in it", "runs/stop-shapes"]);
     assert_eq!(std::fs::read_dir(scratch.0.join("empty")).unwrap().count(), 0, "it is left as it was");
@@ -416,7 +434,205 @@ fn what_cannot_be_resumed_is_refused() {
     // One image more: another epoch, another run.
     std::fs::copy(scratch.0.join("imagés/train/class-0/0.png"), scratch.0.join("imagés/train/class-0/new.png"))
         .unwrap();
-    refused("pretrain --resume runs/run", &["not the images of this run"]);
+    let words = ["not the images of this run: 6 and 4 images", "where there were 5 and 4 images", "--data"];
+    refused("pretrain --resume runs/run", &words);
+    refused(
+        "pretrain --resume runs/run --data shapes",
+        &["shapes: not the images of this run: 50000 and 10000 images"],
+    );
+    // As many, of which one is another.
+    std::fs::remove_file(scratch.0.join("imagés/train/class-0/0.png")).unwrap();
+    std::fs::remove_file(scratch.0.join("imagés/train/class-0/2.png")).unwrap();
+    std::fs::copy(scratch.0.join("imagés/train/class-1/1.png"), scratch.0.join("imagés/train/class-0/2.png")).unwrap();
+    refused("pretrain --resume runs/run", &["not the images of this run: as many, but their pixels have mean ["]);
+}
+
+/// The configuration of a run as its newest checkpoint has it.
+fn config(run: &Path) -> RunConfig {
+    checkpoint::load(&newest(run).unwrap()).unwrap().config
+}
+
+fn log(run: &Path) -> Vec<Vec<String>> {
+    let log = std::fs::read_to_string(run.join("log.csv")).unwrap();
+    log.lines().skip(1).map(|line| line.split(',').map(str::to_owned).collect()).collect()
+}
+
+/// Twelve hundred images of one class, and one of another, which goes bad: the run ends, and loses no step.
+#[test]
+fn an_image_that_goes_bad_costs_no_step() {
+    let scratch = Scratch::new("bad-image");
+    make_images(&scratch.0);
+    let image = scratch.0.join("imagés/train/class-0/0.png");
+    for i in 0..1200 {
+        std::os::unix::fs::symlink(&image, scratch.0.join(format!("imagés/train/class-0/{i:04}.png"))).unwrap();
+    }
+    ["1.png", "3.png"]
+        .iter()
+        .for_each(|name| std::fs::remove_file(scratch.0.join("imagés/train/class-1").join(name)).unwrap());
+    let alone = scratch.0.join("imagés/train/class-1/alone.jpg");
+    image::open(&image).unwrap().save(&alone).unwrap();
+    let good = std::fs::read(&alone).unwrap();
+    let args =
+        format!("{} --steps 1 --threads 1", SMALL.replace("--batch 2", "--batch 20").replace("every 1", "every 999"));
+    for name in ["whole", "hurt"] {
+        succeeds(&scratch.0, &format!("{args} --name {name}"));
+    }
+    succeeds(&scratch.0, "pretrain --resume runs/whole --steps 120");
+    std::fs::write(&alone, &good[..good.len() / 2]).unwrap();
+    let run = scratch.run("hurt");
+    let output = command(&scratch.0, "pretrain --resume runs/hurt --steps 120").output().unwrap();
+    let (steps, kept) = (log(&run).len(), step(&run));
+    assert!(kept > 1 && kept < 120 && kept == steps, "{kept} of {steps}");
+    let goes_on = format!("the run is kept as it was after step {kept}: stop-mim pretrain --resume runs/hurt goes on");
+    fails(&output, &["class-1", &goes_on]);
+    std::fs::write(&alone, &good).unwrap();
+    let printed = succeeds(&scratch.0, "pretrain --resume runs/hurt");
+    assert!(printed.contains(&format!("going on after step {kept} of 120\n")), "{printed}");
+    same_bits(&scratch.run("whole"), &run);
+}
+
+/// `nohup`, and what a script starts with `&`: a signal that was ignored at the beginning stays so.
+#[test]
+fn a_signal_that_was_ignored_stays_ignored() {
+    let scratch = Scratch::new("nohup");
+    make_images(&scratch.0);
+    let args = SMALL.replace("every 1", "every 999").replace("imagés", "'imagés'");
+    let program = env!("CARGO_BIN_EXE_stop-mim");
+    let script = format!("trap '' HUP INT; exec {program} {args} --steps 10000000 --name run --threads 1");
+    let mut sh = Command::new("sh");
+    sh.current_dir(&scratch.0).args(["-c", &script]).stdout(Stdio::null());
+    let (mut child, run) = (Killed(sh.spawn().unwrap()), scratch.run("run"));
+    wait_for_step(&run, 2);
+    let send = |child: &Killed, signal: &str| {
+        assert!(Command::new("kill").args([signal, &child.0.id().to_string()]).status().unwrap().success());
+    };
+    for signal in ["-HUP", "-INT"] {
+        send(&child, signal);
+        std::thread::sleep(Duration::from_millis(200));
+        let so_far = log(&run).len();
+        wait_for_step(&run, so_far + 5);
+        assert!(child.0.try_wait().unwrap().is_none(), "{signal} ended it");
+    }
+    send(&child, "-TERM");
+    assert!(child.0.wait().unwrap().success());
+    assert_eq!(step(&run), log(&run).len());
+}
+
+/// In a step that takes many seconds: the first Ctrl-C waits for it, one that follows at once is the same, SIGTERM is
+/// patient, and Ctrl-C later ends the process.
+#[test]
+fn a_second_ctrl_c_ends_it_at_once() {
+    use std::os::unix::process::ExitStatusExt;
+    if interrupt() != "-INT" {
+        return println!("skipped: SIGINT is ignored here");
+    }
+    let scratch = Scratch::new("at-once");
+    let args = "pretrain --steps 5 --batch 4096 --dim 192 --depth 24 --heads 3 --name run --threads 1";
+    let mut child = Killed(command(&scratch.0, args).spawn().unwrap());
+    let (started, first) = (Instant::now(), scratch.run("run/checkpoints/step-00000000.safetensors"));
+    while !first.exists() {
+        assert!(started.elapsed().as_secs() < 60, "the run did not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut send = |signal: &str| {
+        assert!(Command::new("kill").args([signal, &child.0.id().to_string()]).status().unwrap().success());
+        std::thread::sleep(Duration::from_millis(200));
+        child.0.try_wait().unwrap()
+    };
+    assert_eq!((send("-INT"), send("-INT")), (None, None));
+    std::thread::sleep(Duration::from_millis(1000));
+    assert_eq!(send("-TERM"), None);
+    send("-INT");
+    assert_eq!(child.0.wait().unwrap().signal(), Some(2));
+    assert!(started.elapsed().as_secs() < 60);
+    assert_eq!(step(&scratch.run("run")), 0);
+}
+
+/// What was said on resuming holds at once: a kill before the next checkpoint does not undo it.
+#[test]
+fn a_run_becomes_longer_or_shorter() {
+    let scratch = Scratch::new("length");
+    make_images(&scratch.0);
+    let args = SMALL.replace("every 1", "every 999");
+    succeeds(&scratch.0, &format!("{args} --steps 6 --warmup 0.34 --name run"));
+    let run = scratch.run("run");
+    let finished = succeeds(&scratch.0, "pretrain --resume runs/run");
+    assert!(finished.contains("the run is complete"), "{finished}");
+    fails(
+        &command(&scratch.0, "pretrain --resume runs/run --steps 5").output().unwrap(),
+        &["a run of 5 steps cannot go on after step 6", "at least 6 steps in all"],
+    );
+    fails(&command(&scratch.0, "pretrain --resume runs/run --epochs 1e20").output().unwrap(), &["10^12"]);
+    let (before, mut longer) = (config(&run), config(&run));
+    longer.steps = 100_000_000;
+    let mut child = Killed(command(&scratch.0, "pretrain --resume runs/run --steps 100000000").spawn().unwrap());
+    wait_for_step(&run, 9);
+    child.0.kill().unwrap();
+    child.0.wait().unwrap();
+    assert_eq!((step(&run), config(&run).steps), (6, 100_000_000));
+    // Two steps are an epoch.
+    let printed = succeeds(&scratch.0, "pretrain --resume runs/run --epochs 10");
+    assert!(printed.contains("a run of 100000000 steps becomes one of 20: its warm-up stays"), "{printed}");
+    let rates: Vec<f64> = log(&run).iter().map(|row| row[3].parse().unwrap()).collect();
+    let (was, is) = (before.schedules().0, config(&run).schedules().0);
+    assert_eq!((before.warmup, config(&run).warmup, rates.len()), (2, 2, 20));
+    let expected: Vec<f64> = (1..=20).map(|step| if step <= 6 { was.at(step) } else { is.at(step) }).collect();
+    assert_eq!(rates, expected);
+    let jump = format!("learning rate: {:.3e} at step 6, {:.3e} at step 7", longer.schedules().0.at(6), is.at(7));
+    assert!(printed.contains(&jump), "no '{jump}' in {printed}");
+    // To where it stands.
+    succeeds(&scratch.0, &format!("{args} --steps 400 --warmup 0 --name other"));
+    let other = scratch.run("other");
+    std::fs::remove_file(newest(&other).unwrap()).unwrap();
+    succeeds(&scratch.0, "pretrain --resume runs/other --steps 3");
+    assert_eq!((step(&other), config(&other).steps, log(&other).len()), (3, 3, 3));
+}
+
+#[test]
+fn a_run_goes_on_from_another_folder_and_after_its_images_moved() {
+    let scratch = Scratch::new("moved");
+    make_images(&scratch.0);
+    let args = SMALL.replace("imagés", "imagés/");
+    succeeds(&scratch.0, &format!("{args} --steps 4 --name run"));
+    let elsewhere = scratch.0.join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    succeeds(&elsewhere, "pretrain --resume ../runs/run --steps 6");
+    std::fs::rename(scratch.0.join("imagés"), elsewhere.join("here")).unwrap();
+    let gone = command(&scratch.0, "pretrain --resume runs/run --steps 8").output().unwrap();
+    fails(&gone, &["imagés", "No such file", "if the images have moved", "--data"]);
+    succeeds(&elsewhere, "pretrain --resume ../runs/run --steps 8 --data folder:here");
+    // From now on it knows.
+    let printed = succeeds(&scratch.0, "pretrain --resume runs/run --steps 10");
+    assert!(printed.contains("going on after step 8 of 10"), "{printed}");
+    assert!(Path::new(config(&scratch.run("run")).data.strip_prefix("folder:").unwrap()).is_absolute());
+}
+
+#[test]
+fn a_run_begins_with_the_weights_of_a_file_and_goes_on_without_it() {
+    let scratch = Scratch::new("init");
+    make_images(&scratch.0);
+    succeeds(&scratch.0, &format!("{SMALL} --steps 5 --name teacher"));
+    let teacher = scratch.run("teacher").join("checkpoint.safetensors");
+    let args = format!("{SMALL} --steps 6 --keep 100 --seed 7 --name pupil --init runs/teacher/checkpoint.safetensors");
+    let asked = "images are normalised with mean [0.5, 0.4, 0.3], std [0.1, 0.2, 0.3]: as asked";
+    let printed = succeeds(&scratch.0, &format!("{args} --mean 0.5,0.4,0.3 --std 0.1,0.2,0.3"));
+    assert!(printed.contains(asked), "{printed}");
+    let pupil = scratch.run("pupil");
+    let (wanted, first) = (
+        checkpoint::load(&teacher).unwrap(),
+        checkpoint::load(&pupil.join("checkpoints/step-00000000.safetensors")).unwrap(),
+    );
+    let (wanted, found) = (wanted.params.target.unwrap(), first.params.target.unwrap());
+    assert!(wanted.iter().zip(found.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0));
+    let RunConfig { init, normalization, seed, .. } = config(&pupil);
+    assert_eq!((seed, normalization.unwrap().std), (7, [0.1, 0.2, 0.3]));
+    let init = init.unwrap();
+    assert_eq!(init.file, "runs/teacher/checkpoint.safetensors");
+    assert_eq!(init.bytes, std::fs::metadata(&teacher).unwrap().len());
+    std::fs::remove_file(&teacher).unwrap();
+    succeeds(&scratch.0, "pretrain --resume runs/pupil --steps 9");
+    fails(&command(&scratch.0, &args).output().unwrap(), &["cannot read runs/teacher/checkpoint.safetensors"]);
+    assert!(!scratch.run("pupil-2").exists(), "refused before anything is written");
 }
 
 /// The configuration is JSON: no number in it may change by a bit. (serde_json needs its feature `float_roundtrip`.)

@@ -1,14 +1,18 @@
 //! The flags of a run, and how they become a [`RunConfig`].
 
+use std::path::{Path, PathBuf};
+
 use clap::{Args, ValueEnum};
 
-use crate::data::{Augment, BadImages, Splits, check_image_size};
+use crate::data::{Augment, BadImages, Normalization, Splits, check_image_size};
 use crate::kernels::Precision;
 use crate::methods::stop::TokenForm;
 use crate::methods::{Method, ModelConfig};
 use crate::nn::LinearInit;
 use crate::paper::Sigma;
 use crate::paper::masking::MultiBlock;
+use crate::train::safetensors::Fit;
+use crate::train::weights::InitOptions;
 use crate::train::{Masking, RunConfig};
 use crate::vit::{EncoderConfig, PredictorConfig, Preset};
 use crate::{Error, Result};
@@ -24,11 +28,20 @@ pub enum MethodName {
     Mae,
 }
 
+fn number<T: std::str::FromStr>(text: &str) -> std::result::Result<T, String> {
+    text.trim().parse().map_err(|_| format!("'{text}' is not a number"))
+}
+
 /// Two numbers with a comma between.
 fn pair(text: &str) -> std::result::Result<(f64, f64), String> {
-    let number = |s: &str| s.trim().parse::<f64>().map_err(|_| format!("'{s}' is not a number"));
     let (a, b) = text.split_once(',').ok_or("two numbers with a comma between, as in 0.15,0.2")?;
     Ok((number(a)?, number(b)?))
+}
+
+/// A number for each of red, green and blue.
+fn colours(text: &str) -> std::result::Result<[f32; 3], String> {
+    let numbers: Vec<f32> = text.split(',').map(number).collect::<std::result::Result<_, _>>()?;
+    numbers.try_into().map_err(|_| "three numbers with commas between, as in 0.485,0.456,0.406".into())
 }
 
 /// Which model, on which images.
@@ -140,7 +153,97 @@ pub struct MaskArgs {
     mask_ratio: Option<f64>,
 }
 
-/// How long and how fast. The defaults are the toy preset's recipe (docs/experiments.md); the paper's, for its ViTs,
+/// How long.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Training")]
+pub struct LengthArgs {
+    /// Passes over the training images, with fractions [default: 16]. With --resume: in all, those done included; warm-up
+    /// stays, and the schedules stretch to the new end.
+    #[arg(long, conflicts_with = "steps")]
+    epochs: Option<f64>,
+    /// Steps, instead of epochs.
+    #[arg(long)]
+    steps: Option<usize>,
+}
+
+impl LengthArgs {
+    /// The steps in all that these flags say, if one was given. `per_epoch`: steps in an epoch.
+    ///
+    /// # Errors
+    /// When there are none, or more than a run can have.
+    pub fn steps(&self, per_epoch: usize) -> Result<Option<usize>> {
+        let Some(epochs) = self.epochs else { return Ok(self.steps) };
+        let steps = (not_negative("--epochs", epochs)? * per_epoch as f64).round();
+        match steps <= RunConfig::MOST_STEPS as f64 {
+            true => Ok(Some(steps as usize)),
+            false => Err(Error::config(
+                format!("--epochs is {epochs}: {steps:e} steps, at {per_epoch} in an epoch"),
+                format!("choose at most {} epochs, which are 10^12 steps", RunConfig::MOST_STEPS / per_epoch as u64),
+            )),
+        }
+    }
+}
+
+/// What a run begins with.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Beginning")]
+pub struct StartArgs {
+    /// Begin with the encoder in a safetensors file (and its predictor, where it has one of these sizes): a checkpoint, or
+    /// weights from elsewhere under their published names. Without it, the seed draws all weights.
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
+    /// Take from the file what fits, and say what was left out, instead of refusing one that does not fit exactly.
+    #[arg(long, requires = "init")]
+    partial: bool,
+    /// What stands before the encoder's names in the file [default: found out].
+    #[arg(long, requires = "init", value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// Interpolate the file's positions where its grid of patches is another one.
+    #[arg(long, requires = "init")]
+    interpolate_positions: bool,
+    /// Mean of red, green and blue, of pixels from 0 to 1, that images are normalised with [default: published or measured;
+    /// with --init: those of the file, or ImageNet's].
+    #[arg(long, requires = "std", value_name = "R,G,B", value_parser = colours, allow_hyphen_values = true)]
+    mean: Option<[f32; 3]>,
+    /// Standard deviation of red, green and blue, likewise.
+    #[arg(long, requires = "mean", value_name = "R,G,B", value_parser = colours, allow_hyphen_values = true)]
+    std: Option<[f32; 3]>,
+}
+
+impl StartArgs {
+    /// How the file is to be read.
+    pub fn options(&self) -> InitOptions {
+        InitOptions {
+            fit: if self.partial { Fit::Partial } else { Fit::Strict },
+            prefix: self.prefix.clone(),
+            interpolate_positions: self.interpolate_positions,
+        }
+    }
+
+    /// How images are normalised, if these flags say so: with what, and why. `of_file` is what the file of weights says.
+    ///
+    /// # Errors
+    /// When it cannot be done so.
+    pub fn normalization(&self, of_file: Option<Normalization>) -> Result<Option<(Normalization, String)>> {
+        let name = self.init.as_deref().map(Path::display);
+        Ok(match (self.mean, self.std, name) {
+            (Some(mean), Some(std), _) => {
+                if !mean.iter().all(|m| m.is_finite()) || !std.iter().all(|s| *s > 0.0 && s.is_finite()) {
+                    let problem = format!("a mean of {mean:?} and a standard deviation of {std:?}");
+                    return Err(Error::config(problem, "choose finite numbers, and standard deviations above 0"));
+                }
+                Some((Normalization { mean, std }, "as asked".to_owned()))
+            }
+            (.., Some(file)) => Some(match of_file {
+                Some(of_file) => (of_file, format!("as {file} says")),
+                None => (Normalization::IMAGENET, format!("ImageNet's, as {file} does not say; --mean and --std do")),
+            }),
+            (.., None) => None,
+        })
+    }
+}
+
+/// How fast. The defaults are the toy preset's recipe (docs/experiments.md); the paper's, for its ViTs,
 /// are in its Tables 9 to 12.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Training")]
@@ -148,12 +251,6 @@ pub struct TrainArgs {
     /// Images in a step.
     #[arg(long, default_value_t = 64)]
     batch: usize,
-    /// Passes over the training images.
-    #[arg(long, default_value_t = 16.0, conflicts_with = "steps")]
-    epochs: f64,
-    /// Steps, instead of epochs.
-    #[arg(long)]
-    steps: Option<usize>,
     /// Warm-up as a share of the run.
     #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
     warmup: f64,
@@ -186,6 +283,9 @@ pub struct TrainArgs {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
+
+/// Passes over the training images where nothing else is said.
+const EPOCHS: usize = 16;
 
 impl ModelArgs {
     /// The model that these flags describe.
@@ -322,11 +422,17 @@ impl MaskArgs {
 }
 
 impl TrainArgs {
-    /// The whole run, on the training images that were opened from `data`.
+    /// The whole run, on the training images that were opened from `data`, and normalised as they suggest.
     ///
     /// # Errors
     /// When settings cannot work together.
-    pub fn config(&self, model: ModelConfig, masking: Masking, data: &str, splits: &Splits) -> Result<RunConfig> {
+    pub fn config(
+        &self,
+        (model, masking): (ModelConfig, Masking),
+        length: &LengthArgs,
+        data: &str,
+        splits: &Splits,
+    ) -> Result<RunConfig> {
         let images = splits.train.len();
         if let (Method::Mae { .. }, Some(_)) = (&model.method, self.ema) {
             refuse(&[(true, "--ema")], "ijepa or stop")?;
@@ -336,20 +442,22 @@ impl TrainArgs {
             return Err(Error::config(problem, format!("choose a --batch from 1 to {images}")));
         }
         let per_epoch = images / self.batch;
-        let steps = match self.steps {
-            Some(steps) => steps,
-            None => (not_negative("--epochs", self.epochs)? * per_epoch as f64).round() as usize,
-        };
+        let steps = length.steps(per_epoch)?.unwrap_or(per_epoch.saturating_mul(EPOCHS));
+        if not_negative("--warmup", self.warmup)? > 1.0 {
+            let problem = format!("--warmup is {}, a warm-up longer than the run", self.warmup);
+            return Err(Error::config(problem, "choose a share of the run, from 0 to 1"));
+        }
         let (ema, (crop_min, crop_max)) = (self.ema.unwrap_or((0.9995, 1.0)), self.crop_scale);
         let config = RunConfig {
             model,
             data: data.to_owned(),
             normalization: Some(splits.normalization()?),
+            init: None,
             masking,
             augment: Augment { scale: (crop_min as f32, crop_max as f32), flip: if self.no_flip { 0.0 } else { 0.5 } },
             batch: self.batch,
             steps,
-            warmup: (not_negative("--warmup", self.warmup)? * steps as f64).round() as usize,
+            warmup: (self.warmup * steps as f64).round() as usize,
             lr: [self.lr_start.unwrap_or(self.lr / 5.0), self.lr, self.lr_end.unwrap_or(self.lr / 100.0)],
             weight_decay: [self.weight_decay.0, self.weight_decay.1],
             ema: [ema.0, ema.1],
@@ -359,5 +467,53 @@ impl TrainArgs {
         config.validate()?;
         config.supported()?;
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        start: StartArgs,
+        #[command(flatten)]
+        length: LengthArgs,
+    }
+
+    fn parsed(args: &str) -> Line {
+        Line::parse_from(std::iter::once("x").chain(args.split_whitespace()))
+    }
+
+    #[test]
+    fn what_is_asked_for_comes_before_what_the_file_says_and_that_before_imagenet() {
+        let of = |args: &str, of_file| {
+            parsed(args).start.normalization(of_file).map(|found| found.map(|(normalization, _)| normalization))
+        };
+        let asked = Normalization { mean: [0.5, -0.25, 0.0], std: [1.0, 2.0, 0.5] };
+        let flags = "--mean 0.5,-0.25,0 --std 1,2,0.5";
+        assert_eq!(of("", None).unwrap(), None);
+        assert_eq!(of(flags, None).unwrap(), Some(asked));
+        assert_eq!(of(&format!("--init f {flags}"), Some(Normalization::CIFAR10)).unwrap(), Some(asked));
+        assert_eq!(of("--init f", Some(Normalization::CIFAR10)).unwrap(), Some(Normalization::CIFAR10));
+        assert_eq!(of("--init f", None).unwrap(), Some(Normalization::IMAGENET));
+        for bad in ["--mean nan,0,0 --std 1,1,1", "--mean 0,0,0 --std 1,0,1", "--mean 0,0,0 --std=-1,1,1"] {
+            assert!(of(bad, None).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn steps_are_whole_and_no_more_than_a_run_can_have() {
+        let steps = |args: &str| parsed(args).length.steps(7);
+        assert_eq!(steps("").unwrap(), None);
+        assert_eq!(steps("--steps 5").unwrap(), Some(5));
+        assert_eq!(steps("--epochs 1.5").unwrap(), Some(11));
+        assert_eq!(steps("--epochs 142857142857").unwrap(), Some(999_999_999_999));
+        for bad in ["142857142858", "1e19", "inf", "nan"] {
+            assert!(steps(&format!("--epochs {bad}")).is_err(), "{bad}");
+        }
     }
 }

@@ -1,35 +1,38 @@
 //! `stop-mim pretrain`
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
-use super::options::{MaskArgs, ModelArgs, StrictArgs, TrainArgs};
+use super::options::{LengthArgs, MaskArgs, ModelArgs, StartArgs, StrictArgs, TrainArgs};
 use super::probe::{ProbeArgs, check, probe};
 use super::profile::profile;
 use super::run::{RunFolder, run as pretrain};
 use super::signals;
 use crate::data::{self, Splits};
+use crate::methods::Method;
 use crate::train::checkpoint::{SavedRun, Upkeep};
 use crate::train::rotation::Newest;
-use crate::train::weights::fresh_encoder;
-use crate::train::{RunConfig, Trainer, fresh_model};
+use crate::train::weights::{fresh_encoder, load_into};
+use crate::train::{Origin, RunConfig, Trainer, fresh_model};
 use crate::{Error, Result};
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
-    /// Images: shapes (embedded), cifar10:DIR, cifar100:DIR, or folder:DIR with class/name.jpg|png.
-    #[arg(long, default_value = "shapes", value_name = "DATA")]
-    data: String,
+    /// Images: shapes (embedded), cifar10:DIR, cifar100:DIR, or folder:DIR with class/name.jpg|png [default: shapes]. With
+    /// --resume: where the run's images are now, if they have moved.
+    #[arg(long, value_name = "DATA")]
+    data: Option<String>,
     /// Where run folders are made.
     #[arg(long, default_value = "runs", value_name = "DIR")]
     out: PathBuf,
     /// Name of the run's folder [default: method and data]; a number is added when it exists.
-    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_parser = folder_name)]
     name: Option<String>,
-    /// Go on with an interrupted run, from the last checkpoint in its folder. Its configuration is taken from there.
+    /// Go on with an interrupted run, from the last checkpoint in its folder. Its configuration is taken from there. With
+    /// --steps or --epochs, a run becomes longer, a finished one too, or shorter.
     #[arg(long, value_name = "RUN_FOLDER")]
-    #[arg(conflicts_with_all = ["data", "out", "name", "profile", "ModelArgs", "MaskArgs", "TrainArgs"])]
+    #[arg(conflicts_with_all = ["out", "name", "profile", "ModelArgs", "MaskArgs", "TrainArgs", "StartArgs"])]
     resume: Option<PathBuf>,
     /// Steps between checkpoints [default: an epoch; one is made every five minutes too, and at the end].
     #[arg(long, value_name = "STEPS", value_parser = positive)]
@@ -40,7 +43,7 @@ pub struct Args {
     /// Keep the checkpoint of every Nth epoch for good [default: of none].
     #[arg(long, value_name = "N", value_parser = positive)]
     keep_every: Option<usize>,
-    /// Steps between collapse diagnostics on held-out images [default: a twentieth of the run].
+    /// Steps between collapse diagnostics on held-out images; 0: only at the end [default: a twentieth of the run].
     #[arg(long, value_name = "STEPS")]
     diagnose_every: Option<usize>,
     /// Look at every number of every step, twice as slow, and stop at the first that is not finite. (Without it, a loss or
@@ -64,15 +67,29 @@ pub struct Args {
     #[command(flatten)]
     masks: MaskArgs,
     #[command(flatten)]
+    length: LengthArgs,
+    #[command(flatten)]
     train: TrainArgs,
+    #[command(flatten)]
+    start: StartArgs,
 }
 
 /// What means nothing where nothing is trained or written.
-const PROFILE_HAS_NO: [&str; 7] =
-    ["debug_nan", "probe", "name", "diagnose_every", "checkpoint_every", "keep", "keep_every"];
+const PROFILE_HAS_NO: [&str; 8] =
+    ["debug_nan", "probe", "name", "diagnose_every", "checkpoint_every", "keep", "keep_every", "StartArgs"];
 
 fn positive(text: &str) -> std::result::Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or(format!("'{text}' is not a whole number above 0"))
+    let fine = |n: &usize| (1..=RunConfig::MOST_STEPS).contains(&(*n as u64));
+    text.parse().ok().filter(fine).ok_or(format!("'{text}' is not a whole number from 1 to 10^12"))
+}
+
+/// The name of a folder in another: a path would lead elsewhere.
+fn folder_name(text: &str) -> std::result::Result<String, String> {
+    let mut parts = Path::new(text).components();
+    match (parts.next(), parts.next()) {
+        (Some(Component::Normal(name)), None) if name == text => Ok(text.to_owned()),
+        _ => Err("not the name of a folder; --out says where it is made".to_owned()),
+    }
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -81,11 +98,13 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let model = args.model.config()?;
     let masking = args.masks.masking(&model)?;
-    let splits = data::open_with(&args.data, model.encoder.image_size, args.strict.bad_images())?;
+    let data = data::absolute_spec(args.data.as_deref().unwrap_or("shapes"))?;
+    let mut splits = data::open_with(&data, model.encoder.image_size, args.strict.bad_images())?;
     if args.probe {
         check(&args.probe_args, &splits)?;
     }
-    let config = args.train.config(model, masking, &args.data, &splits)?;
+    splits.published = Some(splits.normalization()?); // measured once
+    let mut config = args.train.config((model, masking), &args.length, &data, &splits)?;
     if let Some(steps) = args.profile {
         return profile(&config, &splits, steps as usize);
     }
@@ -98,42 +117,98 @@ pub fn run(args: &Args) -> Result<()> {
         images: images(&splits)?,
     };
     let upkeep = args.upkeep(standard, epoch);
-    let scheme = args.data.split(':').next().unwrap_or("data");
+    let (model, mut params) = fresh_model(&config)?;
+    let mut of_file = None;
+    if let Some(file) = &args.start.init {
+        let read = load_into(file, &model, &mut params, &args.start.options())?;
+        read.lines.iter().for_each(|line| say!("{line}"));
+        of_file = read.normalization;
+        config.init = Some(Origin::of(file)?);
+    }
+    if let Some((normalization, why)) = args.start.normalization(of_file)? {
+        say!("images are normalised with mean {:?}, std {:?}: {why}", normalization.mean, normalization.std);
+        config.normalization = Some(normalization);
+    }
+    let scheme = data.split(':').next().unwrap_or("data");
     let name = args.name.clone().unwrap_or_else(|| format!("{}-{scheme}", config.model.method.name()));
     let folder = RunFolder::create(&args.out, &name)?;
-    let (model, params) = fresh_model(&config)?;
     go_on(args, SavedRun { config, upkeep, trainer: Trainer::new(model, params) }, &splits, &folder)
 }
 
 /// `--resume`
 fn resume(args: &Args, folder: RunFolder) -> Result<()> {
     let Newest { mut run, damaged } = folder.checkpoints().newest()?;
-    let RunConfig { data, model, batch, steps, .. } = &run.config;
-    let splits = data::open_with(data, model.encoder.image_size, args.strict.bad_images())?;
+    for problem in &damaged {
+        say!("{problem}");
+    }
+    let before = (run.config.clone(), run.upkeep.clone());
+    if let Some(data) = &args.data {
+        run.config.data = data::absolute_spec(data)?;
+    }
+    let RunConfig { data, model, .. } = &run.config;
+    let opened = data::open_with(data, model.encoder.image_size, args.strict.bad_images());
+    let splits = opened.map_err(|error| match args.data {
+        Some(_) => error,
+        None => error.noted("if the images have moved, say where they are now: --resume with --data, as in folder:DIR"),
+    })?;
     let now = images(&splits)?;
     if now != run.upkeep.images {
-        let problem = format!("not the images of this run: {now}, where there were {}", run.upkeep.images);
-        return Err(Error::config(
-            format!("{data}: {problem}"),
-            "bring back the images as they were, or start a new run",
-        ));
+        let problem = format!("{data}: not the images of this run: {}", differences(&now, &run.upkeep.images));
+        let hint = "bring back the images as they were, say where they are (--data), or start a new run";
+        return Err(Error::config(problem, hint));
     }
     if args.probe {
         check(&args.probe_args, &splits)?;
     }
-    for problem in &damaged {
-        say!("{problem}");
+    let (done, epoch) = (run.trainer.optimizer.steps() as usize, splits.train.len() / run.config.batch);
+    if let Some(steps) = args.length.steps(epoch)? {
+        run.config = of_length(steps, done, run.config)?;
     }
-    let done = run.trainer.optimizer.steps();
     let instead = if damaged.is_empty() { "" } else { ", from the checkpoint before it" };
-    say!("going on after step {done} of {steps}{instead}");
-    run.upkeep = args.upkeep(run.upkeep.clone(), splits.train.len() / batch);
+    say!("going on after step {done} of {}{instead}", run.config.steps);
+    if done == run.config.steps {
+        say!("the run is complete; with --steps or --epochs it becomes longer");
+    }
+    run.upkeep = args.upkeep(run.upkeep, epoch);
+    if (&run.config, &run.upkeep) != (&before.0, &before.1) {
+        // What was said now holds however soon the run is interrupted again.
+        folder.checkpoints().save(&run.config, &run.upkeep, &run.trainer)?;
+    }
     go_on(args, run, &splits, &folder)
+}
+
+/// The run, of which `done` steps are done, with `steps` in all. Says what becomes of its schedules.
+fn of_length(steps: usize, done: usize, run: RunConfig) -> Result<RunConfig> {
+    if steps < done {
+        let problem = format!("a run of {steps} steps cannot go on after step {done}");
+        return Err(Error::config(problem, format!("ask for at least {done} steps in all: those done count")));
+    }
+    let changed = RunConfig { steps, ..run.clone() };
+    changed.validate()?;
+    if steps != run.steps {
+        say!(
+            "a run of {} steps becomes one of {steps}: its warm-up stays, its schedules stretch to the new end",
+            run.steps
+        );
+    }
+    if steps != run.steps && done > 0 && done < steps {
+        let ((lr, decay, ema), (new_lr, new_decay, new_ema)) = (run.schedules(), changed.schedules());
+        let next = done + 1;
+        say!("  learning rate: {:.3e} at step {done}, {:.3e} at step {next}", lr.at(done), new_lr.at(next));
+        say!("  weight decay: {:.4} at step {done}, {:.4} at step {next}", decay.at(done), new_decay.at(next));
+        if !matches!(run.model.method, Method::Mae { .. }) {
+            say!("  EMA momentum: {:.6} at step {done}, {:.6} at step {next}", ema.at(done), new_ema.at(next));
+        }
+    }
+    Ok(changed)
 }
 
 /// Trains from where the run stands to its end, and probes it if that was asked for.
 fn go_on(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Result<()> {
     say!("{}", splits.train.describe());
+    if splits.test.is_empty() {
+        say!("no images are held out: nothing will tell whether the features collapse");
+    }
     let config = run.config.clone();
     let (model, params) = pretrain(run, splits, folder, args.debug_nan)?;
     if splits.skipped() > 0 {
@@ -165,4 +240,16 @@ impl Args {
 fn images(splits: &Splits) -> Result<String> {
     let (train, test, n) = (splits.train.len(), splits.test.len(), splits.normalization()?);
     Ok(format!("{train} and {test} images, mean {:?}, std {:?}", n.mean, n.std))
+}
+
+/// In what two such descriptions differ.
+fn differences(now: &str, before: &str) -> String {
+    let parts = |text: &str| text.split_once(", ").map(|(n, pixels)| (n.to_owned(), pixels.to_owned()));
+    match (parts(now), parts(before)) {
+        (Some((n, pixels)), Some((as_before, other_pixels))) if n == as_before => {
+            format!("as many, but their pixels have {pixels}, where they had {other_pixels}")
+        }
+        (Some((n, _)), Some((as_before, _))) => format!("{n} (training and test), where there were {as_before}"),
+        _ => format!("{now}, where there were {before}"),
+    }
 }

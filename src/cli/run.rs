@@ -19,7 +19,7 @@ use crate::report::similarity::{similarity_maps, similarity_sheet};
 use crate::rng::{Purpose, stream};
 use crate::train::checkpoint::{self, SavedRun};
 use crate::train::rotation::Rotation;
-use crate::train::{RunConfig, StepReport, Trainer, Watch, go_on};
+use crate::train::{Failed, RunConfig, StepReport, Trainer, Watch, go_on};
 use crate::{Error, Result, files};
 
 /// Most time between checkpoints of a run.
@@ -91,7 +91,8 @@ impl RunFolder {
 }
 
 /// Pretrains from where the run stands and writes everything into `folder`. Ends early, cleanly, on Ctrl-C. Gives the
-/// trained model. `every_number`: see [`Watch`].
+/// trained model. `every_number`: see [`Watch`]. Whatever ends the run, the steps that were done are not lost: there is a
+/// checkpoint of the last of them, if it can be written, and the error says from where the run can go on.
 pub fn run(run: SavedRun, splits: &Splits, folder: &RunFolder, every_number: bool) -> Result<(Model, ModelParams)> {
     signals::listen();
     let SavedRun { config, upkeep, trainer } = run;
@@ -109,10 +110,16 @@ pub fn run(run: SavedRun, splits: &Splits, folder: &RunFolder, every_number: boo
         every(upkeep.checkpoint_every) || every(upkeep.keep_every) || step == config.steps
     };
     let (mut saved, mut speed, mut last_diagnosis) = (Instant::now(), 0.0, String::new());
+    // The last checkpoint that there is, and the last that was tried.
+    let (mut kept, mut tried) = (done, done);
+    let kept_so_far = |kept: usize| {
+        let path = folder.path.display();
+        format!("the run is kept as it was after step {kept}: stop-mim pretrain --resume {path} goes on from there")
+    };
     let progress = Progress::new(config.steps, "pretrain");
     progress.advance(done, String::new);
     let watch = Watch { diagnose_every: upkeep.diagnose_every, every_number };
-    let trainer = go_on(trainer, config, splits, watch, &mut |report, trainer| {
+    let trained = go_on(trainer, config, splits, watch, &mut |report, trainer| {
         log.append(report)?;
         // A running mean over about fifty steps: single steps jump.
         speed += (report.images_per_second - speed) / (report.step - done).min(50) as f64;
@@ -129,25 +136,44 @@ pub fn run(run: SavedRun, splits: &Splits, folder: &RunFolder, every_number: boo
         if stopped || due(report.step) || saved.elapsed() > CHECKPOINT_EVERY {
             // The log first: no checkpoint is ahead of it.
             log.sync()?;
+            tried = report.step;
             checkpoints.save(config, &upkeep, trainer)?;
-            saved = Instant::now();
+            (kept, saved) = (tried, Instant::now());
         }
         Ok(if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     });
     progress.finish();
     // Also when training failed: what was logged shows how it came to that.
     let drawn = log.rows().and_then(|rows| curves(config, &rows).save_svg(folder.file("curves.svg")));
-    let trainer = trainer?;
-    drawn?;
+    let trainer = trained.map_err(|failed| {
+        let Failed { mut error, trainer } = *failed;
+        if let Some(trainer) = trainer.filter(|trainer| trainer.optimizer.steps() as usize > tried) {
+            let step = trainer.optimizer.steps() as usize;
+            let _ = log.sync(); // what a log has lost is said on resuming
+            match checkpoints.save(config, &upkeep, &trainer) {
+                Ok(()) => kept = step,
+                Err(e) => error = error.noted(format!("and step {step} cannot be kept: {e}")),
+            }
+        }
+        error.noted(kept_so_far(kept))
+    })?;
     let step = trainer.optimizer.steps() as usize;
-    checkpoint::save(&folder.file("checkpoint.safetensors"), config, step, &trainer.params)?;
-    draw_predictions((&trainer.model, &trainer.params), config, splits, 6)?.save_png(folder.file("predictions.png"))?;
-    let mut written = vec!["checkpoint.safetensors", "log.csv", "curves.svg", "masks.png", "predictions.png"];
-    if let Some(sheet) = draw_positions(&trainer, config.seed) {
-        sheet.save_png(folder.file("positions.png"))?;
-        written.push("positions.png");
-    }
-    for name in written {
+    let write = || -> Result<Vec<&str>> {
+        drawn?;
+        checkpoint::save(&folder.file("checkpoint.safetensors"), config, step, &trainer.params)?;
+        let mut written = vec!["checkpoint.safetensors", "log.csv", "curves.svg", "masks.png"];
+        if !splits.test.is_empty() {
+            let sheet = draw_predictions((&trainer.model, &trainer.params), config, splits, 6)?;
+            sheet.save_png(folder.file("predictions.png"))?;
+            written.push("predictions.png");
+        }
+        if let Some(sheet) = draw_positions(&trainer, config.seed) {
+            sheet.save_png(folder.file("positions.png"))?;
+            written.push("positions.png");
+        }
+        Ok(written)
+    };
+    for name in write().map_err(|error| error.noted(kept_so_far(kept)))? {
         say!("  {}", folder.file(name).display());
     }
     if step < config.steps {
@@ -284,7 +310,7 @@ fn curves(config: &RunConfig, rows: &[Row]) -> Curve {
         let column = place(column);
         (name.to_owned(), rows.iter().filter_map(|row| Some((row[0]?, row[column]?))).collect())
     };
-    let panel = |y_label: &str, log, series| Panel { y_label: y_label.into(), log, series };
+    let panel = |y_label: &str, log, series| Panel { y_label: y_label.into(), log, range: None, series };
     let mut panels = vec![
         panel("loss", true, vec![series("loss", "loss")]),
         panel("effective rank", false, vec![series("RankMe", "rank_me")]),
@@ -312,13 +338,22 @@ fn curves(config: &RunConfig, rows: &[Row]) -> Curve {
                 true,
                 vec![series("mean", "neighbour_distance"), series("least", "least_neighbour_distance")],
             ),
-            panel("accuracy", false, vec![series("positions decoded", "position_accuracy")]),
+            Panel {
+                range: Some((0.0, 1.0)),
+                ..panel("accuracy", false, vec![series("positions decoded", "position_accuracy")])
+            },
             panel("prediction variance", true, vec![series("due to noise", "noise_sensitivity")]),
         ]);
     }
     panels.push(panel("learning rate", false, vec![series("learning rate", "lr")]));
-    let title = format!("{} on {}", config.model.method.name(), config.data);
+    let title = format!("{} on {}", config.model.method.name(), name_of(&config.data));
     Curve { title, x_label: "step".into(), panels }
+}
+
+/// Images, in a few words: of a path, its last part.
+fn name_of(data: &str) -> String {
+    let (scheme, path) = data.split_once(':').unwrap_or((data, ""));
+    Path::new(path).file_name().map_or(data.to_owned(), |name| format!("{scheme}:{}", name.display()))
 }
 
 /// Where a column stands.

@@ -244,6 +244,20 @@ pub fn open_with(spec: &str, image_size: usize, bad_images: BadImages) -> Result
     }
 }
 
+/// `spec` with the folder in it as an absolute path, so that it means the same from wherever it is read.
+///
+/// # Errors
+/// If the current folder cannot be told.
+pub fn absolute_spec(spec: &str) -> Result<String> {
+    match spec.split_once(':') {
+        Some((scheme @ ("cifar10" | "cifar100" | "folder"), path)) if !path.is_empty() => {
+            let absolute = std::path::absolute(path).map_err(|e| Error::io("find", path, e))?;
+            Ok(format!("{scheme}:{}", absolute.display()))
+        }
+        _ => Ok(spec.to_owned()),
+    }
+}
+
 /// That images of this size can be had from any data set.
 ///
 /// # Errors

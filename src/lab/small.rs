@@ -86,6 +86,7 @@ pub fn run(trainer: &Trainer) -> RunConfig {
         model: trainer.model.config.clone(),
         data: "shapes".into(),
         normalization: None,
+        init: None,
         masking: match trainer.model.config.method {
             Method::Mae { .. } => Masking::Random { ratio: 0.75 },
             Method::Ijepa { .. } | Method::Stop { .. } => {

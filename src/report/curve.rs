@@ -28,6 +28,8 @@ pub struct Panel {
     pub y_label: String,
     /// Whether the y axis is logarithmic. Then points with y ≤ 0 are left out.
     pub log: bool,
+    /// What y can be, from and to: the axis shows all of it. `None`: the axis follows the points.
+    pub range: Option<(f64, f64)>,
     /// The series by name, in the order of the legend.
     pub series: Vec<(String, Vec<(f64, f64)>)>,
 }
@@ -78,7 +80,8 @@ impl Curve {
             let x_label = (i + 1 == self.panels.len()).then_some(self.x_label.as_str());
             let (area, below) = rest.split_vertically(PANEL_HEIGHT + x_label.map_or(0, |_| X_LABEL_HEIGHT));
             rest = below;
-            let y = Axis::over(panel.points().map(|(_, y)| y), panel.log);
+            let possible = panel.range.into_iter().flat_map(|(low, high)| [low, high]);
+            let y = Axis::over(panel.points().map(|(_, y)| y).chain(possible), panel.log);
             panel.draw(&area, x.clone(), y, x_label)?;
         }
         root.present()?;
@@ -232,7 +235,7 @@ mod tests {
 
     fn panel(y_label: &str, log: bool, series: &[(&str, &[(f64, f64)])]) -> Panel {
         let series = series.iter().map(|(name, points)| ((*name).to_owned(), points.to_vec())).collect();
-        Panel { y_label: y_label.to_owned(), log, series }
+        Panel { y_label: y_label.to_owned(), log, range: None, series }
     }
 
     /// Whether every tag that opens also closes, in order.
@@ -293,6 +296,20 @@ mod tests {
             }
         }
         assert!(well_formed(&Curve::default().to_svg().unwrap()));
+    }
+
+    /// An accuracy of 0.999 to 1 would otherwise look as if it fell.
+    #[test]
+    fn a_range_is_shown_whatever_the_points_are() {
+        let points: &[(f64, f64)] = &[(0.0, 0.999), (1.0, 1.0)];
+        let marks = |range| {
+            let panels = vec![Panel { range, ..panel("accuracy", false, &[("s", points)]) }];
+            let svg = Curve { title: String::new(), x_label: String::new(), panels }.to_svg().unwrap();
+            // On y: the axis of x runs from 0 to 1 too, and is marked below the panel.
+            ["0", "0.2", "0.8", "1"].map(|mark| svg.lines().filter(|line| line.trim() == mark).count())
+        };
+        let (fixed, free) = (marks(Some((0.0, 1.0))), marks(None));
+        assert_eq!(fixed, free.map(|marks| marks.min(1) + 1), "{fixed:?} {free:?}");
     }
 
     #[test]

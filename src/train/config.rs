@@ -1,9 +1,15 @@
-//! Everything that decides a run: the same configuration gives the same weights.
+//! Everything that decides a run: the same configuration gives the same weights (together with the file of weights that it
+//! begins with, if it does).
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 use rand::Rng;
 
 use super::schedule::{EmaMomentum, LearningRate, WeightDecay};
 use crate::data::{Augment, Normalization, check_image_size};
+use crate::files::{Crc32, ordinary};
 use crate::kernels::Precision;
 use crate::methods::ModelConfig;
 use crate::paper::masking::{MultiBlock, kept_tokens, random_masks};
@@ -47,6 +53,43 @@ impl Masking {
     }
 }
 
+/// A file of weights that a run began with. The run goes on without it: this is for whoever asks where weights come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+pub struct Origin {
+    /// Its path, as it was given.
+    pub file: String,
+    /// Its length.
+    pub bytes: u64,
+    /// The CRC-32 of all of it (`zlib.crc32`, `crc32` of a shell).
+    pub crc32: u32,
+}
+
+impl Origin {
+    /// Of a file, which is read once from its beginning to its end.
+    ///
+    /// # Errors
+    /// When it is no file or cannot be read.
+    pub fn of(path: &Path) -> Result<Self> {
+        ordinary(path, "give a file of weights")?;
+        let (mut crc, mut bytes, mut piece) = (Crc32::default(), 0, vec![0; 1 << 16]);
+        let mut read = || {
+            let mut file = File::open(path)?;
+            loop {
+                match file.read(&mut piece)? {
+                    0 => return Ok(()),
+                    n => {
+                        crc.update(&piece[..n]);
+                        bytes += n as u64;
+                    }
+                }
+            }
+        };
+        read().map_err(|e| Error::io("read", path, e))?;
+        Ok(Origin { file: path.display().to_string(), bytes, crc32: crc.value() })
+    }
+}
+
 /// A run of pretraining.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
@@ -59,13 +102,16 @@ pub struct RunConfig {
     /// say): as the data set suggests.
     #[cfg_attr(feature = "checkpoint", serde(default))]
     pub normalization: Option<Normalization>,
+    /// The weights that the run began with; `None`: those that the seed draws.
+    #[cfg_attr(feature = "checkpoint", serde(default))]
+    pub init: Option<Origin>,
     /// Which tokens are hidden.
     pub masking: Masking,
     /// How images are varied.
     pub augment: Augment,
     /// Images in a step.
     pub batch: usize,
-    /// Steps in all.
+    /// Steps in all, at most [`MOST_STEPS`](Self::MOST_STEPS).
     pub steps: usize,
     /// Steps of warm-up.
     pub warmup: usize,
@@ -83,6 +129,9 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
+    /// The most steps that a run can have: 10¹², thirty years at a thousand a second.
+    pub const MOST_STEPS: u64 = 1_000_000_000_000;
+
     /// Settings that can work together.
     ///
     /// # Errors
@@ -130,6 +179,11 @@ impl RunConfig {
         )?;
         check(self.batch > 0 && self.steps > 0, "a run of no steps or empty batches".into(), "ask for at least one")?;
         check(
+            self.steps as u64 <= Self::MOST_STEPS,
+            format!("a run of {} steps", self.steps),
+            "ask for at most 10^12 steps: fewer --steps, or fewer --epochs",
+        )?;
+        check(
             self.warmup <= self.steps,
             format!("a warm-up of {} steps in a run of {}", self.warmup, self.steps),
             "make the warm-up shorter or the run longer",
@@ -159,5 +213,35 @@ impl RunConfig {
             WeightDecay { start: self.weight_decay[0], end: self.weight_decay[1], total },
             EmaMomentum { start: self.ema[0], end: self.ema[1], total },
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::small;
+    use crate::tensor::DType;
+
+    #[test]
+    fn a_run_has_an_end() {
+        let run = small::run(&small::trainer(small::stop(), false, DType::F32));
+        let of = |steps: u64| RunConfig { steps: usize::try_from(steps).unwrap_or(usize::MAX), ..run.clone() };
+        of(RunConfig::MOST_STEPS).validate().unwrap();
+        for steps in [RunConfig::MOST_STEPS + 1, u64::MAX] {
+            let error = of(steps).validate().unwrap_err().to_string();
+            assert!(error.contains(&format!("a run of {steps} steps")) && error.contains("10^12"), "{error}");
+        }
+    }
+
+    /// The checksum is Python's: `zlib.crc32(bytes(range(256)) * 1000)`.
+    #[test]
+    fn an_origin_is_a_name_a_length_and_a_checksum() {
+        let path = std::env::temp_dir().join(format!("stop-mim-origin-{}", std::process::id()));
+        std::fs::write(&path, (0..=255).collect::<Vec<u8>>().repeat(1000)).unwrap();
+        let origin = Origin::of(&path);
+        std::fs::remove_file(&path).unwrap();
+        let file = path.display().to_string();
+        assert_eq!(origin.unwrap(), Origin { file, bytes: 256_000, crc32: 0xFC70_AF1A });
+        assert!(Origin::of(&path).is_err() && Origin::of(Path::new(".")).is_err());
     }
 }

@@ -15,6 +15,6 @@ mod schedule;
 pub mod weights;
 
 pub use algorithm_1::{Batch, Found, Hyper, Noise, Recording, Trainer};
-pub use config::{Masking, RunConfig};
-pub use pretrain::{Diagnostics, StepReport, Watch, fresh_model, go_on, pretrain};
+pub use config::{Masking, Origin, RunConfig};
+pub use pretrain::{Diagnostics, Failed, StepReport, Watch, fresh_model, go_on, pretrain};
 pub use schedule::{EmaMomentum, LearningRate, WeightDecay};

@@ -70,10 +70,32 @@ pub struct Diagnostics {
     pub noise_sensitivity: f64,
 }
 
+/// A run that an error ended before its end.
+#[derive(Debug)]
+pub struct Failed {
+    /// What went wrong.
+    pub error: Error,
+    /// The run as its last whole step left it: it can be saved, and can go on once the cause is gone. `None` if a thread
+    /// panicked in the middle of an update.
+    pub trainer: Option<Trainer>,
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Failed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
 /// How closely a run is looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
-    /// Steps between diagnostics.
+    /// Steps between diagnostics; 0: only after the last step.
     pub diagnose_every: usize,
     /// Whether every number of every step must be finite, not only the loss and the gradients: [`Trainer::examine`].
     /// Twice as slow.
@@ -81,7 +103,7 @@ pub struct Watch {
 }
 
 impl From<usize> for Watch {
-    /// Steps between diagnostics, and nothing else.
+    /// Steps between diagnostics (0: only after the last), and nothing else.
     fn from(diagnose_every: usize) -> Self {
         Watch { diagnose_every, every_number: false }
     }
@@ -99,12 +121,12 @@ const DIAGNOSTICS: u64 = 1;
 /// Pretrains, from scratch, on the data that was opened for this configuration.
 ///
 /// After each step `observe` sees the report and the trainer; it may end the run there. `watch` is a number of steps
-/// between diagnostics, or a [`Watch`]; the last step has diagnostics too. The weights depend on the configuration
-/// alone, not on how the run is observed or on how many threads work.
+/// between diagnostics, or a [`Watch`]; the last step has diagnostics too, unless there are no held-out images. The weights
+/// depend on the configuration alone, not on how the run is observed or on how many threads work.
 ///
 /// # Errors
-/// When the configuration cannot work, an image cannot be read, training diverges, or a thread of the loader or of the
-/// step panics.
+/// When the configuration cannot work, an image cannot be read, training diverges, a thread of the loader or of the step
+/// panics, or `observe` says so. What was learned by then is lost but for what `observe` kept; [`go_on`] gives it back.
 pub fn pretrain(
     config: &RunConfig,
     splits: &Splits,
@@ -113,7 +135,7 @@ pub fn pretrain(
 ) -> Result<Trainer> {
     config.validate()?;
     let (model, params) = fresh_model(config)?;
-    go_on(Trainer::new(model, params), config, splits, watch, observe)
+    go_on(Trainer::new(model, params), config, splits, watch, observe).map_err(|failed| failed.error)
 }
 
 /// [`pretrain`] from where `trainer` stands in the run of this configuration: at the step of its optimizer, within an
@@ -121,21 +143,42 @@ pub fn pretrain(
 /// crops, masks, noise and schedules follow from the seed and the number of the step.
 ///
 /// # Errors
-/// As [`pretrain`].
+/// As [`pretrain`], with what was learned by then.
 pub fn go_on(
     mut trainer: Trainer,
     config: &RunConfig,
     splits: &Splits,
     watch: impl Into<Watch>,
     observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
-) -> Result<Trainer> {
+) -> Result<Trainer, Box<Failed>> {
+    let mut whole = trainer.optimizer.steps() as usize;
+    match steps(&mut trainer, &mut whole, config, splits, watch.into(), observe) {
+        Ok(()) => Ok(trainer),
+        Err(error) => {
+            // An update counts its step before it changes anything.
+            let trainer = (trainer.optimizer.steps() as usize == whole).then_some(trainer);
+            Err(Box::new(Failed { error, trainer }))
+        }
+    }
+}
+
+/// The steps from where the trainer stands to the end. `whole` follows: the steps that were done from beginning to end.
+fn steps(
+    trainer: &mut Trainer,
+    whole: &mut usize,
+    config: &RunConfig,
+    splits: &Splits,
+    watch: Watch,
+    observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
+) -> Result<()> {
     config.validate()?;
     config.supported()?;
     trainer.precision = config.precision;
-    let Watch { diagnose_every, every_number } = watch.into();
-    let done = trainer.optimizer.steps() as usize;
+    let Watch { diagnose_every, every_number } = watch;
+    let done = *whole;
     let (lr, weight_decay, ema) = config.schedules();
-    let normalization = config.normalization.map_or_else(|| splits.normalization(), Ok)?;
+    let measured = || no_panic(done + 1, || splits.normalization());
+    let normalization = config.normalization.map_or_else(measured, Ok)?;
     let held_out = Subset::even(splits.test.clone(), HELD_OUT);
     let options = LoaderOptions {
         batch_size: config.batch,
@@ -157,13 +200,17 @@ pub fn go_on(
             }
             trainer.step(&batch, &hyper)
         })?;
+        *whole = step;
 
         let seconds = clock.elapsed().as_secs_f64();
         let last = step == config.steps;
-        let diagnostics = match last || step % diagnose_every.max(1) == 0 {
-            true => Some(no_panic(step, || trainer.diagnose(config, (&held_out, &normalization)))?),
-            false => None,
+        let due = last || (diagnose_every > 0 && step.is_multiple_of(diagnose_every));
+        let diagnosed = match due && !held_out.is_empty() {
+            true => no_panic(step, || trainer.diagnose(config, (&held_out, &normalization))).map(Some),
+            false => Ok(None),
         };
+        // The step was made: it is reported, whatever became of the diagnostics.
+        let (diagnostics, failed) = diagnosed.map_or_else(|e| (None, Err(e)), |d| (d, Ok(())));
         let Model { config: ref sizes, ref predictor, .. } = trainer.model;
         let phi = &trainer.params.predictor;
         let a = phi.value(predictor.embed.weight);
@@ -180,15 +227,17 @@ pub fn go_on(
             diagnostics,
         };
         clock = Instant::now();
-        if observe(&report, &trainer)?.is_break() {
+        let seen = observe(&report, trainer);
+        failed?;
+        if seen?.is_break() {
             break;
         }
     }
-    Ok(trainer)
+    Ok(())
 }
 
 /// What `work` gives, or its panic, on whichever thread of the pool, as an error. After that the trainer may have made half
-/// a step: it is to be dropped.
+/// a step: then its optimizer counts one more than was done.
 fn no_panic<R>(step: usize, work: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         Err(Error::Training {
@@ -230,10 +279,11 @@ impl Trainer {
         }
     }
 
-    /// Where the model stands, on the first held-out images. `config` gives the masks and the seed.
+    /// Where the model stands, on held-out images, of which there is at least one. `config` gives the masks and the seed.
     ///
     /// # Errors
-    /// When an image cannot be read, the masks do not fit the model, or the features are not finite.
+    /// When an image cannot be read, the masks do not fit the model, or the features are not finite: those of no images
+    /// are not.
     pub fn diagnose(
         &self,
         config: &RunConfig,
@@ -316,4 +366,142 @@ fn look_at_predictions(
     let sensitivity = seen.iter().map(|(_, sensitivity, _)| sensitivity).sum();
     let targets: Vec<Tensor> = seen.into_iter().map(|(.., targets)| targets).collect();
     Ok([power.sqrt(), sensitivity, target_std(&Tensor::concat_rows(&targets))])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::data;
+    use crate::lab::small;
+
+    /// Some images of another data set, of which one is bad: an error, or a bug of the program.
+    struct Few {
+        images: Arc<dyn Dataset>,
+        len: usize,
+        bad: Option<usize>,
+        panics: bool,
+    }
+
+    impl Dataset for Few {
+        fn len(&self) -> usize {
+            self.len
+        }
+        fn image_size(&self) -> usize {
+            self.images.image_size()
+        }
+        fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+            if self.bad == Some(index) {
+                assert!(!self.panics, "image {index} is haunted");
+                return Err(Error::file("some/image.png", "is bad", "mend it"));
+            }
+            self.images.pixels(index, out)
+        }
+        fn label(&self, _: usize) -> Option<usize> {
+            None
+        }
+        fn class_names(&self) -> &[String] {
+            &[]
+        }
+        fn describe(&self) -> String {
+            "few images".to_owned()
+        }
+    }
+
+    /// Two epochs of six steps on images without labels.
+    fn run(train: (Option<usize>, bool), test: (usize, Option<usize>, bool)) -> (RunConfig, Trainer, Splits) {
+        let trainer = small::trainer(small::stop(), false, DType::F32);
+        let normalization = Some(Normalization::CIFAR10);
+        let config = RunConfig { steps: 12, normalization, ..small::run(&trainer) };
+        let shapes = data::open("shapes", 16).unwrap();
+        let few = |images: &Arc<dyn Dataset>, len, bad, panics| -> Arc<dyn Dataset> {
+            Arc::new(Few { images: images.clone(), len, bad, panics })
+        };
+        let splits = Splits {
+            train: few(&shapes.train, 60, train.0, train.1),
+            test: few(&shapes.test, test.0, test.1, test.2),
+            published: None,
+        };
+        (config, trainer, splits)
+    }
+
+    fn onward(_: &StepReport, _: &Trainer) -> Result<ControlFlow<()>> {
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Whatever ends a run, its trainer comes back as its last whole step left it, and that step was reported.
+    #[test]
+    fn an_error_gives_back_what_was_learned() {
+        let fine = (None, false);
+        let few = (20, None, false);
+        let no_step = usize::MAX;
+        let cases = [
+            (run((Some(8), false), few), no_step, "some/image.png: is bad"),
+            (run((Some(8), true), few), no_step, "the loader panicked: image 8 is haunted"),
+            (run(fine, (20, Some(8), false)), no_step, "some/image.png: is bad"),
+            (run(fine, (20, Some(8), true)), no_step, "a thread panicked: image 8 is haunted"),
+            (run(fine, few), 4, "no space"),
+        ];
+        for ((config, trainer, splits), full_at, words) in cases {
+            let mut reported = 0;
+            let failed = go_on(trainer.clone(), &config, &splits, 5, &mut |report, _| {
+                reported = report.step;
+                match report.step == full_at {
+                    true => Err(Error::config("no space", "make some")),
+                    false => Ok(ControlFlow::Continue(())),
+                }
+            });
+            let Failed { error, trainer: given_back } = *failed.unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+            let given_back = given_back.expect("no update was cut short");
+            assert_eq!(given_back.optimizer.steps() as usize, reported, "{words}");
+            assert!(reported > 0 && reported < 12, "{words}: {reported}, and nothing is seen");
+            let (_, _, whole) = run(fine, few);
+            let there = go_on(trainer, &config, &whole, 0, &mut |report, _| {
+                Ok(if report.step == reported { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            });
+            assert!(small::bits(&given_back) == small::bits(&there.unwrap()), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_step_that_was_not_made_leaves_the_one_before() {
+        let (mut config, trainer, splits) = run((None, false), (20, None, false));
+        (config.lr, config.weight_decay) = ([1e30; 3], [0.0; 2]);
+        let failed = *go_on(trainer, &config, &splits, 0, &mut onward).unwrap_err();
+        let Error::Training { step, .. } = failed.error else { panic!("{}", failed.error) };
+        assert_eq!(failed.trainer.unwrap().optimizer.steps() as usize, step - 1);
+    }
+
+    #[test]
+    fn few_held_out_images_are_enough_and_none_are_passed_over() {
+        for held_out in [0, 1, 3] {
+            let (config, trainer, splits) = run((None, false), (held_out, None, false));
+            let mut diagnosed = Vec::new();
+            let trainer = go_on(trainer, &config, &splits, 5, &mut |report, _| {
+                diagnosed.extend(report.diagnostics.map(|d| (report.step, d)));
+                Ok(ControlFlow::Continue(()))
+            });
+            assert_eq!(trainer.unwrap().optimizer.steps(), 12);
+            let steps: Vec<usize> = diagnosed.iter().map(|(step, _)| *step).collect();
+            assert_eq!(steps, if held_out == 0 { vec![] } else { vec![5, 10, 12] });
+            for (_, d) in diagnosed {
+                let numbers = [d.feature_std, d.rank_me, d.target_std, d.context_rms, d.noise_sensitivity];
+                assert!(numbers.iter().all(|x| x.is_finite()), "{held_out} held out: {d:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn diagnostics_every_zero_steps_are_those_at_the_end() {
+        let (config, trainer, splits) = run((None, false), (20, None, false));
+        let mut diagnosed = Vec::new();
+        let ended = go_on(trainer, &config, &splits, 0, &mut |report, _| {
+            diagnosed.extend(report.diagnostics.map(|_| report.step));
+            Ok(ControlFlow::Continue(()))
+        });
+        ended.unwrap();
+        assert_eq!(diagnosed, [12]);
+    }
 }

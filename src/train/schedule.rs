@@ -1,7 +1,7 @@
 //! What changes from step to step: learning rate, weight decay, EMA momentum, as the official schedules compute them.
 //!
 //! Steps are counted from 1: the official schedulers count first and then compute, so the first step already has one
-//! step of warm-up. The momentum's counter starts at 0.
+//! step of warm-up. The momentum's counter starts at 0. Past its last step a schedule stays where it ended.
 
 use std::f64::consts::PI;
 
@@ -64,13 +64,16 @@ pub struct EmaMomentum {
 impl EmaMomentum {
     /// The momentum with which the target follows after this step, counted from 1.
     pub fn at(&self, step: usize) -> f64 {
-        self.start + (step - 1) as f64 * (self.end - self.start) / self.total.max(1) as f64
+        match step <= self.total {
+            true => self.start + (step - 1) as f64 * (self.end - self.start) / self.total as f64,
+            false => self.end,
+        }
     }
 }
 
-/// From `from` at progress 0 to `to` at progress 1.
+/// From `from` at progress 0 to `to` at progress 1, and there from then on: the cosine itself would turn round.
 fn cosine(from: f64, to: f64, progress: f64) -> f64 {
-    to + (from - to) * 0.5 * (1.0 + (PI * progress).cos())
+    to + (from - to) * 0.5 * (1.0 + (PI * progress.min(1.0)).cos())
 }
 
 #[cfg(test)]
@@ -94,10 +97,28 @@ mod tests {
         close(ema.at(3), 0.998);
     }
 
+    /// `total` itself is what the official schedulers give there; a step of the momentum is `total` + 1 at most.
+    #[test]
+    fn past_its_end_a_schedule_stays_where_it_ended() {
+        let lr = LearningRate { start: 0.2, peak: 1.0, end: 0.1, warmup: 4, total: 12 };
+        let wd = WeightDecay { start: 0.04, end: 0.4, total: 12 };
+        let ema = EmaMomentum { start: 0.996, end: 1.0, total: 12 };
+        for step in [13, 14, 24, 120, usize::MAX] {
+            assert_eq!((lr.at(step), wd.at(step)), (lr.at(12), wd.at(12)), "step {step}");
+            assert_eq!(ema.at(step), 1.0, "step {step}");
+        }
+        assert_eq!((lr.at(12), wd.at(12)), (0.1, 0.4));
+        assert!((ema.at(12) - (1.0 - 0.004 / 12.0)).abs() < 1e-15);
+        // All of it warm-up.
+        let lr = LearningRate { warmup: 12, ..lr };
+        assert_eq!([12, 13, 120].map(|step| lr.at(step)), [1.0, 0.1, 0.1]);
+    }
+
     #[test]
     fn degenerate_lengths_do_not_divide_by_zero() {
         let lr = LearningRate { start: 0.0, peak: 1.0, end: 0.5, warmup: 0, total: 0 };
         assert!(lr.at(1).is_finite());
         assert!(WeightDecay { start: 0.1, end: 0.2, total: 0 }.at(1).is_finite());
+        assert_eq!(EmaMomentum { start: 0.9, end: 1.0, total: 0 }.at(1), 1.0);
     }
 }

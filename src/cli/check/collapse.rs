@@ -159,8 +159,8 @@ fn fixed_curve(run: &FixedRun) -> Curve {
         title: "A under a fixed F".into(),
         x_label: "steps of gradient descent".into(),
         panels: vec![
-            Panel { y_label: "|PA|".into(), log: true, series: both },
-            Panel { y_label: "|PA|".into(), log: false, series: tied },
+            Panel { y_label: "|PA|".into(), log: true, range: None, series: both },
+            Panel { y_label: "|PA|".into(), log: false, range: None, series: tied },
         ],
     }
 }
@@ -184,9 +184,9 @@ fn curves(settings: &[JointTraining], joint: &[Vec<JointRun>], gauges: &[Vec<Gau
         title: "A trained with F".into(),
         x_label: "step".into(),
         panels: vec![
-            Panel { y_label: "|A| / |A₀|".into(), log: true, series: of_joint(|r| &r.norm) },
-            Panel { y_label: "|PA| / |A₀|".into(), log: true, series: of_joint(|r| &r.in_span) },
-            Panel { y_label: "|An| / |As|".into(), log: false, series: of_gauge(|r| &r.noise_to_signal) },
+            Panel { y_label: "|A| / |A₀|".into(), log: true, range: None, series: of_joint(|r| &r.norm) },
+            Panel { y_label: "|PA| / |A₀|".into(), log: true, range: None, series: of_joint(|r| &r.in_span) },
+            Panel { y_label: "|An| / |As|".into(), log: false, range: None, series: of_gauge(|r| &r.noise_to_signal) },
         ],
     }
 }

@@ -44,7 +44,7 @@ fn curve(sweep: &Sweep) -> Curve {
         series("truncation, c h²", &sweep.truncation),
         series("round-off, ε |L| / h", &sweep.round_off),
     ];
-    let panel = Panel { y_label: "error / |gradient|".to_owned(), log: true, series };
+    let panel = Panel { y_label: "error / |gradient|".to_owned(), log: true, range: None, series };
     Curve {
         title: "Derivative of a StoP training step by central differences".to_owned(),
         x_label: "log₁₀ of the step h".to_owned(),

@@ -46,6 +46,7 @@ fn config(method: Method) -> RunConfig {
         model: ModelConfig { method, encoder, predictor, linear_init: LinearInit::Normal },
         data: "shapes".to_owned(),
         normalization: None,
+        init: None,
         masking: if mae { Masking::Random { ratio: 0.75 } } else { Masking::Blocks(blocks) },
         augment: Augment::STOP,
         batch: 4,
