@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::data::{Augment, BadImages, Splits, check_image_size};
+use crate::data::{Augment, BadImages, OpenOptions, Splits, check_image_size};
 use crate::kernels::Precision;
 use crate::methods::stop::TokenForm;
 use crate::methods::{Method, ModelConfig};
@@ -97,18 +97,29 @@ pub struct ModelArgs {
     normalize_patches: bool,
 }
 
-/// What is asked of the images.
+/// How images are opened.
 #[derive(Args, Clone, Copy, Debug)]
-pub struct StrictArgs {
-    /// Refuse a folder with an image that cannot be used, having decoded them all, instead of skipping that image.
+#[command(next_help_heading = "Images")]
+pub struct OpenArgs {
+    /// Refuse a folder with anything in it that looks like an image and cannot be used, having decoded them all, instead of
+    /// skipping it.
     #[arg(long)]
     strict: bool,
+    /// Most memory that decoded images of a folder are kept in, in MB; 0: none [default: a quarter of what is free, at most
+    /// 2000].
+    #[arg(long, value_name = "MB")]
+    cache_mb: Option<u32>,
 }
 
-impl StrictArgs {
+impl OpenArgs {
     /// What becomes of images that cannot be used.
     pub fn bad_images(self) -> BadImages {
         if self.strict { BadImages::Refuse } else { BadImages::Skip }
+    }
+
+    /// What the flags say.
+    pub fn options(self) -> OpenOptions {
+        OpenOptions { bad_images: self.bad_images(), cache: self.cache_mb.map(|mb| u64::from(mb) * 1_000_000) }
     }
 }
 

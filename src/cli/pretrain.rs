@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::options::{MaskArgs, ModelArgs, StrictArgs, TrainArgs};
+use super::options::{MaskArgs, ModelArgs, OpenArgs, TrainArgs};
 use super::probe::{ProbeArgs, probe};
 use super::profile::profile;
 use super::run::{RunFolder, run as pretrain};
@@ -56,7 +56,7 @@ pub struct Args {
     #[arg(value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = PROFILE_HAS_NO)]
     profile: Option<u32>,
     #[command(flatten)]
-    strict: StrictArgs,
+    open: OpenArgs,
     #[command(flatten)]
     probe_args: ProbeArgs,
     #[command(flatten)]
@@ -81,7 +81,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let model = args.model.config()?;
     let masking = args.masks.masking(&model)?;
-    let splits = data::open_with(&args.data, model.encoder.image_size, args.strict.bad_images())?;
+    let splits = data::open_with(&args.data, model.encoder.image_size, args.open.options())?;
     let config = args.train.config(model, masking, &args.data, &splits)?;
     if let Some(steps) = args.profile {
         return profile(&config, &splits, steps as usize);
@@ -106,7 +106,7 @@ pub fn run(args: &Args) -> Result<()> {
 fn resume(args: &Args, folder: RunFolder) -> Result<()> {
     let Newest { mut run, damaged } = folder.checkpoints().newest()?;
     let RunConfig { data, model, batch, steps, .. } = &run.config;
-    let splits = data::open_with(data, model.encoder.image_size, args.strict.bad_images())?;
+    let splits = data::open_with(data, model.encoder.image_size, args.open.options())?;
     let now = images(&splits)?;
     if now != run.upkeep.images {
         let problem = format!("not the images of this run: {now}, where there were {}", run.upkeep.images);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::Args as ClapArgs;
 
 use super::encoder::EncoderArgs;
-use super::options::StrictArgs;
+use super::options::OpenArgs;
 use super::progress::Progress;
 use super::signals;
 use crate::data::{self, Dataset, Splits, Subset};
@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(long, value_name = "DATA")]
     data: Option<String>,
     #[command(flatten)]
-    strict: StrictArgs,
+    open: OpenArgs,
     #[command(flatten)]
     probe: ProbeArgs,
 }
@@ -36,7 +36,7 @@ pub fn run(args: &Args) -> Result<()> {
         let problem = "a file of weights does not say on which images it is to be judged";
         return Err(Error::config(problem, "give some: --data folder:DIR"));
     };
-    let splits = data::open_with(spec, found.encoder.config().image_size, args.strict.bad_images())?;
+    let splits = data::open_with(spec, found.encoder.config().image_size, args.open.options())?;
     println!("{}, on {}", found.what, splits.train.describe());
     let untrained = fresh_encoder(found.encoder.config(), found.linear_init, found.seed)?;
     let splits = Splits { published: found.normalization.or(splits.published), ..splits };

@@ -14,7 +14,7 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::{Augment, Crop, Dataset, Normalization};
+use super::{Augment, Crop, Dataset, Normalization, Unlabelled};
 use crate::error::panic_message;
 use crate::kernels::meter::{self, Phase};
 use crate::rng::{Purpose, stream};
@@ -87,8 +87,9 @@ impl Loader {
         let name = |k| format!("loader-{k}");
         let pool =
             ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build().map_err(|e| no_thread(&e))?;
-        let source = Source { steps_per_epoch: dataset.len() / batch_size, dataset, options };
-        let steps_per_epoch = source.steps_per_epoch;
+        // Training looks at no label.
+        let (steps_per_epoch, dataset) = (dataset.len() / batch_size, Unlabelled::new(dataset));
+        let source = Source { steps_per_epoch, dataset, options };
         let (sender, batches) = sync_channel(PREFETCH);
         let thread = std::thread::Builder::new()
             .name("loader".to_owned())
@@ -137,7 +138,7 @@ impl Drop for Loader {
 
 /// The background thread's side.
 struct Source {
-    dataset: Arc<dyn Dataset>,
+    dataset: Unlabelled,
     options: LoaderOptions,
     steps_per_epoch: usize,
 }
@@ -169,7 +170,7 @@ impl Source {
             None => Crop::whole(size),
         };
         let mut images = memory.take([indices.len(), 3, size, size]);
-        write_images(&*self.dataset, indices, normalization, crop, images.as_mut_slice())?;
+        write_images(&self.dataset, indices, normalization, crop, images.as_mut_slice())?;
         memory.lend(&images);
         Ok(Batch { epoch, step, images, indices: indices.to_vec() })
     }

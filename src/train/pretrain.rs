@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -9,7 +10,7 @@ use rayon::prelude::*;
 use super::algorithm_1::{Batch, Hyper, Noise, Trainer};
 use super::config::RunConfig;
 use crate::autograd::ops;
-use crate::data::{Dataset, Loader, LoaderOptions, Normalization, Splits, Subset, evaluation_images};
+use crate::data::{Dataset, Loader, LoaderOptions, Normalization, Splits, Subset, Unlabelled, evaluation_images};
 use crate::error::panic_message;
 use crate::eval::{feature_std, noise_sensitivity, pooled_features, rank_me, rms, target_std};
 use crate::kernels::meter::{self, Phase};
@@ -136,7 +137,7 @@ pub fn go_on(
     let done = trainer.optimizer.steps() as usize;
     let (lr, weight_decay, ema) = config.schedules();
     let normalization = config.normalization.map_or_else(|| splits.normalization(), Ok)?;
-    let held_out = Subset::even(splits.test.clone(), HELD_OUT);
+    let held_out = Unlabelled::new(Arc::new(Subset::even(splits.test.clone(), HELD_OUT)));
     let options = LoaderOptions {
         batch_size: config.batch,
         seed: config.seed,
