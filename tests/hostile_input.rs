@@ -412,8 +412,7 @@ fn batches_with_stand_ins_are_the_same_on_any_number_of_threads() {
             threads,
         };
         let batches = Loader::new(Arc::clone(&train) as Arc<dyn Dataset>, options).unwrap().take(12);
-        let batches: Vec<_> =
-            batches.map(|b| b.map(|b| (b.images.as_slice::<f32>().to_vec(), b.indices)).unwrap()).collect();
+        let batches: Vec<_> = batches.map(|batch| batch.unwrap().as_slice::<f32>().to_vec()).collect();
         assert_eq!(train.skipped(), 3);
         batches
     };
@@ -484,7 +483,7 @@ fn batches_of_a_folder_with_a_barren_class_are_the_same_on_any_number_of_threads
             threads,
         };
         let loader = Loader::new(Arc::new(scratch.open(BadImages::Skip).unwrap().0), options).unwrap();
-        loader.take(6).map(|b| b.unwrap().images.as_slice::<f32>().to_vec()).collect::<Vec<_>>()
+        loader.take(6).map(|b| b.unwrap().as_slice::<f32>().to_vec()).collect::<Vec<_>>()
     };
     let one = batches(1);
     assert!(one == batches(2) && one == batches(7));
@@ -516,7 +515,7 @@ fn folders_that_are_not_as_they_should_be() {
     scratch.write("beside.png", &grey(1));
     assert_eq!(scratch.open(BadImages::Skip).unwrap().0.skipped(), 1, "the one beside");
     let message = scratch.refused(BadImages::Refuse);
-    assert!(message.contains("beside.png: lies beside the folders of images"), "{message}");
+    assert!(message.contains("beside.png: lies beside the class folders"), "{message}");
     std::fs::remove_file(scratch.0.join("beside.png")).unwrap();
     scratch.open(BadImages::Refuse).unwrap();
     std::fs::create_dir(scratch.0.join("empty")).unwrap();
@@ -532,7 +531,10 @@ fn folders_that_are_not_as_they_should_be() {
     // One that only the test split has gets no label, and no other's.
     scratch.write("test/0/1.png", &grey(1));
     let (train, test) = scratch.open(BadImages::Skip).unwrap();
-    assert_eq!(((0..2).map(|k| test.label(k)).collect::<Vec<_>>(), train.class_names()), (vec![None, Some(0)], test.class_names()));
+    assert_eq!(
+        ((0..2).map(|k| test.label(k)).collect::<Vec<_>>(), train.class_names()),
+        (vec![None, Some(0)], test.class_names())
+    );
     assert!(test.describe().contains("no label, for 0"), "{}", test.describe());
     let message = scratch.refused(BadImages::Refuse);
     assert!(message.contains("only in train: b; only in test: 0"), "{message}");

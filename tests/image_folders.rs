@@ -50,7 +50,7 @@ fn cut_short() -> Vec<u8> {
     bytes
 }
 
-const PRETRAIN: &str = "pretrain --image-size 8 --patch 2 --dim 8 --depth 1 --heads 1 --predictor-dim 8 --predictor-depth 1 \
+const PRETRAIN: &str = "pretrain --image-size 8 --patch 1 --dim 8 --depth 1 --heads 1 --predictor-dim 8 --predictor-depth 1 \
     --predictor-heads 1 --batch 4 --threads 2";
 
 fn stop_mim(folder: &Path, args: &str) -> Output {
@@ -100,7 +100,10 @@ fn images_at_any_depth_belong_to_the_class_and_what_is_passed_over_is_said() {
     // An image of a kind that is not read is no harmless file.
     scratch.write("data/a/scan.TIF", b"");
     contains(&done(&scratch.0, &run), &["passed over 4 files: 2 .txt, 1 .csv, 1 .tif (not read here)"]);
-    contains(&refused(&scratch.0, &format!("{run} --strict")), &["data/a/scan.TIF: one of 1 .tif files, not read here"]);
+    contains(
+        &refused(&scratch.0, &format!("{run} --strict")),
+        &["data/a/scan.TIF: one of 1 .tif files, not read here"],
+    );
 }
 
 #[test]
@@ -147,7 +150,10 @@ fn classes_of_one_split_only_are_named() {
     }
     let run = format!("{PRETRAIN} --data folder:data --steps 2");
     // A class that only training has takes nothing from the probe.
-    contains(&done(&scratch.0, &format!("{run} --probe --strict")), &["not the same classes in both splits: only in train: c4"]);
+    contains(
+        &done(&scratch.0, &format!("{run} --probe --strict")),
+        &["not the same classes in both splits: only in train: c4"],
+    );
     for k in 0..7 {
         scratch.images(&format!("data/val/x{k}"), 1);
     }
@@ -166,7 +172,10 @@ fn a_class_without_any_good_image_ends_no_run_but_cannot_be_judged_by() {
         scratch.write(&format!("data/{split}/b/only.png"), &cut_short());
     }
     let said = done(&scratch.0, &format!("{PRETRAIN} --data folder:data --steps 9 --diagnose-every 3 --name barren"));
-    contains(&said, &["13 images of 2 classes", "warning: no train image of class b can be decoded", "2 files could not be used"]);
+    contains(
+        &said,
+        &["13 images of 2 classes", "warning: no train image of class b can be decoded", "2 files could not be used"],
+    );
     assert_eq!(said.matches("train/b/only.png").count(), 1, "{said}");
     let said = refused(&scratch.0, "probe runs/barren/checkpoint.safetensors --threads 1");
     contains(&said, &["no train image of class b can be decoded"]);
@@ -189,12 +198,15 @@ fn memory_for_images_changes_no_bit() {
 fn a_tilde_is_the_home_and_an_archive_is_to_be_unpacked() {
     let scratch = Scratch::new("home");
     scratch.images("images/a", 2);
-    done(&scratch.0, "masks --data folder:~/images --image-size 8 --patch 2 --images 1 --threads 1");
+    done(&scratch.0, "masks --data folder:~/images --image-size 8 --patch 1 --images 1 --threads 1");
     let said = refused(&scratch.0, "masks --data cifar10:~/nowhere");
     contains(&said, &[&format!("{}: there is no such file", scratch.0.join("nowhere/data_batch_1.bin").display())]);
     scratch.write("cifar-10-binary.tar.gz", b"");
     let said = refused(&scratch.0, "masks --data cifar10:cifar-10-binary.tar.gz");
-    contains(&said, &["is a file, not CIFAR-10's folder", "tar -xf cifar-10-binary.tar.gz -C ., and give the folder ."]);
+    contains(
+        &said,
+        &["is a file, not CIFAR-10's folder", "(tar -xf cifar-10-binary.tar.gz -C .), and give the folder ."],
+    );
     scratch.write("images.zip", b"");
     contains(&refused(&scratch.0, "masks --data folder:images.zip"), &["is a file", "unzip images.zip"]);
 }

@@ -69,3 +69,49 @@ pub fn draw_masks(
     let scale = (96 / encoder.image_size).max(1);
     Ok(mask_sheet(&masked, encoder.image_size, encoder.patch_size, scale))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::paper::masking::MultiBlock;
+    use crate::vit::Preset;
+
+    /// A thousand images, five hundred of a class; counts how many are looked at of each.
+    struct Counted([AtomicUsize; 2], Vec<String>);
+
+    impl Dataset for Counted {
+        fn len(&self) -> usize {
+            1000
+        }
+        fn image_size(&self) -> usize {
+            32
+        }
+        fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+            self.0[index / 500].fetch_add(1, Ordering::Relaxed);
+            out.fill(index as u8);
+            Ok(())
+        }
+        fn label(&self, index: usize) -> Option<usize> {
+            Some(index / 500)
+        }
+        fn class_names(&self) -> &[String] {
+            &self.1
+        }
+        fn describe(&self) -> String {
+            "counted".to_owned()
+        }
+    }
+
+    #[test]
+    fn only_the_images_that_are_shown_are_looked_at_and_they_are_of_all_classes() {
+        let encoder = Preset::Toy.sizes().0;
+        let masking = Masking::Blocks(MultiBlock::for_small_grid((encoder.grid(), encoder.grid())));
+        for (n, expected) in [(6, [3, 3]), (0, [0, 0]), (40, [20, 20])] {
+            let images = Arc::new(Counted(Default::default(), vec!["a".into(), "b".into()]));
+            draw_masks(&masking, &encoder, 0, images.clone(), n).unwrap();
+            assert_eq!(images.0.each_ref().map(|count| count.load(Ordering::Relaxed)), expected);
+        }
+    }
+}

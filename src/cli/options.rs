@@ -183,9 +183,9 @@ pub struct TrainArgs {
     /// Momentum of the target encoder at the start and at the end (I-JEPA, StoP) [default: 0.9995,1].
     #[arg(long, value_name = "START,END", value_parser = pair)]
     ema: Option<(f64, f64)>,
-    /// Area of a random crop as shares of the image.
-    #[arg(long, value_name = "MIN,MAX", value_parser = pair, default_value = "0.3,1")]
-    crop_scale: (f64, f64),
+    /// Area of a random crop as shares of the image [default: 0.3,1].
+    #[arg(long, value_name = "MIN,MAX", value_parser = pair)]
+    crop_scale: Option<(f64, f64)>,
     /// Do not mirror images.
     #[arg(long)]
     no_flip: bool,
@@ -340,13 +340,17 @@ impl TrainArgs {
             Some(steps) => steps,
             None => (not_negative("--epochs", self.epochs)? * per_epoch as f64).round() as usize,
         };
-        let (ema, (crop_min, crop_max)) = (self.ema.unwrap_or((0.9995, 1.0)), self.crop_scale);
+        let ema = self.ema.unwrap_or((0.9995, 1.0));
+        let augment = Augment {
+            scale: self.crop_scale.map_or(Augment::STOP.scale, |(min, max)| (min as f32, max as f32)),
+            flip: if self.no_flip { 0.0 } else { Augment::STOP.flip },
+        };
         let config = RunConfig {
             model,
             data: data.to_owned(),
             normalization: Some(splits.normalization()?),
             masking,
-            augment: Augment { scale: (crop_min as f32, crop_max as f32), flip: if self.no_flip { 0.0 } else { 0.5 } },
+            augment,
             batch: self.batch,
             steps,
             warmup: (not_negative("--warmup", self.warmup)? * steps as f64).round() as usize,

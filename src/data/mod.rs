@@ -25,7 +25,7 @@ pub mod subset;
 pub mod unlabelled;
 
 pub use augment::{Augment, Crop};
-pub use loader::{Batch, Loader, LoaderOptions, evaluation_images};
+pub use loader::{Loader, LoaderOptions, evaluation_images};
 pub use shapes::Shapes;
 pub use subset::Subset;
 pub use unlabelled::Unlabelled;

@@ -150,7 +150,7 @@ pub fn go_on(
     let loader = Loader::new(splits.train.clone(), options)?;
     let mut clock = Instant::now();
     for (step, batch) in (done + 1..=config.steps).zip(loader) {
-        let batch = masked(config, step, batch?.images)?;
+        let batch = masked(config, step, batch?)?;
         let hyper = Hyper { lr: lr.at(step), weight_decay: weight_decay.at(step), ema_momentum: ema.at(step) };
         let loss = no_panic(step, || {
             if every_number {

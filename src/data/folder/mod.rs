@@ -118,7 +118,7 @@ pub fn open(dir: &Path, size: usize, options: impl Into<OpenOptions>) -> Result<
     layout.ignored.iter().for_each(|what| warn(&format!("{}: {what}", dir.display())));
 
     let mut bad = std::mem::take(&mut found.bad);
-    let beside = |path: &PathBuf| Error::file(dir.join(path), "lies beside the folders of images, not in one", HINT);
+    let beside = |path: &PathBuf| Error::file(dir.join(path), "lies beside the class folders, not in one", HINT);
     bad.extend(layout.beside.iter().map(beside));
     let (train, without) = sound(dir, std::mem::take(&mut layout.train), &mut bad);
     if train.is_empty() {
@@ -150,10 +150,7 @@ pub fn open(dir: &Path, size: usize, options: impl Into<OpenOptions>) -> Result<
     let train = folder("train", train, kept(n_train), left_out);
     let test = folder("test", test, kept(n_test), test_left_out);
     match options.bad_images {
-        BadImages::Skip => {
-            report_all(&bad);
-            contradictions.iter().for_each(|(problem, _)| warn(problem));
-        }
+        BadImages::Skip => report_all(&bad),
         BadImages::Refuse => {
             bad.extend(found.unreadable(dir));
             bad.extend(layout.empty.iter().map(|empty| {
@@ -162,12 +159,14 @@ pub fn open(dir: &Path, size: usize, options: impl Into<OpenOptions>) -> Result<
             bad.extend(train.decode_all());
             bad.extend(test.decode_all());
             refuse(dir, &bad)?;
-            if let Some((problem, _)) = contradictions.iter().find(|(_, forbidden)| *forbidden) {
-                let hint =
-                    "give both splits the same class folders, or leave out --strict to go on without those labels";
-                return Err(Error::config(problem.clone(), hint));
-            }
         }
+    }
+    for (problem, forbids_labels) in contradictions {
+        if forbids_labels && options.bad_images == BadImages::Refuse {
+            let hint = "give both splits the same class folders, or leave out --strict to go on without those labels";
+            return Err(Error::config(problem, hint));
+        }
+        warn(&problem);
     }
     Ok((train, test))
 }
