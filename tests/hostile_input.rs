@@ -108,6 +108,12 @@ fn mutated(bytes: &[u8], rng: &mut StdRng) -> Vec<u8> {
     bytes
 }
 
+/// The test picture in the formats that are read if the crate is compiled with their features.
+fn optional_formats() -> Vec<Vec<u8>> {
+    let formats = [ImageFormat::WebP, ImageFormat::Gif].into_iter().filter(|format| format.reading_enabled());
+    formats.map(|format| encoded(&picture().into(), format)).collect()
+}
+
 // A PNG by hand, for what the encoder does not write.
 
 fn crc(bytes: &[u8]) -> u32 {
@@ -226,6 +232,29 @@ fn every_kind_of_image_that_can_be_shown_is() {
     }
 }
 
+/// WebP and GIF are read if the crate is compiled so; otherwise what is missing is said, by name and by content.
+#[test]
+fn formats_that_are_a_feature() {
+    let gif = b"GIF89a\x01\0\x01\0\x80\0\0\x01\x02\x03\x04\x05\x06\x2C\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0\x3B";
+    let webp = b"RIFF\x1A\0\0\0WEBPVP8L\x0D\0\0\0\x2F\0\0\0\x10\x07\x10\x11\x11\x88\x88\xFE\x07\0";
+    for (name, format, bytes) in [("gif", ImageFormat::Gif, &gif[..]), ("webp", ImageFormat::WebP, &webp[..])] {
+        let scratch = Scratch::with_good_images();
+        scratch.write(format!("train/a/any.{name}"), bytes);
+        scratch.write("train/b/any.png", bytes);
+        if format.reading_enabled() {
+            let (train, _) = scratch.open(BadImages::Refuse).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!((train.len(), pixels(&train, 0)), (3, pixels(&train, 2)), "{name}");
+            continue;
+        }
+        assert_eq!(scratch.open(BadImages::Skip).unwrap().0.len(), 1, "{name}");
+        let message = scratch.refused(BadImages::Refuse);
+        let by_name =
+            format!("any.{name}: one of 1 .{name} files, read by a program that is built with --features {name}");
+        let by_content = format!("any.png: it is a .{name} file, which only a build with --features {name} reads");
+        assert!(message.contains(&by_name) && message.contains(&by_content), "{message}");
+    }
+}
+
 #[test]
 fn images_that_cannot_be_shown_are_named_with_the_reason() {
     let data = chunk(b"IDAT", &stored(&[0; 7]));
@@ -305,8 +334,10 @@ fn jpeg_of_two_sizes() -> Vec<u8> {
 fn no_image_is_shown_in_part() {
     let photo = encoded(&picture().into(), ImageFormat::Jpeg);
     let bitmap = encoded(&picture().into(), ImageFormat::Bmp);
-    for whole in [encoded(&picture().into(), ImageFormat::Png), photo, jpeg(24, 24, 3), bitmap] {
-        let is_png = whole[0] == 0x89;
+    let always = [encoded(&picture().into(), ImageFormat::Png), photo, jpeg(24, 24, 3), bitmap];
+    for whole in always.into_iter().chain(optional_formats()) {
+        // Behind their pixels, these have an end that nothing depends on.
+        let has_an_end = whole.starts_with(b"\x89PNG") || whole.starts_with(b"GIF");
         let scratch = Scratch::with_good_images();
         scratch.write("train/a/any.png", &whole);
         let sound = pixels(&scratch.open(BadImages::Refuse).unwrap().0, 0);
@@ -314,7 +345,7 @@ fn no_image_is_shown_in_part() {
             scratch.write("train/a/any.png", &whole[..length]);
             match scratch.open(BadImages::Refuse) {
                 Err(error) => assert!(error.to_string().contains("any.png"), "{error}"),
-                Ok((train, _)) if !is_png => {
+                Ok((train, _)) if !has_an_end => {
                     panic!("cut to {length} of {} bytes: {:?}", whole.len(), pixels(&train, 0))
                 }
                 Ok((train, _)) => assert_eq!(pixels(&train, 0), sound, "cut to {length}"),
@@ -326,7 +357,7 @@ fn no_image_is_shown_in_part() {
 #[test]
 fn injured_images_are_shown_or_skipped() {
     let image = DynamicImage::from(picture());
-    let seeds = [
+    let mut seeds = vec![
         encoded(&image, ImageFormat::Png),
         encoded(&image.to_rgba16().into(), ImageFormat::Png),
         encoded(&image, ImageFormat::Jpeg),
@@ -335,6 +366,7 @@ fn injured_images_are_shown_or_skipped() {
         encoded(&image, ImageFormat::Bmp),
         bmp(4, 3, 8, 1, &[&[7; 1024][..], &[4, 1, 0, 0, 4, 2, 0, 0, 4, 3, 0, 1]].concat()),
     ];
+    seeds.extend(optional_formats());
     let mut rng = StdRng::seed_from_u64(1);
     let scratch = Scratch::with_good_images();
     let mut skipped = 0;
