@@ -627,7 +627,7 @@ mod tests {
         }
         let (train, _) = open(scratch.path(), 8, BadImages::Skip).unwrap();
         let first = pixels(&train, 0);
-        std::fs::remove_file(&scratch.path().join(train.path(0))).unwrap();
+        std::fs::remove_file(scratch.path().join(train.path(0))).unwrap();
         assert_eq!(pixels(&train, 0), first);
     }
 

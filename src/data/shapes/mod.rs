@@ -186,7 +186,8 @@ impl Scene {
     }
 
     /// 1. class and count; 2. the ground and the light; 3. the shapes, each behind the first and where there is room.
-    /// The first `most` of them: those are the same, whatever follows.
+    ///
+    /// Of the shapes no more than `most` are drawn: the first ones are the same, whatever follows.
     fn draw(rng: &mut StdRng, most: usize) -> Self {
         // 1. Nothing below looks at the class.
         let (class, count) = class_and_count(rng);
