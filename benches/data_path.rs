@@ -66,7 +66,7 @@ fn options(splits: &Splits) -> LoaderOptions {
 
 fn loader(splits: &Splits) -> impl Iterator<Item = Tensor> {
     let loader = Loader::new(splits.train.clone(), options(splits)).unwrap_or_else(|e| panic!("{e}"));
-    loader.map(|batch| batch.unwrap_or_else(|e| panic!("{e}")).images)
+    loader.map(|batch| batch.unwrap_or_else(|e| panic!("{e}")))
 }
 
 fn ways(sources: &[Source], quick: bool) -> String {

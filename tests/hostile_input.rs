@@ -12,7 +12,9 @@ use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use rand::{RngExt, SeedableRng};
 use stop_mim::Precision;
 use stop_mim::cli::Cli;
-use stop_mim::data::{Augment, BadImages, Dataset, Loader, LoaderOptions, Normalization, cifar, folder};
+use stop_mim::data::{
+    Augment, BadImages, Dataset, Loader, LoaderOptions, Normalization, Splits, Subset, Unlabelled, cifar, folder,
+};
 use stop_mim::methods::stop::TokenForm;
 use stop_mim::methods::{Method, ModelConfig, ModelParams};
 use stop_mim::nn::{LinearInit, Params};
@@ -106,6 +108,12 @@ fn mutated(bytes: &[u8], rng: &mut Generator) -> Vec<u8> {
     bytes
 }
 
+/// The test picture in the formats that are read if the crate is compiled with their features.
+fn optional_formats() -> Vec<Vec<u8>> {
+    let formats = [ImageFormat::WebP, ImageFormat::Gif].into_iter().filter(|format| format.reading_enabled());
+    formats.map(|format| encoded(&picture().into(), format)).collect()
+}
+
 // A PNG by hand, for what the encoder does not write.
 
 fn crc(bytes: &[u8]) -> u32 {
@@ -166,6 +174,15 @@ fn jpeg_of((width, height): (u16, u16), channels: &[[u8; 2]], scans: &[&[[u8; 2]
     .concat()
 }
 
+/// A BMP of this size, bits a pixel and compression, and what follows its header.
+fn bmp(width: i32, height: i32, bits: u16, compression: u32, data: &[u8]) -> Vec<u8> {
+    let length = 54 + data.len() as u32;
+    let words = [&b"BM"[..], &length.to_le_bytes(), &[0; 4], &54u32.to_le_bytes(), &40u32.to_le_bytes()].concat();
+    let sides = [width.to_le_bytes(), height.to_le_bytes()].concat();
+    let rest = [&1u16.to_le_bytes()[..], &bits.to_le_bytes(), &compression.to_le_bytes(), &[0; 20], data].concat();
+    [words, sides, rest].concat()
+}
+
 /// Two frames: the still image of one grey level, the next frame of another.
 fn animated_png() -> Vec<u8> {
     let lines = |v: u8| stored(&[0, v, v, 0, v, v]);
@@ -200,6 +217,8 @@ fn every_kind_of_image_that_can_be_shown_is() {
         ("grey and alpha", encoded(&image.to_luma_alpha8().into(), ImageFormat::Png), None),
         ("grey of 16 bits", encoded(&image.to_luma16().into(), ImageFormat::Png), None),
         ("jpeg with bytes after its end", [jpeg(8, 8, 3), vec![0; 99]].concat(), Some([128; 3])),
+        ("bmp", bmp(2, 2, 24, 0, &[9, 8, 7, 9, 8, 7, 0, 0, 9, 8, 7, 9, 8, 7, 0, 0]), Some([7, 8, 9])),
+        ("bmp, first line on top", bmp(1, -1, 32, 0, &[9, 8, 7, 0]), Some([7, 8, 9])),
     ];
     for (name, bytes, expected) in cases {
         let scratch = Scratch::with_good_images();
@@ -213,6 +232,29 @@ fn every_kind_of_image_that_can_be_shown_is() {
     }
 }
 
+/// WebP and GIF are read if the crate is compiled so; otherwise what is missing is said, by name and by content.
+#[test]
+fn formats_that_are_a_feature() {
+    let gif = b"GIF89a\x01\0\x01\0\x80\0\0\x01\x02\x03\x04\x05\x06\x2C\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0\x3B";
+    let webp = b"RIFF\x1A\0\0\0WEBPVP8L\x0D\0\0\0\x2F\0\0\0\x10\x07\x10\x11\x11\x88\x88\xFE\x07\0";
+    for (name, format, bytes) in [("gif", ImageFormat::Gif, &gif[..]), ("webp", ImageFormat::WebP, &webp[..])] {
+        let scratch = Scratch::with_good_images();
+        scratch.write(format!("train/a/any.{name}"), bytes);
+        scratch.write("train/b/any.png", bytes);
+        if format.reading_enabled() {
+            let (train, _) = scratch.open(BadImages::Refuse).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!((train.len(), pixels(&train, 0)), (3, pixels(&train, 2)), "{name}");
+            continue;
+        }
+        assert_eq!(scratch.open(BadImages::Skip).unwrap().0.len(), 1, "{name}");
+        let message = scratch.refused(BadImages::Refuse);
+        let by_name =
+            format!("any.{name}: one of 1 .{name} files, read by a program that is built with --features {name}");
+        let by_content = format!("any.png: it is a .{name} file, which only a build with --features {name} reads");
+        assert!(message.contains(&by_name) && message.contains(&by_content), "{message}");
+    }
+}
+
 #[test]
 fn images_that_cannot_be_shown_are_named_with_the_reason() {
     let data = chunk(b"IDAT", &stored(&[0; 7]));
@@ -223,8 +265,13 @@ fn images_that_cannot_be_shown_are_named_with_the_reason() {
     let whole = jpeg(64, 64, 3);
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("empty", vec![], "empty"),
-        ("text", b"<html>404</html>".to_vec(), "neither a JPEG nor a PNG"),
-        ("gif", b"GIF89a\x01\x00\x01\x00".to_vec(), "neither a JPEG nor a PNG"),
+        ("text", b"<html>404</html>".to_vec(), "no image of a known format"),
+        ("tiff", b"II*\0\x08\0\0\0".to_vec(), "a .tiff file, which is not read here"),
+        ("bmp cut short", bmp(2, 2, 24, 0, &[9; 15]), "cannot be decoded"),
+        ("bmp without a header", b"BM".to_vec(), "cannot be decoded"),
+        ("bmp of no lines", bmp(2, 0, 24, 0, &[9; 16]), ""),
+        ("bmp bomb", bmp(60_000, 60_000, 24, 0, &[9; 16]), "60000x60000"),
+        ("largest bmp", bmp(i32::MAX, i32::MAX, 32, 0, &[9; 16]), "cannot be decoded"),
         ("signature", b"\x89PNG\r\n\x1A\n".to_vec(), "PNG's header"),
         ("0x0", declared(0, 0, 8, 0), "0x0"),
         ("0x5", declared(0, 5, 8, 0), "0x5"),
@@ -243,7 +290,7 @@ fn images_that_cannot_be_shown_are_named_with_the_reason() {
         ("jpeg of fine colour", jpeg_of_fine_colour(), "the decoder panicked"),
     ];
     let seen_at_once =
-        ["empty", "text", "gif", "signature", "0x0", "0x5", "100000x1", "bomb", "largest", "many"].as_slice();
+        ["empty", "text", "tiff", "signature", "0x0", "0x5", "100000x1", "bomb", "largest", "many"].as_slice();
     for (name, bytes, reason) in &cases {
         let scratch = Scratch::with_good_images();
         scratch.write("train/a/bad.png", bytes);
@@ -286,8 +333,11 @@ fn jpeg_of_two_sizes() -> Vec<u8> {
 #[test]
 fn no_image_is_shown_in_part() {
     let photo = encoded(&picture().into(), ImageFormat::Jpeg);
-    for whole in [encoded(&picture().into(), ImageFormat::Png), photo, jpeg(24, 24, 3)] {
-        let is_jpeg = whole[0] == 0xFF;
+    let bitmap = encoded(&picture().into(), ImageFormat::Bmp);
+    let always = [encoded(&picture().into(), ImageFormat::Png), photo, jpeg(24, 24, 3), bitmap];
+    for whole in always.into_iter().chain(optional_formats()) {
+        // Behind their pixels, these have an end that nothing depends on.
+        let has_an_end = whole.starts_with(b"\x89PNG") || whole.starts_with(b"GIF");
         let scratch = Scratch::with_good_images();
         scratch.write("train/a/any.png", &whole);
         let sound = pixels(&scratch.open(BadImages::Refuse).unwrap().0, 0);
@@ -295,7 +345,9 @@ fn no_image_is_shown_in_part() {
             scratch.write("train/a/any.png", &whole[..length]);
             match scratch.open(BadImages::Refuse) {
                 Err(error) => assert!(error.to_string().contains("any.png"), "{error}"),
-                Ok(_) if is_jpeg => panic!("a JPEG cut to {length} of {} bytes", whole.len()),
+                Ok((train, _)) if !has_an_end => {
+                    panic!("cut to {length} of {} bytes: {:?}", whole.len(), pixels(&train, 0))
+                }
                 Ok((train, _)) => assert_eq!(pixels(&train, 0), sound, "cut to {length}"),
             }
         }
@@ -305,13 +357,16 @@ fn no_image_is_shown_in_part() {
 #[test]
 fn injured_images_are_shown_or_skipped() {
     let image = DynamicImage::from(picture());
-    let seeds = [
+    let mut seeds = vec![
         encoded(&image, ImageFormat::Png),
         encoded(&image.to_rgba16().into(), ImageFormat::Png),
         encoded(&image, ImageFormat::Jpeg),
         jpeg(20, 20, 4),
         animated_png(),
+        encoded(&image, ImageFormat::Bmp),
+        bmp(4, 3, 8, 1, &[&[7; 1024][..], &[4, 1, 0, 0, 4, 2, 0, 0, 4, 3, 0, 1]].concat()),
     ];
+    seeds.extend(optional_formats());
     let mut rng = Generator::seed_from_u64(1);
     let scratch = Scratch::with_good_images();
     let mut skipped = 0;
@@ -389,8 +444,7 @@ fn batches_with_stand_ins_are_the_same_on_any_number_of_threads() {
             threads,
         };
         let batches = Loader::new(Arc::clone(&train) as Arc<dyn Dataset>, options).unwrap().take(12);
-        let batches: Vec<_> =
-            batches.map(|b| b.map(|b| (b.images.as_slice::<f32>().to_vec(), b.indices)).unwrap()).collect();
+        let batches: Vec<_> = batches.map(|batch| batch.unwrap().as_slice::<f32>().to_vec()).collect();
         assert_eq!(train.skipped(), 3);
         batches
     };
@@ -398,16 +452,73 @@ fn batches_with_stand_ins_are_the_same_on_any_number_of_threads() {
     assert!(one == batches(2) && one == batches(7));
 }
 
+/// Two classes of three training images; none of the second can be decoded.
+fn folder_with_a_barren_class() -> Scratch {
+    let scratch = Scratch::new();
+    for k in 0..3 {
+        scratch.write(format!("train/a/{k}.png"), &grey(10 + k));
+        scratch.write(format!("train/b/{k}.png"), &broken_later());
+    }
+    for class in ["a", "b"] {
+        scratch.write(format!("test/{class}/x.png"), &grey(250));
+    }
+    scratch
+}
+
+/// What needs no label goes on, with images of another class; what needs one gets no image that is not of it.
 #[test]
-fn a_class_without_a_good_image_is_an_error() {
+fn where_a_class_has_no_good_image_others_stand_in_without_labels() {
+    let scratch = folder_with_a_barren_class();
+    for order in [[3, 4, 5, 0], [0, 5, 4, 3], [5, 5, 3, 4]] {
+        let train = Arc::new(scratch.open(BadImages::Skip).unwrap().0);
+        let all = Unlabelled::new(Arc::clone(&train) as Arc<dyn Dataset>);
+        for index in order {
+            let level = if index < 3 { 10 + index as u8 } else { 10 };
+            assert!(pixels(&all, index).iter().all(|v| *v == level), "image {index}");
+            assert_eq!(all.label(index), None);
+        }
+        let subset = Subset::even(Arc::clone(&train) as Arc<dyn Dataset>, 4);
+        for images in [&*train as &dyn Dataset, &subset] {
+            let of_b = (0..images.len()).find(|k| images.label(*k) == Some(1)).unwrap();
+            let message = images.pixels(of_b, &mut [0; 3 * SIZE * SIZE]).unwrap_err().to_string();
+            assert!(message.contains("no train image of class b can be decoded"), "{message}");
+        }
+        assert_eq!(train.skipped(), 3);
+        let (train, test) = scratch.open(BadImages::Skip).unwrap();
+        Splits { train: Arc::new(train), test: Arc::new(test), published: None }.normalization().unwrap();
+    }
+    assert!(scratch.refused(BadImages::Refuse).contains("3 files cannot be used"));
+}
+
+#[test]
+fn a_split_without_any_good_image_is_an_error() {
     let scratch = Scratch::with_good_images();
     scratch.write("train/a/good.png", b"no image");
     let message = scratch.refused(BadImages::Skip);
-    assert!(message.contains("no train image of class a") && message.contains("good.png"), "{message}");
+    assert!(message.contains("no train image can be used") && message.contains("good.png"), "{message}");
     scratch.write("train/a/good.png", &broken_later());
     let (train, _) = scratch.open(BadImages::Skip).unwrap();
-    let message = train.pixels(0, &mut [0; 3 * SIZE * SIZE]).unwrap_err().to_string();
-    assert!(message.contains("no train image of class a can be decoded"), "{message}");
+    let message = train.unlabelled_pixels(0, &mut [0; 3 * SIZE * SIZE]).unwrap_err().to_string();
+    assert!(message.contains("no train image can be decoded"), "{message}");
+}
+
+#[test]
+fn batches_of_a_folder_with_a_barren_class_are_the_same_on_any_number_of_threads() {
+    let scratch = folder_with_a_barren_class();
+    let batches = |threads| {
+        let options = LoaderOptions {
+            batch_size: 4,
+            seed: 3,
+            first_step: 0,
+            augment: None,
+            normalization: Normalization::CIFAR10,
+            threads,
+        };
+        let loader = Loader::new(Arc::new(scratch.open(BadImages::Skip).unwrap().0), options).unwrap();
+        loader.take(6).map(|b| b.unwrap().as_slice::<f32>().to_vec()).collect::<Vec<_>>()
+    };
+    let one = batches(1);
+    assert!(one == batches(2) && one == batches(7));
 }
 
 #[test]
@@ -429,22 +540,36 @@ fn folders_that_are_not_as_they_should_be() {
     assert!(
         folder::open(&scratch.0.join("nowhere"), SIZE, BadImages::Skip).err().unwrap().to_string().contains("nowhere")
     );
-    assert!(scratch.refused(BadImages::Skip).contains("no class folders"));
-    scratch.write("beside.png", &grey(1));
-    let message = scratch.refused(BadImages::Skip);
-    assert!(message.contains("beside.png: lies beside the class folders"), "{message}");
+    assert!(scratch.refused(BadImages::Skip).contains("no images in here"));
     for k in 0..2 {
         scratch.write(format!("a/{k}.png"), &grey(k));
     }
+    scratch.write("beside.png", &grey(1));
     assert_eq!(scratch.open(BadImages::Skip).unwrap().0.skipped(), 1, "the one beside");
+    let message = scratch.refused(BadImages::Refuse);
+    assert!(message.contains("beside.png: lies beside the class folders"), "{message}");
+    std::fs::remove_file(scratch.0.join("beside.png")).unwrap();
+    scratch.open(BadImages::Refuse).unwrap();
     std::fs::create_dir(scratch.0.join("empty")).unwrap();
-    assert!(scratch.refused(BadImages::Skip).contains("empty: no .jpg"));
+    assert_eq!(scratch.open(BadImages::Skip).unwrap().0.class_names(), ["a"]);
+    let message = scratch.refused(BadImages::Refuse);
+    assert!(message.contains("empty: no images in here"), "{message}");
 
     // A class that is a file in one of the splits.
     let scratch = Scratch::with_good_images();
     scratch.write("train/b/1.png", &grey(1));
     scratch.write("test/b", b"a file");
-    assert!(scratch.refused(BadImages::Skip).contains("not the same class folders"));
+    assert_eq!(scratch.open(BadImages::Refuse).unwrap().0.class_names(), ["a", "b"]);
+    // One that only the test split has gets no label, and no other's.
+    scratch.write("test/0/1.png", &grey(1));
+    let (train, test) = scratch.open(BadImages::Skip).unwrap();
+    assert_eq!(
+        ((0..2).map(|k| test.label(k)).collect::<Vec<_>>(), train.class_names()),
+        (vec![None, Some(0)], test.class_names())
+    );
+    assert!(test.describe().contains("no label, for 0"), "{}", test.describe());
+    let message = scratch.refused(BadImages::Refuse);
+    assert!(message.contains("only in train: b; only in test: 0"), "{message}");
     for size in [0, 7, 1025, usize::MAX] {
         let error = folder::open(&scratch.0, size, BadImages::Skip).err().unwrap().to_string();
         assert!(error.contains("not supported"), "{error}");
@@ -473,16 +598,16 @@ fn links_devices_and_names_that_are_no_text() {
     scratch.write(Path::new("train/a").join(OsStr::from_bytes(b"x.\xFF")), b"no image by its name");
     scratch.write("train/a/._hidden.png", b"what some systems leave");
     let message = scratch.refused(BadImages::Refuse);
-    for name in ["broken", "loop-1", "loop-2", "device", "folder", "pipe"] {
+    for name in ["broken", "loop-1", "loop-2", "device", "pipe"] {
         assert!(message.contains(&format!("{name}.png")), "{name}: {message}");
     }
     let (train, _) = scratch.open(BadImages::Skip).unwrap();
-    assert_eq!((train.len(), train.skipped()), (3, 6));
+    assert_eq!((train.len(), train.skipped()), (3, 5));
     (0..3).for_each(|index| drop(pixels(&train, index)));
 
     symlink("nowhere", scratch.0.join("train/gone")).unwrap();
-    assert_eq!(scratch.open(BadImages::Skip).unwrap().0.skipped(), 7, "a class that is a broken link is reported");
-    std::fs::create_dir(scratch.0.join("train").join(OsStr::from_bytes(b"\xFF"))).unwrap();
+    assert_eq!(scratch.open(BadImages::Skip).unwrap().0.skipped(), 6, "a class that is a broken link is reported");
+    scratch.write(Path::new("train").join(OsStr::from_bytes(b"\xFF")).join("x.png"), &grey(1));
     assert!(scratch.refused(BadImages::Skip).contains("not UTF-8"));
 }
 

@@ -8,11 +8,11 @@ use clap::Args as ClapArgs;
 use rayon::prelude::*;
 
 use super::encoder::{EncoderArgs, Found, note};
-use super::options::StrictArgs;
+use super::options::OpenArgs;
 use super::progress::Progress;
 use super::signals;
 use crate::autograd::Var;
-use crate::data::{self, BadImages, Dataset, Normalization, Splits, evaluation_images, folder};
+use crate::data::{self, BadImages, Dataset, Normalization, OpenOptions, Splits, evaluation_images, folder};
 use crate::eval::mean_over_tokens;
 use crate::tensor::{DType, Tensor};
 use crate::train::safetensors::{Beside, TensorFile, write_rows};
@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long)]
     pooled: bool,
     #[command(flatten)]
-    strict: StrictArgs,
+    open: OpenArgs,
     /// Where to write: a safetensors file with a tensor `features`; with --data also `names` or `labels`, see
     /// docs/interop.md.
     #[arg(long, value_name = "FILE")]
@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> Result<()> {
     signals::listen();
     let found = args.encoder.load()?;
     let images = match (&args.data, &args.images) {
-        (Some(spec), _) => Images::open(spec, &found, args.strict.bad_images())?,
+        (Some(spec), _) => Images::open(&data::absolute_spec(spec)?, &found, args.open.options())?,
         (None, Some(path)) => Images::Tensor(normalized_images(path, found.encoder.config().image_size)?),
         (None, None) => return Err(Error::config("no images", "give some: --data folder:DIR, or --images FILE")),
     };
@@ -78,20 +78,20 @@ enum Images {
 }
 
 impl Images {
-    fn open(spec: &str, found: &Found, bad_images: BadImages) -> Result<Self> {
+    fn open(spec: &str, found: &Found, options: OpenOptions) -> Result<Self> {
         let side = found.encoder.config().image_size;
         let Some(dir) = spec.strip_prefix("folder:").filter(|dir| !dir.is_empty()) else {
-            let splits = data::open_with(spec, side, bad_images)?;
+            let splits = data::open_with(spec, side, options)?;
             let normalization = found.normalization.map_or_else(|| splits.normalization(), Ok)?;
             let Splits { train, test, .. } = splits;
             return Ok(Images::Sets(vec![train, test], normalization));
         };
-        let folder = folder::open_all(Path::new(dir), side, bad_images)?;
+        let folder = folder::open_all(Path::new(dir), side, options.bad_images)?;
         let normalization = found.normalization.ok_or_else(|| {
             let problem = "the checkpoint is an old one that does not say how its images were normalised";
             Error::config(problem, "say it: --mean R,G,B --std R,G,B")
         })?;
-        Ok(Images::Folder(folder, normalization, bad_images))
+        Ok(Images::Folder(folder, normalization, options.bad_images))
     }
 
     fn len(&self) -> usize {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use crate::data::{Augment, BadImages, Normalization, Splits, check_image_size};
+use crate::data::{Augment, BadImages, Normalization, OpenOptions, Splits, check_image_size};
 use crate::kernels::Precision;
 use crate::methods::stop::TokenForm;
 use crate::methods::{Method, ModelConfig};
@@ -110,18 +110,29 @@ pub struct ModelArgs {
     normalize_patches: bool,
 }
 
-/// What is asked of the images.
+/// How images are opened.
 #[derive(Args, Clone, Copy, Debug)]
-pub struct StrictArgs {
-    /// Refuse a folder with an image that cannot be used, having decoded them all, instead of skipping that image.
+#[command(next_help_heading = "Images")]
+pub struct OpenArgs {
+    /// Refuse a folder with anything in it that looks like an image and cannot be used, having decoded them all, instead of
+    /// skipping it.
     #[arg(long)]
     strict: bool,
+    /// Most memory that decoded images of a folder are kept in, in MB; 0: none [default: a quarter of what is free, at most
+    /// 2000].
+    #[arg(long, value_name = "MB")]
+    cache_mb: Option<u32>,
 }
 
-impl StrictArgs {
+impl OpenArgs {
     /// What becomes of images that cannot be used.
     pub fn bad_images(self) -> BadImages {
         if self.strict { BadImages::Refuse } else { BadImages::Skip }
+    }
+
+    /// What the flags say.
+    pub fn options(self) -> OpenOptions {
+        OpenOptions { bad_images: self.bad_images(), cache: self.cache_mb.map(|mb| u64::from(mb) * 1_000_000) }
     }
 }
 
@@ -269,9 +280,9 @@ pub struct TrainArgs {
     /// Momentum of the target encoder at the start and at the end (I-JEPA, StoP) [default: 0.9995,1].
     #[arg(long, value_name = "START,END", value_parser = pair)]
     ema: Option<(f64, f64)>,
-    /// Area of a random crop as shares of the image.
-    #[arg(long, value_name = "MIN,MAX", value_parser = pair, default_value = "0.3,1")]
-    crop_scale: (f64, f64),
+    /// Area of a random crop as shares of the image [default: 0.3,1].
+    #[arg(long, value_name = "MIN,MAX", value_parser = pair)]
+    crop_scale: Option<(f64, f64)>,
     /// Do not mirror images.
     #[arg(long)]
     no_flip: bool,
@@ -447,14 +458,18 @@ impl TrainArgs {
             let problem = format!("--warmup is {}, a warm-up longer than the run", self.warmup);
             return Err(Error::config(problem, "choose a share of the run, from 0 to 1"));
         }
-        let (ema, (crop_min, crop_max)) = (self.ema.unwrap_or((0.9995, 1.0)), self.crop_scale);
+        let ema = self.ema.unwrap_or((0.9995, 1.0));
+        let augment = Augment {
+            scale: self.crop_scale.map_or(Augment::STOP.scale, |(min, max)| (min as f32, max as f32)),
+            flip: if self.no_flip { 0.0 } else { Augment::STOP.flip },
+        };
         let config = RunConfig {
             model,
             data: data.to_owned(),
             normalization: Some(splits.normalization()?),
             init: None,
             masking,
-            augment: Augment { scale: (crop_min as f32, crop_max as f32), flip: if self.no_flip { 0.0 } else { 0.5 } },
+            augment,
             batch: self.batch,
             steps,
             warmup: (self.warmup * steps as f64).round() as usize,

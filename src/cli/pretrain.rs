@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
-use super::options::{LengthArgs, MaskArgs, ModelArgs, StartArgs, StrictArgs, TrainArgs};
+use super::options::{LengthArgs, MaskArgs, ModelArgs, OpenArgs, StartArgs, TrainArgs};
 use super::probe::{ProbeArgs, check, probe};
 use super::profile::profile;
 use super::run::{RunFolder, run as pretrain};
@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = PROFILE_HAS_NO)]
     profile: Option<u32>,
     #[command(flatten)]
-    strict: StrictArgs,
+    open: OpenArgs,
     #[command(flatten)]
     probe_args: ProbeArgs,
     #[command(flatten)]
@@ -99,7 +99,7 @@ pub fn run(args: &Args) -> Result<()> {
     let model = args.model.config()?;
     let masking = args.masks.masking(&model)?;
     let data = data::absolute_spec(args.data.as_deref().unwrap_or("shapes"))?;
-    let mut splits = data::open_with(&data, model.encoder.image_size, args.strict.bad_images())?;
+    let mut splits = data::open_with(&data, model.encoder.image_size, args.open.options())?;
     if args.probe {
         check(&args.probe_args, &splits)?;
     }
@@ -146,7 +146,7 @@ fn resume(args: &Args, folder: RunFolder) -> Result<()> {
         run.config.data = data::absolute_spec(data)?;
     }
     let RunConfig { data, model, .. } = &run.config;
-    let opened = data::open_with(data, model.encoder.image_size, args.strict.bad_images());
+    let opened = data::open_with(data, model.encoder.image_size, args.open.options());
     let splits = opened.map_err(|error| match args.data {
         Some(_) => error,
         None => error.noted("if the images have moved, say where they are now: --resume with --data, as in folder:DIR"),

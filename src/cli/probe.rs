@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args as ClapArgs;
 
 use super::encoder::EncoderArgs;
-use super::options::StrictArgs;
+use super::options::OpenArgs;
 use super::progress::Progress;
 use super::signals;
 use crate::data::{self, Dataset, Normalization, Splits, Subset};
@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(long, value_name = "DATA")]
     data: Option<String>,
     #[command(flatten)]
-    strict: StrictArgs,
+    open: OpenArgs,
     #[command(flatten)]
     probe: ProbeArgs,
 }
@@ -37,7 +37,7 @@ pub fn run(args: &Args) -> Result<()> {
         let problem = "a file of weights does not say on which images it is to be judged";
         return Err(Error::config(problem, "give some: --data folder:DIR"));
     };
-    let splits = data::open_with(spec, found.encoder.config().image_size, args.strict.bad_images())?;
+    let splits = data::open_with(spec, found.encoder.config().image_size, args.open.options())?;
     check(&args.probe, &splits)?;
     let normalization = found.normalization.map_or_else(|| splits.normalization(), Ok)?;
     println!("{}, on {}", found.what, splits.train.describe());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 
-use super::options::{MaskArgs, StrictArgs};
+use super::options::{MaskArgs, OpenArgs};
 use crate::data::{self, Splits, Subset};
 use crate::methods::{Model, ModelParams};
 use crate::report::canvas::Canvas;
@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, default_value = "predictions.png", value_name = "FILE")]
     out: PathBuf,
     #[command(flatten)]
-    strict: StrictArgs,
+    open: OpenArgs,
     #[command(flatten)]
     masks: MaskArgs,
     /// Decides the masks and the noise [default: the run's].
@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(data) = &args.data {
         config.data.clone_from(data);
     }
-    let splits = data::open_with(&config.data, config.model.encoder.image_size, args.strict.bad_images())?;
+    let splits = data::open_with(&config.data, config.model.encoder.image_size, args.open.options())?;
     draw_predictions((&model, &params), &config, &splits, usize::from(args.images))?.save_png(&args.out)?;
     println!("{} after {step} steps: {}", model.config.method.name(), args.out.display());
     Ok(())

@@ -100,7 +100,7 @@ pub fn run(run: SavedRun, splits: &Splits, folder: &RunFolder, every_number: boo
     let checkpoints = folder.checkpoints();
     let mut log = Log::open(folder.file("log.csv"), done)?;
     if done == 0 {
-        draw_masks(&config.masking, &config.model.encoder, config.seed, &*splits.train, 6)?
+        draw_masks(&config.masking, &config.model.encoder, config.seed, splits.train.clone(), 6)?
             .save_png(folder.file("masks.png"))?;
         // So that a run can go on from its first step.
         checkpoints.save(config, &upkeep, &trainer)?;

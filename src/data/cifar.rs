@@ -27,6 +27,10 @@ struct Layout {
     name: &'static str,
     /// The folder that the published archive unpacks to.
     folder: &'static str,
+    /// That archive.
+    archive: &'static str,
+    /// The folder that the archive of the version for Python unpacks to.
+    python_folder: &'static str,
     train: &'static [&'static str],
     test: &'static [&'static str],
     /// How many classes each label byte of a record counts; the last is the one that we use.
@@ -39,6 +43,8 @@ struct Layout {
 const CIFAR10: Layout = Layout {
     name: "CIFAR-10",
     folder: "cifar-10-batches-bin",
+    archive: "cifar-10-binary.tar.gz",
+    python_folder: "cifar-10-batches-py",
     train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
     test: &["test_batch.bin"],
     labels: &[10],
@@ -49,6 +55,8 @@ const CIFAR10: Layout = Layout {
 const CIFAR100: Layout = Layout {
     name: "CIFAR-100",
     folder: "cifar-100-binary",
+    archive: "cifar-100-binary.tar.gz",
+    python_folder: "cifar-100-python",
     train: &["train.bin"],
     test: &["test.bin"],
     labels: &[20, 100],
@@ -88,6 +96,15 @@ pub fn cifar100(dir: &Path) -> Result<(Cifar, Cifar)> {
 }
 
 fn splits(layout: &'static Layout, dir: &Path) -> Result<(Cifar, Cifar)> {
+    if dir.is_file() {
+        let folder = dir.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let (archive, folder) = (dir.display(), folder.display());
+        let hint = match dir.extension().is_some_and(|ext| ext == "gz" || ext == "tgz" || ext == "tar") {
+            true => format!("unpack it (tar -xf {archive} -C {folder}), and give the folder {folder}"),
+            false => layout.explain(),
+        };
+        return Err(Error::file(dir, format!("is a file, not {}'s folder", layout.name), hint));
+    }
     let inner = dir.join(layout.folder);
     let dir = if inner.is_dir() { &inner } else { dir };
     let class_names = layout.class_names(dir)?;
@@ -159,7 +176,18 @@ impl Layout {
     fn cannot_read(&self, path: &Path, error: Error) -> Error {
         match error {
             Error::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
-                Error::file(path, "there is no such file", self.explain())
+                let dir = path.parent().unwrap_or(path);
+                let archive = dir.join(self.archive);
+                // The version for Python has the same names without an ending.
+                let python = path.with_extension("").is_file() || dir.join(self.python_folder).is_dir();
+                let hint = match () {
+                    () if archive.is_file() => {
+                        format!("unpack the archive beside it: tar -xf {} -C {}", archive.display(), dir.display())
+                    }
+                    () if python => format!("what lies here is the version for Python; {}", self.explain()),
+                    () => self.explain(),
+                };
+                Error::file(path, "there is no such file", hint)
             }
             other => other,
         }
@@ -297,5 +325,25 @@ mod tests {
         let message = error(cifar10(scratch.path()));
         assert!(message.contains("data_batch_3.bin: there is no such file"), "{message}");
         assert!(message.contains("unpacks to cifar-10-batches-bin/"), "{message}");
+    }
+
+    #[test]
+    fn archives_and_the_version_for_python_are_recognised() {
+        let scratch = Scratch::new();
+        scratch.write("cifar-10-binary.tar.gz", b"");
+        let archive = scratch.path().join("cifar-10-binary.tar.gz");
+        let message = error(cifar10(&archive));
+        let command = format!("tar -xf {} -C {}", archive.display(), scratch.path().display());
+        assert!(message.contains("is a file, not CIFAR-10's folder") && message.contains(&command), "{message}");
+        let message = error(cifar10(scratch.path()));
+        assert!(message.contains("unpack the archive beside it") && message.contains(&command), "{message}");
+        scratch.write("notes.txt", b"");
+        let message = error(cifar100(&scratch.path().join("notes.txt")));
+        assert!(message.contains("is a file, not CIFAR-100's folder") && message.contains("unpacks to"), "{message}");
+        scratch.write("py/train", b"");
+        let message = error(cifar100(&scratch.path().join("py")));
+        assert!(message.contains("the version for Python") && message.contains("cifar-100-binary/"), "{message}");
+        scratch.write("above/cifar-10-batches-py/data_batch_1", b"");
+        assert!(error(cifar10(&scratch.path().join("above"))).contains("the version for Python"));
     }
 }

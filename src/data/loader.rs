@@ -14,25 +14,12 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::{Augment, Crop, Dataset, Normalization};
+use super::{Augment, Crop, Dataset, Normalization, Unlabelled};
 use crate::error::panic_message;
 use crate::kernels::meter::{self, Phase};
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
-
-/// Some images, ready for the network. B is their number, S their side.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    /// How many times every image had been shown before this pass over the data set.
-    pub epoch: usize,
-    /// How many batches came before this one, in all epochs.
-    pub step: usize,
-    /// `[B, 3, S, S]`, normalised.
-    pub images: Tensor,
-    /// `[B]`: the images' numbers in the data set.
-    pub indices: Vec<usize>,
-}
 
 /// What [`Loader`] hands out.
 #[derive(Clone, Debug)]
@@ -54,10 +41,10 @@ pub struct LoaderOptions {
 /// Finished batches that wait for the trainer.
 const PREFETCH: usize = 2;
 
-/// An endless iterator over training batches. It ends only after it has handed out an error.
+/// An endless iterator over training batches: `[B, 3, S, S]`, normalised, S the side of an image in pixels. It ends only after it has handed out an error.
 pub struct Loader {
     /// Gone once the loader is being dropped.
-    batches: Option<Receiver<Result<Batch>>>,
+    batches: Option<Receiver<Result<Tensor>>>,
     /// Gone once it has been joined.
     thread: Option<JoinHandle<()>>,
     steps_per_epoch: usize,
@@ -87,8 +74,9 @@ impl Loader {
         let name = |k| format!("loader-{k}");
         let pool =
             ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build().map_err(|e| no_thread(&e))?;
-        let source = Source { steps_per_epoch: dataset.len() / batch_size, dataset, options };
-        let steps_per_epoch = source.steps_per_epoch;
+        // Training looks at no label.
+        let (steps_per_epoch, dataset) = (dataset.len() / batch_size, Unlabelled::new(dataset));
+        let source = Source { steps_per_epoch, dataset, options };
         let (sender, batches) = sync_channel(PREFETCH);
         let thread = std::thread::Builder::new()
             .name("loader".to_owned())
@@ -104,10 +92,10 @@ impl Loader {
 }
 
 impl Iterator for Loader {
-    type Item = Result<Batch>;
+    type Item = Result<Tensor>;
 
     /// The next batch; waits until it is ready.
-    fn next(&mut self) -> Option<Result<Batch>> {
+    fn next(&mut self) -> Option<Result<Tensor>> {
         let _phase = meter::phase(Phase::Data);
         if let Ok(batch) = self.batches.as_ref()?.recv() {
             self.step += 1;
@@ -137,14 +125,14 @@ impl Drop for Loader {
 
 /// The background thread's side.
 struct Source {
-    dataset: Arc<dyn Dataset>,
+    dataset: Unlabelled,
     options: LoaderOptions,
     steps_per_epoch: usize,
 }
 
 impl Source {
     /// Sends one batch after the other, until nobody listens or there was an error.
-    fn run(&self, pool: &ThreadPool, sender: &SyncSender<Result<Batch>>) {
+    fn run(&self, pool: &ThreadPool, sender: &SyncSender<Result<Tensor>>) {
         let (mut order, mut memory) = (Vec::new(), Memory::default());
         for step in self.options.first_step.. {
             let (epoch, within) = (step / self.steps_per_epoch, step % self.steps_per_epoch);
@@ -152,7 +140,7 @@ impl Source {
                 order = permutation(self.options.seed, epoch, self.dataset.len());
             }
             let indices = &order[within * self.options.batch_size..][..self.options.batch_size];
-            let batch = pool.install(|| self.batch(epoch, step, indices, &mut memory));
+            let batch = pool.install(|| self.batch(epoch, indices, &mut memory));
             let last = batch.is_err();
             if sender.send(batch).is_err() || last {
                 return;
@@ -160,7 +148,7 @@ impl Source {
         }
     }
 
-    fn batch(&self, epoch: usize, step: usize, indices: &[usize], memory: &mut Memory) -> Result<Batch> {
+    fn batch(&self, epoch: usize, indices: &[usize], memory: &mut Memory) -> Result<Tensor> {
         let _phase = meter::phase(Phase::Loading);
         let LoaderOptions { seed, augment, ref normalization, .. } = self.options;
         let size = self.dataset.image_size();
@@ -169,9 +157,9 @@ impl Source {
             None => Crop::whole(size),
         };
         let mut images = memory.take([indices.len(), 3, size, size]);
-        write_images(&*self.dataset, indices, normalization, crop, images.as_mut_slice())?;
+        write_images(&self.dataset, indices, normalization, crop, images.as_mut_slice())?;
         memory.lend(&images);
-        Ok(Batch { epoch, step, images, indices: indices.to_vec() })
+        Ok(images)
     }
 }
 
@@ -285,8 +273,9 @@ mod tests {
         batch_size: 5,
         seed: 7,
         first_step: 0,
-        augment: Some(Augment::MAE),
-        normalization: Normalization::CIFAR10,
+        augment: Some(Augment::STOP),
+        // Leaves v/255.
+        normalization: Normalization { mean: [0.0; 3], std: [1.0; 3] },
         threads: 1,
     };
 
@@ -294,36 +283,46 @@ mod tests {
         Loader::new(Arc::new(Few::default()), options).unwrap()
     }
 
-    fn batches(options: LoaderOptions, n: usize) -> Vec<Batch> {
+    fn batches(options: LoaderOptions, n: usize) -> Vec<Tensor> {
         loader(options).take(n).map(Result::unwrap).collect()
     }
 
-    /// What a batch holds, to compare: epoch and step, images, indices.
-    type Contents<'a> = ([usize; 2], &'a [f32], &'a [usize]);
-
-    fn contents(batches: &[Batch]) -> Vec<Contents<'_>> {
-        batches.iter().map(|b| ([b.epoch, b.step], b.images.as_slice(), &b.indices[..])).collect()
+    /// The numbers in the batches, to compare.
+    fn contents(batches: &[Tensor]) -> Vec<&[f32]> {
+        batches.iter().map(|batch| batch.as_slice()).collect()
     }
+
+    /// Which images these are, if they are as they were: image k begins with 11·k.
+    fn indices(batch: &Tensor) -> Vec<usize> {
+        batch.as_slice::<f32>().chunks(192).map(|image| (image[0] * 255.0).round() as usize / 11).collect()
+    }
+
+    const PLAIN: LoaderOptions = LoaderOptions { augment: None, ..OPTIONS };
 
     #[test]
     fn an_epoch_shows_each_image_once_in_an_order_of_its_own() {
-        let batches = batches(LoaderOptions { batch_size: 1, ..OPTIONS }, 46);
-        let epochs: Vec<Vec<usize>> = batches.chunks(23).map(|e| e.iter().map(|b| b.indices[0]).collect()).collect();
+        let batches = batches(LoaderOptions { batch_size: 1, ..PLAIN }, 46);
+        let epochs: Vec<Vec<usize>> =
+            batches.chunks(23).map(|epoch| epoch.iter().flat_map(indices).collect()).collect();
         for epoch in &epochs {
             let mut seen = epoch.clone();
             seen.sort_unstable();
             assert_eq!(seen, (0..23).collect::<Vec<_>>());
         }
         assert_ne!(epochs[0], epochs[1]);
-        assert!(batches.iter().enumerate().all(|(k, b)| (b.step, b.epoch) == (k, k / 23)));
     }
 
     #[test]
     fn incomplete_batches_are_dropped() {
-        assert_eq!(loader(OPTIONS).steps_per_epoch(), 4);
-        let batches = batches(OPTIONS, 5);
-        assert_eq!((batches[3].epoch, batches[4].epoch), (0, 1));
-        assert!(batches.iter().all(|b| b.images.shape()[..] == [5, 3, 8, 8] && b.indices.len() == 5));
+        assert_eq!(loader(PLAIN).steps_per_epoch(), 4);
+        let batches = batches(PLAIN, 8);
+        assert!(batches.iter().all(|batch| batch.shape()[..] == [5, 3, 8, 8]));
+        for epoch in batches.chunks(4) {
+            let mut seen: Vec<usize> = epoch.iter().flat_map(indices).collect();
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen.len(), 20, "the fifth batch begins anew");
+        }
     }
 
     #[test]
@@ -371,12 +370,14 @@ mod tests {
 
     #[test]
     fn an_image_is_cropped_anew_in_each_epoch() {
-        let batches = batches(LoaderOptions { batch_size: 23, ..OPTIONS }, 2);
-        let image = |batch: &Batch| {
-            let at = batch.indices.iter().position(|&index| index == 4).unwrap();
-            batch.images.as_slice::<f32>()[at * 192..][..192].to_vec()
+        // The order does not depend on the crops.
+        let whole = batches(LoaderOptions { batch_size: 23, ..PLAIN }, 2);
+        let cropped = batches(LoaderOptions { batch_size: 23, ..OPTIONS }, 2);
+        let image = |epoch: usize| {
+            let at = indices(&whole[epoch]).iter().position(|&index| index == 4).unwrap();
+            &cropped[epoch].as_slice::<f32>()[at * 192..][..192]
         };
-        assert_ne!(image(&batches[0]), image(&batches[1]));
+        assert_ne!(image(0), image(1));
     }
 
     #[test]
@@ -384,8 +385,8 @@ mod tests {
         let few = Few::default();
         let evaluation = evaluation_images(&few, 3..23, &OPTIONS.normalization).unwrap();
         assert_eq!(evaluation.len(), 20 * 192);
-        let training = &batches(LoaderOptions { batch_size: 23, augment: None, ..OPTIONS }, 1)[0];
-        for (image, &index) in training.images.as_slice::<f32>().chunks(192).zip(&training.indices) {
+        let training = &batches(LoaderOptions { batch_size: 23, ..PLAIN }, 1)[0];
+        for (image, index) in training.as_slice::<f32>().chunks(192).zip(indices(training)) {
             if let Some(at) = index.checked_sub(3) {
                 assert_eq!(image, &evaluation[at * 192..][..192]);
             }

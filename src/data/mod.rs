@@ -4,9 +4,11 @@
 //! |---|---|
 //! | [`shapes`] | the embedded default: coloured shapes on textured grounds, drawn on demand |
 //! | [`cifar`] | CIFAR-10 and CIFAR-100 in their binary layouts |
-//! | [`folder`] | a folder of JPEG and PNG files, one sub-folder per class |
+//! | [`folder`] | a folder of image files, with classes or without |
 //! | [`augment`] | random resized crop and flip, and the step from bytes to normalised floats |
 //! | [`resized()`] | images of another size than their data set has them |
+//! | [`subset`] | a fixed, even choice of some images |
+//! | [`unlabelled`] | images whose labels do not count |
 //! | [`loader`] | shuffled, prefetched batches, the same on any number of threads and after any resume |
 //!
 //! Every image is square, RGB, 8 bits a channel, stored channel first: `[3][S][S]`. Left out on purpose: colour
@@ -17,18 +19,21 @@ pub mod cifar;
 mod file;
 pub mod folder;
 pub mod loader;
+mod memory;
 mod picture;
 mod resized;
 pub mod shapes;
-mod subset;
+pub mod subset;
+pub mod unlabelled;
 
 pub use augment::{Augment, Crop};
-pub use loader::{Batch, Loader, LoaderOptions, evaluation_images};
+pub use loader::{Loader, LoaderOptions, evaluation_images};
 pub use resized::resized;
 pub use shapes::Shapes;
 pub use subset::Subset;
+pub use unlabelled::Unlabelled;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::{Error, Result};
@@ -57,7 +62,19 @@ pub trait Dataset: Send + Sync {
     /// If `out` does not hold 3·S·S bytes.
     fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()>;
 
-    /// The class of image `index`, below `class_names().len()`; `None` where images have no labels.
+    /// As [`pixels`](Dataset::pixels), for those who do not ask for the label: where no image of the class can be read, one
+    /// of another class may be written. Use it through [`Unlabelled`], which has no label to be wrong.
+    ///
+    /// # Errors
+    /// If no image at all can be read.
+    ///
+    /// # Panics
+    /// As there.
+    fn unlabelled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+        self.pixels(index, out)
+    }
+
+    /// The class of image `index`, below `class_names().len()`; `None` where it has no label.
     fn label(&self, index: usize) -> Option<usize>;
 
     /// What the classes are called, in the order of their labels; empty where images have none.
@@ -80,6 +97,23 @@ pub enum BadImages {
     Skip,
     /// It is an error.
     Refuse,
+}
+
+/// How a data set is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenOptions {
+    /// What becomes of images that cannot be used.
+    pub bad_images: BadImages,
+    /// Bytes that decoded images of a [`folder`] may be kept in, those of both splits together; images beyond are decoded
+    /// each time. `None`: a quarter of the memory that is free, as far as the system, the process's control groups and its
+    /// limits allow, and at most 2 GB (500 MB where the system does not say).
+    pub cache: Option<u64>,
+}
+
+impl From<BadImages> for OpenOptions {
+    fn from(bad_images: BadImages) -> Self {
+        OpenOptions { bad_images, cache: None }
+    }
 }
 
 /// Per-channel statistics of pixels in [0, 1]; a pixel v (0 to 255) enters the network as (v/255 − mean) / std.
@@ -115,7 +149,10 @@ impl Normalization {
         }
     }
 
-    /// Measures at most `sample` images, evenly spread over `dataset`.
+    /// Measures at most `sample` images, evenly spread over `dataset`: where classes follow one another, as in a
+    /// [`folder`], each gives its share to within an image, and where they come in random order, as in [`cifar`] and
+    /// [`shapes`], the images are a random sample. (Only an order that repeats itself every so many images, in step with
+    /// those that are looked at, would mislead it.)
     ///
     /// # Errors
     /// If one of those images cannot be read.
@@ -130,7 +167,7 @@ impl Normalization {
         // Whole numbers: exact, whatever the order of the additions.
         let (mut sum, mut squares) = ([0u64; 3], [0u64; 3]);
         for k in 0..sample {
-            dataset.pixels(k * dataset.len() / sample, &mut pixels)?;
+            dataset.unlabelled_pixels(k * dataset.len() / sample, &mut pixels)?;
             for (c, channel) in pixels.chunks_exact(plane).enumerate() {
                 sum[c] += channel.iter().map(|&v| u64::from(v)).sum::<u64>();
                 squares[c] += channel.iter().map(|&v| u64::from(v).pow(2)).sum::<u64>();
@@ -199,12 +236,12 @@ impl Splits {
 /// Images that [`Normalization::measure`] looks at: their mean is then known to about 0.003.
 const MEASURED: usize = 1000;
 
-/// [`open_with`], where bad images are skipped.
+/// [`open_with`] with the default options: bad images are skipped.
 ///
 /// # Errors
 /// As there.
 pub fn open(spec: &str, image_size: usize) -> Result<Splits> {
-    open_with(spec, image_size, BadImages::Skip)
+    open_with(spec, image_size, OpenOptions::default())
 }
 
 /// Opens what `spec` names, with images of `image_size`×`image_size` pixels.
@@ -215,11 +252,14 @@ pub fn open(spec: &str, image_size: usize) -> Result<Splits> {
 /// | `cifar10:DIR`, `cifar100:DIR` | [`cifar`], [`resized()`] unless `image_size` is 32 |
 /// | `folder:DIR` | [`folder`] |
 ///
+/// A `DIR` that begins with `~/` is in the user's home: the shell replaces a tilde only where a word begins.
+///
 /// # Errors
-/// If `spec` names nothing known, or the files are missing or not as they should be. `bad_images` decides over single
-/// files of a folder; CIFAR's few large files are refused whole.
-pub fn open_with(spec: &str, image_size: usize, bad_images: BadImages) -> Result<Splits> {
+/// If `spec` names nothing known, or the files are missing or not as they should be. [`OpenOptions::bad_images`] decides
+/// over single files of a folder; CIFAR's few large files are refused whole.
+pub fn open_with(spec: &str, image_size: usize, options: impl Into<OpenOptions>) -> Result<Splits> {
     check_image_size(image_size)?;
+    let options = options.into();
     let (scheme, rest) = spec.split_once(':').unwrap_or((spec, ""));
     match scheme {
         "shapes" => {
@@ -231,10 +271,10 @@ pub fn open_with(spec: &str, image_size: usize, bad_images: BadImages) -> Result
             format!("'{spec}' does not say where the images are"),
             format!("add the folder after a colon, as in {scheme}:path/to/images"),
         )),
-        "cifar10" => published(cifar::cifar10(Path::new(rest))?, image_size, Normalization::CIFAR10),
-        "cifar100" => published(cifar::cifar100(Path::new(rest))?, image_size, Normalization::CIFAR100),
+        "cifar10" => published(cifar::cifar10(&at_home(rest)?)?, image_size, Normalization::CIFAR10),
+        "cifar100" => published(cifar::cifar100(&at_home(rest)?)?, image_size, Normalization::CIFAR100),
         "folder" => {
-            let (train, test) = folder::open(Path::new(rest), image_size, bad_images)?;
+            let (train, test) = folder::open(&at_home(rest)?, image_size, options)?;
             unpublished(train, test)
         }
         _ => Err(Error::config(
@@ -244,17 +284,39 @@ pub fn open_with(spec: &str, image_size: usize, bad_images: BadImages) -> Result
     }
 }
 
-/// `spec` with the folder in it as an absolute path, so that it means the same from wherever it is read.
+/// `spec` with an absolute path, so that it names the same images from every working folder: a tilde is replaced, links are
+/// not followed. One that names no files is given back as it is.
 ///
 /// # Errors
-/// If the current folder cannot be told.
+/// If the home or the working folder is needed and cannot be had, or is no text.
 pub fn absolute_spec(spec: &str) -> Result<String> {
-    match spec.split_once(':') {
-        Some((scheme @ ("cifar10" | "cifar100" | "folder"), path)) if !path.is_empty() => {
-            let absolute = std::path::absolute(path).map_err(|e| Error::io("find", path, e))?;
-            Ok(format!("{scheme}:{}", absolute.display()))
+    let Some((scheme @ ("cifar10" | "cifar100" | "folder"), path)) = spec.split_once(':') else {
+        return Ok(spec.to_owned());
+    };
+    if path.is_empty() {
+        return Ok(spec.to_owned());
+    }
+    let path = at_home(path)?;
+    let absolute = std::path::absolute(&path).map_err(|e| Error::io("find", &path, e))?;
+    match absolute.to_str() {
+        Some(path) => Ok(format!("{scheme}:{path}")),
+        None => {
+            Err(Error::file(&absolute, "a path that is not UTF-8", "rename its folders, or call it from elsewhere"))
         }
-        _ => Ok(spec.to_owned()),
+    }
+}
+
+/// `path`, with the user's home in the place of a tilde at its beginning.
+fn at_home(path: &str) -> Result<PathBuf> {
+    let within = match path.strip_prefix('~') {
+        Some("") => Path::new(""),
+        Some(rest) if rest.starts_with(std::path::is_separator) => Path::new(&rest[1..]),
+        _ => return Ok(PathBuf::from(path)),
+    };
+    match std::env::home_dir().filter(|home| !home.as_os_str().is_empty()) {
+        Some(home) if within.as_os_str().is_empty() => Ok(home),
+        Some(home) => Ok(home.join(within)),
+        None => Err(Error::config(format!("'{path}': there is no home folder"), "set HOME, or write the path out")),
     }
 }
 
@@ -374,6 +436,39 @@ mod tests {
         }
         assert_eq!(Normalization::CIFAR10.to_bytes(&[-9.0, 9.0, f32::NAN]), [0, 255, 0]);
         assert!(Normalization::CIFAR10.to_bytes(&[]).is_empty());
+    }
+
+    #[test]
+    fn statistics_of_classes_one_after_the_other_are_those_of_all() {
+        // 0, 1, …, 255: every stretch of them is a class of its own grey.
+        for sample in [16, 50, 100] {
+            let Normalization { mean, std } = Normalization::measure(&Grey, sample).unwrap();
+            assert!((mean[0] - 0.5).abs() < 0.5 / sample as f32 + 1e-6, "{sample}: {mean:?}");
+            assert!((std[0] - 0.29).abs() < 0.01, "{sample}: {std:?}");
+        }
+    }
+
+    #[test]
+    fn specs_become_absolute() {
+        let here = std::env::current_dir().unwrap();
+        let at = |name: &str| here.join(name).to_str().unwrap().to_owned();
+        let home = std::env::home_dir().unwrap();
+        for (spec, expected) in [
+            ("folder:a/b", format!("folder:{}", at("a/b"))),
+            ("cifar10:.", format!("cifar10:{}", here.display())),
+            ("cifar100:~/x", format!("cifar100:{}", home.join("x").display())),
+            ("folder:~", format!("folder:{}", home.display())),
+            ("folder:~x", format!("folder:{}", at("~x"))),
+            ("folder:a:b", format!("folder:{}", at("a:b"))),
+            ("shapes:count", "shapes:count".to_owned()),
+            ("shapes", "shapes".to_owned()),
+            ("folder:", "folder:".to_owned()),
+            ("nothing:known", "nothing:known".to_owned()),
+        ] {
+            let absolute = absolute_spec(spec).unwrap();
+            assert_eq!(absolute, expected, "{spec}");
+            assert_eq!(absolute_spec(&absolute).unwrap(), absolute, "once is enough");
+        }
     }
 
     #[test]

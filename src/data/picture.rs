@@ -1,12 +1,14 @@
-//! One JPEG or PNG file of unknown origin, decoded within bounds.
+//! One image file of unknown origin, decoded within bounds: JPEG, PNG and BMP; WebP and GIF where the crate is compiled
+//! with the feature of that name. Of an animation it is the first image.
 //!
 //! Three looks at it, each before the next one costs anything: [`check_start`] reads the first bytes and knows files
 //! that are no images and PNGs of impossible sizes; [`decode`] reads the whole file and looks for its size and its
 //! end; then it is decoded, with a limit on memory that follows from that size.
 //!
-//! A PNG carries checksums, so damage anywhere is seen. A JPEG carries none: one that was cut short is seen, because
-//! its last marker is missing, and so is damage that no longer decodes; damage that decodes to other pixels is not.
+//! A PNG carries checksums, so damage anywhere is seen. The others carry none: a file that was cut short is seen, because
+//! its end is missing, and so is damage that no longer decodes; damage that decodes to other pixels is not.
 
+use std::ffi::OsStr;
 use std::io::Cursor;
 use std::panic::{UnwindSafe, catch_unwind};
 use std::path::Path;
@@ -33,9 +35,49 @@ const DECODER_BYTES: u64 = 16 << 20;
 /// Bytes up to a PNG's height.
 const START: u64 = 24;
 
-const HINT: &str = "replace it by a sound JPEG or PNG file, or remove it";
+/// What to do about a file that cannot be used.
+pub(super) const HINT: &str = "replace it by a sound JPEG or PNG file, or remove it";
 
-/// Whether the file at `path` begins as a JPEG or PNG does; a PNG's size is checked too. Two system calls.
+/// What files of the formats that can be read are called.
+const EXTENSIONS: [(&str, ImageFormat); 8] = [
+    ("jpg", ImageFormat::Jpeg),
+    ("jpeg", ImageFormat::Jpeg),
+    ("jpe", ImageFormat::Jpeg),
+    ("jfif", ImageFormat::Jpeg),
+    ("png", ImageFormat::Png),
+    ("bmp", ImageFormat::Bmp),
+    ("webp", ImageFormat::WebP),
+    ("gif", ImageFormat::Gif),
+];
+
+/// What photos of other formats are called.
+const FOREIGN: [&str; 15] =
+    ["tif", "tiff", "avif", "heic", "heif", "jp2", "j2k", "jxl", "ppm", "pgm", "pnm", "tga", "dng", "cr2", "nef"];
+
+/// What the name of a file says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    /// It is an image of a format that is read here.
+    Image,
+    /// It is an image of another format, to be read with the feature of this name, if there is one.
+    Unreadable(Option<&'static str>),
+    /// It is something else.
+    Other,
+}
+
+/// What the name of the file at `path` says that it is.
+pub(super) fn named(path: &Path) -> Named {
+    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    let is = |known: &str| known.eq_ignore_ascii_case(extension);
+    match EXTENSIONS.iter().find(|(known, _)| is(known)) {
+        Some((_, format)) if format.reading_enabled() => Named::Image,
+        Some((feature, _)) => Named::Unreadable(Some(feature)),
+        None if FOREIGN.iter().any(|known| is(known)) => Named::Unreadable(None),
+        None => Named::Other,
+    }
+}
+
+/// Whether the file at `path` begins as an image does that can be read; a PNG's size is checked too. Two system calls.
 pub(super) fn check_start(path: &Path) -> Result<()> {
     let start = read_start(path, START)?;
     let checked = format(&start).and_then(|format| match format {
@@ -45,13 +87,16 @@ pub(super) fn check_start(path: &Path) -> Result<()> {
     checked.map_err(|problem| Error::file(path, problem, HINT))
 }
 
-/// Reads an image and fits it into `[3][size][size]`.
-pub(super) fn decode(path: &Path, size: usize) -> Result<Box<[u8]>> {
+/// Reads an image and fits it into `out`, `[3][size][size]`. On an error `out` is as it was.
+pub(super) fn decode(path: &Path, size: usize, out: &mut [u8]) -> Result<()> {
     let bytes = read_whole(path, MAX_FILE_BYTES)?;
     let image = guarded(|| decode_bytes(&bytes))
         .map_err(|problem| Error::file(path, format!("cannot be decoded: {problem}"), HINT))?;
     let square = fit(&image, size);
-    Ok((0..3).flat_map(|c| square.pixels().map(move |pixel| pixel[c])).collect())
+    for (c, plane) in out.chunks_exact_mut(size * size).enumerate() {
+        plane.iter_mut().zip(square.pixels()).for_each(|(byte, pixel)| *byte = pixel[c]);
+    }
+    Ok(())
 }
 
 /// The decoders are others' code: should one panic, that is the file's fault and not the end of the run.
@@ -61,25 +106,36 @@ fn guarded<R>(decode: impl FnOnce() -> Result<R, String> + UnwindSafe) -> Result
 
 fn decode_bytes(bytes: &[u8]) -> Result<RgbImage, String> {
     let format = format(bytes)?;
-    let size = if format == ImageFormat::Png { png_size(bytes)? } else { jpeg_size(bytes)? };
-    check_size(size)?;
-    let (width, height) = size;
+    let say = |e: image::ImageError| e.to_string();
+    let reader = || ImageReader::with_format(Cursor::new(bytes), format);
+    let (width, height) = match format {
+        ImageFormat::Png => png_size(bytes)?,
+        ImageFormat::Jpeg => jpeg_size(bytes)?,
+        // These decoders ask for no memory before they have read a size.
+        ImageFormat::WebP => check_webp_end(bytes).and_then(|()| reader().into_dimensions().map_err(say))?,
+        _ => reader().into_dimensions().map_err(say)?,
+    };
+    check_size((width, height))?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(width);
     limits.max_image_height = Some(height);
     limits.max_alloc = Some(u64::from(width) * u64::from(height) * PIXEL_BYTES + DECODER_BYTES);
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut reader = reader();
     reader.limits(limits);
-    Ok(reader.decode().map_err(|e| e.to_string())?.into_rgb8())
+    Ok(reader.decode().map_err(say)?.into_rgb8())
 }
 
 /// What the first bytes say that a file is; its name does not count.
 fn format(bytes: &[u8]) -> Result<ImageFormat, String> {
-    match bytes {
-        [] => Err("it is empty".to_owned()),
-        [0xFF, 0xD8, 0xFF, ..] => Ok(ImageFormat::Jpeg),
-        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => Ok(ImageFormat::Png),
-        _ => Err("it is neither a JPEG nor a PNG file".to_owned()),
+    if bytes.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    let format = image::guess_format(bytes).map_err(|_| "it is no image of a known format".to_owned())?;
+    let name = format.extensions_str()[0];
+    match EXTENSIONS.iter().any(|(_, known)| *known == format) {
+        true if format.reading_enabled() => Ok(format),
+        true => Err(format!("it is a .{name} file, which only a build with --features {name} reads")),
+        false => Err(format!("it is a .{name} file, which is not read here")),
     }
 }
 
@@ -128,6 +184,15 @@ fn jpeg_size(bytes: &[u8]) -> Result<(u32, u32), String> {
         }
         let length = half(marker + 1).ok_or(CUT_SHORT)?;
         at = marker + 1 + usize::from(length.max(2));
+    }
+}
+
+/// That a WebP file is as long as its header says: its decoder takes the rest of what is missing for grey.
+fn check_webp_end(bytes: &[u8]) -> Result<(), String> {
+    let length = bytes.get(4..8).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    match length.is_some_and(|length| bytes.len() as u64 >= u64::from(length) + 8) {
+        true => Ok(()),
+        false => Err("it is cut short: a WebP file that is shorter than its header says".to_owned()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -9,7 +10,7 @@ use rayon::prelude::*;
 use super::algorithm_1::{Batch, Hyper, Noise, Trainer};
 use super::config::RunConfig;
 use crate::autograd::ops;
-use crate::data::{Dataset, Loader, LoaderOptions, Normalization, Splits, Subset, evaluation_images};
+use crate::data::{Dataset, Loader, LoaderOptions, Normalization, Splits, Subset, Unlabelled, evaluation_images};
 use crate::error::panic_message;
 use crate::eval::{feature_std, noise_sensitivity, pooled_features, rank_me, rms, target_std};
 use crate::kernels::meter::{self, Phase};
@@ -179,7 +180,7 @@ fn steps(
     let (lr, weight_decay, ema) = config.schedules();
     let measured = || no_panic(done + 1, || splits.normalization());
     let normalization = config.normalization.map_or_else(measured, Ok)?;
-    let held_out = Subset::even(splits.test.clone(), HELD_OUT);
+    let held_out = Unlabelled::new(Arc::new(Subset::even(splits.test.clone(), HELD_OUT)));
     let options = LoaderOptions {
         batch_size: config.batch,
         seed: config.seed,
@@ -192,7 +193,7 @@ fn steps(
     let loader = Loader::new(splits.train.clone(), options)?;
     let mut clock = Instant::now();
     for (step, batch) in (done + 1..=config.steps).zip(loader) {
-        let batch = masked(config, step, batch?.images)?;
+        let batch = masked(config, step, batch?)?;
         let hyper = Hyper { lr: lr.at(step), weight_decay: weight_decay.at(step), ema_momentum: ema.at(step) };
         let loss = no_panic(step, || {
             if every_number {

@@ -96,8 +96,12 @@ impl Shapes {
     /// # Panics
     /// If `index` is not below the number of images.
     pub fn scene(&self, index: usize) -> Scene {
+        Scene::draw(&mut self.stream(index), MOST)
+    }
+
+    fn stream(&self, index: usize) -> Generator {
         assert!(index < self.len, "image {index} of {}", self.len);
-        Scene::draw(&mut stream(self.seed, Purpose::Shapes, [index as u64, 0]))
+        stream(self.seed, Purpose::Shapes, [index as u64, 0])
     }
 }
 
@@ -116,11 +120,12 @@ impl Dataset for Shapes {
     }
 
     fn label(&self, index: usize) -> Option<usize> {
-        let scene = self.scene(index);
+        // No more is drawn than the label needs: a subset of even classes asks for every one.
+        let mut rng = self.stream(index);
         Some(match self.task {
-            Task::Class => scene.class(),
-            Task::Count => scene.count() - 1,
-            Task::Distance => scene.distance(),
+            Task::Class => class_and_count(&mut rng).0,
+            Task::Count => class_and_count(&mut rng).1 - 1,
+            Task::Distance => Scene::draw(&mut rng, 1).distance(),
         })
     }
 
@@ -181,10 +186,12 @@ impl Scene {
     }
 
     /// 1. class and count; 2. the ground and the light; 3. the shapes, each behind the first and where there is room.
-    fn draw(rng: &mut Generator) -> Self {
+    ///
+    /// Of the shapes no more than `most` are drawn: the first ones are the same, whatever follows.
+    fn draw(rng: &mut Generator, most: usize) -> Self {
         // 1. Nothing below looks at the class.
-        let class = rng.random_range(0..NAMES.len());
-        let count = rng.random_range(1..=MOST);
+        let (class, count) = class_and_count(rng);
+        let count = count.min(most);
         // 2.
         let ground = Ground::draw(rng);
         let light = direction(rng);
@@ -215,6 +222,11 @@ impl Scene {
             }
         }
     }
+}
+
+/// What a scene's stream begins with.
+fn class_and_count(rng: &mut Generator) -> (usize, usize) {
+    (rng.random_range(0..NAMES.len()), rng.random_range(1..=MOST))
 }
 
 /// Puts `shape` where, of forty places, it can stay largest, and sends it farther off if it does not fit even there.
@@ -320,6 +332,7 @@ mod tests {
                     Task::Class => assert_eq!(label, scene.class),
                     Task::Count => assert_eq!(label + 1, scene.shapes.len()),
                     Task::Distance => {
+                        assert_eq!(label, scene.distance(), "of the first shape, whatever the others are");
                         let largest = scene.shapes.iter().map(Shape::radius).fold(0.0, f32::max);
                         assert_eq!(scene.shapes[0].radius(), largest);
                         let ratio = (FAR / NEAR).powf(0.25);

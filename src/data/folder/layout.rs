@@ -1,0 +1,336 @@
+//! Which of a folder's images are for training, which for testing, and what their classes are: told by paths alone.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use rand::seq::SliceRandom;
+
+use super::walk::Found;
+use crate::rng::{Purpose, stream};
+use crate::{Error, Result};
+
+/// What a test split's folder may be called; the first that fits is taken.
+const TESTS: [&str; 4] = ["test", "val", "valid", "validation"];
+
+const TRAIN: &str = "train";
+
+/// Most images that are held out of those without labels; never more than a fifth.
+const HELD_OUT: usize = 512;
+
+/// What to do about a folder in which no layout is recognised.
+pub(super) const HINT: &str = "expected CLASS/NAME.jpg; train/CLASS/NAME.jpg, beside it val/CLASS/NAME.jpg or not; or \
+                               images without classes (docs/data.md)";
+
+/// The images of a class, or of a split without classes, which then has no name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Class {
+    pub(super) name: String,
+    /// Relative to the folder, sorted.
+    pub(super) images: Vec<PathBuf>,
+}
+
+/// Both splits, as paths tell them.
+#[derive(Default)]
+pub(super) struct Layout {
+    pub(super) train: Vec<Class>,
+    pub(super) test: Vec<Class>,
+    /// Whether the sub-folders are classes.
+    pub(super) labelled: bool,
+    /// What was recognised, in a few words.
+    pub(super) what: String,
+    /// The folder of the test images; `None` where they were held out of the training images.
+    pub(super) test_folder: Option<&'static str>,
+    /// What is not used, and why.
+    pub(super) ignored: Vec<String>,
+    /// Images that lie beside class folders.
+    pub(super) beside: Vec<PathBuf>,
+    /// Folders where classes are expected, without any image.
+    pub(super) empty: Vec<PathBuf>,
+}
+
+/// Images, divided by the folders that they lie in.
+#[derive(Default)]
+struct Tree {
+    here: Vec<PathBuf>,
+    below: Vec<(PathBuf, Vec<PathBuf>)>,
+}
+
+impl Tree {
+    /// Divides sorted `images` by their first `depth` folders; those that lie no deeper are `here`.
+    fn of(images: Vec<PathBuf>, depth: usize) -> Self {
+        let mut tree = Tree::default();
+        for image in images {
+            let folder: PathBuf = image.components().take(depth).collect();
+            match tree.below.last_mut() {
+                _ if folder == image => tree.here.push(image),
+                Some((last, images)) if *last == folder => images.push(image),
+                _ => tree.below.push((folder, vec![image])),
+            }
+        }
+        tree
+    }
+
+    /// Takes the images of the folder that is called `name`.
+    fn take(&mut self, name: &str) -> Option<Vec<PathBuf>> {
+        let at = self.below.iter().position(|(folder, _)| folder.file_name() == Some(OsStr::new(name)))?;
+        Some(self.below.remove(at).1)
+    }
+
+    /// Whether the folders are classes, and images beside them strays: there are fewer of these than of the others.
+    fn has_classes(&self) -> bool {
+        self.here.len() < self.below.iter().map(|(_, images)| images.len()).sum()
+    }
+}
+
+/// The layout of what was found in `dir`.
+///
+/// # Errors
+/// If there is no image, or only one; no training image beside test images; or a class's name is no text.
+pub(super) fn layout(dir: &Path, images: Vec<PathBuf>, found: &Found) -> Result<Layout> {
+    let mut top = Tree::of(images, 1);
+    let is_folder = |name: &str| found.folders.iter().any(|folder| folder == Path::new(name));
+    let tests: Vec<&'static str> = TESTS.into_iter().filter(|name| is_folder(name)).collect();
+    let other = |(folder, _): &(PathBuf, _)| !TESTS.iter().chain([&TRAIN]).any(|name| folder == Path::new(name));
+    // A folder `train` among many others is a class: CIFAR-100 has one.
+    let divided = is_folder(TRAIN) && (!tests.is_empty() || !top.below.iter().any(other));
+    let mut layout = Layout::default();
+    if divided {
+        let Some(train) = top.take(TRAIN) else {
+            return Err(Error::file(dir.join(TRAIN), "no images in here", HINT));
+        };
+        let train = Tree::of(train, 2);
+        layout.labelled = train.has_classes();
+        for name in tests {
+            let Some(test) = top.take(name) else {
+                layout.ignored.push(format!("{name}/ is ignored: it has no images"));
+                continue;
+            };
+            let (n, test) = (test.len(), Tree::of(test, 2));
+            if layout.test_folder.is_some() {
+                layout.ignored.push(format!("{name}/ with its {n} images is ignored: there is another test split"));
+            } else if layout.labelled && !test.has_classes() {
+                layout.ignored.push(format!("{name}/ with its {n} images is ignored: it has no class folders"));
+            } else {
+                layout.test_folder = Some(name);
+                layout.test = layout.classes(dir, test, Path::new(name), found)?;
+            }
+        }
+        let others = top.here.len() + top.below.iter().map(|(_, images)| images.len()).sum::<usize>();
+        if others > 0 {
+            layout.ignored.push(format!("{others} images beside {TRAIN}/ are ignored"));
+        }
+        layout.train = layout.classes(dir, train, Path::new(TRAIN), found)?;
+    } else if top.here.is_empty() && !top.below.is_empty() && !top.below.iter().any(other) {
+        let hint = "add a folder train beside it, or give the folder of images itself";
+        return Err(Error::file(dir, format!("there is no folder train beside {}", tests.join(" and ")), hint));
+    } else {
+        layout.labelled = top.has_classes();
+        layout.train = layout.classes(dir, top, Path::new(""), found)?;
+    }
+    if layout.train.is_empty() {
+        return Err(Error::file(dir, "no images in here", HINT));
+    }
+    let at = if divided { "train/" } else { "" };
+    let classes = if layout.labelled { "CLASS" } else { "images without classes" };
+    layout.what = match layout.test_folder {
+        Some(test) => format!("train/{classes} and {test}/{classes}"),
+        None => format!("{at}{classes}, {} held out", layout.hold_out(dir)?),
+    };
+    Ok(layout)
+}
+
+impl Layout {
+    /// The classes that the folders of `tree` are, or all of its images as one where there are none. `at` is where it lies.
+    fn classes(&mut self, dir: &Path, tree: Tree, at: &Path, found: &Found) -> Result<Vec<Class>> {
+        if !self.labelled {
+            let below = tree.below.into_iter().flat_map(|(_, images)| images);
+            let mut images: Vec<PathBuf> = tree.here.into_iter().chain(below).collect();
+            images.sort();
+            return Ok(if images.is_empty() { vec![] } else { vec![Class { name: String::new(), images }] });
+        }
+        self.beside.extend(tree.here);
+        let with_images: HashSet<&Path> = tree.below.iter().map(|(folder, _)| &**folder).collect();
+        let expected = found.folders.iter().filter(|folder| folder.parent() == Some(at));
+        self.empty.extend(expected.filter(|folder| !with_images.contains(&***folder)).cloned());
+        let class = |(folder, images): (PathBuf, Vec<PathBuf>)| match folder.file_name().and_then(OsStr::to_str) {
+            Some(name) => Ok(Class { name: name.to_owned(), images }),
+            None => Err(Error::file(dir.join(folder), "a class whose name is not UTF-8", "rename the folder")),
+        };
+        tree.below.into_iter().map(class).collect()
+    }
+
+    /// Sets a part of the training images aside for testing, always the same: of each class a fifth, rounded down, but at
+    /// least one of two. Gives how much that is, in words.
+    fn hold_out(&mut self, dir: &Path) -> Result<String> {
+        if !self.labelled {
+            let all = &mut self.train[0].images;
+            let n = (all.len() / 5).clamp(1, HELD_OUT);
+            let images = hold_out(all, n, 0);
+            self.test = vec![Class { name: String::new(), images }];
+            return self.some_left(dir).map(|()| n.to_string());
+        }
+        for (number, class) in self.train.iter_mut().enumerate() {
+            let n = match class.images.len() {
+                1 => 0, // its only one is for training
+                n => (n / 5).max(1),
+            };
+            let images = hold_out(&mut class.images, n, number as u64);
+            self.test.push(Class { name: class.name.clone(), images });
+        }
+        self.test.retain(|class| !class.images.is_empty());
+        if !self.test.is_empty() {
+            return Ok("a fifth of each class".to_owned());
+        }
+        // Every class has a single image: nothing can be learned about labels, but without labels something can.
+        let n = (self.train.len() / 5).clamp(1, HELD_OUT);
+        self.test = hold_out(&mut self.train, n, 0);
+        self.some_left(dir).map(|()| format!("{n} classes of one image each"))
+    }
+
+    fn some_left(&self, dir: &Path) -> Result<()> {
+        match self.train.iter().all(|class| class.images.is_empty()) {
+            false => Ok(()),
+            true => Err(Error::file(dir, "holds a single image: none is left to train on beside it", "add images")),
+        }
+    }
+}
+
+/// Takes `n` of `all`, drawn in the same way whenever there are as many; both keep their order.
+fn hold_out<T: Ord>(all: &mut Vec<T>, n: usize, number: u64) -> Vec<T> {
+    all.shuffle(&mut stream(0, Purpose::Shuffle, [number, 0]));
+    let mut held_out = all.split_off(all.len() - n);
+    all.sort();
+    held_out.sort();
+    held_out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The layout of these paths; those that end in a slash are empty folders.
+    fn of(paths: &[&str]) -> Result<Layout> {
+        let mut found = Found::default();
+        for path in paths.iter().map(Path::new) {
+            let is_folder = path.to_str().unwrap().ends_with('/');
+            for folder in path.ancestors().skip(usize::from(!is_folder)).filter(|f| !f.as_os_str().is_empty()) {
+                let folder: PathBuf = folder.components().collect();
+                if !found.folders.contains(&folder) {
+                    found.folders.push(folder);
+                }
+            }
+            if !is_folder {
+                found.images.push(path.to_owned());
+            }
+        }
+        found.images.sort();
+        layout(Path::new("DIR"), found.images.clone(), &found)
+    }
+
+    /// Class names and numbers of images.
+    fn sizes(classes: &[Class]) -> Vec<(&str, usize)> {
+        classes.iter().map(|class| (class.name.as_str(), class.images.len())).collect()
+    }
+
+    fn many(folder: &str, n: usize) -> Vec<String> {
+        (0..n).map(|k| format!("{folder}{k:03}.png")).collect()
+    }
+
+    fn refs(paths: &[Vec<String>]) -> Vec<&str> {
+        paths.iter().flatten().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn class_folders_give_a_fifth_of_each_class() {
+        let paths = [many("a/", 10), many("b/deeper/still/", 4), many("b/", 5), many("c/", 1)];
+        let layout = of(&refs(&paths)).unwrap();
+        assert_eq!(sizes(&layout.train), [("a", 8), ("b", 8), ("c", 1)]);
+        assert_eq!(sizes(&layout.test), [("a", 2), ("b", 1)]);
+        assert!(layout.labelled && layout.ignored.is_empty());
+        assert_eq!(layout.what, "CLASS, a fifth of each class held out");
+        let again = of(&refs(&paths)).unwrap();
+        assert_eq!((layout.train, layout.test), (again.train, again.test));
+    }
+
+    #[test]
+    fn imagenet_as_distributed() {
+        let paths = [many("train/n1/", 6), many("train/n2/", 6), many("val/n1/", 2), many("val/n2/", 2)];
+        let flat = [&paths[..], &[many("test/", 5)]].concat();
+        let layout = of(&refs(&flat)).unwrap();
+        assert_eq!(sizes(&layout.train), [("n1", 6), ("n2", 6)]);
+        assert_eq!((sizes(&layout.test), layout.test_folder), (vec![("n1", 2), ("n2", 2)], Some("val")));
+        assert_eq!(layout.ignored, ["test/ with its 5 images is ignored: it has no class folders"]);
+        assert_eq!(layout.what, "train/CLASS and val/CLASS");
+        // Both with classes: test comes first.
+        let both = [&paths[..], &[many("test/n1/", 3), many("", 1), many("extra/", 2)]].concat();
+        let layout = of(&refs(&both)).unwrap();
+        assert_eq!((sizes(&layout.test), layout.test_folder), (vec![("n1", 3)], Some("test")));
+        let others = "3 images beside train/ are ignored";
+        assert_eq!(layout.ignored, ["val/ with its 4 images is ignored: there is another test split", others]);
+        // A flat test beside training classes: as if it were not there.
+        let layout = of(&refs(&[many("train/a/", 10), many("test/", 5)])).unwrap();
+        assert_eq!((sizes(&layout.train), sizes(&layout.test)), (vec![("a", 8)], vec![("a", 2)]));
+    }
+
+    #[test]
+    fn a_folder_called_train_may_be_a_class() {
+        let paths = [many("train/", 5), many("bus/", 5), many("car/", 5)];
+        assert_eq!(sizes(&of(&refs(&paths)).unwrap().train), [("bus", 4), ("car", 4), ("train", 4)]);
+        // Alone it is a split.
+        let layout = of(&refs(&[many("train/bus/", 5), many("train/car/", 5)])).unwrap();
+        assert_eq!(sizes(&layout.train), [("bus", 4), ("car", 4)]);
+        assert_eq!(layout.what, "train/CLASS, a fifth of each class held out");
+    }
+
+    #[test]
+    fn images_without_classes() {
+        for (folder, below) in [("", "more/"), ("train/", "train/more/")] {
+            let layout = of(&refs(&[many(folder, 40), many(below, 10)])).unwrap();
+            assert_eq!((sizes(&layout.train), sizes(&layout.test)), (vec![("", 40)], vec![("", 10)]));
+            assert!(
+                !layout.labelled && layout.what.ends_with("images without classes, 10 held out"),
+                "{}",
+                layout.what
+            );
+        }
+        let layout = of(&refs(&[many("", 5000)])).unwrap();
+        assert_eq!(sizes(&layout.test), [("", 512)]);
+        for test in ["test/", "val/", "test/odd/"] {
+            let layout = of(&refs(&[many("train/", 4), many(test, 3)])).unwrap();
+            assert_eq!((sizes(&layout.train), sizes(&layout.test)), (vec![("", 4)], vec![("", 3)]));
+            assert!(!layout.labelled);
+        }
+        assert_eq!(sizes(&of(&["a.png", "b.png"]).unwrap().test), [("", 1)]);
+    }
+
+    #[test]
+    fn fewer_images_beside_folders_than_in_them_are_strays() {
+        let layout = of(&["x.png", "a/1.png", "a/2.png", "b/", "b/c/"]).unwrap();
+        assert!(layout.labelled);
+        assert_eq!((layout.beside, layout.empty), (vec![PathBuf::from("x.png")], vec![PathBuf::from("b")]));
+        assert!(!of(&["x.png", "y.png", "a/1.png", "a/2.png"]).unwrap().labelled);
+    }
+
+    #[test]
+    fn classes_of_one_image_each_are_held_out_whole() {
+        let layout = of(&["a/1.png", "b/1.png", "c/1.png"]).unwrap();
+        assert_eq!((layout.train.len(), layout.test.len()), (2, 1));
+        assert!(layout.labelled);
+    }
+
+    #[test]
+    fn what_cannot_be_divided_is_an_error() {
+        for (paths, expected) in [
+            (&[][..], "DIR: no images in here"),
+            (&["a/"], "DIR: no images in here"),
+            (&["train/", "test/a/1.png"], "train: no images in here"),
+            (&["val/a/1.png", "val/a/2.png"], "no folder train beside val"),
+            (&["one.png"], "a single image"),
+            (&["a/one.png"], "a single image"),
+        ] {
+            let error = of(paths).err().unwrap_or_else(|| panic!("{paths:?}")).to_string();
+            assert!(error.contains(expected), "{paths:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Everything under a folder: images, and what is passed over.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::picture::{Named, named};
+use crate::{Error, Result};
+
+/// Folders within folders that are entered; what lies deeper is reported.
+const DEEPEST: usize = 32;
+
+/// Files and folders that one walk looks at, and links to folders that it follows: more than ImageNet-21k has. Links can
+/// make a few folders look like any number.
+const MOST_ENTRIES: usize = 1 << 24;
+const MOST_LINKS: usize = 1 << 16;
+
+/// Kinds of passed-over files that are named.
+const KINDS: usize = 8;
+
+/// What was found.
+#[derive(Default)]
+pub(super) struct Found {
+    /// Files that are named as images of a format that is read, relative to the folder, sorted.
+    pub(super) images: Vec<PathBuf>,
+    /// Sub-folders, and theirs, relative to the folder, sorted.
+    pub(super) folders: Vec<PathBuf>,
+    /// What may have been meant to be an image, or to hold some, and cannot be looked at.
+    pub(super) bad: Vec<Error>,
+    passed_over: BTreeMap<String, Kind>,
+}
+
+/// Files of one kind that are passed over.
+struct Kind {
+    files: usize,
+    first: PathBuf,
+    named: Named,
+}
+
+/// Lists what lies under `root`, at any depth. Names that begin with a dot are not looked at, nor is `__MACOSX`, which
+/// holds no images but what is left of them.
+///
+/// # Errors
+/// If `root` is no folder that can be read, or too much is in it.
+pub(super) fn walk(root: &Path) -> Result<Found> {
+    walk_within(root, MOST_LINKS)
+}
+
+fn walk_within(root: &Path, most_links: usize) -> Result<Found> {
+    let failed = |e| Error::io("read", root, e);
+    if std::fs::metadata(root).map_err(failed)?.is_file() {
+        let hint = match root.to_string_lossy().to_ascii_lowercase() {
+            name if name.ends_with(".zip") => format!("unpack it (unzip {}), and give the folder", root.display()),
+            name if [".tar", ".gz", ".tgz", ".xz", ".bz2"].iter().any(|end| name.ends_with(end)) => {
+                format!("unpack it (tar -xf {}), and give the folder", root.display())
+            }
+            _ => "give the folder that it lies in".to_owned(),
+        };
+        return Err(Error::file(root, "is a file, not a folder of images", hint));
+    }
+    let mut walk = Walk { root, found: Found::default(), entries: 0, links_left: most_links, chain: Vec::new() };
+    walk.enter(Path::new(""), std::fs::canonicalize(root).map_err(failed)?)?.map_or(Ok(()), Err)?;
+    walk.found.images.sort();
+    Ok(walk.found)
+}
+
+struct Walk<'a> {
+    root: &'a Path,
+    found: Found,
+    entries: usize,
+    links_left: usize,
+    /// The folders that were entered to come here, without links.
+    chain: Vec<PathBuf>,
+}
+
+impl Walk<'_> {
+    /// Looks at the folder at `relative`, which without links is `real`. Gives why it cannot be read, if it cannot.
+    fn enter(&mut self, relative: &Path, real: PathBuf) -> Result<Option<Error>> {
+        let entries = match sorted(&self.root.join(relative)) {
+            Ok(entries) => entries,
+            Err(error) => return Ok(Some(error)),
+        };
+        self.entries += entries.len();
+        if self.entries > MOST_ENTRIES {
+            let problem = format!("more than {MOST_ENTRIES} files and folders are in here");
+            return Err(Error::file(self.root, problem, "give a folder that holds the images and little else"));
+        }
+        self.chain.push(real);
+        for (name, kind) in entries {
+            let relative = relative.join(name);
+            let path = self.root.join(&relative);
+            let linked = kind.is_symlink();
+            let is_folder = match linked {
+                false => Ok(kind.is_dir()),
+                true => std::fs::metadata(&path).map(|target| target.is_dir()),
+            };
+            match is_folder {
+                Err(e) => self.found.bad.push(Error::io("read", path, e)),
+                Ok(false) => self.file(relative),
+                Ok(true) => self.folder(relative, &path, linked)?,
+            }
+        }
+        self.chain.pop();
+        Ok(None)
+    }
+
+    fn folder(&mut self, relative: PathBuf, path: &Path, linked: bool) -> Result<()> {
+        let real = match (linked, self.chain.last(), path.file_name()) {
+            (false, Some(above), Some(name)) => above.join(name),
+            _ => match std::fs::canonicalize(path) {
+                Ok(real) => real,
+                Err(e) => {
+                    self.found.bad.push(Error::io("read", path, e));
+                    return Ok(());
+                }
+            },
+        };
+        if linked {
+            let Some(left) = self.links_left.checked_sub(1) else {
+                let problem = "too many links to folders are in here, or links that lead to each other";
+                return Err(Error::file(self.root, problem, "replace them by what they lead to"));
+            };
+            self.links_left = left;
+            if self.chain.iter().any(|entered| entered.starts_with(&real)) {
+                self.pass_over("links back to a folder above".to_owned(), relative, Named::Other);
+                return Ok(());
+            }
+        }
+        let unread = match self.chain.len() {
+            DEEPEST.. => Some(Error::file(path, "lies too deep to be looked at", "move its images up")),
+            _ => self.enter(&relative, real)?,
+        };
+        self.found.bad.extend(unread);
+        self.found.folders.push(relative);
+        Ok(())
+    }
+
+    fn file(&mut self, relative: PathBuf) {
+        match named(&relative) {
+            Named::Image => self.found.images.push(relative),
+            named => {
+                let plain = |ext: &&str| ext.len() <= 8 && ext.chars().all(|c| c.is_ascii_alphanumeric());
+                let kind = match relative.extension() {
+                    None => "without an extension".to_owned(),
+                    Some(extension) => match extension.to_str().filter(plain) {
+                        Some(extension) => format!(".{}", extension.to_ascii_lowercase()),
+                        None => "with other names".to_owned(),
+                    },
+                };
+                self.pass_over(kind, relative, named);
+            }
+        }
+    }
+
+    fn pass_over(&mut self, kind: String, relative: PathBuf, named: Named) {
+        self.found.passed_over.entry(kind).or_insert(Kind { files: 0, first: relative, named }).files += 1;
+    }
+}
+
+/// What is in `dir`, sorted: the system's own order differs between machines.
+fn sorted(dir: &Path) -> Result<Vec<(std::ffi::OsString, std::fs::FileType)>> {
+    let failed = |e| Error::io("read", dir, e);
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        if !name.as_encoded_bytes().starts_with(b".") && name != OsStr::new("__MACOSX") {
+            entries.push((name, entry.file_type().map_err(failed)?));
+        }
+    }
+    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(entries)
+}
+
+impl Found {
+    /// What was passed over, most frequent first: "passed over 12 files: 7 .txt, 5 .tif (not read here)".
+    pub(super) fn passed_over(&self) -> Option<String> {
+        let mut kinds: Vec<_> = self.passed_over.iter().collect();
+        kinds.sort_by_key(|(_, kind)| std::cmp::Reverse(kind.files));
+        let say = |(name, kind): &(&String, &Kind)| match kind.named {
+            Named::Unreadable(why) => format!("{} {name} ({})", kind.files, unreadable(why)),
+            _ => format!("{} {name}", kind.files),
+        };
+        let mut said: Vec<String> = kinds.iter().take(KINDS).map(say).collect();
+        let others: usize = kinds.iter().skip(KINDS).map(|(_, kind)| kind.files).sum();
+        if others > 0 {
+            said.push(format!("{others} of other kinds"));
+        }
+        let all: usize = kinds.iter().map(|(_, kind)| kind.files).sum();
+        (all > 0).then(|| format!("passed over {all} {}: {}", if all == 1 { "file" } else { "files" }, said.join(", ")))
+    }
+
+    /// An error for each kind of image among what was passed over.
+    pub(super) fn unreadable(&self, root: &Path) -> Vec<Error> {
+        let refused = self.passed_over.iter().filter_map(|(name, kind)| match kind.named {
+            Named::Unreadable(why) => {
+                let problem = format!("one of {} {name} files, {}", kind.files, unreadable(why));
+                Some(Error::file(root.join(&kind.first), problem, "convert them to JPEG or PNG, or remove them"))
+            }
+            _ => None,
+        });
+        refused.collect()
+    }
+}
+
+/// Why an image is not read.
+fn unreadable(feature: Option<&str>) -> String {
+    match feature {
+        Some(feature) => format!("read by a program that is built with --features {feature}"),
+        None => "not read here".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::scratch::Scratch;
+
+    fn images(scratch: &Scratch) -> Vec<String> {
+        walk(scratch.path()).unwrap().images.iter().map(|path| path.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_depth_in_the_order_of_paths() {
+        let scratch = Scratch::new();
+        for name in
+            ["b/z.png", "b/deep/er/a.JPG", "a-1/x.bmp", "a/y.jpeg", "top.png", "a/.hidden.png", "__MACOSX/a/._y.png"]
+        {
+            scratch.write(name, b"");
+        }
+        // By component: what is in `a` before what is in `a-1`, although '-' is less than '/'.
+        assert_eq!(images(&scratch), ["a/y.jpeg", "a-1/x.bmp", "b/deep/er/a.JPG", "b/z.png", "top.png"]);
+    }
+
+    #[test]
+    fn what_is_passed_over_is_counted_by_kind() {
+        let scratch = Scratch::new();
+        assert_eq!(walk(scratch.path()).unwrap().passed_over(), None);
+        for name in ["a/1.TXT", "2.txt", "b/c/3.txt", "4.tif", "LICENSE", "odd.\u{1b}[2J", "5.png"] {
+            scratch.write(name, b"");
+        }
+        let found = walk(scratch.path()).unwrap();
+        let said = "passed over 6 files: 3 .txt, 1 .tif (not read here), 1 with other names, 1 without an extension";
+        assert_eq!(found.passed_over().unwrap(), said);
+        let refused = found.unreadable(scratch.path());
+        assert_eq!(refused.len(), 1);
+        assert!(refused[0].to_string().contains("4.tif: one of 1 .tif files, not read here"), "{}", refused[0]);
+        for k in 0..20 {
+            scratch.write(&format!("x.k{k}"), b"");
+        }
+        assert!(walk(scratch.path()).unwrap().passed_over().unwrap().ends_with(", 16 of other kinds"));
+    }
+
+    #[test]
+    fn a_file_is_no_folder_and_an_archive_is_to_be_unpacked() {
+        let scratch = Scratch::new();
+        for (name, hint) in [("a.zip", "unzip "), ("a.tar.gz", "tar -xf "), ("a.png", "the folder that it lies in")] {
+            scratch.write(name, b"");
+            let error = walk(&scratch.path().join(name)).err().unwrap().to_string();
+            assert!(error.contains("is a file, not a folder") && error.contains(hint), "{error}");
+        }
+        assert!(walk(&scratch.path().join("nowhere")).err().unwrap().to_string().contains("nowhere"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_but_not_in_circles() {
+        use std::os::unix::fs::symlink;
+        let scratch = Scratch::new();
+        let at = |name: &str| scratch.path().join(name);
+        scratch.write("a/1.png", b"");
+        scratch.write("b/2.png", b"");
+        symlink("../b", at("a/to-b")).unwrap();
+        symlink("..", at("a/up")).unwrap();
+        symlink(".", at("a/self")).unwrap();
+        // A circle of two.
+        symlink("../a", at("b/to-a")).unwrap();
+        assert_eq!(images(&scratch), ["a/1.png", "a/to-b/2.png", "b/2.png", "b/to-a/1.png"]);
+        let said = walk(scratch.path()).unwrap().passed_over().unwrap();
+        assert!(said.contains("links back to a folder above"), "{said}");
+    }
+
+    /// Each folder links twice to the next one: 2³⁰ ways to the last. (All the links that are followed would take seconds.)
+    #[cfg(unix)]
+    #[test]
+    fn links_that_multiply_are_refused() {
+        use std::os::unix::fs::symlink;
+        let scratch = Scratch::new();
+        for k in 0..30 {
+            scratch.write(&format!("{k:02}/x.png"), b"");
+            for link in ["l", "m"] {
+                symlink(format!("../{:02}", k + 1), scratch.path().join(format!("{k:02}/{link}"))).unwrap();
+            }
+        }
+        let error = walk_within(scratch.path(), 500).err().unwrap().to_string();
+        assert!(error.contains("too many links to folders"), "{error}");
+    }
+
+    #[test]
+    fn what_lies_too_deep_is_reported() {
+        let scratch = Scratch::new();
+        let deep = vec!["d"; DEEPEST - 1].join("/");
+        scratch.write(&format!("{deep}/seen.png"), b"");
+        scratch.write(&format!("{deep}/d/not-seen.png"), b"");
+        let found = walk(scratch.path()).unwrap();
+        assert_eq!(found.images.len(), 1);
+        assert!(found.bad[0].to_string().contains("lies too deep"));
+    }
+}

@@ -1,0 +1,134 @@
+//! How much memory decoded images may be kept in: a share of what the machine, the process's control groups and its limits
+//! (`ulimit -v`, `ulimit -d`) leave. Linux says so in files; elsewhere a fixed amount is taken.
+
+use std::fs::read_to_string;
+use std::path::{Component, Path, PathBuf};
+
+/// The most that is kept, in bytes, however large the machine is.
+const MOST: u64 = 2_000_000_000;
+
+/// One part of so many is taken; the rest is for training, and for whatever else goes on.
+const SHARE: u64 = 4;
+
+/// What is kept where nothing is known about memory, in bytes.
+const UNKNOWN: u64 = 500_000_000;
+
+/// Bytes that decoded images may take, unless the user says otherwise.
+pub(super) fn share() -> u64 {
+    share_of(free(Path::new("/proc"), Path::new("/sys/fs/cgroup")))
+}
+
+fn share_of(free: Option<u64>) -> u64 {
+    free.map_or(UNKNOWN, |free| (free / SHARE).min(MOST))
+}
+
+/// The least of what is free by each account that there is. `proc` and `cgroup` are where Linux has these file systems.
+fn free(proc: &Path, cgroup: &Path) -> Option<u64> {
+    let machine = value(&proc.join("meminfo"), "MemAvailable:");
+    [
+        machine,
+        group_limit(proc, cgroup),
+        left(proc, "Max address space", "VmSize:"),
+        left(proc, "Max data size", "VmData:"),
+    ]
+    .into_iter()
+    .flatten()
+    .min()
+}
+
+/// The number of kilobytes behind `name` in a file of `name: N kB`, in bytes.
+fn value(path: &Path, name: &str) -> Option<u64> {
+    let text = read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// What the process may still take of the limit that is called `limit`, of which `used` is its share so far. There is
+/// nothing to say where the limit is "unlimited".
+fn left(proc: &Path, limit: &str, used: &str) -> Option<u64> {
+    let limits = read_to_string(proc.join("self/limits")).ok()?;
+    let soft =
+        limits.lines().find_map(|line| line.strip_prefix(limit))?.split_whitespace().next()?.parse::<u64>().ok()?;
+    Some(soft.saturating_sub(value(&proc.join("self/status"), used).unwrap_or(0)))
+}
+
+/// The least limit of the control groups that the process is in, of either version. How much of it is in use is not asked:
+/// most of that is files that the system would let go of.
+fn group_limit(proc: &Path, cgroup: &Path) -> Option<u64> {
+    let groups = read_to_string(proc.join("self/cgroup")).ok()?;
+    let limits = groups.lines().flat_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, group) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        let (root, file) = match controllers {
+            "" => (cgroup.to_owned(), "memory.max"),
+            _ => (cgroup.join("memory"), "memory.limit_in_bytes"),
+        };
+        let ours = controllers.is_empty() || controllers.split(',').any(|controller| controller == "memory");
+        let group = Path::new(group).components().filter(|part| matches!(part, Component::Normal(_)));
+        // A limit of any group above holds too. Inside a container, those above are not to be seen.
+        let group: PathBuf = group.collect();
+        let files = group.ancestors().map(|group| root.join(group).join(file)).collect::<Vec<_>>();
+        files.into_iter().filter(move |_| ours)
+    });
+    limits.filter_map(|file| read_to_string(file).ok()?.trim().parse().ok()).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::scratch::Scratch;
+
+    const MIB: u64 = 1 << 20;
+
+    fn found(scratch: &Scratch) -> Option<u64> {
+        free(&scratch.path().join("proc"), &scratch.path().join("cgroup"))
+    }
+
+    #[test]
+    fn the_least_of_all_accounts_counts() {
+        let scratch = Scratch::new();
+        assert_eq!(found(&scratch), None);
+        scratch.write("proc/meminfo", b"MemTotal:       16000 kB\nMemAvailable:    8192 kB\nSwapFree: 9 kB\n");
+        assert_eq!(found(&scratch), Some(8 * MIB));
+        // A group without a limit, in one with a limit.
+        scratch.write("proc/self/cgroup", b"0::/a/b\n");
+        scratch.write("cgroup/a/b/memory.max", b"max\n");
+        assert_eq!(found(&scratch), Some(8 * MIB));
+        scratch.write("cgroup/a/memory.max", b"7340032\n");
+        assert_eq!(found(&scratch), Some(7 * MIB));
+        // Version 1, with a path that is not to be seen from inside.
+        scratch.write("proc/self/cgroup", b"12:cpu,cpuacct:/x\n5:memory:/outside\n");
+        scratch.write("cgroup/memory/memory.limit_in_bytes", b"6291456\n");
+        assert_eq!(found(&scratch), Some(6 * MIB));
+        let limits = |space: &str, data: &str| {
+            let text = format!(
+                "Limit                     Soft Limit           Hard Limit           Units\n\
+                 Max data size             {data}            unlimited            bytes\n\
+                 Max address space         {space}           unlimited            bytes\n"
+            );
+            scratch.write("proc/self/limits", text.as_bytes());
+        };
+        scratch.write("proc/self/status", b"Name:\tx\nVmSize:\t    1024 kB\nVmData:\t     512 kB\n");
+        limits("unlimited", "unlimited");
+        assert_eq!(found(&scratch), Some(6 * MIB));
+        limits("6291456", "unlimited");
+        assert_eq!(found(&scratch), Some(5 * MIB));
+        limits("6291456", "3145728");
+        assert_eq!(found(&scratch), Some(5 * MIB / 2));
+        limits("1024", "3145728");
+        assert_eq!(found(&scratch), Some(0), "the limit is below what is in use");
+    }
+
+    #[test]
+    fn a_quarter_and_no_more_than_two_gigabytes() {
+        assert_eq!(share_of(Some(400 * MIB)), 100 * MIB);
+        assert_eq!(share_of(Some(1 << 40)), 2_000_000_000);
+        assert_eq!(share_of(None), 500_000_000);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn linux_says_how_much_is_free() {
+        assert!(free(Path::new("/proc"), Path::new("/sys/fs/cgroup")).is_some_and(|free| free > 0));
+    }
+}

@@ -1,0 +1,50 @@
+//! Images whose labels do not count.
+
+use std::sync::Arc;
+
+use super::Dataset;
+use crate::Result;
+
+/// The images of another data set, without their labels: for pretraining, for diagnostics, for pictures. An image that cannot
+/// be read is replaced by one of another class where there is none of its own ([`Dataset::unlabelled_pixels`]), so that one
+/// bad file ends no run; and as there is no label here, none can be wrong.
+pub struct Unlabelled {
+    images: Arc<dyn Dataset>,
+}
+
+impl Unlabelled {
+    /// `images` without labels.
+    pub fn new(images: Arc<dyn Dataset>) -> Self {
+        Unlabelled { images }
+    }
+}
+
+impl Dataset for Unlabelled {
+    fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    fn image_size(&self) -> usize {
+        self.images.image_size()
+    }
+
+    fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+        self.images.unlabelled_pixels(index, out)
+    }
+
+    fn label(&self, _: usize) -> Option<usize> {
+        None
+    }
+
+    fn class_names(&self) -> &[String] {
+        &[]
+    }
+
+    fn describe(&self) -> String {
+        self.images.describe()
+    }
+
+    fn skipped(&self) -> usize {
+        self.images.skipped()
+    }
+}
