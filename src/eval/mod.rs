@@ -7,11 +7,11 @@
 //! | how many directions do the features use; have they collapsed? | [`rank`], through the eigenvalues of `eigen` |
 //! | how much do predictions vary with the noise, and targets with the image? | [`spread`] |
 //!
-//! All take [`Features`], one row per image: [`pooled_features`] makes them from an encoder. They can take long: each asks
-//! now and then whether to [go on](GoOn). None needs more memory than a small multiple of the features: what grows with the
-//! square of their number or length has a bound, which is said where it is.
-//! Every measure gives the same bits on any number of threads: rows are cut into blocks of a fixed size, and what
-//! blocks find is combined in the order of the rows.
+//! All take [`Features`], one row per image: [`pooled_features`] makes them from an encoder. They can take long: each
+//! asks now and then whether to [go on](GoOn). None needs more memory than a small multiple of the features: what grows
+//! with the square of their number or length has a bound, which is said where it is. Every measure gives the same bits
+//! on any number of threads: rows are cut into blocks of a fixed size, and what blocks find is combined in the order of
+//! the rows.
 
 use crate::{Error, Result};
 
@@ -32,7 +32,8 @@ pub use probe::{ProbeConfig, ProbeReport, chance, linear_probe};
 pub use rank::{feature_std, rank_me};
 pub use spread::{noise_sensitivity, rms, target_std};
 
-/// Asked now and then during long work: its error ends the work, as when the user wants to stop. `&|| Ok(())` never does.
+/// Asked now and then during long work: its error ends the work, as when the user wants to stop. `&|| Ok(())` never
+/// does.
 pub type GoOn<'a> = &'a (dyn Fn() -> Result<()> + Sync);
 
 /// One feature vector per image: shape `[rows, dim]`, row-major.
