@@ -1,5 +1,5 @@
-//! Judging features through the program's own command line: in bounded memory, against the right chance, row by row, and
-//! until somebody asks to stop.
+//! Judging features through the program's own command line: in bounded memory, against the right chance, row by row,
+//! and until somebody asks to stop.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -154,7 +154,8 @@ fn a_run_whose_probe_cannot_be_made_does_not_begin() {
     assert_eq!(std::fs::read_dir(&scratch.0).unwrap().count(), 0, "nothing is written");
 }
 
-/// Raw pixels apart, what is found depends on how light the images are: they are not normalised by their own statistics.
+/// Raw pixels apart, what is found depends on how light the images are: they are not normalised by their own
+/// statistics.
 #[test]
 fn images_are_normalised_as_the_encoder_is_used_to() {
     let scratch = Scratch::new("light");

@@ -130,12 +130,13 @@ fn labelled(images: &Arc<dyn Dataset>, most: usize) -> Result<(Arc<dyn Dataset>,
     Err(Error::config(format!("{}: {problem}", images.describe()), hint))
 }
 
-/// Probes a model, its untrained self and raw pixels, and prints the table, row by row as they are found. The last blocks
-/// of the encoder that are concatenated are four, or all there are. Only the features of one row are held at a time.
+/// Probes a model, its untrained self and raw pixels, and prints the table, row by row as they are found. The last
+/// blocks of the encoder that are concatenated are four, or all there are. Only the features of one row are held at a
+/// time.
 ///
 /// # Errors
-/// When the trained encoder cannot be judged, or the user asks to stop. A baseline that cannot be had is a row of dashes,
-/// and the reason stands below the table.
+/// When the trained encoder cannot be judged, or the user asks to stop. A baseline that cannot be had is a row of
+/// dashes, and the reason stands below the table.
 pub fn probe(
     args: &ProbeArgs,
     (encoder, params): (&Encoder, &Params),

@@ -27,8 +27,8 @@ impl Progress {
         Progress { bar, what, aside: false, line: Mutex::new(Instant::now()) }
     }
 
-    /// For work whose results are printed as they come: leaves standard output to them, and is to be [cleared](Self::clear)
-    /// before each.
+    /// For work whose results are printed as they come: leaves standard output to them, and is to be
+    /// [cleared](Self::clear) before each.
     pub fn beside_results(total: usize, what: &'static str) -> Self {
         Progress { aside: true, ..Progress::new(total, what) }
     }

@@ -10,9 +10,9 @@ use crate::Result;
 
 /// `whole` with images of `size`×`size` pixels; itself, if that is their size.
 ///
-/// The filter is a triangle, as for [folders](super::folder): to enlarge, it is bilinear interpolation; to shrink, as wide as
-/// what becomes one pixel, so that nothing is passed over (PyTorch's and Pillow's "bilinear" with antialiasing). An image is
-/// resized whenever it is asked for.
+/// The filter is a triangle, as for [folders](super::folder): to enlarge, it is bilinear interpolation; to shrink, as
+/// wide as what becomes one pixel, so that nothing is passed over (PyTorch's and Pillow's "bilinear" with
+/// antialiasing). An image is resized whenever it is asked for.
 ///
 /// # Panics
 /// When `size` is 0.

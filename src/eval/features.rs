@@ -12,8 +12,8 @@ use crate::tensor::Tensor;
 use crate::vit::Encoder;
 use crate::{Error, Result};
 
-/// Images that one thread encodes at a time, at most, and numbers in the tokens of one layer: few enough that they stay in
-/// its cache, and that whoever wants to stop need not wait for long.
+/// Images that one thread encodes at a time, at most, and numbers in the tokens of one layer: few enough that they stay
+/// in its cache, and that whoever wants to stop need not wait for long.
 const BATCH: usize = 8;
 const NUMBERS: usize = 1 << 16;
 
@@ -61,8 +61,8 @@ pub fn pooled_features(
 }
 
 /// The pixels themselves, normalised, as features: the baseline that costs nothing. Images of more than [`PIXEL_SIDE`]
-/// pixels a side are shrunk to that, as [`resized()`] does it: a probe of 224 · 224 pixels has no use for them all, and takes
-/// hours. `progress` is told how many more images are done; an error of its ends the work.
+/// pixels a side are shrunk to that, as [`resized()`] does it: a probe of 224 · 224 pixels has no use for them all, and
+/// takes hours. `progress` is told how many more images are done; an error of its ends the work.
 ///
 /// # Errors
 /// When an image cannot be read, there is no memory for so many pixels, or `progress` says so.

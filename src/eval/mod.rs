@@ -8,11 +8,11 @@
 //! | what does a predicted token resemble? (Fig. 6) | [`resemblance`](mod@resemblance) |
 //! | how much do predictions vary with the noise, and targets with the image? | [`spread`] |
 //!
-//! All take [`Features`], one row per image: [`pooled_features`] makes them from an encoder. They can take long: each asks
-//! now and then whether to [go on](GoOn). None needs more memory than a small multiple of the features: what grows with the
-//! square of their number or length has a bound, which is said where it is.
-//! Every measure gives the same bits on any number of threads: rows are cut into blocks of a fixed size, and what
-//! blocks find is combined in the order of the rows.
+//! All take [`Features`], one row per image: [`pooled_features`] makes them from an encoder. They can take long: each
+//! asks now and then whether to [go on](GoOn). None needs more memory than a small multiple of the features: what grows
+//! with the square of their number or length has a bound, which is said where it is. Every measure gives the same bits
+//! on any number of threads: rows are cut into blocks of a fixed size, and what blocks find is combined in the order of
+//! the rows.
 
 use crate::{Error, Result};
 
@@ -35,7 +35,8 @@ pub use rank::{feature_std, rank_me};
 pub use resemblance::{cosines, resemblance};
 pub use spread::{noise_sensitivity, rms, target_std};
 
-/// Asked now and then during long work: its error ends the work, as when the user wants to stop. `&|| Ok(())` never does.
+/// Asked now and then during long work: its error ends the work, as when the user wants to stop. `&|| Ok(())` never
+/// does.
 pub type GoOn<'a> = &'a (dyn Fn() -> Result<()> + Sync);
 
 /// One feature vector per image: shape `[rows, dim]`, row-major.

@@ -19,9 +19,10 @@
 //! Measured on 2 cores of an AMD EPYC, with 50,000 training images and the default five λ: 0.9 s for 192 features and
 //! 10 classes, 3.1 s for 192 and 100, 12 s for 768 and 100.
 //!
-//! Beside the features it holds a standardised copy of them, and at most: the Gram matrix XᵀX and its factor, only where
-//! there are at least as many images as features, so that neither is larger than twice the features, and for no more than
-//! 6144 features (300 MB each); and some twenty copies of the weights, which remember steps ([`lbfgs`]) in half a gigabyte.
+//! Beside the features it holds a standardised copy of them, and at most: the Gram matrix XᵀX and its factor, only
+//! where there are at least as many images as features, so that neither is larger than twice the features, and for no
+//! more than 6144 features (300 MB each); and some twenty copies of the weights, which remember steps ([`lbfgs`]) in
+//! half a gigabyte.
 //!
 //! The paper's linear evaluation (App. C.2, VISSL's protocol) trains the classifier by SGD with augmented crops and
 //! reports the best of several representations; this probe sees each image once, uncropped.
@@ -85,8 +86,8 @@ const GRADIENT_NOISE: f64 = 1e-6;
 /// The most features for which the preconditioner is made. More than that are fitted without one, in more steps.
 const MOST_PRECONDITIONED: usize = 6144;
 
-/// Most memory, in bytes, for the steps that L-BFGS remembers, and for the gradients of blocks that wait to be added up.
-/// At least two steps, and as many blocks as there are threads, are held whatever they take.
+/// Most memory, in bytes, for the steps that L-BFGS remembers, and for the gradients of blocks that wait to be added
+/// up. At least two steps, and as many blocks as there are threads, are held whatever they take.
 const MOST_REMEMBERED: usize = 1 << 29;
 const MOST_WAITING: usize = 1 << 26;
 
@@ -165,12 +166,12 @@ pub fn linear_probe(
     Ok(ProbeReport { train_top1, test_top1, lambda, held_out, iterations, gradient_norm, converged })
 }
 
-/// What knowing nothing of an image is worth: the share of the test images that get the right class from who always says
-/// the most frequent one of the training images; the mean of such shares where several are as frequent.
+/// What knowing nothing of an image is worth: the share of the test images that get the right class from who always
+/// says the most frequent one of the training images; the mean of such shares where several are as frequent.
 ///
 /// With as many training images of each class that is 1 / number of classes, whatever the test images are: what a probe
-/// of features that say nothing finds on average. With one frequent class it is the share of that class, which such a probe
-/// finds too, since its intercept is free. NaN without training or test images.
+/// of features that say nothing finds on average. With one frequent class it is the share of that class, which such a
+/// probe finds too, since its intercept is free. NaN without training or test images.
 ///
 /// # Panics
 /// When a label is no class.
@@ -266,8 +267,8 @@ impl Objective<'_> {
             (loss, gradient)
         };
 
-        // So many blocks at a time that their gradients fit into memory; they are added up in order, so that it does not
-        // matter how many that are.
+        // So many blocks at a time that their gradients fit into memory; they are added up in order, so that it does
+        // not matter how many that are.
         let images = BLOCK * (MOST_WAITING / (4 * weights.len())).max(rayon::current_num_threads());
         let mut value = 0.0;
         let mut gradient = vec![0.0; weights.len()];

@@ -2,8 +2,8 @@
 
 /// How wide the columns of a table are, and where their entries stand.
 ///
-/// Columns in which every entry is a number, or missing (empty or `-`), are aligned to the right. Short rows are filled up
-/// with empty entries. Widths count characters, which is right for the letters and symbols that this crate prints.
+/// Columns in which every entry is a number, or missing (empty or `-`), are aligned to the right. Short rows are filled
+/// up with empty entries. Widths count characters, which is right for the letters and symbols that this crate prints.
 pub struct Layout {
     widths: Vec<usize>,
     right: Vec<bool>,
@@ -47,7 +47,8 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     rows.iter().fold(layout.header(header), |table, row| table + &layout.row(row))
 }
 
-/// Whether `text` starts like a number (`-1.5`, `.5`, `93.1 %`, `1e-4 ± 2e-5`, and with a mark `*93.1 %`), or is missing.
+/// Whether `text` starts like a number (`-1.5`, `.5`, `93.1 %`, `1e-4 ± 2e-5`, and with a mark `*93.1 %`), or is
+/// missing.
 fn is_number(text: &str) -> bool {
     let unsigned = text.trim_start_matches(['-', '−', '+', '.', '*']);
     matches!(text, "" | "-" | "NaN" | "inf" | "-inf") || unsigned.starts_with(|c: char| c.is_ascii_digit())
@@ -80,7 +81,7 @@ i-jepa  10.25  12 a
         assert_eq!(lines.concat(), table(&header, &rows));
         assert_eq!(
             layout.row(&["stochastic".to_owned(), "-".to_owned()]),
-            "stochastic        -\n",
+            "stochastic         -\n",
             "wider: nothing is cut"
         );
     }
