@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use stop_mim::DType;
 use stop_mim::train::safetensors::{Fit, TensorFile};
-use stop_mim::train::weights::load_encoder;
+use stop_mim::train::weights::{InitOptions, load_encoder, sizes_of};
 use stop_mim::vit::{EncoderConfig, Preset};
 use stop_mim_fuzz::{safetensors, scratch};
 
@@ -30,9 +30,13 @@ fuzz_target!(|data: &[u8]| {
         Err(error) => named(error.to_string()),
     }
     let sizes = EncoderConfig { image_size: 16, dim: 4, depth: 1, heads: 1, ..Preset::Toy.sizes().0 };
-    let [strict, partial] = [Fit::Strict, Fit::Partial].map(|fit| load_encoder(&FILE, &sizes, fit));
+    let [strict, partial] = [Fit::Strict, Fit::Partial]
+        .map(|fit| load_encoder(&FILE, &sizes, &InitOptions { fit, ..InitOptions::default() }));
     assert!(partial.is_ok() || strict.is_err());
     assert!(strict.as_ref().is_ok_and(|strict| strict.left_out.is_empty()) || strict.is_err());
+    if let Err(error) = sizes_of(&FILE, None, Some(1)) {
+        assert!(!error.to_string().is_empty());
+    }
     for loaded in [strict, partial] {
         match loaded {
             Ok(loaded) => assert!(loaded.params.iter().all(|p| p.value.is_finite())),
