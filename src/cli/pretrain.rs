@@ -19,7 +19,7 @@ use crate::{Error, Result};
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
-    /// Images: shapes (embedded), cifar10:DIR, cifar100:DIR, or folder:DIR with class/name.jpg|png [default: shapes]. With
+    /// Images: shapes (embedded), cifar10:DIR, cifar100:DIR, or folder:DIR (docs/data.md) [default: shapes]. With
     /// --resume: where the run's images are now, if they have moved.
     #[arg(long, value_name = "DATA")]
     data: Option<String>,
@@ -212,7 +212,7 @@ fn go_on(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
     let config = run.config.clone();
     let (model, params) = pretrain(run, splits, folder, args.debug_nan)?;
     if splits.skipped() > 0 {
-        say!("{} files could not be used and were skipped: the warnings name them", splits.skipped());
+        say!("files that could not be used and were skipped: {}; the warnings name them", splits.skipped());
     }
     if args.probe && !signals::stopped() {
         let untrained = || fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed);
