@@ -526,6 +526,24 @@ mod tests {
     }
 
     #[test]
+    fn a_class_token_keeps_its_position_when_the_others_are_interpolated() {
+        for class_token in [false, true] {
+            let (_, params) = fresh_encoder(&EncoderConfig { class_token, ..tiny() }, LinearInit::Normal, 0).unwrap();
+            let params = marked(&params, 1.0);
+            let file = encoder_file("interpolated", &[("", &params)]);
+            let larger = EncoderConfig { image_size: 12, ..tiny() };
+            let options = InitOptions { interpolate_positions: true, ..InitOptions::default() };
+            let loaded = load_encoder(&file.0, &larger, &options).unwrap();
+            let [before, after] = [&params, &loaded.params].map(|p| p.get("pos_embed").unwrap().value.to_f64_vec());
+            let first = 8 * usize::from(class_token);
+            assert_eq!(after[..first], before[..first]);
+            // Three places for two: the middle one is the mean of all four.
+            let mean = |d: usize| (0..4).map(|t| before[first + 8 * t + d]).sum::<f64>() / 4.0;
+            assert!((0..8).all(|d| (after[first + 8 * 4 + d] - mean(d)).abs() < 1e-6));
+        }
+    }
+
+    #[test]
     fn sizes_that_cannot_be_or_are_not_the_files() {
         let (_, params) = fresh_encoder(&tiny(), LinearInit::Normal, 0).unwrap();
         let file = encoder_file("sizes", &[("", &params)]);

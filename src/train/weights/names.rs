@@ -269,6 +269,7 @@ mod tests {
             ("head.weight", Some("head.*")),
             ("heads.0.weight", Some("heads.*")),
             ("pooler.dense.weight", Some("pooler.*")),
+            ("fc_norm.weight", Some("fc_norm.*")),
             ("header.weight", None),
             ("blocks.0.ls1.gamma", None),
             ("register_tokens", None),
