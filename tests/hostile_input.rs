@@ -780,7 +780,9 @@ fn checkpoints_whose_header_lies() {
         ("another depth", with(&|c| c.model.encoder.depth = 2), "encoder.blocks.1.norm1.weight is missing"),
         (
             "another method",
-            with(&|c| c.model.method = Method::Mae { normalize_patches: false }),
+            with(&|c| {
+                (c.model.method, c.model.encoder.class_token) = (Method::Mae { normalize_patches: false }, true);
+            }),
             "model.pos_embed is missing",
         ),
     ];
@@ -837,7 +839,7 @@ fn memory_for_a_model_is_bounded_by_the_file() {
     let (header, tensors) = unsummed_checkpoint(&scratch);
     let most = 1 << 14;
     let mae = |c: &mut RunConfig| {
-        c.model.method = Method::Mae { normalize_patches: false };
+        (c.model.method, c.model.encoder.class_token) = (Method::Mae { normalize_patches: false }, true);
         c.masking = Masking::Random { ratio: 0.5 };
     };
     type Lie<'a> = (&'a str, &'a dyn Fn(&mut RunConfig));

@@ -116,8 +116,8 @@ fn imagenet_as_distributed_and_train_alone() {
     scratch.images("data/test", 5);
     let run = format!("{PRETRAIN} --data folder:data --steps 2");
     let said = done(&scratch.0, &format!("{run} --probe --strict"));
-    contains(&said, &["20 images of 2 classes (train/CLASS and val/CLASS)", "20 images, tested on 6"]);
-    contains(&said, &["warning: data: test/ with its 5 images is ignored: it has no class folders"]);
+    contains(&said, &["20 images of 2 classes (train/CLASS and val/CLASS)", "20 images of 2 classes, tested on 6"]);
+    contains(&said, &["data: test/ with its 5 images is ignored: it has no class folders"]);
     std::fs::remove_dir_all(scratch.0.join("data/val")).unwrap();
     let said = done(&scratch.0, &format!("{run} --probe"));
     contains(&said, &["16 images of 2 classes (train/CLASS, a fifth of each class held out)", "tested on 4"]);
@@ -131,7 +131,7 @@ fn images_without_classes_are_pretrained_on_and_not_judged_by() {
     let said = done(&scratch.0, &format!("{PRETRAIN} --data folder:data --steps 2 --strict --name flat"));
     contains(&said, &["data train: 24 images without labels (images without classes, 6 held out)"]);
     let said = refused(&scratch.0, "probe runs/flat/checkpoint.safetensors --threads 1");
-    contains(&said, &["no labels to probe with"]);
+    contains(&said, &["a probe needs labels, and these images have none"]);
     std::fs::create_dir(scratch.0.join("split")).unwrap();
     std::fs::rename(scratch.0.join("data"), scratch.0.join("split/train")).unwrap();
     scratch.images("split/test", 3);
@@ -174,7 +174,7 @@ fn a_class_without_any_good_image_ends_no_run_but_cannot_be_judged_by() {
     let said = done(&scratch.0, &format!("{PRETRAIN} --data folder:data --steps 9 --diagnose-every 3 --name barren"));
     contains(
         &said,
-        &["13 images of 2 classes", "warning: no train image of class b can be decoded", "2 files could not be used"],
+        &["13 images of 2 classes", "warning: no train image of class b can be decoded", "files that could not be used and were skipped: 2"],
     );
     assert_eq!(said.matches("train/b/only.png").count(), 1, "{said}");
     let said = refused(&scratch.0, "probe runs/barren/checkpoint.safetensors --threads 1");

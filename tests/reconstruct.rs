@@ -280,7 +280,7 @@ fn what_cannot_be_drawn_is_refused() {
         (&format!("{mae} --images 65"), &["--images", "65"]),
         (&format!("{mae} --data imagenet"), &["'imagenet' names no data set"]),
         (&format!("{mae} --data folder:nowhere"), &["nowhere"]),
-        (&format!("{mae} --data cifar10:nowhere"), &["32x32, not 16x16"]),
+        (&format!("{mae} --data cifar10:nowhere"), &["nowhere/data_batch_1.bin: there is no such file"]),
         (&format!("{mae} --targets 3"), &["--targets means nothing", "leave it out"]),
         (&format!("{stop} --mask-ratio 0.5"), &["--mask-ratio means nothing", "leave it out"]),
         (&format!("{mae} --mask-ratio 1"), &["ratio"]),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args as ClapArgs;
 
 use super::options::{MaskArgs, OpenArgs};
-use crate::data::{self, Splits, Subset};
+use crate::data::{self, Splits, Subset, Unlabelled};
 use crate::methods::{Model, ModelParams};
 use crate::report::canvas::Canvas;
 use crate::report::predictions::prediction_sheet;
@@ -59,7 +59,7 @@ pub fn draw_predictions(
     n: usize,
 ) -> Result<Canvas> {
     let normalization = config.normalization.map_or_else(|| splits.normalization(), Ok)?;
-    let images = Subset::even(Arc::clone(&splits.test), n);
+    let images = Unlabelled::new(Arc::new(Subset::even(Arc::clone(&splits.test), n)));
     let predictions = predictions((model, params), &config.masking, (&images, &normalization), config.seed)?;
     let encoder = &config.model.encoder;
     let scale = (128 / encoder.image_size).max(1);

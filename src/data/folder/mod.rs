@@ -514,7 +514,7 @@ impl Dataset for Folder {
         };
         let skipped = match self.skipped() {
             0 => String::new(),
-            skipped => format!(" ({skipped} files that cannot be used were skipped)"),
+            skipped => format!(" (files that cannot be used and were skipped: {skipped})"),
         };
         format!("{}: {n} images {classes}{layout}, at {s}x{s}{unknown}{skipped}", dir.trim_end())
     }
