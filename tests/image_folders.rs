@@ -174,7 +174,11 @@ fn a_class_without_any_good_image_ends_no_run_but_cannot_be_judged_by() {
     let said = done(&scratch.0, &format!("{PRETRAIN} --data folder:data --steps 9 --diagnose-every 3 --name barren"));
     contains(
         &said,
-        &["13 images of 2 classes", "warning: no train image of class b can be decoded", "files that could not be used and were skipped: 2"],
+        &[
+            "13 images of 2 classes",
+            "warning: no train image of class b can be decoded",
+            "files that could not be used and were skipped: 2",
+        ],
     );
     assert_eq!(said.matches("train/b/only.png").count(), 1, "{said}");
     let said = refused(&scratch.0, "probe runs/barren/checkpoint.safetensors --threads 1");
