@@ -31,7 +31,6 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    signals::listen();
     let found = args.encoder.load()?;
     let Some(spec) = args.data.as_ref().or(found.data.as_ref()) else {
         let problem = "a file of weights does not say on which images it is to be judged";
@@ -39,6 +38,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let splits = data::open_with(spec, found.encoder.config().image_size, args.open.options())?;
     check(&args.probe, &splits)?;
+    signals::listen(); // not before: nothing asks while images are listed, or decoded with --strict
     let normalization = found.normalization.map_or_else(|| splits.normalization(), Ok)?;
     println!("{}, on {}", found.what, splits.train.describe());
     let Normalization { mean, std } = normalization;
@@ -124,7 +124,8 @@ fn labelled(images: &Arc<dyn Dataset>, most: usize) -> Result<(Arc<dyn Dataset>,
     let problem = match eval::labels(&chosen) {
         Some(labels) if !labels.is_empty() => return Ok((Arc::new(chosen), labels)),
         Some(_) => "no images to probe with",
-        None => "a probe needs labels, and these images have none",
+        None if chosen.class_names().is_empty() => "a probe needs labels, and these images have none",
+        None => "a probe needs labels, and some of these images have none",
     };
     let hint = "give images in class folders, as in DIR/train/CLASS/name.jpg and DIR/test/CLASS/name.jpg";
     Err(Error::config(format!("{}: {problem}", images.describe()), hint))
