@@ -45,6 +45,31 @@ pub fn write_with(path: &Path, write: impl FnOnce(&mut dyn WriteAnywhere) -> io:
     })
 }
 
+/// That what is to be written is none of what is read: the one slip of the hand that no care in writing mends.
+///
+/// # Errors
+/// When `path` is one of the files `read`, by whatever name.
+pub fn check_is_none_of(path: &Path, read: &[&Path]) -> Result<()> {
+    let Ok(file) = fs::canonicalize(path) else { return Ok(()) }; // it is not there yet
+    match read.iter().find(|other| fs::canonicalize(other).is_ok_and(|other| other == file)) {
+        Some(other) => {
+            Err(Error::file(path, format!("would replace {}, which is read", other.display()), "give another name"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// That a picture is to be written under the name of a picture: not over a log, or somebody's photo.
+///
+/// # Errors
+/// When the name does not end in .png.
+pub fn check_is_png(path: &Path) -> Result<()> {
+    match path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
+        true => Ok(()),
+        false => Err(Error::file(path, "a picture is written as PNG", "give a name that ends in .png")),
+    }
+}
+
 /// Asks before long work whether [`write_with`] will be able to write to `path`. Nothing is left there, or changed.
 ///
 /// # Errors
@@ -173,6 +198,20 @@ mod tests {
         }
         assert!(write_whole(&folder.join("missing").join("b"), b"x").is_err());
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "no temporary file is left");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_is_read_is_not_written() {
+        let folder = folder("read");
+        let (read, other) = (folder.join("a"), folder.join("b"));
+        write_whole(&read, b"read").unwrap();
+        let by_another_name = folder.join("..").join(folder.file_name().unwrap()).join("a");
+        let error = check_is_none_of(&by_another_name, &[&other, &read]).unwrap_err().to_string();
+        assert!(error.contains("would replace"), "{error}");
+        check_is_none_of(&other, &[&read]).unwrap();
+        assert!(check_is_png(Path::new("a.PNG")).is_ok());
+        assert!(["log.csv", "a.jpg", "png", ""].iter().all(|name| check_is_png(Path::new(name)).is_err()));
         fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -108,6 +108,13 @@ impl Chosen {
             };
             return Err(Error::config(problem, hint));
         }
+        if classes.len() < 2 {
+            let problem = format!("{}: images of one class, and nothing to tell apart", splits.train.describe());
+            return Err(Error::config(
+                problem,
+                "give images of at least two classes; perhaps the folders lie further down",
+            ));
+        }
         let place = |label: &u32| classes.partition_point(|class| class < label) as u32;
         let [train_labels, test_labels] = [train_labels, test_labels].map(|labels| labels.iter().map(place).collect());
         Ok(Chosen { train, test, train_labels, test_labels, classes: classes.len() })
@@ -125,7 +132,11 @@ fn labelled(images: &Arc<dyn Dataset>, most: usize) -> Result<(Arc<dyn Dataset>,
         Some(labels) if !labels.is_empty() => return Ok((Arc::new(chosen), labels)),
         Some(_) => "no images to probe with",
         None if chosen.class_names().is_empty() => "a probe needs labels, and these images have none",
-        None => "a probe needs labels, and some of these images have none",
+        None => {
+            let problem = "some of these images are of classes that no training image has";
+            let hint = "add training images of these classes, or take them out of the test images";
+            return Err(Error::config(format!("{}: {problem}", images.describe()), hint));
+        }
     };
     let hint = "give images in class folders, as in DIR/train/CLASS/name.jpg and DIR/test/CLASS/name.jpg";
     Err(Error::config(format!("{}: {problem}", images.describe()), hint))

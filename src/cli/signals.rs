@@ -39,6 +39,9 @@ pub fn listen() {
             }
             let _ = flag::register(signal, Arc::clone(&STOP));
         }
+        // A file longer than the user's limit allows (ulimit -f) is an error of the write, not the end of the process.
+        #[cfg(unix)]
+        let _ = flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
         // Without a thread for it, work ends all the same, and a second Ctrl-C does nothing.
         let _ = std::thread::Builder::new().name("signals".into()).spawn(move || answer(&at_once));
     });

@@ -139,12 +139,13 @@ impl Normalization {
     /// # Errors
     /// When a number is not finite, or a standard deviation not above 0.
     pub fn check(&self) -> Result<()> {
-        let fine = self.mean.iter().all(|m| m.is_finite()) && self.std.iter().all(|s| *s > 0.0 && s.is_finite());
+        // Of pixels from 0 to 255 they would be far beyond.
+        let fine = self.mean.iter().all(|m| m.abs() <= 1.0) && self.std.iter().all(|s| *s > 0.0 && *s <= 1.0);
         match fine {
             true => Ok(()),
             false => Err(Error::config(
                 format!("images cannot be normalised by a mean of {:?} and a deviation of {:?}", self.mean, self.std),
-                "give three numbers each, of pixels from 0 to 1; deviations must be above 0",
+                "give three numbers each, of pixels from 0 to 1 (not to 255); deviations must be above 0",
             )),
         }
     }
@@ -277,10 +278,13 @@ pub fn open_with(spec: &str, image_size: usize, options: impl Into<OpenOptions>)
             let (train, test) = folder::open(&at_home(rest)?, image_size, options)?;
             unpublished(train, test)
         }
-        _ => Err(Error::config(
-            format!("'{spec}' names no data set"),
-            "choose shapes, shapes:count, shapes:distance, cifar10:DIR, cifar100:DIR or folder:DIR",
-        )),
+        _ => {
+            let hint = match Path::new(spec).is_dir() {
+                true => format!("for a folder of images: folder:{spec}"),
+                false => "choose shapes, shapes:count, shapes:distance, cifar10:DIR, cifar100:DIR or folder:DIR".into(),
+            };
+            Err(Error::config(format!("'{spec}' names no data set"), hint))
+        }
     }
 }
 

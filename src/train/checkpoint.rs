@@ -171,7 +171,7 @@ struct File {
 }
 
 fn read(path: &Path, to_resume: bool) -> Result<File> {
-    const HINT: &str = "give a checkpoint that `stop-mim pretrain` wrote; for other weights, say their --preset";
+    const HINT: &str = "give a checkpoint that `stop-mim pretrain` wrote; probe, features and pretrain --init read others' weights too";
     let unusable = |problem: String| Error::file(path, problem, HINT);
     let mut file = TensorFile::open(path, HINT)?;
     let none = HashMap::new();

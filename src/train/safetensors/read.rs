@@ -60,12 +60,21 @@ impl TensorFile {
         let io = |e| Error::io("read", path, e);
         let unusable = |problem: String| Error::file(path, problem, hint);
         let no_header = |problem: String| unusable(format!("not a safetensors file ({problem})"));
+        // A run's folder is taken for its checkpoint before long by everyone.
+        let whole = path.join("checkpoint.safetensors");
+        if whole.is_file() {
+            return Err(Error::file(path, "is a folder, not a file", format!("give {}", whole.display())));
+        }
         files::ordinary(path, hint)?;
         let mut file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         let Some(rest) = length.checked_sub(8) else { return Err(no_header(format!("{length} bytes long"))) };
         let mut size = [0; 8];
         file.read_exact(&mut size).map_err(io)?;
+        if size.starts_with(b"PK\x03\x04") || size.starts_with(&[0x80, 2]) {
+            let hint = "make one of it: python docs/convert.py from-torch FILE OUT.safetensors";
+            return Err(Error::file(path, "a file of PyTorch's, not a safetensors file", hint));
+        }
         let size = u64::from_le_bytes(size);
         if size > rest.min(LONGEST_HEADER) {
             return Err(no_header(format!("a header of {size} bytes is announced in a file of {length}")));
