@@ -35,7 +35,7 @@
 //!   ask for them. If there is no good one in its class, whoever asks for [`Dataset::pixels`] gets an error, and whoever
 //!   does without labels ([`Dataset::unlabelled_pixels`]) the next one of all.
 //!
-//! An image beside class folders is left out, a class folder without an image is no class, and a test image of a class
+//! An image beside class folders or beside `train` is left out, a class folder without an image is no class, and a test image of a class
 //! that has no training image has no label. With [`BadImages::Refuse`] each of these is an error, and so are images of
 //! formats that are not read here.
 
@@ -118,7 +118,8 @@ pub fn open(dir: &Path, size: usize, options: impl Into<OpenOptions>) -> Result<
     layout.ignored.iter().for_each(|what| warn(&format!("{}: {what}", dir.display())));
 
     let mut bad = std::mem::take(&mut found.bad);
-    let beside = |path: &PathBuf| Error::file(dir.join(path), "lies beside the class folders, not in one", HINT);
+    let beside =
+        |path: &PathBuf| Error::file(dir.join(path), "lies beside the folders that are used, not in one", HINT);
     bad.extend(layout.beside.iter().map(beside));
     let (train, without) = sound(dir, std::mem::take(&mut layout.train), &mut bad);
     if train.is_empty() {
