@@ -71,6 +71,10 @@ impl Dataset for Resized {
         format!("{}, resized to {size}x{size}", self.whole.describe(), size = self.size)
     }
 
+    fn identity(&self) -> String {
+        self.whole.identity()
+    }
+
     fn skipped(&self) -> usize {
         self.whole.skipped()
     }
