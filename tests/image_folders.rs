@@ -214,3 +214,34 @@ fn a_tilde_is_the_home_and_an_archive_is_to_be_unpacked() {
     scratch.write("images.zip", b"");
     contains(&refused(&scratch.0, "masks --data folder:images.zip"), &["is a file", "unzip images.zip"]);
 }
+
+/// Beside `train` and its test split lie images that nobody uses: said one by one, and refused where all must count.
+#[test]
+fn images_beside_the_splits_are_named_and_refused_by_strict() {
+    let scratch = Scratch::new("beside");
+    for split in ["train", "val"] {
+        scratch.images(&format!("data/{split}/a"), 5);
+        scratch.images(&format!("data/{split}/b"), 5);
+    }
+    let run = format!("{PRETRAIN} --data folder:data --steps 1");
+    done(&scratch.0, &format!("{run} --strict"));
+    scratch.images("data/extra/b", 2);
+    scratch.write("data/lone.png", &picture(3));
+    let beside = |name: &str| format!("data/{name}: lies beside the folders that are used, not in one");
+    let names = ["extra/b/000.png", "extra/b/001.png", "lone.png"].map(beside);
+    for said in [done(&scratch.0, &run), refused(&scratch.0, &format!("{run} --strict"))] {
+        contains(&said, &names.each_ref().map(String::as_str));
+    }
+}
+
+/// As many images as fit on a sheet, and no more.
+#[test]
+fn a_sheet_of_masks_has_a_bound() {
+    let scratch = Scratch::new("sheet");
+    for n in ["0", "65", "4000000000"] {
+        let output = stop_mim(&scratch.0, &format!("masks --images {n}"));
+        assert_eq!(output.status.code(), Some(2), "{n}");
+        contains(&String::from_utf8_lossy(&output.stderr), &["--images", "1..=64"]);
+    }
+    done(&scratch.0, "masks --image-size 8 --patch 1 --images 64");
+}

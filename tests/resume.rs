@@ -447,17 +447,17 @@ fn what_cannot_be_resumed_is_refused() {
     // One image more: another epoch, another run.
     std::fs::copy(scratch.0.join("imagés/train/class-0/0.png"), scratch.0.join("imagés/train/class-0/new.png"))
         .unwrap();
-    let words = ["not the images of this run: 6 and 4 images", "where there were 5 and 4 images", "--data"];
+    let words = ["not the images of this run: 6 files (", "where there were 5 files (", "--data"];
     refused("pretrain --resume runs/run", &words);
     refused(
         "pretrain --resume runs/run --data shapes",
-        &["shapes: not the images of this run: 50000 and 10000 images"],
+        &["shapes: not the images of this run: drawn shapes (series 0): 50000 images"],
     );
     // As many, of which one is another.
     std::fs::remove_file(scratch.0.join("imagés/train/class-0/0.png")).unwrap();
     std::fs::remove_file(scratch.0.join("imagés/train/class-0/2.png")).unwrap();
     std::fs::copy(scratch.0.join("imagés/train/class-1/1.png"), scratch.0.join("imagés/train/class-0/2.png")).unwrap();
-    refused("pretrain --resume runs/run", &["not the images of this run: as many, but their pixels have mean ["]);
+    refused("pretrain --resume runs/run", &["not the images of this run: 5 files (", "where there were 5 files ("]);
 }
 
 /// The configuration of a run as its newest checkpoint has it.
@@ -496,6 +496,46 @@ fn an_image_that_goes_bad_costs_no_step() {
     let printed = succeeds(&scratch.0, "pretrain --resume runs/hurt");
     assert!(printed.contains(&format!("going on after step {kept} of 1500\n")), "{printed}");
     same_bits(&scratch.run("whole"), &run);
+}
+
+/// Cut short, held-out images cost the diagnostics and a picture, and a training image is shown by another: the run goes on,
+/// again and again. Of an image that is left out at the beginning, the others would change their numbers.
+#[test]
+fn a_run_whose_images_have_gone_bad_can_be_resumed() {
+    let scratch = Scratch::new("gone-bad");
+    make_images(&scratch.0);
+    succeeds(&scratch.0, &format!("{SMALL} --steps 2 --name run"));
+    let cut = |name: &str, bytes: usize| {
+        let image = scratch.0.join("imagés").join(name);
+        let good = std::fs::read(&image).unwrap();
+        std::fs::write(&image, &good[..bytes]).unwrap();
+        good
+    };
+    let held_out = ["test/class-1/5.png", "test/class-0/6.png", "test/class-1/7.png", "test/class-0/8.png"];
+    held_out.iter().for_each(|name| drop(cut(name, 60)));
+    cut("train/class-0/0.png", 60);
+    for steps in [4, 6] {
+        let args = format!("pretrain --resume runs/run --steps {steps} --diagnose-every 1");
+        let output = command(&scratch.0, &args).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        for words in ["warning: no diagnostics from step", "predictions.png is not drawn", "skipped", "0.png"] {
+            assert!(said.contains(words), "no '{words}' in {said}");
+        }
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("positions.png") && !said.contains("predictions.png"), "{said}");
+        assert_eq!(step(&scratch.run("run")), steps);
+    }
+    // Not even their first bytes.
+    held_out.iter().for_each(|name| drop(cut(name, 3)));
+    let said = succeeds(&scratch.0, "pretrain --resume runs/run --steps 8");
+    assert!(said.contains("held out are other images than before: 0 files"), "{said}");
+    assert!(said.contains("no images are held out"), "{said}");
+    let good = cut("train/class-1/1.png", 3);
+    let output = command(&scratch.0, "pretrain --resume runs/run --steps 10").output().unwrap();
+    fails(&output, &["skipped", "1.png", "not the images of this run: 4 files", "bring back the files"]);
+    std::fs::write(scratch.0.join("imagés/train/class-1/1.png"), good).unwrap();
+    succeeds(&scratch.0, "pretrain --resume runs/run --steps 10");
 }
 
 /// `nohup`, and what a script starts with `&`: a signal that was ignored at the beginning stays so.

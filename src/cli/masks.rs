@@ -20,8 +20,8 @@ pub struct Args {
     #[arg(long, default_value = "shapes", value_name = "DATA")]
     data: String,
     /// How many images.
-    #[arg(long, default_value_t = 8, value_name = "N")]
-    images: usize,
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    images: u8,
     /// The picture to write.
     #[arg(long, default_value = "masks.png", value_name = "FILE")]
     out: PathBuf,
@@ -40,7 +40,7 @@ pub fn run(args: &Args) -> Result<()> {
     let model = args.model.config()?;
     let masking = args.masks.masking(&model)?;
     let splits = data::open_with(&args.data, model.encoder.image_size, args.open.options())?;
-    draw_masks(&masking, &model.encoder, args.seed, splits.train, args.images)?.save_png(&args.out)?;
+    draw_masks(&masking, &model.encoder, args.seed, splits.train, usize::from(args.images))?.save_png(&args.out)?;
     println!("{}", args.out.display());
     Ok(())
 }

@@ -114,7 +114,7 @@ pub fn run(args: &Args) -> Result<()> {
         checkpoint_every: epoch,
         keep: 2,
         keep_every: 0,
-        images: images(&splits)?,
+        images: images(&splits),
     };
     let upkeep = args.upkeep(standard, epoch);
     let (model, mut params) = fresh_model(&config)?;
@@ -151,12 +151,8 @@ fn resume(args: &Args, folder: RunFolder) -> Result<()> {
         Some(_) => error,
         None => error.noted("if the images have moved, say where they are now: --resume with --data, as in folder:DIR"),
     })?;
-    let now = images(&splits)?;
-    if now != run.upkeep.images {
-        let problem = format!("{data}: not the images of this run: {}", differences(&now, &run.upkeep.images));
-        let hint = "bring back the images as they were, say where they are (--data), or start a new run";
-        return Err(Error::config(problem, hint));
-    }
+    check_images(data, &splits, &run.upkeep.images)?;
+    run.upkeep.images = images(&splits);
     if args.probe {
         check(&args.probe_args, &splits)?;
     }
@@ -236,20 +232,35 @@ impl Args {
     }
 }
 
-/// By what a run knows its images again: their number, and the statistics of their pixels.
-fn images(splits: &Splits) -> Result<String> {
-    let (train, test, n) = (splits.train.len(), splits.test.len(), splits.normalization()?);
-    Ok(format!("{train} and {test} images, mean {:?}, std {:?}", n.mean, n.std))
+/// By what a run knows its images again: the lists of both splits.
+fn images(splits: &Splits) -> String {
+    [splits.train.identity(), splits.test.identity()].join(HELD_OUT)
 }
 
-/// In what two such descriptions differ.
-fn differences(now: &str, before: &str) -> String {
-    let parts = |text: &str| text.split_once(", ").map(|(n, pixels)| (n.to_owned(), pixels.to_owned()));
-    match (parts(now), parts(before)) {
-        (Some((n, pixels)), Some((as_before, other_pixels))) if n == as_before => {
-            format!("as many, but their pixels have {pixels}, where they had {other_pixels}")
-        }
-        (Some((n, _)), Some((as_before, _))) => format!("{n} (training and test), where there were {as_before}"),
-        _ => format!("{now}, where there were {before}"),
+/// What is between the two.
+const HELD_OUT: &str = "; held out: ";
+
+/// That the run can go on with these images, of which those to train on must be the same. If others are held out, which no
+/// weight depends on, it says so.
+fn check_images(data: &str, splits: &Splits, before: &str) -> Result<()> {
+    let now = images(splits);
+    let Some((train, held_out)) = before.split_once(HELD_OUT) else {
+        // An earlier version wrote numbers of images, and statistics of pixels.
+        let numbers = format!("{} and {} images, ", splits.train.len(), splits.test.len());
+        return if before.starts_with(&numbers) { Ok(()) } else { Err(other_images(data, &now, before)) };
+    };
+    if train != splits.train.identity() {
+        return Err(other_images(data, &splits.train.identity(), train));
     }
+    if held_out != splits.test.identity() {
+        say!("held out are other images than before: {}, where there were {held_out}", splits.test.identity());
+    }
+    Ok(())
+}
+
+fn other_images(data: &str, now: &str, before: &str) -> Error {
+    let problem = format!("{data}: not the images of this run: {now}, where there were {before}");
+    let hint = "bring back the files under their names (warnings name those that cannot be used), say where they are \
+                (--data), or start a new run";
+    Error::config(problem, hint)
 }

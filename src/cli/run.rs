@@ -84,6 +84,14 @@ impl RunFolder {
         self.path.join(name)
     }
 
+    /// The name of a picture that was saved in it. Of one that was not it is said why: no run fails for a picture.
+    fn keep(&self, name: &'static str, saved: Result<()>) -> Option<&'static str> {
+        let warn = |error| {
+            let _ = writeln!(std::io::stderr(), "warning: {} is not drawn: {error}", self.file(name).display());
+        };
+        saved.map(|()| name).map_err(warn).ok()
+    }
+
     /// What the run can go on from.
     pub fn checkpoints(&self) -> Rotation {
         Rotation::new(self.file(CHECKPOINTS))
@@ -100,8 +108,8 @@ pub fn run(run: SavedRun, splits: &Splits, folder: &RunFolder, every_number: boo
     let checkpoints = folder.checkpoints();
     let mut log = Log::open(folder.file("log.csv"), done)?;
     if done == 0 {
-        draw_masks(&config.masking, &config.model.encoder, config.seed, splits.train.clone(), 6)?
-            .save_png(folder.file("masks.png"))?;
+        let masks = draw_masks(&config.masking, &config.model.encoder, config.seed, splits.train.clone(), 6);
+        folder.keep("masks.png", masks.and_then(|sheet| sheet.save_png(folder.file("masks.png"))));
         // So that a run can go on from its first step.
         checkpoints.save(config, &upkeep, &trainer)?;
     }
@@ -144,7 +152,7 @@ pub fn run(run: SavedRun, splits: &Splits, folder: &RunFolder, every_number: boo
     });
     progress.finish();
     // Also when training failed: what was logged shows how it came to that.
-    let drawn = log.rows().and_then(|rows| curves(config, &rows).save_svg(folder.file("curves.svg")));
+    let curves = log.rows().and_then(|rows| curves(config, &rows).save_svg(folder.file("curves.svg")));
     let trainer = trained.map_err(|failed| {
         let Failed { mut error, trainer } = *failed;
         if let Some(trainer) = trainer.filter(|trainer| trainer.optimizer.steps() as usize > tried) {
@@ -158,22 +166,20 @@ pub fn run(run: SavedRun, splits: &Splits, folder: &RunFolder, every_number: boo
         error.noted(kept_so_far(kept))
     })?;
     let step = trainer.optimizer.steps() as usize;
-    let write = || -> Result<Vec<&str>> {
-        drawn?;
-        checkpoint::save(&folder.file("checkpoint.safetensors"), config, step, &trainer.params)?;
-        let mut written = vec!["checkpoint.safetensors", "log.csv", "curves.svg", "masks.png"];
-        if !splits.test.is_empty() {
-            let sheet = draw_predictions((&trainer.model, &trainer.params), config, splits, 6)?;
-            sheet.save_png(folder.file("predictions.png"))?;
-            written.push("predictions.png");
-        }
-        if let Some(sheet) = draw_positions(&trainer, config.seed) {
-            sheet.save_png(folder.file("positions.png"))?;
-            written.push("positions.png");
-        }
-        Ok(written)
-    };
-    for name in write().map_err(|error| error.noted(kept_so_far(kept)))? {
+    let weights = checkpoint::save(&folder.file("checkpoint.safetensors"), config, step, &trainer.params);
+    weights.map_err(|error| error.noted(kept_so_far(kept)))?;
+    let mut written = vec!["checkpoint.safetensors", "log.csv"];
+    written.extend(folder.keep("curves.svg", curves));
+    written.extend(folder.file("masks.png").exists().then_some("masks.png"));
+    if !splits.test.is_empty() {
+        let sheet = draw_predictions((&trainer.model, &trainer.params), config, splits, 6);
+        let saved = sheet.and_then(|sheet| sheet.save_png(folder.file("predictions.png")));
+        written.extend(folder.keep("predictions.png", saved));
+    }
+    if let Some(sheet) = draw_positions(&trainer, config.seed) {
+        written.extend(folder.keep("positions.png", sheet.save_png(folder.file("positions.png"))));
+    }
+    for name in written {
         say!("  {}", folder.file(name).display());
     }
     if step < config.steps {

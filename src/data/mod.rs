@@ -83,6 +83,13 @@ pub trait Dataset: Send + Sync {
     /// One line for the log: what this is, how many images, of what size.
     fn describe(&self) -> String;
 
+    /// By what a run knows its images again, without looking at a pixel: the same as long as every index stands for the
+    /// same image, wherever the files lie now, and although some of them may have gone bad. Where
+    /// [`describe`](Dataset::describe) says more than that, a data set says less here.
+    fn identity(&self) -> String {
+        self.describe()
+    }
+
     /// How many files turned out to be unusable so far, and were left out or stand-ins shown for them.
     fn skipped(&self) -> usize {
         0

@@ -27,6 +27,21 @@ struct Resized {
     size: usize,
 }
 
+impl Resized {
+    /// Writes into `out` the image that `read` gives at its own size.
+    fn resize(&self, out: &mut [u8], read: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
+        let (from, to) = (self.whole.image_size(), self.size);
+        assert_eq!(out.len(), 3 * to * to, "Resized::pixels: a buffer for {to}x{to} pixels");
+        let mut planes = vec![0; 3 * from * from];
+        read(&mut planes)?;
+        for (plane, out) in planes.chunks_exact(from * from).zip(out.chunks_exact_mut(to * to)) {
+            let plane = ImageBuffer::<Luma<u8>, _>::from_raw(from as u32, from as u32, plane).expect("a whole plane");
+            out.copy_from_slice(&imageops::resize(&plane, to as u32, to as u32, FilterType::Triangle));
+        }
+        Ok(())
+    }
+}
+
 impl Dataset for Resized {
     fn len(&self) -> usize {
         self.whole.len()
@@ -37,15 +52,11 @@ impl Dataset for Resized {
     }
 
     fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
-        let (from, to) = (self.whole.image_size(), self.size);
-        assert_eq!(out.len(), 3 * to * to, "Resized::pixels: a buffer for {to}x{to} pixels");
-        let mut planes = vec![0; 3 * from * from];
-        self.whole.pixels(index, &mut planes)?;
-        for (plane, out) in planes.chunks_exact(from * from).zip(out.chunks_exact_mut(to * to)) {
-            let plane = ImageBuffer::<Luma<u8>, _>::from_raw(from as u32, from as u32, plane).expect("a whole plane");
-            out.copy_from_slice(&imageops::resize(&plane, to as u32, to as u32, FilterType::Triangle));
-        }
-        Ok(())
+        self.resize(out, |planes| self.whole.pixels(index, planes))
+    }
+
+    fn unlabelled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+        self.resize(out, |planes| self.whole.unlabelled_pixels(index, planes))
     }
 
     fn label(&self, index: usize) -> Option<usize> {
@@ -58,6 +69,10 @@ impl Dataset for Resized {
 
     fn describe(&self) -> String {
         format!("{}, resized to {size}x{size}", self.whole.describe(), size = self.size)
+    }
+
+    fn identity(&self) -> String {
+        self.whole.identity()
     }
 
     fn skipped(&self) -> usize {
@@ -85,6 +100,9 @@ mod tests {
         fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
             out.iter_mut().enumerate().for_each(|(i, v)| *v = self.0(i / 16, i / 4 % 4, i % 4));
             if index == 0 { Ok(()) } else { Err(Error::file("b.png", "is bad", "mend it")) }
+        }
+        fn unlabelled_pixels(&self, _: usize, out: &mut [u8]) -> Result<()> {
+            self.pixels(0, out)
         }
         fn label(&self, index: usize) -> Option<usize> {
             Some(index)
@@ -128,6 +146,9 @@ mod tests {
         assert_eq!(images.describe(), "two images, resized to 6x6");
         assert!(pixels(&*images).iter().all(|&v| v == 7));
         assert!(images.pixels(1, &mut [0; 108]).unwrap_err().to_string().contains("b.png: is bad"));
+        let mut stand_in = [0; 108];
+        images.unlabelled_pixels(1, &mut stand_in).unwrap();
+        assert_eq!(stand_in, [7; 108], "where labels do not count, the data set has its own way");
         let same: Arc<dyn Dataset> = Arc::new(Shapes::new(0, 3, 16, Task::Class));
         assert!(Arc::ptr_eq(&same, &resized(Arc::clone(&same), 16)), "nothing to do");
     }

@@ -44,6 +44,10 @@ impl Dataset for Unlabelled {
         self.images.describe()
     }
 
+    fn identity(&self) -> String {
+        self.images.identity()
+    }
+
     fn skipped(&self) -> usize {
         self.images.skipped()
     }

@@ -59,7 +59,8 @@ pub struct Upkeep {
     pub keep: usize,
     /// A checkpoint after each multiple of this many steps is made, and kept for good; 0: none.
     pub keep_every: usize,
-    /// What the images were: how many, and how they are normalised. Others would make another run.
+    /// What the images were: [`Dataset::identity`](crate::data::Dataset::identity) of both splits. Others to train on would
+    /// make another run.
     pub images: String,
 }
 

@@ -43,7 +43,7 @@ pub(super) struct Layout {
     pub(super) test_folder: Option<&'static str>,
     /// What is not used, and why.
     pub(super) ignored: Vec<String>,
-    /// Images that lie beside class folders.
+    /// Images that lie beside class folders, or beside the folders of the splits.
     pub(super) beside: Vec<PathBuf>,
     /// Folders where classes are expected, without any image.
     pub(super) empty: Vec<PathBuf>,
@@ -116,10 +116,8 @@ pub(super) fn layout(dir: &Path, images: Vec<PathBuf>, found: &Found) -> Result<
                 layout.test = layout.classes(dir, test, Path::new(name), found)?;
             }
         }
-        let others = top.here.len() + top.below.iter().map(|(_, images)| images.len()).sum::<usize>();
-        if others > 0 {
-            layout.ignored.push(format!("{others} images beside {TRAIN}/ are ignored"));
-        }
+        layout.beside.extend(top.here);
+        layout.beside.extend(top.below.into_iter().flat_map(|(_, images)| images));
         layout.train = layout.classes(dir, train, Path::new(TRAIN), found)?;
     } else if top.here.is_empty() && !top.below.is_empty() && !top.below.iter().any(other) {
         let hint = "add a folder train beside it, or give the folder of images itself";
@@ -266,8 +264,8 @@ mod tests {
         let both = [&paths[..], &[many("test/n1/", 3), many("", 1), many("extra/", 2)]].concat();
         let layout = of(&refs(&both)).unwrap();
         assert_eq!((sizes(&layout.test), layout.test_folder), (vec![("n1", 3)], Some("test")));
-        let others = "3 images beside train/ are ignored";
-        assert_eq!(layout.ignored, ["val/ with its 4 images is ignored: there is another test split", others]);
+        assert_eq!(layout.ignored, ["val/ with its 4 images is ignored: there is another test split"]);
+        assert_eq!(layout.beside.len(), 3);
         // A flat test beside training classes: as if it were not there.
         let layout = of(&refs(&[many("train/a/", 10), many("test/", 5)])).unwrap();
         assert_eq!((sizes(&layout.train), sizes(&layout.test)), (vec![("a", 8)], vec![("a", 2)]));

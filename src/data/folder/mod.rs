@@ -35,7 +35,7 @@
 //!   ask for them. If there is no good one in its class, whoever asks for [`Dataset::pixels`] gets an error, and whoever
 //!   does without labels ([`Dataset::unlabelled_pixels`]) the next one of all.
 //!
-//! An image beside class folders is left out, a class folder without an image is no class, and a test image of a class
+//! An image beside class folders or beside `train` is left out, a class folder without an image is no class, and a test image of a class
 //! that has no training image has no label. With [`BadImages::Refuse`] each of these is an error, and so are images of
 //! formats that are not read here.
 
@@ -54,6 +54,7 @@ use self::layout::{Class, HINT, Layout, layout};
 use self::walk::{Found, walk};
 use super::picture::{self, check_start, decode};
 use super::{BadImages, Dataset, OpenOptions, check_image_size, memory};
+use crate::files::Crc32;
 use crate::{Error, Result};
 
 /// Bad files that one error names.
@@ -106,8 +107,8 @@ struct Group {
 /// With [`BadImages::Refuse`] every file is decoded here, in parallel, so that nothing bad can be met later.
 ///
 /// # Errors
-/// If `dir` has none of the layouts above, a split has no good image, or, with [`BadImages::Refuse`], any file is bad: the
-/// first ten are named.
+/// If `dir` has none of the layouts above, there is no good training image, or, with [`BadImages::Refuse`], any file is
+/// bad: the first ten are named. Without a good test image, that split is empty: only what needs one minds.
 pub fn open(dir: &Path, size: usize, options: impl Into<OpenOptions>) -> Result<(Folder, Folder)> {
     check_image_size(size)?;
     let options = options.into();
@@ -118,16 +119,17 @@ pub fn open(dir: &Path, size: usize, options: impl Into<OpenOptions>) -> Result<
     layout.ignored.iter().for_each(|what| warn(&format!("{}: {what}", dir.display())));
 
     let mut bad = std::mem::take(&mut found.bad);
-    let beside = |path: &PathBuf| Error::file(dir.join(path), "lies beside the class folders, not in one", HINT);
+    let beside =
+        |path: &PathBuf| Error::file(dir.join(path), "lies beside the folders that are used, not in one", HINT);
     bad.extend(layout.beside.iter().map(beside));
     let (train, without) = sound(dir, std::mem::take(&mut layout.train), &mut bad);
     if train.is_empty() {
-        return Err(nothing_good(dir, "train", &bad));
+        return Err(nothing_good(dir, "train ", &bad));
     }
     let left_out = bad.len();
     let (test, _) = sound(dir, std::mem::take(&mut layout.test), &mut bad);
     if test.is_empty() {
-        return Err(nothing_good(dir, "test", &bad[left_out..]));
+        warn(&format!("{}: no test image can be used", dir.display()));
     }
     let class_names: Vec<String> = match layout.labelled {
         true => train.iter().map(|class| class.name.clone()).collect(),
@@ -223,7 +225,6 @@ fn refuse(dir: &Path, bad: &[Error]) -> Result<()> {
 
 fn nothing_good(dir: &Path, split: &str, bad: &[Error]) -> Error {
     let reasons = bad.iter().take(NAMED).map(|e| format!("; {}", brief(e))).collect::<String>();
-    let split = if split.is_empty() { String::new() } else { format!("{split} ") };
     Error::file(dir, format!("no {split}image can be used{reasons}"), picture::HINT)
 }
 
@@ -237,7 +238,7 @@ fn contradictions(
 ) -> Vec<(String, bool)> {
     let mut found = Vec::new();
     let dir = dir.display();
-    if !layout.labelled {
+    if !layout.labelled || test.is_empty() {
         return found;
     }
     if !layout.empty.is_empty() {
@@ -447,7 +448,7 @@ impl Folder {
 
     fn undecodable(&self, class: &str) -> Error {
         let problem = format!("no {} can be decoded", self.kind(class));
-        Error::file(&self.dir, problem, "replace these files, or remove the folder that they are in")
+        Error::file(&self.dir, problem, "replace these files by good ones")
     }
 }
 
@@ -517,6 +518,19 @@ impl Dataset for Folder {
             skipped => format!(" (files that cannot be used and were skipped: {skipped})"),
         };
         format!("{}: {n} images {classes}{layout}, at {s}x{s}{unknown}{skipped}", dir.trim_end())
+    }
+
+    /// How many files there are, and a CRC-32 of their paths below the folder, in the order of their numbers.
+    fn identity(&self) -> String {
+        let mut list = Crc32::default();
+        for file in &self.files {
+            for part in file {
+                list.update(part.as_encoded_bytes());
+                list.update(b"/"); // in no name
+            }
+            list.update(&[0]);
+        }
+        format!("{} files (CRC-32 of their list {:08x})", self.len(), list.value())
     }
 
     fn skipped(&self) -> usize {
@@ -617,6 +631,27 @@ mod tests {
         assert!(error.contains("2 files") && error.contains("late.png") && error.contains("early.png"), "{error}");
         let error = open_all(&scratch.path().join("nowhere"), 8, BadImages::Skip).err().unwrap().to_string();
         assert!(error.contains("nowhere"), "{error}");
+    }
+
+    #[test]
+    fn a_list_of_files_is_known_again_wherever_it_lies_and_whatever_is_in_them() {
+        let identity = |names: &[(&str, usize)]| {
+            let scratch = Scratch::new();
+            let whole = encoded(plain(8, 8, [9; 3]), ImageFormat::Png);
+            names.iter().for_each(|(name, bytes)| scratch.write(name, &whole[..whole.len().min(*bytes)]));
+            let (train, test) = open(scratch.path(), 8, BadImages::Skip).unwrap();
+            train.unlabelled_pixels(0, &mut [0; 192]).unwrap();
+            (train.identity(), test.identity())
+        };
+        let before = identity(&[("train/a.png", 999), ("train/b.png", 999), ("test/c.png", 999)]);
+        // zlib.crc32(b"train/a.png/\0train/b.png/\0") of Python.
+        assert_eq!(before.0, "2 files (CRC-32 of their list cda62b62)");
+        assert_eq!(before, identity(&[("train/a.png", 60), ("train/b.png", 999), ("test/c.png", 60)]));
+        let renamed = identity(&[("train/a.png", 999), ("train/c.png", 999), ("test/c.png", 999)]);
+        assert!(before.0 != renamed.0 && before.1 == renamed.1);
+        // What has no number any more is on no list; nothing to test on is no error.
+        let left_out = identity(&[("train/a.png", 999), ("train/b.png", 3), ("test/c.png", 3)]);
+        assert!(left_out.0.starts_with("1 files") && left_out.1.starts_with("0 files"), "{left_out:?}");
     }
 
     #[test]

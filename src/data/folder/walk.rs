@@ -23,7 +23,7 @@ const KINDS: usize = 8;
 pub(super) struct Found {
     /// Files that are named as images of a format that is read, relative to the folder, sorted.
     pub(super) images: Vec<PathBuf>,
-    /// Sub-folders, and theirs, relative to the folder, sorted.
+    /// Sub-folders, and theirs, relative to the folder: those within one before it, and otherwise by name.
     pub(super) folders: Vec<PathBuf>,
     /// What may have been meant to be an image, or to hold some, and cannot be looked at.
     pub(super) bad: Vec<Error>,
