@@ -44,7 +44,7 @@ pub struct EncoderArgs {
 }
 
 /// Says a line on standard error, where it can be said.
-pub fn note(line: &str) {
+fn note(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}"); // not a reason to end
 }
 

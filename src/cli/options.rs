@@ -287,7 +287,7 @@ impl fmt::Display for Preprocessing {
             Preprocessing::Asked(_) => "as asked, with --mean and --std",
             Preprocessing::Checkpoint(_) => "the checkpoint's own",
             Preprocessing::ImageNet => "ImageNet's; --mean and --std choose others",
-            Preprocessing::Images => "the images' own, as the checkpoint says nothing; --mean and --std choose others",
+            Preprocessing::Images => "the images' own, as the checkpoint says nothing",
         })
     }
 }
