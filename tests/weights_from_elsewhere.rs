@@ -308,7 +308,7 @@ fn features_of_a_folder() {
     scratch.said("features weights --heads 2 --out features", 2, &["--data"]);
 }
 
-const RUN: &str = "pretrain --image-size 16 --dim 16 --depth 1 --heads 2 --predictor-dim 8 --predictor-depth 1 \
+const RUN: &str = "pretrain --image-size 16 --patch 2 --dim 16 --depth 1 --heads 2 --predictor-dim 8 --predictor-depth 1 \
     --predictor-heads 1 --batch 4 --steps 1";
 
 /// A checkpoint of this program with `from` in its configuration replaced, and without checksums.
