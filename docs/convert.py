@@ -3,6 +3,7 @@
     python docs/convert.py from-torch jepa.pth.tar jepa.safetensors
     python docs/convert.py to-torch runs/NAME/checkpoint.safetensors stop.pth.tar
     python docs/convert.py check [b16 l16 h14 g16]
+    python docs/convert.py check files
 
 Needs torch and safetensors. Nothing in a file is executed. The ViTs below are this project's own code under the official
 names.
@@ -75,8 +76,12 @@ def load(source):
     """The content of a file that torch.save wrote, in the zip format or the older one."""
     with open(source, "rb") as file:
         start = file.read(9)
-    if start[8:] == b"{":
-        sys.exit(f"{source}: is a safetensors file already, which stop-mim reads as it is")
+        file.seek(0)
+        if start[8:] == b"{":
+            sys.exit(f"{source}: is a safetensors file already, which stop-mim reads as it is")
+        if start[:4] == b"PK\x03\x04" and is_torchscript(file):  # torch.load would run its code
+            hint = "load it with torch.jit.load, if you trust it, and save its state_dict()"
+            sys.exit(f"{source}: a TorchScript archive, which is code; {hint}")
     plain = dict(map_location="cpu", weights_only=True)
     inert = types.SimpleNamespace(
         __name__="inert", Unpickler=Unpickler, load=lambda file, **options: Unpickler(file, **options).load()
@@ -98,6 +103,15 @@ def load(source):
     if Unpickler.stood_in_for:
         print(f"{source}: not only tensors are in it; passed over: {', '.join(sorted(Unpickler.stood_in_for)[:9])}")
     return saved
+
+
+def is_torchscript(file):
+    """Whether a zip file has code in it, as the reader of torch.load itself sees it."""
+    try:
+        names = torch._C.PyTorchFileReader(file).get_all_records()
+    except Exception:  # damaged: torch.load, which reads it in the same way, says how
+        return False
+    return any(name == "constants.pkl" or name.startswith("code/") for name in names)
 
 
 def brief(error):
@@ -425,11 +439,96 @@ def round_trip(program, folder, method):
     return same and metadata_a == metadata_b and changed
 
 
+class Prints:
+    """Says so when it is unpickled, if that is let happen."""
+
+    def __reduce__(self):
+        return print, ("EXECUTED",)
+
+
+class Scripted(nn.Module):
+    """As TorchScript, says so when it is loaded."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+
+    @torch.jit.export
+    def __getstate__(self):
+        return self.weight, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]):
+        print("EXECUTED")
+        self.weight = state[0]
+        self.training = state[1]
+
+    def forward(self, x):
+        return x + self.weight
+
+
+def files(folder):
+    """Files of torch.save as they are found in the wild, each through this program's command line: what comes out, or
+    what is said, and that nothing in them is executed."""
+    weights = OrderedDict((f"module.{name}", torch.randn(3, 2)) for name in ("a.weight", "b.weight"))
+    whole = {"encoder": weights, "args": argparse.Namespace(lr=0.1), "epoch": 3, "hook": Prints()}
+    path = lambda name: os.path.join(folder, name)
+    torch.save(dict(whole, hook=None), path("plain"))
+    torch.save(whole, path("zip"))
+    torch.save(whole, path("old"), _use_new_zipfile_serialization=False)
+    torch.save([1, 2], path("list"))
+    torch.save(Prints(), path("object"))
+    torch.save({"epoch": 3}, path("empty"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Scripted()).save(path("script"))
+    save_file({"x": torch.zeros(1)}, path("safetensors"))
+    for name in ("zip", "old"):
+        with open(path(name), "rb") as file:
+            content = file.read()
+        with open(path(f"half-{name}"), "wb") as file:
+            file.write(content[: len(content) // 2])
+    with open(path("text"), "w") as file:
+        file.write("no weights at all")
+    cases = {
+        "plain": "argparse.Namespace",
+        "zip": "argparse.Namespace",
+        "old": "argparse.Namespace",
+        "list": "not a dictionary of tensors",
+        "object": "a whole object",
+        "empty": "no module's tensors",
+        "script": "a TorchScript archive, which is code",
+        "safetensors": "is a safetensors file already",
+        "half-zip": "not a whole file of torch.save",
+        "half-old": "not a whole file of torch.save",
+        "text": "not a whole file of torch.save",
+        "missing": "No such file",
+    }
+    results = []
+    for name, words in cases.items():
+        command = [sys.executable, os.path.abspath(__file__), "from-torch", path(name), path("out")]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        fine = words in done.stdout and "EXECUTED" not in done.stdout and "Traceback" not in done.stdout
+        read = name in ("plain", "zip", "old")
+        fine = fine and done.returncode == (0 if read else 1) and os.path.exists(path("out")) == read
+        if fine and read:
+            found = read_all(path("out"))[0]
+            expected = {name.replace("module.", "encoder."): x for name, x in weights.items()}
+            fine = found.keys() == expected.keys() and all(torch.equal(found[k], expected[k]) for k in found)
+            os.remove(path("out"))
+        print(f"{name}: {'as it should be' if fine else f'WRONG: code {done.returncode}, {done.stdout}'}", flush=True)
+        results.append(fine)
+    return results
+
+
 def check(program, names):
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        for method in ("stop", "ijepa", "mae"):
-            results.append(round_trip(program, folder, method))
+        results += files(folder)
+        if names == ["files"]:
+            names = []
+        else:
+            results += [round_trip(program, folder, method) for method in ("stop", "ijepa", "mae")]
         for name in names:
             results.append(features_agree(program, name, folder))
             if name == "b16":
@@ -449,7 +548,8 @@ def main():
         command.add_argument("target")
     command.add_argument("--parallel", action="store_true", help="put `module.` before every name")
     command = commands.add_parser("check", help="compare features with PyTorch's, and both directions bit by bit")
-    command.add_argument("names", nargs="*", default=["b16", "l16", "h14"], help="b16, l16, h14, g16 [default: all but g16]")
+    names = "b16, l16, h14, g16 [default: all but g16]; or files: only how files of torch.save are read, without the program"
+    command.add_argument("names", nargs="*", default=["b16", "l16", "h14"], help=names)
     command.add_argument("--program", default="target/release/stop-mim")
     args = parser.parse_args()
     try:

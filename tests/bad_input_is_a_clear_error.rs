@@ -94,7 +94,7 @@ fn flags_that_cannot_work() {
         ("pretrain --name .", &["--name", "not the name of a folder"]),
         ("pretrain --mean 0,0,0", &["--std"]),
         ("pretrain --mean 0,0 --std 1,1,1", &["three numbers"]),
-        ("pretrain --mean 0,0,0 --std 1,1,0", &["standard deviation of [1.0, 1.0, 0.0]", "above 0"]),
+        ("pretrain --mean 0,0,0 --std 1,1,0", &["deviation of [1.0, 1.0, 0.0]", "above 0"]),
         ("pretrain --partial", &["--init"]),
         ("pretrain --init x --profile", &["--init"]),
         ("pretrain --init nowhere.safetensors", &["nowhere.safetensors", "No such file"]),

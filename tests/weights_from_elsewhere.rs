@@ -148,9 +148,19 @@ fn features_of_weights_from_elsewhere() {
     scratch.said("probe weights --preset vit-b16 --data shapes", 1, &[wrong]);
     let probe = "probe weights --preset toy --image-size 16 --partial --data shapes --probe-images 20,20";
     scratch.said(probe, 0, &["blocks.0.ls1.gamma"]);
-    for (flags, said) in [("--mean 1,2", "three numbers"), ("--mean 1,2,x", "'x' is not"), ("--std 0,1,1", "above 0")] {
-        scratch.said(&format!("{TOY} {flags}"), 2, &[said]);
+    for (flags, code, said) in [
+        ("--mean 1,2", 2, "three numbers"),
+        ("--mean 1,2,x", 2, "'x' is not"),
+        ("--mean 0,0,0 --std 0,1,1", 1, "above 0"),
+        ("--mean -0.1,0,0 --std 1,1,1", 0, "mean [-0.1, 0.0, 0.0]"),
+    ] {
+        scratch.said(&format!("{TOY} --partial {flags}"), code, &[said]);
     }
+    // Refused before memory is asked for.
+    let huge = "features weights --heads 2 --images images --out features --partial --image-size 16384 --patch 1";
+    scratch.said(huge, 1, &["images of 16384x16384 pixels are not supported"]);
+    let wide = "features weights --heads 2 --images images --out features --partial --dim 16384 --depth 100";
+    scratch.said(wide, 1, &["not those of an encoder of these sizes"]);
 }
 
 /// The transformers library has queries, keys and values apart; its MAE has a class token, and a decoder beside `vit.`.
@@ -287,8 +297,73 @@ fn features_of_a_folder() {
     scratch.said(command, 0, &["a/0.png", "features of [3, 128] in features; 1 images could not be used"]);
     assert!(scratch.features().max_abs_diff(&pooled) < 1e-6);
     assert_eq!(names(), paths);
+    // Both what is left out at opening and what cannot be decoded counts, and each is named once.
+    std::fs::write(scratch.0.join("pictures/header.png"), b"no picture").unwrap();
+    scratch.said(command, 0, &["features of [3, 128] in features; 2 images could not be used"]);
+    let warnings = String::from_utf8(stop_mim(&scratch.0, command).stderr).unwrap();
+    assert_eq!(warnings.matches("0.png").count(), 1, "{warnings}");
     let strict = format!("{command} --strict").replace("--out features", "--out strict");
     scratch.said(&strict, 1, &["0.png"]);
     assert!(!scratch.0.join("strict").exists());
     scratch.said("features weights --heads 2 --out features", 2, &["--data"]);
+}
+
+const RUN: &str = "pretrain --image-size 16 --patch 2 --dim 16 --depth 1 --heads 2 --predictor-dim 8 --predictor-depth 1 \
+    --predictor-heads 1 --batch 4 --steps 1";
+
+/// A checkpoint of this program with `from` in its configuration replaced, and without checksums.
+fn changed(checkpoint: &Path, from: &str, to: &str) -> Vec<u8> {
+    let bytes = std::fs::read(checkpoint).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let mut metadata = header.metadata().clone().unwrap();
+    metadata.retain(|key, _| !["crc32", "checksum"].contains(&&**key));
+    let config = metadata.get_mut("config").unwrap();
+    let (before, rest) = config.split_once(from).unwrap();
+    let (_, after) = rest.split_once('}').unwrap();
+    *config = format!("{before}{to}{after}");
+    safetensors::serialize(SafeTensors::deserialize(&bytes).unwrap().iter(), Some(metadata)).unwrap()
+}
+
+/// However it is read: its run's statistics, images and seed; and where it is one of 0.1.0, the statistics of the images.
+#[test]
+fn a_checkpoint_says_its_run_however_it_is_read() {
+    let scratch = Scratch::new("ours");
+    let checkpoint = scratch.0.join("runs/run/checkpoint.safetensors");
+    scratch.said(&format!("{RUN} --name run"), 0, &[]);
+    let probe = |file: &str, flags: &str, words: &[&str]| {
+        scratch.said(&format!("probe {file} --probe-images 40,40 {flags}"), 0, words);
+    };
+    let ours = "runs/run/checkpoint.safetensors";
+    for flags in ["", "--image-size 24 --interpolate-positions", "--prefix encoder", "--partial"] {
+        probe(ours, flags, &[": the checkpoint's own", "shapes"]);
+    }
+    let old = changed(&checkpoint, "\"normalization\":{", "\"normalization\":null");
+    std::fs::write(scratch.0.join("old"), old).unwrap();
+    for flags in ["", "--prefix encoder", "--partial"] {
+        probe("old", flags, &[": the images' own"]);
+    }
+    scratch.said(&format!("{RUN} --init old --name pupil"), 0, &[": the images' own"]);
+    scratch.said("reconstruct old --images 1", 0, &[": the images' own"]);
+    scratch.said(&format!("reconstruct {ours} --images 1"), 0, &[": the checkpoint's own"]);
+    let images = Tensor::zeros([1, 3, 16, 16], DType::F32);
+    write(&scratch.0.join("images"), &[("images".into(), &images)]);
+    scratch.said("features old --images images --out features", 0, &["expects pixels", "is one of 0.1.0"]);
+    let bad = "\"normalization\":{\"mean\":[0,0,0],\"std\":[-1,1,1]}";
+    std::fs::write(scratch.0.join("bad"), changed(&checkpoint, "\"normalization\":{", bad)).unwrap();
+    for flags in ["", "--prefix encoder", "--partial"] {
+        scratch.said(&format!("probe bad {flags}"), 1, &["cannot be normalised"]);
+    }
+}
+
+#[test]
+fn what_a_run_begins_with_is_said_once() {
+    let scratch = Scratch::new("begun");
+    scratch.said(&format!("{RUN} --method mae --name mae"), 0, &[]);
+    let init = format!("{RUN} --init runs/mae/checkpoint.safetensors");
+    let again = stop_mim(&scratch.0, &format!("{init} --method mae --name again"));
+    let printed = String::from_utf8(again.stdout).unwrap();
+    assert!(printed.contains("decoder: 20 tensors") && !printed.contains("left aside: decoder"), "{printed}");
+    assert!(!printed.contains("mask_token"), "{printed}");
+    scratch.said(&format!("{init} --method ijepa"), 1, &["cls_token is unexpected", "begins a run of --method mae"]);
+    scratch.said(&format!("{init} --method ijepa --partial"), 0, &["left aside: decoder_*, mask_token"]);
 }

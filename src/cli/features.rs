@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args as ClapArgs;
 use rayon::prelude::*;
 
-use super::encoder::{EncoderArgs, Found, note};
+use super::encoder::{EncoderArgs, Found};
 use super::options::OpenArgs;
 use super::progress::Progress;
 use super::signals;
@@ -53,13 +53,18 @@ pub fn run(args: &Args) -> Result<()> {
         (None, None) => return Err(Error::config("no images", "give some: --data folder:DIR, or --images FILE")),
     };
     let tokens = if args.images.is_some() { !args.pooled } else { args.tokens };
-    let normalization = images.normalization().or(found.normalization);
-    if let Some(Normalization { mean, std }) = normalization {
-        let verb = if args.images.is_some() { "expects pixels" } else { "pixels are" };
-        say!("{verb} normalised by mean {mean:?} and standard deviation {std:?} ({})", found.normalization_from);
+    let verb = if args.images.is_some() { "expects pixels" } else { "pixels are" };
+    match images.normalization().or(found.preprocessing.said()) {
+        Some(Normalization { mean, std }) => {
+            say!("{verb} normalised by mean {mean:?} and standard deviation {std:?} ({})", found.preprocessing);
+        }
+        None => say!(
+            "{verb} normalised as the checkpoint's run had them: by what its data set publishes or, of a thousand of its \
+             images, by what is measured (the checkpoint is one of 0.1.0 and does not say)"
+        ),
     }
-    let Written { shape, left_out } = encode(&found, &images, tokens, &args.out)?;
-    let without = match left_out {
+    let shape = encode(&found, &images, tokens, &args.out)?;
+    let without = match images.skipped() {
         0 => String::new(),
         n => format!("; {n} images could not be used and are left out"),
     };
@@ -82,12 +87,12 @@ impl Images {
         let side = found.encoder.config().image_size;
         let Some(dir) = spec.strip_prefix("folder:").filter(|dir| !dir.is_empty()) else {
             let splits = data::open_with(spec, side, options)?;
-            let normalization = found.normalization.map_or_else(|| splits.normalization(), Ok)?;
+            let normalization = found.preprocessing.on(&splits)?;
             let Splits { train, test, .. } = splits;
             return Ok(Images::Sets(vec![train, test], normalization));
         };
         let folder = folder::open_all(Path::new(dir), side, options.bad_images)?;
-        let normalization = found.normalization.ok_or_else(|| {
+        let normalization = found.preprocessing.said().ok_or_else(|| {
             let problem = "the checkpoint is an old one that does not say how its images were normalised";
             Error::config(problem, "say it: --mean R,G,B --std R,G,B")
         })?;
@@ -144,6 +149,15 @@ impl Images {
         }
     }
 
+    /// How many files turned out to be of no use so far, those left out at opening included.
+    fn skipped(&self) -> usize {
+        match self {
+            Images::Tensor(_) => 0,
+            Images::Folder(folder, ..) => folder.skipped(),
+            Images::Sets(sets, _) => sets.iter().map(|set| set.skipped()).sum(),
+        }
+    }
+
     /// Whether an image that cannot be used is left out.
     fn may_leave_out(&self) -> bool {
         matches!(self, Images::Folder(_, _, BadImages::Skip))
@@ -187,24 +201,17 @@ const BATCH: usize = 8;
 /// Bytes of features that wait to be written, but for one batch a thread.
 const WAITING: usize = 256 << 20;
 
-/// What was written.
-struct Written {
-    /// Of the features.
-    shape: Vec<usize>,
-    /// Images that could not be used.
-    left_out: usize,
-}
-
-/// The features of some images, and what is wrong with those that have none.
+/// The features of some images.
 struct Encoded {
     features: Vec<f32>,
     /// The numbers of the images that have features.
     images: Vec<usize>,
-    bad: Vec<Error>,
+    /// How many have none, as they cannot be used; the folder says what is wrong with them.
+    bad: usize,
 }
 
-/// Encodes all images and writes what comes out, in their order, whichever thread was first.
-fn encode(found: &Found, images: &Images, tokens: bool, out: &Path) -> Result<Written> {
+/// Encodes all images and writes what comes out, in their order, whichever thread was first; gives its shape.
+fn encode(found: &Found, images: &Images, tokens: bool, out: &Path) -> Result<Vec<usize>> {
     let sizes = found.encoder.config();
     let (dim, side, class) = (sizes.dim, sizes.image_size, usize::from(sizes.class_token));
     let row = if tokens { vec![sizes.patches() + class, dim] } else { vec![dim] };
@@ -228,26 +235,26 @@ fn encode(found: &Found, images: &Images, tokens: bool, out: &Path) -> Result<Wr
     };
     let encoded = |range: Range<usize>| -> Result<Encoded> {
         match forward(range.clone()) {
-            Ok(features) => return Ok(Encoded { features, images: range.collect(), bad: Vec::new() }),
-            Err(error @ (Error::Io { .. } | Error::File { .. })) if images.may_leave_out() => drop(error),
+            Ok(features) => return Ok(Encoded { features, images: range.collect(), bad: 0 }),
+            Err(Error::Io { .. } | Error::File { .. }) if images.may_leave_out() => {}
             Err(error) => return Err(error),
         }
         // One of them cannot be used: one by one.
-        let mut encoded = Encoded { features: Vec::new(), images: Vec::new(), bad: Vec::new() };
+        let mut encoded = Encoded { features: Vec::new(), images: Vec::new(), bad: 0 };
         for index in range {
             match forward(index..index + 1) {
                 Ok(features) => {
                     encoded.features.extend(features);
                     encoded.images.push(index);
                 }
-                Err(error @ (Error::Io { .. } | Error::File { .. })) => encoded.bad.push(error),
+                Err(Error::Io { .. } | Error::File { .. }) => encoded.bad += 1,
                 Err(error) => return Err(error),
             }
         }
         Ok(encoded)
     };
     let progress = Progress::new(images.len(), "features");
-    let (mut kept, mut left_out) = (Vec::new(), 0);
+    let mut kept = Vec::new();
     let count = write_rows(out, "features", &row, |take| {
         let mut start = 0;
         while start < images.len() {
@@ -260,12 +267,7 @@ fn encode(found: &Found, images: &Images, tokens: bool, out: &Path) -> Result<Wr
             let done: Vec<Encoded> = ranges.into_par_iter().map(encoded).collect::<Result<_>>()?;
             for Encoded { features, images, bad } in done {
                 take(&features)?;
-                progress.advance(images.len() + bad.len(), String::new);
-                for error in &bad {
-                    let line = error.to_string();
-                    note(&format!("warning: left out {}", line.lines().next().unwrap_or_default()));
-                }
-                left_out += bad.len();
+                progress.advance(images.len() + bad, String::new);
                 kept.extend(images);
             }
         }
@@ -275,7 +277,7 @@ fn encode(found: &Found, images: &Images, tokens: bool, out: &Path) -> Result<Wr
         }
         Ok(beside(images, &kept))
     })?;
-    Ok(Written { shape: [&[count], &row[..]].concat(), left_out })
+    Ok([&[count], &row[..]].concat())
 }
 
 /// What is known of the images that were kept: names of files, or labels.

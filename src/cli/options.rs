@@ -1,6 +1,7 @@
 //! The flags of a run, and how they become a [`RunConfig`].
 
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
@@ -12,7 +13,7 @@ use crate::nn::LinearInit;
 use crate::paper::Sigma;
 use crate::paper::masking::MultiBlock;
 use crate::train::safetensors::Fit;
-use crate::train::weights::InitOptions;
+use crate::train::weights::{InitOptions, InitReport, Said};
 use crate::train::{Masking, RunConfig};
 use crate::vit::{EncoderConfig, PredictorConfig, Preset};
 use crate::{Error, Result};
@@ -195,25 +196,20 @@ impl LengthArgs {
     }
 }
 
-/// What a run begins with.
+/// How an encoder is read from a file, and how the pixels that it sees are normalised.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Beginning")]
-pub struct StartArgs {
-    /// Begin with the encoder in a safetensors file (and its predictor, where it has one of these sizes): a checkpoint, or
-    /// weights from elsewhere under their published names. Without it, the seed draws all weights.
-    #[arg(long, value_name = "FILE")]
-    pub init: Option<PathBuf>,
-    /// Take from the file what fits, and say what was left out, instead of refusing one that does not fit exactly.
-    #[arg(long, requires = "init")]
-    partial: bool,
-    /// What stands before the encoder's names in the file [default: found out].
-    #[arg(long, requires = "init", value_name = "PREFIX")]
-    prefix: Option<String>,
-    /// Interpolate the file's positions where its grid of patches is another one.
-    #[arg(long, requires = "init")]
-    interpolate_positions: bool,
-    /// Mean of red, green and blue, of pixels from 0 to 1, that images are normalised with [default: published or measured;
-    /// with --init: those of the file, or ImageNet's].
+pub struct ReadArgs {
+    /// Which encoder of several in FILE: what stands before its names, such as student.backbone [default: found out].
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Option<String>,
+    /// Read what fits, and say what was left out, instead of refusing a file that does not fit exactly.
+    #[arg(long)]
+    pub partial: bool,
+    /// Interpolate positions that are on another grid than --image-size and --patch make, as the official code does.
+    #[arg(long)]
+    pub interpolate_positions: bool,
+    /// Mean of red, green and blue (of pixels from 0 to 1) that images are normalised with [default: a checkpoint's own;
+    /// ImageNet's for other weights; without weights published or measured].
     #[arg(long, requires = "std", value_name = "R,G,B", value_parser = colours, allow_hyphen_values = true)]
     mean: Option<[f32; 3]>,
     /// Standard deviation of red, green and blue, likewise.
@@ -221,7 +217,7 @@ pub struct StartArgs {
     std: Option<[f32; 3]>,
 }
 
-impl StartArgs {
+impl ReadArgs {
     /// How the file is to be read.
     pub fn options(&self) -> InitOptions {
         InitOptions {
@@ -231,26 +227,93 @@ impl StartArgs {
         }
     }
 
-    /// How images are normalised, if these flags say so: with what, and why. `of_file` is what the file of weights says.
+    /// How images are normalised, if flags say so.
     ///
     /// # Errors
     /// When it cannot be done so.
-    pub fn normalization(&self, of_file: Option<Normalization>) -> Result<Option<(Normalization, String)>> {
-        let name = self.init.as_deref().map(Path::display);
-        Ok(match (self.mean, self.std, name) {
-            (Some(mean), Some(std), _) => {
-                if !mean.iter().all(|m| m.is_finite()) || !std.iter().all(|s| *s > 0.0 && s.is_finite()) {
-                    let problem = format!("a mean of {mean:?} and a standard deviation of {std:?}");
-                    return Err(Error::config(problem, "choose finite numbers, and standard deviations above 0"));
-                }
-                Some((Normalization { mean, std }, "as asked".to_owned()))
-            }
-            (.., Some(file)) => Some(match of_file {
-                Some(of_file) => (of_file, format!("as {file} says")),
-                None => (Normalization::IMAGENET, format!("ImageNet's, as {file} does not say; --mean and --std do")),
-            }),
-            (.., None) => None,
+    pub fn asked(&self) -> Result<Option<Preprocessing>> {
+        let Some((mean, std)) = self.mean.zip(self.std) else { return Ok(None) };
+        let normalization = Normalization { mean, std };
+        normalization.check()?;
+        Ok(Some(Preprocessing::Asked(normalization)))
+    }
+}
+
+/// How images are normalised, by who said so. This is the one place that decides it for whatever is read from a file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Preprocessing {
+    /// --mean and --std.
+    Asked(Normalization),
+    /// The checkpoint.
+    Checkpoint(Normalization),
+    /// Nobody: weights from elsewhere have usually seen ImageNet's.
+    ImageNet,
+    /// Nobody: the checkpoint is one of 0.1.0, and its images were normalised as the data set suggests.
+    Images,
+}
+
+impl Preprocessing {
+    /// As the run that the weights are of had it, or as is usual for weights from elsewhere.
+    pub fn of(run: Option<&Said>) -> Self {
+        run.map_or(Preprocessing::ImageNet, |run| Self::of_run(run.normalization))
+    }
+
+    /// As a run had it, whose configuration says this.
+    pub fn of_run(said: Option<Normalization>) -> Self {
+        said.map_or(Preprocessing::Images, Preprocessing::Checkpoint)
+    }
+
+    /// With what; `None`: with what the data set suggests.
+    pub fn said(self) -> Option<Normalization> {
+        match self {
+            Preprocessing::Asked(normalization) | Preprocessing::Checkpoint(normalization) => Some(normalization),
+            Preprocessing::ImageNet => Some(Normalization::IMAGENET),
+            Preprocessing::Images => None,
+        }
+    }
+
+    /// With what, where these images are encoded.
+    ///
+    /// # Errors
+    /// If it has to be measured, and an image cannot be read.
+    pub fn on(self, splits: &Splits) -> Result<Normalization> {
+        self.said().map_or_else(|| splits.normalization(), Ok)
+    }
+}
+
+impl fmt::Display for Preprocessing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Preprocessing::Asked(_) => "as asked, with --mean and --std",
+            Preprocessing::Checkpoint(_) => "the checkpoint's own",
+            Preprocessing::ImageNet => "ImageNet's; --mean and --std choose others",
+            Preprocessing::Images => "the images' own, as the checkpoint says nothing",
         })
+    }
+}
+
+/// What a run begins with.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Beginning")]
+#[command(mut_arg("prefix", |arg| arg.requires("init")), mut_arg("partial", |arg| arg.requires("init")))]
+#[command(mut_arg("interpolate_positions", |arg| arg.requires("init")))]
+pub struct StartArgs {
+    /// Begin with the encoder in a safetensors file (and its predictor, where it has one of these sizes): a checkpoint, or
+    /// weights from elsewhere under their published names. Without it, the seed draws all weights.
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
+    /// How it is read.
+    #[command(flatten)]
+    pub read: ReadArgs,
+}
+
+impl StartArgs {
+    /// How images are normalised, if these flags or the weights, which were `read`, say so.
+    ///
+    /// # Errors
+    /// When it cannot be done so.
+    pub fn preprocessing(&self, read: Option<&InitReport>) -> Result<Option<Preprocessing>> {
+        Ok(self.read.asked()?.or(read.map(|read| Preprocessing::of(read.run.as_ref()))))
     }
 }
 
@@ -505,18 +568,35 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_comes_before_what_the_file_says_and_that_before_imagenet() {
-        let of = |args: &str, of_file| {
-            parsed(args).start.normalization(of_file).map(|found| found.map(|(normalization, _)| normalization))
+        let of = |args: &str, run: Option<Option<Normalization>>| {
+            let run = run.map(|normalization| {
+                let mut run: Said = serde_json::from_value(serde_json::json!({
+                    "data": "shapes",
+                    "seed": 0,
+                    "model": { "encoder": Preset::Toy.sizes().0, "linear_init": LinearInit::Normal },
+                }))
+                .unwrap();
+                run.normalization = normalization;
+                run
+            });
+            let start = parsed(args).start;
+            let read = start.init.as_ref().map(|_| InitReport { lines: Vec::new(), run });
+            start.preprocessing(read.as_ref())
         };
         let asked = Normalization { mean: [0.5, -0.25, 0.0], std: [1.0, 2.0, 0.5] };
-        let flags = "--mean 0.5,-0.25,0 --std 1,2,0.5";
+        let (own, flags) = (Normalization::CIFAR10, "--mean 0.5,-0.25,0 --std 1,2,0.5");
         assert_eq!(of("", None).unwrap(), None);
-        assert_eq!(of(flags, None).unwrap(), Some(asked));
-        assert_eq!(of(&format!("--init f {flags}"), Some(Normalization::CIFAR10)).unwrap(), Some(asked));
-        assert_eq!(of("--init f", Some(Normalization::CIFAR10)).unwrap(), Some(Normalization::CIFAR10));
-        assert_eq!(of("--init f", None).unwrap(), Some(Normalization::IMAGENET));
+        assert_eq!(of(flags, None).unwrap(), Some(Preprocessing::Asked(asked)));
+        assert_eq!(of(&format!("--init f {flags}"), Some(Some(own))).unwrap(), Some(Preprocessing::Asked(asked)));
+        assert_eq!(of("--init f", Some(Some(own))).unwrap(), Some(Preprocessing::Checkpoint(own)));
+        assert_eq!(of("--init f", Some(None)).unwrap(), Some(Preprocessing::Images), "a checkpoint of 0.1.0");
+        assert_eq!(of("--init f", None).unwrap(), Some(Preprocessing::ImageNet));
         for bad in ["--mean nan,0,0 --std 1,1,1", "--mean 0,0,0 --std 1,0,1", "--mean 0,0,0 --std=-1,1,1"] {
             assert!(of(bad, None).is_err(), "{bad}");
+        }
+        for alone in ["--partial", "--prefix a", "--interpolate-positions", "--mean 1,1,1", "--std 1,1,1"] {
+            let line = std::iter::once("x").chain(alone.split_whitespace());
+            assert!(Line::try_parse_from(line).is_err(), "{alone}");
         }
     }
 

@@ -32,7 +32,7 @@ pub struct Args {
     /// Go on with an interrupted run, from the last checkpoint in its folder. Its configuration is taken from there. With
     /// --steps or --epochs, a run becomes longer, a finished one too, or shorter.
     #[arg(long, value_name = "RUN_FOLDER")]
-    #[arg(conflicts_with_all = ["out", "name", "profile", "ModelArgs", "MaskArgs", "TrainArgs", "StartArgs"])]
+    #[arg(conflicts_with_all = ["out", "name", "profile", "ModelArgs", "MaskArgs", "TrainArgs", "StartArgs", "ReadArgs"])]
     resume: Option<PathBuf>,
     /// Steps between checkpoints [default: an epoch; one is made every five minutes too, and at the end].
     #[arg(long, value_name = "STEPS", value_parser = positive)]
@@ -75,8 +75,8 @@ pub struct Args {
 }
 
 /// What means nothing where nothing is trained or written.
-const PROFILE_HAS_NO: [&str; 8] =
-    ["debug_nan", "probe", "name", "diagnose_every", "checkpoint_every", "keep", "keep_every", "StartArgs"];
+const PROFILE_HAS_NO: [&str; 9] =
+    ["debug_nan", "probe", "name", "diagnose_every", "checkpoint_every", "keep", "keep_every", "StartArgs", "ReadArgs"];
 
 fn positive(text: &str) -> std::result::Result<usize, String> {
     let fine = |n: &usize| (1..=RunConfig::MOST_STEPS).contains(&(*n as u64));
@@ -118,15 +118,16 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let upkeep = args.upkeep(standard, epoch);
     let (model, mut params) = fresh_model(&config)?;
-    let mut of_file = None;
+    let mut read = None;
     if let Some(file) = &args.start.init {
-        let read = load_into(file, &model, &mut params, &args.start.options())?;
-        read.lines.iter().for_each(|line| say!("{line}"));
-        of_file = read.normalization;
+        let report = load_into(file, &model, &mut params, &args.start.read.options())?;
+        report.lines.iter().for_each(|line| say!("{line}"));
+        read = Some(report);
         config.init = Some(Origin::of(file)?);
     }
-    if let Some((normalization, why)) = args.start.normalization(of_file)? {
-        say!("images are normalised with mean {:?}, std {:?}: {why}", normalization.mean, normalization.std);
+    if let Some(preprocessing) = args.start.preprocessing(read.as_ref())? {
+        let normalization = preprocessing.on(&splits)?;
+        say!("images are normalised with mean {:?}, std {:?}: {preprocessing}", normalization.mean, normalization.std);
         config.normalization = Some(normalization);
     }
     let scheme = data.split(':').next().unwrap_or("data");

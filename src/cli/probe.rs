@@ -39,10 +39,10 @@ pub fn run(args: &Args) -> Result<()> {
     let splits = data::open_with(spec, found.encoder.config().image_size, args.open.options())?;
     check(&args.probe, &splits)?;
     signals::listen(); // not before: nothing asks while images are listed, or decoded with --strict
-    let normalization = found.normalization.map_or_else(|| splits.normalization(), Ok)?;
+    let normalization = found.preprocessing.on(&splits)?;
     println!("{}, on {}", found.what, splits.train.describe());
     let Normalization { mean, std } = normalization;
-    println!("images are normalised by mean {mean:?} and std {std:?}: {}", found.normalization_from);
+    println!("images are normalised by mean {mean:?} and std {std:?}: {}", found.preprocessing);
     let untrained = || fresh_encoder(found.encoder.config(), found.linear_init, found.seed);
     probe(&args.probe, (&found.encoder, &found.params), &untrained, (&splits, &normalization))
 }

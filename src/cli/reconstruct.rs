@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 
-use super::options::{MaskArgs, OpenArgs};
-use crate::data::{self, Splits, Subset, Unlabelled};
+use super::options::{MaskArgs, OpenArgs, Preprocessing};
+use crate::data::{self, Normalization, Splits, Subset, Unlabelled};
 use crate::methods::{Model, ModelParams};
 use crate::report::canvas::Canvas;
 use crate::report::predictions::prediction_sheet;
@@ -46,6 +46,10 @@ pub fn run(args: &Args) -> Result<()> {
         config.data.clone_from(data);
     }
     let splits = data::open_with(&config.data, config.model.encoder.image_size, args.open.options())?;
+    let preprocessing = Preprocessing::of_run(config.normalization);
+    let Normalization { mean, std } = preprocessing.on(&splits)?;
+    println!("images are normalised by mean {mean:?} and std {std:?}: {preprocessing}");
+    config.normalization = Some(Normalization { mean, std }); // measured once
     draw_predictions((&model, &params), &config, &splits, usize::from(args.images))?.save_png(&args.out)?;
     println!("{} after {step} steps: {}", model.config.method.name(), args.out.display());
     Ok(())

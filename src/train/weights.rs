@@ -27,6 +27,11 @@ const SMALL: u64 = 1 << 24;
 const HINT: &str = "take the sizes that the file has (probe and features read them from it where no --preset is given), or \
     a whole safetensors file of an encoder of these sizes (docs/convert.py makes one of a .pth.tar), without parts that \
     are not computed here; --partial reads what fits";
+const INIT_HINT: &str = "choose a model of the sizes that the file has (--preset, --image-size, --patch, --dim, --depth), or \
+    a whole safetensors file of an encoder of these sizes (docs/convert.py makes one of a .pth.tar), without parts that \
+    are not computed here; --partial takes what fits";
+const CLASS_TOKEN_HINT: &str = "an encoder with a class token, of the sizes that the file has, begins a run of --method mae; \
+    for the other methods, which have none, --partial leaves it out";
 const POSITIONS_HINT: &str = "take the image size that fits, or --interpolate-positions";
 
 /// How an encoder is read from a file.
@@ -56,8 +61,8 @@ pub struct LoadedEncoder {
     pub left_out: Vec<Misfit>,
     /// What else is to be said about the reading, line by line.
     pub notes: Vec<String>,
-    /// How its images were normalised, if the file says so: a checkpoint of this program does.
-    pub normalization: Option<Normalization>,
+    /// The run that it comes from, if this program wrote the file.
+    pub run: Option<Said>,
 }
 
 /// What [`load_into`] did.
@@ -65,8 +70,8 @@ pub struct LoadedEncoder {
 pub struct InitReport {
     /// What was read from where, and what was not.
     pub lines: Vec<String>,
-    /// How the images were normalised that the weights have seen, if the file says so.
-    pub normalization: Option<Normalization>,
+    /// The run that they come from, if this program wrote the file.
+    pub run: Option<Said>,
 }
 
 /// An encoder of these sizes with fresh parameters: the one that [`fresh_model`](super::fresh_model) makes of that seed.
@@ -120,7 +125,7 @@ fn is_ours(file: &TensorFile) -> bool {
 pub fn sizes_of(path: &Path, prefix: Option<&str>, heads: Option<usize>) -> Result<EncoderConfig> {
     let file = TensorFile::open(path, HINT)?;
     let (sizes, said_heads) = match Said::by(&file, path)? {
-        Some(said) => (said.model.encoder.clone(), Some(said.model.encoder.heads)),
+        Some(Said { model: SaidModel { encoder, .. }, .. }) => (encoder.clone(), Some(encoder.heads)),
         None => (choose(&file.names(), path, prefix)?.0.sizes(&file)?, None),
     };
     let heads = heads.or(said_heads).ok_or_else(|| {
@@ -149,21 +154,22 @@ pub fn sizes_of(path: &Path, prefix: Option<&str>, heads: Option<usize>) -> Resu
 /// damaged or not finite. All tensors of which this is true are named in one error (of thousands, the first thousand).
 pub fn load_encoder(path: &Path, sizes: &EncoderConfig, options: &InitOptions) -> Result<LoadedEncoder> {
     let mut file = TensorFile::open(path, HINT)?;
-    let normalization = Said::by(&file, path)?.and_then(|said| said.normalization);
+    let run = Said::by(&file, path)?;
     let names = file.names();
     let (source, mut notes) = choose(&names, path, options.prefix.as_deref())?;
     let class_token = source.class_token(&file);
     let sizes = EncoderConfig { class_token, ..sizes.clone() };
     possible(&sizes)?;
-    // Of a model that a machine can hold, the error below names what is missing. Of a larger one no memory is asked for
-    // unless the file has it.
-    if options.fit == Fit::Strict && !has_room(&file, &sizes) {
+    // Of a model that a machine can hold, the error below names what is missing, or a partial reading leaves it out. For a
+    // larger one no memory is asked unless the file has it.
+    if !has_room(&file, &sizes) {
         return Err(too_small(&file, path, &sizes));
     }
     let (encoder, mut params) = fresh_encoder(&sizes, LinearInit::Normal, 0)?;
     let tensors = params.iter().map(|p| source.names(&p.name).len()).sum();
     let left_out = fill_encoder(&mut file, &source, &mut params, class_token, options, &mut notes)?;
-    Ok(LoadedEncoder { encoder, params, prefix: source.prefix, tensors, left_out, notes, normalization })
+    notes.extend(left_aside(&names, &source, &HashSet::new()));
+    Ok(LoadedEncoder { encoder, params, prefix: source.prefix, tensors, left_out, notes, run })
 }
 
 /// Begins with the weights of a file: fills the encoder, and the target encoder, with the same values unless the file has
@@ -172,18 +178,22 @@ pub fn load_encoder(path: &Path, sizes: &EncoderConfig, options: &InitOptions) -
 /// # Errors
 /// As [`load_encoder`]. The parameters are then partly overwritten.
 pub fn load_into(path: &Path, model: &Model, params: &mut ModelParams, options: &InitOptions) -> Result<InitReport> {
-    let mut file = TensorFile::open(path, HINT)?;
-    let normalization = Said::by(&file, path)?.and_then(|said| said.normalization);
+    let mut file = TensorFile::open(path, INIT_HINT)?;
+    let run = Said::by(&file, path)?;
     let names = file.names();
     let (source, mut notes) = choose(&names, path, options.prefix.as_deref())?;
     let class_token = model.encoder.config().class_token;
-    let mut lines = Vec::new();
+    if source.class_token(&file) && !class_token {
+        file.advise(CLASS_TOKEN_HINT);
+    }
+    let (mut lines, mut filled) = (Vec::new(), Vec::new());
     let mut fill = |what: &str, source: &Source, params: &mut Params| -> Result<()> {
         let left_out = fill_encoder(&mut file, source, params, class_token, options, &mut notes)?;
         let all: usize = params.iter().map(|p| source.names(&p.name).len()).sum();
         let read = all - left_out.iter().filter(|misfit| misfit.in_model()).count();
         lines.push(format!("{what}: {read} of {all} tensors from {} ({})", path.display(), source.shown()));
         lines.extend(left_out.iter().map(|misfit| format!("    {misfit}: left out")));
+        filled.push(source.clone());
         Ok(())
     };
     match &mut params.target {
@@ -202,34 +212,52 @@ pub fn load_into(path: &Path, model: &Model, params: &mut ModelParams, options: 
             }
         }
     }
+    let (of_predictor, read) = fill_predictor(&mut file, &names, &source, &mut params.predictor, options)?;
+    notes.extend(filled.iter().filter_map(|source| left_aside(&names, source, &read)));
     lines.append(&mut notes);
-    lines.push(fill_predictor(&mut file, &names, &source, &mut params.predictor, options)?);
-    Ok(InitReport { lines, normalization })
+    lines.push(of_predictor);
+    Ok(InitReport { lines, run })
 }
 
-/// What a checkpoint of this program says about itself, as far as it matters here.
-#[derive(Deserialize)]
-struct Said {
-    model: SaidModel,
+/// What a checkpoint of this program says about its run, as far as it matters to whoever reads its encoder.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Said {
+    /// The images it was trained on, as [`crate::data::open`] reads it.
+    pub data: String,
+    /// From which its weights were drawn.
+    pub seed: u64,
+    /// How its images were normalised; checkpoints of 0.1.0 do not say.
     #[serde(default)]
-    normalization: Option<Normalization>,
+    pub normalization: Option<Normalization>,
+    model: SaidModel,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 struct SaidModel {
     encoder: EncoderConfig,
+    linear_init: LinearInit,
 }
 
 impl Said {
+    /// How the run's linear layers began.
+    pub fn linear_init(&self) -> LinearInit {
+        self.model.linear_init
+    }
+
     /// `None` where this program did not write the file.
     fn by(file: &TensorFile, path: &Path) -> Result<Option<Said>> {
         let Some(config) = file.metadata().filter(|_| is_ours(file)).and_then(|metadata| metadata.get("config")) else {
             return Ok(None);
         };
-        serde_json::from_str(config).map(Some).map_err(|e| {
-            let problem = format!("its configuration cannot be read ({})", shown(&e.to_string()));
+        let unusable = |why: &str| {
+            let problem = format!("its configuration cannot be read ({})", shown(why));
             Error::file(path, problem, "give a checkpoint that this version of the program wrote")
-        })
+        };
+        let said: Said = serde_json::from_str(config).map_err(|e| unusable(&e.to_string()))?;
+        if let Some(Err(error)) = said.normalization.map(|normalization| normalization.check()) {
+            return Err(unusable(error.to_string().lines().next().unwrap_or_default()));
+        }
+        Ok(Some(said))
     }
 }
 
@@ -331,12 +359,7 @@ fn fill_encoder(
     notes: &mut Vec<String>,
 ) -> Result<Vec<Misfit>> {
     let names = file.names();
-    let others: Vec<Source> =
-        sources(&names).into_iter().filter(|other| other.prefix.len() > source.prefix.len()).collect();
-    let aside: BTreeSet<String> = names.iter().filter_map(|name| companion(inside(name, source, &others)?)).collect();
-    if !aside.is_empty() {
-        notes.push(format!("left aside: {}", aside.into_iter().collect::<Vec<_>>().join(", ")));
-    }
+    let others = longer(&names, source);
     let with_class = [source.class_token(file), class_token];
     let done = place_positions(file, source, "pos_embed", params, with_class, options, notes)?;
     let unexpected = |name: &str| {
@@ -347,6 +370,20 @@ fn fill_encoder(
     file.fill(places, &unexpected, options.fit)
 }
 
+/// The encoders whose names may begin with the prefix of `source`, but are not its own.
+fn longer(names: &[String], source: &Source) -> Vec<Source> {
+    sources(names).into_iter().filter(|other| other.prefix.len() > source.prefix.len()).collect()
+}
+
+/// What lies among the names of an encoder and changes nothing about its features, but for what was `read`; as a line, if
+/// there is anything.
+fn left_aside(names: &[String], source: &Source, read: &HashSet<String>) -> Option<String> {
+    let others = longer(names, source);
+    let names = names.iter().filter(|name| !read.contains(*name));
+    let aside: BTreeSet<String> = names.filter_map(|name| companion(inside(name, source, &others)?)).collect();
+    (!aside.is_empty()).then(|| format!("left aside: {}", aside.into_iter().collect::<Vec<_>>().join(", ")))
+}
+
 /// What a name is behind the prefix of `source`; `None` if it stands elsewhere, or after a prefix of `others`, which are
 /// longer.
 fn inside<'a>(name: &'a str, source: &Source, others: &[Source]) -> Option<&'a str> {
@@ -354,14 +391,15 @@ fn inside<'a>(name: &'a str, source: &Source, others: &[Source]) -> Option<&'a s
     (!others.iter().any(|other| name.starts_with(&other.prefix))).then_some(inner)
 }
 
-/// Fills a predictor, or a decoder, if the file has one of these sizes; what is to be said about it.
+/// Fills a predictor, or a decoder, if the file has one of these sizes; what is to be said about it, and the names of what
+/// was read.
 fn fill_predictor(
     file: &mut TensorFile,
     names: &[String],
     encoder: &Source,
     params: &mut Params,
     options: &InitOptions,
-) -> Result<String> {
+) -> Result<(String, HashSet<String>)> {
     let decoder = params.get("decoder_embed.weight").is_some();
     let (what, embed) =
         if decoder { ("decoder", "decoder_embed.weight") } else { ("predictor", "predictor_embed.weight") };
@@ -373,7 +411,8 @@ fn fill_predictor(
         let prefixes = prefixes.filter(|prefix| !prefix.starts_with("optimizer."));
         prefixes.min_by_key(|prefix| prefix.len()).map(Source::predictor)
     };
-    let Some(source) = source else { return Ok(format!("{what}: none in the file, it starts afresh")) };
+    let afresh = |why: String| Ok((format!("{what}: {why}, it starts afresh"), HashSet::new()));
+    let Some(source) = source else { return afresh("none in the file".to_owned()) };
     let first = source.names(embed)[0].clone();
     let beside = first.strip_suffix("_embed.weight").unwrap_or(&first).to_owned();
     let mut notes = Vec::new();
@@ -390,12 +429,13 @@ fn fill_predictor(
     });
     if more || !file.fits(&places) {
         *params = fresh;
-        return Ok(format!("{what}: that in the file ({}_*) has other sizes, it starts afresh", shown(&beside)));
+        return afresh(format!("that in the file ({}_*) has other sizes", shown(&beside)));
     }
     let count = places.len() + done.len();
+    let read = ours.into_iter().chain(&done).cloned().collect();
     file.fill(places, &|_| false, Fit::Strict)?;
     let notes = notes.iter().map(|note| format!("; {note}")).collect::<String>();
-    Ok(format!("{what}: {count} tensors ({}_*){notes}", shown(&beside)))
+    Ok((format!("{what}: {count} tensors ({}_*){notes}", shown(&beside)), read))
 }
 
 /// Fills a table of positions that does not lie in the file as it is needed: on another grid, or with a row for a class token
