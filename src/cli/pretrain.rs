@@ -32,7 +32,7 @@ pub struct Args {
     /// Go on with an interrupted run, from the last checkpoint in its folder. Its configuration is taken from there. With
     /// --steps or --epochs, a run becomes longer, a finished one too, or shorter.
     #[arg(long, value_name = "RUN_FOLDER")]
-    #[arg(conflicts_with_all = ["out", "name", "profile", "ModelArgs", "MaskArgs", "TrainArgs", "StartArgs", "ReadArgs"])]
+    #[arg(conflicts_with_all = ["out", "name", "profile", "ModelArgs", "MaskArgs", "TrainArgs", "init", "ReadArgs"])]
     resume: Option<PathBuf>,
     /// Steps between checkpoints [default: an epoch; one is made every five minutes too, and at the end].
     #[arg(long, value_name = "STEPS", value_parser = positive)]
@@ -76,7 +76,7 @@ pub struct Args {
 
 /// What means nothing where nothing is trained or written.
 const PROFILE_HAS_NO: [&str; 9] =
-    ["debug_nan", "probe", "name", "diagnose_every", "checkpoint_every", "keep", "keep_every", "StartArgs", "ReadArgs"];
+    ["debug_nan", "probe", "name", "diagnose_every", "checkpoint_every", "keep", "keep_every", "init", "ReadArgs"];
 
 fn positive(text: &str) -> std::result::Result<usize, String> {
     let fine = |n: &usize| (1..=RunConfig::MOST_STEPS).contains(&(*n as u64));
