@@ -17,7 +17,7 @@ use crate::{Error, Result};
 pub struct EncoderArgs {
     /// A checkpoint.safetensors that pretrain wrote, or any safetensors file with a ViT under the names of the official
     /// code, timm or the transformers library, behind any prefix.
-    file: PathBuf,
+    pub file: PathBuf,
     /// Sizes of the encoder [default: those of FILE, which says all but --heads].
     #[arg(long, value_enum)]
     preset: Option<Preset>,

@@ -16,7 +16,7 @@ use crate::data::{self, BadImages, Dataset, Normalization, OpenOptions, Splits, 
 use crate::eval::mean_over_tokens;
 use crate::tensor::{DType, Tensor};
 use crate::train::safetensors::{Beside, TensorFile, write_rows};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
@@ -45,7 +45,9 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    signals::listen();
+    let read = [Some(&*args.encoder.file), args.images.as_deref()];
+    files::check_is_none_of(&args.out, &read.into_iter().flatten().collect::<Vec<_>>())?;
+    files::check_writable(&args.out)?;
     let found = args.encoder.load()?;
     let images = match (&args.data, &args.images) {
         (Some(spec), _) => Images::open(&data::absolute_spec(spec)?, &found, args.open.options())?,
@@ -63,6 +65,7 @@ pub fn run(args: &Args) -> Result<()> {
              images, by what is measured (the checkpoint is one of 0.1.0 and does not say)"
         ),
     }
+    signals::listen(); // not before: nothing asks while images are listed, or decoded with --strict
     let shape = encode(&found, &images, tokens, &args.out)?;
     let without = match images.skipped() {
         0 => String::new(),

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use clap::Args as ClapArgs;
 
 use super::options::{MaskArgs, ModelArgs, OpenArgs};
-use crate::Result;
 use crate::data::{self, Dataset, Subset};
 use crate::report::canvas::Canvas;
 use crate::report::masks::{MaskedImage, mask_sheet};
 use crate::rng::{Purpose, stream};
 use crate::train::Masking;
 use crate::vit::EncoderConfig;
+use crate::{Result, files};
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
@@ -37,6 +37,8 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    files::check_is_png(&args.out)?;
+    files::check_writable(&args.out)?;
     let model = args.model.config()?;
     let masking = args.masks.masking(&model)?;
     let splits = data::open_with(&args.data, model.encoder.image_size, args.open.options())?;

@@ -38,6 +38,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    files::check_is_png(&args.out)?;
     files::check_writable(&args.out)?;
     let checkpoint::Checkpoint { mut config, step, model, params } = checkpoint::load(&args.file)?;
     config.masking = args.masks.masking_like(config.masking)?;
