@@ -287,7 +287,7 @@ fn what_cannot_be_drawn_is_refused() {
         (&format!("{stop} --min-keep 60"), &["min_keep"]),
         // Before the checkpoint is read.
         ("missing --out nowhere/picture.png", &["cannot write", "nowhere/picture.png"]),
-        ("missing --out runs", &["runs", "is a folder, not a file"]),
+        ("missing --out runs", &["runs: a picture is written as PNG"]),
     ];
     for (args, words) in cases {
         refused(folder, &format!("reconstruct {args}"), words);
