@@ -694,6 +694,6 @@ mod tests {
         assert!(message(8).contains("holds a single image"));
         scratch.write("a/2.png", b"hello");
         let error = message(8);
-        assert!(error.contains("2.png: it is no image of a known format"), "{error}");
+        assert!(error.contains("1.png: it is no image of a known format"), "{error}");
     }
 }
