@@ -29,7 +29,7 @@ use crate::{Error, Result};
 
 /// Masked image modelling with stochastic positional embeddings (StoP, ICML 2024).
 ///
-/// Without a command: a guided run of about two minutes. It pretrains StoP on embedded images, probes the features
+/// Without a command: a guided run of two to three minutes. It pretrains StoP on embedded images, probes the features
 /// against an untrained encoder and raw pixels, and leaves pictures in runs/.
 #[derive(Debug, Parser)]
 #[command(name = "stop-mim", version, max_term_width = 110)]

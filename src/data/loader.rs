@@ -41,7 +41,8 @@ pub struct LoaderOptions {
 /// Finished batches that wait for the trainer.
 const PREFETCH: usize = 2;
 
-/// An endless iterator over training batches: `[B, 3, S, S]`, normalised, S the side of an image in pixels. It ends only after it has handed out an error.
+/// An endless iterator over training batches: `[B, 3, S, S]`, normalised, S the side of an image in pixels. It ends only
+/// after it has handed out an error.
 pub struct Loader {
     /// Gone once the loader is being dropped.
     batches: Option<Receiver<Result<Tensor>>>,

@@ -17,8 +17,8 @@
 //!
 //! **Parallel over chunks of images, sequential inside.** A chunk runs from patches to gradients on one thread and one
 //! tape, with activations that fit its core's cache. **Same bits, however many threads:** chunks are cut by the batch
-//! alone, the noise of an image comes from a stream of its own, whatever chunk it is in, and gradients are summed in a fixed order: in a row within a
-//! lane, lanes along a binary tree.
+//! alone, the noise of an image comes from a stream of its own, whatever chunk it is in, and gradients are summed in a
+//! fixed order: in a row within a lane, lanes along a binary tree.
 
 use std::ops::Range;
 

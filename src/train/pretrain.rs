@@ -81,18 +81,6 @@ pub struct Failed {
     pub trainer: Option<Trainer>,
 }
 
-impl std::fmt::Display for Failed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl std::error::Error for Failed {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.error.source()
-    }
-}
-
 /// How closely a run is looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
