@@ -255,6 +255,21 @@ fn positions_of_another_grid() {
 }
 
 #[test]
+fn what_is_read_is_not_written_over() {
+    let scratch = Scratch::new("over");
+    let (_, params) = small(true, 5);
+    write(&scratch.0.join("weights"), &named(&params, ""));
+    write(&scratch.0.join("images"), &[("images".to_owned(), &Tensor::zeros([1, 3, 16, 16], DType::F32))]);
+    let before = ["weights", "images"].map(|name| std::fs::read(scratch.0.join(name)).unwrap());
+    for out in ["weights", "images", "./weights"] {
+        let args = format!("features weights --heads 2 --images images --out {out}");
+        scratch.said(&args, 1, &["would replace", "give another name"]);
+    }
+    scratch.said("features weights --heads 2 --images images --out features", 0, &[]);
+    assert_eq!(before, ["weights", "images"].map(|name| std::fs::read(scratch.0.join(name)).unwrap()));
+}
+
+#[test]
 fn features_of_a_folder() {
     let scratch = Scratch::new("folder");
     let (encoder, params) = small(true, 5);
