@@ -10,12 +10,12 @@
 //! temporary folder and read back as the published files are):
 //!
 //! 1. **The way of an image**, in µs, on one thread: *decode* (draw or copy its bytes), *augment* (draw a crop and a
-//!    flip, stretch, normalise), and *loader*: both, shuffled, in batches of 64, from its own thread to this one.
+//!    flip, stretch, normalize), and *loader*: both, shuffled, in batches of 64, from its own thread to this one.
 //! 2. **Training**, batches of 64: *step*, in µs an image, on images that are there already; *loop*, with images from
 //!    the loader; and the share of the loop that is spent *waiting* for the next batch. The loader's thread takes
 //!    its time from the same cores, so the loop is slower than the step even if it never waits. Two models: the preset
 //!    `toy`, and workload T of the other benches.
-//! 3. **Probing**: features of held-out images by the target encoder, decoded and normalised on the way.
+//! 3. **Probing**: features of held-out images by the target encoder, decoded and normalized on the way.
 
 mod common;
 

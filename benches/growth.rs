@@ -40,7 +40,7 @@ use common::{Effort, Sizes, check_args, flag, is_bench, median, option, peak_mb,
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, ValueFormatter};
 use plotters::prelude::*;
-use stop_mim::report::colour::CATEGORIES;
+use stop_mim::report::color::CATEGORIES;
 use stop_mim::report::table::table;
 
 const USAGE: &str = "the top of benches/growth.rs has the command lines";
@@ -268,10 +268,10 @@ const PAPER_GRID: RGBColor = RGBColor(228, 228, 228);
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-/// A series of one panel: its points, its colour, whether it is dashed (computed) or has marks (measured).
+/// A series of one panel: its points, its color, whether it is dashed (computed) or has marks (measured).
 struct Series {
     points: Vec<(f64, f64)>,
-    colour: RGBColor,
+    color: RGBColor,
     measured: bool,
 }
 
@@ -298,9 +298,9 @@ fn draw(curves: &[Curve], path: &Path) -> Drawn {
             ("threads", Some(one)) => one.figures()[0] * one.threads as f64 / p.threads as f64,
             _ => 1e3 * p.figures()[1] / best,
         };
-        let of = |y: &dyn Fn(&Point) -> f64, colour, measured| {
+        let of = |y: &dyn Fn(&Point) -> f64, color, measured| {
             let points = curve.points.iter().map(|p| (p.x as f64, y(p))).collect();
-            Series { points, colour, measured }
+            Series { points, color, measured }
         };
         let time = [of(&|p| p.figures()[0], blue, true), of(&expected, blue, false)];
         let rate = [of(&|p| p.figures()[2], red, true)];
@@ -393,11 +393,11 @@ fn panel(area: &DrawingArea<SVGBackend<'_>, Shift>, x_label: &str, y_label: &str
         .light_line_style(TRANSPARENT)
         .draw()?;
     for s in series {
-        let (points, colour) = (shown(s), s.colour);
+        let (points, color) = (shown(s), s.color);
         if s.measured {
-            chart.draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(3))?;
+            chart.draw_series(LineSeries::new(points, color.stroke_width(2)).point_size(3))?;
         } else {
-            chart.draw_series(DashedLineSeries::new(points, 5, 4, colour.stroke_width(1)))?;
+            chart.draw_series(DashedLineSeries::new(points, 5, 4, color.stroke_width(1)))?;
         }
     }
     Ok(())

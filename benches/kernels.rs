@@ -185,7 +185,7 @@ mod rows {
         CHUNKS.into_iter().flat_map(|rows| [96, 192, 768].map(|cols| Rows { rows, cols }))
     }
 
-    /// Operations an element: 1 for the mean, 3 for the variance, 2 to normalise, 2 for γ and β.
+    /// Operations an element: 1 for the mean, 3 for the variance, 2 to normalize, 2 for γ and β.
     #[divan::bench(args = sizes())]
     fn layer_norm(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let (x, gamma, beta) = (numbers(rows * cols), numbers(cols), numbers(cols));
@@ -275,7 +275,7 @@ mod elements {
     #[divan::bench(args = features())]
     fn sum_rows(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let dy = numbers(rows * cols);
-        measure(bencher, rows * cols + cols, rows * cols, || kernels::sum_rows_onto(None, cols, &dy));
+        measure(bencher, rows * cols + cols, rows * cols, || kernels::accumulate_rows(None, cols, &dy));
     }
 
     /// Difference, square, half, sum.
@@ -298,7 +298,7 @@ mod tokens {
     //! What only moves numbers.
 
     use super::*;
-    use stop_mim::kernels::{Cut, PatchOrder};
+    use stop_mim::kernels::{PatchGrid, PatchOrder};
 
     /// Picks `kept` of `of` tokens of each of `rows` images.
     #[derive(Clone, Copy)]
@@ -350,7 +350,7 @@ mod tokens {
 
     #[divan::bench(args = [(8, 32, 4), (1, 224, 16)])]
     fn patchify(bencher: Bencher<'_, '_>, (batch, side, patch): (usize, usize, usize)) {
-        let cut = Cut { batch, channels: 3, height: side, width: side, patch, order: PatchOrder::ChannelFirst };
+        let cut = PatchGrid { batch, channels: 3, height: side, width: side, patch, order: PatchOrder::ChannelFirst };
         let len = batch * 3 * side * side;
         let images = numbers(len);
         measure(bencher, 2 * len, len, || kernels::patchify(&cut, &images));

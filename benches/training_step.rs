@@ -13,11 +13,11 @@ use safetensors::{Dtype, SafeTensors};
 use stop_mim::methods::{Method, Model, ModelConfig};
 use stop_mim::nn::{LinearInit, Params};
 use stop_mim::rng::{Purpose, stream};
-use stop_mim::train::{Batch, Hyper, Noise, Trainer};
+use stop_mim::train::{Batch, Noise, StepParams, Trainer};
 use stop_mim::vit::{EncoderConfig, PredictorConfig};
 use stop_mim::{DType, Indices, Precision, Tensor};
 
-const HYPER: Hyper = Hyper { lr: 1e-3, weight_decay: 0.05, ema_momentum: 0.996 };
+const HYPER: StepParams = StepParams { lr: 1e-3, weight_decay: 0.05, ema_momentum: 0.996 };
 
 fn main() {
     let workload = std::env::args().skip(1).find(|a| !a.starts_with("--"));

@@ -7,7 +7,7 @@
 use stop_mim::Indices;
 use stop_mim::paper::masking::MultiBlock;
 use stop_mim::report::canvas::Canvas;
-use stop_mim::report::colour::WHITE;
+use stop_mim::report::color::WHITE;
 use stop_mim::report::masks::coverage_map;
 use stop_mim::rng::{Purpose, stream};
 

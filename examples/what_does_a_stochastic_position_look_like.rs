@@ -5,13 +5,13 @@
 //! For a position in the middle of an 8 × 8 grid: its similarity to every position, from the deterministic embedding,
 //! from three draws ψ̂ = A n + ψ, from the mean over many draws, and what that mean tends to. Noise cannot widen the
 //! mean map, since E⟨ψ̂_i, ψ_j⟩ = ⟨ψ_i, ψ_j⟩; it only makes it paler. What one draw looks like is another matter.
-//! The table says how far apart neighbours are, in standard deviations of the noise, and how often the best guess from
+//! The table says how far apart neighbors are, in standard deviations of the noise, and how often the best guess from
 //! one draw finds its position.
 
 use stop_mim::eval::cosines;
 use stop_mim::paper::{PositionDistribution, Sigma, WhitenedPositions, cosine_shrinkage, expected_noise_power};
 use stop_mim::report::canvas::Canvas;
-use stop_mim::report::colour::{WHITE, diverging};
+use stop_mim::report::color::{WHITE, diverging};
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::vit::sincos;
 use stop_mim::{DType, Tensor};
@@ -28,7 +28,7 @@ fn main() -> stop_mim::Result<()> {
     let length = psi.iter().map(|v| v * v).sum::<f64>().sqrt();
 
     println!("A position of {D_P} features, |psi| = {length:.2}, on a {GRID} x {GRID} grid.\n");
-    println!("| std of A's entries | std of n | rms of A n | d' of neighbours | best guess is right |");
+    println!("| std of A's entries | std of n | rms of A n | d' of neighbors | best guess is right |");
     println!("|---|---|---|---|---|");
     let mut rows = vec![vec![tile(&similarity(psi))]];
     for (a_std, n_std) in [(0.02, 0.25), (0.1, 0.25), (0.1, 1.0), (0.3, 1.0)] {
@@ -38,7 +38,7 @@ fn main() -> stop_mim::Result<()> {
         let rms = (expected_noise_power(&a, sigma) / D_P as f64).sqrt();
         let grid = Tensor::new([GRID * GRID, D_P], table.clone());
         let positions = WhitenedPositions::new(&grid, &a, sigma);
-        let (d, right) = (positions.neighbours((GRID, GRID)).mean, positions.decoding_accuracy(100, &mut rng));
+        let (d, right) = (positions.neighbors((GRID, GRID)).mean, positions.decoding_accuracy(100, &mut rng));
         println!("| {a_std} | {n_std} | {rms:.3} | {d:.2} | {:.1} % |", 100.0 * right);
         let shrinkage = cosine_shrinkage(length, &a, sigma) as f32;
         let draws = 400;

@@ -17,7 +17,7 @@ use stop_mim::{DType, Tensor};
 const CELLS: f64 = 14.0;
 const DRAWS: usize = 200_000;
 const BIN: f64 = 0.1;
-/// A bin with fewer draws is left to its neighbour.
+/// A bin with fewer draws is left to its neighbor.
 const ENOUGH: f64 = 100.0;
 
 /// A prior on X, a clean expectation, and what is to be compared on them.
@@ -70,12 +70,12 @@ fn cases() -> Vec<Case> {
             on_ring: false,
         }
     };
-    let bell = |name, asked, clean: fn(f64) -> f64, centre: f64, tau: f64| Case {
+    let bell = |name, asked, clean: fn(f64) -> f64, center: f64, tau: f64| Case {
         name,
         asked,
         clean,
-        draw: Box::new(move |rng| centre + tau * normal(rng)),
-        optimum: Box::new(move |r| posterior_mean(|x| (-0.5 * ((x - centre) / tau).powi(2)).exp(), clean, r)),
+        draw: Box::new(move |rng| center + tau * normal(rng)),
+        optimum: Box::new(move |r| posterior_mean(|x| (-0.5 * ((x - center) / tau).powi(2)).exp(), clean, r)),
         on_ring: false,
     };
     // The ring unrolled three times: a turn to either side is out of the noise's reach.
@@ -111,7 +111,7 @@ impl Case {
         (if self.on_ring { r.rem_euclid(CELLS) } else { r }, (self.clean)(x))
     }
 
-    /// Regression with no formula: the mean of Y among draws whose R falls into the same bin, at the bin's centre.
+    /// Regression with no formula: the mean of Y among draws whose R falls into the same bin, at the bin's center.
     fn fitted(&self, rng: &mut Generator) -> Points {
         let mut sums = std::collections::BTreeMap::<i64, (f64, f64)>::new();
         for (r, y) in (0..DRAWS).map(|_| self.observe(rng)) {
@@ -126,7 +126,7 @@ impl Case {
     fn row(&self, fit: &[(f64, f64)]) -> Vec<String> {
         let mut rng = self.stream(1);
         let nearest = |r: f64| {
-            let after = fit.partition_point(|&(centre, _)| centre < r - BIN / 2.0).min(fit.len() - 1);
+            let after = fit.partition_point(|&(center, _)| center < r - BIN / 2.0).min(fit.len() - 1);
             fit[after].1
         };
         let mut risks = [0.0; 3];

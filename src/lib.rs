@@ -1,4 +1,4 @@
-//! Masked image modelling with stochastic positional embeddings, to be read, run and checked.
+//! Masked image modeling with stochastic positional embeddings, to be read, run and checked.
 //!
 //! The paper: A. Bar, F. Bordes, A. Shocher, M. Assran, P. Vincent, N. Ballas, T. Darrell, A. Globerson and Y. LeCun,
 //! *Stochastic positional embeddings improve masked image modeling* (StoP), ICML 2024. In I-JEPA a predictor is asked
@@ -12,7 +12,7 @@
 //! use stop_mim::methods::{Method, Model, ModelConfig, stop::TokenForm};
 //! use stop_mim::paper::{Sigma, masking::MultiBlock};
 //! use stop_mim::rng::{Purpose, stream};
-//! use stop_mim::train::{Batch, Hyper, Noise, Trainer};
+//! use stop_mim::train::{Batch, StepParams, Noise, Trainer};
 //! use stop_mim::{DType, Tensor, nn::LinearInit, vit::Preset};
 //!
 //! # fn main() -> stop_mim::Result<()> {
@@ -25,7 +25,7 @@
 //!
 //! let mut rng = stream(0, Purpose::Mask, [0, 0]);
 //! let images = Tensor::normal([8, 3, 32, 32], 1.0, DType::F32, &mut rng); // stand-ins
-//! let hyper = Hyper { lr: 1e-3, weight_decay: 0.04, ema_momentum: 0.996 };
+//! let hyper = StepParams { lr: 1e-3, weight_decay: 0.04, ema_momentum: 0.996 };
 //! let mut losses = Vec::new();
 //! for step in 1..=10 {
 //!     let masks = MultiBlock::for_small_grid((8, 8)).sample(8, &mut rng); // B_x and B_y

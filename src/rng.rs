@@ -38,7 +38,7 @@ pub enum Purpose {
 
 /// The generator for `purpose`, item `index` (for example `[epoch, image]`), of the run with this `seed`.
 ///
-/// The key is hashed by SplitMix64 steps, so that neighbouring indices give unrelated streams.
+/// The key is hashed by SplitMix64 steps, so that neighboring indices give unrelated streams.
 pub fn stream(seed: u64, purpose: Purpose, index: [u64; 2]) -> Generator {
     let mut key = [0u8; 32];
     let mut state = seed;

@@ -82,7 +82,7 @@ fn changes() -> Vec<(String, Change)> {
     let statistics = |mean, std| Some(Normalization { mean: [mean; 3], std: [std; 3] });
     for (mean, std) in [(0.5, 0.25), (0.5, 0.0), (0.5, -1.0), (f32::NAN, 0.25), (0.5, f32::NAN), (0.5, f32::INFINITY)] {
         let set = move |c: &mut RunConfig| c.normalization = statistics(mean, std);
-        all.push((format!("normalised by {mean} and {std}"), Box::new(set)));
+        all.push((format!("normalized by {mean} and {std}"), Box::new(set)));
     }
     for k in [0, 1, 3, usize::MAX] {
         let set = move |c: &mut RunConfig| match &mut c.model.method {

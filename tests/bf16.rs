@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use stop_mim::data;
 use stop_mim::lab::small;
-use stop_mim::train::checkpoint::{Upkeep, load_run, save_run};
+use stop_mim::train::checkpoint::{CheckpointPolicy, load_run, save_run};
 use stop_mim::train::{RunConfig, Trainer, fresh_model, go_on, pretrain};
 use stop_mim::{DType, Precision};
 
@@ -71,7 +71,8 @@ fn the_same_bits_on_any_number_of_threads_and_after_an_interruption() {
 
     let half = run(&config, None, 3);
     let path = std::env::temp_dir().join(format!("stop-mim-bf16-{}.safetensors", std::process::id()));
-    let upkeep = Upkeep { diagnose_every: 2, checkpoint_every: 1, keep: 1, keep_every: 0, images: String::new() };
+    let upkeep =
+        CheckpointPolicy { diagnose_every: 2, checkpoint_every: 1, keep: 1, keep_every: 0, images: String::new() };
     save_run(&path, &config, &upkeep, &half).unwrap();
     let saved = load_run(&path).unwrap();
     std::fs::remove_file(&path).unwrap();

@@ -5,7 +5,7 @@ use stop_mim::data::{self, Subset};
 use stop_mim::lab::small;
 use stop_mim::methods::Method;
 use stop_mim::methods::stop::TokenForm;
-use stop_mim::train::{Diagnostics, Hyper, Trainer};
+use stop_mim::train::{Diagnostics, StepParams, Trainer};
 use stop_mim::{DType, Tensor};
 
 fn diagnose(trainer: &Trainer) -> Diagnostics {
@@ -36,7 +36,7 @@ fn without_noise_nothing_is_hidden_and_nothing_moves() {
         let gamma = &trainer.params.encoder.get("norm.weight").unwrap().value;
         assert_eq!(found.norm_gamma, gamma.norm());
         assert_eq!(noisy, found.noise_sensitivity > 0.0, "{method:?} {found:?}");
-        assert_eq!(noisy, found.neighbours.mean.is_finite(), "{method:?} {found:?}");
+        assert_eq!(noisy, found.neighbors.mean.is_finite(), "{method:?} {found:?}");
         assert_eq!(noisy, found.position_accuracy < 1.0, "{method:?} {found:?}");
     }
 }
@@ -60,8 +60,8 @@ fn the_gauge_escape_is_seen() {
         max_relative = 1e-12
     );
     assert_relative_eq!(after.context_rms, before.context_rms, max_relative = 1e-6);
-    assert_relative_eq!(after.neighbours.mean, c * before.neighbours.mean, max_relative = 1e-12);
-    assert_relative_eq!(after.neighbours.least, c * before.neighbours.least, max_relative = 1e-12);
+    assert_relative_eq!(after.neighbors.mean, c * before.neighbors.mean, max_relative = 1e-12);
+    assert_relative_eq!(after.neighbors.least, c * before.neighbors.least, max_relative = 1e-12);
     assert!(after.position_accuracy > before.position_accuracy, "{before:?} {after:?}");
     assert!(after.noise_sensitivity < before.noise_sensitivity / 2.0, "{before:?} {after:?}");
     assert_eq!((after.target_std, after.rank_me), (before.target_std, before.rank_me), "of the target encoder");
@@ -107,7 +107,7 @@ fn a_diagnosis_repeats_and_follows_the_weights() {
     let mut trainer = stop();
     let before = diagnose(&trainer);
     assert_eq!(diagnose(&trainer), before);
-    trainer.step(&small::batch(&trainer), &Hyper { lr: 1e-2, weight_decay: 0.0, ema_momentum: 0.9 }).unwrap();
+    trainer.step(&small::batch(&trainer), &StepParams { lr: 1e-2, weight_decay: 0.0, ema_momentum: 0.9 }).unwrap();
     let after = diagnose(&trainer);
     assert!(after.context_rms != before.context_rms && after.target_std != before.target_std, "{before:?} {after:?}");
 }

@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 use stop_mim::Precision;
 use stop_mim::cli::Cli;
 use stop_mim::data::{
-    Augment, BadImages, Dataset, Loader, LoaderOptions, Normalization, Splits, Subset, Unlabelled, cifar, folder,
+    Augment, BadImages, Dataset, Loader, LoaderOptions, Normalization, Splits, Subset, Unlabeled, cifar, folder,
 };
 use stop_mim::methods::stop::TokenForm;
 use stop_mim::methods::{Method, ModelConfig, ModelParams};
@@ -133,8 +133,8 @@ fn stored(data: &[u8]) -> Vec<u8> {
     [&[0x78, 1, 1][..], &length.to_le_bytes(), &(!length).to_le_bytes(), data, &(b << 16 | a).to_be_bytes()].concat()
 }
 
-fn header(width: u32, height: u32, depth: u8, colour: u8) -> Vec<u8> {
-    chunk(b"IHDR", &[&width.to_be_bytes()[..], &height.to_be_bytes(), &[depth, colour, 0, 0, 0]].concat())
+fn header(width: u32, height: u32, depth: u8, color: u8) -> Vec<u8> {
+    chunk(b"IHDR", &[&width.to_be_bytes()[..], &height.to_be_bytes(), &[depth, color, 0, 0, 0]].concat())
 }
 
 fn png(chunks: &[Vec<u8>]) -> Vec<u8> {
@@ -183,7 +183,7 @@ fn bmp(width: i32, height: i32, bits: u16, compression: u32, data: &[u8]) -> Vec
     [words, sides, rest].concat()
 }
 
-/// Two frames: the still image of one grey level, the next frame of another.
+/// Two frames: the still image of one gray level, the next frame of another.
 fn animated_png() -> Vec<u8> {
     let lines = |v: u8| stored(&[0, v, v, 0, v, v]);
     let frame = |number: u32| {
@@ -195,7 +195,7 @@ fn animated_png() -> Vec<u8> {
     png(&[header(2, 2, 8, 0), control, frame(0), chunk(b"IDAT", &lines(50)), frame(1), second])
 }
 
-/// What it is called, the file, and the one colour that it shows, if it shows only one.
+/// What it is called, the file, and the one color that it shows, if it shows only one.
 type Case = (&'static str, Vec<u8>, Option<[u8; 3]>);
 
 #[test]
@@ -209,13 +209,13 @@ fn every_kind_of_image_that_can_be_shown_is() {
         ("1x1", encoded(&RgbImage::from_pixel(1, 1, Rgb([1, 2, 3])).into(), ImageFormat::Png), Some([1, 2, 3])),
         ("1x1 bit", png(&[header(1, 1, 1, 0), chunk(b"IDAT", &stored(&[0, 0x80]))]), Some([255; 3])),
         ("ribbon", encoded(&RgbImage::from_pixel(16_384, 1, Rgb([9; 3])).into(), ImageFormat::Png), Some([9; 3])),
-        ("grey jpeg", jpeg(20, 11, 1), Some([128; 3])),
-        ("colour jpeg", jpeg(8, 8, 3), Some([128; 3])),
+        ("gray jpeg", jpeg(20, 11, 1), Some([128; 3])),
+        ("color jpeg", jpeg(8, 8, 3), Some([128; 3])),
         ("CMYK jpeg", jpeg(8, 8, 4), None),
         ("16 bits", encoded(&image.to_rgb16().into(), ImageFormat::Png), None),
         ("16 bits and alpha", encoded(&image.to_rgba16().into(), ImageFormat::Png), None),
-        ("grey and alpha", encoded(&image.to_luma_alpha8().into(), ImageFormat::Png), None),
-        ("grey of 16 bits", encoded(&image.to_luma16().into(), ImageFormat::Png), None),
+        ("gray and alpha", encoded(&image.to_luma_alpha8().into(), ImageFormat::Png), None),
+        ("gray of 16 bits", encoded(&image.to_luma16().into(), ImageFormat::Png), None),
         ("jpeg with bytes after its end", [jpeg(8, 8, 3), vec![0; 99]].concat(), Some([128; 3])),
         ("bmp", bmp(2, 2, 24, 0, &[9, 8, 7, 9, 8, 7, 0, 0, 9, 8, 7, 9, 8, 7, 0, 0]), Some([7, 8, 9])),
         ("bmp, first line on top", bmp(1, -1, 32, 0, &[9, 8, 7, 0]), Some([7, 8, 9])),
@@ -258,7 +258,7 @@ fn formats_that_are_a_feature() {
 #[test]
 fn images_that_cannot_be_shown_are_named_with_the_reason() {
     let data = chunk(b"IDAT", &stored(&[0; 7]));
-    let declared = |width, height, depth, colour| png(&[header(width, height, depth, colour), data.clone()]);
+    let declared = |width, height, depth, color| png(&[header(width, height, depth, color), data.clone()]);
     let good = encoded(&picture().into(), ImageFormat::Png);
     let mut corrupt = good.clone();
     corrupt[good.len() / 2] ^= 0x55;
@@ -287,7 +287,7 @@ fn images_that_cannot_be_shown_are_named_with_the_reason() {
         ("jpeg cut short", whole[..whole.len() - 40].to_vec(), "cut short"),
         ("jpeg without pixels", vec![0xFF, 0xD8, 0xFF, 0xD9], "no frame header"),
         ("jpeg of two sizes", jpeg_of_two_sizes(), "two frame headers that differ"),
-        ("jpeg of fine colour", jpeg_of_fine_colour(), "the decoder panicked"),
+        ("jpeg of fine color", jpeg_of_fine_color(), "the decoder panicked"),
     ];
     let seen_at_once =
         ["empty", "text", "tiff", "signature", "0x0", "0x5", "100000x1", "bomb", "largest", "many"].as_slice();
@@ -305,9 +305,9 @@ fn images_that_cannot_be_shown_are_named_with_the_reason() {
     }
 }
 
-/// A colour sampled twice as finely as the light, in a scan of its own. Fuzzing found that the decoder panics here (a
+/// A color sampled twice as finely as the light, in a scan of its own. Fuzzing found that the decoder panics here (a
 /// known fault of zune-jpeg 0.5); the day it does not, this takes another file.
-fn jpeg_of_fine_colour() -> Vec<u8> {
+fn jpeg_of_fine_color() -> Vec<u8> {
     let [light, blue, red] = [[1, 0x11], [2, 0x21], [3, 0x11]];
     jpeg_of((20, 12), &[light, blue, red], &[&[light], &[blue], &[red]])
 }
@@ -388,7 +388,7 @@ fn broken_later() -> Vec<u8> {
     png(&[header(4, 4, 8, 0), chunk(b"IDAT", &stored(&[0; 3]))])
 }
 
-fn grey(level: u8) -> Vec<u8> {
+fn gray(level: u8) -> Vec<u8> {
     encoded(&RgbImage::from_pixel(SIZE as u32, SIZE as u32, Rgb([level; 3])).into(), ImageFormat::Png)
 }
 
@@ -396,10 +396,10 @@ fn grey(level: u8) -> Vec<u8> {
 fn folder_with_late_damage() -> Scratch {
     let scratch = Scratch::new();
     for (c, class) in ["a", "b", "c"].into_iter().enumerate() {
-        scratch.write(format!("test/{class}/x.png"), &grey(250));
+        scratch.write(format!("test/{class}/x.png"), &gray(250));
         for k in 0..6 {
             let bad = class == "b" && [1, 2, 5].contains(&k);
-            let bytes = if bad { broken_later() } else { grey((c * 10 + k) as u8) };
+            let bytes = if bad { broken_later() } else { gray((c * 10 + k) as u8) };
             scratch.write(format!("train/{class}/{k}.png"), &bytes);
         }
     }
@@ -456,11 +456,11 @@ fn batches_with_stand_ins_are_the_same_on_any_number_of_threads() {
 fn folder_with_a_barren_class() -> Scratch {
     let scratch = Scratch::new();
     for k in 0..3 {
-        scratch.write(format!("train/a/{k}.png"), &grey(10 + k));
+        scratch.write(format!("train/a/{k}.png"), &gray(10 + k));
         scratch.write(format!("train/b/{k}.png"), &broken_later());
     }
     for class in ["a", "b"] {
-        scratch.write(format!("test/{class}/x.png"), &grey(250));
+        scratch.write(format!("test/{class}/x.png"), &gray(250));
     }
     scratch
 }
@@ -471,7 +471,7 @@ fn where_a_class_has_no_good_image_others_stand_in_without_labels() {
     let scratch = folder_with_a_barren_class();
     for order in [[3, 4, 5, 0], [0, 5, 4, 3], [5, 5, 3, 4]] {
         let train = Arc::new(scratch.open(BadImages::Skip).unwrap().0);
-        let all = Unlabelled::new(Arc::clone(&train) as Arc<dyn Dataset>);
+        let all = Unlabeled::new(Arc::clone(&train) as Arc<dyn Dataset>);
         for index in order {
             let level = if index < 3 { 10 + index as u8 } else { 10 };
             assert!(pixels(&all, index).iter().all(|v| *v == level), "image {index}");
@@ -498,7 +498,7 @@ fn a_split_without_any_good_image_is_an_error() {
     assert!(message.contains("no train image can be used") && message.contains("good.png"), "{message}");
     scratch.write("train/a/good.png", &broken_later());
     let (train, _) = scratch.open(BadImages::Skip).unwrap();
-    let message = train.unlabelled_pixels(0, &mut [0; 3 * SIZE * SIZE]).unwrap_err().to_string();
+    let message = train.unlabeled_pixels(0, &mut [0; 3 * SIZE * SIZE]).unwrap_err().to_string();
     assert!(message.contains("no train image can be decoded"), "{message}");
 }
 
@@ -524,7 +524,7 @@ fn batches_of_a_folder_with_a_barren_class_are_the_same_on_any_number_of_threads
 #[test]
 fn damage_moves_no_image_to_the_other_split() {
     let scratch = Scratch::new();
-    (0..20).for_each(|k| scratch.write(format!("a/{k:02}.png"), &grey(k)));
+    (0..20).for_each(|k| scratch.write(format!("a/{k:02}.png"), &gray(k)));
     let levels = |images: &dyn Dataset| (0..images.len()).map(|k| pixels(images, k)[0]).collect::<Vec<_>>();
     let before = scratch.open(BadImages::Skip).unwrap().1;
     let before = levels(&before);
@@ -542,9 +542,9 @@ fn folders_that_are_not_as_they_should_be() {
     );
     assert!(scratch.refused(BadImages::Skip).contains("no images in here"));
     for k in 0..2 {
-        scratch.write(format!("a/{k}.png"), &grey(k));
+        scratch.write(format!("a/{k}.png"), &gray(k));
     }
-    scratch.write("beside.png", &grey(1));
+    scratch.write("beside.png", &gray(1));
     assert_eq!(scratch.open(BadImages::Skip).unwrap().0.skipped(), 1, "the one beside");
     let message = scratch.refused(BadImages::Refuse);
     assert!(message.contains("beside.png: lies beside the folders that are used"), "{message}");
@@ -557,11 +557,11 @@ fn folders_that_are_not_as_they_should_be() {
 
     // A class that is a file in one of the splits.
     let scratch = Scratch::with_good_images();
-    scratch.write("train/b/1.png", &grey(1));
+    scratch.write("train/b/1.png", &gray(1));
     scratch.write("test/b", b"a file");
     assert_eq!(scratch.open(BadImages::Refuse).unwrap().0.class_names(), ["a", "b"]);
     // One that only the test split has gets no label, and no other's.
-    scratch.write("test/0/1.png", &grey(1));
+    scratch.write("test/0/1.png", &gray(1));
     let (train, test) = scratch.open(BadImages::Skip).unwrap();
     assert_eq!(
         ((0..2).map(|k| test.label(k)).collect::<Vec<_>>(), train.class_names()),
@@ -594,7 +594,7 @@ fn links_devices_and_names_that_are_no_text() {
     assert!(Command::new("mkfifo").arg(class.join("pipe.png")).status().unwrap().success());
     // Not bad: a link that leads somewhere, and a name that is no text.
     symlink("good.png", class.join("link.png")).unwrap();
-    scratch.write(Path::new("train/a").join(OsStr::from_bytes(b"\xFF\xFE.png")), &grey(1));
+    scratch.write(Path::new("train/a").join(OsStr::from_bytes(b"\xFF\xFE.png")), &gray(1));
     scratch.write(Path::new("train/a").join(OsStr::from_bytes(b"x.\xFF")), b"no image by its name");
     scratch.write("train/a/._hidden.png", b"what some systems leave");
     let message = scratch.refused(BadImages::Refuse);
@@ -607,7 +607,7 @@ fn links_devices_and_names_that_are_no_text() {
 
     symlink("nowhere", scratch.0.join("train/gone")).unwrap();
     assert_eq!(scratch.open(BadImages::Skip).unwrap().0.skipped(), 6, "a class that is a broken link is reported");
-    scratch.write(Path::new("train").join(OsStr::from_bytes(b"\xFF")).join("x.png"), &grey(1));
+    scratch.write(Path::new("train").join(OsStr::from_bytes(b"\xFF")).join("x.png"), &gray(1));
     assert!(scratch.refused(BadImages::Skip).contains("not UTF-8"));
 }
 
@@ -616,7 +616,7 @@ fn links_devices_and_names_that_are_no_text() {
 fn a_file_that_may_not_be_read() {
     use std::os::unix::fs::PermissionsExt;
     let scratch = Scratch::with_good_images();
-    scratch.write("train/a/secret.png", &grey(1));
+    scratch.write("train/a/secret.png", &gray(1));
     let secret = scratch.0.join("train/a/secret.png");
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o0)).unwrap();
     if std::fs::read(&secret).is_ok() {

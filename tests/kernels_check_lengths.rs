@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use stop_mim::kernels::{self, AdamWUpdate, AttentionSizes, Broadcast, Buffer, Cut, DType, PatchOrder};
+use stop_mim::kernels::{self, AdamWUpdate, AttentionSizes, Broadcast, Buffer, DType, PatchGrid, PatchOrder};
 
 fn buffer(len: usize) -> Buffer {
     kernels::full(len, 0.5, DType::F64)
@@ -37,7 +37,7 @@ fn wrong_lengths_are_refused() {
     refuses("linear", &[8, 6, 12], |b| {
         _ = kernels::linear_backward(Some(x(&b, 0)), [2, 3, 4], &b[1], false, &b[2], false);
     });
-    refuses("sum_rows", &[3, 6], |b| _ = kernels::sum_rows_onto(Some(x(&b, 0)), 3, &b[1]));
+    refuses("sum_rows", &[3, 6], |b| _ = kernels::accumulate_rows(Some(x(&b, 0)), 3, &b[1]));
     let how = Broadcast::new(&[2, 1, 4], &[3, 1], &[2, 3, 4]);
     let nothing = Broadcast::new(&[2, 0], &[1], &[2, 0]);
     for (name, door) in [("add", kernels::add as fn(_, _, &_, &_) -> _), ("mul", kernels::mul)] {
@@ -51,7 +51,7 @@ fn wrong_lengths_are_refused() {
     refuses("gelu", &[6, 6], |b| _ = kernels::gelu_backward(&b[0], &b[1]));
     refuses("gelu", &[6, 6], |b| _ = kernels::gelu_and_backward(&b[0], x(&b, 1)));
     refuses("layer_norm", &[6, 3, 3], |b| _ = kernels::layer_norm(3, &b[0], Some((&b[1], &b[2])), 1e-6));
-    refuses("layer_norm", &[6, 3, 3, 4], |b| _ = kernels::layer_norm_again(3, &b[0], (&b[1], &b[2]), &b[3]));
+    refuses("layer_norm", &[6, 3, 3, 4], |b| _ = kernels::layer_norm_recompute(3, &b[0], (&b[1], &b[2]), &b[3]));
     refuses("layer_norm", &[6, 6, 3, 4, 6], |b| {
         _ = kernels::layer_norm_backward_input(Some(x(&b, 0)), 3, &b[1], Some(&b[2]), &b[3], x(&b, 4));
     });
@@ -73,7 +73,7 @@ fn wrong_lengths_are_refused() {
     assert!(catch_unwind(|| kernels::slice_runs(2, 5, 3, 3, &buffer(10))).is_err(), "past the end of a row");
     assert!(catch_unwind(|| kernels::unslice_runs(2, 5, usize::MAX, 3, &buffer(6))).is_err(), "past the end of a row");
     refuses("swap_middle", &[24], |b| _ = kernels::swap_middle(&b[0], [2, 3, 4, 1]));
-    let cut = Cut { batch: 1, channels: 3, height: 4, width: 6, patch: 2, order: PatchOrder::ChannelFirst };
+    let cut = PatchGrid { batch: 1, channels: 3, height: 4, width: 6, patch: 2, order: PatchOrder::ChannelFirst };
     refuses("patchify", &[72], |b| _ = kernels::patchify(&cut, &b[0]));
     refuses("unpatchify", &[72], |b| _ = kernels::unpatchify(&cut, &b[0]));
     refuses("smooth_l1", &[6, 6], |b| _ = kernels::smooth_l1(&b[0], &b[1], 1.0));

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use stop_mim::data::{Dataset, Normalization, Splits};
 use stop_mim::lab::small;
-use stop_mim::train::{Hyper, RunConfig, StepReport, Trainer, pretrain};
+use stop_mim::train::{RunConfig, StepParams, StepReport, Trainer, pretrain};
 use stop_mim::{DType, Result};
 
 /// The system's allocator, and a count of what it gave and did not get back.
@@ -114,7 +114,7 @@ fn what_is_alive_after_a_step_does_not_grow() {
     for threads in [1, 3] {
         let mut trainer = Trainer { chunk_images: 1, ..small::trainer(small::stop(), false, DType::F32) };
         let batch = small::batch(&trainer);
-        let hyper = Hyper { lr: 1e-4, weight_decay: 0.1, ema_momentum: 0.99 };
+        let hyper = StepParams { lr: 1e-4, weight_decay: 0.1, ema_momentum: 0.99 };
         let mut seen = Vec::with_capacity(2000);
         let mut step = || {
             trainer.step(&batch, &hyper).unwrap();

@@ -9,10 +9,10 @@ use std::time::Duration;
 use stop_mim::data::{self, Dataset, Splits};
 use stop_mim::lab::small;
 use stop_mim::nn::{AdamW, Params, Role};
-use stop_mim::train::{Batch, Hyper, Noise, RunConfig, Trainer, Watch, pretrain};
+use stop_mim::train::{Batch, Noise, RunConfig, StepParams, Trainer, Watch, pretrain};
 use stop_mim::{DType, Error, Result, Tensor};
 
-const HYPER: Hyper = Hyper { lr: 1e-2, weight_decay: 0.1, ema_momentum: 0.9 };
+const HYPER: StepParams = StepParams { lr: 1e-2, weight_decay: 0.1, ema_momentum: 0.9 };
 
 fn modules(trainer: &mut Trainer) -> Vec<&mut Params> {
     let params = &mut trainer.params;

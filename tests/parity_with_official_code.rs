@@ -22,7 +22,7 @@ use stop_mim::nn::{LinearInit, Params, Role};
 use stop_mim::paper::Sigma;
 use stop_mim::paper::masking::masks_from_noise;
 use stop_mim::rng::{Purpose, stream};
-use stop_mim::train::{Batch, Hyper, Noise, Trainer};
+use stop_mim::train::{Batch, Noise, StepParams, Trainer};
 use stop_mim::vit::{EncoderConfig, PredictorConfig};
 use stop_mim::{DType, Indices, Tensor};
 
@@ -243,9 +243,9 @@ impl Fixture {
         ((number(&adamw["betas"][0]), number(&adamw["betas"][1])), number(&adamw["eps"]))
     }
 
-    fn hyper(&self, step: usize) -> Hyper {
+    fn hyper(&self, step: usize) -> StepParams {
         let number = |key: &str| self.config[key][step].as_f64().unwrap();
-        Hyper { lr: number("lr"), weight_decay: number("weight_decay"), ema_momentum: number("ema_momentum") }
+        StepParams { lr: number("lr"), weight_decay: number("weight_decay"), ema_momentum: number("ema_momentum") }
     }
 
     /// The weights of one module after the last step.

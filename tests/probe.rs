@@ -157,7 +157,7 @@ fn a_run_whose_probe_cannot_be_made_does_not_begin() {
     assert_eq!(std::fs::read_dir(&scratch.0).unwrap().count(), 0, "nothing is written");
 }
 
-/// Raw pixels apart, what is found depends on how light the images are: they are not normalised by their own
+/// Raw pixels apart, what is found depends on how light the images are: they are not normalized by their own
 /// statistics.
 #[test]
 fn images_are_normalised_as_the_encoder_is_used_to() {
@@ -182,7 +182,7 @@ fn images_are_normalised_as_the_encoder_is_used_to() {
         ("runs/run/checkpoint.safetensors", ": the checkpoint's own"),
     ] {
         let (dark, bright) = (probe(args, &dark), probe(args, &bright));
-        let line = |printed: &str| row(printed, "images are normalised").to_owned();
+        let line = |printed: &str| row(printed, "images are normalized").to_owned();
         assert!(line(&dark).contains(said) && line(&dark) == line(&bright), "{dark}{bright}");
         for name in ["trained encoder", "untrained encoder"] {
             assert_ne!(row(&dark, name), row(&bright, name), "{args}");
@@ -217,7 +217,7 @@ fn features_that_are_no_numbers_are_no_class() {
         last.value.as_mut_slice::<f32>().fill(f32::MAX);
     };
     scratch.weights(&EncoderConfig { image_size: 16, ..Preset::Toy.sizes().0 }, huge);
-    fails(&scratch.0, TOY, &["trained encoder, training images: feature", "of image 0 is", "normalised"]);
+    fails(&scratch.0, TOY, &["trained encoder, training images: feature", "of image 0 is", "normalized"]);
 }
 
 /// SIGTERM as soon as a line that begins with `word` is printed. Gives the exit code, and what was printed.

@@ -12,7 +12,7 @@ use stop_mim::lab::small;
 use stop_mim::methods::Method;
 use stop_mim::methods::stop::TokenForm;
 use stop_mim::nn::{Params, Role};
-use stop_mim::train::{Hyper, RunConfig, Trainer, pretrain};
+use stop_mim::train::{RunConfig, StepParams, Trainer, pretrain};
 use stop_mim::{DType, Tensor, data};
 
 /// There is one meter in a process: these tests take turns.
@@ -21,7 +21,7 @@ fn alone() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-const HYPER: Hyper = Hyper { lr: 1e-2, weight_decay: 0.1, ema_momentum: 0.9 };
+const HYPER: StepParams = StepParams { lr: 1e-2, weight_decay: 0.1, ema_momentum: 0.9 };
 
 /// What was counted of the places that are as asked.
 fn sum(totals: &Totals, of: impl Fn(&Place) -> bool) -> Sum {
@@ -139,7 +139,7 @@ fn each_operation_is_seen_as_often_as_its_rule_says() {
         assert_eq!(calls("gelu", &[Phase::Target]), target, "{method:?}");
         let [theta, phi] = trainer.params.trained().map(trained);
         let trained = theta + phi;
-        assert_eq!(calls("adamw", &[Phase::Optimiser]), trained, "on whichever thread");
+        assert_eq!(calls("adamw", &[Phase::Optimizer]), trained, "on whichever thread");
         assert_eq!(calls("accumulate", &[Phase::GradientSum]), 2 * trained, "three chunks, two sums");
     }
 }
@@ -276,13 +276,13 @@ fn helping_threads_without_a_phase_are_in_the_shared_one() {
         let running = meter::start();
         let spread = |name| rayon::broadcast(|_| drop(meter::op(name)));
         {
-            let _phase = meter::phase_of_all(Phase::Optimiser);
+            let _phase = meter::phase_of_all(Phase::Optimizer);
             spread("shared");
         }
         spread("afterwards");
         running.stop()
     });
-    assert_eq!(totals[&Place { phase: Phase::Optimiser, op: Some("shared") }].calls, 3);
+    assert_eq!(totals[&Place { phase: Phase::Optimizer, op: Some("shared") }].calls, 3);
     assert_eq!(totals[&Place { phase: Phase::Rest, op: Some("afterwards") }].calls, 3);
     assert_eq!(totals.len(), 3, "and the time between operations: {totals:?}");
 }

@@ -61,7 +61,7 @@ fn a_calibrated_predictor() {
 }
 
 #[test]
-fn a_linear_predictor_is_regularised_by_tikhonov() {
+fn a_linear_predictor_is_regularized_by_tikhonov() {
     pass(second_order::tikhonov());
 }
 
@@ -77,7 +77,7 @@ fn noise_scaled_by_the_context() {
 
 #[test]
 fn two_gradients_of_an_expectation() {
-    pass(prop_3_1::reparametrisation());
+    pass(prop_3_1::reparametrization());
 }
 
 #[test]

@@ -8,7 +8,7 @@ fn all_pass(findings: Vec<Finding>) {
 }
 
 #[test]
-fn the_conditional_mean_minimises_the_risk() {
+fn the_conditional_mean_minimizes_the_risk() {
     all_pass(prop_3_2::conditional_mean());
 }
 

@@ -498,7 +498,7 @@ fn an_image_that_goes_bad_costs_no_step() {
     same_bits(&scratch.run("whole"), &run);
 }
 
-/// Cut short, held-out images cost the diagnostics and a picture, and a training image is shown by another: the run goes on,
+/// PatchGrid short, held-out images cost the diagnostics and a picture, and a training image is shown by another: the run goes on,
 /// again and again. Of an image that is left out at the beginning, the others would change their numbers.
 #[test]
 fn a_run_whose_images_have_gone_bad_can_be_resumed() {
@@ -661,7 +661,7 @@ fn a_run_begins_with_the_weights_of_a_file_and_goes_on_without_it() {
     succeeds(&scratch.0, &format!("{SMALL} --steps 5 --name teacher"));
     let teacher = scratch.run("teacher").join("checkpoint.safetensors");
     let args = format!("{SMALL} --steps 6 --keep 100 --seed 7 --name pupil --init runs/teacher/checkpoint.safetensors");
-    let asked = "images are normalised with mean [0.5, 0.4, 0.3], std [0.1, 0.2, 0.3]: as asked";
+    let asked = "images are normalized with mean [0.5, 0.4, 0.3], std [0.1, 0.2, 0.3]: as asked";
     let printed = succeeds(&scratch.0, &format!("{args} --mean 0.5,0.4,0.3 --std 0.1,0.2,0.3"));
     assert!(printed.contains(asked), "{printed}");
     let pupil = scratch.run("pupil");

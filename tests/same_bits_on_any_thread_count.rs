@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use stop_mim::DType;
 use stop_mim::data;
 use stop_mim::lab::small;
-use stop_mim::train::{Hyper, RunConfig, pretrain};
+use stop_mim::train::{RunConfig, StepParams, pretrain};
 
 #[test]
 fn steps_of_every_method() {
@@ -14,7 +14,7 @@ fn steps_of_every_method() {
             let mut trainer = small::trainer(method.clone(), false, DType::F32);
             trainer.chunk_images = 1; // many chunks, so that their order could matter
             let batch = small::batch(&trainer);
-            let hyper = Hyper { lr: 1e-2, weight_decay: 0.1, ema_momentum: 0.9 };
+            let hyper = StepParams { lr: 1e-2, weight_decay: 0.1, ema_momentum: 0.9 };
             let losses: Vec<u64> = small::with_threads(threads, || {
                 (0..4).map(|_| trainer.step(&batch, &hyper).unwrap().to_bits()).collect()
             });

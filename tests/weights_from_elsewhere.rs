@@ -91,7 +91,7 @@ fn features_of_weights_from_elsewhere() {
     let exact = images(folder, &encoder, &params);
     for prefix in ["", "target_encoder.", "model._orig_mod.module."] {
         write(&folder.join("weights"), &named(&params, prefix));
-        scratch.said(TOY, 0, &["expects pixels normalised by mean [0.485, 0.456, 0.406]"]);
+        scratch.said(TOY, 0, &["expects pixels normalized by mean [0.485, 0.456, 0.406]"]);
         assert!(scratch.features().max_abs_diff(&exact) < 1e-6);
     }
     // The file says its sizes, but for the heads.
@@ -114,22 +114,22 @@ fn features_of_weights_from_elsewhere() {
     more.push(("blocks.0.ls1.gamma".into(), &one));
     more.retain(|(name, _)| name != "blocks.3.mlp.fc2.bias");
     write(&folder.join("weights"), &more);
-    let misfits = ["weights", "blocks.3.mlp.fc2.bias is missing", "blocks.0.ls1.gamma is unexpected"];
-    scratch.said(TOY, 1, &[&misfits[..], &["2 tensors cannot"]].concat());
-    scratch.said(&format!("{TOY} --partial"), 0, &misfits);
+    let mismatches = ["weights", "blocks.3.mlp.fc2.bias is missing", "blocks.0.ls1.gamma is unexpected"];
+    scratch.said(TOY, 1, &[&mismatches[..], &["2 tensors cannot"]].concat());
+    scratch.said(&format!("{TOY} --partial"), 0, &mismatches);
 
     let of = |name: &str, x: &Tensor| write(&folder.join(name), &[("images".into(), x)]);
     of("small", &Tensor::zeros([2, 3, 8, 8], DType::F32));
     of("none", &Tensor::zeros([0, 3, 16, 16], DType::F32));
     of("flat", &Tensor::zeros([16], DType::F32));
-    of("grey", &Tensor::zeros([2, 1, 16, 16], DType::F32));
+    of("gray", &Tensor::zeros([2, 1, 16, 16], DType::F32));
     let bytes = TensorView::new(Dtype::U8, vec![1, 3, 16, 16], &[7; 768]).unwrap();
     std::fs::write(folder.join("bytes"), safetensors::serialize([("images", bytes)], None).unwrap()).unwrap();
     let cases = [
         ("small", "[2, 3, 8, 8]", "resize them"),
         ("none", "[0, 3, 16, 16]", "at least one image"),
         ("flat", "[16]", "red, green and blue"),
-        ("grey", "[2, 1, 16, 16]", "red, green and blue"),
+        ("gray", "[2, 1, 16, 16]", "red, green and blue"),
         ("bytes", "images is of U8", "convert it to floating point"),
         ("weights", "images is missing", "a tensor images"),
     ];
@@ -366,7 +366,7 @@ fn a_checkpoint_says_its_run_however_it_is_read() {
     let bad = "\"normalization\":{\"mean\":[0,0,0],\"std\":[-1,1,1]}";
     std::fs::write(scratch.0.join("bad"), changed(&checkpoint, "\"normalization\":{", bad)).unwrap();
     for flags in ["", "--prefix encoder", "--partial"] {
-        scratch.said(&format!("probe bad {flags}"), 1, &["cannot be normalised"]);
+        scratch.said(&format!("probe bad {flags}"), 1, &["cannot be normalized"]);
     }
 }
 

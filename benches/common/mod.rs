@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use stop_mim::methods::{Method, Model, ModelConfig};
 use stop_mim::nn::LinearInit;
 use stop_mim::rng::{Purpose, stream};
-use stop_mim::train::{Batch, Hyper, Noise, Trainer};
+use stop_mim::train::{Batch, Noise, StepParams, Trainer};
 use stop_mim::vit::{EncoderConfig, PredictorConfig};
 use stop_mim::{DType, Indices, Tensor};
 
@@ -16,7 +16,7 @@ use stop_mim::{DType, Indices, Tensor};
 pub const TARGET_BLOCKS: usize = 4;
 
 /// Of no consequence to the time.
-pub const HYPER: Hyper = Hyper { lr: 1e-3, weight_decay: 0.05, ema_momentum: 0.996 };
+pub const HYPER: StepParams = StepParams { lr: 1e-3, weight_decay: 0.05, ema_momentum: 0.996 };
 
 /// The sizes of one I-JEPA training step.
 #[derive(Clone, Copy, Debug, PartialEq)]

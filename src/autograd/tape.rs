@@ -29,7 +29,7 @@ impl List {
     /// Notes where `value` comes from if the tape is watching and it is the first that is not finite.
     fn look(&mut self, value: &Tensor, place: impl FnOnce() -> NonFinite) {
         if matches!(self.watch, Watch::Looking) && !value.is_finite() {
-            self.watch = Watch::Found(place());
+            self.watch = Watch::Seen(place());
         }
     }
 }
@@ -41,7 +41,7 @@ enum Watch {
     Off,
     /// All that passed were finite.
     Looking,
-    Found(NonFinite),
+    Seen(NonFinite),
 }
 
 struct Entry {
@@ -127,7 +127,7 @@ impl Tape {
     /// The first NaN or infinity that a [`watching`](Self::watching) tape has seen.
     pub fn first_non_finite(&self) -> Option<NonFinite> {
         match &self.0.borrow().watch {
-            Watch::Found(found) => Some(found.clone()),
+            Watch::Seen(found) => Some(found.clone()),
             Watch::Off | Watch::Looking => None,
         }
     }

@@ -49,7 +49,7 @@ fn note(line: &str) {
 }
 
 /// An encoder, and what is known about it.
-pub struct Found {
+pub struct Opened {
     /// For a headline.
     pub what: String,
     /// What is computed.
@@ -58,7 +58,7 @@ pub struct Found {
     pub params: Params,
     /// The images it was trained on, if that is known.
     pub data: Option<String>,
-    /// How its images are normalised.
+    /// How its images are normalized.
     pub preprocessing: Preprocessing,
     /// How an untrained encoder like it starts.
     pub linear_init: LinearInit,
@@ -71,10 +71,10 @@ impl EncoderArgs {
     ///
     /// # Errors
     /// When the file cannot be read or does not fit.
-    pub fn load(&self) -> Result<Found> {
+    pub fn load(&self) -> Result<Opened> {
         let asked = self.read.asked()?;
         let found = if self.is_plain() && is_checkpoint(&self.file)? { self.checkpoint() } else { self.weights() }?;
-        Ok(Found { preprocessing: asked.unwrap_or(found.preprocessing), ..found })
+        Ok(Opened { preprocessing: asked.unwrap_or(found.preprocessing), ..found })
     }
 
     /// Whether no flag says how the file is to be read.
@@ -85,16 +85,16 @@ impl EncoderArgs {
         self.preset.is_none() && sizes.iter().all(Option::is_none) && !read_as_weights
     }
 
-    fn checkpoint(&self) -> Result<Found> {
+    fn checkpoint(&self) -> Result<Opened> {
         let saved = checkpoint::load(&self.file)?;
         let what = format!("{} after {} steps", saved.config.model.method.name(), saved.step);
         let (params, seed) = (saved.params.target.unwrap_or(saved.params.encoder), saved.config.seed);
         let (encoder, linear_init) = (saved.model.encoder, saved.config.model.linear_init);
         let (data, preprocessing) = (Some(saved.config.data), Preprocessing::of_run(saved.config.normalization));
-        Ok(Found { what, encoder, params, data, preprocessing, linear_init, seed })
+        Ok(Opened { what, encoder, params, data, preprocessing, linear_init, seed })
     }
 
-    fn weights(&self) -> Result<Found> {
+    fn weights(&self) -> Result<Opened> {
         let sizes = match self.preset {
             Some(preset) => EncoderConfig { heads: self.heads.unwrap_or(preset.sizes().0.heads), ..preset.sizes().0 },
             None => sizes_of(&self.file, self.read.prefix.as_deref(), self.heads)?,
@@ -118,7 +118,7 @@ impl EncoderArgs {
         notes.iter().for_each(|line| note(&format!("{file}: {line}")));
         if !left_out.is_empty() {
             note(&format!("{file}: left out, and the model's own values kept:"));
-            left_out.iter().for_each(|misfit| note(&format!("    {misfit}")));
+            left_out.iter().for_each(|mismatch| note(&format!("    {mismatch}")));
         }
         let read = tensors - left_out.iter().filter(|m| m.in_model()).count();
         let usual = if encoder.config().class_token { LinearInit::Xavier } else { LinearInit::Normal };
@@ -127,6 +127,6 @@ impl EncoderArgs {
         let preprocessing = Preprocessing::of(run.as_ref());
         let (linear_init, seed) = run.as_ref().map_or((usual, 0), |run| (run.linear_init(), run.seed));
         let data = run.map(|run| run.data);
-        Ok(Found { what, encoder, params, data, preprocessing, linear_init, seed })
+        Ok(Opened { what, encoder, params, data, preprocessing, linear_init, seed })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args as ClapArgs;
 use rayon::prelude::*;
 
-use super::encoder::{EncoderArgs, Found};
+use super::encoder::{EncoderArgs, Opened};
 use super::options::OpenArgs;
 use super::progress::Progress;
 use super::signals;
@@ -26,7 +26,7 @@ pub struct Args {
     /// those for testing.
     #[arg(long, value_name = "DATA", required_unless_present = "images", conflicts_with = "images")]
     data: Option<String>,
-    /// A safetensors file with a tensor `images` of [B, 3, S, S], normalised already: pixels from 0 to 1, less the mean, over
+    /// A safetensors file with a tensor `images` of [B, 3, S, S], normalized already: pixels from 0 to 1, less the mean, over
     /// the standard deviation that the program prints.
     #[arg(long, value_name = "FILE")]
     images: Option<PathBuf>,
@@ -58,10 +58,10 @@ pub fn run(args: &Args) -> Result<()> {
     let verb = if args.images.is_some() { "expects pixels" } else { "pixels are" };
     match images.normalization().or(found.preprocessing.said()) {
         Some(Normalization { mean, std }) => {
-            say!("{verb} normalised by mean {mean:?} and standard deviation {std:?} ({})", found.preprocessing);
+            say!("{verb} normalized by mean {mean:?} and standard deviation {std:?} ({})", found.preprocessing);
         }
         None => say!(
-            "{verb} normalised as the checkpoint's run had them: by what its data set publishes or, of a thousand of its \
+            "{verb} normalized as the checkpoint's run had them: by what its data set publishes or, of a thousand of its \
              images, by what is measured (the checkpoint is one of 0.1.0 and does not say)"
         ),
     }
@@ -77,16 +77,16 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// What is to be encoded.
 enum Images {
-    /// \[B, 3, S, S\], normalised.
+    /// \[B, 3, S, S\], normalized.
     Tensor(Tensor),
-    /// Data sets, one after the other, and how they are normalised.
+    /// Data sets, one after the other, and how they are normalized.
     Sets(Vec<Arc<dyn Dataset>>, Normalization),
     /// A folder, whose files have names.
     Folder(folder::Folder, Normalization, BadImages),
 }
 
 impl Images {
-    fn open(spec: &str, found: &Found, options: OpenOptions) -> Result<Self> {
+    fn open(spec: &str, found: &Opened, options: OpenOptions) -> Result<Self> {
         let side = found.encoder.config().image_size;
         let Some(dir) = spec.strip_prefix("folder:").filter(|dir| !dir.is_empty()) else {
             let splits = data::open_with(spec, side, options)?;
@@ -96,7 +96,7 @@ impl Images {
         };
         let folder = folder::open_all(Path::new(dir), side, options.bad_images)?;
         let normalization = found.preprocessing.said().ok_or_else(|| {
-            let problem = "the checkpoint is an old one that does not say how its images were normalised";
+            let problem = "the checkpoint is an old one that does not say how its images were normalized";
             Error::config(problem, "say it: --mean R,G,B --std R,G,B")
         })?;
         Ok(Images::Folder(folder, normalization, options.bad_images))
@@ -214,7 +214,7 @@ struct Encoded {
 }
 
 /// Encodes all images and writes what comes out, in their order, whichever thread was first; gives its shape.
-fn encode(found: &Found, images: &Images, tokens: bool, out: &Path) -> Result<Vec<usize>> {
+fn encode(found: &Opened, images: &Images, tokens: bool, out: &Path) -> Result<Vec<usize>> {
     let sizes = found.encoder.config();
     let (dim, side, class) = (sizes.dim, sizes.image_size, usize::from(sizes.class_token));
     let row = if tokens { vec![sizes.patches() + class, dim] } else { vec![dim] };

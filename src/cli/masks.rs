@@ -63,7 +63,7 @@ pub fn draw_masks(
     let blocks = if let Masking::Blocks(_) = masking { &targets[..] } else { &[] };
     let mut pixels = vec![vec![0; 3 * encoder.image_size.pow(2)]; n];
     for (i, pixels) in pixels.iter_mut().enumerate() {
-        images.unlabelled_pixels(i, pixels)?;
+        images.unlabeled_pixels(i, pixels)?;
     }
     let rows: Vec<Vec<&[u32]>> = (0..n).map(|i| blocks.iter().map(|t| t.row(i)).collect()).collect();
     let masked: Vec<MaskedImage<'_>> =

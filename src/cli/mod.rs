@@ -27,7 +27,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{Error, Result};
 
-/// Masked image modelling with stochastic positional embeddings (StoP, ICML 2024).
+/// Masked image modeling with stochastic positional embeddings (StoP, ICML 2024).
 ///
 /// Without a command: a guided run of two to three minutes. It pretrains StoP on embedded images, probes the features
 /// against an untrained encoder and raw pixels, and leaves pictures in runs/.

@@ -40,7 +40,7 @@ fn pair(text: &str) -> std::result::Result<(f64, f64), String> {
 }
 
 /// A number for each of red, green and blue.
-fn colours(text: &str) -> std::result::Result<[f32; 3], String> {
+fn colors(text: &str) -> std::result::Result<[f32; 3], String> {
     let numbers: Vec<f32> = text.split(',').map(number).collect::<std::result::Result<_, _>>()?;
     numbers.try_into().map_err(|_| "three numbers with commas between, as in 0.485,0.456,0.406".into())
 }
@@ -106,7 +106,7 @@ pub struct ModelArgs {
     /// I-JEPA, StoP: the target is the mean over this many last blocks [default: 1].
     #[arg(long, value_name = "K")]
     target_blocks: Option<usize>,
-    /// MAE: normalise each target patch by its own mean and variance.
+    /// MAE: normalize each target patch by its own mean and variance.
     #[arg(long)]
     normalize_patches: bool,
 }
@@ -196,7 +196,7 @@ impl LengthArgs {
     }
 }
 
-/// How an encoder is read from a file, and how the pixels that it sees are normalised.
+/// How an encoder is read from a file, and how the pixels that it sees are normalized.
 #[derive(Args, Clone, Debug)]
 pub struct ReadArgs {
     /// Which encoder of several in FILE: what stands before its names, such as student.backbone [default: found out].
@@ -208,12 +208,12 @@ pub struct ReadArgs {
     /// Interpolate positions that are on another grid than --image-size and --patch make, as the official code does.
     #[arg(long)]
     pub interpolate_positions: bool,
-    /// Mean of red, green and blue (of pixels from 0 to 1) that images are normalised with [default: a checkpoint's own;
+    /// Mean of red, green and blue (of pixels from 0 to 1) that images are normalized with [default: a checkpoint's own;
     /// ImageNet's for other weights; without weights published or measured].
-    #[arg(long, requires = "std", value_name = "R,G,B", value_parser = colours, allow_hyphen_values = true)]
+    #[arg(long, requires = "std", value_name = "R,G,B", value_parser = colors, allow_hyphen_values = true)]
     mean: Option<[f32; 3]>,
     /// Standard deviation of red, green and blue, likewise.
-    #[arg(long, requires = "mean", value_name = "R,G,B", value_parser = colours, allow_hyphen_values = true)]
+    #[arg(long, requires = "mean", value_name = "R,G,B", value_parser = colors, allow_hyphen_values = true)]
     std: Option<[f32; 3]>,
 }
 
@@ -227,7 +227,7 @@ impl ReadArgs {
         }
     }
 
-    /// How images are normalised, if flags say so.
+    /// How images are normalized, if flags say so.
     ///
     /// # Errors
     /// When it cannot be done so.
@@ -239,7 +239,7 @@ impl ReadArgs {
     }
 }
 
-/// How images are normalised, by who said so. This is the one place that decides it for whatever is read from a file.
+/// How images are normalized, by who said so. This is the one place that decides it for whatever is read from a file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Preprocessing {
     /// --mean and --std.
@@ -248,7 +248,7 @@ pub enum Preprocessing {
     Checkpoint(Normalization),
     /// Nobody: weights from elsewhere have usually seen ImageNet's.
     ImageNet,
-    /// Nobody: the checkpoint is one of 0.1.0, and its images were normalised as the data set suggests.
+    /// Nobody: the checkpoint is one of 0.1.0, and its images were normalized as the data set suggests.
     Images,
 }
 
@@ -308,7 +308,7 @@ pub struct StartArgs {
 }
 
 impl StartArgs {
-    /// How images are normalised, if these flags or the weights, which were `read`, say so.
+    /// How images are normalized, if these flags or the weights, which were `read`, say so.
     ///
     /// # Errors
     /// When it cannot be done so.
@@ -496,7 +496,7 @@ impl MaskArgs {
 }
 
 impl TrainArgs {
-    /// The whole run, on the training images that were opened from `data`, and normalised as they suggest.
+    /// The whole run, on the training images that were opened from `data`, and normalized as they suggest.
     ///
     /// # Errors
     /// When settings cannot work together.

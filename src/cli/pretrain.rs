@@ -11,7 +11,7 @@ use super::run::{RunFolder, run as pretrain};
 use super::signals;
 use crate::data::{self, Splits};
 use crate::methods::Method;
-use crate::train::checkpoint::{SavedRun, Upkeep};
+use crate::train::checkpoint::{CheckpointPolicy, SavedRun};
 use crate::train::rotation::Newest;
 use crate::train::weights::{fresh_encoder, load_into};
 use crate::train::{Origin, RunConfig, Trainer, fresh_model};
@@ -109,7 +109,7 @@ pub fn run(args: &Args) -> Result<()> {
         return profile(&config, &splits, steps as usize);
     }
     let epoch = splits.train.len() / config.batch;
-    let standard = Upkeep {
+    let standard = CheckpointPolicy {
         diagnose_every: (config.steps / 20).max(1),
         checkpoint_every: epoch,
         keep: 2,
@@ -127,7 +127,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if let Some(preprocessing) = args.start.preprocessing(read.as_ref())? {
         let normalization = preprocessing.on(&splits)?;
-        say!("images are normalised with mean {:?}, std {:?}: {preprocessing}", normalization.mean, normalization.std);
+        say!("images are normalized with mean {:?}, std {:?}: {preprocessing}", normalization.mean, normalization.std);
         config.normalization = Some(normalization);
     }
     let scheme = data.split(':').next().unwrap_or("data");
@@ -222,8 +222,8 @@ fn go_on(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
 
 impl Args {
     /// What the flags say, and where they say nothing, what was so far. `epoch` is its number of steps.
-    fn upkeep(&self, so_far: Upkeep, epoch: usize) -> Upkeep {
-        Upkeep {
+    fn upkeep(&self, so_far: CheckpointPolicy, epoch: usize) -> CheckpointPolicy {
+        CheckpointPolicy {
             diagnose_every: self.diagnose_every.unwrap_or(so_far.diagnose_every),
             checkpoint_every: self.checkpoint_every.unwrap_or(so_far.checkpoint_every),
             keep: self.keep.unwrap_or(so_far.keep),

@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<()> {
     let normalization = found.preprocessing.on(&splits)?;
     println!("{}, on {}", found.what, splits.train.describe());
     let Normalization { mean, std } = normalization;
-    println!("images are normalised by mean {mean:?} and std {std:?}: {}", found.preprocessing);
+    println!("images are normalized by mean {mean:?} and std {std:?}: {}", found.preprocessing);
     let untrained = || fresh_encoder(found.encoder.config(), found.linear_init, found.seed);
     probe(&args.probe, (&found.encoder, &found.params), &untrained, (&splits, &normalization))
 }
@@ -82,8 +82,8 @@ struct Chosen {
 impl Chosen {
     fn new(args: &ProbeArgs, splits: &Splits) -> Result<Self> {
         let (most_train, most_test) = args.probe_images.unwrap_or((usize::MAX, usize::MAX));
-        let (train, train_labels) = labelled(&splits.train, most_train)?;
-        let (test, test_labels) = labelled(&splits.test, most_test)?;
+        let (train, train_labels) = labeled(&splits.train, most_train)?;
+        let (test, test_labels) = labeled(&splits.test, most_test)?;
         let classes = Vec::from_iter(BTreeSet::from_iter(train_labels.iter().copied()));
         let unseen: BTreeSet<u32> =
             test_labels.iter().filter(|label| classes.binary_search(label).is_err()).copied().collect();
@@ -126,7 +126,7 @@ impl Chosen {
 }
 
 /// An even choice of `most` images, and their labels.
-fn labelled(images: &Arc<dyn Dataset>, most: usize) -> Result<(Arc<dyn Dataset>, Vec<u32>)> {
+fn labeled(images: &Arc<dyn Dataset>, most: usize) -> Result<(Arc<dyn Dataset>, Vec<u32>)> {
     let chosen = Subset::even(Arc::clone(images), most);
     let problem = match eval::labels(&chosen) {
         Some(labels) if !labels.is_empty() => return Ok((Arc::new(chosen), labels)),
@@ -252,9 +252,9 @@ fn judge(
     let last = train.len() - 1;
     doing("linear probe of the last block");
     let of_last = linear(&train[last], &test[last])?;
-    doing("nearest neighbours");
-    let (labelled_train, labelled_test) = ((&train[last], &train_labels[..]), (&test[last], &test_labels[..]));
-    let knn = eval::knn_top1(labelled_train, labelled_test, *classes, KnnConfig::default(), &signals::go_on)?;
+    doing("nearest neighbors");
+    let (labeled_train, labeled_test) = ((&train[last], &train_labels[..]), (&test[last], &test_labels[..]));
+    let knn = eval::knn_top1(labeled_train, labeled_test, *classes, KnnConfig::default(), &signals::go_on)?;
     doing("rank");
     let rank = format!("{:.1} of {}", eval::rank_me(&test[last], &signals::go_on)?, test[last].dim());
     let of_all = match last {

@@ -126,7 +126,7 @@ fn name(phase: Phase) -> &'static str {
         Phase::Predictor => "predictor and loss",
         Phase::Backward => "backward",
         Phase::GradientSum => "gradient sum",
-        Phase::Optimiser => "AdamW and EMA",
+        Phase::Optimizer => "AdamW and EMA",
         Phase::Rest => "rest",
         Phase::Loading => "loading",
     }

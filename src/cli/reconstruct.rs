@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args as ClapArgs;
 
 use super::options::{MaskArgs, OpenArgs, Preprocessing};
-use crate::data::{self, Normalization, Splits, Subset, Unlabelled};
+use crate::data::{self, Normalization, Splits, Subset, Unlabeled};
 use crate::methods::{Model, ModelParams};
 use crate::report::canvas::Canvas;
 use crate::report::predictions::prediction_sheet;
@@ -49,7 +49,7 @@ pub fn run(args: &Args) -> Result<()> {
     let splits = data::open_with(&config.data, config.model.encoder.image_size, args.open.options())?;
     let preprocessing = Preprocessing::of_run(config.normalization);
     let Normalization { mean, std } = preprocessing.on(&splits)?;
-    println!("images are normalised by mean {mean:?} and std {std:?}: {preprocessing}");
+    println!("images are normalized by mean {mean:?} and std {std:?}: {preprocessing}");
     config.normalization = Some(Normalization { mean, std }); // measured once
     draw_predictions((&model, &params), &config, &splits, usize::from(args.images))?.save_png(&args.out)?;
     println!("{} after {step} steps: {}", model.config.method.name(), args.out.display());
@@ -64,7 +64,7 @@ pub fn draw_predictions(
     n: usize,
 ) -> Result<Canvas> {
     let normalization = config.normalization.map_or_else(|| splits.normalization(), Ok)?;
-    let images = Unlabelled::new(Arc::new(Subset::even(Arc::clone(&splits.test), n)));
+    let images = Unlabeled::new(Arc::new(Subset::even(Arc::clone(&splits.test), n)));
     let predictions = predictions((model, params), &config.masking, (&images, &normalization), config.seed)?;
     let encoder = &config.model.encoder;
     let scale = (128 / encoder.image_size).max(1);

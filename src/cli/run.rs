@@ -13,7 +13,7 @@ use super::signals;
 use crate::data::Splits;
 use crate::methods::{Model, ModelParams};
 use crate::report::canvas::Canvas;
-use crate::report::colour::sequential;
+use crate::report::color::sequential;
 use crate::report::curve::{Curve, Panel};
 use crate::report::similarity::{similarity_maps, similarity_sheet};
 use crate::rng::{Purpose, stream};
@@ -207,8 +207,8 @@ const COLUMNS: [Column; 20] = [
     ("visible_norm_a", |r| Some(r.diagnostics?.visible_norm_a)),
     ("norm_gamma", |r| Some(r.diagnostics?.norm_gamma)),
     ("context_rms", |r| Some(r.diagnostics?.context_rms)),
-    ("neighbour_distance", |r| Some(r.diagnostics?.neighbours.mean)),
-    ("least_neighbour_distance", |r| Some(r.diagnostics?.neighbours.least)),
+    ("neighbor_distance", |r| Some(r.diagnostics?.neighbors.mean)),
+    ("least_neighbor_distance", |r| Some(r.diagnostics?.neighbors.least)),
     ("position_accuracy", |r| Some(r.diagnostics?.position_accuracy)),
     ("noise_sensitivity", |r| Some(r.diagnostics?.noise_sensitivity)),
 ];
@@ -290,7 +290,7 @@ fn step_of(line: &str) -> Option<usize> {
     cells(line)?[0].map(|step| step as usize)
 }
 
-/// Fig. 5 of a method with noise: what ψ at the centre, on an edge and in a corner resembles; deterministic, in one
+/// Fig. 5 of a method with noise: what ψ at the center, on an edge and in a corner resembles; deterministic, in one
 /// draw, and on average.
 fn draw_positions(trainer: &Trainer, seed: u64) -> Option<Canvas> {
     let (positions, side) = (trainer.positions(), trainer.model.config.encoder.grid());
@@ -299,8 +299,8 @@ fn draw_positions(trainer: &Trainer, seed: u64) -> Option<Canvas> {
     // One scale for all nine, or else the paler map would not look it.
     let values = maps.iter().flat_map(|m| [&m.deterministic, &m.draw, &m.expected]).flatten();
     let least = values.fold(1.0, |least: f64, v| least.min(*v)) as f32;
-    let colour = |v: f32| sequential((v - least) / (1.0 - least));
-    (positions.sigma.std() > 0.0).then(|| similarity_sheet(&maps, (side, side), 12, colour))
+    let color = |v: f32| sequential((v - least) / (1.0 - least));
+    (positions.sigma.std() > 0.0).then(|| similarity_sheet(&maps, (side, side), 12, color))
 }
 
 fn minutes(seconds: f64) -> String {
@@ -340,9 +340,9 @@ fn curves(config: &RunConfig, rows: &[Row]) -> Curve {
         panels.extend([
             panel("RMS", true, vec![series("context A s", "context_rms"), series("noise A n", "noise_rms")]),
             panel(
-                "neighbours, d′",
+                "neighbors, d′",
                 true,
-                vec![series("mean", "neighbour_distance"), series("least", "least_neighbour_distance")],
+                vec![series("mean", "neighbor_distance"), series("least", "least_neighbor_distance")],
             ),
             Panel {
                 range: Some((0.0, 1.0)),

@@ -1,4 +1,4 @@
-//! Random resized crop and horizontal flip; bytes in, normalised floats out.
+//! Random resized crop and horizontal flip; bytes in, normalized floats out.
 //!
 //! Drawing and applying are apart: [`Augment::draw`] spends the randomness, [`Crop::apply`] is deterministic. The
 //! resampling is bilinear over the crop alone, as in cropping first and resizing after. A crop is never larger than
@@ -27,7 +27,7 @@ impl Augment {
     /// of them mirrored. I-JEPA's own crops are the same, never mirrored (`configs/in1k_vith14_ep300.yaml`); MAE's begin at
     /// 0.2 (`main_pretrain.py`).
     ///
-    /// Departure 1: that file also turns a fifth of the images grey (its colour distortion at strength 0) and blurs
+    /// Departure 1: that file also turns a fifth of the images gray (its color distortion at strength 0) and blurs
     /// half of them. We do neither: I-JEPA, against which StoP is measured, does neither.
     pub const STOP: Self = Self { scale: (0.3, 1.0), flip: 0.5 };
 
@@ -91,7 +91,7 @@ impl Crop {
         Self { top: 0, left: 0, height: size, width: size, flip: false }
     }
 
-    /// Cuts this crop out of `pixels` (`[3][S][S]`), stretches it to S×S and normalises it into `out` (`[3][S][S]`).
+    /// Cuts this crop out of `pixels` (`[3][S][S]`), stretches it to S×S and normalizes it into `out` (`[3][S][S]`).
     ///
     /// # Panics
     /// If a buffer does not hold 3·S·S values, or the crop is empty or reaches beyond the image.
@@ -113,7 +113,7 @@ impl Crop {
             columns.reverse();
         }
         let rows = taps(height, size);
-        // Rows first widened, then blended: the gather runs over the crop's rows alone, and the rest vectorises.
+        // Rows first widened, then blended: the gather runs over the crop's rows alone, and the rest vectorizes.
         let mut wide = vec![0.0f32; height * size];
         for c in 0..3 {
             let plane = c * size * size..(c + 1) * size * size;
@@ -136,7 +136,7 @@ impl Crop {
     }
 }
 
-/// The two neighbours that an output row or column is blended from.
+/// The two neighbors that an output row or column is blended from.
 struct Tap {
     first: usize,
     second: usize,
@@ -151,7 +151,7 @@ impl Tap {
 }
 
 /// Where each of `size` outputs falls among `length` inputs, when both span the same extent and a pixel is a small
-/// square (PyTorch's `align_corners=False`); beyond the outermost centres the outermost pixel is repeated.
+/// square (PyTorch's `align_corners=False`); beyond the outermost centers the outermost pixel is repeated.
 fn taps(length: usize, size: usize) -> Vec<Tap> {
     let step = length as f32 / size as f32;
     let tap = |k: usize| {
@@ -177,7 +177,7 @@ mod tests {
         out
     }
 
-    /// Any bytes, with no two neighbours alike.
+    /// Any bytes, with no two neighbors alike.
     fn busy() -> Vec<u8> {
         (0..3 * S * S).map(|i| (i * 89 % 256) as u8).collect()
     }

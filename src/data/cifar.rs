@@ -2,7 +2,7 @@
 //!
 //! A record is one label byte (CIFAR-10) or a coarse and a fine one (CIFAR-100), and 3072 pixel bytes: 32×32 planes of
 //! red, green and blue, row by row. That is [`Dataset::pixels`]'s layout already, so the files stay in memory as they
-//! are. CIFAR-100 is labelled by its 100 fine classes. Nothing is downloaded or unpacked here.
+//! are. CIFAR-100 is labeled by its 100 fine classes. Nothing is downloaded or unpacked here.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn cifar100_is_labelled_by_its_fine_classes() {
+    fn cifar100_is_labeled_by_its_fine_classes() {
         let scratch = Scratch::new();
         write(&scratch, &CIFAR100, "");
         let (train, _) = cifar100(scratch.path()).unwrap();
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_truncated_and_mislabelled_files_are_named() {
+    fn missing_truncated_and_mislabeled_files_are_named() {
         let scratch = Scratch::new();
         write(&scratch, &CIFAR10, "");
         let broken = |name: &str, bytes: &[u8], expected: &str| {
@@ -318,9 +318,9 @@ mod tests {
         };
         broken("test_batch.bin", &file(&CIFAR10, 0, 2)[1..], "6145 bytes are not a whole number of records of 3073");
         broken("test_batch.bin", &[], "0 bytes");
-        let mut mislabelled = file(&CIFAR10, 0, 3);
-        mislabelled[2 * CIFAR10.record()] = 10;
-        broken("data_batch_4.bin", &mislabelled, "record 2 has label 10");
+        let mut mislabeled = file(&CIFAR10, 0, 3);
+        mislabeled[2 * CIFAR10.record()] = 10;
+        broken("data_batch_4.bin", &mislabeled, "record 2 has label 10");
         std::fs::remove_file(scratch.path().join("data_batch_3.bin")).unwrap();
         let message = error(cifar10(scratch.path()));
         assert!(message.contains("data_batch_3.bin: there is no such file"), "{message}");
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn archives_and_the_version_for_python_are_recognised() {
+    fn archives_and_the_version_for_python_are_recognized() {
         let scratch = Scratch::new();
         scratch.write("cifar-10-binary.tar.gz", b"");
         let archive = scratch.path().join("cifar-10-binary.tar.gz");

@@ -14,7 +14,7 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::{Augment, Crop, Dataset, Normalization, Unlabelled};
+use super::{Augment, Crop, Dataset, Normalization, Unlabeled};
 use crate::error::panic_message;
 use crate::kernels::meter::{self, Phase};
 use crate::rng::{Purpose, stream};
@@ -41,7 +41,7 @@ pub struct LoaderOptions {
 /// Finished batches that wait for the trainer.
 const PREFETCH: usize = 2;
 
-/// An endless iterator over training batches: `[B, 3, S, S]`, normalised, S the side of an image in pixels. It ends only
+/// An endless iterator over training batches: `[B, 3, S, S]`, normalized, S the side of an image in pixels. It ends only
 /// after it has handed out an error.
 pub struct Loader {
     /// Gone once the loader is being dropped.
@@ -76,7 +76,7 @@ impl Loader {
         let pool =
             ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build().map_err(|e| no_thread(&e))?;
         // Training looks at no label.
-        let (steps_per_epoch, dataset) = (dataset.len() / batch_size, Unlabelled::new(dataset));
+        let (steps_per_epoch, dataset) = (dataset.len() / batch_size, Unlabeled::new(dataset));
         let source = Source { steps_per_epoch, dataset, options };
         let (sender, batches) = sync_channel(PREFETCH);
         let thread = std::thread::Builder::new()
@@ -126,7 +126,7 @@ impl Drop for Loader {
 
 /// The background thread's side.
 struct Source {
-    dataset: Unlabelled,
+    dataset: Unlabeled,
     options: LoaderOptions,
     steps_per_epoch: usize,
 }
@@ -215,7 +215,7 @@ fn write_images(
     )
 }
 
-/// The images numbered `range`, `[n, 3, S, S]`, normalised and otherwise as they are: for evaluation.
+/// The images numbered `range`, `[n, 3, S, S]`, normalized and otherwise as they are: for evaluation.
 ///
 /// # Errors
 /// If one of them cannot be read.

@@ -2,16 +2,16 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`shapes`] | the embedded default: coloured shapes on textured grounds, drawn on demand |
+//! | [`shapes`] | the embedded default: colored shapes on textured grounds, drawn on demand |
 //! | [`cifar`] | CIFAR-10 and CIFAR-100 in their binary layouts |
 //! | [`folder`] | a folder of image files, with classes or without |
-//! | [`augment`] | random resized crop and flip, and the step from bytes to normalised floats |
+//! | [`augment`] | random resized crop and flip, and the step from bytes to normalized floats |
 //! | [`resized()`] | images of another size than their data set has them |
 //! | [`subset`] | a fixed, even choice of some images |
-//! | [`unlabelled`] | images whose labels do not count |
+//! | [`unlabeled`] | images whose labels do not count |
 //! | [`loader`] | shuffled, prefetched batches, the same on any number of threads and after any resume |
 //!
-//! Every image is square, RGB, 8 bits a channel, stored channel first: `[3][S][S]`. Left out on purpose: colour
+//! Every image is square, RGB, 8 bits a channel, stored channel first: `[3][S][S]`. Left out on purpose: color
 //! jitter and blur (MAE and I-JEPA do without them; see [`Augment::STOP`]), rectangular images, downloads.
 
 pub mod augment;
@@ -24,21 +24,21 @@ mod picture;
 mod resized;
 pub mod shapes;
 pub mod subset;
-pub mod unlabelled;
+pub mod unlabeled;
 
 pub use augment::{Augment, Crop};
 pub use loader::{Loader, LoaderOptions, evaluation_images};
 pub use resized::resized;
 pub use shapes::Shapes;
 pub use subset::Subset;
-pub use unlabelled::Unlabelled;
+pub use unlabeled::Unlabeled;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::{Error, Result};
 
-/// A numbered set of labelled square images. What an index holds never changes.
+/// A numbered set of labeled square images. What an index holds never changes.
 ///
 /// An index at or above [`len`](Dataset::len) is a bug in the caller, and panics.
 pub trait Dataset: Send + Sync {
@@ -63,14 +63,14 @@ pub trait Dataset: Send + Sync {
     fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()>;
 
     /// As [`pixels`](Dataset::pixels), for those who do not ask for the label: where no image of the class can be read, one
-    /// of another class may be written. Use it through [`Unlabelled`], which has no label to be wrong.
+    /// of another class may be written. Use it through [`Unlabeled`], which has no label to be wrong.
     ///
     /// # Errors
     /// If no image at all can be read.
     ///
     /// # Panics
     /// As there.
-    fn unlabelled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+    fn unlabeled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
         self.pixels(index, out)
     }
 
@@ -141,7 +141,7 @@ impl Normalization {
     /// CIFAR-100's training set, as commonly published.
     pub const CIFAR100: Self = Self { mean: [0.5071, 0.4865, 0.4409], std: [0.2673, 0.2564, 0.2762] };
 
-    /// Statistics that bytes can be normalised by.
+    /// Statistics that bytes can be normalized by.
     ///
     /// # Errors
     /// When a number is not finite, or a standard deviation not above 0.
@@ -151,7 +151,7 @@ impl Normalization {
         match fine {
             true => Ok(()),
             false => Err(Error::config(
-                format!("images cannot be normalised by a mean of {:?} and a deviation of {:?}", self.mean, self.std),
+                format!("images cannot be normalized by a mean of {:?} and a deviation of {:?}", self.mean, self.std),
                 "give three numbers each, of pixels from 0 to 1 (not to 255); deviations must be above 0",
             )),
         }
@@ -175,7 +175,7 @@ impl Normalization {
         // Whole numbers: exact, whatever the order of the additions.
         let (mut sum, mut squares) = ([0u64; 3], [0u64; 3]);
         for k in 0..sample {
-            dataset.unlabelled_pixels(k * dataset.len() / sample, &mut pixels)?;
+            dataset.unlabeled_pixels(k * dataset.len() / sample, &mut pixels)?;
             for (c, channel) in pixels.chunks_exact(plane).enumerate() {
                 sum[c] += channel.iter().map(|&v| u64::from(v)).sum::<u64>();
                 squares[c] += channel.iter().map(|&v| u64::from(v).pow(2)).sum::<u64>();
@@ -185,7 +185,7 @@ impl Normalization {
         let mean = sum.map(|s| s as f64 / n);
         let std = std::array::from_fn(|c| {
             let variance = squares[c] as f64 / n - mean[c].powi(2);
-            // A channel that never changes has no scale: one grey level stands in, so that nothing divides by 0.
+            // A channel that never changes has no scale: one gray level stands in, so that nothing divides by 0.
             (variance.max(1.0).sqrt() / 255.0) as f32
         });
         Ok(Self { mean: mean.map(|m| (m / 255.0) as f32), std })
@@ -196,7 +196,7 @@ impl Normalization {
         (1.0 / (255.0 * self.std[c]), -self.mean[c] / self.std[c])
     }
 
-    /// The pixels, 0 to 255, that a normalised image `[3][S][S]` comes from. What lies outside is clamped: a predicted
+    /// The pixels, 0 to 255, that a normalized image `[3][S][S]` comes from. What lies outside is clamped: a predicted
     /// image need not be one.
     ///
     /// # Panics
@@ -220,14 +220,14 @@ pub struct Splits {
     pub train: Arc<dyn Dataset>,
     /// What they are judged on: the same classes, other images.
     pub test: Arc<dyn Dataset>,
-    /// How images like these are normalised, where that has been published; otherwise it is measured, see
+    /// How images like these are normalized, where that has been published; otherwise it is measured, see
     /// [`normalization`](Splits::normalization).
     pub published: Option<Normalization>,
 }
 
 impl Splits {
-    /// How a run that begins with these images normalises them: as published, or measured on `train`, which takes as long
-    /// as reading a thousand images. What was trained with another normalisation keeps its own.
+    /// How a run that begins with these images normalizes them: as published, or measured on `train`, which takes as long
+    /// as reading a thousand images. What was trained with another normalization keeps its own.
     ///
     /// # Errors
     /// If one of the images to measure cannot be read.
@@ -256,7 +256,7 @@ pub fn open(spec: &str, image_size: usize) -> Result<Splits> {
 ///
 /// | `spec` | what |
 /// |---|---|
-/// | `shapes` | [`shapes`], labelled by class; `shapes:count` and `shapes:distance` label by these instead |
+/// | `shapes` | [`shapes`], labeled by class; `shapes:count` and `shapes:distance` label by these instead |
 /// | `cifar10:DIR`, `cifar100:DIR` | [`cifar`], [`resized()`] unless `image_size` is 32 |
 /// | `folder:DIR` | [`folder`] |
 ///
@@ -399,10 +399,10 @@ pub(crate) mod scratch {
 mod tests {
     use super::*;
 
-    /// Image k is k grey levels everywhere.
-    struct Grey;
+    /// Image k is k gray levels everywhere.
+    struct Gray;
 
-    impl Dataset for Grey {
+    impl Dataset for Gray {
         fn len(&self) -> usize {
             256
         }
@@ -420,19 +420,19 @@ mod tests {
             &[]
         }
         fn describe(&self) -> String {
-            "grey".to_owned()
+            "gray".to_owned()
         }
     }
 
     #[test]
-    fn measured_statistics_of_a_uniform_grey_scale() {
-        let Normalization { mean, std } = Normalization::measure(&Grey, usize::MAX).unwrap();
+    fn measured_statistics_of_a_uniform_gray_scale() {
+        let Normalization { mean, std } = Normalization::measure(&Gray, usize::MAX).unwrap();
         // The variance of 0, 1, …, n−1 is (n² − 1)/12.
         let expected = ((256f64.powi(2) - 1.0) / 12.0).sqrt() / 255.0;
         for c in 0..3 {
             assert!((mean[c] - 0.5).abs() < 1e-6 && (f64::from(std[c]) - expected).abs() < 1e-6);
         }
-        let flat = Normalization::measure(&Grey, 1).unwrap();
+        let flat = Normalization::measure(&Gray, 1).unwrap();
         assert_eq!(flat.mean, [0.0; 3]);
         assert_eq!(flat.std, [1.0 / 255.0; 3], "a constant channel must not divide by 0");
     }
@@ -451,9 +451,9 @@ mod tests {
 
     #[test]
     fn statistics_of_classes_one_after_the_other_are_those_of_all() {
-        // 0, 1, …, 255: every stretch of them is a class of its own grey.
+        // 0, 1, …, 255: every stretch of them is a class of its own gray.
         for sample in [16, 50, 100] {
-            let Normalization { mean, std } = Normalization::measure(&Grey, sample).unwrap();
+            let Normalization { mean, std } = Normalization::measure(&Gray, sample).unwrap();
             assert!((mean[0] - 0.5).abs() < 0.5 / sample as f32 + 1e-6, "{sample}: {mean:?}");
             assert!((std[0] - 0.29).abs() < 0.01, "{sample}: {std:?}");
         }
@@ -488,7 +488,7 @@ mod tests {
             ("imagenet", 32, "choose shapes,"),
             ("cifar10", 32, "add the folder after a colon, as in cifar10:"),
             ("folder:", 32, "add the folder after a colon"),
-            ("shapes:colour", 32, "shapes:distance"),
+            ("shapes:color", 32, "shapes:distance"),
             ("shapes", 4, "choose an image size"),
         ] {
             let error = open(spec, size).err().expect(spec).to_string();

@@ -29,7 +29,7 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 /// The most that one decoded pixel takes, in bytes: four channels of 16 bits.
 const PIXEL_BYTES: u64 = 8;
 
-/// What a decoder may take beside the pixels, in bytes: lines, tables, colour profiles.
+/// What a decoder may take beside the pixels, in bytes: lines, tables, color profiles.
 const DECODER_BYTES: u64 = 16 << 20;
 
 /// Bytes up to a PNG's height.
@@ -159,7 +159,7 @@ fn png_size(bytes: &[u8]) -> Result<(u32, u32), String> {
 }
 
 /// Width and height as a JPEG's frame header declares them, once its end has been found: decoders fill what a file cut
-/// short lacks with grey, and say nothing.
+/// short lacks with gray, and say nothing.
 ///
 /// A JPEG is a list of segments: 0xFF, a marker, and for most markers a length and as many bytes. Pixels follow a start
 /// of scan, in which 0xFF is always followed by 0 or by a restart marker, until the next segment begins.
@@ -187,7 +187,7 @@ fn jpeg_size(bytes: &[u8]) -> Result<(u32, u32), String> {
     }
 }
 
-/// That a WebP file is as long as its header says: its decoder takes the rest of what is missing for grey.
+/// That a WebP file is as long as its header says: its decoder takes the rest of what is missing for gray.
 fn check_webp_end(bytes: &[u8]) -> Result<(), String> {
     let length = bytes.get(4..8).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     match length.is_some_and(|length| bytes.len() as u64 >= u64::from(length) + 8) {
@@ -201,7 +201,7 @@ fn is_marker(byte: u8) -> bool {
     !matches!(byte, 0x00 | 0x01 | 0xD0..=0xD8 | 0xFF)
 }
 
-/// The largest centred square of `image`, resized to `size`×`size` by a triangle filter, which averages when it
+/// The largest centerd square of `image`, resized to `size`×`size` by a triangle filter, which averages when it
 /// shrinks. Cutting first keeps a ribbon of 1×16384 pixels from being blown up before it is cut.
 fn fit(image: &RgbImage, size: usize) -> RgbImage {
     let (width, height) = image.dimensions();
@@ -235,6 +235,6 @@ mod tests {
         let same = fit(&image, 8);
         assert!(same.enumerate_pixels().all(|(x, y, p)| *p == Rgb([0, ((x + y) % 2) as u8 * 200, 0])));
         let half = fit(&image, 4);
-        assert!(half.pixels().all(|p| p[1].abs_diff(100) <= 25), "a checkerboard is grey from afar: {half:?}");
+        assert!(half.pixels().all(|p| p[1].abs_diff(100) <= 25), "a checkerboard is gray from afar: {half:?}");
     }
 }

@@ -55,8 +55,8 @@ impl Dataset for Resized {
         self.resize(out, |planes| self.whole.pixels(index, planes))
     }
 
-    fn unlabelled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
-        self.resize(out, |planes| self.whole.unlabelled_pixels(index, planes))
+    fn unlabeled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+        self.resize(out, |planes| self.whole.unlabeled_pixels(index, planes))
     }
 
     fn label(&self, index: usize) -> Option<usize> {
@@ -101,7 +101,7 @@ mod tests {
             out.iter_mut().enumerate().for_each(|(i, v)| *v = self.0(i / 16, i / 4 % 4, i % 4));
             if index == 0 { Ok(()) } else { Err(Error::file("b.png", "is bad", "mend it")) }
         }
-        fn unlabelled_pixels(&self, _: usize, out: &mut [u8]) -> Result<()> {
+        fn unlabeled_pixels(&self, _: usize, out: &mut [u8]) -> Result<()> {
             self.pixels(0, out)
         }
         fn label(&self, index: usize) -> Option<usize> {
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn enlarging_interpolates_between_pixel_centres_in_each_channel() {
+    fn enlarging_interpolates_between_pixel_centers_in_each_channel() {
         // A ramp from left to right, its slope by channel: 16 levels a pixel become 8, and the ends are flat.
         let images = resized(Arc::new(One(|c, _, x| (16 * x * (c + 1)) as u8)), 8);
         for (c, plane) in pixels(&*images).chunks_exact(64).enumerate() {
@@ -147,7 +147,7 @@ mod tests {
         assert!(pixels(&*images).iter().all(|&v| v == 7));
         assert!(images.pixels(1, &mut [0; 108]).unwrap_err().to_string().contains("b.png: is bad"));
         let mut stand_in = [0; 108];
-        images.unlabelled_pixels(1, &mut stand_in).unwrap();
+        images.unlabeled_pixels(1, &mut stand_in).unwrap();
         assert_eq!(stand_in, [7; 108], "where labels do not count, the data set has its own way");
         let same: Arc<dyn Dataset> = Arc::new(Shapes::new(0, 3, 16, Task::Class));
         assert!(Arc::ptr_eq(&same, &resized(Arc::clone(&same), 16)), "nothing to do");

@@ -27,10 +27,10 @@ impl Subset {
 }
 
 fn even(whole: &dyn Dataset, len: usize) -> Vec<usize> {
-    let unlabelled = whole.class_names().len();
-    let mut classes: Vec<Vec<usize>> = vec![Vec::new(); unlabelled + 1];
+    let unlabeled = whole.class_names().len();
+    let mut classes: Vec<Vec<usize>> = vec![Vec::new(); unlabeled + 1];
     for index in 0..whole.len() {
-        classes[whole.label(index).unwrap_or(unlabelled)].push(index);
+        classes[whole.label(index).unwrap_or(unlabeled)].push(index);
     }
     classes.retain(|class| !class.is_empty());
     let rng = &mut stream(0, Purpose::Subset, [0, 0]);
@@ -57,8 +57,8 @@ impl Dataset for Subset {
         self.whole.pixels(self.chosen[index], out)
     }
 
-    fn unlabelled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
-        self.whole.unlabelled_pixels(self.chosen[index], out)
+    fn unlabeled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+        self.whole.unlabeled_pixels(self.chosen[index], out)
     }
 
     fn label(&self, index: usize) -> Option<usize> {
@@ -86,9 +86,9 @@ mod tests {
     use super::*;
 
     /// An image for each of these labels. Its pixels are its number; it cannot be read but without its label.
-    struct Labelled(Vec<Option<usize>>, Vec<String>);
+    struct Labeled(Vec<Option<usize>>, Vec<String>);
 
-    impl Dataset for Labelled {
+    impl Dataset for Labeled {
         fn len(&self) -> usize {
             self.0.len()
         }
@@ -98,7 +98,7 @@ mod tests {
         fn pixels(&self, _: usize, _: &mut [u8]) -> Result<()> {
             Err(crate::Error::config("cannot be read", "do without its label"))
         }
-        fn unlabelled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+        fn unlabeled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
             out.fill(index as u8);
             Ok(())
         }
@@ -113,14 +113,14 @@ mod tests {
         }
     }
 
-    fn labelled(labels: Vec<Option<usize>>) -> Arc<dyn Dataset> {
+    fn labeled(labels: Vec<Option<usize>>) -> Arc<dyn Dataset> {
         let classes = labels.iter().flatten().max().map_or(0, |most| most + 1);
-        Arc::new(Labelled(labels, (0..classes).map(|k| k.to_string()).collect()))
+        Arc::new(Labeled(labels, (0..classes).map(|k| k.to_string()).collect()))
     }
 
     /// One class after the other, of these sizes.
     fn in_order(sizes: &[usize]) -> Arc<dyn Dataset> {
-        labelled(sizes.iter().enumerate().flat_map(|(class, &n)| vec![Some(class); n]).collect())
+        labeled(sizes.iter().enumerate().flat_map(|(class, &n)| vec![Some(class); n]).collect())
     }
 
     /// How many images of each class are chosen.
@@ -172,10 +172,10 @@ mod tests {
 
     #[test]
     fn images_without_labels_are_one_class_more() {
-        let subset = Subset::even(labelled(vec![None; 100]), 10);
+        let subset = Subset::even(labeled(vec![None; 100]), 10);
         assert_eq!((subset.len(), subset.label(0), subset.class_names().len()), (10, None, 0));
         let some: Vec<_> = [Some(0), Some(1), None].into_iter().flat_map(|label| vec![label; 20]).collect();
-        let subset = Subset::even(labelled(some), 30);
+        let subset = Subset::even(labeled(some), 30);
         assert_eq!(counts(&subset), [10, 10]);
     }
 
@@ -184,7 +184,7 @@ mod tests {
         let subset = Subset::even(in_order(&[40; 3]), 6);
         let mut out = [0; 192];
         assert!(subset.pixels(2, &mut out).is_err());
-        subset.unlabelled_pixels(2, &mut out).unwrap();
+        subset.unlabeled_pixels(2, &mut out).unwrap();
         assert_eq!(usize::from(out[0]), subset.chosen[2]);
     }
 }

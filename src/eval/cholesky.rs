@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::kernels::cpu::matmul::{Mat, MatMut, Plus, gemm};
+use crate::kernels::cpu::matmul::{Epilogue, Mat, MatMut, gemm};
 
 /// L of M = LLᵀ.
 pub(super) struct Cholesky {
@@ -49,7 +49,7 @@ impl Cholesky {
                     -1.0,
                     left,
                     right,
-                    Plus::OWN,
+                    Epilogue::OWN,
                     MatMut { data: rows, offset: end, strides: (n, 1) },
                 );
             });

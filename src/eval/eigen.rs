@@ -2,7 +2,7 @@
 //!
 //! A reflection P = I − 2vvᵀ/vᵀv can turn the part of column k below the diagonal into a multiple of the first unit
 //! vector. PAP has the eigenvalues of A, and n − 2 such reflections leave only a diagonal d and an off-diagonal e:
-//! ⁴⁄₃ n³ multiplications. Of a tridiagonal T the factorisation T − xI = LDLᵀ needs only its pivots
+//! ⁴⁄₃ n³ multiplications. Of a tridiagonal T the factorization T − xI = LDLᵀ needs only its pivots
 //!
 //! ```text
 //! q₀ = d₀ − x,   qᵢ = dᵢ − x − eᵢ₋₁² / qᵢ₋₁

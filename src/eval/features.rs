@@ -60,7 +60,7 @@ pub fn pooled_features(
     Ok(blocks.into_iter().map(|block| Features::new(block, dataset.len(), dim)).collect())
 }
 
-/// The pixels themselves, normalised, as features: the baseline that costs nothing. Images of more than [`PIXEL_SIDE`]
+/// The pixels themselves, normalized, as features: the baseline that costs nothing. Images of more than [`PIXEL_SIDE`]
 /// pixels a side are shrunk to that, as [`resized()`] does it: a probe of 224 · 224 pixels has no use for them all, and
 /// takes hours. `progress` is told how many more images are done; an error of its ends the work.
 ///

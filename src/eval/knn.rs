@@ -1,19 +1,19 @@
-//! k nearest neighbours: are the images closest in feature space of the same class?
+//! k nearest neighbors: are the images closest in feature space of the same class?
 //!
-//! Nothing is fitted. The neighbours of a test image are the k training images of the largest cosine similarity s;
+//! Nothing is fitted. The neighbors of a test image are the k training images of the largest cosine similarity s;
 //! each votes for its class with weight exp(s / τ), as in Wu et al. (CVPR 2018, section 3.4, τ = 0.07) and in DINO's
 //! evaluation (`eval_knn.py`, k = 20). An infinite τ gives each one vote: plain majority.
 
 use rayon::prelude::*;
 
 use super::matmul::{View, product};
-use super::{Features, GoOn, argmax, check, share};
+use super::{CancelCheck, Features, argmax, check, share};
 use crate::Result;
 
 /// Who votes, and with what weight.
 #[derive(Clone, Copy, Debug)]
 pub struct KnnConfig {
-    /// Number of neighbours; all training images if there are fewer.
+    /// Number of neighbors; all training images if there are fewer.
     pub k: usize,
     /// τ in exp(s / τ). `f64::INFINITY` for a plain majority.
     pub temperature: f64,
@@ -29,9 +29,9 @@ impl Default for KnnConfig {
 const TEST_BLOCK: usize = 128;
 const TRAIN_BLOCK: usize = 1024;
 
-/// The share of test images whose neighbours elect their class.
+/// The share of test images whose neighbors elect their class.
 ///
-/// Ties are broken by order: of equally similar training images the earlier ones are neighbours, of classes with
+/// Ties are broken by order: of equally similar training images the earlier ones are neighbors, of classes with
 /// equal votes the lower number wins. An all-zero feature vector has similarity 0 to everything.
 ///
 /// Beside the features, a copy of them is held, scaled to length 1. `go_on` is asked before each block of test images.
@@ -40,7 +40,7 @@ const TRAIN_BLOCK: usize = 1024;
 /// When a feature is not finite, or `go_on` says so.
 ///
 /// # Panics
-/// When labels and rows differ in number, a label is no class, the two sets differ in `dim`, there are no neighbours to
+/// When labels and rows differ in number, a label is no class, the two sets differ in `dim`, there are no neighbors to
 /// ask, or τ is not above 0.
 #[track_caller]
 pub fn knn_top1(
@@ -48,18 +48,18 @@ pub fn knn_top1(
     (test, test_labels): (&Features, &[u32]),
     classes: usize,
     config: KnnConfig,
-    go_on: GoOn,
+    go_on: CancelCheck,
 ) -> Result<f64> {
     check("knn_top1, training set", train, train_labels, classes)?;
     check("knn_top1, test set", test, test_labels, classes)?;
     assert!(config.k > 0 && config.temperature > 0.0, "knn_top1: {config:?}");
-    let neighbours = neighbours(train, test, config.k, go_on)?;
-    let right = neighbours.iter().zip(test_labels).filter(|(neighbours, label)| {
+    let neighbors = neighbors(train, test, config.k, go_on)?;
+    let right = neighbors.iter().zip(test_labels).filter(|(neighbors, label)| {
         // exp((s − most) / τ): the same election, and for a small τ neither an overflow nor only votes that vanish.
-        let most = neighbours.first().map_or(0.0, |nearest| nearest.0);
+        let most = neighbors.first().map_or(0.0, |nearest| nearest.0);
         let weight = |s: f32| (f64::from(s - most) / config.temperature).exp();
         let mut votes = vec![0.0; classes];
-        neighbours.iter().for_each(|&(s, i)| votes[train_labels[i] as usize] += weight(s));
+        neighbors.iter().for_each(|&(s, i)| votes[train_labels[i] as usize] += weight(s));
         argmax(&votes) == Some(**label as usize)
     });
     Ok(share(right.count(), test.rows()))
@@ -67,7 +67,7 @@ pub fn knn_top1(
 
 /// For each test image its k most similar training images as (cosine similarity, row), most similar first.
 #[track_caller]
-fn neighbours(train: &Features, test: &Features, k: usize, go_on: GoOn) -> Result<Vec<Vec<(f32, usize)>>> {
+fn neighbors(train: &Features, test: &Features, k: usize, go_on: CancelCheck) -> Result<Vec<Vec<(f32, usize)>>> {
     let (dim, k) = (train.dim(), k.min(train.rows()));
     assert_eq!(dim, test.dim(), "knn_top1: training features of {dim}, test of {}", test.dim());
     let (train, test) = (unit_rows(train), unit_rows(test));
@@ -115,8 +115,8 @@ mod tests {
 
     const MAJORITY: f64 = f64::INFINITY;
 
-    fn neighbours(train: &Features, test: &Features, k: usize) -> Vec<Vec<(f32, usize)>> {
-        super::neighbours(train, test, k, &|| Ok(())).unwrap()
+    fn neighbors(train: &Features, test: &Features, k: usize) -> Vec<Vec<(f32, usize)>> {
+        super::neighbors(train, test, k, &|| Ok(())).unwrap()
     }
 
     fn knn_top1(train: (&Features, &[u32]), test: (&Features, &[u32]), classes: usize, config: KnnConfig) -> f64 {
@@ -124,10 +124,10 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_agree_with_sorting_all_similarities() {
+    fn neighbors_agree_with_sorting_all_similarities() {
         let (train, test) = (gaussian(1, TRAIN_BLOCK + 40, 5), gaussian(2, TEST_BLOCK + 3, 5));
         let (u, v) = (unit_rows(&train), unit_rows(&test));
-        for (found, query) in neighbours(&train, &test, 7).iter().zip(v.chunks_exact(5)) {
+        for (found, query) in neighbors(&train, &test, 7).iter().zip(v.chunks_exact(5)) {
             let mut all: Vec<(f32, usize)> =
                 u.chunks_exact(5).map(|key| key.iter().zip(query).map(|(a, b)| a * b).sum()).zip(0..).collect();
             all.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -138,8 +138,8 @@ mod tests {
     }
 
     #[test]
-    fn only_the_angle_counts_and_near_neighbours_weigh_more() {
-        // One neighbour of class 0 at similarity 1, two of class 1 at 0.8.
+    fn only_the_angle_counts_and_near_neighbors_weigh_more() {
+        // One neighbor of class 0 at similarity 1, two of class 1 at 0.8.
         let train = Features::new(vec![10.0, 0.0, 0.4, 0.3, 0.8, -0.6], 3, 2);
         let test = Features::new(vec![1.0, 0.0], 1, 2);
         let top1 = |k, temperature| knn_top1((&train, &[0, 1, 1]), (&test, &[0]), 2, KnnConfig { k, temperature });
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn far_neighbours_vote_too_however_small_the_temperature() {
+    fn far_neighbors_vote_too_however_small_the_temperature() {
         // Similarities of −1 and −0.6: exp(−1.6 / 1e-3) is 0, and 0 to 0 would go to class 0.
         let (train, test) = (Features::new(vec![-1.0, 0.0, -0.6, 0.8], 2, 2), Features::new(vec![1.0, 0.0], 1, 2));
         let config = KnnConfig { k: 2, temperature: 1e-3 };
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn ties_go_to_the_first() {
         let (same, query) = (Features::new(vec![1.0; 6], 3, 2), Features::new(vec![0.0; 2], 1, 2));
-        assert_eq!(neighbours(&same, &query, 2), [[(0.0, 0), (0.0, 1)]]);
+        assert_eq!(neighbors(&same, &query, 2), [[(0.0, 0), (0.0, 1)]]);
         let config = KnnConfig { k: 2, temperature: MAJORITY };
         assert_eq!(knn_top1((&same, &[1, 0, 0]), (&query, &[0]), 2, config), 1.0, "one vote each: class 0");
     }
@@ -180,6 +180,6 @@ mod tests {
     #[test]
     fn same_bits_on_any_number_of_threads() {
         let (train, test) = (gaussian(3, 300, 8), gaussian(4, 2 * TEST_BLOCK + 1, 8));
-        same_on_any_thread_count(|| neighbours(&train, &test, 5));
+        same_on_any_thread_count(|| neighbors(&train, &test, 5));
     }
 }

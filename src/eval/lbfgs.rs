@@ -1,4 +1,4 @@
-//! L-BFGS: minimise a smooth function from its values and gradients, with memory for a few past steps only.
+//! L-BFGS: minimize a smooth function from its values and gradients, with memory for a few past steps only.
 //!
 //! Newton's direction is −H⁻¹g. BFGS builds H⁻¹ from what steps reveal: going from x to x⁺ with s = x⁺ − x, the
 //! gradient changes by y = g⁺ − g ≈ H s, so ask the new estimate for H⁻¹y = s (the secant equation) and change the
@@ -37,7 +37,7 @@ pub struct Options {
     pub gradient_norm: f64,
 }
 
-/// Where a minimisation ended.
+/// Where a minimization ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Minimum {
     /// x, the last point reached.
@@ -76,7 +76,7 @@ struct Step {
     rho: f64,
 }
 
-/// Minimises `f`, which returns value and gradient at a point, from `start`. `precondition` replaces v by H₀⁻¹v.
+/// Minimizes `f`, which returns value and gradient at a point, from `start`. `precondition` replaces v by H₀⁻¹v.
 ///
 /// It holds `2 · history + 8` vectors as long as `start`, at most.
 ///

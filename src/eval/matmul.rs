@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::{Features, GoOn};
+use super::{CancelCheck, Features};
 use crate::Result;
 use crate::kernels::Real;
-use crate::kernels::cpu::matmul::{Mat, MatMut, Plus, gemm};
+use crate::kernels::cpu::matmul::{Epilogue, Mat, MatMut, gemm};
 
 /// A matrix of `rows` × `cols`, element (i, j) at `data[i * row_stride + j * col_stride]`.
 ///
@@ -49,7 +49,7 @@ impl<'a, T> View<'a, T> {
 pub(super) fn product<T: Real>(a: View<T>, b: View<T>) -> Vec<T> {
     assert_eq!(a.cols, b.rows, "product of [{}, {}] and [{}, {}]", a.rows, a.cols, b.rows, b.cols);
     let mut c = vec![T::ZERO; a.rows * b.cols];
-    gemm([a.rows, a.cols, b.cols], T::ONE, a.mat(), b.mat(), Plus::NOTHING, MatMut::new(&mut c, b.cols));
+    gemm([a.rows, a.cols, b.cols], T::ONE, a.mat(), b.mat(), Epilogue::NOTHING, MatMut::new(&mut c, b.cols));
     c
 }
 
@@ -62,7 +62,7 @@ const PART: usize = 64;
 ///
 /// Blocks of rows one after the other, parts of the result in parallel: nothing larger than the result is held, and
 /// every entry is summed in the order of the rows. `go_on` is asked before each block.
-pub(super) fn gram(x: &Features, go_on: GoOn) -> Result<Vec<f64>> {
+pub(super) fn gram(x: &Features, go_on: CancelCheck) -> Result<Vec<f64>> {
     let dim = x.dim();
     let mut gram = vec![0.0; dim * dim];
     for rows in x.as_slice().chunks(BLOCK * dim) {
@@ -71,7 +71,7 @@ pub(super) fn gram(x: &Features, go_on: GoOn) -> Result<Vec<f64>> {
         gram.par_chunks_mut(PART * dim).enumerate().for_each(|(i, part)| {
             let left = Mat { data: &rows, offset: i * PART, strides: (1, dim) };
             let dims = [part.len() / dim, rows.len() / dim, dim];
-            gemm(dims, 1.0, left, Mat::new(&rows, dim, false), Plus::OWN, MatMut::new(part, dim));
+            gemm(dims, 1.0, left, Mat::new(&rows, dim, false), Epilogue::OWN, MatMut::new(part, dim));
         });
     }
     Ok(gram)

@@ -3,13 +3,13 @@
 //! | question | file |
 //! |---|---|
 //! | how well does a linear classifier read the class? | [`probe`], on [`standardize`]d columns, trained by [`lbfgs`] with a `cholesky` preconditioner |
-//! | are neighbours of the same class? | [`knn`] |
+//! | are neighbors of the same class? | [`knn`] |
 //! | how many directions do the features use; have they collapsed? | [`rank`], through the eigenvalues of `eigen` |
 //! | what does a predicted token resemble? (Fig. 6) | [`resemblance`](mod@resemblance) |
 //! | how much do predictions vary with the noise, and targets with the image? | [`spread`] |
 //!
 //! All take [`Features`], one row per image: [`pooled_features`] makes them from an encoder. They can take long: each
-//! asks now and then whether to [go on](GoOn). None needs more memory than a small multiple of the features: what grows
+//! asks now and then whether to [go on](CancelCheck). None needs more memory than a small multiple of the features: what grows
 //! with the square of their number or length has a bound, which is said where it is. Every measure gives the same bits
 //! on any number of threads: rows are cut into blocks of a fixed size, and what blocks find is combined in the order of
 //! the rows.
@@ -37,7 +37,7 @@ pub use spread::{noise_sensitivity, rms, target_std};
 
 /// Asked now and then during long work: its error ends the work, as when the user wants to stop. `&|| Ok(())` never
 /// does.
-pub type GoOn<'a> = &'a (dyn Fn() -> Result<()> + Sync);
+pub type CancelCheck<'a> = &'a (dyn Fn() -> Result<()> + Sync);
 
 /// One feature vector per image: shape `[rows, dim]`, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -107,7 +107,7 @@ impl Features {
     pub fn check(&self, whose: &str) -> Result<()> {
         let Some(at) = self.data.iter().position(|v| !v.is_finite()) else { return Ok(()) };
         let problem = format!("{whose}: feature {} of image {} is {}", at % self.dim, at / self.dim, self.data[at]);
-        let hint = "look whether the weights are sound, and whether the images are normalised as they expect";
+        let hint = "look whether the weights are sound, and whether the images are normalized as they expect";
         Err(Error::config(problem, hint))
     }
 

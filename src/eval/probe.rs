@@ -19,7 +19,7 @@
 //! Measured on 2 cores of an AMD EPYC, with 50,000 training images and the default five λ: 0.9 s for 192 features and
 //! 10 classes, 3.1 s for 192 and 100, 12 s for 768 and 100.
 //!
-//! Beside the features it holds a standardised copy of them, and at most: the Gram matrix XᵀX and its factor, only
+//! Beside the features it holds a standardized copy of them, and at most: the Gram matrix XᵀX and its factor, only
 //! where there are at least as many images as features, so that neither is larger than twice the features, and for no
 //! more than 6144 features (300 MB each); and some twenty copies of the weights, which remember steps ([`lbfgs`]) in
 //! half a gigabyte.
@@ -34,7 +34,7 @@ use super::cholesky::Cholesky;
 use super::lbfgs::{self, Minimum, Options};
 use super::matmul::{View, gram, product};
 use super::standardize::Standardizer;
-use super::{Features, GoOn, argmax, check, share};
+use super::{CancelCheck, Features, argmax, check, share};
 use crate::Result;
 use crate::rng::{Purpose, stream};
 
@@ -80,7 +80,7 @@ pub struct ProbeReport {
 /// a block of features stays in the cache between the two products that read it.
 const BLOCK: usize = 512;
 
-/// The gradient norm below which f32 products of standardised features carry no information.
+/// The gradient norm below which f32 products of standardized features carry no information.
 const GRADIENT_NOISE: f64 = 1e-6;
 
 /// The most features for which the preconditioner is made. More than that are fitted without one, in more steps.
@@ -96,7 +96,7 @@ const MIN_RIDGE: f64 = 1e-8;
 
 /// Fits a linear classifier on `train` and reports its accuracy on both sets.
 ///
-/// 1. Shuffle the training rows, so that the last tenth is a random one, and standardise.
+/// 1. Shuffle the training rows, so that the last tenth is a random one, and standardize.
 /// 2. Choose λ on that tenth (ties: the strongest).
 /// 3. Fit on all training rows, and count.
 ///
@@ -114,7 +114,7 @@ pub fn linear_probe(
     (test, test_labels): (&Features, &[u32]),
     classes: usize,
     config: &ProbeConfig,
-    go_on: GoOn,
+    go_on: CancelCheck,
 ) -> Result<ProbeReport> {
     check("linear_probe, training set", train, train_labels, classes)?;
     check("linear_probe, test set", test, test_labels, classes)?;
@@ -190,7 +190,7 @@ pub fn chance(train_labels: &[u32], test_labels: &[u32], classes: usize) -> f64 
 
 /// L(W, b) for one set of images. Its argument is `[dim + 1, classes]`, row-major: W, then b as the last row.
 struct Objective<'a> {
-    /// Standardised features, `[n, dim]`.
+    /// Standardized features, `[n, dim]`.
     x: &'a [f32],
     /// Class of each image, `[n]`.
     labels: &'a [u32],
@@ -199,8 +199,14 @@ struct Objective<'a> {
 }
 
 impl Objective<'_> {
-    /// Minimises L from `start`. `covariance` is XᵀX/n of these features, or nearly.
-    fn fit(&self, start: Vec<f64>, covariance: Option<&[f64]>, config: &ProbeConfig, go_on: GoOn) -> Result<Minimum> {
+    /// Minimizes L from `start`. `covariance` is XᵀX/n of these features, or nearly.
+    fn fit(
+        &self,
+        start: Vec<f64>,
+        covariance: Option<&[f64]>,
+        config: &ProbeConfig,
+        go_on: CancelCheck,
+    ) -> Result<Minimum> {
         let (_, at_zero) = self.value_and_gradient(&vec![0.0; start.len()]);
         let scale = at_zero.iter().map(|g| g * g).sum::<f64>().sqrt();
         let gradient_norm = (config.tolerance * scale).max(GRADIENT_NOISE);
@@ -208,7 +214,7 @@ impl Objective<'_> {
         let history = (MOST_REMEMBERED / of_a_step).clamp(2, 10);
         let options = Options { history, max_iterations: config.max_iterations, gradient_norm };
 
-        // Standardised features have mean 0, so that in the Hessian at zero the intercept stands apart, with 1/C.
+        // Standardized features have mean 0, so that in the Hessian at zero the intercept stands apart, with 1/C.
         let (classes, dim) = (self.classes, start.len() / self.classes - 1);
         // With fewer images than features, factoring it costs more than the steps that it saves.
         let hessian = covariance.filter(|_| self.labels.len() >= dim).map(|covariance| {
@@ -357,7 +363,7 @@ mod tests {
 
     #[test]
     fn without_information_the_loss_is_the_entropy_of_the_classes() {
-        // Constant features are 0 after standardisation; the free intercept then fits the frequencies ¾ and ¼.
+        // Constant features are 0 after standardization; the free intercept then fits the frequencies ¾ and ¼.
         let labels: Vec<u32> = (0..400).map(|i| u32::from(i % 4 == 0)).collect();
         let x = vec![0.0; 400];
         let config = ProbeConfig { tolerance: 1e-6, ..Default::default() };

@@ -7,7 +7,7 @@
 //! RankMe = exp(−Σₖ pₖ log pₖ),   pₖ = σₖ / Σσ
 //! ```
 //!
-//! As there, the matrix is not centred: a shared mean counts as one strong direction. The paper adds ε = 1e-7 to each
+//! As there, the matrix is not centerd: a shared mean counts as one strong direction. The paper adds ε = 1e-7 to each
 //! pₖ to keep the logarithm finite; here 0 log 0 is 0, the limit.
 
 use std::borrow::Cow;
@@ -17,7 +17,7 @@ use rand::seq::index;
 use super::eigen::symmetric_eigenvalues;
 use super::matmul::gram;
 use super::standardize::Standardizer;
-use super::{Features, GoOn};
+use super::{CancelCheck, Features};
 use crate::Result;
 use crate::rng::{Purpose, stream};
 
@@ -33,7 +33,7 @@ const MOST: usize = 4096;
 ///
 /// # Errors
 /// When `go_on`, which is asked all along, says so.
-pub fn singular_values(x: &Features, go_on: GoOn) -> Result<Vec<f64>> {
+pub fn singular_values(x: &Features, go_on: CancelCheck) -> Result<Vec<f64>> {
     let x = some_rows(x, MOST);
     let (rows, dim) = (x.rows(), x.dim());
     let n = rows.min(dim);
@@ -60,7 +60,7 @@ fn some_rows(x: &Features, most: usize) -> Cow<'_, Features> {
 ///
 /// # Errors
 /// When `go_on`, which is asked all along, says so.
-pub fn rank_me(x: &Features, go_on: GoOn) -> Result<f64> {
+pub fn rank_me(x: &Features, go_on: CancelCheck) -> Result<f64> {
     Ok(effective_rank(&singular_values(x, go_on)?))
 }
 

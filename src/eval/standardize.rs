@@ -1,7 +1,7 @@
-//! Standardisation: every feature to mean 0 and standard deviation 1, as measured on the training images.
+//! Standardization: every feature to mean 0 and standard deviation 1, as measured on the training images.
 //!
 //! It makes a linear probe blind to the scale and offset of each feature, so that one grid of L2 strengths suits
-//! every encoder, and it conditions the probe's optimisation.
+//! every encoder, and it conditions the probe's optimization.
 
 use super::Features;
 

@@ -95,7 +95,7 @@ pub struct Storage<T: Real> {
 }
 
 impl<T: Real> Storage<T> {
-    /// `len` elements of unspecified (but initialised) value: for a kernel that writes every one of them.
+    /// `len` elements of unspecified (but initialized) value: for a kernel that writes every one of them.
     ///
     /// In debug builds they are NaN, so that a kernel that forgets one is found out.
     pub fn unspecified(len: usize) -> Self {

@@ -30,7 +30,7 @@ pub enum Phase {
     /// The chunks' gradients are added up.
     GradientSum,
     /// AdamW, and the target encoder's moving average.
-    Optimiser,
+    Optimizer,
     /// What is in no other phase.
     Rest,
     /// Images are read and augmented for a later step, on the loader's own threads.

@@ -10,12 +10,12 @@ pub mod meter;
 mod precision;
 mod real;
 
-use cpu::matmul::{Mat, MatMut, Plus, gemm};
+use cpu::matmul::{Epilogue, Mat, MatMut, gemm};
 
 pub use buffer::{Buffer, Storage, live_bytes};
 pub use cpu::attention::Sizes as AttentionSizes;
 pub use cpu::elementwise::Broadcast;
-pub use cpu::patchify::{Cut, PatchOrder};
+pub use cpu::patchify::{PatchGrid, PatchOrder};
 pub use precision::{Precision, Scope};
 pub use real::{DType, Real};
 
@@ -143,7 +143,7 @@ pub fn matmul_sum(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buff
             for i in 0..batch {
                 let a = Mat::new(&a[i * m * k..][..m * k], if ta { m } else { k }, ta);
                 let b = Mat::new(&b[i * k * n..][..k * n], if tb { k } else { n }, tb);
-                gemm(dims, 1.0, a, b, Plus::OWN, MatMut::new(c, n));
+                gemm(dims, 1.0, a, b, Epilogue::OWN, MatMut::new(c, n));
             }
         })
     )
@@ -168,7 +168,7 @@ pub fn linear(
         check_len("linear", "residual", residual, rows * outputs);
     }
     dispatch!("linear", T, [x, w], {
-        let plus = Plus {
+        let plus = Epilogue {
             own: false,
             bias: bias.map(|bias| bias.as_slice::<T>("linear")),
             residual: residual.map(|r| Mat::new(r.as_slice::<T>("linear"), outputs, false)),
@@ -186,10 +186,10 @@ pub fn linear_backward(sum: Option<Buffer>, dims: [usize; 3], a: &Buffer, ta: bo
     dispatch!("linear", T, [a, b], {
         let add = |plus, c: &mut [T]| cpu::matmul::matmul(dims, a, ta, b, tb, plus, c);
         match sum {
-            None => filled::<T>(m * n, |c| add(Plus::NOTHING, c)),
+            None => filled::<T>(m * n, |c| add(Epilogue::NOTHING, c)),
             Some(mut sum) => {
                 check_len("linear", "the sum", &sum, m * n);
-                add(Plus::OWN, sum.make_mut::<T>("linear"));
+                add(Epilogue::OWN, sum.make_mut::<T>("linear"));
                 sum
             }
         }
@@ -198,7 +198,7 @@ pub fn linear_backward(sum: Option<Buffer>, dims: [usize; 3], a: &Buffer, ta: bo
 
 /// Σ over the rows, each of `cols` elements, added to `sum` if there is one.
 #[track_caller]
-pub fn sum_rows_onto(sum: Option<Buffer>, cols: usize, x: &Buffer) -> Buffer {
+pub fn accumulate_rows(sum: Option<Buffer>, cols: usize, x: &Buffer) -> Buffer {
     let mut sum = sum.unwrap_or_else(|| full(cols, 0.0, x.dtype()));
     check_len("sum_rows", "the sum", &sum, cols);
     rows("sum_rows", x, cols);
@@ -332,14 +332,14 @@ pub fn layer_norm(cols: usize, x: &Buffer, affine: Option<(&Buffer, &Buffer)>, e
 
 /// [`layer_norm`] again, from what it said about each row.
 #[track_caller]
-pub fn layer_norm_again(cols: usize, x: &Buffer, affine: (&Buffer, &Buffer), stats: &Buffer) -> Buffer {
+pub fn layer_norm_recompute(cols: usize, x: &Buffer, affine: (&Buffer, &Buffer), stats: &Buffer) -> Buffer {
     let (gamma, beta) = affine;
     check_len("layer_norm", "gamma", gamma, cols);
     check_len("layer_norm", "beta", beta, cols);
     check_len("layer_norm", "the statistics", stats, 2 * rows("layer_norm", x, cols));
     dispatch!("layer_norm", T, [x, gamma, beta, stats], {
         let stats = stats.as_chunks().0;
-        filled::<T>(x.len(), |y| cpu::layer_norm::forward_again(x, Some((gamma, beta)), stats, cols, y))
+        filled::<T>(x.len(), |y| cpu::layer_norm::recompute(x, Some((gamma, beta)), stats, cols, y))
     })
 }
 
@@ -547,14 +547,14 @@ pub fn swap_middle(x: &Buffer, dims: [usize; 4]) -> Buffer {
 
 /// Images → patches.
 #[track_caller]
-pub fn patchify(cut: &Cut, images: &Buffer) -> Buffer {
+pub fn patchify(cut: &PatchGrid, images: &Buffer) -> Buffer {
     check_len("patchify", "images", images, cut.elements());
     dispatch!("patchify", T, [images], filled::<T>(images.len(), |y| cpu::patchify::patchify(cut, images, y)))
 }
 
 /// Patches → images.
 #[track_caller]
-pub fn unpatchify(cut: &Cut, patches: &Buffer) -> Buffer {
+pub fn unpatchify(cut: &PatchGrid, patches: &Buffer) -> Buffer {
     check_len("unpatchify", "patches", patches, cut.elements());
     dispatch!("unpatchify", T, [patches], filled::<T>(patches.len(), |y| cpu::patchify::unpatchify(cut, patches, y)))
 }

@@ -254,7 +254,7 @@ fn training_step(method: &Method, learned_positions: bool) -> Finding {
             format!(", {target_blocks} target blocks")
         }
         Method::Stop { tokens, .. } => format!(", {tokens:?}"),
-        Method::Mae { normalize_patches: true } => ", normalised patches".to_owned(),
+        Method::Mae { normalize_patches: true } => ", normalized patches".to_owned(),
         Method::Ijepa { .. } | Method::Mae { .. } => String::new(),
     };
     let positions = if learned_positions { ", learned ψ" } else { "" };

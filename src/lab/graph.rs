@@ -41,14 +41,14 @@ pub struct Lint {
     /// The parameters whose gradient is all zero, by name.
     pub zero: Vec<String>,
     /// Where the first number that is not finite comes from.
-    pub non_finite: Option<Culprit>,
+    pub non_finite: Option<NonFiniteSource>,
     /// The statements of this module, tested on this step.
     pub findings: Vec<Finding>,
 }
 
 /// The first number in a step that is not finite.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Culprit {
+pub struct NonFiniteSource {
     /// The images of the batch in whose chunk it was seen.
     pub images: Range<usize>,
     /// Whether it was in the target encoder.
@@ -59,20 +59,20 @@ pub struct Culprit {
     pub found: NonFinite,
 }
 
-impl Culprit {
+impl NonFiniteSource {
     /// What to do, where it is not the training that diverged.
     pub fn advice(&self) -> Option<&'static str> {
         match (&self.parameter, self.found.origin) {
             (Some(_), _) => Some("it was so before this step: go back to an earlier checkpoint"),
-            (None, Origin::Constant { .. }) => Some("look at the images, their normalisation, and the noise"),
+            (None, Origin::Constant { .. }) => Some("look at the images, their normalization, and the noise"),
             (None, Origin::Leaf | Origin::Value { .. } | Origin::Gradient) => None,
         }
     }
 }
 
-impl fmt::Display for Culprit {
+impl fmt::Display for NonFiniteSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Culprit { images, in_target, parameter, found } = self;
+        let NonFiniteSource { images, in_target, parameter, found } = self;
         let place = if *in_target { ", target encoder" } else { "" };
         write!(f, "images {} to {}{place}: ", images.start, images.end - 1)?;
         match parameter {
@@ -111,7 +111,7 @@ fn target_entries(trainer: &Trainer, chunk: &Chunk, averaged: Averaged<'_>) -> u
 
 /// Replays a step on tapes that look at every value and every gradient, chunk by chunk, and says where the first one
 /// comes from that is not finite. `None` when all are finite.
-pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<Culprit> {
+pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<NonFiniteSource> {
     let images = batch.images.shape()[0];
     let chunks = (0..images).into_par_iter().step_by(trainer.chunk_images.max(1));
     chunks.map(|i| i..(i + trainer.chunk_images).min(images)).find_map_first(|images| {
@@ -121,9 +121,9 @@ pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<Culprit> {
         let (Recording { loss, .. }, leaves) = record(trainer, &chunk, &tape, &constants);
         let dloss = Tensor::full(*loss.shape(), 1.0, loss.dtype());
         tape.backward_from(&loss, dloss);
-        let culprit = |in_target, leaves: &[String], found: NonFinite| {
+        let source = |in_target, leaves: &[String], found: NonFinite| {
             let parameter = (found.origin == Origin::Leaf).then(|| leaves.get(found.position).cloned()).flatten();
-            Culprit { images: images.clone(), in_target, parameter, found }
+            NonFiniteSource { images: images.clone(), in_target, parameter, found }
         };
         let found = tape.first_non_finite();
         // What a constant brought in may come from the target encoder: run that on a tape of its own.
@@ -133,10 +133,10 @@ pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<Culprit> {
             trainer.model.targets(Some(&params.on(&tape)), &chunk);
             let names: Vec<String> =
                 params.iter().filter(|p| p.role == Role::Trained).map(|p| p.name.clone()).collect();
-            tape.first_non_finite().map(|found| culprit(true, &names, found))
+            tape.first_non_finite().map(|found| source(true, &names, found))
         });
         let names: Vec<String> = leaves.into_iter().map(|(name, _)| name).collect();
-        target.or_else(|| found.map(|found| culprit(false, &names, found)))
+        target.or_else(|| found.map(|found| source(false, &names, found)))
     })
 }
 
@@ -228,7 +228,8 @@ fn examine(trainer: &Trainer, batch: &Batch, averaged: Averaged<'_>) -> Lint {
     };
     let on_tape = [count(target_entries(&trainer, &chunk, averaged)), f64::from(u8::from(tracked))];
     findings.push(none("targets are off the tape", &compared, &on_tape, count(of)));
-    let compared = non_finite.as_ref().map_or(format!("{entries} values and their gradients"), Culprit::to_string);
+    let compared =
+        non_finite.as_ref().map_or(format!("{entries} values and their gradients"), NonFiniteSource::to_string);
     findings.push(none("all numbers are finite", &compared, &[count(non_finite.iter().len())], count(entries)));
     let (compared, kept) = ("bytes that entries free, with bytes alive", kept as f64);
     findings.push(Finding::equal("all that is kept has an owner", compared, &[count(accounted)], &[kept], 0.0));
@@ -392,35 +393,35 @@ mod tests {
         // A parameter that is not finite is named, and is the first finding of the lint.
         let mut poisoned = trainer.clone();
         poison(&mut poisoned.params.encoder, "blocks.1.mlp.fc1.weight", f64::NAN);
-        let culprit = first_non_finite(&poisoned, &batch).unwrap();
-        assert_eq!(culprit.parameter.as_deref(), Some("blocks.1.mlp.fc1.weight"));
+        let source = first_non_finite(&poisoned, &batch).unwrap();
+        assert_eq!(source.parameter.as_deref(), Some("blocks.1.mlp.fc1.weight"));
         assert_eq!(failed(&lint(&poisoned, &batch)), ["all numbers are finite"]);
 
         // A finite weight that makes a product overflow: the operation is named, not what inherits from it.
         let mut poisoned = trainer.clone();
         poison(&mut poisoned.params.encoder, "blocks.0.norm2.weight", 3e38);
-        let culprit = first_non_finite(&poisoned, &batch).unwrap();
+        let source = first_non_finite(&poisoned, &batch).unwrap();
         let expected = record_names(&trainer, &batch);
-        assert_eq!(culprit.parameter, None);
-        assert!(matches!(culprit.found.origin, Origin::Value { .. }), "{culprit}");
-        assert_eq!(culprit.found.name, expected[culprit.found.position], "{culprit}");
-        assert_eq!(culprit.found.name, "norm_linear", "{culprit}");
+        assert_eq!(source.parameter, None);
+        assert!(matches!(source.found.origin, Origin::Value { .. }), "{source}");
+        assert_eq!(source.found.name, expected[source.found.position], "{source}");
+        assert_eq!(source.found.name, "norm_linear", "{source}");
         let first_mlp = expected.iter().position(|name| *name == "gelu_linear").unwrap();
-        assert!(culprit.found.position < first_mlp, "{culprit}");
+        assert!(source.found.position < first_mlp, "{source}");
 
         // In the target encoder, which is on no tape.
         let mut poisoned = trainer.clone();
         poison(poisoned.params.target.as_mut().unwrap(), "norm.bias", f64::INFINITY);
-        let culprit = first_non_finite(&poisoned, &batch).unwrap();
-        assert!(culprit.in_target);
-        assert_eq!(culprit.to_string(), "images 0 to 2, target encoder: the parameter norm.bias is not finite");
+        let source = first_non_finite(&poisoned, &batch).unwrap();
+        assert!(source.in_target);
+        assert_eq!(source.to_string(), "images 0 to 2, target encoder: the parameter norm.bias is not finite");
 
         // In the data, and only in the last chunk.
         let mut poisoned = batch.clone();
         poisoned.images.as_mut_slice::<f32>()[6 * 3 * 256..].fill(f32::NAN);
-        let culprit = first_non_finite(&trainer, &poisoned).unwrap();
-        assert_eq!((culprit.images.clone(), culprit.found.name), (6..7, "linear"), "{culprit}");
-        assert!(matches!(culprit.found.origin, Origin::Constant { input: 0, .. }), "{culprit}");
+        let source = first_non_finite(&trainer, &poisoned).unwrap();
+        assert_eq!((source.images.clone(), source.found.name), (6..7, "linear"), "{source}");
+        assert!(matches!(source.found.origin, Origin::Constant { input: 0, .. }), "{source}");
     }
 
     fn record_names(trainer: &Trainer, batch: &Batch) -> Vec<&'static str> {

@@ -24,7 +24,7 @@ pub type Statement = fn() -> Vec<Finding>;
 pub fn statements() -> Vec<Statement> {
     vec![
         prop_3_1::sampled_positions,
-        prop_3_1::reparametrisation,
+        prop_3_1::reparametrization,
         prop_3_1::equation_8,
         prop_3_1::silence,
         prop_3_1::equations_9_and_10,

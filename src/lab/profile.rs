@@ -72,7 +72,7 @@ impl Pass {
         match phase {
             Phase::Data | Phase::Target | Phase::Context | Phase::Predictor => Pass::Forward,
             Phase::Backward => Pass::Backward,
-            Phase::GradientSum | Phase::Optimiser => Pass::Update,
+            Phase::GradientSum | Phase::Optimizer => Pass::Update,
             Phase::Rest | Phase::Loading => Pass::Other,
         }
     }
@@ -86,7 +86,7 @@ pub const PHASES: [Phase; 8] = [
     Phase::Predictor,
     Phase::Backward,
     Phase::GradientSum,
-    Phase::Optimiser,
+    Phase::Optimizer,
     Phase::Rest,
 ];
 

@@ -145,10 +145,10 @@ pub fn proposition_3_1() -> Vec<Finding> {
     findings
 }
 
-/// The derivative of an expectation with respect to A, two ways: E\[∇f nᵀ\] by reparametrisation (Eq. 5), and E\[f ∇
+/// The derivative of an expectation with respect to A, two ways: E\[∇f nᵀ\] by reparametrization (Eq. 5), and E\[f ∇
 /// log p\], for which no derivative of f is needed. Both are right; the second varies more from draw to draw, so it
 /// needs more of them.
-pub fn reparametrisation() -> Vec<Finding> {
+pub fn reparametrization() -> Vec<Finding> {
     let (a, psi) = (Tensor::new([2, 2], vec![0.9, -0.3, 0.4, 0.7]), random(&[1, 1, 2], 11));
     let w = Var::constant(random(&[1, 2], 12));
     let f = |position: &Var| ops::sum(&ops::gelu(&ops::linear(position, &w, None)));
@@ -172,8 +172,8 @@ pub fn reparametrisation() -> Vec<Finding> {
     };
     let (narrow, wide) = (spread(&pathwise, &left), spread(&score, &right));
     vec![
-        Finding::equal_tensors("Eq. 5, gradient", "reparametrised and score-function", &left, &right, 1e-12),
-        Finding::below("Eq. 5, gradient", "variance: reparametrised below a third of the other", 3.0 * narrow, wide),
+        Finding::equal_tensors("Eq. 5, gradient", "reparametrized and score-function", &left, &right, 1e-12),
+        Finding::below("Eq. 5, gradient", "variance: reparametrized below a third of the other", 3.0 * narrow, wide),
     ]
 }
 

@@ -6,7 +6,7 @@
 use super::Finding;
 use crate::autograd::{Tape, derivative_along};
 use crate::paper::prop_3_2::{
-    GaussianKernel, Joint, NoisyPosition, bayes_risk, factorisation, gaussian_convolution, optimal_predictor,
+    GaussianKernel, Joint, NoisyPosition, bayes_risk, factorization, gaussian_convolution, optimal_predictor,
     optimal_predictor_through_x, posterior_mean, regression_risk,
 };
 use crate::paper::{Loss, Sigma, covariance, masked_loss};
@@ -14,7 +14,7 @@ use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Tensor};
 use rand::RngExt;
 
-/// Eq. (7): E\[Y | R\] minimises the squared error. What it leaves over is orthogonal to every function of R, so any
+/// Eq. (7): E\[Y | R\] minimizes the squared error. What it leaves over is orthogonal to every function of R, so any
 /// other f pays E\[(f − f*)²\] on top. On joint distributions in which X, Y and Z all depend on each other.
 pub fn conditional_mean() -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -44,7 +44,7 @@ pub fn clean_expectations() -> Vec<Finding> {
     for (name, g) in [("R = X + Z", add as fn(f64, f64) -> f64), ("R = XZ", |x, z| x * z), ("R = max(X, Z)", f64::max)]
     {
         let joint = independent_joint_of(3, g);
-        let (left, right) = factorisation(&joint);
+        let (left, right) = factorization(&joint);
         findings.push(Finding::equal("Eq. 14", name, &left, &right, 1e-14));
         let seen = joint.values(|o| o.r);
         let direct: Vec<f64> = seen.iter().map(|&r| optimal_predictor(&joint, r)).collect();
@@ -77,7 +77,7 @@ pub fn joint_independence() -> Vec<Finding> {
             ]
         })
         .collect();
-    let (left, right) = factorisation(&joint);
+    let (left, right) = factorization(&joint);
     let gap = left.iter().zip(&right).map(|(l, r)| (l - r).abs()).fold(0.0, f64::max);
     let seen = joint.values(|o| o.r);
     let best = |r: f64| optimal_predictor(&joint, r);

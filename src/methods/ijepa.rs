@@ -6,7 +6,7 @@ use crate::nn::Weights;
 use crate::paper::{context_token, masked_token};
 use crate::vit::{Encoder, Predictor};
 
-/// ε of the targets' normalisation: the default of PyTorch's `layer_norm`, which the official code leaves as it is.
+/// ε of the targets' normalization: the default of PyTorch's `layer_norm`, which the official code leaves as it is.
 const TARGET_EPS: f64 = 1e-5;
 
 /// What the predictor sees, Eqs. (1) and (2): cᵢ = ψᵢ + B s_{xᵢ} + b, m_j = ψ_j + m.
@@ -20,7 +20,7 @@ pub fn tokens(predictor: &Predictor, phi: &Weights, s_x: &Var, chunk: &Chunk) ->
     (c, masked)
 }
 
-/// What it should answer: s_y, the averaged encoder's features of the whole image, each token normalised on its own
+/// What it should answer: s_y, the averaged encoder's features of the whole image, each token normalized on its own
 /// (no γ, β; ε = 10⁻⁵), at the target positions. With K > 1, the mean over the last K blocks first.
 ///
 /// Stop-gradient needs no word here: `averaged` holds constants, so nothing is recorded.

@@ -10,7 +10,7 @@ use crate::paper::{context_token, masked_token};
 use crate::tensor::Tensor;
 use crate::vit::Predictor;
 
-/// ε of the per-patch normalisation, added to the variance.
+/// ε of the per-patch normalization, added to the variance.
 const PATCH_EPS: f64 = 1e-6;
 
 /// What the decoder sees: the class token and the kept patches, projected (Eq. 1); the mask token at the removed
@@ -96,7 +96,7 @@ mod tests {
             let answers = super::targets(4, normalize, &chunk).value().clone();
             assert!(reconstruction(4, normalize, &chunk, &answers).max_abs_diff(&images) < 1e-12);
 
-            // Wrong ones change the removed patches, and no other pixel. Normalised, 0 is the mean of the patch.
+            // Wrong ones change the removed patches, and no other pixel. Normalized, 0 is the mean of the patch.
             let zeros = Tensor::zeros(*answers.shape(), DType::F64);
             let found = reconstruction(4, normalize, &chunk, &zeros);
             let (found, images) = (found.to_f64_vec(), images.to_f64_vec());

@@ -37,7 +37,7 @@ pub enum Method {
     },
     /// Masked autoencoder: targets are pixels.
     Mae {
-        /// Whether each target patch is normalised by its own mean and variance.
+        /// Whether each target patch is normalized by its own mean and variance.
         normalize_patches: bool,
     },
 }

@@ -45,7 +45,7 @@ impl ModelConfig {
             }
         }
         // Tokens are told apart by their places alone: with a class token in front that the method does not expect, each
-        // would be taken for its neighbour.
+        // would be taken for its neighbor.
         let class_token = matches!(method, Method::Mae { .. });
         if encoder.class_token != class_token {
             let (name, without) = (method.name(), if class_token { "without" } else { "with" });
@@ -198,7 +198,7 @@ impl Model {
     }
 
     /// What stands for m: the mask token, or in StoP's official form the bias.
-    pub fn shared_token(&self) -> ParamId {
+    pub fn mask_token(&self) -> ParamId {
         match self.config.method {
             Method::Stop { tokens: stop::TokenForm::Official | stop::TokenForm::PositionsOnly, .. } => {
                 self.predictor.embed.bias

@@ -1,4 +1,4 @@
-//! Initialisation, and the hand that makes parameters.
+//! Initialization, and the hand that makes parameters.
 
 use rand::{Rng, RngExt};
 
@@ -18,11 +18,11 @@ pub enum LinearInit {
     Xavier,
 }
 
-/// Adds freshly initialised parameters to a [`Params`], as the official code initialises them: linear layers by
+/// Adds freshly initialized parameters to a [`Params`], as the official code initializes them: linear layers by
 /// [`LinearInit`], biases 0, layer norms γ = 1 and β = 0, tokens N(0, 0.02²).
 ///
 /// The official code truncates its normal draws at ±2, a hundred standard deviations away; nothing is lost by not
-/// truncating. It rescales `attn.proj` and `mlp.fc2` with depth, and then initialises them a second time, which
+/// truncating. It rescales `attn.proj` and `mlp.fc2` with depth, and then initializes them a second time, which
 /// undoes it; here they are not rescaled.
 #[derive(Debug)]
 pub struct Init<'a, R> {
@@ -36,7 +36,7 @@ pub struct Init<'a, R> {
     pub linear: LinearInit,
 }
 
-/// Standard deviation of normally initialised weights and tokens, as in the official code.
+/// Standard deviation of normally initialized weights and tokens, as in the official code.
 pub const NORMAL_STD: f64 = 0.02;
 
 impl<R: Rng> Init<'_, R> {

@@ -1,4 +1,4 @@
-//! Layer normalisation with γ and β, ε = 10⁻⁶.
+//! Layer normalization with γ and β, ε = 10⁻⁶.
 
 use super::params::{ParamId, Weights};
 use crate::autograd::{Var, ops};

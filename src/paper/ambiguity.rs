@@ -2,7 +2,7 @@
 //!
 //! |A| alone does not say it. Noise matters by what it hides: how far ψ_i and ψ_j lie apart in units of Σ = σAAᵀ, and
 //! how often a draw ψ̂_j = A n_j + ψ_j still tells which j it came from. Both need coordinates in which the noise is
-//! N(0, I), from a Cholesky factorisation with pivots: Σ = LLᵀ with as many columns as Σ has rank, so that a
+//! N(0, I), from a Cholesky factorization with pivots: Σ = LLᵀ with as many columns as Σ has rank, so that a
 //! difference d of positions is d = L w + r, where
 //!
 //! - r ≠ 0: no noise ever points there, and a single draw tells the two positions apart;
@@ -54,12 +54,12 @@ pub struct WhitenedPositions {
     negligible: f64,
 }
 
-/// Distances d′ between horizontal and vertical neighbours of a grid, in standard deviations of the noise.
+/// Distances d′ between horizontal and vertical neighbors of a grid, in standard deviations of the noise.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct NeighbourDistances {
-    /// Their mean; infinite when one is, NaN when the grid has no neighbours.
+pub struct NeighborDistances {
+    /// Their mean; infinite when one is, NaN when the grid has no neighbors.
     pub mean: f64,
-    /// The least of them; infinite when the grid has no neighbours.
+    /// The least of them; infinite when the grid has no neighbors.
     pub least: f64,
 }
 
@@ -106,18 +106,18 @@ impl WhitenedPositions {
         }
     }
 
-    /// [`distance`](Self::distance) between neighbours on a grid of `rows` × `cols` positions, row by row.
+    /// [`distance`](Self::distance) between neighbors on a grid of `rows` × `cols` positions, row by row.
     ///
     /// # Panics
     /// When there are not as many positions.
     #[track_caller]
-    pub fn neighbours(&self, (rows, cols): (usize, usize)) -> NeighbourDistances {
+    pub fn neighbors(&self, (rows, cols): (usize, usize)) -> NeighborDistances {
         let count = self.whitened.len();
-        assert_eq!(count, rows * cols, "neighbours: {count} positions on a grid of {rows} × {cols}");
+        assert_eq!(count, rows * cols, "neighbors: {count} positions on a grid of {rows} × {cols}");
         let right = (0..count).filter(|i| (i + 1) % cols != 0).map(|i| (i, i + 1));
         let below = (cols..count).map(|i| (i - cols, i));
         let distances: Vec<f64> = right.chain(below).map(|(i, j)| self.distance(i, j)).collect();
-        NeighbourDistances {
+        NeighborDistances {
             mean: distances.iter().sum::<f64>() / distances.len() as f64,
             least: distances.into_iter().fold(f64::INFINITY, f64::min),
         }
@@ -157,9 +157,9 @@ impl WhitenedPositions {
         let (positions, dim) = (self.whitened.len(), self.whitened.first().map_or(0, Vec::len));
         let mean = |c: usize| self.whitened.iter().map(|w| w[c]).sum::<f64>() / positions as f64;
         let means: Vec<f64> = (0..dim).map(mean).collect();
-        let centred = self.whitened.iter().flat_map(|w| w.iter().zip(&means).map(|(w, m)| w - m)).collect();
-        let centred = Tensor::new([positions, dim], centred).into();
-        let gram = ops::matmul_nt(&centred, &centred).value().to_f64_vec();
+        let centerd = self.whitened.iter().flat_map(|w| w.iter().zip(&means).map(|(w, m)| w - m)).collect();
+        let centerd = Tensor::new([positions, dim], centerd).into();
+        let gram = ops::matmul_nt(&centerd, &centerd).value().to_f64_vec();
         // A thousandth of a standard deviation of the noise decides nothing.
         let l = pivoted_cholesky(&gram, positions, 1e-6);
         (0..positions).map(|k| l.iter().map(|(_, column)| column[k]).collect()).collect()
@@ -213,8 +213,8 @@ mod tests {
         assert_eq!(visible_norm(&tensor(&[[7.0, -2.0], [7.0, -2.0], [7.0, -2.0]])), 0.0);
         // The matrix of the definition, (I − 11ᵀ/d)A.
         let (a, d) = (normal(5, 3, 1.0), 5);
-        let centring = Tensor::from_fn([d, d], DType::F64, |ij| f64::from(ij % d == ij / d) - 1.0 / d as f64);
-        let product = ops::matmul(&centring.into(), &a.clone().into());
+        let centering = Tensor::from_fn([d, d], DType::F64, |ij| f64::from(ij % d == ij / d) - 1.0 / d as f64);
+        let product = ops::matmul(&centering.into(), &a.clone().into());
         assert!((visible_norm(&a) - product.value().norm()).abs() < 1e-14);
     }
 
@@ -235,13 +235,13 @@ mod tests {
         for (i, j, d) in expected {
             assert!((positions.distance(i, j) - d).abs() < 1e-14, "{i} {j}: {}", positions.distance(i, j));
         }
-        // Neighbours on 2 × 2: 0–1, 2–3 beside each other, 0–2, 1–3 below each other. In a row of four: three.
-        let found = positions.neighbours((2, 2));
+        // Neighbors on 2 × 2: 0–1, 2–3 beside each other, 0–2, 1–3 below each other. In a row of four: three.
+        let found = positions.neighbors((2, 2));
         assert!((found.mean - (3.0 + 13f64.sqrt() + 2.0 + 4.0) / 4.0).abs() < 1e-14, "{found:?}");
         assert!((found.least - 2.0).abs() < 1e-14, "{found:?}");
-        let (row, diagonal) = (positions.neighbours((1, 4)), positions.distance(1, 2));
+        let (row, diagonal) = (positions.neighbors((1, 4)), positions.distance(1, 2));
         assert!((row.mean - (3.0 + diagonal + 13f64.sqrt()) / 3.0).abs() < 1e-14, "{row:?}");
-        assert_eq!(positions.neighbours((4, 1)), row);
+        assert_eq!(positions.neighbors((4, 1)), row);
     }
 
     #[test]
@@ -266,13 +266,13 @@ mod tests {
         assert!((positions.distance(0, 1) - 2.0).abs() < 1e-14);
         assert_eq!(positions.distance(0, 2), f64::INFINITY, "orthogonal to the range");
         assert_eq!(positions.distance(0, 3), f64::INFINITY, "partly outside it");
-        assert_eq!(positions.neighbours((2, 2)), NeighbourDistances { mean: f64::INFINITY, least: 2.0 });
+        assert_eq!(positions.neighbors((2, 2)), NeighborDistances { mean: f64::INFINITY, least: 2.0 });
         // 0 and 1 are confused with each other, 2 and 3 with none.
         let expected = (2.0 * phi(1.0) + 2.0) / 4.0;
         assert!((accuracy(&positions, 20_000) - expected).abs() < 5.0 * (4.0f64 * 80_000.0).powf(-0.5));
 
         let noiseless = WhitenedPositions::new(&psi, &a, Sigma::from_std(0.0));
-        assert_eq!(noiseless.neighbours((1, 4)).least, f64::INFINITY);
+        assert_eq!(noiseless.neighbors((1, 4)).least, f64::INFINITY);
         assert_eq!(accuracy(&noiseless, 3), 1.0);
         assert_eq!(
             accuracy(&WhitenedPositions::new(&psi, &Tensor::zeros([3, 1], DType::F64), Sigma::OFFICIAL), 3),
@@ -347,10 +347,10 @@ mod tests {
         off.add_assign(&along.value().scaled(-1.0));
         for scale in [1.0, 1e6] {
             let hidden = WhitenedPositions::new(&psi, &off.scaled(scale), Sigma::OFFICIAL);
-            assert_eq!(hidden.neighbours((side, side)).least, f64::INFINITY);
+            assert_eq!(hidden.neighbors((side, side)).least, f64::INFINITY);
             assert_eq!(accuracy(&hidden, 4), 1.0);
             let seen = WhitenedPositions::new(&psi, &a.scaled(scale), Sigma::OFFICIAL);
-            assert!(seen.neighbours((side, side)).mean.is_finite());
+            assert!(seen.neighbors((side, side)).mean.is_finite());
         }
         assert!(accuracy(&WhitenedPositions::new(&psi, &a.scaled(1e6), Sigma::OFFICIAL), 40) < 0.1);
     }
@@ -362,7 +362,7 @@ mod tests {
         let (psi, a) = (grid(d_p, side), normal(d_p, d_e, 0.02));
         for (scale, decoded) in [(1.0, 1.0), (8.0, 0.755), (16.0, 0.32), (64.0, 0.027)] {
             let positions = WhitenedPositions::new(&psi, &a.scaled(scale), Sigma::OFFICIAL);
-            let (found, d) = (accuracy(&positions, 50), positions.neighbours((side, side)).mean);
+            let (found, d) = (accuracy(&positions, 50), positions.neighbors((side, side)).mean);
             // Another draw of A moves these by about a point (d′ by 0.5 / scale), the 9,800 draws of n by half a point.
             assert!((found - decoded).abs() < 0.025, "A × {scale}: {found}");
             assert!((scale * d - 23.6).abs() < 1.0, "A × {scale}: d′ = {d}");

@@ -1,4 +1,4 @@
-//! Eq. (5), section 3: the reparametrisation trick.
+//! Eq. (5), section 3: the reparametrization trick.
 
 use rand::Rng;
 

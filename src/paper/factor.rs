@@ -1,4 +1,4 @@
-//! The three factorisations that the propositions and diagnostics need, for small dense matrices in f64.
+//! The three factorizations that the propositions and diagnostics need, for small dense matrices in f64.
 //!
 //! | | of | ends when |
 //! |---|---|---|

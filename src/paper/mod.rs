@@ -29,7 +29,7 @@ pub mod prop_3_1;
 pub mod prop_3_2;
 pub mod second_order;
 
-pub use ambiguity::{NeighbourDistances, WhitenedPositions, cosine_shrinkage, visible_norm};
+pub use ambiguity::{NeighborDistances, WhitenedPositions, cosine_shrinkage, visible_norm};
 pub use eq1_context_token::context_token;
 pub use eq2_masked_token::masked_token;
 pub use eq3_position_distribution::{PositionDistribution, Sigma};

@@ -131,14 +131,14 @@ pub fn calibrated_gradient(f: &Regressor<'_>, task: &RegressionTask) -> Tensor {
     let [rows, context, d_e] = task.x.dims("calibrated gradient: x");
     let [_, tokens, width] = task.y.dims("calibrated gradient: y");
     assert_eq!(width, 1, "calibrated gradient: F must give one number for each token");
-    let centred = |t: &Tensor| {
+    let centerd = |t: &Tensor| {
         let size = t.elements() / rows;
         let t = t.to_f64_vec();
         let mean = |k: usize| (0..rows).map(|r| t[r * size + k]).sum::<f64>() / rows as f64;
         let means: Vec<f64> = (0..size).map(mean).collect();
         t.iter().enumerate().map(|(i, t)| t - means[i % size]).collect::<Vec<f64>>()
     };
-    let (x, y) = (centred(&task.x), centred(&task.y));
+    let (x, y) = (centerd(&task.x), centerd(&task.y));
     let u = task.positions();
     let [_, _, d_p] = u.dims("calibrated gradient: positions");
     let mut sum = vec![0.0; d_p * d_e];
@@ -163,9 +163,9 @@ pub fn calibrated_gradient(f: &Regressor<'_>, task: &RegressionTask) -> Tensor {
 
 /// Nσ|Aᵀp|²: what the noise adds to the loss of a linear F = p·u + q·v over N terms, J_tied = J_det + Nσ|Aᵀp|².
 ///
-/// StoP with a linear predictor is Tikhonov regularisation, and where p = q it is ridge regression on w = Aᵀp.
+/// StoP with a linear predictor is Tikhonov regularization, and where p = q it is ridge regression on w = Aᵀp.
 ///
-/// Proved by `a_linear_predictor_is_regularised_by_tikhonov`.
+/// Proved by `a_linear_predictor_is_regularized_by_tikhonov`.
 #[doc(alias = "Tikhonov")]
 #[track_caller]
 pub fn tikhonov_penalty(a: &Tensor, p: &Tensor, sigma: Sigma, terms: usize) -> f64 {

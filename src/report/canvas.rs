@@ -6,7 +6,7 @@ use std::path::Path;
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
-use super::colour::Rgb;
+use super::color::Rgb;
 use crate::{Error, Result};
 
 /// `width` × `height` pixels; (0, 0) is the upper left.
@@ -31,7 +31,7 @@ pub struct Rect {
 }
 
 impl Canvas {
-    /// A canvas of one colour.
+    /// A canvas of one color.
     pub fn new(width: usize, height: usize, fill: Rgb) -> Self {
         Canvas { width, height, pixels: vec![fill; width * height] }
     }
@@ -48,14 +48,14 @@ impl Canvas {
         Canvas { width: size, height: size, pixels }
     }
 
-    /// A grid of numbers `[rows, cols]`, row-major, as squares of `cell` pixels in the colours of `colour`.
+    /// A grid of numbers `[rows, cols]`, row-major, as squares of `cell` pixels in the colors of `color`.
     ///
     /// # Panics
     /// When `values` does not hold rows · cols numbers.
     #[track_caller]
-    pub fn heat_map(values: &[f32], (rows, cols): (usize, usize), cell: usize, colour: impl Fn(f32) -> Rgb) -> Self {
+    pub fn heat_map(values: &[f32], (rows, cols): (usize, usize), cell: usize, color: impl Fn(f32) -> Rgb) -> Self {
         assert_eq!(values.len(), rows * cols, "Canvas::heat_map: {} values for {rows} × {cols}", values.len());
-        Canvas { width: cols, height: rows, pixels: values.iter().map(|&v| colour(v)).collect() }.upscaled(cell)
+        Canvas { width: cols, height: rows, pixels: values.iter().map(|&v| color(v)).collect() }.upscaled(cell)
     }
 
     /// Columns of pixels.
@@ -73,7 +73,7 @@ impl Canvas {
         Rect { x: 0, y: 0, width: self.width, height: self.height }
     }
 
-    /// The colour at column `x`, row `y`.
+    /// The color at column `x`, row `y`.
     ///
     /// # Panics
     /// Outside the canvas.

@@ -7,7 +7,7 @@ use plotters::coord::Shift;
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
-use super::colour::CATEGORIES;
+use super::color::CATEGORIES;
 use crate::{Error, Result};
 
 /// A figure.
@@ -263,10 +263,10 @@ mod tests {
         for text in ["A &amp; B", "step", "loss", "stop", "RankMe", "context &lt;x&gt;", "target"] {
             assert!(svg.contains(text), "no {text:?} in {svg}");
         }
-        // A line of three points; lines of two in the first colour, and in the second for the legend only; one dot.
-        let lines = |colour: &str, points: usize| {
-            let of_colour = svg.split("<polyline").filter(|tag| tag.contains(colour));
-            of_colour
+        // A line of three points; lines of two in the first color, and in the second for the legend only; one dot.
+        let lines = |color: &str, points: usize| {
+            let of_color = svg.split("<polyline").filter(|tag| tag.contains(color));
+            of_color
                 .filter_map(|tag| tag.split("points=\"").nth(1))
                 .filter(|p| p.split('"').next().unwrap_or("").split_whitespace().count() == points)
                 .count()

@@ -1,11 +1,11 @@
 //! What the model sees and what it must predict: images under their masks.
 //!
 //! One row per image: the image; the context x, with every other token hatched out; then each target y by itself, the
-//! rest of the image faded. A target's outline has the same colour on the context, where it explains the holes.
+//! rest of the image faded. A target's outline has the same color on the context, where it explains the holes.
 //! MAE has no target blocks: its row is the image and the visible patches.
 
 use super::canvas::{Canvas, Rect};
-use super::colour::{CATEGORIES, WHITE, mix, sequential};
+use super::color::{CATEGORIES, WHITE, mix, sequential};
 
 /// One image and its masks. A token's index is its row times the width of the token grid, plus its column.
 #[derive(Clone, Copy, Debug)]
@@ -41,15 +41,15 @@ fn mask_row(image: &MaskedImage, size: usize, patch: usize, scale: usize) -> Vec
     let mut context_tile = plain.clone();
     let hatch = |x: usize, y: usize| if (x + y) % (4 * line) < line { [190; 3] } else { [232; 3] };
     context_tile.paint(plain.bounds(), |x, y, was| if context.has_pixel(x, y) { was } else { hatch(x, y) });
-    for (target, colour) in targets.iter().zip(CATEGORIES.iter().cycle()) {
-        target.outline(&mut context_tile, line, *colour);
+    for (target, color) in targets.iter().zip(CATEGORIES.iter().cycle()) {
+        target.outline(&mut context_tile, line, *color);
     }
 
     let mut row = vec![plain.clone(), context_tile];
-    row.extend(targets.iter().zip(CATEGORIES.iter().cycle()).map(|(target, colour)| {
+    row.extend(targets.iter().zip(CATEGORIES.iter().cycle()).map(|(target, color)| {
         let mut tile = plain.clone();
         tile.paint(plain.bounds(), |x, y, was| if target.has_pixel(x, y) { was } else { mix(was, WHITE, 0.8) });
-        target.outline(&mut tile, line, *colour);
+        target.outline(&mut tile, line, *color);
         tile
     }));
     row
@@ -79,7 +79,7 @@ impl TokenSet {
     }
 
     /// A line along every border between a token that belongs and one that does not, inside the former.
-    pub(super) fn outline(&self, canvas: &mut Canvas, line: usize, colour: [u8; 3]) {
+    pub(super) fn outline(&self, canvas: &mut Canvas, line: usize, color: [u8; 3]) {
         let reach = self.grid * self.cell;
         // Steps past the left or upper edge wrap around to a number beyond the right or lower one.
         let inside = |x: usize, y: usize| x < reach && y < reach && self.has_pixel(x, y);
@@ -90,7 +90,7 @@ impl TokenSet {
                 let (up, down) = (y.wrapping_sub(line), y + line);
                 [left, x, right].iter().any(|&x| [up, y, down].iter().any(|&y| !inside(x, y)))
             };
-            if self.has_pixel(x, y) && on_border() { colour } else { was }
+            if self.has_pixel(x, y) && on_border() { color } else { was }
         });
     }
 }
@@ -124,7 +124,7 @@ mod tests {
         (0..canvas.height()).map(|y| (0..canvas.width()).map(|x| letter(canvas.get(x, y))).collect()).collect()
     }
 
-    /// A 6 × 6 image of one colour; patches of 3 make a grid of 2 × 2.
+    /// A 6 × 6 image of one color; patches of 3 make a grid of 2 × 2.
     fn pixels() -> Vec<u8> {
         [10u8, 20, 30].iter().flat_map(|&v| [v; 36]).collect()
     }

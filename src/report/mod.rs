@@ -2,7 +2,7 @@
 //!
 //! | what is drawn | file |
 //! |---|---|
-//! | pixels, tiles, PNG files | [`canvas`], with the colours of [`colour`] |
+//! | pixels, tiles, PNG files | [`canvas`], with the colors of [`color`] |
 //! | images under context and target masks; how often a position is masked | [`masks`] |
 //! | what a model predicts: reconstructions, heat maps (Fig. 6) | [`predictions`] |
 //! | how similar the embeddings of two positions are (Fig. 5) | [`similarity`] |
@@ -10,7 +10,7 @@
 //! | results in the terminal | [`table`], and points on logarithmic axes: [`sweep`] |
 
 pub mod canvas;
-pub mod colour;
+pub mod color;
 #[cfg(feature = "cli")]
 pub mod curve;
 pub mod masks;

@@ -1,7 +1,7 @@
 //! What a model predicts of images, one row for each: reconstructions (MAE), or heat maps (I-JEPA, StoP; Fig. 6).
 
 use super::canvas::Canvas;
-use super::colour::{CATEGORIES, Rgb, WHITE, mix, sequential};
+use super::color::{CATEGORIES, Rgb, WHITE, mix, sequential};
 use super::masks::TokenSet;
 use crate::train::predictions::{HeatMaps, Predicted, Prediction};
 
@@ -10,11 +10,11 @@ const HIDDEN: Rgb = [128; 3];
 
 /// A sheet with one row per image. `size` and `patch` are in image pixels, and each is drawn as `scale` × `scale`.
 ///
-/// MAE: the image; what is visible, the rest grey; the reconstruction, predicted where that was grey.
+/// MAE: the image; what is visible, the rest gray; the reconstruction, predicted where that was gray.
 ///
-/// I-JEPA, StoP: the image; the context, the rest grey, with the target blocks outlined and the queries white; for each
-/// query its heat maps over the image in grey: predicted (from the mean position), with noise predicted from one draw, and
-/// what the true features there resemble. The colours of a map go from its least (dark blue) to its greatest value
+/// I-JEPA, StoP: the image; the context, the rest gray, with the target blocks outlined and the queries white; for each
+/// query its heat maps over the image in gray: predicted (from the mean position), with noise predicted from one draw, and
+/// what the true features there resemble. The colors of a map go from its least (dark blue) to its greatest value
 /// (yellow) outside of the query, which is outlined.
 ///
 /// # Panics
@@ -32,8 +32,8 @@ pub fn prediction_sheet(predictions: &[Prediction], size: usize, patch: usize, s
         match &prediction.predicted {
             Predicted::Pixels(filled) => vec![image, context, Canvas::from_planes(filled, size).upscaled(scale)],
             Predicted::Features(maps) => {
-                for (target, colour) in prediction.targets.iter().zip(CATEGORIES.iter().cycle()) {
-                    TokenSet::new(target, grid, cell).outline(&mut context, line(cell), *colour);
+                for (target, color) in prediction.targets.iter().zip(CATEGORIES.iter().cycle()) {
+                    TokenSet::new(target, grid, cell).outline(&mut context, line(cell), *color);
                 }
                 let queries: Vec<u32> = maps.iter().map(|maps| maps.query).collect();
                 let queries = TokenSet::new(&queries, grid, cell);
@@ -59,17 +59,17 @@ fn line(cell: usize) -> usize {
     (cell / 8).max(1)
 }
 
-/// A map over the image in grey, with an outline around the query: white, and black inside, to be seen on any colour.
+/// A map over the image in gray, with an outline around the query: white, and black inside, to be seen on any color.
 fn heat(image: &Canvas, map: &[f64], query: u32, (grid, cell): (usize, usize)) -> Canvas {
     let others = || map.iter().enumerate().filter(|(token, _)| *token != query as usize).map(|(_, value)| *value);
     let (least, greatest) = others().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
     let spread = (greatest - least).max(f64::MIN_POSITIVE);
     let shares: Vec<f32> = map.iter().map(|value| ((value - least) / spread) as f32).collect();
-    let colours = Canvas::heat_map(&shares, (grid, grid), cell, sequential);
+    let colors = Canvas::heat_map(&shares, (grid, grid), cell, sequential);
     let mut tile = image.clone();
     tile.paint(image.bounds(), |x, y, [r, g, b]| {
-        let grey = (0.299 * f32::from(r) + 0.587 * f32::from(g) + 0.114 * f32::from(b)).round() as u8;
-        mix([grey; 3], colours.get(x, y), HEAT)
+        let gray = (0.299 * f32::from(r) + 0.587 * f32::from(g) + 0.114 * f32::from(b)).round() as u8;
+        mix([gray; 3], colors.get(x, y), HEAT)
     });
     let query = TokenSet::new(&[query], grid, cell);
     query.outline(&mut tile, 2 * line(cell), [0; 3]);
@@ -77,14 +77,14 @@ fn heat(image: &Canvas, map: &[f64], query: u32, (grid, cell): (usize, usize)) -
     tile
 }
 
-/// The share of the heat in a map's colours; the rest is the image's.
+/// The share of the heat in a map's colors; the rest is the image's.
 const HEAT: f32 = 0.65;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A 4 × 4 image in patches of 2, all of one grey.
+    /// A 4 × 4 image in patches of 2, all of one gray.
     fn prediction(predicted: Predicted) -> Prediction {
         Prediction { pixels: vec![100; 48], context: vec![0, 3], targets: vec![vec![1], vec![2]], predicted }
     }
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn removed_patches_are_grey_and_then_predicted() {
+    fn removed_patches_are_gray_and_then_predicted() {
         let mut filled = vec![100; 48];
         for plane in filled.chunks_exact_mut(16) {
             [2, 3, 6, 7, 8, 9, 12, 13].into_iter().for_each(|i| plane[i] = 7);
@@ -132,11 +132,11 @@ mod tests {
         assert_eq!(sheet.get(context + 12, 8), WHITE, "the query");
         assert_eq!((sheet.get(context, 12), sheet.get(context + 4, 16)), (CATEGORIES[1], HIDDEN), "the other block");
         let heat = |amount| mix([100; 3], sequential(amount), HEAT);
-        let colours = |x: usize| [(4, 4), (4, 16), (12, 16)].map(|(dx, y)| sheet.get(x + dx, 4 + y - 4));
-        assert_eq!(colours(first), [heat(0.0), heat(0.5), heat(1.0)]);
+        let colors = |x: usize| [(4, 4), (4, 16), (12, 16)].map(|(dx, y)| sheet.get(x + dx, 4 + y - 4));
+        assert_eq!(colors(first), [heat(0.0), heat(0.5), heat(1.0)]);
         assert_eq!([8, 9, 10].map(|dx| sheet.get(first + dx, 8)), [WHITE, [0; 3], heat(1.0)], "the query, outlined");
         // A flat map is dark all over; a draw stands between the two.
-        assert_eq!(colours(first + 20), [heat(0.0); 3]);
+        assert_eq!(colors(first + 20), [heat(0.0); 3]);
         let with_draw = of(maps(Some(vec![0.3, 0.1, 0.2, 0.1])));
         assert_eq!(with_draw.width(), sheet.width() + 20);
         assert_eq!(with_draw.get(first + 20 + 4, 8), heat(1.0));

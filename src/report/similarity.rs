@@ -3,7 +3,7 @@
 use rand::Rng;
 
 use super::canvas::Canvas;
-use super::colour::{Rgb, WHITE};
+use super::color::{Rgb, WHITE};
 use crate::eval::cosines;
 use crate::paper::{PositionDistribution, cosine_shrinkage};
 
@@ -51,11 +51,11 @@ pub fn similarity_sheet(
     maps: &[SimilarityMaps],
     grid: (usize, usize),
     cell: usize,
-    colour: impl Fn(f32) -> Rgb,
+    color: impl Fn(f32) -> Rgb,
 ) -> Canvas {
     let picture = |map: &[f64]| {
         let map: Vec<f32> = map.iter().map(|&v| v as f32).collect();
-        Canvas::heat_map(&map, grid, cell, &colour)
+        Canvas::heat_map(&map, grid, cell, &color)
     };
     let row = |maps: &SimilarityMaps| [&maps.deterministic, &maps.draw, &maps.expected].map(|m| picture(m)).to_vec();
     Canvas::tiled(&maps.iter().map(row).collect::<Vec<_>>(), cell.max(1), WHITE)
@@ -63,7 +63,7 @@ pub fn similarity_sheet(
 
 #[cfg(test)]
 mod tests {
-    use super::super::colour::diverging;
+    use super::super::color::diverging;
     use super::*;
     use crate::paper::Sigma;
     use crate::rng::{Purpose, stream};

@@ -1,4 +1,4 @@
-//! Algorithm 1 of the paper: masked image modelling with stochastic positional embeddings.
+//! Algorithm 1 of the paper: masked image modeling with stochastic positional embeddings.
 //!
 //! ```text
 //!  1  input: iterations K, images S, σ, positions ψ      9  n_j ~ N(0, σI)
@@ -27,7 +27,7 @@ use rayon::prelude::*;
 use crate::autograd::{Tape, Var};
 use crate::kernels::Precision;
 use crate::kernels::meter::{self, Phase};
-use crate::lab::graph::{Culprit, first_non_finite};
+use crate::lab::graph::{NonFiniteSource, first_non_finite};
 use crate::methods::{Chunk, Model, ModelParams};
 use crate::nn::{AdamW, Ema, Params, Role, Weights};
 use crate::paper::sample_noise;
@@ -65,7 +65,7 @@ pub enum Noise {
 
 /// The numbers of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Hyper {
+pub struct StepParams {
     /// Learning rate.
     pub lr: f64,
     /// Weight decay.
@@ -76,7 +76,7 @@ pub struct Hyper {
 
 /// What a chunk, or several summed, found.
 #[derive(Debug)]
-pub struct Found {
+pub struct LossAndGradients {
     /// The mean loss over the batch.
     pub loss: f64,
     /// Its gradient for each trained parameter of θ, then φ, in order.
@@ -125,13 +125,13 @@ impl Trainer {
     /// # Errors
     /// [`Error::Training`] when a trained parameter got no gradient, or the loss or a gradient is not finite: it names the
     /// first operation that made a number which is not. Nothing is changed.
-    pub fn step(&mut self, batch: &Batch, hyper: &Hyper) -> Result<f64> {
+    pub fn step(&mut self, batch: &Batch, hyper: &StepParams) -> Result<f64> {
         let found = self.gradients(batch)?;
         if let Some(problem) = self.unusable(&found) {
             return Err(self.non_finite(problem, first_non_finite(self, batch)));
         }
-        let Found { loss, gradients } = found;
-        let _phase = meter::phase_of_all(Phase::Optimiser);
+        let LossAndGradients { loss, gradients } = found;
+        let _phase = meter::phase_of_all(Phase::Optimizer);
         let ModelParams { encoder, predictor, target } = &mut self.params;
         let ema = target.as_mut().map(|target| Ema { momentum: hyper.ema_momentum, target });
         let modules = [(encoder, ema), (predictor, None)];
@@ -152,8 +152,8 @@ impl Trainer {
     }
 
     /// Why no step can be made with what was found, if so.
-    fn unusable(&self, Found { loss, gradients }: &Found) -> Option<String> {
-        let _phase = meter::phase_of_all(Phase::Optimiser);
+    fn unusable(&self, LossAndGradients { loss, gradients }: &LossAndGradients) -> Option<String> {
+        let _phase = meter::phase_of_all(Phase::Optimizer);
         if !loss.is_finite() {
             return Some(format!("the loss is {loss}"));
         }
@@ -164,10 +164,10 @@ impl Trainer {
         Some(format!("the gradient of {name} is {what}"))
     }
 
-    fn non_finite(&self, problem: String, culprit: Option<Culprit>) -> Error {
+    fn non_finite(&self, problem: String, source: Option<NonFiniteSource>) -> Error {
         let diverged = "the step was not made; try a lower learning rate or a longer warm-up";
-        match culprit {
-            Some(culprit) => self.error(format!("{problem}; first, {culprit}"), culprit.advice().unwrap_or(diverged)),
+        match source {
+            Some(source) => self.error(format!("{problem}; first, {source}"), source.advice().unwrap_or(diverged)),
             None => self.error(format!("{problem}; every number on the way to it was finite"), diverged),
         }
     }
@@ -180,7 +180,7 @@ impl Trainer {
     /// # Panics
     /// When the batch is empty.
     #[track_caller]
-    pub fn gradients(&self, batch: &Batch) -> Result<Found> {
+    pub fn gradients(&self, batch: &Batch) -> Result<LossAndGradients> {
         let images = batch.images.shape()[0];
         assert!(images > 0 && self.chunk_images > 0, "gradients: {images} images in chunks of {}", self.chunk_images);
         let chunks: Vec<Range<usize>> =
@@ -191,9 +191,9 @@ impl Trainer {
 
     /// The chunks' findings: up to `in_a_row` one after the other, each adding to what the last one found; more along a
     /// binary tree, the halves of each node at once.
-    fn sum(&self, batch: &Batch, chunks: &[Range<usize>], in_a_row: usize) -> Result<Found> {
+    fn sum(&self, batch: &Batch, chunks: &[Range<usize>], in_a_row: usize) -> Result<LossAndGradients> {
         if chunks.len() <= in_a_row {
-            let nothing = Found { loss: 0.0, gradients: Vec::new() };
+            let nothing = LossAndGradients { loss: 0.0, gradients: Vec::new() };
             return chunks.iter().try_fold(nothing, |sum, chunk| self.chunk(batch, chunk.clone(), sum));
         }
         let (left, right) = chunks.split_at(chunks.len().div_ceil(in_a_row).div_ceil(2) * in_a_row);
@@ -207,7 +207,7 @@ impl Trainer {
 
     /// Lines 5 to 16 for some images of a batch, and the reverse sweep, added to what was found before (with no
     /// gradients: nothing).
-    fn chunk(&self, batch: &Batch, images: Range<usize>, sum: Found) -> Result<Found> {
+    fn chunk(&self, batch: &Batch, images: Range<usize>, sum: LossAndGradients) -> Result<LossAndGradients> {
         let (_phase, _products) = (meter::phase(Phase::Rest), self.precision.enter());
         let share = images.len() as f64 / batch.images.shape()[0] as f64;
         let chunk = self.cut(batch, images); // with line 9: n_j ~ N(0, σI)
@@ -223,7 +223,7 @@ impl Trainer {
             .into_iter()
             .map(|(param, place)| found.take(place).ok_or_else(|| self.no_gradient(&param.name)))
             .collect::<Result<_>>()?;
-        Ok(Found { loss: sum.loss + share * loss.item(), gradients })
+        Ok(LossAndGradients { loss: sum.loss + share * loss.item(), gradients })
     }
 
     /// Lines 5 to 16, with θ and φ as leaves of `tape`. `averaged` are the target encoder's weights.

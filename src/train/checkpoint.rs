@@ -10,7 +10,7 @@
 //! | `config` | the run's configuration as JSON |
 //! | `step` | steps done |
 //! | `draws` | [`DRAWS`]: by which order, crops, masks and noise follow from the seed |
-//! | `upkeep` | [`Upkeep`] as JSON, where there is an optimizer |
+//! | `upkeep` | [`CheckpointPolicy`] as JSON, where there is an optimizer |
 //! | `optimizer` | AdamW's β₁, β₂ and ε as JSON, likewise; a file without has the official ones |
 //!
 //! Order, crops, masks, noise and schedules follow from the seed and the step: there is no random state to save.
@@ -50,7 +50,7 @@ pub struct Checkpoint {
 /// How a run is watched and kept. No weight depends on it; a resumed run goes on with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Upkeep {
+pub struct CheckpointPolicy {
     /// Steps between diagnostics.
     pub diagnose_every: usize,
     /// Steps between checkpoints.
@@ -78,7 +78,7 @@ pub struct SavedRun {
     /// What decides it.
     pub config: RunConfig,
     /// How it is watched and kept.
-    pub upkeep: Upkeep,
+    pub upkeep: CheckpointPolicy,
     /// Model, parameters and optimizer; the step is the optimizer's.
     pub trainer: Trainer,
 }
@@ -116,7 +116,7 @@ pub fn save(path: &Path, config: &RunConfig, step: usize, params: &ModelParams) 
 ///
 /// # Errors
 /// When a weight or a moment is not finite (all such tensors are named), or the file cannot be written.
-pub fn save_run(path: &Path, config: &RunConfig, upkeep: &Upkeep, trainer: &Trainer) -> Result<()> {
+pub fn save_run(path: &Path, config: &RunConfig, upkeep: &CheckpointPolicy, trainer: &Trainer) -> Result<()> {
     let Trainer { params, optimizer, .. } = trainer;
     let mut metadata = metadata(config, optimizer.steps() as usize);
     let constants = Constants { betas: optimizer.betas, eps: optimizer.eps };
@@ -168,7 +168,7 @@ struct File {
     step: usize,
     model: Model,
     params: ModelParams,
-    resumable: Option<(Upkeep, AdamW)>,
+    resumable: Option<(CheckpointPolicy, AdamW)>,
 }
 
 fn read(path: &Path, to_resume: bool) -> Result<File> {
@@ -255,17 +255,17 @@ fn elements(config: &ModelConfig) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::algorithm_1::Hyper;
+    use super::super::algorithm_1::StepParams;
     use super::super::safetensors::testing::Scratch;
     use super::super::weights::{InitOptions, load_encoder};
     use super::*;
     use crate::lab::small;
     use crate::tensor::DType;
 
-    const HYPER: Hyper = Hyper { lr: 0.01, weight_decay: 0.1, ema_momentum: 0.9 };
+    const HYPER: StepParams = StepParams { lr: 0.01, weight_decay: 0.1, ema_momentum: 0.9 };
 
-    fn upkeep() -> Upkeep {
-        Upkeep { diagnose_every: 3, checkpoint_every: 4, keep: 5, keep_every: 0, images: "few".into() }
+    fn upkeep() -> CheckpointPolicy {
+        CheckpointPolicy { diagnose_every: 3, checkpoint_every: 4, keep: 5, keep_every: 0, images: "few".into() }
     }
 
     /// A run after two steps, with constants that nobody would choose.
@@ -410,7 +410,7 @@ mod tests {
         save_to(&file, &good).unwrap();
         let batch = small::batch(&good);
         let mut overflown = good.clone();
-        overflown.step(&batch, &Hyper { lr: 1e39, ..HYPER }).unwrap();
+        overflown.step(&batch, &StepParams { lr: 1e39, ..HYPER }).unwrap();
         let error = save_to(&file, &overflown).unwrap_err().to_string();
         for words in
             ["not written", "encoder.norm.weight has values that are not finite", "predictor.", "is still there"]

@@ -14,7 +14,7 @@ mod schedule;
 #[cfg(feature = "checkpoint")]
 pub mod weights;
 
-pub use algorithm_1::{Batch, Found, Hyper, Noise, Recording, Trainer};
+pub use algorithm_1::{Batch, LossAndGradients, Noise, Recording, StepParams, Trainer};
 pub use config::{Masking, Origin, RunConfig};
 pub use pretrain::{Diagnostics, Failed, StepReport, Watch, fresh_model, go_on, pretrain};
 pub use schedule::{EmaMomentum, LearningRate, WeightDecay};

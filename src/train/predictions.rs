@@ -132,8 +132,8 @@ fn queries(targets: &Indices, grid: usize) -> Vec<usize> {
     let apart = |a: [f64; 2], b: [f64; 2]| (a[0] - b[0]).powi(2) + (a[1] - b[1]).powi(2);
     let middle = |block: usize| {
         let (tokens, n) = (targets.row(block), targets.per_row());
-        let centre = [0, 1].map(|axis| tokens.iter().map(|&token| place(token)[axis]).sum::<f64>() / n as f64);
-        let distance = |&k: &usize| apart(place(tokens[k]), centre);
+        let center = [0, 1].map(|axis| tokens.iter().map(|&token| place(token)[axis]).sum::<f64>() / n as f64);
+        let distance = |&k: &usize| apart(place(tokens[k]), center);
         let nearest = (0..n).min_by(|a, b| distance(a).total_cmp(&distance(b)));
         block * n + nearest.expect("a block of at least one token")
     };

@@ -8,16 +8,16 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::algorithm_1::{Batch, Hyper, Noise, Trainer};
+use super::algorithm_1::{Batch, Noise, StepParams, Trainer};
 use super::config::RunConfig;
 use crate::autograd::ops;
-use crate::data::{Dataset, Loader, LoaderOptions, Normalization, Splits, Subset, Unlabelled, evaluation_images};
+use crate::data::{Dataset, Loader, LoaderOptions, Normalization, Splits, Subset, Unlabeled, evaluation_images};
 use crate::error::panic_message;
 use crate::eval::{feature_std, noise_sensitivity, pooled_features, rank_me, rms, target_std};
 use crate::kernels::meter::{self, Phase};
 use crate::methods::{Chunk, Model, ModelParams};
 use crate::paper::{
-    NeighbourDistances, PositionDistribution, Sigma, WhitenedPositions, expected_noise_power, visible_norm,
+    NeighborDistances, PositionDistribution, Sigma, WhitenedPositions, expected_noise_power, visible_norm,
 };
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Indices, Tensor};
@@ -33,7 +33,7 @@ pub struct StepReport {
     /// The loss before the step.
     pub loss: f64,
     /// The numbers of the step.
-    pub hyper: Hyper,
+    pub hyper: StepParams,
     /// |A|, the Frobenius norm of the tied projection (I-JEPA, MAE: of B).
     pub norm_a: f64,
     /// |m|, the length of the token that stands for the masked ones.
@@ -62,8 +62,8 @@ pub struct Diagnostics {
     pub norm_gamma: f64,
     /// RMS(A s_x): root mean square of the projected context features, per component, on visible tokens.
     pub context_rms: f64,
-    /// d′ between neighbouring positions; infinite without noise.
-    pub neighbours: NeighbourDistances,
+    /// d′ between neighboring positions; infinite without noise.
+    pub neighbors: NeighborDistances,
     /// How often the best guess of a position from one draw of it is right, from 1/K to 1; 1 without noise.
     pub position_accuracy: f64,
     /// ½ E‖F₁ − F₂‖² per entry: the variance of a prediction that is the noise's, [`noise_sensitivity`]; 0 without
@@ -169,7 +169,7 @@ fn steps(
     let (lr, weight_decay, ema) = config.schedules();
     let measured = || no_panic(done + 1, || splits.normalization());
     let normalization = config.normalization.map_or_else(measured, Ok)?;
-    let held_out = Unlabelled::new(Arc::new(Subset::even(splits.test.clone(), HELD_OUT)));
+    let held_out = Unlabeled::new(Arc::new(Subset::even(splits.test.clone(), HELD_OUT)));
     let options = LoaderOptions {
         batch_size: config.batch,
         seed: config.seed,
@@ -183,7 +183,7 @@ fn steps(
     let (mut clock, mut readable) = (Instant::now(), true);
     for (step, batch) in (done + 1..=config.steps).zip(loader) {
         let batch = masked(config, step, batch?)?;
-        let hyper = Hyper { lr: lr.at(step), weight_decay: weight_decay.at(step), ema_momentum: ema.at(step) };
+        let hyper = StepParams { lr: lr.at(step), weight_decay: weight_decay.at(step), ema_momentum: ema.at(step) };
         let loss = no_panic(step, || {
             if every_number {
                 trainer.examine(&batch)?;
@@ -221,7 +221,7 @@ fn steps(
             loss,
             hyper,
             norm_a: a.norm(),
-            norm_m: phi.value(trainer.model.shared_token()).norm(),
+            norm_m: phi.value(trainer.model.mask_token()).norm(),
             noise_rms: (noise_power / sizes.predictor.dim as f64).sqrt(),
             images_per_second: config.batch as f64 / seconds,
             diagnostics,
@@ -313,7 +313,7 @@ impl Trainer {
             visible_norm_a: visible_norm(a.value()),
             norm_gamma: params.encoder.value(model.encoder.last_norm()).norm(),
             context_rms,
-            neighbours: positions.neighbours((grid, grid)),
+            neighbors: positions.neighbors((grid, grid)),
             position_accuracy: positions.decoding_accuracy(DECODED.div_ceil(patches), &mut rng),
             noise_sensitivity,
         })

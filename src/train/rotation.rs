@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use super::algorithm_1::Trainer;
-use super::checkpoint::{SavedRun, Upkeep, load_run, save_run};
+use super::checkpoint::{CheckpointPolicy, SavedRun, load_run, save_run};
 use super::config::RunConfig;
 use crate::files::{UNFINISHED, sync_folder};
 use crate::{Error, Result};
@@ -66,7 +66,7 @@ impl Rotation {
     ///
     /// # Errors
     /// When it cannot be written; those before it are still there.
-    pub fn save(&self, config: &RunConfig, upkeep: &Upkeep, trainer: &Trainer) -> Result<()> {
+    pub fn save(&self, config: &RunConfig, upkeep: &CheckpointPolicy, trainer: &Trainer) -> Result<()> {
         if !self.folder.is_dir() {
             let made = std::fs::create_dir_all(&self.folder).and_then(|()| sync_folder(&self.folder));
             made.map_err(|e| Error::io("create", &self.folder, e))?;

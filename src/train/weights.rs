@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use self::names::{Source, companion, sources};
-use super::safetensors::{Fit, Misfit, Place, TensorFile, shown};
+use super::safetensors::{Fit, Mismatch, Place, TensorFile, shown};
 use crate::data::Normalization;
 use crate::methods::{Model, ModelParams};
 use crate::nn::{Init, LinearInit, Params};
@@ -58,7 +58,7 @@ pub struct LoadedEncoder {
     /// Tensors in a file of it.
     pub tensors: usize,
     /// What did not fit; empty after a strict reading.
-    pub left_out: Vec<Misfit>,
+    pub left_out: Vec<Mismatch>,
     /// What else is to be said about the reading, line by line.
     pub notes: Vec<String>,
     /// The run that it comes from, if this program wrote the file.
@@ -190,9 +190,9 @@ pub fn load_into(path: &Path, model: &Model, params: &mut ModelParams, options: 
     let mut fill = |what: &str, source: &Source, params: &mut Params| -> Result<()> {
         let left_out = fill_encoder(&mut file, source, params, class_token, options, &mut notes)?;
         let all: usize = params.iter().map(|p| source.names(&p.name).len()).sum();
-        let read = all - left_out.iter().filter(|misfit| misfit.in_model()).count();
+        let read = all - left_out.iter().filter(|mismatch| mismatch.in_model()).count();
         lines.push(format!("{what}: {read} of {all} tensors from {} ({})", path.display(), source.shown()));
-        lines.extend(left_out.iter().map(|misfit| format!("    {misfit}: left out")));
+        lines.extend(left_out.iter().map(|mismatch| format!("    {mismatch}: left out")));
         filled.push(source.clone());
         Ok(())
     };
@@ -226,7 +226,7 @@ pub struct Said {
     pub data: String,
     /// From which its weights were drawn.
     pub seed: u64,
-    /// How its images were normalised; checkpoints of 0.1.0 do not say.
+    /// How its images were normalized; checkpoints of 0.1.0 do not say.
     #[serde(default)]
     pub normalization: Option<Normalization>,
     model: SaidModel,
@@ -357,7 +357,7 @@ fn fill_encoder(
     class_token: bool,
     options: &InitOptions,
     notes: &mut Vec<String>,
-) -> Result<Vec<Misfit>> {
+) -> Result<Vec<Mismatch>> {
     let names = file.names();
     let others = longer(&names, source);
     let with_class = [source.class_token(file), class_token];

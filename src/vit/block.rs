@@ -5,7 +5,7 @@ use rand::Rng;
 use crate::autograd::{Var, ops};
 use crate::nn::{Init, LayerNorm, Linear, Weights};
 
-/// Multi-head attention and a two-layer MLP with GELU, each on normalised tokens and added to them.
+/// Multi-head attention and a two-layer MLP with GELU, each on normalized tokens and added to them.
 #[derive(Clone, Debug)]
 pub struct Block {
     heads: usize,

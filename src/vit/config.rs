@@ -170,7 +170,7 @@ impl Preset {
         match self {
             Preset::Toy => {
                 let (encoder, predictor) = official(4, 128, 4, 2, 2, 2);
-                // Weights of 1/√48 give a patch of 48 normalised pixels unit scale, and positions are smaller than
+                // Weights of 1/√48 give a patch of 48 normalized pixels unit scale, and positions are smaller than
                 // that: or else the first targets say where a patch is, not what is in it.
                 let encoder = EncoderConfig { image_size: 32, patch_std: 0.144, position_scale: 0.3, ..encoder };
                 (encoder, PredictorConfig { dim: 64, ..predictor })

@@ -35,7 +35,7 @@ fn backward_affine(Saved { x, stats, .. }: &Saved, dy: &Tensor) -> [Tensor; 2] {
     [Tensor::from_buffer([n], dgamma), Tensor::from_buffer([n], dbeta)]
 }
 
-/// Layer normalisation along the last dimension, with γ and β (each of that length) or without.
+/// Layer normalization along the last dimension, with γ and β (each of that length) or without.
 ///
 /// ε is 10⁻⁶ in the encoder and predictor, 10⁻⁵ (and no affine part) on the targets, as in the official code.
 ///

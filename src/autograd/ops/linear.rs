@@ -104,7 +104,7 @@ fn backward(saved: &Saved, dy: &Tensor, mut to: Each<&mut Slot>) {
         residual.add(dy.clone());
     }
     if let Some(bias) = to.bias {
-        let add = |sum: Option<Tensor>| kernels::sum_rows_onto(sum.map(Tensor::into_buffer), outputs, dy.buffer());
+        let add = |sum: Option<Tensor>| kernels::accumulate_rows(sum.map(Tensor::into_buffer), outputs, dy.buffer());
         bias.add_by(|sum| Tensor::from_buffer([outputs], add(sum)));
     }
     let add_weight = |to: &mut Slot, z: &Buffer| {
@@ -135,7 +135,7 @@ fn backward(saved: &Saved, dy: &Tensor, mut to: Each<&mut Slot>) {
             }
         }
         Function::Norm { gamma, beta, stats } => {
-            let z = kernels::layer_norm_again(inputs, x.buffer(), (gamma.buffer(), beta.buffer()), stats);
+            let z = kernels::layer_norm_recompute(inputs, x.buffer(), (gamma.buffer(), beta.buffer()), stats);
             add_weight(to.weight, &z);
             drop(z);
             let affine = to.affine.take().filter(|[gamma, beta]| gamma.wanted() || beta.wanted());

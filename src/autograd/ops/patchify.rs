@@ -4,23 +4,23 @@
 
 use crate::autograd::Var;
 use crate::autograd::tape::record;
-use crate::kernels::{self, Cut, PatchOrder};
+use crate::kernels::{self, PatchGrid, PatchOrder};
 use crate::tensor::Tensor;
 
 #[track_caller]
-fn cut(op: &str, [batch, channels, height, width]: [usize; 4], patch: usize, order: PatchOrder) -> Cut {
+fn cut(op: &str, [batch, channels, height, width]: [usize; 4], patch: usize, order: PatchOrder) -> PatchGrid {
     let fits = patch > 0 && height % patch == 0 && width % patch == 0;
     assert!(fits, "{op}: patches of {patch} do not tile images of {height} × {width}");
-    Cut { batch, channels, height, width, patch, order }
+    PatchGrid { batch, channels, height, width, patch, order }
 }
 
-fn to_patches(cut: &Cut, images: &Tensor) -> Tensor {
+fn to_patches(cut: &PatchGrid, images: &Tensor) -> Tensor {
     let patches = (cut.height / cut.patch) * (cut.width / cut.patch);
     let shape = [cut.batch, patches, cut.channels * cut.patch * cut.patch];
     Tensor::from_buffer(shape, kernels::patchify(cut, images.buffer()))
 }
 
-fn to_images(cut: &Cut, patches: &Tensor) -> Tensor {
+fn to_images(cut: &PatchGrid, patches: &Tensor) -> Tensor {
     let shape = [cut.batch, cut.channels, cut.height, cut.width];
     Tensor::from_buffer(shape, kernels::unpatchify(cut, patches.buffer()))
 }

@@ -75,7 +75,7 @@ pub fn repeat_batch(x: &Var, times: usize) -> Var {
     assert!(times > 0 && !shape.is_empty(), "repeat_batch: {times} times a tensor of {shape}");
     let y = Tensor::from_buffer(shape.with(0, times * shape[0]), kernels::concat_runs(1, &copies));
     record("repeat_batch", [x], y, move |dy, _| {
-        [Some(Tensor::from_buffer(shape, kernels::sum_rows_onto(None, n, dy.buffer())))]
+        [Some(Tensor::from_buffer(shape, kernels::accumulate_rows(None, n, dy.buffer())))]
     })
 }
 

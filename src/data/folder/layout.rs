@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rand::seq::SliceRandom;
 
-use super::walk::Found;
+use super::walk::Listing;
 use crate::rng::{Purpose, stream};
 use crate::{Error, Result};
 
@@ -18,7 +18,7 @@ const TRAIN: &str = "train";
 /// Most images that are held out of those without labels; never more than a fifth.
 const HELD_OUT: usize = 512;
 
-/// What to do about a folder in which no layout is recognised.
+/// What to do about a folder in which no layout is recognized.
 pub(super) const HINT: &str = "expected CLASS/NAME.jpg; train/CLASS/NAME.jpg, beside it val/CLASS/NAME.jpg or not; or \
                                images without classes (docs/data.md)";
 
@@ -36,8 +36,8 @@ pub(super) struct Layout {
     pub(super) train: Vec<Class>,
     pub(super) test: Vec<Class>,
     /// Whether the sub-folders are classes.
-    pub(super) labelled: bool,
-    /// What was recognised, in a few words.
+    pub(super) labeled: bool,
+    /// What was recognized, in a few words.
     pub(super) what: String,
     /// The folder of the test images; `None` where they were held out of the training images.
     pub(super) test_folder: Option<&'static str>,
@@ -87,7 +87,7 @@ impl Tree {
 ///
 /// # Errors
 /// If there is no image, or only one; no training image beside test images; or a class's name is no text.
-pub(super) fn layout(dir: &Path, images: Vec<PathBuf>, found: &Found) -> Result<Layout> {
+pub(super) fn layout(dir: &Path, images: Vec<PathBuf>, found: &Listing) -> Result<Layout> {
     let mut top = Tree::of(images, 1);
     let is_folder = |name: &str| found.folders.iter().any(|folder| folder == Path::new(name));
     let tests: Vec<&'static str> = TESTS.into_iter().filter(|name| is_folder(name)).collect();
@@ -100,7 +100,7 @@ pub(super) fn layout(dir: &Path, images: Vec<PathBuf>, found: &Found) -> Result<
             return Err(Error::file(dir.join(TRAIN), "no images in here", HINT));
         };
         let train = Tree::of(train, 2);
-        layout.labelled = train.has_classes();
+        layout.labeled = train.has_classes();
         for name in tests {
             let Some(test) = top.take(name) else {
                 layout.ignored.push(format!("{name}/ is ignored: it has no images"));
@@ -109,7 +109,7 @@ pub(super) fn layout(dir: &Path, images: Vec<PathBuf>, found: &Found) -> Result<
             let (n, test) = (test.len(), Tree::of(test, 2));
             if layout.test_folder.is_some() {
                 layout.ignored.push(format!("{name}/ with its {n} images is ignored: there is another test split"));
-            } else if layout.labelled && !test.has_classes() {
+            } else if layout.labeled && !test.has_classes() {
                 layout.ignored.push(format!("{name}/ with its {n} images is ignored: it has no class folders"));
             } else {
                 layout.test_folder = Some(name);
@@ -123,14 +123,14 @@ pub(super) fn layout(dir: &Path, images: Vec<PathBuf>, found: &Found) -> Result<
         let hint = "add a folder train beside it, or give the folder of images itself";
         return Err(Error::file(dir, format!("there is no folder train beside {}", tests.join(" and ")), hint));
     } else {
-        layout.labelled = top.has_classes();
+        layout.labeled = top.has_classes();
         layout.train = layout.classes(dir, top, Path::new(""), found)?;
     }
     if layout.train.is_empty() {
         return Err(Error::file(dir, "no images in here", HINT));
     }
     let at = if divided { "train/" } else { "" };
-    let classes = if layout.labelled { "CLASS" } else { "images without classes" };
+    let classes = if layout.labeled { "CLASS" } else { "images without classes" };
     layout.what = match layout.test_folder {
         Some(test) => format!("train/{classes} and {test}/{classes}"),
         None => format!("{at}{classes}, {} held out", layout.hold_out(dir)?),
@@ -140,8 +140,8 @@ pub(super) fn layout(dir: &Path, images: Vec<PathBuf>, found: &Found) -> Result<
 
 impl Layout {
     /// The classes that the folders of `tree` are, or all of its images as one where there are none. `at` is where it lies.
-    fn classes(&mut self, dir: &Path, tree: Tree, at: &Path, found: &Found) -> Result<Vec<Class>> {
-        if !self.labelled {
+    fn classes(&mut self, dir: &Path, tree: Tree, at: &Path, found: &Listing) -> Result<Vec<Class>> {
+        if !self.labeled {
             let below = tree.below.into_iter().flat_map(|(_, images)| images);
             let mut images: Vec<PathBuf> = tree.here.into_iter().chain(below).collect();
             images.sort();
@@ -161,7 +161,7 @@ impl Layout {
     /// Sets a part of the training images aside for testing, always the same: of each class a fifth, rounded down, but at
     /// least one of two. Gives how much that is, in words.
     fn hold_out(&mut self, dir: &Path) -> Result<String> {
-        if !self.labelled {
+        if !self.labeled {
             let all = &mut self.train[0].images;
             let n = (all.len() / 5).clamp(1, HELD_OUT);
             let images = hold_out(all, n, 0);
@@ -209,7 +209,7 @@ mod tests {
 
     /// The layout of these paths; those that end in a slash are empty folders.
     fn of(paths: &[&str]) -> Result<Layout> {
-        let mut found = Found::default();
+        let mut found = Listing::default();
         for path in paths.iter().map(Path::new) {
             let is_folder = path.to_str().unwrap().ends_with('/');
             for folder in path.ancestors().skip(usize::from(!is_folder)).filter(|f| !f.as_os_str().is_empty()) {
@@ -245,7 +245,7 @@ mod tests {
         let layout = of(&refs(&paths)).unwrap();
         assert_eq!(sizes(&layout.train), [("a", 8), ("b", 8), ("c", 1)]);
         assert_eq!(sizes(&layout.test), [("a", 2), ("b", 1)]);
-        assert!(layout.labelled && layout.ignored.is_empty());
+        assert!(layout.labeled && layout.ignored.is_empty());
         assert_eq!(layout.what, "CLASS, a fifth of each class held out");
         let again = of(&refs(&paths)).unwrap();
         assert_eq!((layout.train, layout.test), (again.train, again.test));
@@ -286,18 +286,14 @@ mod tests {
         for (folder, below) in [("", "more/"), ("train/", "train/more/")] {
             let layout = of(&refs(&[many(folder, 40), many(below, 10)])).unwrap();
             assert_eq!((sizes(&layout.train), sizes(&layout.test)), (vec![("", 40)], vec![("", 10)]));
-            assert!(
-                !layout.labelled && layout.what.ends_with("images without classes, 10 held out"),
-                "{}",
-                layout.what
-            );
+            assert!(!layout.labeled && layout.what.ends_with("images without classes, 10 held out"), "{}", layout.what);
         }
         let layout = of(&refs(&[many("", 5000)])).unwrap();
         assert_eq!(sizes(&layout.test), [("", 512)]);
         for test in ["test/", "val/", "test/odd/"] {
             let layout = of(&refs(&[many("train/", 4), many(test, 3)])).unwrap();
             assert_eq!((sizes(&layout.train), sizes(&layout.test)), (vec![("", 4)], vec![("", 3)]));
-            assert!(!layout.labelled);
+            assert!(!layout.labeled);
         }
         assert_eq!(sizes(&of(&["a.png", "b.png"]).unwrap().test), [("", 1)]);
     }
@@ -305,16 +301,16 @@ mod tests {
     #[test]
     fn fewer_images_beside_folders_than_in_them_are_strays() {
         let layout = of(&["x.png", "a/1.png", "a/2.png", "b/", "b/c/"]).unwrap();
-        assert!(layout.labelled);
+        assert!(layout.labeled);
         assert_eq!((layout.beside, layout.empty), (vec![PathBuf::from("x.png")], vec![PathBuf::from("b")]));
-        assert!(!of(&["x.png", "y.png", "a/1.png", "a/2.png"]).unwrap().labelled);
+        assert!(!of(&["x.png", "y.png", "a/1.png", "a/2.png"]).unwrap().labeled);
     }
 
     #[test]
     fn classes_of_one_image_each_are_held_out_whole() {
         let layout = of(&["a/1.png", "b/1.png", "c/1.png"]).unwrap();
         assert_eq!((layout.train.len(), layout.test.len()), (2, 1));
-        assert!(layout.labelled);
+        assert!(layout.labeled);
     }
 
     #[test]

@@ -15,8 +15,8 @@
 //! on the names alone, and never changes.
 //!
 //! Read are JPEG, PNG and BMP files, and WebP and GIF if the crate is compiled with the feature of that name, under their
-//! usual extensions in any case; what they are is told by their content. Any size and colour type comes in; what goes out
-//! is the largest centred square, resized to S×S, as RGB. An alpha channel and an EXIF orientation are ignored, and of an
+//! usual extensions in any case; what they are is told by their content. Any size and color type comes in; what goes out
+//! is the largest centerd square, resized to S×S, as RGB. An alpha channel and an EXIF orientation are ignored, and of an
 //! animation the first image is taken. Files are decoded when first asked for, and kept in memory up to a limit
 //! ([`OpenOptions::cache`]). Files of other kinds are passed over, which a line on standard error says; names that begin
 //! with a dot are not looked at.
@@ -33,7 +33,7 @@
 //!   place of such an image stands the next good one of its class, in the order of the files, beginning again after the
 //!   last: the labels stay true, and what an index holds depends on the files alone, not on the order in which threads
 //!   ask for them. If there is no good one in its class, whoever asks for [`Dataset::pixels`] gets an error, and whoever
-//!   does without labels ([`Dataset::unlabelled_pixels`]) the next one of all.
+//!   does without labels ([`Dataset::unlabeled_pixels`]) the next one of all.
 //!
 //! An image beside class folders or beside `train` is left out, a class folder without an image is no class, and a test image of a class
 //! that has no training image has no label. With [`BadImages::Refuse`] each of these is an error, and so are images of
@@ -51,7 +51,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use self::layout::{Class, HINT, Layout, layout};
-use self::walk::{Found, walk};
+use self::walk::{Listing, walk};
 use super::picture::{self, check_start, decode};
 use super::{BadImages, Dataset, OpenOptions, check_image_size, memory};
 use crate::files::Crc32;
@@ -71,7 +71,7 @@ pub struct Folder {
     dir: PathBuf,
     /// How the split is called; nothing for all of a folder.
     split: &'static str,
-    /// What layout was recognised.
+    /// What layout was recognized.
     layout: String,
     size: usize,
     class_names: Vec<String>,
@@ -131,7 +131,7 @@ pub fn open(dir: &Path, size: usize, options: impl Into<OpenOptions>) -> Result<
     if test.is_empty() {
         warn(&format!("{}: no test image can be used", dir.display()));
     }
-    let class_names: Vec<String> = match layout.labelled {
+    let class_names: Vec<String> = match layout.labeled {
         true => train.iter().map(|class| class.name.clone()).collect(),
         false => Vec::new(),
     };
@@ -206,7 +206,7 @@ pub fn open_all(dir: &Path, size: usize, bad_images: BadImages) -> Result<Folder
 }
 
 /// Says on standard error what is not used, where that is anything.
-fn say_what_was_found(dir: &Path, images: usize, found: &Found) {
+fn say_what_was_found(dir: &Path, images: usize, found: &Listing) {
     if let Some(passed_over) = found.passed_over() {
         let _ = writeln!(std::io::stderr(), "{}: {images} images; {passed_over}", dir.display()); // no reason to end
     }
@@ -238,7 +238,7 @@ fn contradictions(
 ) -> Vec<(String, bool)> {
     let mut found = Vec::new();
     let dir = dir.display();
-    if !layout.labelled || test.is_empty() {
+    if !layout.labeled || test.is_empty() {
         return found;
     }
     if !layout.empty.is_empty() {
@@ -471,7 +471,7 @@ impl Dataset for Folder {
         }
     }
 
-    fn unlabelled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+    fn unlabeled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
         if !self.stand_ins {
             return self.pixels(index, out);
         }
@@ -506,10 +506,10 @@ impl Dataset for Folder {
             _ => format!("of {} classes", self.groups.len()),
         };
         let layout = if self.layout.is_empty() { String::new() } else { format!(" ({})", self.layout) };
-        let unlabelled = self.groups.iter().filter(|group| group.label.is_none()).map(|group| &group.name);
+        let unlabeled = self.groups.iter().filter(|group| group.label.is_none()).map(|group| &group.name);
         let unknown = match self.class_names.is_empty() {
             false if self.groups.iter().any(|group| group.label.is_none()) => {
-                format!("; no training image, and so no label, for {}", few(unlabelled.collect::<Vec<_>>()))
+                format!("; no training image, and so no label, for {}", few(unlabeled.collect::<Vec<_>>()))
             }
             _ => String::new(),
         };
@@ -551,8 +551,8 @@ mod tests {
         bytes.into_inner()
     }
 
-    fn plain(width: u32, height: u32, colour: [u8; 3]) -> RgbImage {
-        RgbImage::from_pixel(width, height, Rgb(colour))
+    fn plain(width: u32, height: u32, color: [u8; 3]) -> RgbImage {
+        RgbImage::from_pixel(width, height, Rgb(color))
     }
 
     fn pixels(folder: &Folder, index: usize) -> Vec<u8> {
@@ -562,13 +562,13 @@ mod tests {
     }
 
     #[test]
-    fn png_jpeg_grey_and_16_bit_files_become_planes_of_rgb() {
+    fn png_jpeg_gray_and_16_bit_files_become_planes_of_rgb() {
         let scratch = Scratch::new();
         let red = [200, 10, 30];
         scratch.write("train/b/1.png", &encoded(plain(8, 8, red), ImageFormat::Png));
         scratch.write("train/b/2.JPG", &encoded(plain(20, 8, red), ImageFormat::Jpeg));
-        let grey = GrayImage::from_pixel(9, 9, Luma([77]));
-        scratch.write("train/a/grey.png", &encoded(grey, ImageFormat::Png));
+        let gray = GrayImage::from_pixel(9, 9, Luma([77]));
+        scratch.write("train/a/gray.png", &encoded(gray, ImageFormat::Png));
         let deep = DynamicImage::ImageRgba8(DynamicImage::from(plain(8, 8, red)).into_rgba8()).into_rgba16();
         scratch.write("train/b/3.png", &encoded(deep, ImageFormat::Png));
         scratch.write("train/b/notes.txt", b"not an image");
@@ -623,7 +623,7 @@ mod tests {
         }
         // Nothing stands in: the path would be another one's.
         for _ in 0..2 {
-            let error = folder.unlabelled_pixels(0, &mut [0; 192]).unwrap_err().to_string();
+            let error = folder.unlabeled_pixels(0, &mut [0; 192]).unwrap_err().to_string();
             assert!(error.contains("late.png: cannot be decoded"), "{error}");
         }
         assert_eq!(folder.skipped(), 2);
@@ -640,7 +640,7 @@ mod tests {
             let whole = encoded(plain(8, 8, [9; 3]), ImageFormat::Png);
             names.iter().for_each(|(name, bytes)| scratch.write(name, &whole[..whole.len().min(*bytes)]));
             let (train, test) = open(scratch.path(), 8, BadImages::Skip).unwrap();
-            train.unlabelled_pixels(0, &mut [0; 192]).unwrap();
+            train.unlabeled_pixels(0, &mut [0; 192]).unwrap();
             (train.identity(), test.identity())
         };
         let before = identity(&[("train/a.png", 999), ("train/b.png", 999), ("test/c.png", 999)]);

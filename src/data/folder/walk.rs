@@ -20,7 +20,7 @@ const KINDS: usize = 8;
 
 /// What was found.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct Listing {
     /// Files that are named as images of a format that is read, relative to the folder, sorted.
     pub(super) images: Vec<PathBuf>,
     /// Sub-folders, and theirs, relative to the folder: those within one before it, and otherwise by name.
@@ -42,11 +42,11 @@ struct Kind {
 ///
 /// # Errors
 /// If `root` is no folder that can be read, or too much is in it.
-pub(super) fn walk(root: &Path) -> Result<Found> {
+pub(super) fn walk(root: &Path) -> Result<Listing> {
     walk_within(root, MOST_LINKS)
 }
 
-fn walk_within(root: &Path, most_links: usize) -> Result<Found> {
+fn walk_within(root: &Path, most_links: usize) -> Result<Listing> {
     let failed = |e| Error::io("read", root, e);
     if std::fs::metadata(root).map_err(failed)?.is_file() {
         let hint = match root.to_string_lossy().to_ascii_lowercase() {
@@ -58,7 +58,7 @@ fn walk_within(root: &Path, most_links: usize) -> Result<Found> {
         };
         return Err(Error::file(root, "is a file, not a folder of images", hint));
     }
-    let mut walk = Walk { root, found: Found::default(), entries: 0, links_left: most_links, chain: Vec::new() };
+    let mut walk = Walk { root, found: Listing::default(), entries: 0, links_left: most_links, chain: Vec::new() };
     walk.enter(Path::new(""), std::fs::canonicalize(root).map_err(failed)?)?.map_or(Ok(()), Err)?;
     walk.found.images.sort();
     Ok(walk.found)
@@ -66,7 +66,7 @@ fn walk_within(root: &Path, most_links: usize) -> Result<Found> {
 
 struct Walk<'a> {
     root: &'a Path,
-    found: Found,
+    found: Listing,
     entries: usize,
     links_left: usize,
     /// The folders that were entered to come here, without links.
@@ -172,7 +172,7 @@ fn sorted(dir: &Path) -> Result<Vec<(std::ffi::OsString, std::fs::FileType)>> {
     Ok(entries)
 }
 
-impl Found {
+impl Listing {
     /// What was passed over, most frequent first: "passed over 12 files: 7 .txt, 5 .tif (not read here)".
     pub(super) fn passed_over(&self) -> Option<String> {
         let mut kinds: Vec<_> = self.passed_over.iter().collect();

@@ -1,17 +1,17 @@
-//! What lies behind the shapes (gradients, stripes, checks, ripples and clouds, in two colours), and all choice of
-//! colour.
+//! What lies behind the shapes (gradients, stripes, checks, ripples and clouds, in two colors), and all choice of
+//! color.
 
 use std::f32::consts::TAU;
 
 use crate::rng::Generator;
 use rand::RngExt;
 
-use super::{Colour, Point, direction, dot, mix};
+use super::{Color, Point, direction, dot, mix};
 
-/// Two colours, and a pattern that blends them.
+/// Two colors, and a pattern that blends them.
 #[derive(Clone, Debug)]
 pub(super) struct Ground {
-    colours: [Colour; 2],
+    colors: [Color; 2],
     pattern: Pattern,
 }
 
@@ -23,7 +23,7 @@ enum Pattern {
     Stripes(Point, f32),
     /// Stripes both along and across.
     Checks(Point, f32),
-    /// Waves around a centre, that many per side.
+    /// Waves around a center, that many per side.
     Ripples(Point, f32),
     /// Random values at lattice points, smoothly joined.
     Clouds(Box<[[f32; LATTICE]; LATTICE]>),
@@ -35,8 +35,8 @@ const LATTICE: usize = 7;
 impl Ground {
     pub(super) fn draw(rng: &mut Generator) -> Self {
         // Quiet enough that what happens in an image happens at the edges of its shapes.
-        let first = colour(rng, 0.2);
-        let colours = [first, mix(first, colour(rng, 0.2), 0.25)];
+        let first = color(rng, 0.2);
+        let colors = [first, mix(first, color(rng, 0.2), 0.25)];
         let periods = rng.random_range(2.0..5.0);
         let wave = direction(rng).map(|v| v * periods);
         let phase = rng.random();
@@ -47,34 +47,34 @@ impl Ground {
             3 => Pattern::Ripples([rng.random(), rng.random()], periods),
             _ => Pattern::Clouds(Box::new([(); LATTICE].map(|()| [(); LATTICE].map(|()| rng.random())))),
         };
-        Self { colours, pattern }
+        Self { colors, pattern }
     }
 
-    /// The one of four colours that stands out most from this ground.
-    pub(super) fn contrast(&self, rng: &mut Generator) -> Colour {
-        let against = |a: &Colour, b: &Colour| (0..3).map(|c| (a[c] - b[c]).abs()).sum::<f32>();
-        let least = |a: &Colour| against(a, &self.colours[0]).min(against(a, &self.colours[1]));
-        let candidates = [(); 4].map(|()| colour(rng, 0.45));
+    /// The one of four colors that stands out most from this ground.
+    pub(super) fn contrast(&self, rng: &mut Generator) -> Color {
+        let against = |a: &Color, b: &Color| (0..3).map(|c| (a[c] - b[c]).abs()).sum::<f32>();
+        let least = |a: &Color| against(a, &self.colors[0]).min(against(a, &self.colors[1]));
+        let candidates = [(); 4].map(|()| color(rng, 0.45));
         candidates.into_iter().max_by(|a, b| least(a).total_cmp(&least(b))).unwrap_or_default()
     }
 
-    /// Of one colour.
+    /// Of one color.
     #[cfg(test)]
-    pub(super) fn plain(colour: Colour) -> Self {
-        Self { colours: [colour; 2], pattern: Pattern::Gradient([0.0; 2]) }
+    pub(super) fn plain(color: Color) -> Self {
+        Self { colors: [color; 2], pattern: Pattern::Gradient([0.0; 2]) }
     }
 
     /// The canvas before anything is on it: `[size][size]`.
-    pub(super) fn paint(&self, size: usize) -> Vec<Colour> {
+    pub(super) fn paint(&self, size: usize) -> Vec<Color> {
         let px = size as f32;
         let at = |k: usize| (k as f32 + 0.5) / px;
-        let [from, to] = self.colours;
+        let [from, to] = self.colors;
         (0..size * size).map(|k| mix(from, to, self.pattern.at(at(k % size), at(k / size), px))).collect()
     }
 }
 
 impl Pattern {
-    /// The share of the second colour at (x, y), blended over a pixel of size 1/`px`.
+    /// The share of the second color at (x, y), blended over a pixel of size 1/`px`.
     fn at(&self, x: f32, y: f32, px: f32) -> f32 {
         // A wave's distance to its zero in pixels, if it has that many periods per side: a sharp edge, antialiased.
         let edge = |wave: f32, periods: f32| (wave * px / (4.0 * periods)).clamp(-0.5, 0.5);
@@ -109,7 +109,7 @@ fn triangle(t: f32) -> f32 {
 }
 
 /// Any hue and lightness; `vividness` is how far the channels swing around their mean at most.
-fn colour(rng: &mut Generator, vividness: f32) -> Colour {
+fn color(rng: &mut Generator, vividness: f32) -> Color {
     let hue: f32 = rng.random();
     let swing = vividness * rng.random_range(0.4..1.0);
     let lightness = rng.random_range(swing..1.0 - swing);

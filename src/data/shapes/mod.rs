@@ -1,8 +1,8 @@
 //! The embedded data set: one to four shapes of one class, anywhere, at any angle, on a textured ground.
 //!
 //! An image is drawn when it is asked for, from a random stream of its own, so there is nothing to download or to
-//! store. It is made to be a question about form alone. All outlines enclose the same area, and their colours, places
-//! and sizes and the ground behind them are drawn without regard to the class: neither the mean colour nor any single
+//! store. It is made to be a question about form alone. All outlines enclose the same area, and their colors, places
+//! and sizes and the ground behind them are drawn without regard to the class: neither the mean color nor any single
 //! pixel tells it, so that a linear probe on pixels stays near chance. The number of shapes and the distance of the
 //! nearest (the tasks that the paper probes on CLEVR) are labels too, see [`Task`].
 //!
@@ -55,7 +55,7 @@ impl Task {
             "count" => Ok(Task::Count),
             "distance" => Ok(Task::Distance),
             _ => Err(Error::config(
-                format!("shapes cannot be labelled by '{name}'"),
+                format!("shapes cannot be labeled by '{name}'"),
                 "choose shapes (by class), shapes:count or shapes:distance",
             )),
         }
@@ -135,12 +135,12 @@ impl Dataset for Shapes {
 
     fn describe(&self) -> String {
         let (n, s, seed) = (self.len, self.size, self.seed);
-        format!("drawn shapes (series {seed}): {n} images of {s}x{s}, labelled by {:?}", self.task).to_lowercase()
+        format!("drawn shapes (series {seed}): {n} images of {s}x{s}, labeled by {:?}", self.task).to_lowercase()
     }
 }
 
 type Point = [f32; 2];
-type Colour = [f32; 3];
+type Color = [f32; 3];
 
 /// One image's contents.
 #[derive(Clone, Debug)]
@@ -155,11 +155,11 @@ pub struct Scene {
 
 #[derive(Clone, Debug)]
 struct Shape {
-    centre: Point,
+    center: Point,
     /// 0 is nearest, 1 farthest.
     depth: f32,
     angle: f32,
-    colour: Colour,
+    color: Color,
 }
 
 impl Shape {
@@ -201,7 +201,7 @@ impl Scene {
             let nearest = shapes.first().map_or(0.0, |nearest| nearest.depth);
             let depth = nearest + (1.0 - nearest) * rng.random::<f32>();
             let angle = TAU * rng.random::<f32>();
-            let shape = Shape { centre: [0.0; 2], depth, angle, colour: ground.contrast(rng) };
+            let shape = Shape { center: [0.0; 2], depth, angle, color: ground.contrast(rng) };
             shapes.push(place(shape, &shapes, rng));
         }
         Self { class, ground, light, shapes }
@@ -216,9 +216,9 @@ impl Scene {
             shape.paint(&outline, self.light, size, &mut canvas);
         }
         for (c, plane) in out.chunks_exact_mut(size * size).enumerate() {
-            for (byte, colour) in plane.iter_mut().zip(&canvas) {
-                // The cast saturates: a lit colour may be brighter than white.
-                *byte = (colour[c] * 255.0 + 0.5) as u8;
+            for (byte, color) in plane.iter_mut().zip(&canvas) {
+                // The cast saturates: a lit color may be brighter than white.
+                *byte = (color[c] * 255.0 + 0.5) as u8;
             }
         }
     }
@@ -238,11 +238,11 @@ fn place(mut shape: Shape, others: &[Shape], rng: &mut Generator) -> Shape {
         let [x, y] = [(); 2].map(|()| rng.random_range(FAR..1.0 - FAR));
         let mut room = shape.radius().min(x.min(1.0 - x)).min(y.min(1.0 - y));
         for other in others {
-            let apart = (x - other.centre[0]).hypot(y - other.centre[1]);
+            let apart = (x - other.center[0]).hypot(y - other.center[1]);
             room = room.min(apart / REACH - other.radius());
         }
         if room > best {
-            (shape.centre, best) = ([x, y], room);
+            (shape.center, best) = ([x, y], room);
         }
     }
     let fits = (best.max(FAR) / NEAR).ln() / (FAR / NEAR).ln();
@@ -252,7 +252,7 @@ fn place(mut shape: Shape, others: &[Shape], rng: &mut Generator) -> Shape {
 
 impl Shape {
     /// Paints the shape over what is on the canvas, `[size][size]`.
-    fn paint(&self, outline: &Outline, light: Point, size: usize, canvas: &mut [Colour]) {
+    fn paint(&self, outline: &Outline, light: Point, size: usize, canvas: &mut [Color]) {
         let px = size as f32;
         let radius = self.radius();
         let (sin, cos) = self.angle.sin_cos();
@@ -261,10 +261,10 @@ impl Shape {
             let first = ((at - reach) * px).max(0.0) as usize;
             first..(((at + reach) * px).max(0.0) as usize + 1).min(size)
         };
-        for row in range(self.centre[1]) {
-            for column in range(self.centre[0]) {
-                let x = ((column as f32 + 0.5) / px - self.centre[0]) / radius;
-                let y = ((row as f32 + 0.5) / px - self.centre[1]) / radius;
+        for row in range(self.center[1]) {
+            for column in range(self.center[0]) {
+                let x = ((column as f32 + 0.5) / px - self.center[0]) / radius;
+                let y = ((row as f32 + 0.5) / px - self.center[1]) / radius;
                 if x * x + y * y > (reach / radius).powi(2) {
                     continue;
                 }
@@ -274,7 +274,7 @@ impl Shape {
                 if cover > 0.0 {
                     let shade = 1.0 + 0.22 * (x * light[0] + y * light[1]);
                     let pixel = &mut canvas[row * size + column];
-                    *pixel = mix(*pixel, self.colour.map(|v| v * shade), cover);
+                    *pixel = mix(*pixel, self.color.map(|v| v * shade), cover);
                 }
             }
         }
@@ -285,7 +285,7 @@ fn dot(a: Point, b: Point) -> f32 {
     a[0] * b[0] + a[1] * b[1]
 }
 
-fn mix(a: Colour, b: Colour, share: f32) -> Colour {
+fn mix(a: Color, b: Color, share: f32) -> Color {
     std::array::from_fn(|c| a[c] + share * (b[c] - a[c]))
 }
 
@@ -354,9 +354,9 @@ mod tests {
             for (k, a) in scene.shapes.iter().enumerate() {
                 let radius = a.radius();
                 assert!((FAR * 0.9999..=NEAR).contains(&radius));
-                assert!(a.centre.iter().all(|v| (FAR..=1.0 - FAR).contains(v)));
+                assert!(a.center.iter().all(|v| (FAR..=1.0 - FAR).contains(v)));
                 for b in &scene.shapes[k + 1..] {
-                    let apart = (a.centre[0] - b.centre[0]).hypot(a.centre[1] - b.centre[1]);
+                    let apart = (a.center[0] - b.center[0]).hypot(a.center[1] - b.center[1]);
                     assert!(apart > 0.7 * (radius + b.radius()), "one hides the other: {scene:?}");
                 }
             }
@@ -367,7 +367,7 @@ mod tests {
     fn edges_are_antialiased_so_that_coverage_adds_up_to_the_area() {
         let ground = Ground::plain([0.0; 3]);
         for (class, name) in NAMES.iter().enumerate() {
-            let shape = Shape { centre: [0.5, 0.47], depth: 0.0, angle: 0.4, colour: [1.0; 3] };
+            let shape = Shape { center: [0.5, 0.47], depth: 0.0, angle: 0.4, color: [1.0; 3] };
             let radius = shape.radius();
             let scene = Scene { class, ground: ground.clone(), light: [0.0; 2], shapes: vec![shape] };
             let plane = &paint(&scene, 32)[..32 * 32];
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_colour_does_not_tell_the_class() {
+    fn the_mean_color_does_not_tell_the_class() {
         let n = 4000;
         let shapes = Shapes::new(0, n, 16, Task::Class);
         let plane = 16 * 16;

@@ -6,10 +6,10 @@ use std::f32::consts::{PI, TAU};
 
 use super::{NAMES, Point, dot};
 
-/// A class's form: turned upright, with π as its area like the unit disc's, centred roughly on its centre of gravity.
+/// A class's form: turned upright, with π as its area like the unit disc's, centerd roughly on its center of gravity.
 pub(super) struct Outline {
     form: Form,
-    /// No point of it is farther from the centre.
+    /// No point of it is farther from the center.
     pub(super) reach: f32,
 }
 
@@ -113,7 +113,7 @@ struct Edge {
     inverse: f32,
 }
 
-/// `n` corners around the centre, their radii taken from `radii` in turn.
+/// `n` corners around the center, their radii taken from `radii` in turn.
 fn wheel(n: usize, radii: &[f32]) -> Vec<Point> {
     let corner = |k: usize| {
         let (sin, cos) = (TAU * k as f32 / n as f32).sin_cos();

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::matmul::{Mat, MatMut, Plus, gemm};
+use super::matmul::{Epilogue, Mat, MatMut, gemm};
 use super::simd::LANES;
 use super::softmax;
 use crate::kernels::Real;
@@ -106,7 +106,7 @@ fn transposed<T>(m: Mat<'_, T>) -> Mat<'_, T> {
 /// P ← softmax(Q Kᵀ / √d) for `m` queries of one head from `query` on: (m, N) in padded rows.
 fn probabilities<T: Real>(s: &Sizes, qkv: &[T], head: (usize, usize), (query, m): (usize, usize), p: &mut [T]) {
     let (q, k) = (mat(qkv, s.part(0, head, query)), mat(qkv, s.part(1, head, 0)));
-    gemm([m, s.head_dim, s.tokens], T::ONE, q, transposed(k), Plus::NOTHING, MatMut::new(p, s.padded()));
+    gemm([m, s.head_dim, s.tokens], T::ONE, q, transposed(k), Epilogue::NOTHING, MatMut::new(p, s.padded()));
     softmax::forward_padded(p.as_chunks_mut().0, s.tokens, s.scale());
 }
 
@@ -118,7 +118,7 @@ pub fn forward<T: Real>(s: &Sizes, qkv: &[T], scratch: &mut [T], out: &mut [T]) 
             let p = &mut scratch[..m * row];
             probabilities(s, qkv, head, (query, m), p);
             let (p, v) = (Mat::new(p, row, false), mat(qkv, s.part(2, head, 0)));
-            gemm([m, n, d], T::ONE, p, v, Plus::NOTHING, mat_mut(out, s.answer(head, query)));
+            gemm([m, n, d], T::ONE, p, v, Epilogue::NOTHING, mat_mut(out, s.answer(head, query)));
         }
     }
 }
@@ -138,12 +138,12 @@ pub fn backward<T: Real>(s: &Sizes, qkv: &[T], dout: &[T], scratch: [&mut [T]; 2
         for (query, m) in s.blocks() {
             let (p, ds) = (&mut p[..m * row], &mut ds[..m * row]);
             let (q, dout) = (s.part(0, head, query), mat(dout, s.answer(head, query)));
-            let plus = if query == s.queries.start { Plus::NOTHING } else { Plus::OWN }; // dK, dV: a sum over blocks
+            let plus = if query == s.queries.start { Epilogue::NOTHING } else { Epilogue::OWN }; // dK, dV: a sum over blocks
             probabilities(s, qkv, head, (query, m), p);
             gemm([n, m, d], T::ONE, Mat::new(p, row, true), dout, plus, mat_mut(dqkv, v));
-            gemm([m, d, n], T::ONE, dout, transposed(mat(qkv, v)), Plus::NOTHING, MatMut::new(ds, row));
+            gemm([m, d, n], T::ONE, dout, transposed(mat(qkv, v)), Epilogue::NOTHING, MatMut::new(ds, row));
             softmax::backward_padded(p, ds, n);
-            gemm([m, n, d], s.scale(), Mat::new(ds, row, false), mat(qkv, k), Plus::NOTHING, mat_mut(dqkv, q));
+            gemm([m, n, d], s.scale(), Mat::new(ds, row, false), mat(qkv, k), Epilogue::NOTHING, mat_mut(dqkv, q));
             gemm([n, m, d], s.scale(), Mat::new(ds, row, true), mat(qkv, q), plus, mat_mut(dqkv, k));
         }
     }

@@ -129,7 +129,7 @@ pub fn broadcast<T: Real>(how: &Broadcast, a: &[T], b: &[T], y: &mut [T], op: im
     let (sa, sb) = (how.a[MAX_RANK - 1], how.b[MAX_RANK - 1]);
     how.for_each_row(|at, i, j| {
         let y = &mut y[at..at + n];
-        // The two cases that vectorise are written out: both run along, or one stands still.
+        // The two cases that vectorize are written out: both run along, or one stands still.
         match (sa, sb) {
             (1, 1) => y.iter_mut().zip(&a[i..i + n]).zip(&b[j..j + n]).for_each(|((y, &a), &b)| *y = op(a, b)),
             (1, 0) => y.iter_mut().zip(&a[i..i + n]).for_each(|(y, &a)| *y = op(a, b[j])),

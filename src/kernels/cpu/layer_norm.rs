@@ -1,4 +1,4 @@
-//! Layer normalisation along rows (Ba, Kiros and Hinton, 2016): y = γ ⊙ x̂ + β, x̂ = (x − μ) / √(v + ε), with the
+//! Layer normalization along rows (Ba, Kiros and Hinton, 2016): y = γ ⊙ x̂ + β, x̂ = (x − μ) / √(v + ε), with the
 //! mean μ and the biased variance v of the row.
 
 use super::simd::{reduce, sum, vectorized};
@@ -35,7 +35,7 @@ vectorized! {
     }
 
     /// [`forward`] when each row's (μ, 1/√(v + ε)) is known.
-    pub fn forward_again<T>(x: &[T], affine: Option<(&[T], &[T])>, stats: &[[T; 2]], cols: usize, y: &mut [T]) {
+    pub fn recompute<T>(x: &[T], affine: Option<(&[T], &[T])>, stats: &[[T; 2]], cols: usize, y: &mut [T]) {
         for ((x, y), stat) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)).zip(stats) {
             normalize(x, affine, *stat, y);
         }

@@ -57,7 +57,7 @@ fn is_inside(len: usize, offset: usize, strides: Strides, rows: usize, cols: usi
 
 /// What is added to a product; by default nothing.
 #[derive(Clone, Copy, Debug)]
-pub struct Plus<'a, T> {
+pub struct Epilogue<'a, T> {
     /// What is in c already.
     pub own: bool,
     /// A number for each column of c.
@@ -66,11 +66,11 @@ pub struct Plus<'a, T> {
     pub residual: Option<Mat<'a, T>>,
 }
 
-impl<T> Plus<'_, T> {
+impl<T> Epilogue<'_, T> {
     /// c ← α a b. What was in c does not matter, not even NaN.
-    pub const NOTHING: Self = Plus { own: false, bias: None, residual: None };
+    pub const NOTHING: Self = Epilogue { own: false, bias: None, residual: None };
     /// c ← α a b + c.
-    pub const OWN: Self = Plus { own: true, ..Self::NOTHING };
+    pub const OWN: Self = Epilogue { own: true, ..Self::NOTHING };
 }
 
 /// A product as the kernels take it. Who makes one promises that every element which the sizes and strides reach lies
@@ -99,7 +99,14 @@ pub struct Product<T> {
 ///
 /// # Panics
 /// When a matrix reaches out of its slice, or `c`'s rows overlap.
-pub fn gemm<T: Real>(dims: [usize; 3], alpha: T, a: Mat<'_, T>, b: Mat<'_, T>, plus: Plus<'_, T>, c: MatMut<'_, T>) {
+pub fn gemm<T: Real>(
+    dims: [usize; 3],
+    alpha: T,
+    a: Mat<'_, T>,
+    b: Mat<'_, T>,
+    plus: Epilogue<'_, T>,
+    c: MatMut<'_, T>,
+) {
     gemm_with(T::gemm, dims, alpha, a, b, plus, c);
 }
 
@@ -110,7 +117,7 @@ pub(super) fn gemm_with<T: Real, R>(
     alpha: T,
     a: Mat<'_, T>,
     b: Mat<'_, T>,
-    Plus { own, bias, residual }: Plus<'_, T>,
+    Epilogue { own, bias, residual }: Epilogue<'_, T>,
     c: MatMut<'_, T>,
 ) {
     assert!(is_inside(a.data.len(), a.offset, a.strides, m, k), "gemm: a reaches out of its slice");
@@ -186,7 +193,7 @@ pub fn matmul<T: Real>(
     transpose_a: bool,
     b: &[T],
     transpose_b: bool,
-    plus: Plus<'_, T>,
+    plus: Epilogue<'_, T>,
     c: &mut [T],
 ) {
     let [m, k, n] = dims;
@@ -199,7 +206,7 @@ pub fn matmul<T: Real>(
     let _waiting = Precision::F32.enter(); // work of others, which this thread may be given meanwhile, says its own
     c.par_chunks_mut(BLOCK_ROWS * n).enumerate().for_each(|(i, c)| {
         let _there = (here.enter(), precision.enter());
-        let plus = Plus { residual: plus.residual.map(|r| r.below(i * BLOCK_ROWS)), ..plus };
+        let plus = Epilogue { residual: plus.residual.map(|r| r.below(i * BLOCK_ROWS)), ..plus };
         gemm([c.len() / n, k, n], T::ONE, a.below(i * BLOCK_ROWS), b, plus, MatMut::new(c, n));
     });
 }
@@ -221,7 +228,7 @@ pub fn batched<T: Real>(
     let one = |(i, c): (usize, &mut [T])| {
         let _there = (here.enter(), precision.enter());
         let (a, b) = (&a[i * step_a..][..m * k], &b[i * step_b..][..k * n]);
-        matmul(dims, a, transpose_a, b, transpose_b, Plus::NOTHING, c);
+        matmul(dims, a, transpose_a, b, transpose_b, Epilogue::NOTHING, c);
     };
     match c.len() * k < PARALLEL_FROM {
         true => c.chunks_exact_mut(m * n).enumerate().for_each(one),
@@ -241,7 +248,7 @@ mod tests {
             for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
                 let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
                 let mut c = vec![f64::NAN; m * n];
-                matmul([m, k, n], &a, ta, &b, tb, Plus::NOTHING, &mut c);
+                matmul([m, k, n], &a, ta, &b, tb, Epilogue::NOTHING, &mut c);
                 for i in 0..m {
                     for j in 0..n {
                         let at = |i: usize, l: usize| if ta { a[l * m + i] } else { a[i * k + l] };
@@ -261,7 +268,7 @@ mod tests {
         assert!(m * k * n >= PARALLEL_FROM);
         let (a, b, bias, residual) = (numbers(m * k, 1), numbers(k * n, 2), numbers(n, 3), numbers(m * n, 4));
         let (mut blocks, mut whole) = (numbers(m * n, 5), numbers(m * n, 5));
-        let plus = Plus { own: true, bias: Some(&bias), residual: Some(Mat::new(&residual, n, false)) };
+        let plus = Epilogue { own: true, bias: Some(&bias), residual: Some(Mat::new(&residual, n, false)) };
         matmul([m, k, n], &a, false, &b, false, plus, &mut blocks);
         gemm([m, k, n], 1.0, Mat::new(&a, k, false), Mat::new(&b, n, false), plus, MatMut::new(&mut whole, n));
         for (x, y) in blocks.iter().zip(&whole) {
@@ -282,7 +289,7 @@ mod tests {
         batched([m, k, n], (&a, m * k, false), (&b, 0, false), &mut c);
         for i in [0, 1, batch - 1] {
             let mut one = vec![0.0; m * n];
-            matmul([m, k, n], &a[i * m * k..][..m * k], false, &b, false, Plus::NOTHING, &mut one);
+            matmul([m, k, n], &a[i * m * k..][..m * k], false, &b, false, Epilogue::NOTHING, &mut one);
             assert!(c[i * m * n..][..m * n] == one[..]);
         }
     }
@@ -305,7 +312,7 @@ mod tests {
                 1.0,
                 Mat::new(&a, k, false),
                 Mat::new(&b, n, false),
-                Plus::NOTHING,
+                Epilogue::NOTHING,
                 MatMut::new(&mut c, n),
             );
             c
@@ -316,7 +323,7 @@ mod tests {
         let found = pool.install(|| {
             let _products = Precision::Bf16.enter();
             let mut found = [0; 2].map(|_| vec![0.0; batch * m * n]);
-            matmul([batch * m, k, n], &a, false, &b, false, Plus::NOTHING, &mut found[0]);
+            matmul([batch * m, k, n], &a, false, &b, false, Epilogue::NOTHING, &mut found[0]);
             batched([m, k, n], (&a, m * k, false), (&b, 0, false), &mut found[1]);
             assert_eq!(Precision::here(), Precision::Bf16);
             found
@@ -328,7 +335,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "b reaches out of its slice")]
     fn operands_are_checked_before_the_pointer_is_made() {
-        matmul([2, 2, 2], &[0.0f32; 4], false, &[0.0; 3], false, Plus::NOTHING, &mut [0.0; 4]);
+        matmul([2, 2, 2], &[0.0f32; 4], false, &[0.0; 3], false, Epilogue::NOTHING, &mut [0.0; 4]);
     }
 
     /// Against a walk over all elements, in a width in which everything that overflows in `usize` fits.
@@ -370,19 +377,19 @@ mod tests {
         for (offset, strides) in far {
             let bad = Mat { data: &x, offset, strides };
             let mut plain = |a, b, plus| gemm(dims, 1.0, a, b, plus, MatMut::new(&mut c, 4));
-            refused("a reaches out", &mut || plain(bad, inside(), Plus::NOTHING));
-            refused("b reaches out", &mut || plain(inside(), bad, Plus::NOTHING));
+            refused("a reaches out", &mut || plain(bad, inside(), Epilogue::NOTHING));
+            refused("b reaches out", &mut || plain(inside(), bad, Epilogue::NOTHING));
             let residual = Some(Mat { strides: (bad.strides.0, 1), ..bad });
             if offset != 13 {
-                refused("the residual", &mut || plain(inside(), inside(), Plus { residual, ..Plus::NOTHING }));
+                refused("the residual", &mut || plain(inside(), inside(), Epilogue { residual, ..Epilogue::NOTHING }));
             }
             refused("c reaches out", &mut || {
                 let c = MatMut { data: &mut [0.0; 16], offset, strides };
-                gemm(dims, 1.0, inside(), inside(), Plus::NOTHING, c);
+                gemm(dims, 1.0, inside(), inside(), Epilogue::NOTHING, c);
             });
         }
         let mut with_c = |strides| {
-            gemm(dims, 1.0, inside(), inside(), Plus::NOTHING, MatMut { data: &mut c, offset: 0, strides });
+            gemm(dims, 1.0, inside(), inside(), Epilogue::NOTHING, MatMut { data: &mut c, offset: 0, strides });
         };
         refused("rows of c overlap", &mut || with_c((3, 1)));
         refused("rows of c overlap", &mut || with_c((0, 1)));
@@ -390,7 +397,14 @@ mod tests {
         refused("rows of c overlap", &mut || with_c((1, 4)));
         let bias = &[0.0; 3][..];
         refused("the bias", &mut || {
-            gemm(dims, 1.0, inside(), inside(), Plus { bias: Some(bias), ..Plus::NOTHING }, MatMut::new(&mut c, 4));
+            gemm(
+                dims,
+                1.0,
+                inside(),
+                inside(),
+                Epilogue { bias: Some(bias), ..Epilogue::NOTHING },
+                MatMut::new(&mut c, 4),
+            );
         });
         assert_eq!(c, [0.0; 16]);
     }
@@ -400,7 +414,14 @@ mod tests {
         fn product<T: Real>(dims: [usize; 3], strides: Strides) -> [T; 60] {
             let nothing = Mat { data: &[], offset: 0, strides };
             let mut c = [T::ONE; 60];
-            gemm(dims, T::ONE, nothing, nothing, Plus::NOTHING, MatMut { data: &mut c, offset: 0, strides: (3, 1) });
+            gemm(
+                dims,
+                T::ONE,
+                nothing,
+                nothing,
+                Epilogue::NOTHING,
+                MatMut { data: &mut c, offset: 0, strides: (3, 1) },
+            );
             c
         }
         // Many tiles of an inner size of 0, over operands of which there is nothing: c ← 0.

@@ -4,12 +4,12 @@
 //! rows, some hundred columns) and packing took a quarter of the whole step. Here almost nothing is packed:
 //!
 //! - **The tile.** 12 × 32 numbers of c stay in 24 of the 32 registers of AVX-512 while k runs. For each k, two
-//!   registers are loaded with 32 neighbouring numbers of a row of b, and each of 12 numbers of a column of a is
+//!   registers are loaded with 32 neighboring numbers of a row of b, and each of 12 numbers of a column of a is
 //!   spread over a register and multiplied in: 14 loads for 24 multiply-adds, where the processor can do one load for
 //!   each multiply-add. 24 independent sums also hide the latency of 4 cycles on two units. AVX2 has 16 registers of
 //!   half the width: 6 × 16.
 //! - **a is read where it lies,** one number at a time, by any two strides: a transpose costs nothing.
-//! - **b is read where it lies** by a few tiles if its columns are neighbours. If it is transposed (x Wᵀ, Q Kᵀ), or read
+//! - **b is read where it lies** by a few tiles if its columns are neighbors. If it is transposed (x Wᵀ, Q Kᵀ), or read
 //!   by [`MANY`], the 32 columns at hand are copied to the stack, [`DEPTH`] rows at a time; all tiles of these columns
 //!   read the copy.
 //! - **bf16** is one more kind of register, [`super::bf16`]: its operands hold two numbers of 16 bits in a lane. For it a
@@ -39,7 +39,7 @@ const PANEL: usize = DEPTH * 2 * 16;
 /// Rows of a that are copied at a time, if they are: 20 tiles of 12. The copy, 120 KiB, stays in the level-2 cache; an odd
 /// number of cache lines to a step (15) lets the steps fall on different sets of it.
 const A_ROWS: usize = 240;
-/// From this many tiles on, b is copied even if its columns are neighbours: in the copy its rows are too, and do not fall
+/// From this many tiles on, b is copied even if its columns are neighbors: in the copy its rows are too, and do not fall
 /// on each other in the cache, as rows a multiple of some kilobytes apart do.
 const MANY: usize = 4;
 
@@ -341,7 +341,7 @@ unsafe fn avx2(product: &Product<f32>) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::kernels::cpu::matmul::{Mat, MatMut, Plus, gemm_with};
+    use crate::kernels::cpu::matmul::{Epilogue, Mat, MatMut, gemm_with};
     use crate::kernels::cpu::testing::numbers;
 
     /// The portable twin: a register of four numbers in plain memory, tiles of 3 × 8.
@@ -462,10 +462,10 @@ pub(super) mod tests {
             )
         }
 
-        fn plus(&self) -> Plus<'_, f32> {
+        fn plus(&self) -> Epilogue<'_, f32> {
             let n = self.dims[2];
             let residual = self.residual.as_deref().map(|r| Mat::new(r, n, false));
-            Plus { own: self.own, bias: self.bias.as_deref(), residual }
+            Epilogue { own: self.own, bias: self.bias.as_deref(), residual }
         }
 
         fn by(&self, kernel: Kernel) -> Vec<f32> {

@@ -13,7 +13,7 @@ pub enum PatchOrder {
 
 /// The geometry of a cut: B images of C channels and H × W pixels, in patches of p × p.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cut {
+pub struct PatchGrid {
     /// B
     pub batch: usize,
     /// C
@@ -28,14 +28,14 @@ pub struct Cut {
     pub order: PatchOrder,
 }
 
-impl Cut {
+impl PatchGrid {
     /// Elements of the images, and of the patches.
     ///
     /// # Panics
     /// When the patches do not tile the images.
     #[track_caller]
     pub fn elements(&self) -> usize {
-        let Cut { batch, channels, height, width, patch, .. } = *self;
+        let PatchGrid { batch, channels, height, width, patch, .. } = *self;
         let tiled = patch > 0 && height.is_multiple_of(patch) && width.is_multiple_of(patch);
         assert!(tiled, "patchify: patches of {patch} pixels do not tile images of {height} x {width}");
         batch * channels * height * width
@@ -45,7 +45,7 @@ impl Cut {
     /// index `pixel` of the images are every `stride`-th element of the patches from index `element`.
     #[inline(always)]
     fn for_each_run(&self, mut f: impl FnMut(usize, usize, usize, usize)) {
-        let Cut { batch, channels, height, width, patch: p, order } = *self;
+        let PatchGrid { batch, channels, height, width, patch: p, order } = *self;
         let (rows, cols) = (height / p, width / p);
         for b in 0..batch {
             for c in 0..channels {
@@ -65,7 +65,7 @@ impl Cut {
 }
 
 /// Images \[B, C, H, W\] → patches \[B, H/p · W/p, C p²\].
-pub fn patchify<T: Real>(cut: &Cut, images: &[T], patches: &mut [T]) {
+pub fn patchify<T: Real>(cut: &PatchGrid, images: &[T], patches: &mut [T]) {
     cut.for_each_run(|pixel, element, stride, run| {
         for i in 0..run {
             patches[element + i * stride] = images[pixel + i];
@@ -74,7 +74,7 @@ pub fn patchify<T: Real>(cut: &Cut, images: &[T], patches: &mut [T]) {
 }
 
 /// Patches → images: the inverse, and (being a permutation) the transpose of [`patchify`].
-pub fn unpatchify<T: Real>(cut: &Cut, patches: &[T], images: &mut [T]) {
+pub fn unpatchify<T: Real>(cut: &PatchGrid, patches: &[T], images: &mut [T]) {
     cut.for_each_run(|pixel, element, stride, run| {
         for i in 0..run {
             images[pixel + i] = patches[element + i * stride];

@@ -3,7 +3,7 @@
 //! 1. **Sizes.** Draw one target size and one context size for the whole batch. A token budget K = ⌊L·scale⌋ and
 //!    an aspect a give the sides: height = √(K·a) and width = √(K/a), rounded, and cut down to the grid.
 //! 2. **Places.** For each image, place every target block and every context block at a random offset.
-//! 3. **Cut out.** Remove the image's targets from its contexts. If too little is left, place again.
+//! 3. **PatchGrid out.** Remove the image's targets from its contexts. If too little is left, place again.
 //! 4. **Truncate.** Shorten every context to the shortest of the batch, so that they stack.
 //!
 //! Source: Assran et al. (2023), §3 and `src/masks/multiblock.py` of I-JEPA; StoP's paper (§2, "Masking") takes them
@@ -249,7 +249,7 @@ impl MultiBlock {
     /// Every size that [`draw_size`](Self::draw_size) can return, both ends of the scale included.
     ///
     /// For one budget a side changes only at the aspects where its square root passes a half, so a look between each
-    /// two neighbours of these sees every size.
+    /// two neighbors of these sees every size.
     fn drawable_sizes(&self, blocks: &Blocks) -> Vec<(usize, usize)> {
         let mut sizes = BTreeSet::new();
         for budget in self.budget(blocks.scale.0)..=self.budget(blocks.scale.1) {

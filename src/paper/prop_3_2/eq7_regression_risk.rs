@@ -75,19 +75,19 @@ impl Joint {
 
 /// Eq. (7), which is Eq. (13): the risk E\[(f(R) − Y)²\] of a predictor f that sees R.
 ///
-/// Proved by `the_conditional_mean_minimises_the_risk`.
+/// Proved by `the_conditional_mean_minimizes_the_risk`.
 #[doc(alias = "Eq. 7")]
 #[doc(alias = "Eq. 13")]
 pub fn regression_risk(joint: &Joint, f: impl Fn(f64) -> f64) -> f64 {
     joint.expectation(|o| (f(o.r) - o.y).powi(2))
 }
 
-/// The predictor that minimises Eq. (7): f*(r) = E\[Y | R = r\]; NaN where R never is r.
+/// The predictor that minimizes Eq. (7): f*(r) = E\[Y | R = r\]; NaN where R never is r.
 ///
 /// It is the only one: (f(R) − Y)² has the expectation E\[(f*(R) − Y)²\] + E\[(f(R) − f*(R))²\], because what f* leaves
 /// over is uncorrelated with every function of R.
 ///
-/// Proved by `the_conditional_mean_minimises_the_risk`.
+/// Proved by `the_conditional_mean_minimizes_the_risk`.
 #[doc(alias = "Appendix B")]
 pub fn optimal_predictor(joint: &Joint, r: f64) -> f64 {
     joint.conditional_expectation(|o| o.y, |o| o.r == r)

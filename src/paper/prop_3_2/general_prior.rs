@@ -4,7 +4,7 @@ use super::{GaussianKernel, gaussian_convolution};
 use crate::tensor::Tensor;
 
 /// f*(r) = ∫ p(x) φ(r − x) g(x) dx / ∫ p(x) φ(r − x) dx, with φ the standard normal density: the best predictor on the
-/// line under the prior p, which need not be normalised.
+/// line under the prior p, which need not be normalized.
 ///
 /// Where p does not change within the noise's reach it is Eq. (15). It is not a convolution otherwise: the weights of g
 /// depend on where r is, not only on how far.

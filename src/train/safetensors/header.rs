@@ -7,7 +7,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
 use super::checksum;
-use super::misfit::shown;
+use super::mismatch::shown;
 use crate::Result;
 
 /// The most tensors, and the most metadata. Each takes many times the memory of its text, if that is short.

@@ -21,12 +21,12 @@
 //! | `checksum` | the CRC-32 of all other metadata: keys in order, each followed by its value, each with a byte 0 behind |
 
 mod header;
-mod misfit;
+mod mismatch;
 mod read;
 mod write;
 
-pub(super) use misfit::shown;
-pub use misfit::{Fit, Misfit, Reason};
+pub(super) use mismatch::shown;
+pub use mismatch::{Fit, Mismatch, Reason};
 pub(super) use read::Place;
 pub use read::TensorFile;
 pub use write::{Beside, write, write_rows};

@@ -9,8 +9,8 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::header::{Header, checksums};
-use super::misfit::{listed, shown};
-use super::{Fit, Misfit, Passed, Reason};
+use super::mismatch::{listed, shown};
+use super::{Fit, Mismatch, Passed, Reason};
 use crate::kernels::MAX_RANK;
 use crate::tensor::{DType, Real, Shape, Tensor};
 use crate::{Error, Result, files};
@@ -133,23 +133,23 @@ impl TensorFile {
         places: Vec<Place>,
         unexpected: &dyn Fn(&str) -> bool,
         fit: Fit,
-    ) -> Result<Vec<Misfit>> {
+    ) -> Result<Vec<Mismatch>> {
         let expected: HashSet<String> = places.iter().flat_map(|place| place.names.iter().cloned()).collect();
-        let mut misfits = Vec::new();
+        let mut mismatches = Vec::new();
         for Place { names, value } in places {
             let mut shape = value.shape().to_vec();
             if names.len() > 1 {
                 shape[0] /= names.len();
             }
             for (part, name) in names.into_iter().enumerate() {
-                misfits.extend(self.read(&name, value, &shape, part)?.map(|reason| Misfit { name, reason }));
+                mismatches.extend(self.read(&name, value, &shape, part)?.map(|reason| Mismatch { name, reason }));
             }
         }
-        let some_fit = misfits.len() < expected.len();
+        let some_fit = mismatches.len() < expected.len();
         let unexpected = self.names().into_iter().filter(|name| !expected.contains(name) && unexpected(name));
-        misfits.extend(unexpected.map(|name| Misfit { name, reason: Reason::Unexpected }));
-        let allowed = |misfit: &Misfit| fit == Fit::Partial && some_fit && misfit.reason.can_be_left_out();
-        let (left_out, wrong): (Vec<_>, Vec<_>) = misfits.into_iter().partition(allowed);
+        mismatches.extend(unexpected.map(|name| Mismatch { name, reason: Reason::Unexpected }));
+        let allowed = |mismatch: &Mismatch| fit == Fit::Partial && some_fit && mismatch.reason.can_be_left_out();
+        let (left_out, wrong): (Vec<_>, Vec<_>) = mismatches.into_iter().partition(allowed);
         if wrong.is_empty() { Ok(left_out) } else { Err(self.unusable(&wrong)) }
     }
 
@@ -173,8 +173,8 @@ impl TensorFile {
     /// # Errors
     /// When there is none of that name, or its elements are not floating-point numbers.
     pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        let misfit = |reason| [Misfit { name: name.to_owned(), reason }];
-        self.info(name).map(|info| info.shape).map_err(|reason| self.unusable(&misfit(reason)))
+        let mismatch = |reason| [Mismatch { name: name.to_owned(), reason }];
+        self.info(name).map(|info| info.shape).map_err(|reason| self.unusable(&mismatch(reason)))
     }
 
     /// A tensor of whatever shape it has in the file.
@@ -201,18 +201,18 @@ impl TensorFile {
         let mut tensor = Tensor::zeros(Shape::new(&shape), dtype);
         match self.read(name, &mut tensor, &shape, 0)? {
             None => Ok(tensor),
-            Some(reason) => Err(self.unusable(&[Misfit { name: name.to_owned(), reason }])),
+            Some(reason) => Err(self.unusable(&[Mismatch { name: name.to_owned(), reason }])),
         }
     }
 
-    fn unusable(&self, misfits: &[Misfit]) -> Error {
-        let all = |what: fn(&Reason) -> bool| misfits.iter().all(|misfit| what(&misfit.reason));
+    fn unusable(&self, mismatches: &[Mismatch]) -> Error {
+        let all = |what: fn(&Reason) -> bool| mismatches.iter().all(|mismatch| what(&mismatch.reason));
         let hint = match () {
             () if all(|reason| !reason.can_be_left_out()) => "take another copy of the file, or an earlier one",
             () if all(|reason| matches!(reason, Reason::Elements(_))) => "convert it to floating point, such as F32",
             () => self.hint,
         };
-        Error::file(&self.path, listed(misfits), hint)
+        Error::file(&self.path, listed(mismatches), hint)
     }
 
     /// What the header says of a tensor that can be read.
@@ -401,8 +401,8 @@ mod tests {
             open(&Scratch::new("partial", &good)).fill(places("", &mut all), &|_| true, Fit::Partial).unwrap();
         let shape = Reason::Shape { file: vec![4], model: Shape::new(&[2, 2]) };
         let expected = [("a", shape), ("b", Reason::Missing), ("d", Reason::Unexpected)];
-        assert_eq!(left_out, expected.map(|(name, reason)| Misfit { name: name.into(), reason }));
-        assert_eq!(left_out.iter().map(Misfit::in_model).collect::<Vec<_>>(), [true, true, false]);
+        assert_eq!(left_out, expected.map(|(name, reason)| Mismatch { name: name.into(), reason }));
+        assert_eq!(left_out.iter().map(Mismatch::in_model).collect::<Vec<_>>(), [true, true, false]);
         assert_eq!(all.each_ref().map(|(_, x)| x.to_f64_vec()), [vec![-1.0; 4], vec![-1.0; 3], vec![5.0]]);
 
         let nothing = open(&Scratch::new("nothing", &unfit())).fill(places("m.", &mut all), &|_| true, Fit::Partial);

@@ -7,8 +7,8 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::misfit::listed;
-use super::{Misfit, Passed, Reason, checksum};
+use super::mismatch::listed;
+use super::{Mismatch, Passed, Reason, checksum};
 use crate::tensor::Tensor;
 use crate::{Error, Result, files};
 
@@ -28,8 +28,8 @@ const NOT_FINITE_HINT: &str =
 pub fn write(path: &Path, mut metadata: BTreeMap<String, String>, tensors: &[(String, &Tensor)]) -> Result<()> {
     let passed: Vec<Passed> = tensors.par_iter().map(|(_, tensor)| look_at(tensor)).collect();
     let not_finite = tensors.iter().zip(&passed).filter(|(_, passed)| !passed.finite);
-    let not_finite: Vec<Misfit> =
-        not_finite.map(|((name, _), _)| Misfit { name: name.clone(), reason: Reason::NotFinite }).collect();
+    let not_finite: Vec<Mismatch> =
+        not_finite.map(|((name, _), _)| Mismatch { name: name.clone(), reason: Reason::NotFinite }).collect();
     if !not_finite.is_empty() {
         return Err(Error::file(path, format!("not written: {}", listed(&not_finite)), NOT_FINITE_HINT));
     }
@@ -90,8 +90,8 @@ pub fn write_rows(
         let mut take = |rows: &[f32]| {
             assert!(rows.len().is_multiple_of(elements), "{} numbers in rows of {elements}", rows.len());
             if !rows.iter().fold(true, |finite, x| finite & x.is_finite()) {
-                let misfit = Misfit { name: name.to_owned(), reason: Reason::NotFinite };
-                return Err(Error::file(path, format!("not written: {}", listed(&[misfit])), NOT_FINITE_HINT));
+                let mismatch = Mismatch { name: name.to_owned(), reason: Reason::NotFinite };
+                return Err(Error::file(path, format!("not written: {}", listed(&[mismatch])), NOT_FINITE_HINT));
             }
             for piece in rows.chunks(1 << 12) {
                 let bytes: Vec<u8> = piece.iter().flat_map(|x| x.to_le_bytes()).collect();

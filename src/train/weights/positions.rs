@@ -1,7 +1,7 @@
 //! Positions for another number of patches.
 
 /// A table of positions on a square grid of `from` × `from` patches, \[from², D\], as it is between them on `to` × `to`:
-/// bicubic, with a = −0.75, between the centres of patches, and outside of the table its edge. That is
+/// bicubic, with a = −0.75, between the centers of patches, and outside of the table its edge. That is
 /// `F.interpolate(mode="bicubic", align_corners=False)` of PyTorch, by which the official code of I-JEPA and DINO does
 /// it, at the scale to/from. DINO adds 0.1 to `to` before it divides, which moves all positions a little; I-JEPA and this do
 /// not.

@@ -14,7 +14,7 @@ use stop_mim::methods::{Method, ModelConfig};
 use stop_mim::nn::LinearInit;
 use stop_mim::paper::Sigma;
 use stop_mim::paper::masking::MultiBlock;
-use stop_mim::train::checkpoint::Upkeep;
+use stop_mim::train::checkpoint::CheckpointPolicy;
 use stop_mim::train::{Masking, RunConfig, Trainer, checkpoint, fresh_model};
 use stop_mim::vit::Preset;
 
@@ -77,7 +77,7 @@ fn write_all() {
         checkpoint::save(&scratch, &config, 3, &params).unwrap();
         write_safetensors(&["checkpoint", "weights"], name, &std::fs::read(&scratch).unwrap());
         let upkeep =
-            Upkeep { diagnose_every: 1, checkpoint_every: 1, keep: 1, keep_every: 0, images: "few".to_owned() };
+            CheckpointPolicy { diagnose_every: 1, checkpoint_every: 1, keep: 1, keep_every: 0, images: "few".to_owned() };
         checkpoint::save_run(&scratch, &config, &upkeep, &Trainer::new(model, params)).unwrap();
         write_safetensors(&["checkpoint", "weights"], &format!("{name}-run"), &std::fs::read(&scratch).unwrap());
     }
@@ -92,8 +92,8 @@ fn write_all() {
     let image = DynamicImage::from(image);
     for (name, image) in [
         ("rgb", image.clone()),
-        ("grey", image.to_luma8().into()),
-        ("grey16", image.to_luma16().into()),
+        ("gray", image.to_luma8().into()),
+        ("gray16", image.to_luma16().into()),
         ("alpha", image.to_rgba8().into()),
         ("alpha16", image.to_rgba16().into()),
     ] {

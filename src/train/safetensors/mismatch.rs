@@ -18,7 +18,7 @@ pub enum Fit {
 
 /// A tensor that cannot be taken from a file as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Misfit {
+pub struct Mismatch {
     /// Its name in the file.
     pub name: String,
     /// What is wrong with it.
@@ -54,14 +54,14 @@ impl Reason {
     }
 }
 
-impl Misfit {
+impl Mismatch {
     /// Whether it is a parameter of the model, which keeps its value when this is left out.
     pub fn in_model(&self) -> bool {
         self.reason != Reason::Unexpected
     }
 }
 
-impl fmt::Display for Misfit {
+impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = shown(&self.name);
         match &self.reason {
@@ -75,19 +75,19 @@ impl fmt::Display for Misfit {
     }
 }
 
-/// The most misfits that one error lists: more than any of the official models has tensors.
+/// The most mismatches that one error lists: more than any of the official models has tensors.
 const MOST_LISTED: usize = 1000;
 /// The most characters that an error repeats of a text.
 const MOST_SHOWN: usize = 500;
 
 /// All of these in one sentence, one a line; of very many, the first and how many more.
-pub(super) fn listed(misfits: &[Misfit]) -> String {
-    let lines: String = misfits.iter().take(MOST_LISTED).map(|misfit| format!("\n    {misfit}")).collect();
-    let more = match misfits.len().saturating_sub(MOST_LISTED) {
+pub(super) fn listed(mismatches: &[Mismatch]) -> String {
+    let lines: String = mismatches.iter().take(MOST_LISTED).map(|mismatch| format!("\n    {mismatch}")).collect();
+    let more = match mismatches.len().saturating_sub(MOST_LISTED) {
         0 => String::new(),
         more => format!("\n    … and {more} more"),
     };
-    format!("{} tensor{} cannot be used:{lines}{more}", misfits.len(), if misfits.len() == 1 { "" } else { "s" })
+    format!("{} tensor{} cannot be used:{lines}{more}", mismatches.len(), if mismatches.len() == 1 { "" } else { "s" })
 }
 
 /// A text out of a file as an error can show it. It may be of any length, and what looks like a name may tell a terminal
@@ -122,13 +122,13 @@ mod tests {
     }
 
     #[test]
-    fn of_many_misfits_the_first_are_listed() {
-        let misfits = |n: usize| {
-            let misfit = |k| Misfit { name: format!("t{k}"), reason: Reason::Missing };
-            listed(&(0..n).map(misfit).collect::<Vec<_>>())
+    fn of_many_mismatchs_the_first_are_listed() {
+        let mismatches = |n: usize| {
+            let mismatch = |k| Mismatch { name: format!("t{k}"), reason: Reason::Missing };
+            listed(&(0..n).map(mismatch).collect::<Vec<_>>())
         };
-        assert!(misfits(1000).ends_with("\n    t999 is missing"));
-        let many = misfits(1_000_000);
+        assert!(mismatches(1000).ends_with("\n    t999 is missing"));
+        let many = mismatches(1_000_000);
         assert!(many.starts_with("1000000 tensors cannot be used:\n    t0 is missing"));
         assert!(many.ends_with("\n    t999 is missing\n    … and 999000 more"));
     }

@@ -6,20 +6,20 @@ use super::Dataset;
 use crate::Result;
 
 /// The images of another data set, without their labels: for pretraining, for diagnostics, for pictures. An image that cannot
-/// be read is replaced by one of another class where there is none of its own ([`Dataset::unlabelled_pixels`]), so that one
+/// be read is replaced by one of another class where there is none of its own ([`Dataset::unlabeled_pixels`]), so that one
 /// bad file ends no run; and as there is no label here, none can be wrong.
-pub struct Unlabelled {
+pub struct Unlabeled {
     images: Arc<dyn Dataset>,
 }
 
-impl Unlabelled {
+impl Unlabeled {
     /// `images` without labels.
     pub fn new(images: Arc<dyn Dataset>) -> Self {
-        Unlabelled { images }
+        Unlabeled { images }
     }
 }
 
-impl Dataset for Unlabelled {
+impl Dataset for Unlabeled {
     fn len(&self) -> usize {
         self.images.len()
     }
@@ -29,7 +29,7 @@ impl Dataset for Unlabelled {
     }
 
     fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
-        self.images.unlabelled_pixels(index, out)
+        self.images.unlabeled_pixels(index, out)
     }
 
     fn label(&self, _: usize) -> Option<usize> {

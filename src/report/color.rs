@@ -1,4 +1,4 @@
-//! Colours that survive colour blindness and grey printing.
+//! Colors that survive color blindness and gray printing.
 
 /// Red, green, blue; sRGB, 0 to 255.
 pub type Rgb = [u8; 3];
@@ -6,17 +6,17 @@ pub type Rgb = [u8; 3];
 /// White paper.
 pub const WHITE: Rgb = [255, 255, 255];
 
-/// The colour of a value that is not a number.
+/// The color of a value that is not a number.
 const NOT_FINITE: Rgb = [128, 128, 128];
 
-/// Colours for things without an order (M. Okabe, K. Ito, Color Universal Design, 2008), those of most contrast with
+/// Colors for things without an order (M. Okabe, K. Ito, Color Universal Design, 2008), those of most contrast with
 /// white first. Their yellow is left out: it vanishes on paper.
 pub const CATEGORIES: [Rgb; 7] =
     [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233], [230, 159, 0], [0, 0, 0]];
 
-/// A colour for an amount from 0 (dark blue) to 1 (yellow), as matplotlib's viridis: equal steps look equal.
+/// A color for an amount from 0 (dark blue) to 1 (yellow), as matplotlib's viridis: equal steps look equal.
 ///
-/// Values outside are clamped; NaN is grey. The table of 256 colours is replaced by the polynomials of degree 6 that
+/// Values outside are clamped; NaN is gray. The table of 256 colors is replaced by the polynomials of degree 6 that
 /// M. Zucker fitted to it (shadertoy.com/view/WlfXRN, public domain), which stay within 4 of it.
 pub fn sequential(amount: f32) -> Rgb {
     #[rustfmt::skip]
@@ -32,9 +32,9 @@ pub fn sequential(amount: f32) -> Rgb {
     CHANNELS.map(|c| (255.0 * c.iter().rev().fold(0.0, |sum, c| sum * t + c)).round() as u8)
 }
 
-/// A colour for a value with a sign, from −1 (blue) over 0 (near white) to 1 (red).
+/// A color for a value with a sign, from −1 (blue) over 0 (near white) to 1 (red).
 ///
-/// Values outside are clamped; NaN is grey. Linear between five colours of ColorBrewer's RdBu (C. Brewer, 2002).
+/// Values outside are clamped; NaN is gray. Linear between five colors of ColorBrewer's RdBu (C. Brewer, 2002).
 pub fn diverging(value: f32) -> Rgb {
     const STOPS: [Rgb; 5] = [[5, 48, 97], [67, 147, 195], [247, 247, 247], [214, 96, 77], [103, 0, 31]];
     if value.is_nan() {

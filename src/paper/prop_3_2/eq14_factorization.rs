@@ -10,7 +10,7 @@ use super::{Joint, Outcome};
 ///
 /// Proved by `equation_14_needs_joint_independence`.
 #[doc(alias = "Eq. 14")]
-pub fn factorisation(joint: &Joint) -> (Vec<f64>, Vec<f64>) {
+pub fn factorization(joint: &Joint) -> (Vec<f64>, Vec<f64>) {
     let given = |event: &dyn Fn(&Outcome) -> bool, condition: &dyn Fn(&Outcome) -> bool| {
         joint.conditional_expectation(|o| f64::from(event(o)), condition)
     };
@@ -52,7 +52,7 @@ mod tests {
         let joint = Joint::independent(&xy, &[(0.0, 0.5), (2.0, 0.5)], |x, z| x + z);
         // E[Y | X = ±1] = ±1/2; R = −1, 1, 3 says X = −1, nothing, X = 1.
         assert_eq!([-1.0, 1.0, 3.0].map(|r| optimal_predictor_through_x(&joint, r)), [-0.5, 0.0, 0.5]);
-        let (left, right) = factorisation(&joint);
+        let (left, right) = factorization(&joint);
         // R = −1: X = −1 (Y = −1, 1), X = 1 never. R = 1: half of p(y | x). R = 3: X = 1.
         let exact = [0.75, 0.25, 0.0, 0.0, 0.375, 0.125, 0.125, 0.375, 0.0, 0.0, 0.25, 0.75];
         assert_eq!((left.as_slice(), right.as_slice()), (&exact[..], &exact[..]));
