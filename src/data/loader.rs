@@ -30,22 +30,32 @@ pub struct LoaderOptions {
     pub seed: u64,
     /// The step to begin with: 0, or where a resumed run goes on.
     pub first_step: usize,
-    /// How images are varied, if they are.
-    pub augment: Option<Augment>,
+    /// The views of each image that a batch has: how each is varied, if it is.
+    pub views: Vec<Option<Augment>>,
+    /// Whether a batch has the images' classes.
+    pub labels: bool,
     /// How bytes become numbers.
     pub normalization: Normalization,
     /// Threads that prepare images. One suffices for small images on a CPU; the batches do not depend on it.
     pub threads: usize,
 }
 
+/// A batch as it is loaded.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// For each view that was asked for, `[B, C, S, S]`, normalized, S the side of an image in pixels.
+    pub views: Vec<Tensor>,
+    /// The class of each image, if it was asked for.
+    pub labels: Option<Vec<u32>>,
+}
+
 /// Finished batches that wait for the trainer.
 const PREFETCH: usize = 2;
 
-/// An endless iterator over training batches: `[B, 3, S, S]`, normalized, S the side of an image in pixels. It ends only
-/// after it has handed out an error.
+/// An endless iterator over training batches. It ends only after it has handed out an error.
 pub struct Loader {
     /// Gone once the loader is being dropped.
-    batches: Option<Receiver<Result<Tensor>>>,
+    batches: Option<Receiver<Result<Loaded>>>,
     /// Gone once it has been joined.
     thread: Option<JoinHandle<()>>,
     steps_per_epoch: usize,
@@ -67,7 +77,7 @@ impl Loader {
         if threads == 0 {
             return Err(Error::config("no thread to prepare images with", "choose at least 1"));
         }
-        options.augment.map_or(Ok(()), |augment| augment.check())?;
+        options.views.iter().flatten().try_for_each(Augment::check)?;
         let no_thread = |e: &dyn std::fmt::Display| {
             Error::config(format!("cannot start a thread: {e}"), "end other programs, or raise the limit (ulimit -u)")
         };
@@ -75,8 +85,9 @@ impl Loader {
         let name = |k| format!("loader-{k}");
         let pool =
             ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build().map_err(|e| no_thread(&e))?;
-        // Training looks at no label.
-        let (steps_per_epoch, dataset) = (dataset.len() / batch_size, Unlabeled::new(dataset));
+        // Unless labels are asked for, none is looked at.
+        let steps_per_epoch = dataset.len() / batch_size;
+        let dataset = if options.labels { dataset } else { Arc::new(Unlabeled::new(dataset)) };
         let source = Source { steps_per_epoch, dataset, options };
         let (sender, batches) = sync_channel(PREFETCH);
         let thread = std::thread::Builder::new()
@@ -93,10 +104,10 @@ impl Loader {
 }
 
 impl Iterator for Loader {
-    type Item = Result<Tensor>;
+    type Item = Result<Loaded>;
 
     /// The next batch; waits until it is ready.
-    fn next(&mut self) -> Option<Result<Tensor>> {
+    fn next(&mut self) -> Option<Result<Loaded>> {
         let _phase = meter::phase(Phase::Data);
         if let Ok(batch) = self.batches.as_ref()?.recv() {
             self.step += 1;
@@ -126,14 +137,14 @@ impl Drop for Loader {
 
 /// The background thread's side.
 struct Source {
-    dataset: Unlabeled,
+    dataset: Arc<dyn Dataset>,
     options: LoaderOptions,
     steps_per_epoch: usize,
 }
 
 impl Source {
     /// Sends one batch after the other, until nobody listens or there was an error.
-    fn run(&self, pool: &ThreadPool, sender: &SyncSender<Result<Tensor>>) {
+    fn run(&self, pool: &ThreadPool, sender: &SyncSender<Result<Loaded>>) {
         let (mut order, mut memory) = (Vec::new(), Memory::default());
         for step in self.options.first_step.. {
             let (epoch, within) = (step / self.steps_per_epoch, step % self.steps_per_epoch);
@@ -149,18 +160,28 @@ impl Source {
         }
     }
 
-    fn batch(&self, epoch: usize, indices: &[usize], memory: &mut Memory) -> Result<Tensor> {
+    fn batch(&self, epoch: usize, indices: &[usize], memory: &mut Memory) -> Result<Loaded> {
         let _phase = meter::phase(Phase::Loading);
-        let LoaderOptions { seed, augment, ref normalization, .. } = self.options;
+        let LoaderOptions { seed, ref views, ref normalization, .. } = self.options;
         let size = self.dataset.image_size();
-        let crop = |index: usize| match augment {
-            Some(augment) => augment.draw(size, &mut stream(seed, Purpose::Augment, [epoch as u64, index as u64])),
-            None => Crop::whole(size),
+        let view = |(view, augment): (usize, &Option<Augment>)| {
+            let crop = |index: usize| {
+                let item = [epoch as u64, index as u64 | (view as u64) << 48];
+                let draw = |augment: &Augment| augment.draw(size, &mut stream(seed, Purpose::Augment, item));
+                augment.as_ref().map_or_else(|| Crop::whole(size), draw)
+            };
+            let mut images = memory.take([indices.len(), 3, size, size]);
+            write_images(&*self.dataset, indices, normalization, crop, images.as_mut_slice())?;
+            memory.lend(&images);
+            Ok(images)
         };
-        let mut images = memory.take([indices.len(), 3, size, size]);
-        write_images(&self.dataset, indices, normalization, crop, images.as_mut_slice())?;
-        memory.lend(&images);
-        Ok(images)
+        let views = views.iter().enumerate().map(view).collect::<Result<_>>()?;
+        let label = |&index: &usize| {
+            let none = || Error::config(format!("image {index} has no class"), "train on images with classes");
+            self.dataset.label(index).map(|class| class as u32).ok_or_else(none)
+        };
+        let labels = self.options.labels.then(|| indices.iter().map(label).collect::<Result<_>>()).transpose()?;
+        Ok(Loaded { views, labels })
     }
 }
 
@@ -172,7 +193,8 @@ struct Memory {
 }
 
 impl Memory {
-    /// At most this many are kept: those that wait, the one that the trainer works on, and the one that is being made.
+    /// At most this many batches of views are kept: those that wait, the one that the trainer works on, and the one that is
+    /// being made.
     const KEPT: usize = PREFETCH + 2;
 
     /// A tensor of any content that nobody else holds.

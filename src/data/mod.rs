@@ -27,7 +27,7 @@ pub mod subset;
 pub mod unlabeled;
 
 pub use augment::{Augment, Crop};
-pub use loader::{Loader, LoaderOptions, evaluation_images};
+pub use loader::{Loaded, Loader, LoaderOptions, evaluation_images};
 pub use resized::resized;
 pub use shapes::Shapes;
 pub use subset::Subset;

@@ -8,13 +8,13 @@ use crate::Result;
 use crate::autograd::check::{Options, Report, Verdict, check_op, check_value, step_sweep};
 use crate::autograd::ops::PatchOrder;
 use crate::autograd::{Tape, Var, ops};
-use crate::methods::Method;
+use crate::methods::{MethodConfig, Update};
 use crate::nn::{Init, LinearInit, Params, Role, Weights};
 use crate::paper::masked_token;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Indices, Tensor};
 use crate::train::Trainer;
-use crate::vit::{Block, Encoder, EncoderConfig, Names, Predictor, PredictorConfig};
+use crate::vit::{Block, Encoder, EncoderConfig, Names, Predictor, PredictorConfig, Visible};
 
 /// What several reports on one statement found: the worst comparison of all. A report that is not a pass is no pass
 /// here, and neither is one that says nothing about some input.
@@ -158,21 +158,26 @@ fn layer(
 /// statement is the layer's name.
 pub fn layers() -> Vec<Finding> {
     let keep = Indices::from_rows(&[vec![0, 3, 1], vec![2, 2, 3]]);
-    let sizes = |class_token| EncoderConfig {
+    let sizes = |class_token, mask_token| EncoderConfig {
         image_size: 8,
         patch_size: 4,
+        channels: 3,
         dim: 8,
         depth: 2,
         heads: 2,
         mlp_ratio: 4.0,
         class_token,
+        mask_token,
         patch_std: 0.3,
         position_scale: 0.5,
     };
-    let encoder = |class_token, keep: Option<Indices>| {
+    let encoder = |class_token, keep: Option<Indices>, masked: Option<Indices>| {
         move |init: &mut Init<'_, crate::rng::Generator>| {
-            let encoder = Encoder::new(&sizes(class_token), init);
-            let forward = move |w: &Weights, x: &[Var]| encoder.forward(w, &x[0], keep.as_ref());
+            let encoder = Encoder::new(&sizes(class_token, masked.is_some()), init);
+            let forward = move |w: &Weights, x: &[Var]| {
+                let visible = masked.as_ref().map_or_else(|| keep.as_ref().into(), Visible::Except);
+                encoder.forward(w, &x[0], visible)
+            };
             Box::new(forward) as Box<dyn Fn(&Weights, &[Var]) -> Var>
         }
     };
@@ -215,8 +220,9 @@ pub fn layers() -> Vec<Finding> {
             },
             &[normal(&[2, 3, 6], 9)],
         ),
-        layer("encoder", "3 of 4 patches", encoder(false, Some(keep)), std::slice::from_ref(&images)),
-        layer("encoder", "class token", encoder(true, None), &[images]),
+        layer("encoder", "3 of 4 patches", encoder(false, Some(keep.clone()), None), std::slice::from_ref(&images)),
+        layer("encoder", "class token", encoder(true, None, None), std::slice::from_ref(&images)),
+        layer("encoder", "masked patches", encoder(false, None, Some(keep)), &[images]),
         layer("predictor", "context, m, learned ψ", predictor, &[normal(&[2, 2, 6], 10)]),
     ]
 }
@@ -224,19 +230,19 @@ pub fn layers() -> Vec<Finding> {
 /// The trainer with other values for its trained parameters, θ then φ.
 fn at(trainer: &Trainer, values: &[Tensor]) -> Trainer {
     let (mut trainer, mut values) = (trainer.clone(), values.iter());
-    let params = &mut trainer.params;
-    params.encoder = with_trained(&params.encoder, &mut values);
-    params.predictor = with_trained(&params.predictor, &mut values);
+    for module in trainer.params.modules_mut().iter_mut().filter(|module| module.update == Update::Trained) {
+        module.params = with_trained(&module.params, &mut values);
+    }
     trainer
 }
 
 fn point(trainer: &Trainer) -> Vec<Tensor> {
-    trainer.params.trained().into_iter().flat_map(trained).collect()
+    trainer.params.trained().flat_map(trained).collect()
 }
 
 fn loss(trainer: &Trainer, values: &[Tensor]) -> f64 {
     let trainer = at(trainer, values);
-    trainer.gradients(&small::batch(&trainer)).map_or(f64::NAN, |found| found.loss)
+    trainer.gradients(&small::batch(&trainer)).map_or(f64::NAN, |found| found.loss.item())
 }
 
 /// The whole training step of every method: from images through encoder, equations, predictor and loss, cut into chunks
@@ -248,17 +254,9 @@ pub fn training_steps() -> Vec<Finding> {
     cases.map(|(method, learned_positions)| training_step(&method, learned_positions)).collect()
 }
 
-fn training_step(method: &Method, learned_positions: bool) -> Finding {
-    let form = match method {
-        Method::Ijepa { target_blocks } | Method::Stop { target_blocks, .. } if *target_blocks > 1 => {
-            format!(", {target_blocks} target blocks")
-        }
-        Method::Stop { tokens, .. } => format!(", {tokens:?}"),
-        Method::Mae { normalize_patches: true } => ", normalized patches".to_owned(),
-        Method::Ijepa { .. } | Method::Mae { .. } => String::new(),
-    };
+fn training_step(method: &MethodConfig, learned_positions: bool) -> Finding {
     let positions = if learned_positions { ", learned ψ" } else { "" };
-    let statement = format!("training step, {}{form}{positions}", method.name());
+    let statement = format!("training step, {method}{positions}");
     let trainer = small::trainer(method.clone(), learned_positions, DType::F64);
     let (point, compared) = (point(&trainer), "θ and φ, each parameter");
     match trainer.gradients(&small::batch(&trainer)) {
@@ -320,7 +318,7 @@ pub fn sweep() -> Result<Sweep> {
         Finding::vanishes(statement, "least error at any h", &[best], 1.0, 1e-10),
         Finding::below(statement, "least error, with that at h = 10⁻¹²", 1e3 * best, at(12)),
     ];
-    let round_off = steps.iter().map(|h| (*h, f64::EPSILON * found.loss / h / scale)).collect();
+    let round_off = steps.iter().map(|h| (*h, f64::EPSILON * found.loss.item() / h / scale)).collect();
     let truncation = steps.iter().map(|h| (*h, at(2) * 1e4 * h * h)).collect();
     Ok(Sweep { errors, round_off, truncation, findings })
 }

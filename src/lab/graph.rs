@@ -1,22 +1,15 @@
 //! The graph of a training step, looked at: which parameters no gradient reaches, whether the targets are off the tape,
-//! what is kept for the backward pass and for how long, and where a number stops being finite.
-//!
-//! The step is the trainer's, [`Trainer::record`]. Nothing of this runs in training, but for [`first_non_finite`] once it
-//! has failed.
+//! what is kept for the backward pass and for how long. The step is the trainer's. Nothing of this runs in training.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::ops::Range;
-
-use rayon::prelude::*;
 
 use super::Finding;
-use crate::autograd::{NonFinite, Origin, Tape, Var};
+use crate::autograd::{Tape, Var};
 use crate::kernels::live_bytes;
-use crate::methods::Chunk;
+use crate::methods::{Chunk, ModelWeights, Module, Update};
 use crate::nn::{Params, Role, Weights};
-use crate::tensor::{DType, Tensor};
-use crate::train::{Batch, Recording, Trainer};
+use crate::tensor::Tensor;
+use crate::train::{Batch, NonFiniteSource, Trainer, first_non_finite};
 
 /// What the operations of one name keep for the backward pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,98 +39,35 @@ pub struct Lint {
     pub findings: Vec<Finding>,
 }
 
-/// The first number in a step that is not finite.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NonFiniteSource {
-    /// The images of the batch in whose chunk it was seen.
-    pub images: Range<usize>,
-    /// Whether it was in the target encoder.
-    pub in_target: bool,
-    /// The parameter that held it from the start, if one did.
-    pub parameter: Option<String>,
-    /// The operation, or the leaf.
-    pub found: NonFinite,
+/// How the values of a module that no gradient should reach enter: as constants, unless a test wants to see what happens
+/// otherwise.
+type Untrained<'a> = &'a dyn Fn(&Params, &Tape) -> Weights;
+
+fn constants(params: &Params, _: &Tape) -> Weights {
+    params.constants()
 }
 
-impl NonFiniteSource {
-    /// What to do, where it is not the training that diverged.
-    pub fn advice(&self) -> Option<&'static str> {
-        match (&self.parameter, self.found.origin) {
-            (Some(_), _) => Some("it was so before this step: go back to an earlier checkpoint"),
-            (None, Origin::Constant { .. }) => Some("look at the images, their normalization, and the noise"),
-            (None, Origin::Leaf | Origin::Value { .. } | Origin::Gradient) => None,
-        }
-    }
+fn weights(trainer: &Trainer, tape: &Tape, untrained: Untrained<'_>) -> ModelWeights {
+    let trained = |m: &Module| m.update == Update::Trained;
+    trainer.params.weights(|m| if trained(m) { m.params.on(tape) } else { untrained(&m.params, tape) })
 }
 
-impl fmt::Display for NonFiniteSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let NonFiniteSource { images, in_target, parameter, found } = self;
-        let place = if *in_target { ", target encoder" } else { "" };
-        write!(f, "images {} to {}{place}: ", images.start, images.end - 1)?;
-        match parameter {
-            Some(parameter) => write!(f, "the parameter {parameter} is not finite"),
-            None => write!(f, "{found}"),
-        }
-    }
+/// A training step on a tape, and the parameters that stand on it by name.
+fn record(trainer: &Trainer, chunk: &Chunk, tape: &Tape, untrained: Untrained<'_>) -> (Var, Vec<(String, Var)>) {
+    let weights = weights(trainer, tape, untrained);
+    let loss = trainer.method.record(&weights, chunk).loss;
+    let names = trainer.params.trained_params().map(|param| param.name.clone());
+    (loss, names.zip(weights.leaves().cloned()).collect())
 }
 
-/// How the target encoder's weights enter: as constants, unless a test wants to see what happens otherwise.
-type Averaged<'a> = &'a dyn Fn(&Params, &Tape) -> Weights;
-
-fn constants(averaged: &Params, _: &Tape) -> Weights {
-    averaged.constants()
-}
-
-/// A training step on a tape, and the parameters that stand on it by name: θ, then φ, its first entries.
-fn record(trainer: &Trainer, chunk: &Chunk, tape: &Tape, averaged: Averaged<'_>) -> (Recording, Vec<(String, Var)>) {
-    let averaged = trainer.params.target.as_ref().map(|target| averaged(target, tape));
-    let recording = trainer.record(chunk, tape, averaged.as_ref());
-    let params = trainer.params.trained().into_iter().flat_map(|p| p.iter());
-    let places = params.zip(recording.theta.iter().chain(recording.phi.iter()));
-    let leaves = places.filter(|(_, var)| var.is_tracked()).map(|(param, var)| (param.name.clone(), var.clone()));
-    let leaves = leaves.collect();
-    (recording, leaves)
-}
-
-/// The entries that the target branch puts on a tape.
-fn target_entries(trainer: &Trainer, chunk: &Chunk, averaged: Averaged<'_>) -> usize {
+/// The entries that the targets put on a tape, and whether they are on it themselves.
+fn target_entries(trainer: &Trainer, chunk: &Chunk, untrained: Untrained<'_>) -> (usize, bool) {
+    let Some(method) = trainer.method.as_masked_prediction() else { return (0, false) };
     let tape = Tape::new();
-    let averaged = trainer.params.target.as_ref().map(|target| averaged(target, &tape));
+    let weights = weights(trainer, &tape, untrained);
     let before = tape.len();
-    trainer.model.targets(averaged.as_ref(), chunk);
-    tape.len() - before
-}
-
-/// Replays a step on tapes that look at every value and every gradient, chunk by chunk, and says where the first one
-/// comes from that is not finite. `None` when all are finite.
-pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<NonFiniteSource> {
-    let images = batch.images.shape()[0];
-    let chunks = (0..images).into_par_iter().step_by(trainer.chunk_images.max(1));
-    chunks.map(|i| i..(i + trainer.chunk_images).min(images)).find_map_first(|images| {
-        let _products = trainer.precision.enter();
-        let chunk = trainer.cut(batch, images.clone());
-        let tape = Tape::watching();
-        let (Recording { loss, .. }, leaves) = record(trainer, &chunk, &tape, &constants);
-        let dloss = Tensor::full(*loss.shape(), 1.0, loss.dtype());
-        tape.backward_from(&loss, dloss);
-        let source = |in_target, leaves: &[String], found: NonFinite| {
-            let parameter = (found.origin == Origin::Leaf).then(|| leaves.get(found.position).cloned()).flatten();
-            NonFiniteSource { images: images.clone(), in_target, parameter, found }
-        };
-        let found = tape.first_non_finite();
-        // What a constant brought in may come from the target encoder: run that on a tape of its own.
-        let from_outside = matches!(&found, Some(NonFinite { origin: Origin::Constant { .. }, .. }));
-        let target = trainer.params.target.as_ref().filter(|_| from_outside).and_then(|params| {
-            let tape = Tape::watching();
-            trainer.model.targets(Some(&params.on(&tape)), &chunk);
-            let names: Vec<String> =
-                params.iter().filter(|p| p.role == Role::Trained).map(|p| p.name.clone()).collect();
-            tape.first_non_finite().map(|found| source(true, &names, found))
-        });
-        let names: Vec<String> = leaves.into_iter().map(|(name, _)| name).collect();
-        target.or_else(|| found.map(|found| source(false, &names, found)))
-    })
+    let targets = method.targets(&weights, chunk);
+    (tape.len() - before, targets.is_tracked())
 }
 
 /// What the operations of a training step on `chunk` keep for the backward pass, the largest first.
@@ -149,26 +79,25 @@ pub fn saved(trainer: &Trainer, chunk: &Chunk) -> Vec<Saved> {
 
 /// Looks at the graph of a training step on `batch`, taken as one chunk.
 pub fn lint(trainer: &Trainer, batch: &Batch) -> Lint {
-    examine(trainer, batch, &constants)
+    look(trainer, batch, &constants)
 }
 
-fn examine(trainer: &Trainer, batch: &Batch, averaged: Averaged<'_>) -> Lint {
-    let images = batch.images.shape()[0];
+fn look(trainer: &Trainer, batch: &Batch, untrained: Untrained<'_>) -> Lint {
+    let images = batch.len();
     let declared = Trainer { chunk_images: images, ..trainer.clone() };
     // What is declared unread goes on the tape here, so that it is seen whether anything does read it.
     let mut trainer = declared.clone();
     let unread = |p: &&mut crate::nn::Param| p.role == Role::Unread;
-    for params in [&mut trainer.params.encoder, &mut trainer.params.predictor] {
-        params.iter_mut().filter(unread).for_each(|p| p.role = Role::Trained);
+    for module in trainer.params.modules_mut().iter_mut().filter(|m| m.update == Update::Trained) {
+        module.params.iter_mut().filter(unread).for_each(|p| p.role = Role::Trained);
     }
-    let chunk = trainer.cut(batch, 0..images);
+    let chunk = trainer.chunk(batch, 0..images);
 
     // Once to take it apart.
     let before = live_bytes();
     let tape = Tape::new();
-    let recorded = record(&trainer, &chunk, &tape, averaged);
-    let (entries, tracked) = (tape.len(), recorded.0.s_y.is_tracked());
-    drop(recorded);
+    drop(record(&trainer, &chunk, &tape, untrained));
+    let entries = tape.len();
     let kept = live_bytes() - before;
     let freed = tape.take_apart();
     let accounted: usize = freed.iter().map(|(_, bytes)| bytes).sum();
@@ -176,8 +105,7 @@ fn examine(trainer: &Trainer, batch: &Batch, averaged: Averaged<'_>) -> Lint {
     // Once to sweep it.
     let before = live_bytes();
     let tape = Tape::new();
-    let (recording, leaves) = record(&trainer, &chunk, &tape, averaged);
-    let loss = recording.loss.clone();
+    let (loss, leaves) = record(&trainer, &chunk, &tape, untrained);
     let dloss = Tensor::full(*loss.shape(), 1.0, loss.dtype());
     let mut found = tape.backward_from(&loss, dloss);
     let gradients: Vec<(String, Option<Tensor>)> =
@@ -187,19 +115,16 @@ fn examine(trainer: &Trainer, batch: &Batch, averaged: Averaged<'_>) -> Lint {
     };
     let unreached = names_of(&|g| g.is_none());
     let zero = names_of(&|g| g.as_ref().is_some_and(|g| g.norm() == 0.0));
-    let same = same_as_training(&declared, batch, loss.item(), &gradients);
-    drop((recording, leaves, loss, found, gradients));
+    let same = same_as_training(&declared, batch, loss.value(), &gradients);
+    drop((leaves, loss, found, gradients));
     let left = live_bytes() - before; // with the tape still there
 
     // The target branch with its weights on a tape, for how much there is to keep off it.
-    let target_operations = match trainer.params.target {
-        Some(_) => target_entries(&trainer, &chunk, &|target, tape| target.on(tape)),
-        None => 0,
-    };
+    let (target_operations, _) = target_entries(&trainer, &chunk, &|params, tape| params.on(tape));
 
     let non_finite = first_non_finite(&declared, batch);
     let role = |role: Role| -> Vec<String> {
-        let params = declared.params.trained().into_iter().flat_map(|p| p.iter());
+        let params = declared.params.trained().flat_map(Params::iter);
         params.filter(|p| p.role == role).map(|p| p.name.clone()).collect()
     };
     let (trained, unread) = (role(Role::Trained), role(Role::Unread));
@@ -226,7 +151,8 @@ fn examine(trainer: &Trainer, batch: &Batch, averaged: Averaged<'_>) -> Lint {
         0 => ("target pixels".to_owned(), entries),
         n => (format!("the {n} operations of the target encoder"), n),
     };
-    let on_tape = [count(target_entries(&trainer, &chunk, averaged)), f64::from(u8::from(tracked))];
+    let (entered, tracked) = target_entries(&trainer, &chunk, untrained);
+    let on_tape = [count(entered), f64::from(u8::from(tracked))];
     findings.push(none("targets are off the tape", &compared, &on_tape, count(of)));
     let compared =
         non_finite.as_ref().map_or(format!("{entries} values and their gradients"), NonFiniteSource::to_string);
@@ -239,28 +165,26 @@ fn examine(trainer: &Trainer, batch: &Batch, averaged: Averaged<'_>) -> Lint {
 }
 
 /// That the recorded step is the trainer's: the same loss and the same gradients, to the bit.
-fn same_as_training(trainer: &Trainer, batch: &Batch, loss: f64, gradients: &[(String, Option<Tensor>)]) -> Finding {
+fn same_as_training(trainer: &Trainer, batch: &Batch, loss: &Tensor, gradients: &[(String, Option<Tensor>)]) -> Finding {
     let statement = "this is the training step";
     let found = match trainer.gradients(batch) {
         Ok(found) => found,
         Err(problem) => return Finding::vanishes(statement, &problem.to_string(), &[f64::NAN], 1.0, 0.0),
     };
-    let params = trainer.params.trained().into_iter().flat_map(|p| p.iter());
-    let names = params.filter(|p| p.role == Role::Trained).map(|p| &p.name);
+    let names = trainer.params.trained_params().map(|p| &p.name);
     // NaN equals itself here: that a number is not finite is another finding's business.
     let apart = |x: &Tensor, y: &Tensor| {
         let pairs = x.to_f64_vec().into_iter().zip(y.to_f64_vec());
         let differences = pairs.filter(|(x, y)| x.to_bits() != y.to_bits()).map(|(x, y)| (x - y).abs());
         differences.fold(0.0, |most: f64, d| if d > most || d.is_nan() { d } else { most })
     };
-    let scalar = |x: f64| Tensor::scalar(x, DType::F64);
     let difference = |(name, theirs): (&String, &Tensor)| {
         let ours = gradients.iter().find(|(n, _)| n == name).and_then(|(_, g)| g.as_ref());
         ours.map_or(f64::NAN, |ours| apart(ours, theirs))
     };
-    let differences: Vec<f64> =
-        names.zip(&found.gradients).map(difference).chain([apart(&scalar(loss), &scalar(found.loss))]).collect();
-    let scale = if found.loss.is_finite() { found.loss.abs() } else { 1.0 };
+    let theirs = &found.loss;
+    let differences: Vec<f64> = names.zip(&found.gradients).map(difference).chain([apart(loss, theirs)]).collect();
+    let scale = if theirs.is_finite() { theirs.norm() } else { 1.0 };
     Finding::vanishes(statement, "loss and gradients, bit for bit", &differences, scale, 0.0)
 }
 
@@ -282,8 +206,10 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
+    use crate::autograd::Origin;
     use crate::autograd::check::Verdict;
     use crate::lab::small;
+    use crate::tensor::DType;
 
     /// The statements that do not pass.
     fn failed(lint: &Lint) -> Vec<&str> {
@@ -307,7 +233,7 @@ mod tests {
             let trainer = small::trainer(method, false, DType::F32);
             let lint = lint(&trainer, &small::batch(&trainer));
             lint.findings.iter().for_each(Finding::assert_pass);
-            let unread = trainer.params.predictor.iter().filter(|p| p.role == Role::Unread);
+            let unread = trainer.params["predictor"].iter().filter(|p| p.role == Role::Unread);
             assert_eq!(lint.unreached, unread.map(|p| p.name.clone()).collect::<Vec<_>>());
             assert_eq!(lint.zero, Vec::<String>::new());
         }
@@ -316,13 +242,15 @@ mod tests {
     #[test]
     fn a_role_that_is_wrong_is_named() {
         let (mut trainer, batch) = stop(DType::F32);
-        trainer.params.predictor.set_role(trainer.model.predictor.mask_token, Role::Trained);
+        let predictor = trainer.method.as_masked_prediction().unwrap().predictor();
+        let (mask_token, bias) = (predictor.mask_token, predictor.embed.bias);
+        trainer.params["predictor"].set_role(mask_token, Role::Trained);
         let found = lint(&trainer, &batch);
         assert_eq!(failed(&found), ["this is the training step", "a gradient reaches what is trained"]);
         assert_eq!((&found.findings[1].compared[..], &found.unreached[..]), ("mask_token", &["mask_token".into()][..]));
 
         let (mut trainer, batch) = stop(DType::F32);
-        trainer.params.predictor.set_role(trainer.model.predictor.embed.bias, Role::Unread);
+        trainer.params["predictor"].set_role(bias, Role::Unread);
         let found = lint(&trainer, &batch);
         assert_eq!(failed(&found), ["none reaches what is unread"]);
         assert_eq!(found.findings[2].compared, "predictor_embed.bias");
@@ -332,7 +260,7 @@ mod tests {
     fn gradients_that_are_all_zero_are_named() {
         let (mut trainer, batch) = stop(DType::F32);
         // Nothing of the context gets through, and so nothing comes back to the encoder.
-        let mut params = trainer.params.predictor.iter_mut();
+        let mut params = trainer.params["predictor"].iter_mut();
         let a = params.find(|p| p.name == "predictor_embed.weight").expect("A");
         a.value = a.value.scaled(0.0);
         let found = lint(&trainer, &batch);
@@ -343,7 +271,7 @@ mod tests {
     #[test]
     fn a_target_encoder_on_the_tape_is_seen() {
         let (trainer, batch) = stop(DType::F32);
-        let found = examine(&trainer, &batch, &|target, tape| target.on(tape));
+        let found = look(&trainer, &batch, &|target, tape| target.on(tape));
         assert_eq!(failed(&found), ["targets are off the tape"]);
         let finding = found.findings.iter().find(|f| f.statement == "targets are off the tape").unwrap();
         assert_eq!(finding.error, finding.scale, "all of its operations are there");
@@ -353,7 +281,7 @@ mod tests {
     #[test]
     fn another_computation_is_not_the_training_step() {
         let (trainer, batch) = stop(DType::F32);
-        let online = examine(&trainer, &batch, &|_, _| trainer.params.encoder.constants());
+        let online = look(&trainer, &batch, &|_, _| trainer.params["encoder"].constants());
         assert_eq!(failed(&online), ["this is the training step"]);
     }
 
@@ -361,7 +289,7 @@ mod tests {
     fn what_stays_alive_is_seen() {
         let (trainer, batch) = stop(DType::F32);
         let stash = RefCell::new(Vec::new());
-        let found = examine(&trainer, &batch, &|target, _| {
+        let found = look(&trainer, &batch, &|target, _| {
             stash.borrow_mut().push(Tensor::zeros([10], DType::F32));
             target.constants()
         });
@@ -392,14 +320,14 @@ mod tests {
 
         // A parameter that is not finite is named, and is the first finding of the lint.
         let mut poisoned = trainer.clone();
-        poison(&mut poisoned.params.encoder, "blocks.1.mlp.fc1.weight", f64::NAN);
+        poison(&mut poisoned.params["encoder"], "blocks.1.mlp.fc1.weight", f64::NAN);
         let source = first_non_finite(&poisoned, &batch).unwrap();
         assert_eq!(source.parameter.as_deref(), Some("blocks.1.mlp.fc1.weight"));
         assert_eq!(failed(&lint(&poisoned, &batch)), ["all numbers are finite"]);
 
         // A finite weight that makes a product overflow: the operation is named, not what inherits from it.
         let mut poisoned = trainer.clone();
-        poison(&mut poisoned.params.encoder, "blocks.0.norm2.weight", 3e38);
+        poison(&mut poisoned.params["encoder"], "blocks.0.norm2.weight", 3e38);
         let source = first_non_finite(&poisoned, &batch).unwrap();
         let expected = record_names(&trainer, &batch);
         assert_eq!(source.parameter, None);
@@ -411,14 +339,14 @@ mod tests {
 
         // In the target encoder, which is on no tape.
         let mut poisoned = trainer.clone();
-        poison(poisoned.params.target.as_mut().unwrap(), "norm.bias", f64::INFINITY);
+        poison(&mut poisoned.params["target_encoder"], "norm.bias", f64::INFINITY);
         let source = first_non_finite(&poisoned, &batch).unwrap();
         assert!(source.in_target);
         assert_eq!(source.to_string(), "images 0 to 2, target encoder: the parameter norm.bias is not finite");
 
         // In the data, and only in the last chunk.
         let mut poisoned = batch.clone();
-        poisoned.images.as_mut_slice::<f32>()[6 * 3 * 256..].fill(f32::NAN);
+        poisoned.views[0].images.as_mut_slice::<f32>()[6 * 3 * 256..].fill(f32::NAN);
         let source = first_non_finite(&trainer, &poisoned).unwrap();
         assert_eq!((source.images.clone(), source.found.name), (6..7, "linear"), "{source}");
         assert!(matches!(source.found.origin, Origin::Constant { input: 0, .. }), "{source}");
@@ -426,7 +354,7 @@ mod tests {
 
     fn record_names(trainer: &Trainer, batch: &Batch) -> Vec<&'static str> {
         let tape = Tape::new();
-        record(trainer, &trainer.cut(batch, 0..3), &tape, &constants);
+        record(trainer, &trainer.chunk(batch, 0..3), &tape, &constants);
         tape.names()
     }
 }

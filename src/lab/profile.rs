@@ -211,8 +211,8 @@ fn saved_by_a_chunk(config: &RunConfig, trainer: &Trainer) -> Result<Vec<Saved>>
     let (encoder, seed) = (&config.model.encoder, config.seed);
     let mut rng = stream(seed, Purpose::Mask, [1, 0]);
     let (context, targets) = config.masking.sample(config.batch, encoder.patches(), &mut rng)?;
-    let shape = [config.batch, 3, encoder.image_size, encoder.image_size];
+    let shape = [config.batch, encoder.channels, encoder.image_size, encoder.image_size];
     let images = Tensor::normal(shape, 1.0, DType::F32, &mut stream(seed, Purpose::Eval, [0, 0]));
-    let batch = Batch { images, context, targets, noise: Noise::Drawn { seed, step: 1 } };
-    Ok(saved(trainer, &trainer.cut(&batch, 0..trainer.chunk_images.min(config.batch))))
+    let batch = Batch::masked(images, context, targets, Noise::Drawn { seed, step: 1 });
+    Ok(saved(trainer, &trainer.chunk(&batch, 0..trainer.chunk_images.min(config.batch))))
 }

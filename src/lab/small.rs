@@ -3,53 +3,52 @@
 use crate::data::Augment;
 use crate::kernels::Precision;
 use crate::methods::stop::TokenForm;
-use crate::methods::{Method, Model, ModelConfig};
+use crate::methods::{MethodConfig, ModelConfig};
 use crate::nn::{LinearInit, Params, Role};
 use crate::paper::Sigma;
 use crate::paper::masking::MultiBlock;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Indices, Tensor};
-use crate::train::{Batch, Masking, Noise, RunConfig, Trainer};
+use crate::train::{Batch, EmaMomentum, LearningRate, Masking, Noise, RunConfig, Trainer, WeightDecay};
 use crate::vit::{EncoderConfig, PredictorConfig};
 
 /// Every method, in every form that computes something else.
-pub fn every_method() -> Vec<Method> {
+pub fn every_method() -> Vec<MethodConfig> {
     let sigma = Sigma::from_std(0.5);
-    let stop = |tokens| Method::Stop { target_blocks: 1, sigma, tokens };
+    let stop = |tokens| MethodConfig::Stop { target_blocks: 1, sigma, tokens };
     vec![
-        Method::Ijepa { target_blocks: 1 },
-        Method::Ijepa { target_blocks: 2 },
+        MethodConfig::Ijepa { target_blocks: 1 },
+        MethodConfig::Ijepa { target_blocks: 2 },
         stop(TokenForm::Official),
         stop(TokenForm::Paper),
         stop(TokenForm::PositionsOnly),
-        Method::Mae { normalize_patches: false },
-        Method::Mae { normalize_patches: true },
+        MethodConfig::Mae { normalize_patches: false },
+        MethodConfig::Mae { normalize_patches: true },
     ]
 }
 
 /// A trainer of 16 × 16 images in patches of 4, two blocks each way, in chunks of three images. Its weights are in
 /// general position: no bias is 0, no γ is 1, and the target encoder is not the encoder, so that a term that vanishes
 /// at the usual start does not vanish here.
-pub fn trainer(method: Method, learned_positions: bool, dtype: DType) -> Trainer {
+pub fn trainer(method: MethodConfig, learned_positions: bool, dtype: DType) -> Trainer {
     let encoder = EncoderConfig {
         image_size: 16,
         patch_size: 4,
+        channels: 3,
         dim: 12,
         depth: 2,
         heads: 3,
         mlp_ratio: 4.0,
-        class_token: matches!(method, Method::Mae { .. }),
+        class_token: method.class_token(),
+        mask_token: false,
         patch_std: 0.3,
         position_scale: 0.5,
     };
     let predictor = PredictorConfig { dim: 8, depth: 2, heads: 2, learned_positions, embed_std: 0.3 };
     let config = ModelConfig { method, encoder, predictor, linear_init: LinearInit::Normal };
-    let (model, mut params) =
-        Model::new(&config, dtype, &mut stream(7, Purpose::Init, [0, 0])).expect("sizes that fit");
-    perturb(&mut params.encoder, 0.2, 1);
-    perturb(&mut params.predictor, 0.2, 2);
-    params.target.iter_mut().for_each(|target| perturb(target, 0.2, 3));
-    Trainer { chunk_images: 3, ..Trainer::new(model, params) }
+    let (method, mut params) = config.build(dtype, &mut stream(7, Purpose::Init, [0, 0])).expect("sizes that fit");
+    (1..).zip(params.modules_mut()).for_each(|(seed, module)| perturb(&mut module.params, 0.2, seed));
+    Trainer { chunk_images: 3, ..Trainer::new(method, params) }
 }
 
 /// Adds N(0, `std`²) to every trained parameter.
@@ -63,43 +62,43 @@ pub fn perturb(params: &mut Params, std: f64, seed: u64) {
 /// Seven images for such a trainer (so that the last chunk is smaller); for the methods with blocks, two context masks
 /// and two target blocks.
 pub fn batch(trainer: &Trainer) -> Batch {
-    let (images, dtype) = (7, trainer.params.encoder.iter().next().map_or(DType::F32, |p| p.value.dtype()));
+    let (images, dtype) = (7, trainer.params["encoder"].iter().next().map_or(DType::F32, |p| p.value.dtype()));
     let masks = |start: u32, n: u32| {
         Indices::from_rows(&(0..images).map(|i| (0..n).map(|k| (start + i + 3 * k) % 16).collect()).collect::<Vec<_>>())
     };
-    let (context, targets) = match trainer.model.config.method {
-        Method::Mae { .. } => (vec![masks(0, 4)], vec![masks(1, 5)]),
-        Method::Ijepa { .. } | Method::Stop { .. } => (vec![masks(0, 5), masks(2, 5)], vec![masks(1, 3), masks(7, 3)]),
+    let (context, targets) = if trainer.config().encoder.class_token {
+        (vec![masks(0, 4)], vec![masks(1, 5)])
+    } else {
+        (vec![masks(0, 5), masks(2, 5)], vec![masks(1, 3), masks(7, 3)])
     };
     let pixels = Tensor::normal([images as usize, 3, 16, 16], 1.0, dtype, &mut stream(3, Purpose::Eval, [0, 0]));
-    Batch { images: pixels, context, targets, noise: Noise::Drawn { seed: 5, step: 1 } }
+    Batch::masked(pixels, context, targets, Noise::Drawn { seed: 5, step: 1 })
 }
 
 /// StoP in the official form, the third of [`every_method`].
-pub fn stop() -> Method {
+pub fn stop() -> MethodConfig {
     every_method().swap_remove(2)
 }
 
 /// Five steps of ten images of `shapes` for such a trainer's model.
 pub fn run(trainer: &Trainer) -> RunConfig {
+    let model = trainer.config().clone();
+    let masking = match model.method.masking(4) {
+        Masking::Blocks(blocks) => Masking::Blocks(MultiBlock { min_keep: 1, ..blocks }),
+        random => random,
+    };
     RunConfig {
-        model: trainer.model.config.clone(),
+        model,
         data: "shapes".into(),
         normalization: None,
         init: None,
-        masking: match trainer.model.config.method {
-            Method::Mae { .. } => Masking::Random { ratio: 0.75 },
-            Method::Ijepa { .. } | Method::Stop { .. } => {
-                Masking::Blocks(MultiBlock { min_keep: 1, ..MultiBlock::for_small_grid((4, 4)) })
-            }
-        },
+        masking,
         augment: Augment { scale: (0.5, 1.0), flip: 0.5 },
         batch: 10,
         steps: 5,
-        warmup: 1,
-        lr: [1e-3, 1e-2, 1e-3],
-        weight_decay: [0.04, 0.4],
-        ema: [0.9, 1.0],
+        lr: LearningRate { start: 1e-3, peak: 1e-2, end: 1e-3, warmup: 1 },
+        weight_decay: WeightDecay { start: 0.04, end: 0.4 },
+        ema: EmaMomentum { start: 0.9, end: 1.0 },
         precision: Precision::F32,
         seed: 1,
     }
@@ -107,8 +106,7 @@ pub fn run(trainer: &Trainer) -> RunConfig {
 
 /// Every bit of every parameter of a trainer in f32: what has to be the same in two runs that are to be the same run.
 pub fn bits(trainer: &Trainer) -> Vec<u32> {
-    let modules = [Some(&trainer.params.encoder), Some(&trainer.params.predictor), trainer.params.target.as_ref()];
-    let params = modules.into_iter().flatten().flat_map(Params::iter);
+    let params = trainer.params.modules().iter().flat_map(|module| module.params.iter());
     params.flat_map(|p| p.value.as_slice::<f32>().iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect()
 }
 

@@ -3,36 +3,94 @@
 //! The official decoder puts the tokens back in raster order before it adds positions; as it is equivariant to
 //! their order, it is enough that every token gets the position it came from, and the masked ones may stand last.
 
-use super::model::Chunk;
+use rand::Rng;
+
+use super::config::{ModelConfig, Networks};
+use super::{Chunk, MaskedPrediction, ModelParams, ModelWeights};
 use crate::autograd::{Var, ops};
-use crate::nn::Weights;
-use crate::paper::{context_token, masked_token};
-use crate::tensor::Tensor;
-use crate::vit::Predictor;
+use crate::nn::{Role, Weights};
+use crate::paper::{Loss, context_token, masked_token};
+use crate::tensor::{DType, Tensor};
+use crate::vit::{Encoder, Names, Predictor};
 
 /// ε of the per-patch normalization, added to the variance.
 const PATCH_EPS: f64 = 1e-6;
 
-/// What the decoder sees: the class token and the kept patches, projected (Eq. 1); the mask token at the removed
-/// positions (Eq. 2).
-pub fn tokens(decoder: &Predictor, phi: &Weights, s_x: &Var, chunk: &Chunk) -> (Var, Var) {
-    let psi = &phi[decoder.position]; // [1, 1 + K, d_p], the class token's zeros first
-    let patches = psi.shape()[1] - 1;
-    let (class, grid) = (ops::slice_tokens(psi, 0, 1), ops::slice_tokens(psi, 1, patches));
-    let rows = chunk.context.rows();
-    let kept = ops::gather_tokens(&grid, &chunk.context);
-    let psi_x = ops::concat_tokens(&[&ops::repeat_batch(&class, rows), &kept]);
-    let c = context_token(&psi_x, &phi[decoder.embed.weight], s_x, Some(&phi[decoder.embed.bias]));
-    (c, masked_token(&ops::gather_tokens(&grid, &chunk.targets), &phi[decoder.mask_token]))
+/// Deterministic positions, random masks; targets are pixels.
+#[derive(Clone, Debug)]
+pub struct Mae {
+    config: ModelConfig,
+    encoder: Encoder,
+    decoder: Predictor,
+    normalize_patches: bool,
 }
 
-/// What it should answer: the pixels of the removed patches, (py, px, c) inside a patch, \[R, N_t, 3p²\].
+impl Mae {
+    /// The method with fresh parameters: `encoder` and `predictor` (the decoder), which share the prefix `model` in files.
+    /// With `normalize_patches`, each target patch is normalized by its own mean and variance.
+    pub fn new(
+        config: &ModelConfig,
+        normalize_patches: bool,
+        dtype: DType,
+        rng: &mut impl Rng,
+    ) -> (Self, ModelParams) {
+        let pixels = config.encoder.channels * config.encoder.patch_size.pow(2);
+        let networks = Networks::new(config, pixels, Names::Decoder, Role::Trained, dtype, rng);
+        let (encoder, decoder) = (networks.encoder.clone(), networks.predictor.clone());
+        (Mae { config: config.clone(), encoder, decoder, normalize_patches }, networks.under_one_prefix("model"))
+    }
+}
+
+impl MaskedPrediction for Mae {
+    fn name(&self) -> &str {
+        self.config.method.name()
+    }
+
+    fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    fn predictor(&self) -> &Predictor {
+        &self.decoder
+    }
+
+    fn config(&self) -> Option<&ModelConfig> {
+        Some(&self.config)
+    }
+
+    /// The class token and the kept patches, projected (Eq. 1); the mask token at the removed positions (Eq. 2).
+    fn tokens(&self, phi: &Weights, s_x: &Var, chunk: &Chunk) -> (Var, Var) {
+        let g = &self.decoder;
+        let psi = &phi[g.position]; // [1, 1 + K, d_p], the class token's zeros first
+        let patches = psi.shape()[1] - 1;
+        let (class, grid) = (ops::slice_tokens(psi, 0, 1), ops::slice_tokens(psi, 1, patches));
+        let rows = chunk.context().rows();
+        let kept = ops::gather_tokens(&grid, chunk.context());
+        let psi_x = ops::concat_tokens(&[&ops::repeat_batch(&class, rows), &kept]);
+        let c = context_token(&psi_x, &phi[g.embed.weight], s_x, Some(&phi[g.embed.bias]));
+        (c, masked_token(&ops::gather_tokens(&grid, chunk.targets()), &phi[g.mask_token]))
+    }
+
+    fn targets(&self, _: &ModelWeights, chunk: &Chunk) -> Var {
+        targets(self.config.encoder.patch_size, self.normalize_patches, chunk)
+    }
+
+    fn loss(&self) -> Loss {
+        Loss::SquaredError
+    }
+
+    fn pixels(&self, chunk: &Chunk, predictions: &Tensor) -> Option<Tensor> {
+        Some(reconstruction(self.config.encoder.patch_size, self.normalize_patches, chunk, predictions))
+    }
+}
+
+/// What it should answer: the pixels of the removed patches, (py, px, c) inside a patch, \[R, N_t, C p²\].
 ///
 /// With `normalize`, each patch minus its mean, over √(variance + 10⁻⁶); the variance is the unbiased one, as the
 /// official code computes it.
 pub fn targets(patch: usize, normalize: bool, chunk: &Chunk) -> Var {
-    let images = Var::constant(chunk.images.clone());
-    let pixels = ops::gather_tokens(&ops::patchify(&images, patch, ops::PatchOrder::ChannelLast), &chunk.targets);
+    let images = Var::constant(chunk.images().clone());
+    let pixels = ops::gather_tokens(&ops::patchify(&images, patch, ops::PatchOrder::ChannelLast), chunk.targets());
     if !normalize {
         return pixels;
     }
@@ -43,7 +101,7 @@ pub fn targets(patch: usize, normalize: bool, chunk: &Chunk) -> Var {
     normal.into()
 }
 
-/// The images \[b, 3, S, S\] with the predictions \[R, N_t, 3p²\] in the place of their removed patches: what undoes
+/// The images \[b, C, S, S\] with the predictions \[R, N_t, C p²\] in the place of their removed patches: what undoes
 /// [`targets`]. Of a patch that several target blocks predict the last is shown.
 ///
 /// With `normalize` a prediction says how a patch varies about its mean, in its standard deviations, and neither of the
@@ -54,14 +112,14 @@ pub fn targets(patch: usize, normalize: bool, chunk: &Chunk) -> Var {
 #[track_caller]
 pub fn reconstruction(patch: usize, normalize: bool, chunk: &Chunk, predictions: &Tensor) -> Tensor {
     let [rows, removed, width] = predictions.dims("reconstruction: predictions");
-    assert_eq!((rows, removed), (chunk.targets.rows(), chunk.targets.per_row()), "reconstruction: predictions");
-    let (images, order) = (Var::constant(chunk.images.clone()), ops::PatchOrder::ChannelLast);
+    assert_eq!((rows, removed), (chunk.targets().rows(), chunk.targets().per_row()), "reconstruction: predictions");
+    let (images, order) = (Var::constant(chunk.images().clone()), ops::PatchOrder::ChannelLast);
     let [b, channels, height, side] = images.dims("reconstruction: images");
     let patches = ops::patchify(&images, patch, order);
     let (shape, truth) = (*patches.shape(), patches.value().to_f64_vec());
     let mut pixels = truth.clone();
     // Target block by target block, inside each image by image.
-    let places = (0..rows).flat_map(|r| chunk.targets.row(r).iter().map(move |&t| r % b * shape[1] + t as usize));
+    let places = (0..rows).flat_map(|r| chunk.targets().row(r).iter().map(move |&t| r % b * shape[1] + t as usize));
     for (place, predicted) in places.zip(predictions.to_f64_vec().chunks_exact(width)) {
         let place = place * width..(place + 1) * width;
         let (mean, std) = if normalize { moments(&truth[place.clone()]) } else { (0.0, 1.0) };
@@ -91,7 +149,7 @@ mod tests {
         // Two target blocks, of which each removes patch 2 of the second image.
         let targets = Indices::from_rows(&[vec![5, 0], vec![1, 2], vec![3, 4], vec![2, 0]]);
         let chunk =
-            Chunk { images: images.clone(), context: Indices::all(2, 1), targets: targets.clone(), noise: None };
+            Chunk::masked(images.clone(), Indices::all(2, 1), targets.clone(), None);
         for normalize in [false, true] {
             let answers = super::targets(4, normalize, &chunk).value().clone();
             assert!(reconstruction(4, normalize, &chunk, &answers).max_abs_diff(&images) < 1e-12);

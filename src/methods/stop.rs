@@ -1,10 +1,14 @@
 //! StoP (Bar et al., ICML 2024): I-JEPA whose masked tokens stand at stochastic positions.
 
-use super::model::Chunk;
+use rand::Rng;
+
+use super::config::{ModelConfig, Networks};
+use super::{Chunk, MaskedPrediction, ModelParams, ModelWeights, ijepa};
 use crate::autograd::{Var, ops};
-use crate::nn::{Role, Weights};
-use crate::paper::{context_token, tied_tokens};
-use crate::vit::Predictor;
+use crate::nn::{ParamId, Role, Weights};
+use crate::paper::{Loss, Sigma, context_token, tied_tokens};
+use crate::tensor::DType;
+use crate::vit::{Encoder, Names, Predictor};
 
 /// Of what a masked token is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,29 +24,85 @@ pub enum TokenForm {
     PositionsOnly,
 }
 
-impl TokenForm {
-    /// What becomes of `mask_token` and of the bias of `predictor_embed`.
-    pub(super) fn roles(self) -> (Role, Role) {
-        match self {
+/// Stochastic positions, Eqs. (3) to (6); targets as I-JEPA's.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    config: ModelConfig,
+    encoder: Encoder,
+    predictor: Predictor,
+    target_blocks: usize,
+    sigma: Sigma,
+    form: TokenForm,
+}
+
+impl Stop {
+    /// The method with fresh parameters: the modules of [`Ijepa`](super::Ijepa).
+    pub fn new(
+        config: &ModelConfig,
+        (target_blocks, sigma, form): (usize, Sigma, TokenForm),
+        dtype: DType,
+        rng: &mut impl Rng,
+    ) -> (Self, ModelParams) {
+        let (mask_token, bias) = match form {
             TokenForm::Official | TokenForm::PositionsOnly => (Role::Unread, Role::Trained),
             TokenForm::Paper => (Role::Trained, Role::Unread),
-        }
+        };
+        let mut networks = Networks::new(config, config.encoder.dim, Names::Predictor, mask_token, dtype, rng);
+        networks.phi.set_role(networks.predictor.embed.bias, bias);
+        let (encoder, predictor) = (networks.encoder.clone(), networks.predictor.clone());
+        let method = Stop { config: config.clone(), encoder, predictor, target_blocks, sigma, form };
+        (method, networks.with_target_encoder())
     }
 }
 
-/// What the predictor sees, Eq. (6): cᵢ = A s_{xᵢ} + ψᵢ, m_j = A n_j + ψ_j + m, with n the chunk's noise.
-///
-/// # Panics
-/// When the form needs noise and the chunk has none.
-#[track_caller]
-pub fn tokens(form: TokenForm, predictor: &Predictor, phi: &Weights, s_x: &Var, chunk: &Chunk) -> (Var, Var) {
-    let psi = &phi[predictor.position];
-    let (psi_x, psi_y) = (ops::gather_tokens(psi, &chunk.context), ops::gather_tokens(psi, &chunk.targets));
-    let (a, bias) = (&phi[predictor.embed.weight], &phi[predictor.embed.bias]);
-    let noise = || Var::constant(chunk.noise.clone().expect("StoP needs noise: the chunk has none"));
-    match form {
-        TokenForm::Official => tied_tokens(a, (s_x, &psi_x), (&noise(), &psi_y), bias, Some(bias)),
-        TokenForm::Paper => tied_tokens(a, (s_x, &psi_x), (&noise(), &psi_y), &phi[predictor.mask_token], None),
-        TokenForm::PositionsOnly => (context_token(&psi_x, a, s_x, Some(bias)), psi_y),
+impl MaskedPrediction for Stop {
+    fn name(&self) -> &str {
+        self.config.method.name()
+    }
+
+    fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    fn predictor(&self) -> &Predictor {
+        &self.predictor
+    }
+
+    fn config(&self) -> Option<&ModelConfig> {
+        Some(&self.config)
+    }
+
+    fn sigma(&self) -> Option<Sigma> {
+        (self.form != TokenForm::PositionsOnly).then_some(self.sigma)
+    }
+
+    /// In the official form the bias of `predictor_embed`.
+    fn mask_token(&self) -> ParamId {
+        match self.form {
+            TokenForm::Official | TokenForm::PositionsOnly => self.predictor.embed.bias,
+            TokenForm::Paper => self.predictor.mask_token,
+        }
+    }
+
+    /// Eq. (6): cᵢ = A s_{xᵢ} + ψᵢ, m_j = A n_j + ψ_j + m, with n the chunk's noise.
+    fn tokens(&self, phi: &Weights, s_x: &Var, chunk: &Chunk) -> (Var, Var) {
+        let g = &self.predictor;
+        let psi = &phi[g.position];
+        let (psi_x, psi_y) = (ops::gather_tokens(psi, chunk.context()), ops::gather_tokens(psi, chunk.targets()));
+        let (a, bias) = (&phi[g.embed.weight], &phi[g.embed.bias]);
+        let noise = || Var::constant(chunk.noise.clone().expect("StoP needs noise: the chunk has none"));
+        match self.form {
+            TokenForm::Official => tied_tokens(a, (s_x, &psi_x), (&noise(), &psi_y), bias, Some(bias)),
+            TokenForm::Paper => tied_tokens(a, (s_x, &psi_x), (&noise(), &psi_y), &phi[g.mask_token], None),
+            TokenForm::PositionsOnly => (context_token(&psi_x, a, s_x, Some(bias)), psi_y),
+        }
+    }
+
+    fn targets(&self, w: &ModelWeights, chunk: &Chunk) -> Var {
+        ijepa::targets(&self.encoder, &w["target_encoder"], self.target_blocks, chunk)
+    }
+
+    fn loss(&self) -> Loss {
+        Loss::SmoothL1
     }
 }

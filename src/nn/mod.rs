@@ -12,4 +12,4 @@ pub use ema::{Ema, update_ema};
 pub use init::{Init, LinearInit, NORMAL_STD};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
-pub use params::{Param, ParamId, Params, Role, Weights};
+pub use params::{Param, ParamGroup, ParamId, Params, Role, Weights};

@@ -35,6 +35,22 @@ impl Param {
     }
 }
 
+/// How the optimizer treats a parameter: factors of the step's learning rate and weight decay.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ParamGroup {
+    /// Of the learning rate: below 1 for the lower layers of a network that is fine-tuned.
+    pub lr_factor: f64,
+    /// Of the weight decay: 0 for biases and other vectors.
+    pub decay_factor: f64,
+}
+
+impl ParamGroup {
+    /// The official treatment: the full learning rate, and weight decay for what [decays](Param::decays).
+    pub fn of(param: &Param) -> Self {
+        ParamGroup { lr_factor: 1.0, decay_factor: if param.decays() { 1.0 } else { 0.0 } }
+    }
+}
+
 /// The place of a parameter in its [`Params`]. Layers keep these, not the values: so one layer serves the context
 /// encoder and the target encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,10 +115,17 @@ impl Params {
         self.iter().map(|p| p.value.elements()).sum()
     }
 
+    /// The same parameters, their values through `convert`: to another element type, to another device.
+    #[must_use]
+    pub fn map(&self, convert: impl Fn(&Tensor) -> Tensor) -> Self {
+        let convert = |p: &Param| Param { name: p.name.clone(), value: convert(&p.value), role: p.role };
+        Params { list: self.iter().map(convert).collect() }
+    }
+
     /// The same parameters in another element type.
+    #[must_use]
     pub fn to_dtype(&self, dtype: DType) -> Self {
-        let list = self.iter().map(|p| Param { value: p.value.to_dtype(dtype), ..p.clone() }).collect();
-        Params { list }
+        self.map(|x| x.to_dtype(dtype))
     }
 
     /// A view for a forward pass that is to be differentiated: trained parameters are leaves of `tape`, in order.

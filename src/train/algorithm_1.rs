@@ -10,10 +10,9 @@
 //!  7    s_x ← f_θ(x)                                    17  sgd_step(loss; {θ, φ, A, m})
 //! ```
 //!
-//! Lines 4 and 6 fill a [`Batch`]; line 9 is in [`Trainer::cut`]; lines 5 to 16 are [`Trainer::record`], on a few
-//! images at a time; line 17 is
-//! [`Trainer::step`]. (The comment of the paper's line 10 exchanges "masked" and "context", and the step of the
-//! target encoder's moving average is left out there.)
+//! Lines 4 and 6 fill a [`Batch`]; line 9 is in [`Trainer::chunk`]; lines 5 to 16 are [`Method::record`], on a few images
+//! at a time; line 17 is [`Trainer::step`]. (The comment of the paper's line 10 exchanges "masked" and "context", and the step
+//! of the target encoder's moving average is left out there.)
 //!
 //! **Parallel over chunks of images, sequential inside.** A chunk runs from patches to gradients on one thread and one
 //! tape, with activations that fit its core's cache. **Same bits, however many threads:** chunks are cut by the batch
@@ -21,31 +20,59 @@
 //! fixed order: in a row within a lane, lanes along a binary tree.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::autograd::{Tape, Var};
+use super::non_finite::{NonFiniteSource, first_non_finite};
+use crate::autograd::Tape;
 use crate::kernels::Precision;
 use crate::kernels::meter::{self, Phase};
-use crate::lab::graph::{NonFiniteSource, first_non_finite};
-use crate::methods::{Chunk, Model, ModelParams};
-use crate::nn::{AdamW, Ema, Params, Role, Weights};
+use crate::methods::{Chunk, Method, ModelConfig, ModelParams, Number, Recording, View};
+use crate::nn::{AdamW, Ema};
 use crate::paper::sample_noise;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{Indices, Tensor};
 use crate::{Error, Result};
 
+/// One view of each image of a batch, with its masks.
+#[derive(Clone, Debug)]
+pub struct BatchView {
+    /// \[B, C, S, S\]
+    pub images: Tensor,
+    /// B_x: for each of E context masks, B rows; none: every token is visible.
+    pub context: Vec<Indices>,
+    /// B_y: for each of P target blocks, B rows; none: nothing is predicted.
+    pub targets: Vec<Indices>,
+}
+
 /// What one step trains on: lines 4 and 6.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// I_x: \[B, 3, S, S\]
-    pub images: Tensor,
-    /// B_x: for each of E context masks, B rows.
-    pub context: Vec<Indices>,
-    /// B_y: for each of P target blocks, B rows.
-    pub targets: Vec<Indices>,
+    /// The views that the method [wants](Method::views), in that order.
+    pub views: Vec<BatchView>,
+    /// The class of each image, B rows of one, where the method [wants](Method::wants_labels) it.
+    pub labels: Option<Indices>,
     /// Where line 9 gets its noise.
     pub noise: Noise,
+}
+
+impl Batch {
+    /// One view of each image with masks: what the methods of the paper want. `images` are \[B, C, S, S\]; there are B rows
+    /// for each of E context masks, and for each of P target blocks.
+    pub fn masked(images: Tensor, context: Vec<Indices>, targets: Vec<Indices>, noise: Noise) -> Self {
+        Batch { views: vec![BatchView { images, context, targets }], labels: None, noise }
+    }
+
+    /// B, the number of images.
+    pub fn len(&self) -> usize {
+        self.views.first().map_or(0, |view| view.images.shape()[0])
+    }
+
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Where the noise n comes from.
@@ -74,34 +101,32 @@ pub struct StepParams {
     pub ema_momentum: f64,
 }
 
-/// What a chunk, or several summed, found.
+/// The loss of some images and its gradient.
 #[derive(Debug)]
 pub struct LossAndGradients {
-    /// The mean loss over the batch.
-    pub loss: f64,
-    /// Its gradient for each trained parameter of θ, then φ, in order.
+    /// The mean loss over the batch, a scalar.
+    pub loss: Tensor,
+    /// Its gradient for each of [`ModelParams::trained_params`], in order.
     pub gradients: Vec<Tensor>,
+    /// The means over the batch that the method [wants](crate::methods::Recording::means).
+    pub means: Vec<Tensor>,
 }
 
-/// What stands on a tape after lines 5 to 16, and beside it.
-#[derive(Debug)]
-pub struct Recording {
-    /// θ
-    pub theta: Weights,
-    /// φ
-    pub phi: Weights,
-    /// The targets, off the tape.
-    pub s_y: Var,
-    /// The loss, a scalar.
-    pub loss: Var,
+/// What a step has to say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepOutcome {
+    /// The loss before the step.
+    pub loss: f64,
+    /// The method's own [numbers](Method::numbers) after it.
+    pub numbers: Vec<Number>,
 }
 
-/// A model in training: parameters and the optimizer's memory.
+/// A method in training: parameters and the optimizer's memory.
 #[derive(Clone, Debug)]
 pub struct Trainer {
     /// What is computed.
-    pub model: Model,
-    /// θ, φ (with A and m), and the target encoder.
+    pub method: Arc<dyn Method>,
+    /// With what.
     pub params: ModelParams,
     /// Moments and step count.
     pub optimizer: AdamW,
@@ -114,29 +139,40 @@ pub struct Trainer {
 
 impl Trainer {
     /// A model about to start, in chunks whose activations fit a core's cache.
-    pub fn new(model: Model, params: ModelParams) -> Self {
-        let optimizer = AdamW::new(&params.trained());
-        let chunk_images = default_chunk(&model);
-        Trainer { model, params, optimizer, chunk_images, precision: Precision::F32 }
+    pub fn new(method: Arc<dyn Method>, params: ModelParams) -> Self {
+        let trained: Vec<_> = params.trained().collect();
+        let optimizer = AdamW::new(&trained);
+        let chunk_images = default_chunk(&*method);
+        Trainer { method, params, optimizer, chunk_images, precision: Precision::F32 }
     }
 
-    /// Line 17: one step on a batch. Gives the loss before the step.
+    /// The configuration of a method of this crate.
+    ///
+    /// # Panics
+    /// When the method is from outside.
+    #[track_caller]
+    pub fn config(&self) -> &ModelConfig {
+        self.method.config().expect("a method of this crate")
+    }
+
+    /// Line 17: one step on a batch.
     ///
     /// # Errors
     /// [`Error::Training`] when a trained parameter got no gradient, or the loss or a gradient is not finite: it names the
     /// first operation that made a number which is not. Nothing is changed.
-    pub fn step(&mut self, batch: &Batch, hyper: &StepParams) -> Result<f64> {
+    pub fn step(&mut self, batch: &Batch, params: &StepParams) -> Result<StepOutcome> {
         let found = self.gradients(batch)?;
-        if let Some(problem) = self.unusable(&found) {
+        if let Some(problem) = self.not_finite(&found) {
             return Err(self.non_finite(problem, first_non_finite(self, batch)));
         }
-        let LossAndGradients { loss, gradients } = found;
+        let LossAndGradients { loss, gradients, means } = found;
         let _phase = meter::phase_of_all(Phase::Optimizer);
-        let ModelParams { encoder, predictor, target } = &mut self.params;
-        let ema = target.as_mut().map(|target| Ema { momentum: hyper.ema_momentum, target });
-        let modules = [(encoder, ema), (predictor, None)];
-        self.optimizer.update_averaged(modules, gradients, hyper.lr, hyper.weight_decay);
-        Ok(loss)
+        let ema = |target| Ema { momentum: params.ema_momentum, target };
+        let modules = self.params.trained_and_average().into_iter();
+        let modules = modules.map(|(module, average)| (module, average.map(ema)));
+        self.optimizer.update_averaged(modules, gradients, params.lr, params.weight_decay);
+        self.method.next_state(&mut self.params.state, &means);
+        Ok(StepOutcome { loss: loss.item(), numbers: self.method.numbers(&self.params, &means) })
     }
 
     /// Looks at every value and every gradient of a step, whether or not the loss and the parameters' gradients depend on
@@ -144,22 +180,21 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Training`] when one is not finite: it names the first operation that made such a number.
-    pub fn examine(&self, batch: &Batch) -> Result<()> {
+    pub fn check_finite(&self, batch: &Batch) -> Result<()> {
         match first_non_finite(self, batch) {
             None => Ok(()),
             found => Err(self.non_finite("a number on the way to the loss or back is not finite".into(), found)),
         }
     }
 
-    /// Why no step can be made with what was found, if so.
-    fn unusable(&self, LossAndGradients { loss, gradients }: &LossAndGradients) -> Option<String> {
+    /// What of the loss and the gradients is not finite, if anything.
+    fn not_finite(&self, LossAndGradients { loss, gradients, .. }: &LossAndGradients) -> Option<String> {
         let _phase = meter::phase_of_all(Phase::Optimizer);
         if !loss.is_finite() {
-            return Some(format!("the loss is {loss}"));
+            return Some(format!("the loss is {}", loss.item()));
         }
         let bad = gradients.par_iter().position_first(|gradient| !AdamW::accepts(gradient))?;
-        let trained = self.params.trained().into_iter().flat_map(|p| p.iter()).filter(|p| p.role == Role::Trained);
-        let name = trained.map(|param| &param.name[..]).nth(bad).unwrap_or("?");
+        let name = self.params.trained_params().map(|param| &param.name[..]).nth(bad).unwrap_or("?");
         let what = if gradients[bad].is_finite() { "too large to be squared" } else { "not finite" };
         Some(format!("the gradient of {name} is {what}"))
     }
@@ -181,7 +216,7 @@ impl Trainer {
     /// When the batch is empty.
     #[track_caller]
     pub fn gradients(&self, batch: &Batch) -> Result<LossAndGradients> {
-        let images = batch.images.shape()[0];
+        let images = batch.len();
         assert!(images > 0 && self.chunk_images > 0, "gradients: {images} images in chunks of {}", self.chunk_images);
         let chunks: Vec<Range<usize>> =
             (0..images).step_by(self.chunk_images).map(|i| i..(i + self.chunk_images).min(images)).collect();
@@ -189,94 +224,100 @@ impl Trainer {
         self.sum(batch, &chunks, chunks.len().div_ceil(lanes))
     }
 
-    /// The chunks' findings: up to `in_a_row` one after the other, each adding to what the last one found; more along a
+    /// The sum over chunks: up to `in_a_row` one after the other, each adding to what the last one found; more along a
     /// binary tree, the halves of each node at once.
     fn sum(&self, batch: &Batch, chunks: &[Range<usize>], in_a_row: usize) -> Result<LossAndGradients> {
         if chunks.len() <= in_a_row {
-            let nothing = LossAndGradients { loss: 0.0, gradients: Vec::new() };
-            return chunks.iter().try_fold(nothing, |sum, chunk| self.chunk(batch, chunk.clone(), sum));
+            let sum = chunks.iter().try_fold(None, |sum, chunk| self.add_chunk(batch, chunk.clone(), sum).map(Some))?;
+            return Ok(sum.expect("at least one chunk"));
         }
         let (left, right) = chunks.split_at(chunks.len().div_ceil(in_a_row).div_ceil(2) * in_a_row);
         let (left, right) = rayon::join(|| self.sum(batch, left, in_a_row), || self.sum(batch, right, in_a_row));
         let (mut left, right) = (left?, right?);
         let _phase = meter::phase(Phase::GradientSum);
-        left.loss += right.loss;
+        left.loss.add_assign(&right.loss);
         left.gradients.iter_mut().zip(&right.gradients).for_each(|(sum, g)| sum.add_assign(g));
+        left.means.iter_mut().zip(&right.means).for_each(|(sum, mean)| sum.add_assign(mean));
         Ok(left)
     }
 
-    /// Lines 5 to 16 for some images of a batch, and the reverse sweep, added to what was found before (with no
-    /// gradients: nothing).
-    fn chunk(&self, batch: &Batch, images: Range<usize>, sum: LossAndGradients) -> Result<LossAndGradients> {
+    /// Lines 5 to 16 for some images of a batch, and the reverse sweep, added to what was found before.
+    fn add_chunk(
+        &self,
+        batch: &Batch,
+        images: Range<usize>,
+        sum: Option<LossAndGradients>,
+    ) -> Result<LossAndGradients> {
         let (_phase, _products) = (meter::phase(Phase::Rest), self.precision.enter());
-        let share = images.len() as f64 / batch.images.shape()[0] as f64;
-        let chunk = self.cut(batch, images); // with line 9: n_j ~ N(0, σI)
+        let share = images.len() as f64 / batch.len() as f64;
+        let chunk = self.chunk(batch, images); // with line 9: n_j ~ N(0, σI)
         let tape = Tape::new();
-        let averaged = self.params.target.as_ref().map(Params::constants);
-        let Recording { theta, phi, loss, .. } = self.record(&chunk, &tape, averaged.as_ref());
+        let weights = self.params.on(&tape);
+        let recording = self.method.record(&weights, &chunk); // lines 5 to 16
 
-        let places = self.params.trained().into_iter().flat_map(|p| p.iter()).zip(theta.iter().chain(phi.iter()));
-        let trained: Vec<_> = places.filter(|(param, _)| param.role == Role::Trained).collect();
+        let Recording { loss, means } = recording;
+        let mut found = LossAndGradients {
+            loss: loss.value().scaled(share),
+            gradients: Vec::new(),
+            means: means.iter().map(|mean| mean.scaled(share)).collect(),
+        };
+        let mut before = Vec::new();
+        if let Some(sum) = sum {
+            found.loss.add_assign(&sum.loss);
+            found.means.iter_mut().zip(&sum.means).for_each(|(mean, sum)| mean.add_assign(sum));
+            before = sum.gradients;
+        }
         let dloss = Tensor::full(*loss.shape(), share, loss.dtype());
-        let mut found = tape.backward_onto(&loss, dloss, trained.iter().map(|(_, place)| *place).zip(sum.gradients));
-        let gradients = trained
-            .into_iter()
-            .map(|(param, place)| found.take(place).ok_or_else(|| self.no_gradient(&param.name)))
-            .collect::<Result<_>>()?;
-        Ok(LossAndGradients { loss: sum.loss + share * loss.item(), gradients })
-    }
-
-    /// Lines 5 to 16, with θ and φ as leaves of `tape`. `averaged` are the target encoder's weights.
-    ///
-    /// # Panics
-    /// When the method has a target encoder and `averaged` is `None`.
-    #[doc(alias = "Algorithm 1")]
-    pub fn record(&self, chunk: &Chunk, tape: &Tape, averaged: Option<&Weights>) -> Recording {
-        let Trainer { model, params, .. } = self;
-        let (theta, phi) = (params.encoder.on(tape), params.predictor.on(tape));
-
-        let s_x = model.encode(&theta, chunk); //              5, 7:   s_x ← f_θ(x)
-        let (c, m) = model.tokens(&phi, &s_x, chunk); //       11, 12: m = An + ψ_By + m,  c = As_x + ψ_Bx
-        let s_y_hat = model.predict(&phi, &c, &m); //          14:     ŝ_y ← g_φ(c, m)
-        let s_y = model.targets(averaged, chunk); //           15:     s_y ← get_target(y)
-        let loss = model.loss(&s_y_hat, &s_y); //              16:     loss ← L(ŝ_y, s_y)
-
-        Recording { theta, phi, s_y, loss }
+        let mut gradients = tape.backward_onto(&loss, dloss, weights.leaves().zip(before));
+        for (leaf, param) in weights.leaves().zip(self.params.trained_params()) {
+            found.gradients.push(gradients.take(leaf).ok_or_else(|| self.no_gradient(&param.name))?);
+        }
+        Ok(found)
     }
 
     /// Some images of a batch with their masks and noise, in the row order of the official code: target block by
     /// target block, inside each context mask by context mask, inside each image by image.
-    pub fn cut(&self, batch: &Batch, images: Range<usize>) -> Chunk {
+    pub fn chunk(&self, batch: &Batch, images: Range<usize>) -> Chunk {
         let _phase = meter::phase(Phase::Data);
-        let rows = |masks: &[Indices]| -> Vec<Indices> { masks.iter().map(|m| m.slice_rows(images.clone())).collect() };
-        let context_masks = batch.context.len();
-        let targets: Vec<Indices> = rows(&batch.targets).iter().map(|m| m.repeat(context_masks)).collect();
-        let targets = Indices::concat(&targets);
-        let noise = self.model.config.method.sigma().map(|sigma| match &batch.noise {
+        let view = |view: &BatchView| {
+            let rows = |masks: &[Indices], repeat: usize| {
+                let rows: Vec<_> = masks.iter().map(|m| m.slice_rows(images.clone()).repeat(repeat)).collect();
+                (!rows.is_empty()).then(|| Indices::concat(&rows))
+            };
+            View {
+                images: view.images.rows(images.clone()),
+                context: rows(&view.context, 1),
+                targets: rows(&view.targets, view.context.len().max(1)),
+            }
+        };
+        Chunk {
+            views: batch.views.iter().map(view).collect(),
+            labels: batch.labels.as_ref().map(|labels| labels.slice_rows(images.clone())),
+            noise: self.noise(batch, images),
+        }
+    }
+
+    /// Line 9: the noise for some images of a batch, \[P E b, N_t, d_e\].
+    fn noise(&self, batch: &Batch, images: Range<usize>) -> Option<Tensor> {
+        let (sigma, view) = (self.method.sigma()?, &batch.views[0]);
+        let (context_masks, per_image) = (view.context.len().max(1), view.targets[0].per_row());
+        let runs: Vec<Tensor> = match &batch.noise {
             Noise::Drawn { seed, step } => {
-                let blocks = context_masks * batch.targets.len();
-                let shape = [blocks, targets.per_row(), self.model.config.encoder.dim];
+                let blocks = context_masks * view.targets.len();
+                let shape = [blocks, per_image, self.method.encoder().config().dim];
                 let of_image = |image: usize| {
                     let mut rng = stream(*seed, Purpose::Noise, [*step, image as u64]);
-                    sample_noise(shape, sigma, batch.images.dtype(), &mut rng)
+                    sample_noise(shape, sigma, view.images.dtype(), &mut rng)
                 };
-                let drawn: Vec<Tensor> = images.clone().map(of_image).collect(); // [P E, N_t, d_e] each
-                let rows = (0..blocks).flat_map(|block| drawn.iter().map(move |n| n.rows(block..block + 1)));
-                Tensor::concat_rows(&rows.collect::<Vec<_>>()) // [P E b, N_t, d_e]
+                let drawn: Vec<Tensor> = images.map(of_image).collect(); // [P E, N_t, d_e] each
+                (0..blocks).flat_map(|block| drawn.iter().map(move |n| n.rows(block..block + 1))).collect()
             }
             Noise::Given(blocks) => {
-                let total = batch.images.shape()[0];
-                let runs = blocks.iter().flat_map(|n| (0..context_masks).map(move |e| (n, e * total)));
-                let runs: Vec<Tensor> = runs.map(|(n, at)| n.rows(at + images.start..at + images.end)).collect();
-                Tensor::concat_rows(&runs)
+                let runs = blocks.iter().flat_map(|n| (0..context_masks).map(move |e| (n, e * batch.len())));
+                runs.map(|(n, at)| n.rows(at + images.start..at + images.end)).collect()
             }
-        });
-        Chunk {
-            images: batch.images.rows(images.clone()),
-            context: Indices::concat(&rows(&batch.context)),
-            targets,
-            noise,
-        }
+        };
+        Some(Tensor::concat_rows(&runs))
     }
 
     fn no_gradient(&self, name: &str) -> Error {
@@ -297,11 +338,10 @@ const LANES: Range<usize> = 8..16;
 
 /// Images in a chunk, by how much one image holds in a block: measured, see docs/performance.md. More, and activations
 /// fall out of the level-2 cache; fewer, and there is too little to multiply each weight with. At most 8, so that a
-/// batch of 64 keeps eight threads busy; a power of two, so that
-/// it divides the usual batches.
-fn default_chunk(model: &Model) -> usize {
+/// batch of 64 keeps eight threads busy; a power of two, so that it divides the usual batches.
+fn default_chunk(method: &dyn Method) -> usize {
     const ELEMENTS: usize = 1 << 16;
-    let encoder = &model.config.encoder;
+    let encoder = method.encoder().config();
     let images = (ELEMENTS / (encoder.patches() * encoder.dim)).clamp(1, 8);
     1 << images.ilog2()
 }

@@ -1,22 +1,24 @@
 //! Checkpoints: safetensors under the official names, with the configuration in the metadata.
 //!
-//! `encoder.*`, `predictor.*`, `target_encoder.*` (MAE: `model.*`), f32. What training goes on with has AdamW's moments
-//! too, as `optimizer.m.` and `optimizer.v.` before the name of the parameter. PyTorch's safetensors opens both; nothing
-//! in them is specific to this crate but the metadata, to which [`safetensors`] adds checksums:
+//! Modules under their [prefixes](crate::methods::Module::prefix), `encoder.*`, `predictor.*`, `target_encoder.*` (MAE:
+//! `model.*`), and what else a method remembers as `state.*`, f32. What training goes on with has AdamW's moments too, as
+//! `optimizer.m.` and `optimizer.v.` before the name of the parameter. PyTorch's safetensors opens both; nothing in them is
+//! specific to this crate but the metadata, to which [`safetensors`] adds checksums:
 //!
 //! | key | value |
 //! |---|---|
-//! | `format` | `stop-mim-1` |
+//! | `format` | `stop-mim-2` |
 //! | `config` | the run's configuration as JSON |
 //! | `step` | steps done |
 //! | `draws` | [`DRAWS`]: by which order, crops, masks and noise follow from the seed |
-//! | `upkeep` | [`CheckpointPolicy`] as JSON, where there is an optimizer |
+//! | `policy` | [`CheckpointPolicy`] as JSON, where there is an optimizer |
 //! | `optimizer` | AdamW's β₁, β₂ and ε as JSON, likewise; a file without has the official ones |
 //!
 //! Order, crops, masks, noise and schedules follow from the seed and the step: there is no random state to save.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,15 +26,14 @@ use super::algorithm_1::Trainer;
 use super::config::RunConfig;
 use super::pretrain::fresh_model;
 use super::safetensors::{self, Fit, Place, TensorFile, shown};
-use super::weights::{block_elements, encoder_elements};
-use crate::methods::{Method, Model, ModelConfig, ModelParams};
-use crate::nn::{AdamW, Params, Role};
+use crate::methods::{Method, ModelParams, Update};
+use crate::nn::{AdamW, Role};
 use crate::rng::DRAWS;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// The value of `format` in the metadata.
-const FORMAT: &str = "stop-mim-1";
+const FORMAT: &str = "stop-mim-2";
 
 /// A model as it was saved.
 #[derive(Clone, Debug)]
@@ -42,7 +43,7 @@ pub struct Checkpoint {
     /// Steps done when it was saved.
     pub step: usize,
     /// What is computed.
-    pub model: Model,
+    pub method: Arc<dyn Method>,
     /// With what.
     pub params: ModelParams,
 }
@@ -78,29 +79,27 @@ pub struct SavedRun {
     /// What decides it.
     pub config: RunConfig,
     /// How it is watched and kept.
-    pub upkeep: CheckpointPolicy,
+    pub policy: CheckpointPolicy,
     /// Model, parameters and optimizer; the step is the optimizer's.
     pub trainer: Trainer,
 }
 
-/// The modules of a model with the prefixes of their names.
-fn modules(params: &ModelParams) -> Vec<(&'static str, &Params)> {
-    match &params.target {
-        Some(target) => {
-            vec![("encoder", &params.encoder), ("predictor", &params.predictor), ("target_encoder", target)]
-        }
-        None => vec![("model", &params.encoder), ("model", &params.predictor)],
-    }
+/// The name in a file and the value of each parameter, and of what else the model remembers.
+fn named(params: &mut ModelParams) -> Vec<(String, &mut Tensor)> {
+    let (modules, state) = params.modules_and_state_mut();
+    let weights = modules.iter_mut().flat_map(|module| {
+        let prefix = module.prefix;
+        module.params.iter_mut().map(move |p| (format!("{prefix}.{}", p.name), &mut p.value))
+    });
+    weights.chain(state.iter_mut().map(|(name, x)| (format!("state.{name}"), x))).collect()
 }
 
 /// The names of what the optimizer remembers, in its order: m and v of each trained parameter.
 fn moment_names(params: &ModelParams) -> Vec<[String; 2]> {
-    let trained = modules(params).into_iter().filter(|(prefix, _)| *prefix != "target_encoder");
-    let names = |(prefix, module): (&str, &Params)| -> Vec<[String; 2]> {
-        let trained = module.iter().filter(|p| p.role == Role::Trained);
-        trained.map(|p| ["m", "v"].map(|moment| format!("optimizer.{moment}.{prefix}.{}", p.name))).collect()
-    };
-    trained.flat_map(names).collect()
+    let trained = params.modules().iter().filter(|module| module.update == Update::Trained);
+    let trained = trained.flat_map(|module| module.params.iter().map(|p| (module.prefix, p)));
+    let trained = trained.filter(|(_, p)| p.role == Role::Trained);
+    trained.map(|(prefix, p)| ["m", "v"].map(|moment| format!("optimizer.{moment}.{prefix}.{}", p.name))).collect()
 }
 
 /// Writes the weights of a model. An existing file is replaced only once the new one is complete.
@@ -116,11 +115,11 @@ pub fn save(path: &Path, config: &RunConfig, step: usize, params: &ModelParams) 
 ///
 /// # Errors
 /// When a weight or a moment is not finite (all such tensors are named), or the file cannot be written.
-pub fn save_run(path: &Path, config: &RunConfig, upkeep: &CheckpointPolicy, trainer: &Trainer) -> Result<()> {
+pub fn save_run(path: &Path, config: &RunConfig, policy: &CheckpointPolicy, trainer: &Trainer) -> Result<()> {
     let Trainer { params, optimizer, .. } = trainer;
     let mut metadata = metadata(config, optimizer.steps() as usize);
     let constants = Constants { betas: optimizer.betas, eps: optimizer.eps };
-    metadata.insert("upkeep".into(), serde_json::to_string(upkeep).expect("plain data"));
+    metadata.insert("policy".into(), serde_json::to_string(policy).expect("plain data"));
     metadata.insert("optimizer".into(), serde_json::to_string(&constants).expect("plain data"));
     let moments = moment_names(params).into_iter().zip(optimizer.moments());
     let moments = moments.flat_map(|([of_m, of_v], (m, v))| [(of_m, m), (of_v, v)]);
@@ -135,10 +134,9 @@ fn metadata(config: &RunConfig, step: usize) -> BTreeMap<String, String> {
 }
 
 fn weights(params: &ModelParams) -> Vec<(String, &Tensor)> {
-    let named = |(prefix, module): (&'static str, _)| {
-        Params::iter(module).map(move |p| (format!("{prefix}.{}", p.name), &p.value))
-    };
-    modules(params).into_iter().flat_map(named).collect()
+    let params_of = params.modules().iter().flat_map(|module| module.params.iter().map(|p| (module.prefix, p)));
+    let weights = params_of.map(|(prefix, p)| (format!("{prefix}.{}", p.name), &p.value));
+    weights.chain(params.state.iter().map(|(name, x)| (format!("state.{name}"), x))).collect()
 }
 
 /// Reads the weights from a checkpoint that [`save`] or [`save_run`] wrote.
@@ -147,8 +145,8 @@ fn weights(params: &ModelParams) -> Vec<(String, &Tensor)> {
 /// When the file cannot be read, is damaged, is not such a checkpoint, or does not hold exactly the tensors of its
 /// configuration; all that are missing, misshapen or unexpected are named.
 pub fn load(path: &Path) -> Result<Checkpoint> {
-    let File { config, step, model, params, .. } = read(path, false)?;
-    Ok(Checkpoint { config, step, model, params })
+    let File { config, step, method, params, .. } = read(path, false)?;
+    Ok(Checkpoint { config, step, method, params })
 }
 
 /// Reads all that a run needs to go on from a checkpoint that [`save_run`] wrote.
@@ -156,17 +154,17 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
 /// # Errors
 /// As [`load`]; and when there is no optimizer, or no checksum, in it.
 pub fn load_run(path: &Path) -> Result<SavedRun> {
-    let File { config, model, params, resumable, .. } = read(path, true)?;
-    let (upkeep, optimizer) = resumable.expect("asked for");
-    let trainer = Trainer { optimizer, precision: config.precision, ..Trainer::new(model, params) };
-    Ok(SavedRun { config, upkeep, trainer })
+    let File { config, method, params, resumable, .. } = read(path, true)?;
+    let (policy, optimizer) = resumable.expect("asked for");
+    let trainer = Trainer { optimizer, precision: config.precision, ..Trainer::new(method, params) };
+    Ok(SavedRun { config, policy, trainer })
 }
 
 /// What a file holds.
 struct File {
     config: RunConfig,
     step: usize,
-    model: Model,
+    method: Arc<dyn Method>,
     params: ModelParams,
     resumable: Option<(CheckpointPolicy, AdamW)>,
 }
@@ -179,6 +177,10 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
     let metadata = file.metadata().unwrap_or(&none);
     match metadata.get("format").map(String::as_str) {
         Some(FORMAT) => {}
+        Some("stop-mim-1") => {
+            let hint = "read it with version 0.1, or give its weights under another prefix to features or --init";
+            return Err(Error::file(path, "a checkpoint of version 0.1, whose configuration this version does not read", hint));
+        }
         Some(other) => return Err(unusable(format!("format '{}', where '{FORMAT}' is expected", shown(other)))),
         None => return Err(unusable("no stop-mim metadata in it".into())),
     }
@@ -191,7 +193,7 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
     // Memory is asked for only as much as the file has: for the model here, and for masks in the second check.
     let cannot_work = |e| unusable(format!("its configuration cannot work: {e}"));
     config.model.validate().map_err(cannot_work)?;
-    if elements(&config.model).saturating_mul(size_of::<f32>() as u64) > 2 * file.bytes() {
+    if config.model.elements().saturating_mul(size_of::<f32>() as u64) > 2 * file.bytes() {
         let bytes = file.bytes();
         return Err(unusable(format!("its tensors of {bytes} bytes are not half of the model that it describes")));
     }
@@ -200,7 +202,7 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
         return Err(unusable(format!("it is after step {step} of a run of {} steps", config.steps)));
     }
 
-    let (model, mut params) = fresh_model(&config)?;
+    let (method, mut params) = fresh_model(&config)?;
     let mut resumable = None;
     if to_resume {
         ["checksum", "crc32"].into_iter().try_for_each(|key| field(key).map(|_| ()))?;
@@ -211,8 +213,8 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
             let hint = "resume it with the version that began it, or begin a new run with its weights (--init)";
             return Err(Error::file(path, problem, hint));
         }
-        let upkeep = serde_json::from_str(field("upkeep")?).map_err(|e| unreadable("its upkeep", e))?;
-        let mut optimizer = AdamW::new(&params.trained());
+        let policy = serde_json::from_str(field("policy")?).map_err(|e| unreadable("its checkpoint policy", e))?;
+        let mut optimizer = AdamW::new(&params.trained().collect::<Vec<_>>());
         if let Some(constants) = metadata.get("optimizer") {
             let unreadable = |e| unreadable("the constants of its optimizer", e);
             let Constants { betas, eps } = serde_json::from_str(constants).map_err(unreadable)?;
@@ -221,36 +223,16 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
             }
             (optimizer.betas, optimizer.eps) = (betas, eps);
         }
-        resumable = Some((upkeep, optimizer));
+        resumable = Some((policy, optimizer));
     }
     let names = moment_names(&params);
-    let ModelParams { encoder, predictor, target } = &mut params;
-    let modules = match target {
-        Some(target) => vec![("encoder", encoder), ("predictor", predictor), ("target_encoder", target)],
-        None => vec![("model", encoder), ("model", predictor)],
-    };
-    let params_of = |(prefix, module): (&'static str, _)| {
-        Params::iter_mut(module).map(move |p| Place::whole(format!("{prefix}.{}", p.name), &mut p.value))
-    };
-    let mut places: Vec<Place> = modules.into_iter().flat_map(params_of).collect();
+    let mut places: Vec<Place> = named(&mut params).into_iter().map(|(name, x)| Place::whole(name, x)).collect();
     if let Some((_, optimizer)) = &mut resumable {
         let moments = names.into_iter().zip(optimizer.resume(step as u64));
         places.extend(moments.flat_map(|([of_m, of_v], (m, v))| [Place::whole(of_m, m), Place::whole(of_v, v)]));
     }
     file.fill(places, &|name| to_resume || !name.starts_with("optimizer."), Fit::Strict)?;
-    Ok(File { config, step, model, params, resumable })
-}
-
-/// Numbers in a model's parameters, from its sizes alone.
-fn elements(config: &ModelConfig) -> u64 {
-    let ModelConfig { method, encoder, predictor, .. } = config;
-    let mae = u64::from(matches!(method, Method::Mae { .. }));
-    let [d_e, d_p, side, tokens] =
-        [encoder.dim, predictor.dim, encoder.patch_size, encoder.patches()].map(|n| n as u64);
-    let outputs = if mae == 1 { 3 * side * side } else { d_e };
-    let of_blocks = block_elements(predictor.depth, d_p, 4 * d_p);
-    let of_predictor = (d_e + 2 + tokens + mae) * d_p + of_blocks + (d_p + 1) * outputs;
-    (2 - mae) * encoder_elements(encoder) + of_predictor
+    Ok(File { config, step, method, params, resumable })
 }
 
 #[cfg(test)]
@@ -260,16 +242,18 @@ mod tests {
     use super::super::weights::{InitOptions, load_encoder};
     use super::*;
     use crate::lab::small;
+    use crate::methods::{MethodConfig, ModelConfig};
+    use crate::rng::{Purpose, stream};
     use crate::tensor::DType;
 
     const HYPER: StepParams = StepParams { lr: 0.01, weight_decay: 0.1, ema_momentum: 0.9 };
 
-    fn upkeep() -> CheckpointPolicy {
+    fn policy() -> CheckpointPolicy {
         CheckpointPolicy { diagnose_every: 3, checkpoint_every: 4, keep: 5, keep_every: 0, images: "few".into() }
     }
 
     /// A run after two steps, with constants that nobody would choose.
-    fn after_two_steps(method: Method) -> Trainer {
+    fn after_two_steps(method: MethodConfig) -> Trainer {
         let mut trainer = small::trainer(method, true, DType::F32);
         (trainer.optimizer.betas, trainer.optimizer.eps) =
             ((0.7123456789012345, 0.9876543210987654), 1.2345678901234567e-7);
@@ -279,7 +263,7 @@ mod tests {
     }
 
     fn save_to(file: &Scratch, trainer: &Trainer) -> Result<()> {
-        save_run(&file.0, &small::run(trainer), &upkeep(), trainer)
+        save_run(&file.0, &small::run(trainer), &policy(), trainer)
     }
 
     fn bits_of(params: &ModelParams) -> Vec<u64> {
@@ -318,7 +302,7 @@ mod tests {
             let (file, mut trainer) = (Scratch::new(&format!("saved-{k}"), &[]), after_two_steps(method));
             save_to(&file, &trainer).unwrap();
             let mut saved = load_run(&file.0).unwrap();
-            assert_eq!((&saved.config, &saved.upkeep), (&small::run(&trainer), &upkeep()));
+            assert_eq!((&saved.config, &saved.policy), (&small::run(&trainer), &policy()));
             assert!(bits(&saved.trainer) == bits(&trainer));
             let (m, v) = &trainer.optimizer.moments()[0];
             assert!(m.norm() > 0.0 && v.norm() > 0.0 && m.max_abs_diff(v) > 0.0, "or else a swap would not be seen");
@@ -388,7 +372,7 @@ mod tests {
         let sizes = &trainer.model.config.encoder;
         let encoder = load_encoder(&file.0, sizes, &InitOptions::default()).unwrap();
         let same = |(one, other): (&crate::nn::Param, &crate::nn::Param)| one.value.max_abs_diff(&other.value) == 0.0;
-        assert!(encoder.params.iter().zip(trainer.params.target.as_ref().unwrap().iter()).all(same));
+        assert!(encoder.params.iter().zip(trainer.params["target_encoder"].iter()).all(same));
         let x = Tensor::zeros([1], DType::F32);
         let more = ["target_encoder.more", "optimizer.m.more", "more"].map(|name| (name.to_owned(), &x));
         rewrite(&file, &[], &more);
@@ -417,7 +401,8 @@ mod tests {
         {
             assert!(error.contains(words), "no '{words}' in {error}");
         }
-        let of_target = ModelParams { target: overflown.params.target, ..good.params.clone() };
+        let mut of_target = good.params.clone();
+        of_target["target_encoder"] = overflown.params["target_encoder"].clone();
         let error = save(&file.0, &small::run(&good), 3, &of_target).unwrap_err().to_string();
         assert!(error.contains("target_encoder.patch_embed.proj.weight"), "{error}");
         for moment in 0..2 {
@@ -438,14 +423,13 @@ mod tests {
     fn elements_are_counted_before_a_model_is_made() {
         for method in small::every_method() {
             for (k, learned) in [(0, false), (1, true), (2, false), (3, true)] {
-                let mut config = small::trainer(method.clone(), learned, DType::F32).model.config;
+                let mut config = small::trainer(method.clone(), learned, DType::F32).config().clone();
                 let ModelConfig { encoder, predictor, .. } = &mut config;
                 (encoder.patch_size, encoder.depth, encoder.dim) = ([2, 4, 8, 16][k], 2 + k, 12 * (k + 1));
-                (predictor.depth, predictor.dim) = (1 + k, 8 * (k + 1));
-                let mut rng = crate::rng::stream(1, crate::rng::Purpose::Init, [0, 0]);
-                let (_, params) = Model::new(&config, DType::F32, &mut rng).unwrap();
-                let counted: usize = modules(&params).into_iter().map(|(_, module)| module.elements()).sum();
-                assert_eq!(elements(&config), counted as u64, "{config:?}");
+                (encoder.channels, predictor.depth, predictor.dim) = (1 + k, 1 + k, 8 * (k + 1));
+                let (_, params) = config.build(DType::F32, &mut stream(1, Purpose::Init, [0, 0])).unwrap();
+                let counted: usize = params.modules().iter().map(|module| module.params.elements()).sum();
+                assert_eq!(config.elements(), counted as u64, "{config:?}");
             }
         }
     }

@@ -5,53 +5,14 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use rand::Rng;
-
+use super::algorithm_1::StepParams;
 use super::schedule::{EmaMomentum, LearningRate, WeightDecay};
 use crate::data::{Augment, Normalization, check_image_size};
 use crate::files::{Crc32, ordinary};
 use crate::kernels::Precision;
-use crate::methods::ModelConfig;
-use crate::paper::masking::{MultiBlock, kept_tokens, random_masks};
-use crate::tensor::Indices;
+use crate::methods::{Masking, ModelConfig};
+use crate::paper::masking::kept_tokens;
 use crate::{Error, Result};
-
-/// Which tokens are hidden, and which predicted.
-#[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(
-    feature = "checkpoint",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(rename_all = "kebab-case", deny_unknown_fields)
-)]
-pub enum Masking {
-    /// Target blocks, and a context block without them: I-JEPA, StoP.
-    Blocks(MultiBlock),
-    /// A random share of the patches is removed and predicted: MAE.
-    Random {
-        /// The share removed. Official: 0.75.
-        ratio: f64,
-    },
-}
-
-impl Masking {
-    /// Masks for `batch` images of `tokens` tokens: the context masks B_x and the target blocks B_y, each with a row
-    /// for every image.
-    ///
-    /// # Errors
-    /// When no token would be kept, or none removed.
-    pub fn sample(&self, batch: usize, tokens: usize, rng: &mut impl Rng) -> Result<(Vec<Indices>, Vec<Indices>)> {
-        Ok(match self {
-            Masking::Blocks(blocks) => {
-                let masks = blocks.sample(batch, rng);
-                (masks.context, masks.targets)
-            }
-            Masking::Random { ratio } => {
-                let masks = random_masks(batch, tokens, *ratio, rng)?;
-                (vec![masks.kept], vec![masks.removed])
-            }
-        })
-    }
-}
 
 /// A file of weights that a run began with. The run goes on without it: this is for whoever asks where weights come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,12 +59,9 @@ pub struct RunConfig {
     pub model: ModelConfig,
     /// Where images come from, as [`crate::data::open`] reads it.
     pub data: String,
-    /// How pixels become numbers, for whoever reads the weights too. `None` (as in checkpoints of 0.1.0, which do not
-    /// say): as the data set suggests.
-    #[cfg_attr(feature = "checkpoint", serde(default))]
+    /// How pixels become numbers, for whoever reads the weights too. `None`: as the data set suggests.
     pub normalization: Option<Normalization>,
     /// The weights that the run began with; `None`: those that the seed draws.
-    #[cfg_attr(feature = "checkpoint", serde(default))]
     pub init: Option<Origin>,
     /// Which tokens are hidden.
     pub masking: Masking,
@@ -113,16 +71,13 @@ pub struct RunConfig {
     pub batch: usize,
     /// Steps in all, at most [`MOST_STEPS`](Self::MOST_STEPS).
     pub steps: usize,
-    /// Steps of warm-up.
-    pub warmup: usize,
-    /// Learning rate before the first step, at the end of the warm-up, at the end.
-    pub lr: [f64; 3],
-    /// Weight decay at the start and at the end.
-    pub weight_decay: [f64; 2],
-    /// Momentum of the target encoder at the start and at the end.
-    pub ema: [f64; 2],
+    /// The learning rate over the steps.
+    pub lr: LearningRate,
+    /// The weight decay over the steps.
+    pub weight_decay: WeightDecay,
+    /// The momentum of moving averages over the steps.
+    pub ema: EmaMomentum,
     /// What the operands of products are rounded to in training.
-    #[cfg_attr(feature = "checkpoint", serde(default))]
     pub precision: Precision,
     /// The one seed.
     pub seed: u64,
@@ -155,23 +110,22 @@ impl RunConfig {
             }
         }
         let positive = |x: f64| x > 0.0 && x.is_finite();
-        let check = |fine: bool, problem: String, hint: &str| match fine {
-            true => Ok(()),
-            false => Err(Error::config(problem, hint)),
+        let check = |fine: bool, problem: String, hint: &str| {
+            if fine { Ok(()) } else { Err(Error::config(problem, hint)) }
         };
-        let [start, peak, end] = self.lr;
+        let LearningRate { start, peak, end, warmup } = self.lr;
         check(
             positive(peak) && start >= 0.0 && end >= 0.0 && start.is_finite() && end.is_finite(),
             format!("a learning rate from {start} over {peak} to {end}"),
             "the peak must be positive, the others not negative",
         )?;
-        let decay = self.weight_decay;
+        let decay = [self.weight_decay.start, self.weight_decay.end];
         check(
             decay.iter().all(|d| *d >= 0.0 && d * peak < 1.0),
             format!("a weight decay of {decay:?} at a learning rate of {peak}"),
             "weight decay times learning rate must stay between 0 and 1",
         )?;
-        let ema = self.ema;
+        let ema = [self.ema.start, self.ema.end];
         check(
             ema.iter().all(|m| (0.0..=1.0).contains(m)),
             format!("an EMA momentum of {ema:?}"),
@@ -184,8 +138,8 @@ impl RunConfig {
             "ask for at most 10^12 steps: fewer --steps, or fewer --epochs",
         )?;
         check(
-            self.warmup <= self.steps,
-            format!("a warm-up of {} steps in a run of {}", self.warmup, self.steps),
+            warmup <= self.steps,
+            format!("a warm-up of {warmup} steps in a run of {}", self.steps),
             "make the warm-up shorter or the run longer",
         )
     }
@@ -195,24 +149,22 @@ impl RunConfig {
     /// # Errors
     /// [`Error::Config`] when it has no instructions for products in this precision.
     pub fn supported(&self) -> Result<()> {
-        match self.precision.is_available() {
-            true => Ok(()),
-            false => Err(Error::config(
-                "products in bf16 need a processor with AVX512-BF16, and this one has none",
-                "train in f32: leave out --precision; a run that began in bf16 can go on where it began",
-            )),
+        if self.precision.is_available() {
+            return Ok(());
         }
+        Err(Error::config(
+            "products in bf16 need a processor with AVX512-BF16, and this one has none",
+            "train in f32: leave out --precision; a run that began in bf16 can go on where it began",
+        ))
     }
 
-    /// The schedules of this run.
-    pub fn schedules(&self) -> (LearningRate, WeightDecay, EmaMomentum) {
-        let total = self.steps;
-        let [start, peak, end] = self.lr;
-        (
-            LearningRate { start, peak, end, warmup: self.warmup, total },
-            WeightDecay { start: self.weight_decay[0], end: self.weight_decay[1], total },
-            EmaMomentum { start: self.ema[0], end: self.ema[1], total },
-        )
+    /// The numbers of a step, counted from 1.
+    pub fn step_params(&self, step: usize) -> StepParams {
+        StepParams {
+            lr: self.lr.at(step, self.steps),
+            weight_decay: self.weight_decay.at(step, self.steps),
+            ema_momentum: self.ema.at(step, self.steps),
+        }
     }
 }
 

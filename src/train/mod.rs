@@ -4,6 +4,8 @@ mod algorithm_1;
 #[cfg(feature = "checkpoint")]
 pub mod checkpoint;
 mod config;
+mod diagnostics;
+mod non_finite;
 pub mod predictions;
 mod pretrain;
 #[cfg(feature = "checkpoint")]
@@ -14,7 +16,9 @@ mod schedule;
 #[cfg(feature = "checkpoint")]
 pub mod weights;
 
-pub use algorithm_1::{Batch, LossAndGradients, Noise, Recording, StepParams, Trainer};
-pub use config::{Masking, Origin, RunConfig};
-pub use pretrain::{Diagnostics, Failed, StepReport, Watch, fresh_model, go_on, pretrain};
+pub use algorithm_1::{Batch, BatchView, LossAndGradients, Noise, StepOutcome, StepParams, Trainer};
+pub use config::{Origin, RunConfig};
+pub use non_finite::{NonFiniteSource, first_non_finite};
+pub use pretrain::{Failed, StepReport, Watch, fresh_model, pretrain, resume};
+pub use crate::methods::Masking;
 pub use schedule::{EmaMomentum, LearningRate, WeightDecay};

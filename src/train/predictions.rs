@@ -2,12 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::config::Masking;
 use crate::Result;
 use crate::data::{Dataset, Normalization, evaluation_images};
 use crate::eval::resemblance;
-use crate::methods::{Chunk, Method, Model, ModelParams, mae};
-use crate::nn::{Params, Weights};
+use crate::methods::{Chunk, MaskedPrediction, Masking, ModelParams, ModelWeights};
 use crate::paper::sample_noise;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Indices, Tensor};
@@ -61,12 +59,12 @@ const PREDICTIONS: u64 = 2;
 /// # Errors
 /// When an image cannot be read, or the masks do not fit the model.
 pub fn predictions(
-    (model, params): (&Model, &ModelParams),
+    (method, params): (&dyn MaskedPrediction, &ModelParams),
     masking: &Masking,
     (images, normalization): (&dyn Dataset, &Normalization),
     seed: u64,
 ) -> Result<Vec<Prediction>> {
-    let (encoder, method) = (&model.config.encoder, &model.config.method);
+    let encoder = method.encoder().config();
     let side = encoder.image_size;
     let look = |i: usize| {
         let rng = &mut stream(seed, Purpose::Eval, [PREDICTIONS, i as u64]);
@@ -75,26 +73,22 @@ pub fn predictions(
         let (context, targets) = (context[0].clone(), Indices::concat(&targets));
         let draw = |sigma| sample_noise([targets.rows(), targets.per_row(), encoder.dim], sigma, DType::F32, rng);
         let noise = method.sigma().map(draw);
-        let image = Tensor::new([1, 3, side, side], evaluation_images(images, i..i + 1, normalization)?);
-        let chunk = Chunk { images: image, context, targets, noise };
-        let weights = [params.encoder.constants(), params.predictor.constants()];
-        let predicted = match *method {
-            Method::Mae { normalize_patches } => {
-                let answers = answers(model, &weights, &chunk);
-                let filled = mae::reconstruction(encoder.patch_size, normalize_patches, &chunk, &answers);
-                Predicted::Pixels(normalization.to_bytes(filled.as_slice()))
-            }
-            Method::Ijepa { .. } | Method::Stop { .. } => {
-                let everywhere = Chunk { targets: Indices::all(1, encoder.patches()), ..chunk.clone() };
-                let averaged = params.target.as_ref().map(Params::constants);
-                let s_y = model.targets(averaged.as_ref(), &everywhere).value().to_f64_vec();
-                Predicted::Features(heat_maps(model, &weights, &s_y, &chunk))
+        let pixels = evaluation_images(images, i..i + 1, normalization)?;
+        let image = Tensor::new([1, encoder.channels, side, side], pixels);
+        let (chunk, w) = (Chunk::masked(image, context, targets, noise), params.constants());
+        let answers = method.predictions(&w, &chunk).value().clone();
+        let predicted = match method.pixels(&chunk, &answers) {
+            Some(filled) => Predicted::Pixels(normalization.to_bytes(filled.as_slice())),
+            None => {
+                let everywhere = chunk.clone().with_targets(Indices::all(1, encoder.patches()));
+                let s_y = method.targets(&w, &everywhere).value().to_f64_vec();
+                Predicted::Features(heat_maps(method, &w, &s_y, (&chunk, &answers)))
             }
         };
         Ok(Prediction {
-            pixels: normalization.to_bytes(chunk.images.as_slice()),
-            context: chunk.context.as_slice().to_vec(),
-            targets: (0..chunk.targets.rows()).map(|block| chunk.targets.row(block).to_vec()).collect(),
+            pixels: normalization.to_bytes(chunk.images().as_slice()),
+            context: chunk.context().as_slice().to_vec(),
+            targets: (0..chunk.targets().rows()).map(|block| chunk.targets().row(block).to_vec()).collect(),
             predicted,
         })
     };
@@ -102,27 +96,29 @@ pub fn predictions(
     (0..images.len()).into_par_iter().map(look).collect()
 }
 
-/// ŝ_y, \[P, N_t, outputs\]: lines 7 to 14 of Algorithm 1 for one image, without a tape.
-fn answers(model: &Model, [theta, phi]: &[Weights; 2], chunk: &Chunk) -> Tensor {
-    let (c, m) = model.tokens(phi, &model.encode(theta, chunk), chunk);
-    model.predict(phi, &c, &m).value().clone()
-}
-
-/// The maps of one image, whose features at all K tokens are `s_y`, \[K, d_e\].
-fn heat_maps(model: &Model, weights: &[Weights; 2], s_y: &[f64], chunk: &Chunk) -> Vec<HeatMaps> {
-    let dim = model.config.encoder.dim;
-    let answers = |chunk: &Chunk| answers(model, weights, chunk).to_f64_vec();
+/// The maps of one image, whose features at all K tokens are `s_y`, \[K, d_e\], and of which `answers` are predicted.
+fn heat_maps(
+    method: &dyn MaskedPrediction,
+    w: &ModelWeights,
+    s_y: &[f64],
+    (chunk, answers): (&Chunk, &Tensor),
+) -> Vec<HeatMaps> {
+    let (dim, answers) = (method.encoder().config().dim, answers.to_f64_vec());
+    let noisy = method.sigma().is_some_and(|sigma| sigma.std() > 0.0);
     let silence = chunk.noise.as_ref().map(|noise| Tensor::zeros(*noise.shape(), noise.dtype()));
-    let predicted = answers(&Chunk { noise: silence, ..chunk.clone() });
-    let noisy = model.config.method.sigma().is_some_and(|sigma| sigma.std() > 0.0);
-    let drawn = noisy.then(|| answers(chunk));
+    let (predicted, drawn) = if noisy {
+        let silent = Chunk { noise: silence, ..chunk.clone() };
+        (method.predictions(w, &silent).value().to_f64_vec(), Some(answers))
+    } else {
+        (answers, None)
+    };
     let map = |features: &[f64], at: usize| resemblance(&features[at * dim..(at + 1) * dim], s_y, TEMPERATURE);
     let of = |at: usize| {
-        let query = chunk.targets.as_slice()[at];
+        let query = chunk.targets().as_slice()[at];
         let drawn = drawn.as_ref().map(|drawn| map(drawn, at));
         HeatMaps { query, predicted: map(&predicted, at), drawn, target: map(s_y, query as usize) }
     };
-    queries(&chunk.targets, model.config.encoder.grid()).into_iter().map(of).collect()
+    queries(chunk.targets(), method.encoder().config().grid()).into_iter().map(of).collect()
 }
 
 /// Where in `targets` the tokens stand that are looked at: the middle of the first block, and of the block farthest from

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use self::names::{Source, companion, sources};
 use super::safetensors::{Fit, Mismatch, Place, TensorFile, shown};
 use crate::data::Normalization;
-use crate::methods::{Model, ModelParams};
+use crate::methods::{Method, ModelParams};
 use crate::nn::{Init, LinearInit, Params};
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Tensor};
@@ -91,19 +91,6 @@ fn possible(sizes: &EncoderConfig) -> Result<()> {
     sizes.problem().map_or(Ok(()), impossible)
 }
 
-/// Numbers in an encoder's parameters, from its sizes alone.
-pub(super) fn encoder_elements(encoder: &EncoderConfig) -> u64 {
-    let [d, side, tokens] = [encoder.dim, encoder.patch_size, encoder.patches()].map(|n| n as u64);
-    let class_token = u64::from(encoder.class_token);
-    (3 * side * side + 1 + tokens + 2 * class_token) * d + block_elements(encoder.depth, d, encoder.mlp_dim() as u64)
-}
-
-/// Numbers in the parameters of so many blocks of width d, with MLPs of width h, and of the norm behind them.
-pub(super) fn block_elements(depth: usize, d: u64, h: u64) -> u64 {
-    // Attention has 4 D² + 4 D, the MLP 2 D H + H + D, the norms 4 D; behind the blocks stands one more norm.
-    depth as u64 * (4 * d * d + 2 * d * h + h + 9 * d) + 2 * d
-}
-
 /// Whether this program wrote the file, as a checkpoint.
 ///
 /// # Errors
@@ -138,7 +125,7 @@ pub fn sizes_of(path: &Path, prefix: Option<&str>, heads: Option<usize>) -> Resu
     let sizes = EncoderConfig { heads, ..sizes };
     possible(&sizes)?;
     // A small file must not have a large encoder made by what it says of itself.
-    match encoder_elements(&sizes) <= file.bytes().max(SMALL) {
+    match sizes.elements() <= file.bytes().max(SMALL) {
         true => Ok(sizes),
         false => Err(too_small(&file, path, &sizes)),
     }
@@ -177,12 +164,12 @@ pub fn load_encoder(path: &Path, sizes: &EncoderConfig, options: &InitOptions) -
 ///
 /// # Errors
 /// As [`load_encoder`]. The parameters are then partly overwritten.
-pub fn load_into(path: &Path, model: &Model, params: &mut ModelParams, options: &InitOptions) -> Result<InitReport> {
+pub fn load_into(path: &Path, method: &dyn Method, params: &mut ModelParams, options: &InitOptions) -> Result<InitReport> {
     let mut file = TensorFile::open(path, INIT_HINT)?;
     let run = Said::by(&file, path)?;
     let names = file.names();
     let (source, mut notes) = choose(&names, path, options.prefix.as_deref())?;
-    let class_token = model.encoder.config().class_token;
+    let class_token = method.encoder().config().class_token;
     if source.class_token(&file) && !class_token {
         file.advise(CLASS_TOKEN_HINT);
     }
@@ -196,23 +183,24 @@ pub fn load_into(path: &Path, model: &Model, params: &mut ModelParams, options: 
         filled.push(source.clone());
         Ok(())
     };
-    match &mut params.target {
-        None => fill("encoder", &source, &mut params.encoder)?,
+    match params.average_of_encoder() {
+        None => fill("encoder", &source, &mut params["encoder"])?,
         Some(target) => {
-            fill("target encoder", &source, target)?;
+            fill("target encoder", &source, &mut params[target])?;
             // The encoder that this one is the moving average of.
             let online = source.prefix.replace("target_encoder.", "encoder.");
             let online = sources(&names).into_iter().find(|other| options.prefix.is_none() && other.prefix == online);
             match online.filter(|online| *online != source) {
-                Some(online) => fill("encoder", &online, &mut params.encoder)?,
+                Some(online) => fill("encoder", &online, &mut params["encoder"])?,
                 None => {
-                    params.encoder.iter_mut().zip(target.iter()).for_each(|(p, q)| p.value = q.value.clone());
+                    let read = params[target].clone();
+                    params["encoder"].iter_mut().zip(read.iter()).for_each(|(p, q)| p.value = q.value.clone());
                     lines.push("encoder: the same".to_owned());
                 }
             }
         }
     }
-    let (of_predictor, read) = fill_predictor(&mut file, &names, &source, &mut params.predictor, options)?;
+    let (of_predictor, read) = fill_predictor(&mut file, &names, &source, &mut params["predictor"], options)?;
     notes.extend(filled.iter().filter_map(|source| left_aside(&names, source, &read)));
     lines.append(&mut notes);
     lines.push(of_predictor);
@@ -227,7 +215,6 @@ pub struct Said {
     /// From which its weights were drawn.
     pub seed: u64,
     /// How its images were normalized; checkpoints of 0.1.0 do not say.
-    #[serde(default)]
     pub normalization: Option<Normalization>,
     model: SaidModel,
 }
@@ -338,12 +325,12 @@ fn square(positions: usize, class_token: bool) -> Option<usize> {
 
 /// Whether the file can have all numbers of such an encoder, or it is a small one: each takes two bytes there at least.
 fn has_room(file: &TensorFile, sizes: &EncoderConfig) -> bool {
-    let numbers = encoder_elements(sizes);
+    let numbers = sizes.elements();
     numbers <= MOST_NUMBERS || numbers.saturating_mul(2) <= file.bytes()
 }
 
 fn too_small(file: &TensorFile, path: &Path, sizes: &EncoderConfig) -> Error {
-    let (bytes, numbers) = (file.bytes(), encoder_elements(sizes));
+    let (bytes, numbers) = (file.bytes(), sizes.elements());
     let problem =
         format!("its tensors of {bytes} bytes are not those of an encoder of these sizes, of {numbers} numbers");
     Error::file(path, problem, HINT)
@@ -608,7 +595,7 @@ mod tests {
         let all = written(&params, "");
         let halves: Vec<_> = all.iter().map(|(n, s, x)| (n.as_str(), "F16", &s[..], vec![0; x.len() / 2])).collect();
         let file = Scratch::new("halves", &file_of(&halves));
-        assert_eq!(TensorFile::open(&file.0, "").unwrap().bytes(), 2 * encoder_elements(&sizes));
+        assert_eq!(TensorFile::open(&file.0, "").unwrap().bytes(), 2 * sizes.elements());
         load_encoder(&file.0, &sizes, &InitOptions::default()).unwrap();
     }
 

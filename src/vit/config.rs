@@ -8,6 +8,8 @@ pub struct EncoderConfig {
     pub image_size: usize,
     /// Side of a patch in pixels; divides `image_size`.
     pub patch_size: usize,
+    /// Channels of an image: 3 for color.
+    pub channels: usize,
     /// Width of a token, d_e.
     pub dim: usize,
     /// Number of blocks.
@@ -15,10 +17,11 @@ pub struct EncoderConfig {
     /// Attention heads; divides `dim`.
     pub heads: usize,
     /// Width of the hidden layer of a block's MLP, in widths of a token. Official: 4; ViT-g/16: 48/11.
-    #[cfg_attr(feature = "checkpoint", serde(default = "four"))]
     pub mlp_ratio: f64,
     /// Whether a class token stands before the patches (MAE).
     pub class_token: bool,
+    /// Whether it has a token to put in the place of masked patches: for methods whose encoder sees every place.
+    pub mask_token: bool,
     /// Standard deviation of the patch projection's initial weights. Official: 0.02, which leaves the content of a
     /// patch with a fifth of the position's amplitude.
     pub patch_std: f64,
@@ -43,13 +46,8 @@ pub struct PredictorConfig {
     pub embed_std: f64,
 }
 
-/// The official [`EncoderConfig::mlp_ratio`]; that of predictors, and of checkpoints of 0.1, which do not say.
+/// The official [`EncoderConfig::mlp_ratio`]; that of predictors.
 pub(super) const MLP_RATIO: usize = 4;
-
-#[cfg(feature = "checkpoint")]
-fn four() -> f64 {
-    MLP_RATIO as f64
-}
 
 impl EncoderConfig {
     /// Patches along a side of the image.
@@ -67,6 +65,15 @@ impl EncoderConfig {
         (self.dim as f64 * self.mlp_ratio).round() as usize
     }
 
+    /// Numbers in the parameters of such an encoder, its position table included.
+    pub fn elements(&self) -> u64 {
+        let [d, side, channels, tokens] =
+            [self.dim, self.patch_size, self.channels, self.patches()].map(|n| n as u64);
+        let (class_token, mask_token) = (u64::from(self.class_token), u64::from(self.mask_token));
+        let embedding = (channels * side * side + 1 + tokens + 2 * class_token + mask_token) * d;
+        embedding + block_elements(self.depth, d, self.mlp_dim() as u64)
+    }
+
     /// What makes these sizes impossible, if anything does.
     pub fn problem(&self) -> Option<String> {
         let EncoderConfig { image_size, patch_size, dim, heads, depth, .. } = *self;
@@ -75,6 +82,9 @@ impl EncoderConfig {
         }
         if depth == 0 {
             return Some("an encoder needs at least one block".into());
+        }
+        if !(1..=LARGEST).contains(&self.channels) {
+            return Some(format!("images of {} channels; choose from 1 to {LARGEST}", self.channels));
         }
         if image_size > LARGEST {
             return Some(format!("images of {image_size} pixels a side; {LARGEST} is the most"));
@@ -88,6 +98,13 @@ impl EncoderConfig {
 }
 
 impl PredictorConfig {
+    /// Numbers in the parameters of such a predictor from features of width `inputs` to predictions of width `outputs`, its
+    /// table of `tokens` positions included.
+    pub fn elements(&self, inputs: usize, outputs: usize, tokens: usize) -> u64 {
+        let [d, inputs, outputs, tokens] = [self.dim, inputs, outputs, tokens].map(|n| n as u64);
+        (inputs + 2 + tokens) * d + block_elements(self.depth, d, MLP_RATIO as u64 * d) + (d + 1) * outputs
+    }
+
     /// What makes these sizes impossible, if anything does.
     pub fn problem(&self) -> Option<String> {
         if self.depth == 0 {
@@ -95,6 +112,12 @@ impl PredictorConfig {
         }
         size_problem("the predictor", self.dim, self.depth, self.heads)
     }
+}
+
+/// Numbers in so many blocks of width d, with MLPs of width h, and in the norm behind them.
+fn block_elements(depth: usize, d: u64, h: u64) -> u64 {
+    // Attention has 4 D² + 4 D, the MLP 2 D H + H + D, the norms 4 D; behind the blocks stands one more norm.
+    depth as u64 * (4 * d * d + 2 * d * h + h + 9 * d) + 2 * d
 }
 
 /// Image sides, widths and depths beyond this are slips of the hand; their products overflow.
@@ -150,11 +173,13 @@ impl Preset {
             let encoder = EncoderConfig {
                 image_size: 224,
                 patch_size,
+                channels: 3,
                 dim,
                 depth,
                 heads,
                 mlp_ratio: MLP_RATIO as f64,
                 class_token: false,
+                mask_token: false,
                 patch_std: 0.02,
                 position_scale: 1.0,
             };
@@ -188,19 +213,9 @@ impl Preset {
     }
 }
 
-#[cfg(all(test, feature = "checkpoint"))]
+#[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_of_a_checkpoint_of_0_1_have_mlps_of_four_widths() {
-        let sizes = EncoderConfig { dim: 8, heads: 2, ..Preset::VitG16.sizes().0 };
-        assert_eq!(sizes.mlp_dim(), 35);
-        let mut json = serde_json::to_value(&sizes).unwrap();
-        assert_eq!(serde_json::from_value::<EncoderConfig>(json.clone()).unwrap(), sizes);
-        json.as_object_mut().unwrap().remove("mlp_ratio");
-        assert_eq!(serde_json::from_value::<EncoderConfig>(json).unwrap().mlp_dim(), 32);
-    }
 
     #[test]
     fn mlps_that_cannot_be() {

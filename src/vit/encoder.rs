@@ -9,12 +9,30 @@ use crate::autograd::{Var, ops};
 use crate::nn::{Init, LayerNorm, NORMAL_STD, ParamId, Role, Weights};
 use crate::tensor::{Indices, Tensor};
 
+/// Which tokens an encoder sees.
+#[derive(Clone, Copy, Debug)]
+pub enum Visible<'a> {
+    /// All of them.
+    All,
+    /// These, and no others enter: R rows, a multiple of the images (several masks of each).
+    Only(&'a Indices),
+    /// All but these, which are replaced by the encoder's mask token before positions are added: a row for each image.
+    Except(&'a Indices),
+}
+
+impl<'a> From<Option<&'a Indices>> for Visible<'a> {
+    fn from(keep: Option<&'a Indices>) -> Self {
+        keep.map_or(Visible::All, Visible::Only)
+    }
+}
+
 /// A ViT encoder without a head. It holds places of parameters, not their values: with the context encoder's
 /// [`Weights`] it is f_θ, with the target encoder's it is its moving average.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     config: EncoderConfig,
     class_token: Option<ParamId>,
+    mask_token: Option<ParamId>,
     position: ParamId,
     patch_weight: ParamId,
     patch_bias: ParamId,
@@ -25,8 +43,10 @@ pub struct Encoder {
 impl Encoder {
     /// An encoder with fresh parameters, in the official order and under the official names.
     pub fn new(config: &EncoderConfig, init: &mut Init<'_, impl Rng>) -> Self {
-        let EncoderConfig { patch_size: p, dim, heads, .. } = *config;
-        let class_token = config.class_token.then(|| init.normal("cls_token", [1, 1, dim], NORMAL_STD, Role::Trained));
+        let EncoderConfig { patch_size: p, channels, dim, heads, .. } = *config;
+        let mut token = |name| init.normal(name, [1, 1, dim], NORMAL_STD, Role::Trained);
+        let class_token = config.class_token.then(|| token("cls_token"));
+        let mask_token = config.mask_token.then(|| token("mask_token"));
         let mut table = vec![0.0; if config.class_token { dim } else { 0 }]; // the class token has no position
         table.extend(sincos::positions(dim, config.grid(), config.grid()).iter().map(|x| x * config.position_scale));
         let tokens = table.len() / dim;
@@ -34,8 +54,9 @@ impl Encoder {
         Encoder {
             config: config.clone(),
             class_token,
+            mask_token,
             position: init.params.add("pos_embed", table, Role::Fixed),
-            patch_weight: init.normal("patch_embed.proj.weight", [dim, 3, p, p], config.patch_std, Role::Trained),
+            patch_weight: init.normal("patch_embed.proj.weight", [dim, channels, p, p], config.patch_std, Role::Trained),
             patch_bias: init.full("patch_embed.proj.bias", [dim], 0.0),
             blocks: (0..config.depth)
                 .map(|i| Block::new(init, &format!("blocks.{i}"), dim, heads, config.mlp_dim()))
@@ -54,17 +75,22 @@ impl Encoder {
         self.norm.weight
     }
 
-    /// pᵢ = W vec(p̂ᵢ) + b + ψᵢ for the tokens to `keep`, after the class token if there is one.
-    fn embed(&self, w: &Weights, images: &Var, keep: Option<&Indices>) -> Var {
-        let EncoderConfig { patch_size: p, dim, .. } = self.config;
-        let pick = |x: &Var| match keep {
-            Some(keep) => ops::gather_tokens(x, keep),
-            None => x.clone(),
+    /// pᵢ = W vec(p̂ᵢ) + b + ψᵢ for the visible tokens, after the class token if there is one.
+    fn embed(&self, w: &Weights, images: &Var, visible: Visible<'_>) -> Var {
+        let EncoderConfig { patch_size: p, channels, dim, .. } = self.config;
+        let pick = |x: &Var| match visible {
+            Visible::Only(keep) => ops::gather_tokens(x, keep),
+            Visible::All | Visible::Except(_) => x.clone(),
         };
         // Picking before projecting: what nobody sees is not computed.
-        let patches = pick(&ops::patchify(images, p, ops::PatchOrder::ChannelFirst)); // [B, N, 3p²]
-        let kernel = ops::reshape(&w[self.patch_weight], [dim, 3 * p * p]);
-        let x = ops::linear(&patches, &kernel, Some(&w[self.patch_bias])); // [B, N, D]
+        let patches = pick(&ops::patchify(images, p, ops::PatchOrder::ChannelFirst)); // [B, N, C p²]
+        let kernel = ops::reshape(&w[self.patch_weight], [dim, channels * p * p]);
+        let mut x = ops::linear(&patches, &kernel, Some(&w[self.patch_bias])); // [B, N, D]
+        if let Visible::Except(masked) = visible {
+            let token = &w[self.mask_token.expect("encoder: masked tokens, but EncoderConfig::mask_token is false")];
+            let [mask, rest] = masks(masked, self.config.patches(), &x);
+            x = ops::add(&ops::mul(&x, &rest), &ops::mul(token, &mask));
+        }
         let Some(class_token) = self.class_token else { return ops::add(&x, &pick(&w[self.position])) };
         let first = ops::slice_tokens(&w[self.position], 0, 1);
         let rest = ops::slice_tokens(&w[self.position], 1, self.config.patches());
@@ -72,16 +98,14 @@ impl Encoder {
         ops::concat_tokens(&[&class, &ops::add(&x, &pick(&rest))])
     }
 
-    /// Features s = f_θ(x): images \[B, 3, S, S\] → \[R, N, D\] after the last norm.
-    ///
-    /// With `keep` (R rows, a multiple of B: several masks of each image) only those N tokens enter; without, all do
-    /// and R = B. A class token, where there is one, comes first and makes N one larger.
+    /// Features s = f_θ(x): images \[B, C, S, S\] → \[R, N, D\] after the last norm, of the tokens that are
+    /// [visible](Visible). A class token, where there is one, comes first and makes N one larger.
     ///
     /// # Panics
     /// When the images are not of the configured size.
     #[track_caller]
-    pub fn forward(&self, w: &Weights, images: &Var, keep: Option<&Indices>) -> Var {
-        self.last_blocks(w, images, keep, 1).swap_remove(0)
+    pub fn forward<'a>(&self, w: &Weights, images: &Var, visible: impl Into<Visible<'a>>) -> Var {
+        self.last_blocks(w, images, visible, 1).swap_remove(0)
     }
 
     /// The outputs of the last `k` blocks, each through the last norm, the deepest at the end.
@@ -89,13 +113,13 @@ impl Encoder {
     /// # Panics
     /// When the images are not of the configured size, or there are fewer than `k` blocks.
     #[track_caller]
-    pub fn last_blocks(&self, w: &Weights, images: &Var, keep: Option<&Indices>, k: usize) -> Vec<Var> {
+    pub fn last_blocks<'a>(&self, w: &Weights, images: &Var, visible: impl Into<Visible<'a>>, k: usize) -> Vec<Var> {
         let [_, channels, height, width] = images.dims("encoder: images");
-        let side = self.config.image_size;
-        let fits = [channels, height, width] == [3, side, side];
-        assert!(fits, "encoder: images of {} for a model of [B, 3, {side}, {side}]", images.shape());
+        let EncoderConfig { image_size: side, channels: c, .. } = self.config;
+        let fits = [channels, height, width] == [c, side, side];
+        assert!(fits, "encoder: images of {} for a model of [B, {c}, {side}, {side}]", images.shape());
         assert!(k >= 1 && k <= self.blocks.len(), "encoder: the last {k} of {} blocks", self.blocks.len());
-        let mut x = self.embed(w, images, keep);
+        let mut x = self.embed(w, images, visible.into());
         let mut outputs = Vec::with_capacity(k);
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(w, &x);
@@ -104,5 +128,101 @@ impl Encoder {
             }
         }
         outputs
+    }
+}
+
+/// 1 at the masked tokens and 0 at the others, and the other way round: \[B, N, 1\] each.
+fn masks(masked: &Indices, tokens: usize, x: &Var) -> [Var; 2] {
+    let mut mask = vec![0.0; masked.rows() * tokens];
+    for (row, mask) in mask.chunks_exact_mut(tokens.max(1)).enumerate() {
+        masked.row(row).iter().for_each(|&token| mask[token as usize] = 1.0);
+    }
+    let shape = [masked.rows(), tokens, 1];
+    [false, true].map(|rest| {
+        Tensor::from_fn(shape, x.dtype(), |i| if rest { 1.0 - mask[i] } else { mask[i] }).into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Preset;
+    use super::*;
+    use crate::autograd::Tape;
+    use crate::nn::{LinearInit, Params};
+    use crate::rng::{Purpose, stream};
+    use crate::tensor::DType;
+
+    fn encoder(mask_token: bool) -> (Encoder, Params) {
+        let sizes = EncoderConfig {
+            image_size: 4,
+            patch_size: 2,
+            channels: 2,
+            dim: 4,
+            depth: 1,
+            heads: 2,
+            mask_token,
+            ..Preset::Toy.sizes().0
+        };
+        let (mut params, mut rng) = (Params::new(), stream(1, Purpose::Init, [0, 0]));
+        let mut init = Init { params: &mut params, rng: &mut rng, dtype: DType::F64, linear: LinearInit::Xavier };
+        let encoder = Encoder::new(&sizes, &mut init);
+        assert_eq!(sizes.elements(), params.elements() as u64);
+        (encoder, params)
+    }
+
+    fn images(seed: u64) -> Tensor {
+        Tensor::normal([2, 2, 4, 4], 1.0, DType::F64, &mut stream(seed, Purpose::Eval, [0, 0]))
+    }
+
+    /// What stands at a masked token is no matter; what stands at another is.
+    #[test]
+    fn masked_tokens_are_replaced() {
+        let (encoder, params) = encoder(true);
+        let w = params.constants();
+        let masked = Indices::from_rows(&[vec![0, 3], vec![1, 3]]);
+        let features = |images: &Tensor| {
+            encoder.forward(&w, &images.clone().into(), Visible::Except(&masked)).value().to_f64_vec()
+        };
+        let (one, other) = (images(1), images(2));
+        // Patch 3, the last, is masked in both images: its pixels may be any.
+        let mixed = |patch: usize| {
+            let (one, other) = (one.to_f64_vec(), other.to_f64_vec());
+            let patch_of = |i: usize| i / 4 % 4 / 2 * 2 + i % 4 / 2;
+            Tensor::from_fn([2, 2, 4, 4], DType::F64, |i| if patch_of(i) == patch { other[i] } else { one[i] })
+        };
+        assert_eq!(features(&one), features(&mixed(3)));
+        assert_ne!(features(&one), features(&mixed(2)));
+        let all = encoder.forward(&w, &one.clone().into(), None).value().to_f64_vec();
+        assert_ne!(features(&one), all);
+        assert_eq!(features(&one).len(), all.len());
+        let nothing = Indices::from_rows(&[vec![], vec![]]);
+        let unmasked = encoder.forward(&w, &one.into(), Visible::Except(&nothing)).value().to_f64_vec();
+        assert_eq!(unmasked, all);
+    }
+
+    #[test]
+    fn gradient_of_the_mask_token() {
+        let (encoder, mut params) = encoder(true);
+        let masked = Indices::from_rows(&[vec![0, 3], vec![1, 3]]);
+        let loss = |w: &Weights| {
+            let s = encoder.forward(w, &images(1).into(), Visible::Except(&masked));
+            ops::sum(&ops::mul(&s, &images(2).reshape([2, 4, 4]).into()))
+        };
+        let token = encoder.mask_token.unwrap();
+        let tape = Tape::new();
+        let w = params.on(&tape);
+        let gradient = tape.backward(&loss(&w)).of(&w[token]).unwrap().to_f64_vec();
+        for (i, exact) in gradient.into_iter().enumerate() {
+            let mut moved = |step: f64| {
+                let value = &mut params.iter_mut().find(|p| p.name == "mask_token").unwrap().value;
+                value.as_mut_slice::<f64>()[i] += step;
+                loss(&params.constants()).item()
+            };
+            let h = 1e-6;
+            let (above, below) = (moved(h), moved(-2.0 * h));
+            moved(h);
+            let found = (above - below) / (2.0 * h);
+            assert!((found - exact).abs() < 1e-7 && exact != 0.0, "{i}: {exact}, by differences {found}");
+        }
     }
 }

@@ -8,5 +8,5 @@ pub mod sincos;
 
 pub use block::Block;
 pub use config::{EncoderConfig, PredictorConfig, Preset};
-pub use encoder::Encoder;
+pub use encoder::{Encoder, Visible};
 pub use predictor::{Names, Predictor};

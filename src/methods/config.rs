@@ -1,0 +1,348 @@
+//! What decides a model of one of this crate's methods: sizes, initialization, and what is the method's own.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rand::Rng;
+
+use super::stop::TokenForm;
+use super::{Ijepa, Mae, Method, ModelParams, Stop, Update};
+use crate::nn::{Init, LinearInit, Params, Role};
+use crate::paper::Sigma;
+use crate::paper::masking::{MultiBlock, random_masks};
+use crate::tensor::{DType, Indices};
+use crate::vit::{Encoder, EncoderConfig, Names, Predictor, PredictorConfig};
+use crate::{Error, Result};
+
+/// Which method of this crate, with what is its own.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "checkpoint",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "kebab-case", deny_unknown_fields)
+)]
+pub enum MethodConfig {
+    /// [`Ijepa`]
+    Ijepa {
+        /// The target is the mean over the last K blocks, each after the last norm. Official: 1.
+        target_blocks: usize,
+    },
+    /// [`Stop`]
+    Stop {
+        /// As for I-JEPA.
+        target_blocks: usize,
+        /// The scale of the noise.
+        sigma: Sigma,
+        /// What the masked tokens are made of.
+        tokens: TokenForm,
+    },
+    /// [`Mae`]
+    Mae {
+        /// Whether each target patch is normalized by its own mean and variance.
+        normalize_patches: bool,
+    },
+}
+
+/// What can be said about a method beside its name; `None`: as its official code has it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MethodOptions {
+    /// I-JEPA, StoP: the target is the mean over this many last blocks.
+    pub target_blocks: Option<usize>,
+    /// StoP: the scale of the noise.
+    pub sigma: Option<Sigma>,
+    /// StoP: what masked tokens are made of.
+    pub tokens: Option<TokenForm>,
+    /// MAE: whether target patches are normalized.
+    pub normalize_patches: Option<bool>,
+}
+
+impl MethodConfig {
+    /// The methods' names.
+    pub const NAMES: [&str; 3] = ["stop", "ijepa", "mae"];
+
+    /// The name in logs and on the command line, of [`NAMES`](Self::NAMES).
+    pub fn name(&self) -> &'static str {
+        match self {
+            MethodConfig::Stop { .. } => "stop",
+            MethodConfig::Ijepa { .. } => "ijepa",
+            MethodConfig::Mae { .. } => "mae",
+        }
+    }
+
+    /// The method of this name, with these options and for the rest as its official code has it.
+    ///
+    /// # Errors
+    /// When there is no such method, or an option belongs to another.
+    pub fn new(name: &str, options: &MethodOptions) -> Result<Self> {
+        let MethodOptions { target_blocks, sigma, tokens, normalize_patches } = *options;
+        let (blocks, noise, pixels) = match name {
+            "stop" => (true, true, false),
+            "ijepa" => (true, false, false),
+            "mae" => (false, false, true),
+            _ => return Err(Error::config(format!("no method {name}"), "choose stop, ijepa or mae")),
+        };
+        for (given, fits, option, owner) in [
+            (sigma.is_some(), noise, "sigma", "stop"),
+            (tokens.is_some(), noise, "stop tokens", "stop"),
+            (target_blocks.is_some(), blocks, "target blocks", "ijepa and stop"),
+            (normalize_patches.is_some(), pixels, "normalize patches", "mae"),
+        ] {
+            if given && !fits {
+                let problem = format!("`{option}` is not for {name}");
+                return Err(Error::config(problem, format!("leave it out, or choose the method it is for: {owner}")));
+            }
+        }
+        let target_blocks = target_blocks.unwrap_or(1);
+        Ok(match name {
+            "stop" => MethodConfig::Stop {
+                target_blocks,
+                sigma: sigma.unwrap_or(Sigma::OFFICIAL),
+                tokens: tokens.unwrap_or(TokenForm::Official),
+            },
+            "ijepa" => MethodConfig::Ijepa { target_blocks },
+            _ => MethodConfig::Mae { normalize_patches: normalize_patches.unwrap_or(false) },
+        })
+    }
+
+    /// Whether its encoder has a class token.
+    pub fn class_token(&self) -> bool {
+        matches!(self, MethodConfig::Mae { .. })
+    }
+
+    /// How its official code initializes linear layers.
+    pub fn linear_init(&self) -> LinearInit {
+        match self {
+            MethodConfig::Mae { .. } => LinearInit::Xavier,
+            MethodConfig::Ijepa { .. } | MethodConfig::Stop { .. } => LinearInit::Normal,
+        }
+    }
+
+    /// Its masks on a `grid` × `grid` image: for I-JEPA and StoP the published blocks, below 14 × 14 patches those
+    /// [for small grids](MultiBlock::for_small_grid); for MAE a random 75 %.
+    pub fn masking(&self, grid: usize) -> Masking {
+        match self {
+            MethodConfig::Mae { .. } => Masking::Random { ratio: 0.75 },
+            _ if grid >= 14 => Masking::Blocks(MultiBlock::published((grid, grid))),
+            _ => Masking::Blocks(MultiBlock::for_small_grid((grid, grid))),
+        }
+    }
+
+    /// Whether targets come from a moving average of the encoder.
+    pub fn has_target_encoder(&self) -> bool {
+        !matches!(self, MethodConfig::Mae { .. })
+    }
+
+    /// The width of a prediction: features of the encoder, or the pixels of a patch.
+    pub fn outputs(&self, encoder: &EncoderConfig) -> usize {
+        match self {
+            MethodConfig::Mae { .. } => encoder.channels * encoder.patch_size.pow(2),
+            MethodConfig::Ijepa { .. } | MethodConfig::Stop { .. } => encoder.dim,
+        }
+    }
+}
+
+/// The name, and what is not as usual.
+impl fmt::Display for MethodConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            MethodConfig::Ijepa { target_blocks } | MethodConfig::Stop { target_blocks, .. } if *target_blocks > 1 => {
+                write!(f, ", K = {target_blocks}")
+            }
+            MethodConfig::Stop { tokens, .. } => write!(f, ", {tokens:?}"),
+            MethodConfig::Mae { normalize_patches: true } => f.write_str(", normalized patches"),
+            MethodConfig::Ijepa { .. } | MethodConfig::Mae { .. } => Ok(()),
+        }
+    }
+}
+
+/// Which tokens are hidden, and which predicted.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "checkpoint",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "kebab-case", deny_unknown_fields)
+)]
+pub enum Masking {
+    /// Target blocks, and a context block without them: I-JEPA, StoP.
+    Blocks(MultiBlock),
+    /// A random share of the patches is removed and predicted: MAE.
+    Random {
+        /// The share removed. Official: 0.75.
+        ratio: f64,
+    },
+}
+
+impl Masking {
+    /// Masks for `batch` images of `tokens` tokens: the context masks B_x and the target blocks B_y, each with a row
+    /// for every image.
+    ///
+    /// # Errors
+    /// When no token would be kept, or none removed.
+    pub fn sample(&self, batch: usize, tokens: usize, rng: &mut impl Rng) -> Result<(Vec<Indices>, Vec<Indices>)> {
+        Ok(match self {
+            Masking::Blocks(blocks) => {
+                let masks = blocks.sample(batch, rng);
+                (masks.context, masks.targets)
+            }
+            Masking::Random { ratio } => {
+                let masks = random_masks(batch, tokens, *ratio, rng)?;
+                (vec![masks.kept], vec![masks.removed])
+            }
+        })
+    }
+}
+
+/// Everything that decides a model's parameters and what is computed with them.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+pub struct ModelConfig {
+    /// What is predicted from what.
+    pub method: MethodConfig,
+    /// f_θ.
+    pub encoder: EncoderConfig,
+    /// g_φ; MAE's decoder.
+    pub predictor: PredictorConfig,
+    /// How linear layers start.
+    pub linear_init: LinearInit,
+}
+
+impl ModelConfig {
+    /// Sizes that fit together.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that says what does not.
+    pub fn validate(&self) -> Result<()> {
+        let ModelConfig { method, encoder, predictor, .. } = self;
+        if let Some(problem) = encoder.problem().or_else(|| predictor.problem()) {
+            return Err(Error::config(problem, "choose sizes that fit together, or a preset"));
+        }
+        for (name, x) in [
+            ("patch_std", encoder.patch_std),
+            ("position_scale", encoder.position_scale),
+            ("embed_std", predictor.embed_std),
+        ] {
+            if !(x >= 0.0 && x.is_finite()) {
+                return Err(Error::config(format!("{name} is {x}"), "choose a number that is not negative"));
+            }
+        }
+        // Tokens are told apart by their places alone: with a class token in front that the method does not expect, each
+        // would be taken for its neighbor.
+        let class_token = method.class_token();
+        if encoder.class_token != class_token {
+            let (name, without) = (method.name(), if class_token { "without" } else { "with" });
+            let hint = format!("set class_token to {class_token}: MAE's encoder has one, the others' have none");
+            return Err(Error::config(format!("{name} on an encoder {without} a class token"), hint));
+        }
+        if encoder.mask_token {
+            let problem = format!("{} on an encoder with a mask token", method.name());
+            return Err(Error::config(problem, "set mask_token to false: here the encoder never sees masked tokens"));
+        }
+        match *method {
+            MethodConfig::Ijepa { target_blocks: k } | MethodConfig::Stop { target_blocks: k, .. }
+                if k == 0 || k > encoder.depth =>
+            {
+                let problem = format!("targets from the last {k} blocks of an encoder with {}", encoder.depth);
+                Err(Error::config(problem, format!("choose from 1 to {}", encoder.depth)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The method with fresh parameters.
+    ///
+    /// # Errors
+    /// When the sizes do not fit together.
+    pub fn build(&self, dtype: DType, rng: &mut impl Rng) -> Result<(Arc<dyn Method>, ModelParams)> {
+        self.validate()?;
+        fn shared<M: Method + 'static>((method, params): (M, ModelParams)) -> (Arc<dyn Method>, ModelParams) {
+            (Arc::new(method), params)
+        }
+        Ok(match self.method {
+            MethodConfig::Ijepa { target_blocks } => shared(Ijepa::new(self, target_blocks, dtype, rng)),
+            MethodConfig::Stop { target_blocks, sigma, tokens } => {
+                shared(Stop::new(self, (target_blocks, sigma, tokens), dtype, rng))
+            }
+            MethodConfig::Mae { normalize_patches } => shared(Mae::new(self, normalize_patches, dtype, rng)),
+        })
+    }
+
+    /// Numbers in the parameters of such a model, averages included, from its sizes alone.
+    pub fn elements(&self) -> u64 {
+        let ModelConfig { method, encoder, predictor, .. } = self;
+        let encoders = if method.has_target_encoder() { 2 } else { 1 };
+        let tokens = encoder.patches() + usize::from(encoder.class_token);
+        encoders * encoder.elements() + predictor.elements(encoder.dim, method.outputs(encoder), tokens)
+    }
+}
+
+/// The two networks that every method here has, fresh.
+pub(super) struct Networks {
+    pub encoder: Encoder,
+    pub predictor: Predictor,
+    pub theta: Params,
+    pub phi: Params,
+}
+
+impl Networks {
+    /// With predictions of width `outputs`, and the mask token in this role.
+    pub fn new(
+        config: &ModelConfig,
+        outputs: usize,
+        names: Names,
+        mask_token: Role,
+        dtype: DType,
+        rng: &mut impl Rng,
+    ) -> Self {
+        let (mut theta, mut phi) = (Params::new(), Params::new());
+        let mut init = Init { params: &mut theta, rng: &mut *rng, dtype, linear: config.linear_init };
+        let encoder = Encoder::new(&config.encoder, &mut init);
+        let mut init = Init { params: &mut phi, rng, dtype, linear: config.linear_init };
+        let inputs = config.encoder.dim;
+        let predictor =
+            Predictor::new(&config.predictor, (inputs, outputs), config.encoder.grid(), names, mask_token, &mut init);
+        Networks { encoder, predictor, theta, phi }
+    }
+
+    /// `encoder`, `predictor`, and `target_encoder`: a moving average that starts as a copy of the encoder.
+    pub fn with_target_encoder(self) -> ModelParams {
+        let average = self.theta.clone();
+        let params = ModelParams::new().with("encoder", Update::Trained, self.theta);
+        let params = params.with("predictor", Update::Trained, self.phi);
+        params.with("target_encoder", Update::AverageOf("encoder"), average)
+    }
+
+    /// `encoder` and `predictor`, in files under one prefix.
+    pub fn under_one_prefix(self, prefix: &'static str) -> ModelParams {
+        let params = ModelParams::new().with_prefix("encoder", prefix, Update::Trained, self.theta);
+        params.with_prefix("predictor", prefix, Update::Trained, self.phi)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_of_another_method_is_refused() {
+        let options = [
+            ("sigma", MethodOptions { sigma: Some(Sigma::OFFICIAL), ..Default::default() }, vec!["stop"]),
+            ("stop tokens", MethodOptions { tokens: Some(TokenForm::Paper), ..Default::default() }, vec!["stop"]),
+            ("target blocks", MethodOptions { target_blocks: Some(2), ..Default::default() }, vec!["stop", "ijepa"]),
+            ("normalize patches", MethodOptions { normalize_patches: Some(true), ..Default::default() }, vec!["mae"]),
+        ];
+        for name in MethodConfig::NAMES {
+            assert_eq!(MethodConfig::new(name, &MethodOptions::default()).unwrap().name(), name);
+            for (option, options, owners) in &options {
+                match MethodConfig::new(name, options) {
+                    Ok(method) => assert!(owners.contains(&method.name())),
+                    Err(error) => {
+                        assert!(!owners.contains(&name), "{option} for {name}");
+                        assert!(error.to_string().contains(&format!("`{option}` is not for {name}")), "{error}");
+                    }
+                }
+            }
+        }
+        assert!(MethodConfig::new("simclr", &MethodOptions::default()).is_err());
+    }
+}

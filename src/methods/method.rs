@@ -1,0 +1,240 @@
+//! The questions that Algorithm 1 asks a method.
+
+use std::fmt;
+
+use super::{Chunk, ModelConfig, ModelParams, ModelWeights};
+use crate::autograd::{Var, ops};
+use crate::data::Augment;
+use crate::kernels::meter::{self, Phase};
+use crate::nn::{Param, ParamGroup, ParamId, Weights};
+use crate::paper::{Loss, Sigma, expected_noise_power, masked_loss};
+use crate::tensor::Tensor;
+use crate::vit::{Encoder, Predictor};
+
+/// A view of each image that a method wants to see.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ViewConfig {
+    /// How it is cropped; `None`: as the run says.
+    pub augment: Option<Augment>,
+    /// Whether it comes with masks.
+    pub masked: bool,
+}
+
+impl ViewConfig {
+    /// Cropped as the run says, with masks.
+    pub const MASKED: Self = ViewConfig { augment: None, masked: true };
+}
+
+/// What lines 5 to 16 leave behind.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// The loss, a scalar on the tape: the mean over the chunk's images.
+    pub loss: Var,
+    /// Tensors off the tape whose mean over the whole batch is wanted: for [`Method::numbers`], for
+    /// [`Method::next_state`]. In every chunk of the same shapes.
+    pub means: Vec<Tensor>,
+}
+
+/// A number that is reported, with what a log and a figure need to show it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Number {
+    /// The column of a log.
+    pub name: &'static str,
+    /// The curve's name in a figure: |A|.
+    pub label: &'static str,
+    /// The panel of the figure that it stands in, with others of its kind.
+    pub panel: &'static str,
+    /// The number.
+    pub value: f64,
+}
+
+impl Number {
+    /// A number by these names.
+    pub const fn new(name: &'static str, label: &'static str, panel: &'static str, value: f64) -> Self {
+        Number { name, label, panel, value }
+    }
+}
+
+/// A method of pretraining: what Algorithm 1 asks it.
+///
+/// A method holds places of parameters, never their values, and knows nothing of threads, schedules, optimizer and files.
+/// Those that predict the masked tokens of one view by a [`Predictor`], as all in the paper do, answer the narrower questions of
+/// [`MaskedPrediction`] instead.
+pub trait Method: fmt::Debug + Send + Sync {
+    /// Its name in logs and on the command line.
+    fn name(&self) -> &str;
+
+    /// f_θ, whose features are evaluated. Its parameters are the module `encoder`.
+    fn encoder(&self) -> &Encoder;
+
+    /// Lines 5 to 16: from the images of a chunk to the loss.
+    fn record(&self, w: &ModelWeights, chunk: &Chunk) -> Recording;
+
+    /// Which views of each image it wants: one, with masks.
+    fn views(&self) -> Vec<ViewConfig> {
+        vec![ViewConfig::MASKED]
+    }
+
+    /// Whether it wants the classes of the images.
+    fn wants_labels(&self) -> bool {
+        false
+    }
+
+    /// σ of the noise that line 9 draws for it; `None`: no noise.
+    fn sigma(&self) -> Option<Sigma> {
+        None
+    }
+
+    /// How the optimizer treats a parameter of a module.
+    fn group(&self, module: &str, param: &Param) -> ParamGroup {
+        let _ = module;
+        ParamGroup::of(param)
+    }
+
+    /// The numbers that it reports after a step, always under the same names, given its [means](Recording::means) over the
+    /// batch.
+    fn numbers(&self, params: &ModelParams, means: &[Tensor]) -> Vec<Number> {
+        let _ = (params, means);
+        Vec::new()
+    }
+
+    /// Moves what the model remembers beside its parameters after a step, given its [means](Recording::means) over the
+    /// batch.
+    fn next_state(&self, state: &mut [(String, Tensor)], means: &[Tensor]) {
+        let _ = (state, means);
+    }
+
+    /// The configuration that it was made of, if it is one of this crate's; only such a model can be saved with its run.
+    fn config(&self) -> Option<&ModelConfig> {
+        None
+    }
+
+    /// The narrower questions, if it answers them: diagnostics and pictures of predictions ask them too.
+    fn as_masked_prediction(&self) -> Option<&dyn MaskedPrediction> {
+        None
+    }
+}
+
+/// A method of the paper's form: from the features of the visible tokens of an image, a predictor predicts something about
+/// the masked ones. The modules are called `encoder` and `predictor`.
+///
+/// I-JEPA and StoP differ in [`tokens`](Self::tokens) only.
+pub trait MaskedPrediction: fmt::Debug + Send + Sync {
+    /// As [`Method::name`].
+    fn name(&self) -> &str;
+
+    /// f_θ
+    fn encoder(&self) -> &Encoder;
+
+    /// g_φ
+    fn predictor(&self) -> &Predictor;
+
+    /// c and m: what the predictor sees of the context and in the place of the masked tokens, \[E b, N_c, d_p\] and
+    /// \[P E b, N_t, d_p\].
+    fn tokens(&self, phi: &Weights, s_x: &Var, chunk: &Chunk) -> (Var, Var);
+
+    /// s_y: what the predictor should answer, \[P E b, N_t, outputs\], off the tape.
+    fn targets(&self, w: &ModelWeights, chunk: &Chunk) -> Var;
+
+    /// L
+    fn loss(&self) -> Loss;
+
+    /// As [`Method::sigma`].
+    fn sigma(&self) -> Option<Sigma> {
+        None
+    }
+
+    /// As [`Method::config`].
+    fn config(&self) -> Option<&ModelConfig> {
+        None
+    }
+
+    /// The parameter that is m.
+    fn mask_token(&self) -> ParamId {
+        self.predictor().mask_token
+    }
+
+    /// The chunk's images with what was predicted in its place, where that is pixels.
+    fn pixels(&self, chunk: &Chunk, predictions: &Tensor) -> Option<Tensor> {
+        let _ = (chunk, predictions);
+        None
+    }
+
+    /// s_x = f_θ(x): features of the visible tokens, \[E b, N_c, d_e\].
+    fn encode(&self, theta: &Weights, chunk: &Chunk) -> Var {
+        self.encoder().forward(theta, &chunk.images().clone().into(), Some(chunk.context()))
+    }
+
+    /// ŝ_y = g_φ(c, m), \[P E b, N_t, outputs\]: each target block is predicted on its own from the whole context.
+    fn predict(&self, phi: &Weights, c: &Var, m: &Var) -> Var {
+        let blocks = m.shape()[0] / c.shape()[0].max(1);
+        if blocks == 1 {
+            return self.predictor().forward(phi, c, m);
+        }
+        self.predictor().forward(phi, &ops::repeat_batch(c, blocks), m)
+    }
+
+    /// ŝ_y for a chunk, \[P E b, N_t, outputs\]: lines 7 to 14.
+    fn predictions(&self, w: &ModelWeights, chunk: &Chunk) -> Var {
+        let s_x = self.encode(&w["encoder"], chunk);
+        let (c, m) = self.tokens(&w["predictor"], &s_x, chunk);
+        self.predict(&w["predictor"], &c, &m)
+    }
+}
+
+impl<M: MaskedPrediction> Method for M {
+    fn name(&self) -> &str {
+        MaskedPrediction::name(self)
+    }
+
+    fn encoder(&self) -> &Encoder {
+        MaskedPrediction::encoder(self)
+    }
+
+    #[doc(alias = "Algorithm 1")]
+    fn record(&self, w: &ModelWeights, chunk: &Chunk) -> Recording {
+        use Phase::{Context, Predictor, Target};
+        let (theta, phi) = (&w["encoder"], &w["predictor"]);
+
+        let s_x = timed(Context, || self.encode(theta, chunk)); //             5, 7:   s_x ← f_θ(x)
+        let (c, m) = timed(Predictor, || self.tokens(phi, &s_x, chunk)); //    11, 12: m = An + ψ_By + m,  c = As_x + ψ_Bx
+        let s_y_hat = timed(Predictor, || self.predict(phi, &c, &m)); //       14:     ŝ_y ← g_φ(c, m)
+        let s_y = timed(Target, || self.targets(w, chunk)); //                 15:     s_y ← get_target(y)
+        let loss = timed(Predictor, || masked_loss(self.loss(), &s_y_hat, &s_y)); // 16: loss ← L(ŝ_y, s_y)
+
+        Recording { loss, means: Vec::new() }
+    }
+    fn sigma(&self) -> Option<Sigma> {
+        MaskedPrediction::sigma(self)
+    }
+
+    fn config(&self) -> Option<&ModelConfig> {
+        MaskedPrediction::config(self)
+    }
+
+    /// |A| (or |B|), |m|, and RMS(A n) = √(tr Σ / d_p), the root mean square of the noise on a component of a position.
+    fn numbers(&self, params: &ModelParams, _: &[Tensor]) -> Vec<Number> {
+        let phi = &params["predictor"];
+        let a = phi.value(self.predictor().embed.weight);
+        let noise_power = expected_noise_power(a, MaskedPrediction::sigma(self).unwrap_or(Sigma::SILENT));
+        let mut numbers = vec![
+            Number::new("norm_a", "|A|", "norm", a.norm()),
+            Number::new("norm_m", "|m|", "norm", phi.value(self.mask_token()).norm()),
+        ];
+        if MaskedPrediction::sigma(self).is_some() {
+            let noise_rms = (noise_power / a.shape()[0] as f64).sqrt();
+            numbers.push(Number::new("noise_rms", "noise A n", "RMS", noise_rms));
+        }
+        numbers
+    }
+
+    fn as_masked_prediction(&self) -> Option<&dyn MaskedPrediction> {
+        Some(self)
+    }
+}
+
+/// What `work` gives, on the meter's clock for this phase.
+fn timed<R>(phase: Phase, work: impl FnOnce() -> R) -> R {
+    let _phase = meter::phase(phase);
+    work()
+}

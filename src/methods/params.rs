@@ -1,0 +1,218 @@
+//! The modules of a model by name, and what becomes of each in training.
+
+use std::ops::{Index, IndexMut};
+
+use crate::autograd::{Tape, Var};
+use crate::nn::{Param, Params, Role, Weights};
+use crate::tensor::{DType, Tensor};
+
+/// What becomes of a module in training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// The optimizer updates it: it gets a gradient in every step.
+    Trained,
+    /// It follows another module as its exponential moving average, and no gradient reaches it: a target encoder.
+    AverageOf(&'static str),
+    /// Nothing: a frozen teacher.
+    Fixed,
+}
+
+/// A module: parameters under one name.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// What the method calls it: `encoder`, `predictor`, `target_encoder`.
+    pub name: &'static str,
+    /// What stands before its parameters' names in files; two modules may share it, as MAE's two share `model`.
+    pub prefix: &'static str,
+    /// What becomes of it in training.
+    pub update: Update,
+    /// Its parameters.
+    pub params: Params,
+}
+
+/// A model's parameters, module by module, and what else it remembers from step to step.
+#[derive(Clone, Debug, Default)]
+pub struct ModelParams {
+    modules: Vec<Module>,
+    /// Tensors by name that are no parameters: a running center. [`Method::next_state`](super::Method::next_state) moves
+    /// them; checkpoints carry them.
+    pub state: Vec<(String, Tensor)>,
+}
+
+impl ModelParams {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With one more module, whose name in files is its own.
+    ///
+    /// # Panics
+    /// When the name is taken, or it is the average of a module that is not there or has other parameters.
+    #[must_use]
+    #[track_caller]
+    pub fn with(self, name: &'static str, update: Update, params: Params) -> Self {
+        self.with_prefix(name, name, update, params)
+    }
+
+    /// [`with`](Self::with), under another name in files.
+    ///
+    /// # Panics
+    /// As [`with`](Self::with).
+    #[must_use]
+    #[track_caller]
+    pub fn with_prefix(
+        mut self,
+        name: &'static str,
+        prefix: &'static str,
+        update: Update,
+        params: Params,
+    ) -> Self {
+        assert!(self.get(name).is_none(), "there is a module called {name} already");
+        if let Update::AverageOf(other) = update {
+            let names = |params: &Params| params.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+            let Some(online) = self.get(other) else { panic!("{name} is the average of {other}, which is not there") };
+            assert_eq!(names(online), names(&params), "{name} has not the parameters of {other}, whose average it is");
+        }
+        self.modules.push(Module { name, prefix, update, params });
+        self
+    }
+
+    /// The modules in order.
+    pub fn modules(&self) -> &[Module] {
+        &self.modules
+    }
+
+    /// The modules in order, to change.
+    pub fn modules_mut(&mut self) -> &mut [Module] {
+        &mut self.modules
+    }
+
+    /// The modules, and what else is remembered, to change.
+    pub fn modules_and_state_mut(&mut self) -> (&mut [Module], &mut [(String, Tensor)]) {
+        (&mut self.modules, &mut self.state)
+    }
+
+    /// The module of this name.
+    pub fn get(&self, name: &str) -> Option<&Params> {
+        self.modules.iter().find(|m| m.name == name).map(|m| &m.params)
+    }
+
+    /// The module of this name, to change.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Params> {
+        self.modules.iter_mut().find(|m| m.name == name).map(|m| &mut m.params)
+    }
+
+    /// The parameters whose features are evaluated: the moving average of `encoder` where there is one, else `encoder`.
+    pub fn evaluated(&self) -> &Params {
+        &self[self.average_of_encoder().unwrap_or("encoder")]
+    }
+
+    /// The name of the moving average of `encoder`, if it has one.
+    pub fn average_of_encoder(&self) -> Option<&'static str> {
+        self.modules.iter().find(|m| m.update == Update::AverageOf("encoder")).map(|m| m.name)
+    }
+
+    /// The trained modules in the order of their gradients.
+    pub fn trained(&self) -> impl Iterator<Item = &Params> + Clone {
+        self.modules.iter().filter(|m| m.update == Update::Trained).map(|m| &m.params)
+    }
+
+    /// The parameters that get a gradient, in its order.
+    pub fn trained_params(&self) -> impl Iterator<Item = &Param> {
+        self.trained().flat_map(Params::iter).filter(|p| p.role == Role::Trained)
+    }
+
+    /// Each trained module and, if another follows it, its moving average.
+    pub fn trained_and_average(&mut self) -> Vec<(&mut Params, Option<&mut Params>)> {
+        let (trained, mut others): (Vec<_>, Vec<_>) =
+            self.modules.iter_mut().partition(|m| m.update == Update::Trained);
+        let pairs = trained.into_iter().map(|Module { name, params, .. }| {
+            let average = others.iter().position(|m| m.update == Update::AverageOf(name));
+            (params, average.map(|at| &mut others.swap_remove(at).params))
+        });
+        pairs.collect()
+    }
+
+    /// The values for a pass that is to be differentiated: what is trained becomes leaves of `tape`, in order.
+    pub fn on(&self, tape: &Tape) -> ModelWeights {
+        self.weights(|m| if m.update == Update::Trained { m.params.on(tape) } else { m.params.constants() })
+    }
+
+    /// The values for a pass off the tape: evaluation.
+    pub fn constants(&self) -> ModelWeights {
+        self.weights(|m| m.params.constants())
+    }
+
+    /// The values, each module's as `place` puts them.
+    pub fn weights(&self, mut place: impl FnMut(&Module) -> Weights) -> ModelWeights {
+        ModelWeights {
+            modules: self.modules.iter().map(|m| (m.name, place(m))).collect(),
+            state: self.state.iter().map(|(name, x)| (name.clone(), x.clone().into())).collect(),
+        }
+    }
+
+    /// Everything through `convert`: to another element type, to another device.
+    #[must_use]
+    pub fn map(&self, convert: impl Fn(&Tensor) -> Tensor) -> Self {
+        let module = |m: &Module| Module { params: m.params.map(&convert), ..m.clone() };
+        ModelParams {
+            modules: self.modules.iter().map(module).collect(),
+            state: self.state.iter().map(|(name, x)| (name.clone(), convert(x))).collect(),
+        }
+    }
+
+    /// In another element type.
+    #[must_use]
+    pub fn to_dtype(&self, dtype: DType) -> Self {
+        self.map(|x| x.to_dtype(dtype))
+    }
+}
+
+impl Index<&str> for ModelParams {
+    type Output = Params;
+    #[track_caller]
+    fn index(&self, name: &str) -> &Params {
+        self.get(name).unwrap_or_else(|| panic!("the model has no module called {name}"))
+    }
+}
+
+impl IndexMut<&str> for ModelParams {
+    #[track_caller]
+    fn index_mut(&mut self, name: &str) -> &mut Params {
+        self.get_mut(name).unwrap_or_else(|| panic!("the model has no module called {name}"))
+    }
+}
+
+/// The values of [`ModelParams`], on a tape or off it, for one pass.
+#[derive(Clone, Debug)]
+pub struct ModelWeights {
+    modules: Vec<(&'static str, Weights)>,
+    state: Vec<(String, Var)>,
+}
+
+impl ModelWeights {
+    /// What the model remembers under this name, off the tape.
+    ///
+    /// # Panics
+    /// When it remembers nothing of this name.
+    #[track_caller]
+    pub fn state(&self, name: &str) -> &Var {
+        let found = self.state.iter().find(|s| s.0 == name);
+        &found.unwrap_or_else(|| panic!("the model has no state called {name}")).1
+    }
+
+    /// The values that gradients reach, in the order of the parameters.
+    pub fn leaves(&self) -> impl Iterator<Item = &Var> {
+        self.modules.iter().flat_map(|m| m.1.iter()).filter(|w| w.is_tracked())
+    }
+}
+
+impl Index<&str> for ModelWeights {
+    type Output = Weights;
+    #[track_caller]
+    fn index(&self, name: &str) -> &Weights {
+        let found = self.modules.iter().find(|m| m.0 == name);
+        &found.unwrap_or_else(|| panic!("the model has no module called {name}")).1
+    }
+}

@@ -1,0 +1,161 @@
+//! Where a model in training stands: has the encoder collapsed, and does the noise hide anything?
+
+use rayon::prelude::*;
+
+use super::algorithm_1::{Batch, Noise, Trainer};
+use super::config::RunConfig;
+use crate::autograd::ops;
+use crate::data::{Dataset, Normalization, evaluation_images};
+use crate::eval::{feature_std, noise_sensitivity, pooled_features, rank_me, rms, target_std};
+use crate::methods::{Chunk, MaskedPrediction, Number};
+use crate::paper::{PositionDistribution, Sigma, WhitenedPositions, visible_norm};
+use crate::rng::{Purpose, stream};
+use crate::tensor::{Indices, Tensor};
+use crate::{Error, Result};
+
+/// Held-out images that rank and deviation of features are measured on.
+pub(super) const HELD_OUT: usize = 512;
+/// Of these, how many the predictor and the targets are looked at with.
+const PREDICTED: usize = 64;
+/// Draws in all that positions are decoded from: a standard error of at most half a per cent.
+const DECODED: usize = 10_000;
+/// Key of the random streams of diagnostics: no step of training draws from them.
+const DIAGNOSTICS: u64 = 1;
+
+impl Trainer {
+    /// The distribution of the positions that masked tokens stand at, Eqs. (3) and (4), with ψ \[1, K, d_p\] of every
+    /// patch, row by row; σ = 0 without noise. `None`: the method has no predictor.
+    pub fn positions(&self) -> Option<PositionDistribution> {
+        let method = self.method.as_masked_prediction()?;
+        let (phi, predictor) = (&self.params["predictor"], method.predictor());
+        let psi = phi.value(predictor.position);
+        let ([_, tokens, d_p], patches) = (psi.dims("positions: psi"), method.encoder().config().patches());
+        let psi = psi.reshape([tokens, d_p]).rows(tokens - patches..tokens); // MAE's class token is no patch
+        Some(PositionDistribution {
+            psi: psi.reshape([1, patches, d_p]).into(),
+            a: phi.value(predictor.embed.weight).clone().into(),
+            sigma: method.sigma().unwrap_or(Sigma::SILENT),
+        })
+    }
+
+    /// Where the model stands, on held-out images, of which there is at least one, with masks and noise that are the same at
+    /// every step. `config` gives the masks and the seed. docs/diagnostics.md says what to look for.
+    ///
+    /// | name | |
+    /// |---|---|
+    /// | `feature_std` | the standard deviation of a pooled feature of the evaluated encoder over images, averaged over features |
+    /// | `rank_me` | effective rank of those features (RankMe), at most their width |
+    /// | `norm_gamma` | \|γ\| of the last layer norm of the encoder in training |
+    ///
+    /// and of a [`MaskedPrediction`]
+    ///
+    /// | name | |
+    /// |---|---|
+    /// | `target_std` | the standard deviation of a target over images, at a fixed position and feature, averaged: [`target_std`] |
+    /// | `visible_norm_a` | \|(I − 11ᵀ/d_p)A\|: the part of A that the predictor can see, [`visible_norm`] |
+    /// | `context_rms` | RMS(A s_x): root mean square of the projected context features, per component, on visible tokens |
+    ///
+    /// and of one with noise
+    ///
+    /// | name | |
+    /// |---|---|
+    /// | `neighbor_distance`, `least_neighbor_distance` | d′ between neighboring positions |
+    /// | `position_accuracy` | how often the best guess of a position from one draw of it is right, from 1/K to 1 |
+    /// | `noise_sensitivity` | ½ E‖F₁ − F₂‖² per entry: the variance of a prediction that is the noise's, [`noise_sensitivity`] |
+    ///
+    /// # Errors
+    /// When an image cannot be read, the masks do not fit the model, or the features are not finite: those of no images
+    /// are not.
+    pub fn diagnose(
+        &self,
+        config: &RunConfig,
+        (held_out, normalization): (&dyn Dataset, &Normalization),
+    ) -> Result<Vec<Number>> {
+        let Trainer { method, params, .. } = self;
+        let encoder = method.encoder();
+        let features = pooled_features(encoder, params.evaluated(), (held_out, normalization), 1, &|_| Ok(()))?;
+        let feature_std = feature_std(&features[0]);
+        if !feature_std.is_finite() {
+            return Err(Error::Training {
+                step: self.optimizer.steps() as usize,
+                problem: "features of held-out images are not finite".into(),
+                hint: "try a lower --lr or a longer --warmup".into(),
+            });
+        }
+        let gamma = params["encoder"].value(encoder.last_norm());
+        let mut numbers = vec![
+            Number::new("feature_std", "pooled features", "std over images", feature_std),
+            Number::new("rank_me", "RankMe", "effective rank", rank_me(&features[0], &|| Ok(()))?),
+            Number::new("norm_gamma", "|γ|", "norm", gamma.norm()),
+        ];
+        let (Some(method), Some(positions)) = (method.as_masked_prediction(), self.positions()) else {
+            return Ok(numbers);
+        };
+        let [context_rms, noise_sensitivity, target_std] =
+            look_at_predictions(self, method, config, (held_out, normalization))?;
+        let PositionDistribution { psi, a, sigma } = positions;
+        numbers.extend([
+            Number::new("target_std", "targets", "std over images", target_std),
+            Number::new("visible_norm_a", "visible |A|", "norm", visible_norm(a.value())),
+            Number::new("context_rms", "context A s", "RMS", context_rms),
+        ]);
+        if sigma.std() > 0.0 {
+            let [_, patches, d_p] = psi.dims("diagnose: psi");
+            let grid = encoder.config().grid();
+            let positions = WhitenedPositions::new(&psi.value().reshape([patches, d_p]), a.value(), sigma);
+            let neighbors = positions.neighbors((grid, grid));
+            let mut rng = stream(config.seed, Purpose::Eval, [DIAGNOSTICS, 0]);
+            let accuracy = positions.decoding_accuracy(DECODED.div_ceil(patches), &mut rng);
+            numbers.extend([
+                Number::new("neighbor_distance", "mean d′", "neighbors", neighbors.mean),
+                Number::new("least_neighbor_distance", "least d′", "neighbors", neighbors.least),
+                Number::new("position_accuracy", "positions decoded", "accuracy", accuracy),
+                Number::new("noise_sensitivity", "due to noise", "prediction variance", noise_sensitivity),
+            ]);
+        }
+        Ok(numbers)
+    }
+}
+
+/// RMS(A s_x), the noise sensitivity, and the deviation of the targets over images.
+fn look_at_predictions(
+    trainer: &Trainer,
+    method: &dyn MaskedPrediction,
+    config: &RunConfig,
+    (held_out, normalization): (&dyn Dataset, &Normalization),
+) -> Result<[f64; 3]> {
+    let encoder = method.encoder().config();
+    let count = held_out.len().min(PREDICTED);
+    let images = evaluation_images(held_out, 0..count, normalization)?;
+    let images = Tensor::new([count, encoder.channels, encoder.image_size, encoder.image_size], images);
+    let mut rng = stream(config.seed, Purpose::Eval, [DIAGNOSTICS, 1]);
+    let (context, targets) = config.masking.sample(count, encoder.patches(), &mut rng)?;
+    // Under the noise of two steps that no run comes to.
+    let batches = [u64::MAX - 1, u64::MAX].map(|step| {
+        Batch::masked(images.clone(), context.clone(), targets.clone(), Noise::Drawn { seed: config.seed, step })
+    });
+    let look = |start: usize| {
+        let part = start..(start + trainer.chunk_images).min(count);
+        let [first, second] = batches.each_ref().map(|batch| trainer.chunk(batch, part.clone()));
+        let w = trainer.params.constants();
+        let (theta, phi) = (&w["encoder"], &w["predictor"]);
+        let s_x = method.encode(theta, &first);
+        let predict = |chunk: &Chunk| {
+            let (c, m) = method.tokens(phi, &s_x, chunk);
+            method.predict(phi, &c, &m).value().clone()
+        };
+        let sensitivity = noise_sensitivity(&predict(&first), &predict(&second));
+        let a_s_x = ops::linear(&s_x, &phi[method.predictor().embed.weight], None);
+        let everywhere = first.with_targets(Indices::all(part.len(), encoder.patches()));
+        let targets = method.targets(&w, &everywhere).value().clone();
+        let share = part.len() as f64 / count as f64;
+        (share * rms(a_s_x.value()).powi(2), share * sensitivity, targets)
+    };
+    let starts: Vec<usize> = (0..count).step_by(trainer.chunk_images).collect();
+    // Summed in the order of the images, whichever thread was first.
+    let seen: Vec<(f64, f64, Tensor)> = starts.into_par_iter().map(look).collect();
+    let power: f64 = seen.iter().map(|(power, ..)| power).sum();
+    let sensitivity = seen.iter().map(|(_, sensitivity, _)| sensitivity).sum();
+    let targets: Vec<Tensor> = seen.into_iter().map(|(.., targets)| targets).collect();
+    Ok([power.sqrt(), sensitivity, target_std(&Tensor::concat_rows(&targets))])
+}

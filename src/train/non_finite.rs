@@ -1,0 +1,83 @@
+//! Where the first number of a step comes from that is not finite. Nothing of this runs in training until a step has failed.
+
+use std::fmt;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::algorithm_1::{Batch, Trainer};
+use crate::autograd::{NonFinite, Origin, Tape};
+use crate::methods::{Module, Update};
+use crate::nn::Role;
+use crate::tensor::Tensor;
+
+/// The first number in a step that is not finite.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NonFiniteSource {
+    /// The images of the batch in whose chunk it was seen.
+    pub images: Range<usize>,
+    /// Whether it was in a module that no gradient reaches: in the target encoder.
+    pub in_target: bool,
+    /// The parameter that held it from the start, if one did.
+    pub parameter: Option<String>,
+    /// The operation, or the leaf.
+    pub found: NonFinite,
+}
+
+impl NonFiniteSource {
+    /// What to do, where it is not the training that diverged.
+    pub fn advice(&self) -> Option<&'static str> {
+        match (&self.parameter, self.found.origin) {
+            (Some(_), _) => Some("it was so before this step: go back to an earlier checkpoint"),
+            (None, Origin::Constant { .. }) => Some("look at the images, their normalization, and the noise"),
+            (None, Origin::Leaf | Origin::Value { .. } | Origin::Gradient) => None,
+        }
+    }
+}
+
+impl fmt::Display for NonFiniteSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NonFiniteSource { images, in_target, parameter, found } = self;
+        let place = if *in_target { ", target encoder" } else { "" };
+        write!(f, "images {} to {}{place}: ", images.start, images.end - 1)?;
+        match parameter {
+            Some(parameter) => write!(f, "the parameter {parameter} is not finite"),
+            None => write!(f, "{found}"),
+        }
+    }
+}
+
+/// Replays a step on tapes that look at every value and every gradient, chunk by chunk, and says where the first one
+/// comes from that is not finite. `None` when all are finite.
+pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<NonFiniteSource> {
+    let chunks = (0..batch.len()).into_par_iter().step_by(trainer.chunk_images.max(1));
+    chunks.map(|i| i..(i + trainer.chunk_images).min(batch.len())).find_map_first(|images| {
+        let _products = trainer.precision.enter();
+        let chunk = trainer.chunk(batch, images.clone());
+        // The step with the modules on the tape of which `on` says so.
+        let replay = |on: &dyn Fn(&Module) -> bool| {
+            let (tape, params) = (Tape::watching(), &trainer.params);
+            let place = |m: &Module| if on(m) { m.params.on(&tape) } else { m.params.constants() };
+            let loss = trainer.method.record(&params.weights(place), &chunk).loss;
+            if tape.first_non_finite().is_none() && loss.is_tracked() {
+                tape.backward_from(&loss, Tensor::full(*loss.shape(), 1.0, loss.dtype()));
+            }
+            let leaves = params.modules().iter().filter(|m| on(m)).flat_map(|m| m.params.iter());
+            let mut leaves = leaves.filter(|p| p.role == Role::Trained);
+            tape.first_non_finite().map(|found| {
+                let parameter = if found.origin == Origin::Leaf { leaves.nth(found.position) } else { None };
+                (parameter.map(|p| p.name.clone()), found)
+            })
+        };
+        let trained = |m: &Module| m.update == Update::Trained;
+        let (parameter, found) = replay(&trained)?;
+        // What a constant brought in may come from a module that is off the tape: look at those.
+        let from_outside = matches!(found.origin, Origin::Constant { .. });
+        let target = if from_outside { replay(&|m| !trained(m)) } else { None };
+        let in_target = target.as_ref().is_some_and(|(parameter, found)| {
+            parameter.is_some() || !matches!(found.origin, Origin::Constant { .. })
+        });
+        let (parameter, found) = target.filter(|_| in_target).unwrap_or((parameter, found));
+        Some(NonFiniteSource { images, in_target, parameter, found })
+    })
+}
