@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use stop_mim::data;
 use stop_mim::lab::small;
 use stop_mim::train::checkpoint::{CheckpointPolicy, load_run, save_run};
-use stop_mim::train::{RunConfig, Trainer, fresh_model, go_on, pretrain};
+use stop_mim::train::{RunConfig, Trainer, fresh_model, resume, pretrain};
 use stop_mim::{DType, Precision};
 
 fn config() -> RunConfig {
@@ -23,7 +23,7 @@ fn run(config: &RunConfig, from: Option<Trainer>, steps: usize) -> Trainer {
     };
     match from {
         None => pretrain(config, &splits, 2, &mut to_there).unwrap(),
-        Some(trainer) => go_on(trainer, config, &splits, 2, &mut to_there).unwrap(),
+        Some(trainer) => resume(trainer, config, &splits, 2, &mut to_there).unwrap(),
     }
 }
 

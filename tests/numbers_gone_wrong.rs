@@ -16,7 +16,7 @@ const HYPER: StepParams = StepParams { lr: 1e-2, weight_decay: 0.1, ema_momentum
 
 fn modules(trainer: &mut Trainer) -> Vec<&mut Params> {
     let params = &mut trainer.params;
-    [Some(&mut params.encoder), Some(&mut params.predictor), params.target.as_mut()].into_iter().flatten().collect()
+    [Some(&mut params["encoder"]), Some(&mut params["predictor"]), params.target.as_mut()].into_iter().flatten().collect()
 }
 
 fn set(params: &mut Params, name: &str, value: f32) {
@@ -78,7 +78,7 @@ fn any_trained_number_that_is_nan_or_infinite_is_named() {
 #[test]
 fn a_loss_that_overflows_is_traced_to_the_operation() {
     let (mut trainer, batch) = stop();
-    set(&mut trainer.params.encoder, "blocks.0.norm2.weight", 3e38);
+    set(&mut trainer.params["encoder"], "blocks.0.norm2.weight", 3e38);
     fails(&mut trainer, &batch, &["the loss is", "first, images 0 to 2: norm_linear (entry", "lower learning rate"]);
 }
 
@@ -87,9 +87,9 @@ fn a_gradient_that_overflows_is_traced_to_the_operation_while_the_loss_is_finite
     // Nothing gets through the first block's MLP, and what comes back is 10²⁰ of what should.
     let (mut trainer, batch) = stop();
     for (name, value) in [("fc1.weight", 0.0), ("fc1.bias", 0.0), ("fc2.weight", 1e20)] {
-        set(&mut trainer.params.encoder, &format!("blocks.0.mlp.{name}"), value);
+        set(&mut trainer.params["encoder"], &format!("blocks.0.mlp.{name}"), value);
     }
-    set(&mut trainer.params.encoder, "blocks.0.norm2.weight", 1e38);
+    set(&mut trainer.params["encoder"], "blocks.0.norm2.weight", 1e38);
     let found = trainer.gradients(&batch).unwrap();
     assert!(found.loss.is_finite());
     fails(
@@ -103,8 +103,8 @@ fn a_gradient_that_overflows_is_traced_to_the_operation_while_the_loss_is_finite
 fn a_gradient_whose_square_overflows_would_stop_its_weight_for_good() {
     // ∂L/∂A has a factor n.
     let (mut trainer, mut batch) = stop();
-    set(&mut trainer.params.predictor, "predictor_embed.weight", 0.0);
-    let dim = trainer.model.config.encoder.dim;
+    set(&mut trainer.params["predictor"], "predictor_embed.weight", 0.0);
+    let dim = trainer.config().encoder.dim;
     let noise = Tensor::full([14, 3, dim], 1e30, DType::F32);
     batch.noise = Noise::Given(vec![noise.clone(), noise]);
     let found = trainer.gradients(&batch).unwrap();
@@ -125,7 +125,7 @@ fn bad_pixels_and_bad_noise_are_not_blamed_on_the_weights() {
         );
     }
     let mut noisy = batch.clone();
-    let noise = Tensor::full([14, 3, trainer.model.config.encoder.dim], f64::NAN, DType::F32);
+    let noise = Tensor::full([14, 3, trainer.config().encoder.dim], f64::NAN, DType::F32);
     noisy.noise = Noise::Given(vec![noise.clone(), noise]);
     fails(&mut trainer, &noisy, &["first, images 0 to 2", "and the noise"]);
 }
@@ -133,8 +133,8 @@ fn bad_pixels_and_bad_noise_are_not_blamed_on_the_weights() {
 #[test]
 fn a_trained_parameter_that_nothing_reads_is_named() {
     let (mut trainer, batch) = stop();
-    trainer.params.predictor.set_role(trainer.model.predictor.mask_token, Role::Trained);
-    trainer.optimizer = AdamW::new(&trainer.params.trained());
+    trainer.params["predictor"].set_role(trainer.model.predictor.mask_token, Role::Trained);
+    trainer.optimizer = AdamW::new(&trainer.params.trained().collect::<Vec<_>>());
     fails(&mut trainer, &batch, &["no gradient reaches the parameter mask_token", "Role::Unread"]);
 }
 

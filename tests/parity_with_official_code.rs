@@ -12,12 +12,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use stop_mim::autograd::{Var, ops};
 use stop_mim::methods::stop::TokenForm;
-use stop_mim::methods::{Method, Model, ModelConfig, ModelParams};
+use stop_mim::methods::{Method, MethodConfig, ModelConfig, ModelParams};
 use stop_mim::nn::{LinearInit, Params, Role};
 use stop_mim::paper::Sigma;
 use stop_mim::paper::masking::masks_from_noise;
@@ -127,16 +128,18 @@ impl Fixture {
         worst
     }
 
-    fn model(&self, method: Method, predictor: &str, dtype: DType) -> (Model, ModelParams) {
+    fn model(&self, method: MethodConfig, predictor: &str, dtype: DType) -> (Arc<dyn Method>, ModelParams) {
         let config = ModelConfig {
             encoder: EncoderConfig {
                 image_size: self.size("image_size"),
                 patch_size: self.size("patch_size"),
+                channels: 3,
                 dim: self.size("embed_dim"),
                 depth: self.size("depth"),
                 heads: self.size("num_heads"),
                 mlp_ratio: 4.0,
-                class_token: matches!(method, Method::Mae { .. }),
+                class_token: method.class_token(),
+                mask_token: false,
                 patch_std: 0.02,
                 position_scale: 1.0,
             },
@@ -151,7 +154,7 @@ impl Fixture {
             linear_init: LinearInit::Normal,
         };
         assert_eq!((self.size("mlp_ratio"), self.config["layer_norm_eps"].as_f64()), (4, Some(1e-6)));
-        Model::new(&config, dtype, &mut stream(0, Purpose::Init, [0, 0])).unwrap()
+        config.build(dtype, &mut stream(0, Purpose::Init, [0, 0])).unwrap()
     }
 
     /// Sets every parameter from the fixture; none may be missing, and the shapes must agree.
@@ -169,25 +172,23 @@ impl Fixture {
     fn run_joint_embedding(&self, method: &str, dtype: DType, worst: &mut Worst) {
         let target_blocks = self.size("target_blocks");
         let method = match (method, self.flag("apply_stop")) {
-            ("ijepa-official", _) => Method::Ijepa { target_blocks },
+            ("ijepa-official", _) => MethodConfig::Ijepa { target_blocks },
             ("stop-official", true) => {
                 let sigma = Sigma::from_std(self.config["noise_std"].as_f64().unwrap());
-                Method::Stop { target_blocks, sigma, tokens: TokenForm::Official }
+                MethodConfig::Stop { target_blocks, sigma, tokens: TokenForm::Official }
             }
             ("stop-paper", true) => {
                 let sigma = Sigma::from_std(self.config["noise_std"].as_f64().unwrap());
-                Method::Stop { target_blocks, sigma, tokens: TokenForm::Paper }
+                MethodConfig::Stop { target_blocks, sigma, tokens: TokenForm::Paper }
             }
             ("stop-official", false) => {
-                Method::Stop { target_blocks, sigma: Sigma::from_std(0.0), tokens: TokenForm::PositionsOnly }
+                MethodConfig::Stop { target_blocks, sigma: Sigma::from_std(0.0), tokens: TokenForm::PositionsOnly }
             }
             (other, _) => panic!("unknown method {other}"),
         };
-        let stochastic = matches!(method, Method::Stop { tokens: TokenForm::Official | TokenForm::Paper, .. });
+        let stochastic = matches!(method, MethodConfig::Stop { tokens: TokenForm::Official | TokenForm::Paper, .. });
         let (model, mut params) = self.model(method, "predictor", dtype);
-        self.load(&mut params.encoder, "encoder", dtype);
-        self.load(&mut params.predictor, "predictor", dtype);
-        self.load(params.target.as_mut().unwrap(), "target_encoder", dtype);
+        params.modules_mut().iter_mut().for_each(|module| self.load(&mut module.params, module.prefix, dtype));
 
         // Chunks of two images, so that the cut and the sum over chunks are part of what is compared.
         let mut trainer = Trainer { chunk_images: 2, ..Trainer::new(model, params) };
@@ -198,22 +199,20 @@ impl Fixture {
             };
             let blocks = self.size("num_pred_masks");
             let noise = (0..blocks).map(|i| of_step(&format!("noise.{i}")).to_dtype(dtype));
-            let batch = Batch {
-                images: of_step("images").to_dtype(dtype),
-                context: masks("enc", self.size("num_enc_masks")),
-                targets: masks("pred", blocks),
-                noise: Noise::Given(if stochastic { noise.collect() } else { Vec::new() }),
-            };
+            let batch = Batch::masked(
+                of_step("images").to_dtype(dtype),
+                masks("enc", self.size("num_enc_masks")),
+                masks("pred", blocks),
+                Noise::Given(if stochastic { noise.collect() } else { Vec::new() }),
+            );
 
             // The forward pass, on the whole batch at once.
-            let (model, params) = (&trainer.model, &trainer.params);
-            let chunk = trainer.cut(&batch, 0..batch.images.shape()[0]);
-            let (theta, phi) = (params.encoder.constants(), params.predictor.constants());
-            let averaged = params.target.as_ref().unwrap().constants();
-            let s_x = model.encode(&theta, &chunk);
-            let (c, m) = model.tokens(&phi, &s_x, &chunk);
-            let predictions = model.predict(&phi, &c, &m);
-            let targets = model.targets(Some(&averaged), &chunk);
+            let (method, w) = (trainer.method.as_masked_prediction().unwrap(), trainer.params.constants());
+            let chunk = trainer.chunk(&batch, 0..batch.len());
+            let s_x = method.encode(&w["encoder"], &chunk);
+            let (c, m) = method.tokens(&w["predictor"], &s_x, &chunk);
+            let predictions = method.predict(&w["predictor"], &c, &m);
+            let targets = method.targets(&w, &chunk);
             let label = |name: &str| format!("step{step}.out.{name}");
             worst.compare(&label("context"), s_x.value(), of_step("out.context"));
             worst.compare(&label("targets"), targets.value(), of_step("out.targets"));
@@ -221,7 +220,7 @@ impl Fixture {
 
             // Loss and gradients as the training loop computes them, in chunks.
             let found = trainer.gradients(&batch).unwrap();
-            worst.compare(&label("loss"), &Tensor::new([1], vec![found.loss]), of_step("out.loss"));
+            worst.compare(&label("loss"), &found.loss.reshape([1]), of_step("out.loss"));
             if step == 0 {
                 self.compare_gradients(&trainer.params, ["encoder", "predictor"], &found.gradients, worst);
             }
@@ -230,10 +229,9 @@ impl Fixture {
             trainer.step(&batch, &self.hyper(step)).unwrap();
         }
 
-        let ModelParams { encoder, predictor, target } = &trainer.params;
-        self.compare_weights("encoder", encoder, worst);
-        self.compare_weights("predictor", predictor, worst);
-        self.compare_weights("target_encoder", target.as_ref().unwrap(), worst);
+        for module in trainer.params.modules() {
+            self.compare_weights(module.name, &module.params, worst);
+        }
     }
 
     /// β₁ and β₂, and ε.
@@ -280,10 +278,9 @@ impl Fixture {
     }
 
     fn run_mae(&self, dtype: DType, worst: &mut Worst) {
-        let method = Method::Mae { normalize_patches: self.flag("norm_pix_loss") };
+        let method = MethodConfig::Mae { normalize_patches: self.flag("norm_pix_loss") };
         let (model, mut params) = self.model(method, "decoder", dtype);
-        self.load(&mut params.encoder, "model", dtype);
-        self.load(&mut params.predictor, "model", dtype);
+        params.modules_mut().iter_mut().for_each(|module| self.load(&mut module.params, module.prefix, dtype));
         let mut trainer = Trainer { chunk_images: 2, ..Trainer::new(model, params) };
         let ratio = self.config["mask_ratio"].as_f64().unwrap();
         // The official fixture is one forward and backward pass; those of several steps go on to the weights.
@@ -296,26 +293,26 @@ impl Fixture {
             let mask = Tensor::new([images, tokens], masks.mask.clone());
             worst.compare(&label("mask"), &mask, self.tensor(&label("mask")));
 
-            let batch = Batch {
-                images: self.tensor(&label("images")).to_dtype(dtype),
-                context: vec![masks.kept.clone()],
-                targets: vec![masks.removed.clone()],
-                noise: Noise::Drawn { seed: 0, step: 0 },
-            };
-            let (model, params) = (&trainer.model, &trainer.params);
-            let chunk = trainer.cut(&batch, 0..images);
-            let (theta, phi) = (params.encoder.constants(), params.predictor.constants());
-            let (c, m) = model.tokens(&phi, &model.encode(&theta, &chunk), &chunk);
+            let batch = Batch::masked(
+                self.tensor(&label("images")).to_dtype(dtype),
+                vec![masks.kept.clone()],
+                vec![masks.removed.clone()],
+                Noise::Drawn { seed: 0, step: 0 },
+            );
+            let (method, params) = (trainer.method.as_masked_prediction().unwrap(), &trainer.params);
+            let chunk = trainer.chunk(&batch, 0..images);
+            let (theta, phi) = (params["encoder"].constants(), params["predictor"].constants());
+            let (c, m) = method.tokens(&phi, &method.encode(&theta, &chunk), &chunk);
             // The official decoder answers for every patch, in raster order: undo the shuffle, leave out the class
             // token.
-            let all = model.predictor.forward_all(&phi, &ops::concat_tokens(&[&c, &m]));
+            let all = method.predictor().forward_all(&phi, &ops::concat_tokens(&[&c, &m]));
             let patches = ops::slice_tokens(&all, 1, tokens);
             let predictions: Var = ops::gather_tokens(&patches, &masks.restore);
             let name = label("out.predictions");
             worst.compare(&name, predictions.value(), self.tensor(&name));
 
             let found = trainer.gradients(&batch).unwrap();
-            worst.compare(&label("out.loss"), &Tensor::new([1], vec![found.loss]), self.tensor(&label("out.loss")));
+            worst.compare(&label("out.loss"), &found.loss.reshape([1]), self.tensor(&label("out.loss")));
             if step == 0 {
                 self.compare_gradients(params, ["model", "model"], &found.gradients, worst);
             }
@@ -325,8 +322,8 @@ impl Fixture {
             }
         }
         if steps.is_some() {
-            self.compare_weights("model", &trainer.params.encoder, worst);
-            self.compare_weights("model", &trainer.params.predictor, worst);
+            self.compare_weights("model", &trainer.params["encoder"], worst);
+            self.compare_weights("model", &trainer.params["predictor"], worst);
         }
     }
 }

@@ -24,11 +24,11 @@ fn predictor(d: usize, depth: usize, n: usize) -> usize {
 
 /// Numbers in the encoder and predictor of a preset, constructed.
 fn count((encoder, predictor): (EncoderConfig, PredictorConfig)) -> (usize, usize) {
-    let method = Method::Ijepa { target_blocks: 1 };
+    let method = MethodConfig::Ijepa { target_blocks: 1 };
     let config = ModelConfig { method, encoder, predictor, linear_init: LinearInit::Normal };
     let mut rng = stream(0, Purpose::Init, [0, 0]);
     let (_, params) = Model::new(&config, DType::F32, &mut rng).unwrap();
-    (params.encoder.elements(), params.predictor.elements())
+    (params["encoder"].elements(), params["predictor"].elements())
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn metered_step(method: &Method) -> (Trainer, Totals) {
 /// only. The target encoder runs forward only, on all patches.
 fn expected(trainer: &Trainer, images: usize) -> [usize; 4] {
     let batch = small::batch(trainer);
-    let (encoder, predictor) = (&trainer.model.config.encoder, &trainer.model.config.predictor);
+    let (encoder, predictor) = (&trainer.config().encoder, &trainer.config().predictor);
     let (d_e, d_p, pixels) = (encoder.dim, predictor.dim, 3 * encoder.patch_size * encoder.patch_size);
     let (n_c, n_t) = (batch.context[0].per_row(), batch.targets[0].per_row());
     let rows = images * batch.context.len(); // E B
@@ -66,12 +66,12 @@ fn expected(trainer: &Trainer, images: usize) -> [usize; 4] {
 
     add_linear(rows * n_c, pixels, d_e, 1); // no gradient for the pixels
     add_linear(rows * (n_c + class), d_e, d_p, 2);
-    let outputs = match trainer.model.config.method {
-        Method::Mae { .. } => pixels,
+    let outputs = match trainer.config().method {
+        MethodConfig::Mae { .. } => pixels,
         _ => d_e,
     };
     add_linear(blocks * n_t, d_p, outputs, 2);
-    if let Method::Stop { tokens: TokenForm::Official | TokenForm::Paper, .. } = trainer.model.config.method {
+    if let MethodConfig::Stop { tokens: TokenForm::Official | TokenForm::Paper, .. } = trainer.config().method {
         add_linear(blocks * n_t, d_e, d_p, 1); // no gradient for the noise
     }
     // Blocks, sequences, tokens, of them those that are answered for, width, on the tape.

@@ -38,8 +38,8 @@ fn count(case: &Value, key: &str) -> usize {
 fn learning_rate() {
     assert_equal("learning_rate", |case| {
         let [start, peak, end] = ["start", "peak", "end"].map(|key| number(case, key));
-        let schedule = LearningRate { start, peak, end, warmup: count(case, "warmup"), total: count(case, "total") };
-        move |step| schedule.at(step)
+        let (schedule, total) = (LearningRate { start, peak, end, warmup: count(case, "warmup") }, count(case, "total"));
+        move |step| schedule.at(step, total)
     });
 }
 
@@ -47,8 +47,8 @@ fn learning_rate() {
 fn weight_decay() {
     assert_equal("weight_decay", |case| {
         let [start, end] = ["start", "end"].map(|key| number(case, key));
-        let schedule = WeightDecay { start, end, total: count(case, "total") };
-        move |step| schedule.at(step)
+        let (schedule, total) = (WeightDecay { start, end }, count(case, "total"));
+        move |step| schedule.at(step, total)
     });
 }
 
@@ -56,7 +56,7 @@ fn weight_decay() {
 fn ema_momentum() {
     assert_equal("ema_momentum", |case| {
         let [start, end] = ["start", "end"].map(|key| number(case, key));
-        let schedule = EmaMomentum { start, end, total: count(case, "total") };
-        move |step| schedule.at(step)
+        let (schedule, total) = (EmaMomentum { start, end }, count(case, "total"));
+        move |step| schedule.at(step, total)
     });
 }

@@ -292,22 +292,25 @@ mod tests {
         }
     }
 
-    const OPTIONS: LoaderOptions = LoaderOptions {
-        batch_size: 5,
-        seed: 7,
-        first_step: 0,
-        augment: Some(Augment::STOP),
-        // Leaves v/255.
-        normalization: Normalization { mean: [0.0; 3], std: [1.0; 3] },
-        threads: 1,
-    };
+    fn options() -> LoaderOptions {
+        LoaderOptions {
+            batch_size: 5,
+            seed: 7,
+            first_step: 0,
+            views: vec![Some(Augment::STOP)],
+            labels: false,
+            // Leaves v/255.
+            normalization: Normalization { mean: [0.0; 3], std: [1.0; 3] },
+            threads: 1,
+        }
+    }
 
     fn loader(options: LoaderOptions) -> Loader {
         Loader::new(Arc::new(Few::default()), options).unwrap()
     }
 
     fn batches(options: LoaderOptions, n: usize) -> Vec<Tensor> {
-        loader(options).take(n).map(Result::unwrap).collect()
+        loader(options).take(n).map(first_view).collect()
     }
 
     /// The numbers in the batches, to compare.
@@ -320,11 +323,17 @@ mod tests {
         batch.as_slice::<f32>().chunks(192).map(|image| (image[0] * 255.0).round() as usize / 11).collect()
     }
 
-    const PLAIN: LoaderOptions = LoaderOptions { augment: None, ..OPTIONS };
+    fn plain() -> LoaderOptions {
+        LoaderOptions { views: vec![None], ..options() }
+    }
+
+    fn first_view(batch: Result<Loaded>) -> Tensor {
+        batch.unwrap().views.swap_remove(0)
+    }
 
     #[test]
     fn an_epoch_shows_each_image_once_in_an_order_of_its_own() {
-        let batches = batches(LoaderOptions { batch_size: 1, ..PLAIN }, 46);
+        let batches = batches(LoaderOptions { batch_size: 1, ..plain() }, 46);
         let epochs: Vec<Vec<usize>> =
             batches.chunks(23).map(|epoch| epoch.iter().flat_map(indices).collect()).collect();
         for epoch in &epochs {
@@ -337,8 +346,8 @@ mod tests {
 
     #[test]
     fn incomplete_batches_are_dropped() {
-        assert_eq!(loader(PLAIN).steps_per_epoch(), 4);
-        let batches = batches(PLAIN, 8);
+        assert_eq!(loader(plain()).steps_per_epoch(), 4);
+        let batches = batches(plain(), 8);
         assert!(batches.iter().all(|batch| batch.shape()[..] == [5, 3, 8, 8]));
         for epoch in batches.chunks(4) {
             let mut seen: Vec<usize> = epoch.iter().flat_map(indices).collect();
@@ -350,15 +359,15 @@ mod tests {
 
     #[test]
     fn the_same_batches_on_any_number_of_threads() {
-        let one = batches(OPTIONS, 9);
-        assert_eq!(contents(&one), contents(&batches(LoaderOptions { threads: 4, ..OPTIONS }, 9)));
-        assert_ne!(contents(&one), contents(&batches(LoaderOptions { seed: 8, ..OPTIONS }, 9)));
+        let one = batches(options(), 9);
+        assert_eq!(contents(&one), contents(&batches(LoaderOptions { threads: 4, ..options() }, 9)));
+        assert_ne!(contents(&one), contents(&batches(LoaderOptions { seed: 8, ..options() }, 9)));
     }
 
     #[test]
     fn batches_are_the_same_whether_they_are_kept_or_dropped_at_once() {
-        let kept = batches(OPTIONS, 40);
-        for (batch, kept) in loader(OPTIONS).map(Result::unwrap).zip(&kept) {
+        let kept = batches(options(), 40);
+        for (batch, kept) in loader(options()).map(first_view).zip(&kept) {
             assert_eq!(contents(&[batch]), contents(std::slice::from_ref(kept)));
         }
     }
@@ -385,8 +394,8 @@ mod tests {
     #[test]
     fn resuming_at_a_step_equals_skipping_to_it() {
         for first_step in [3, 4, 6] {
-            let skipped: Vec<_> = loader(OPTIONS).skip(first_step).take(3).map(Result::unwrap).collect();
-            let resumed = batches(LoaderOptions { first_step, ..OPTIONS }, 3);
+            let skipped: Vec<_> = loader(options()).skip(first_step).take(3).map(first_view).collect();
+            let resumed = batches(LoaderOptions { first_step, ..options() }, 3);
             assert_eq!(contents(&skipped), contents(&resumed), "from step {first_step}");
         }
     }
@@ -394,8 +403,8 @@ mod tests {
     #[test]
     fn an_image_is_cropped_anew_in_each_epoch() {
         // The order does not depend on the crops.
-        let whole = batches(LoaderOptions { batch_size: 23, ..PLAIN }, 2);
-        let cropped = batches(LoaderOptions { batch_size: 23, ..OPTIONS }, 2);
+        let whole = batches(LoaderOptions { batch_size: 23, ..plain() }, 2);
+        let cropped = batches(LoaderOptions { batch_size: 23, ..options() }, 2);
         let image = |epoch: usize| {
             let at = indices(&whole[epoch]).iter().position(|&index| index == 4).unwrap();
             &cropped[epoch].as_slice::<f32>()[at * 192..][..192]
@@ -406,9 +415,9 @@ mod tests {
     #[test]
     fn without_augmentation_training_and_evaluation_see_the_same_pixels() {
         let few = Few::default();
-        let evaluation = evaluation_images(&few, 3..23, &OPTIONS.normalization).unwrap();
+        let evaluation = evaluation_images(&few, 3..23, &options().normalization).unwrap();
         assert_eq!(evaluation.len(), 20 * 192);
-        let training = &batches(LoaderOptions { batch_size: 23, ..PLAIN }, 1)[0];
+        let training = &batches(LoaderOptions { batch_size: 23, ..plain() }, 1)[0];
         for (image, index) in training.as_slice::<f32>().chunks(192).zip(indices(training)) {
             if let Some(at) = index.checked_sub(3) {
                 assert_eq!(image, &evaluation[at * 192..][..192]);
@@ -418,7 +427,7 @@ mod tests {
 
     #[test]
     fn a_bad_image_arrives_as_an_error_and_ends_the_batches() {
-        let mut loader = Loader::new(Arc::new(Few { bad: Some(4), broken: None }), OPTIONS).unwrap();
+        let mut loader = Loader::new(Arc::new(Few { bad: Some(4), broken: None }), options()).unwrap();
         let error = loader.by_ref().find_map(Result::err).unwrap();
         assert!(error.to_string().contains("some/image.png: is bad"));
         assert!(loader.next().is_none() && loader.next().is_none());
@@ -426,7 +435,7 @@ mod tests {
 
     #[test]
     fn a_panic_arrives_as_an_error_too() {
-        let options = LoaderOptions { batch_size: 23, ..OPTIONS };
+        let options = LoaderOptions { batch_size: 23, ..options() };
         let mut loader = Loader::new(Arc::new(Few { bad: None, broken: Some(4) }), options).unwrap();
         let error = loader.next().unwrap().unwrap_err().to_string();
         assert!(error.contains("step 1") && error.contains("image 4 is broken"), "{error}");
@@ -435,8 +444,8 @@ mod tests {
 
     #[test]
     fn a_loader_can_be_dropped_at_any_time() {
-        drop(loader(OPTIONS));
-        let mut started = loader(OPTIONS);
+        drop(loader(options()));
+        let mut started = loader(options());
         started.next().unwrap().unwrap();
         drop(started);
     }
@@ -444,10 +453,10 @@ mod tests {
     #[test]
     fn options_that_cannot_work_are_errors() {
         for (options, expected) in [
-            (LoaderOptions { batch_size: 0, ..OPTIONS }, "choose a batch size from 1 to 23"),
-            (LoaderOptions { batch_size: 24, ..OPTIONS }, "cannot be taken from 23 images"),
-            (LoaderOptions { threads: 0, ..OPTIONS }, "choose at least 1"),
-            (LoaderOptions { augment: Some(Augment { scale: (2.0, 3.0), flip: 0.0 }), ..OPTIONS }, "shares"),
+            (LoaderOptions { batch_size: 0, ..options() }, "choose a batch size from 1 to 23"),
+            (LoaderOptions { batch_size: 24, ..options() }, "cannot be taken from 23 images"),
+            (LoaderOptions { threads: 0, ..options() }, "choose at least 1"),
+            (LoaderOptions { views: vec![Some(Augment { scale: (2.0, 3.0), flip: 0.0 })], ..options() }, "shares"),
         ] {
             let error = Loader::new(Arc::new(Few::default()), options).err().unwrap().to_string();
             assert!(error.contains(expected), "{error}");

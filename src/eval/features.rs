@@ -115,7 +115,7 @@ mod tests {
     use super::*;
     use crate::data::Shapes;
     use crate::data::shapes::Task;
-    use crate::methods::{Method, Model, ModelConfig};
+    use crate::methods::{MethodConfig, ModelConfig};
     use crate::nn::LinearInit;
     use crate::rng::{Purpose, stream};
     use crate::tensor::DType;
@@ -126,32 +126,34 @@ mod tests {
         let encoder = EncoderConfig {
             image_size: 16,
             patch_size: 8,
+            channels: 3,
             dim: 8,
             depth: 2,
             heads: 2,
             mlp_ratio: 4.0,
             class_token: true,
+            mask_token: false,
             patch_std: 0.1,
             position_scale: 1.0,
         };
         let predictor = PredictorConfig { dim: 4, depth: 1, heads: 1, learned_positions: false, embed_std: 0.02 };
         let config = ModelConfig {
-            method: Method::Mae { normalize_patches: false },
+            method: MethodConfig::Mae { normalize_patches: false },
             encoder,
             predictor,
             linear_init: LinearInit::Normal,
         };
-        let (model, params) = Model::new(&config, DType::F32, &mut stream(0, Purpose::Init, [0, 0])).unwrap();
+        let (method, params) = config.build(DType::F32, &mut stream(0, Purpose::Init, [0, 0])).unwrap();
         let dataset = Shapes::new(0, 2 * BATCH + 3, 16, Task::Class);
         let normalization = Normalization::measure(&dataset, 10).unwrap();
         let features =
-            pooled_features(&model.encoder, &params.encoder, (&dataset, &normalization), 2, &|_| Ok(())).unwrap();
+            pooled_features(method.encoder(), &params["encoder"], (&dataset, &normalization), 2, &|_| Ok(())).unwrap();
         assert_eq!((features.len(), features[0].rows(), features[0].dim()), (2, 2 * BATCH + 3, 8));
 
         let index = BATCH + 1;
         let image = evaluation_images(&dataset, index..index + 1, &normalization).unwrap();
         let image = Var::constant(Tensor::new([1, 3, 16, 16], image));
-        let tokens = model.encoder.forward(&params.encoder.constants(), &image, None);
+        let tokens = method.encoder().forward(&params["encoder"].constants(), &image, None);
         let tokens = tokens.value().as_slice::<f32>(); // the class token, then four patches
         for d in 0..8 {
             let mean = (1..5).map(|t| tokens[t * 8 + d]).sum::<f32>() / 4.0;

@@ -1,6 +1,7 @@
 //! The questions that Algorithm 1 asks a method.
 
 use std::fmt;
+use std::ops::Index;
 
 use super::{Chunk, ModelConfig, ModelParams, ModelWeights};
 use crate::autograd::{Var, ops};
@@ -10,6 +11,26 @@ use crate::nn::{Param, ParamGroup, ParamId, Weights};
 use crate::paper::{Loss, Sigma, expected_noise_power, masked_loss};
 use crate::tensor::Tensor;
 use crate::vit::{Encoder, Predictor};
+
+/// Numbers in a fixed order, each under a name of its own.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Numbers(pub Vec<Number>);
+
+impl Numbers {
+    /// The number of this name.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.iter().find(|number| number.name == name).map(|number| number.value)
+    }
+}
+
+impl Index<&str> for Numbers {
+    type Output = f64;
+    #[track_caller]
+    fn index(&self, name: &str) -> &f64 {
+        let found = self.0.iter().find(|number| number.name == name);
+        &found.unwrap_or_else(|| panic!("there is no number called {name}")).value
+    }
+}
 
 /// A view of each image that a method wants to see.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,9 +114,9 @@ pub trait Method: fmt::Debug + Send + Sync {
 
     /// The numbers that it reports after a step, always under the same names, given its [means](Recording::means) over the
     /// batch.
-    fn numbers(&self, params: &ModelParams, means: &[Tensor]) -> Vec<Number> {
+    fn numbers(&self, params: &ModelParams, means: &[Tensor]) -> Numbers {
         let _ = (params, means);
-        Vec::new()
+        Numbers::default()
     }
 
     /// Moves what the model remembers beside its parameters after a step, given its [means](Recording::means) over the
@@ -213,7 +234,7 @@ impl<M: MaskedPrediction> Method for M {
     }
 
     /// |A| (or |B|), |m|, and RMS(A n) = √(tr Σ / d_p), the root mean square of the noise on a component of a position.
-    fn numbers(&self, params: &ModelParams, _: &[Tensor]) -> Vec<Number> {
+    fn numbers(&self, params: &ModelParams, _: &[Tensor]) -> Numbers {
         let phi = &params["predictor"];
         let a = phi.value(self.predictor().embed.weight);
         let noise_power = expected_noise_power(a, MaskedPrediction::sigma(self).unwrap_or(Sigma::SILENT));
@@ -225,7 +246,7 @@ impl<M: MaskedPrediction> Method for M {
             let noise_rms = (noise_power / a.shape()[0] as f64).sqrt();
             numbers.push(Number::new("noise_rms", "noise A n", "RMS", noise_rms));
         }
-        numbers
+        Numbers(numbers)
     }
 
     fn as_masked_prediction(&self) -> Option<&dyn MaskedPrediction> {

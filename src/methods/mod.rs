@@ -24,6 +24,6 @@ pub use batch::{Chunk, View};
 pub use config::{Masking, MethodConfig, MethodOptions, ModelConfig};
 pub use ijepa::Ijepa;
 pub use mae::Mae;
-pub use method::{MaskedPrediction, Method, Number, Recording, ViewConfig};
+pub use method::{MaskedPrediction, Method, Number, Numbers, Recording, ViewConfig};
 pub use params::{Module, ModelParams, ModelWeights, Update};
 pub use stop::Stop;

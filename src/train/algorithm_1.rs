@@ -28,7 +28,7 @@ use super::non_finite::{NonFiniteSource, first_non_finite};
 use crate::autograd::Tape;
 use crate::kernels::Precision;
 use crate::kernels::meter::{self, Phase};
-use crate::methods::{Chunk, Method, ModelConfig, ModelParams, Number, Recording, View};
+use crate::methods::{Chunk, Method, ModelConfig, ModelParams, Numbers, Recording, View};
 use crate::nn::{AdamW, Ema};
 use crate::paper::sample_noise;
 use crate::rng::{Purpose, stream};
@@ -118,7 +118,7 @@ pub struct StepOutcome {
     /// The loss before the step.
     pub loss: f64,
     /// The method's own [numbers](Method::numbers) after it.
-    pub numbers: Vec<Number>,
+    pub numbers: Numbers,
 }
 
 /// A method in training: parameters and the optimizer's memory.

@@ -369,7 +369,7 @@ mod tests {
         let (file, trainer) = (Scratch::new("else", &[]), after_two_steps(small::stop()));
         save_to(&file, &trainer).unwrap();
         assert!(bits_of(&load(&file.0).unwrap().params) == bits_of(&trainer.params));
-        let sizes = &trainer.model.config.encoder;
+        let sizes = &trainer.config().encoder;
         let encoder = load_encoder(&file.0, sizes, &InitOptions::default()).unwrap();
         let same = |(one, other): (&crate::nn::Param, &crate::nn::Param)| one.value.max_abs_diff(&other.value) == 0.0;
         assert!(encoder.params.iter().zip(trainer.params["target_encoder"].iter()).all(same));

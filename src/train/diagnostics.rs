@@ -7,7 +7,7 @@ use super::config::RunConfig;
 use crate::autograd::ops;
 use crate::data::{Dataset, Normalization, evaluation_images};
 use crate::eval::{feature_std, noise_sensitivity, pooled_features, rank_me, rms, target_std};
-use crate::methods::{Chunk, MaskedPrediction, Number};
+use crate::methods::{Chunk, MaskedPrediction, Number, Numbers};
 use crate::paper::{PositionDistribution, Sigma, WhitenedPositions, visible_norm};
 use crate::rng::{Purpose, stream};
 use crate::tensor::{Indices, Tensor};
@@ -70,7 +70,7 @@ impl Trainer {
         &self,
         config: &RunConfig,
         (held_out, normalization): (&dyn Dataset, &Normalization),
-    ) -> Result<Vec<Number>> {
+    ) -> Result<Numbers> {
         let Trainer { method, params, .. } = self;
         let encoder = method.encoder();
         let features = pooled_features(encoder, params.evaluated(), (held_out, normalization), 1, &|_| Ok(()))?;
@@ -89,7 +89,7 @@ impl Trainer {
             Number::new("norm_gamma", "|γ|", "norm", gamma.norm()),
         ];
         let (Some(method), Some(positions)) = (method.as_masked_prediction(), self.positions()) else {
-            return Ok(numbers);
+            return Ok(Numbers(numbers));
         };
         let [context_rms, noise_sensitivity, target_std] =
             look_at_predictions(self, method, config, (held_out, normalization))?;
@@ -113,7 +113,7 @@ impl Trainer {
                 Number::new("noise_sensitivity", "due to noise", "prediction variance", noise_sensitivity),
             ]);
         }
-        Ok(numbers)
+        Ok(Numbers(numbers))
     }
 }
 

@@ -12,7 +12,7 @@ use super::diagnostics::HELD_OUT;
 use crate::data::{Dataset, Loaded, Loader, LoaderOptions, Splits, Subset, Unlabeled};
 use crate::error::panic_message;
 use crate::kernels::meter::{self, Phase};
-use crate::methods::{Method, ModelParams, Number, ViewConfig};
+use crate::methods::{Method, ModelParams, Numbers, ViewConfig};
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Indices, Tensor};
 use crate::{Error, Result};
@@ -29,18 +29,17 @@ pub struct StepReport {
     /// Learning rate, weight decay and momentum of the step.
     pub params: StepParams,
     /// The method's own [numbers](Method::numbers).
-    pub numbers: Vec<Number>,
+    pub numbers: Numbers,
     /// Since the last report but for diagnostics.
     pub images_per_second: f64,
     /// On the steps that have them: [`Trainer::diagnose`].
-    pub diagnostics: Option<Vec<Number>>,
+    pub diagnostics: Option<Numbers>,
 }
 
 impl StepReport {
     /// The method's number, or the diagnostic, of this name.
     pub fn number(&self, name: &str) -> Option<f64> {
-        let all = self.numbers.iter().chain(self.diagnostics.iter().flatten());
-        all.into_iter().find(|number| number.name == name).map(|number| number.value)
+        self.numbers.get(name).or_else(|| self.diagnostics.as_ref()?.get(name))
     }
 }
 
@@ -352,7 +351,7 @@ mod tests {
             let steps: Vec<usize> = diagnosed.iter().map(|(step, _)| *step).collect();
             assert_eq!(steps, if held_out == 0 { vec![] } else { vec![5, 10, 12] });
             for (_, d) in diagnosed {
-                assert!(d.len() > 5 && d.iter().all(|x| x.value.is_finite()), "{held_out} held out: {d:?}");
+                assert!(d.0.len() > 5 && d.0.iter().all(|x| x.value.is_finite()), "{held_out} held out: {d:?}");
             }
         }
     }

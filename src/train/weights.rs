@@ -480,7 +480,7 @@ fn place_positions(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::{Method, ModelConfig};
+    use crate::methods::{MethodConfig, ModelConfig};
     use crate::train::safetensors::testing::{Scratch, f32s, file_of};
     use crate::vit::PredictorConfig;
 
@@ -602,26 +602,26 @@ mod tests {
     #[test]
     fn a_fresh_encoder_is_the_fresh_models() {
         let config = crate::methods::ModelConfig {
-            method: crate::methods::Method::Ijepa { target_blocks: 1 },
+            method: crate::methods::MethodConfig::Ijepa { target_blocks: 1 },
             encoder: tiny(),
             predictor: Preset::Toy.sizes().1,
             linear_init: LinearInit::Normal,
         };
         let mut rng = stream(9, Purpose::Init, [0, 0]);
-        let (_, params) = crate::methods::Model::new(&config, DType::F32, &mut rng).unwrap();
+        let (_, params) = config.build(DType::F32, &mut rng).unwrap();
         let (_, alone) = fresh_encoder(&tiny(), LinearInit::Normal, 9).unwrap();
-        assert!(params.encoder.iter().zip(alone.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0));
+        assert!(params["encoder"].iter().zip(alone.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0));
     }
 
-    fn model(method: Method) -> (Model, ModelParams) {
-        let class_token = matches!(method, Method::Mae { .. });
+    fn model(method: MethodConfig) -> (std::sync::Arc<dyn Method>, ModelParams) {
+        let class_token = method.class_token();
         let config = ModelConfig {
             method,
             encoder: EncoderConfig { class_token, ..tiny() },
             predictor: PredictorConfig { dim: 8, depth: 1, ..Preset::Toy.sizes().1 },
             linear_init: LinearInit::Normal,
         };
-        Model::new(&config, DType::F32, &mut stream(11, Purpose::Init, [0, 0])).unwrap()
+        config.build(DType::F32, &mut stream(11, Purpose::Init, [0, 0])).unwrap()
     }
 
     /// Other values than any that parameters begin with.
@@ -638,20 +638,20 @@ mod tests {
 
     #[test]
     fn a_model_begins_with_what_a_file_has() {
-        let (model_, fresh) = model(Method::Ijepa { target_blocks: 1 });
+        let (model_, fresh) = model(MethodConfig::Ijepa { target_blocks: 1 });
         let [online, target, predictor] =
-            [(&fresh.encoder, 1.0), (&fresh.encoder, 2.0), (&fresh.predictor, 3.0)].map(|(p, by)| marked(p, by));
+            [(&fresh["encoder"], 1.0), (&fresh["encoder"], 2.0), (&fresh["predictor"], 3.0)].map(|(p, by)| marked(p, by));
         let official = [("encoder.", &online), ("predictor.", &predictor), ("target_encoder.", &target)];
         let init = |modules: &[(&str, &Params)], options: &InitOptions| {
             let mut params = fresh.clone();
             let file = encoder_file("init", modules);
-            let lines = load_into(&file.0, &model_, &mut params, options)?.lines.join("\n");
+            let lines = load_into(&file.0, &*model_, &mut params, options)?.lines.join("\n");
             Ok::<_, Error>((params, lines))
         };
         let whole = InitOptions::default();
         let (params, lines) = init(&official, &whole).unwrap();
-        let found = params.target.as_ref().unwrap();
-        assert!(same(&params.encoder, &online) && same(found, &target) && same(&params.predictor, &predictor));
+        let found = &params["target_encoder"];
+        assert!(same(&params["encoder"], &online) && same(found, &target) && same(&params["predictor"], &predictor));
         assert!(
             lines.contains("(target_encoder.*)") && lines.contains("predictor: 20 tensors (predictor.predictor_*)"),
             "{lines}"
@@ -661,46 +661,46 @@ mod tests {
         let context = InitOptions { prefix: Some("encoder".into()), ..InitOptions::default() };
         for (modules, options) in [(&official[..1], &whole), (&official[..], &context)] {
             let (params, lines) = init(modules, options).unwrap();
-            assert!(same(&params.encoder, &online) && same(params.target.as_ref().unwrap(), &online), "{lines}");
-            assert!(same(&params.predictor, &fresh.predictor) == (modules.len() == 1), "{lines}");
+            assert!(same(&params["encoder"], &online) && same(&params["target_encoder"], &online), "{lines}");
+            assert!(same(&params["predictor"], &fresh["predictor"]) == (modules.len() == 1), "{lines}");
         }
         // A predictor with one block more is another one.
         let config = ModelConfig {
-            predictor: PredictorConfig { depth: 2, ..model_.config.predictor.clone() },
-            ..model_.config.clone()
+            predictor: PredictorConfig { depth: 2, ..model_.config().unwrap().predictor.clone() },
+            ..model_.config().unwrap().clone()
         };
-        let deeper = Model::new(&config, DType::F32, &mut stream(0, Purpose::Init, [0, 0])).unwrap().1.predictor;
+        let deeper = config.build(DType::F32, &mut stream(0, Purpose::Init, [0, 0])).unwrap().1["predictor"].clone();
         let (params, lines) = init(&[("", &online), ("predictor.", &deeper)], &whole).unwrap();
-        assert!(same(&params.predictor, &fresh.predictor) && lines.contains("has other sizes"), "{lines}");
+        assert!(same(&params["predictor"], &fresh["predictor"]) && lines.contains("has other sizes"), "{lines}");
 
         let half = encoder_file("init-half", &[("", &online)]);
         let mut larger = EncoderConfig { depth: 2, ..tiny() };
         larger.class_token = false;
-        let config = ModelConfig { encoder: larger, ..model_.config.clone() };
-        let (deep, mut params) = Model::new(&config, DType::F32, &mut stream(0, Purpose::Init, [0, 0])).unwrap();
-        let error = load_into(&half.0, &deep, &mut params, &whole).unwrap_err().to_string();
+        let config = ModelConfig { encoder: larger, ..model_.config().unwrap().clone() };
+        let (deep, mut params) = config.build(DType::F32, &mut stream(0, Purpose::Init, [0, 0])).unwrap();
+        let error = load_into(&half.0, &*deep, &mut params, &whole).unwrap_err().to_string();
         assert!(error.contains("blocks.1.norm1.weight is missing"), "{error}");
-        let lines = load_into(&half.0, &deep, &mut params, &partial()).unwrap().lines.join("\n");
+        let lines = load_into(&half.0, &*deep, &mut params, &partial()).unwrap().lines.join("\n");
         assert!(lines.contains("17 of 29 tensors") && lines.contains("blocks.1.norm1.weight is missing"), "{lines}");
     }
 
     #[test]
     fn mae_begins_with_encoder_and_decoder() {
-        let (model_, fresh) = model(Method::Mae { normalize_patches: true });
-        let (encoder, decoder) = (marked(&fresh.encoder, 1.0), marked(&fresh.predictor, 2.0));
+        let (model_, fresh) = model(MethodConfig::Mae { normalize_patches: true });
+        let (encoder, decoder) = (marked(&fresh["encoder"], 1.0), marked(&fresh["predictor"], 2.0));
         for prefix in ["model.", ""] {
             let file = encoder_file("init-mae", &[(prefix, &encoder), (prefix, &decoder)]);
             let mut params = fresh.clone();
-            let lines = load_into(&file.0, &model_, &mut params, &InitOptions::default()).unwrap().lines.join("\n");
-            assert!(same(&params.encoder, &encoder) && same(&params.predictor, &decoder), "{lines}");
+            let lines = load_into(&file.0, &*model_, &mut params, &InitOptions::default()).unwrap().lines.join("\n");
+            assert!(same(&params["encoder"], &encoder) && same(&params["predictor"], &decoder), "{lines}");
         }
         // I-JEPA has no class token: in part only, and then the patches' positions are read all the same.
-        let (model_, fresh) = model(Method::Ijepa { target_blocks: 1 });
+        let (model_, fresh) = model(MethodConfig::Ijepa { target_blocks: 1 });
         let (file, mut params) = (encoder_file("init-mae", &[("", &encoder)]), fresh.clone());
-        let error = load_into(&file.0, &model_, &mut params, &InitOptions::default()).unwrap_err().to_string();
+        let error = load_into(&file.0, &*model_, &mut params, &InitOptions::default()).unwrap_err().to_string();
         assert!(error.contains("cls_token is unexpected"), "{error}");
-        load_into(&file.0, &model_, &mut params, &partial()).unwrap();
-        let (from, to) = (encoder.get("pos_embed").unwrap(), params.encoder.get("pos_embed").unwrap());
+        load_into(&file.0, &*model_, &mut params, &partial()).unwrap();
+        let (from, to) = (encoder.get("pos_embed").unwrap(), params["encoder"].get("pos_embed").unwrap());
         assert_eq!(from.value.as_slice::<f32>()[8..], *to.value.as_slice::<f32>());
     }
 }
