@@ -54,7 +54,6 @@ use self::layout::{Class, HINT, Layout, layout};
 use self::walk::{Listing, walk};
 use super::picture::{self, check_start, decode};
 use super::{BadImages, Dataset, OpenOptions, check_image_size, memory};
-use crate::files::Crc32;
 use crate::{Error, Result};
 
 /// Bad files that one error names.
@@ -165,7 +164,7 @@ pub fn open(dir: &Path, size: usize, options: impl Into<OpenOptions>) -> Result<
     }
     for (problem, forbids_labels) in contradictions {
         if forbids_labels && options.bad_images == BadImages::Refuse {
-            let hint = "give both splits the same class folders, or leave out --strict to go on without those labels";
+            let hint = "give both splits the same class folders, or go on without those labels (`BadImages::Skip`)";
             return Err(Error::config(problem, hint));
         }
         warn(&problem);
@@ -220,7 +219,7 @@ fn refuse(dir: &Path, bad: &[Error]) -> Result<()> {
     let named = bad.iter().take(NAMED).map(brief).collect::<Vec<_>>().join("; ");
     let more = if bad.len() > NAMED { "; …" } else { "" };
     let problem = format!("{} files cannot be used: {named}{more}", bad.len());
-    Err(Error::file(dir, problem, "replace or remove them, or leave out --strict to skip them"))
+    Err(Error::file(dir, problem, "replace or remove them, or skip them (`BadImages::Skip`)"))
 }
 
 fn nothing_good(dir: &Path, split: &str, bad: &[Error]) -> Error {
@@ -522,7 +521,7 @@ impl Dataset for Folder {
 
     /// How many files there are, and a CRC-32 of their paths below the folder, in the order of their numbers.
     fn identity(&self) -> String {
-        let mut list = Crc32::default();
+        let mut list = crc32fast::Hasher::new();
         for file in &self.files {
             for part in file {
                 list.update(part.as_encoded_bytes());
@@ -530,7 +529,7 @@ impl Dataset for Folder {
             }
             list.update(&[0]);
         }
-        format!("{} files (CRC-32 of their list {:08x})", self.len(), list.value())
+        format!("{} files (CRC-32 of their list {:08x})", self.len(), list.finalize())
     }
 
     fn skipped(&self) -> usize {
