@@ -84,10 +84,41 @@ impl Error {
         Error::Noted { error: Box::new(self), note: note.into() }
     }
 
+    /// This error in the words of another interface: every name in backquotes for which `rename` has something is replaced
+    /// by it, backquotes included; other text stays as it is. Errors of the library name its settings so
+    /// (`` `batch_size` ``, `` `BadImages::Skip` ``), and a program puts its flags in their place.
+    pub fn renamed(mut self, rename: fn(&str) -> Option<&'static str>) -> Self {
+        let mut texts = Vec::new();
+        let mut error = &mut self;
+        while let Error::Noted { error: inner, note } = error {
+            texts.push(note);
+            error = inner;
+        }
+        if let Error::File { problem, hint, .. }
+        | Error::Config { problem, hint }
+        | Error::Training { problem, hint, .. } = error
+        {
+            texts.extend([problem, hint]);
+        }
+        texts.into_iter().for_each(|text| *text = renamed(text, rename));
+        self
+    }
+
     /// A setting that cannot work.
     pub fn config(problem: impl Into<String>, hint: impl Into<String>) -> Self {
         Error::Config { problem: problem.into(), hint: hint.into() }
     }
+}
+
+/// `text` with the names in backquotes replaced for which `rename` has something.
+fn renamed(text: &str, rename: fn(&str) -> Option<&'static str>) -> String {
+    let (mut done, mut rest) = (String::new(), text);
+    while let Some((before, (name, after))) = rest.split_once('`').and_then(|(a, b)| Some((a, b.split_once('`')?))) {
+        done += before;
+        done += &rename(name).map_or_else(|| format!("`{name}`"), str::to_owned);
+        rest = after;
+    }
+    done + rest
 }
 
 /// What a panic said, given what unwinding carried.
@@ -134,5 +165,31 @@ impl std::error::Error for Error {
             Error::Noted { error, .. } => error.source(), // what it says itself is in what this says
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_backquotes_become_those_of_the_program() {
+        fn flag(name: &str) -> Option<&'static str> {
+            (name == "lr").then_some("--lr")
+        }
+        let of = |text: &str| Error::config(text, text).renamed(flag).to_string();
+        for (text, expected) in [
+            ("lower `lr`, or `other`", "lower --lr, or `other`"),
+            ("`lr``lr` lr", "--lr--lr lr"),
+            ("half a `lr", "half a `lr"),
+            ("`", "`"),
+            ("", ""),
+        ] {
+            assert_eq!(of(text), format!("{expected}\n  {expected}"));
+        }
+        let training = Error::Training { step: 2, problem: "a `lr`".into(), hint: "b `lr`".into() };
+        let noted = Error::file("`lr`", "c `lr`", "d `lr`").noted("e `lr`");
+        assert_eq!(training.renamed(flag).to_string(), "training stopped at step 2: a --lr\n  b --lr");
+        assert_eq!(noted.renamed(flag).to_string(), "`lr`: c --lr\n  d --lr\n  e --lr", "a path is what it is");
     }
 }

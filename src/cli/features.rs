@@ -113,7 +113,7 @@ impl Images {
     fn normalization(&self) -> Option<Normalization> {
         match self {
             Images::Tensor(_) => None,
-            Images::Sets(_, normalization) | Images::Folder(_, normalization, _) => Some(*normalization),
+            Images::Sets(_, normalization) | Images::Folder(_, normalization, _) => Some(normalization.clone()),
         }
     }
 

@@ -233,14 +233,14 @@ impl ReadArgs {
     /// When it cannot be done so.
     pub fn asked(&self) -> Result<Option<Preprocessing>> {
         let Some((mean, std)) = self.mean.zip(self.std) else { return Ok(None) };
-        let normalization = Normalization { mean, std };
+        let normalization = Normalization::new(mean, std);
         normalization.check()?;
         Ok(Some(Preprocessing::Asked(normalization)))
     }
 }
 
 /// How images are normalized, by who said so. This is the one place that decides it for whatever is read from a file.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Preprocessing {
     /// --mean and --std.
     Asked(Normalization),
@@ -255,7 +255,7 @@ pub enum Preprocessing {
 impl Preprocessing {
     /// As the run that the weights are of had it, or as is usual for weights from elsewhere.
     pub fn of(run: Option<&Said>) -> Self {
-        run.map_or(Preprocessing::ImageNet, |run| Self::of_run(run.normalization))
+        run.map_or(Preprocessing::ImageNet, |run| Self::of_run(run.normalization.clone()))
     }
 
     /// As a run had it, whose configuration says this.
@@ -264,9 +264,11 @@ impl Preprocessing {
     }
 
     /// With what; `None`: with what the data set suggests.
-    pub fn said(self) -> Option<Normalization> {
+    pub fn said(&self) -> Option<Normalization> {
         match self {
-            Preprocessing::Asked(normalization) | Preprocessing::Checkpoint(normalization) => Some(normalization),
+            Preprocessing::Asked(normalization) | Preprocessing::Checkpoint(normalization) => {
+                Some(normalization.clone())
+            }
             Preprocessing::ImageNet => Some(Normalization::IMAGENET),
             Preprocessing::Images => None,
         }
@@ -276,8 +278,8 @@ impl Preprocessing {
     ///
     /// # Errors
     /// If it has to be measured, and an image cannot be read.
-    pub fn on(self, splits: &Splits) -> Result<Normalization> {
-        self.said().map_or_else(|| splits.normalization(), Ok)
+    pub fn on(&self, splits: &Splits) -> Result<Normalization> {
+        splits.normalization_or(self.said().as_ref())
     }
 }
 
@@ -583,12 +585,15 @@ mod tests {
             let read = start.init.as_ref().map(|_| InitReport { lines: Vec::new(), run });
             start.preprocessing(read.as_ref())
         };
-        let asked = Normalization { mean: [0.5, -0.25, 0.0], std: [1.0, 2.0, 0.5] };
+        let asked = Normalization::new([0.5, -0.25, 0.0], [1.0, 2.0, 0.5]);
         let (own, flags) = (Normalization::CIFAR10, "--mean 0.5,-0.25,0 --std 1,2,0.5");
         assert_eq!(of("", None).unwrap(), None);
-        assert_eq!(of(flags, None).unwrap(), Some(Preprocessing::Asked(asked)));
-        assert_eq!(of(&format!("--init f {flags}"), Some(Some(own))).unwrap(), Some(Preprocessing::Asked(asked)));
-        assert_eq!(of("--init f", Some(Some(own))).unwrap(), Some(Preprocessing::Checkpoint(own)));
+        assert_eq!(of(flags, None).unwrap(), Some(Preprocessing::Asked(asked.clone())));
+        assert_eq!(
+            of(&format!("--init f {flags}"), Some(Some(own.clone()))).unwrap(),
+            Some(Preprocessing::Asked(asked))
+        );
+        assert_eq!(of("--init f", Some(Some(own.clone()))).unwrap(), Some(Preprocessing::Checkpoint(own)));
         assert_eq!(of("--init f", Some(None)).unwrap(), Some(Preprocessing::Images), "a checkpoint of 0.1.0");
         assert_eq!(of("--init f", None).unwrap(), Some(Preprocessing::ImageNet));
         for bad in ["--mean nan,0,0 --std 1,1,1", "--mean 0,0,0 --std 1,0,1", "--mean 0,0,0 --std=-1,1,1"] {

@@ -99,11 +99,10 @@ pub fn run(args: &Args) -> Result<()> {
     let model = args.model.config()?;
     let masking = args.masks.masking(&model)?;
     let data = data::absolute_spec(args.data.as_deref().unwrap_or("shapes"))?;
-    let mut splits = data::open_with(&data, model.encoder.image_size, args.open.options())?;
+    let splits = data::open_with(&data, model.encoder.image_size, args.open.options())?;
     if args.probe {
         check(&args.probe_args, &splits)?;
     }
-    splits.published = Some(splits.normalization()?); // measured once
     let mut config = args.train.config((model, masking), &args.length, &data, &splits)?;
     if let Some(steps) = args.profile {
         return profile(&config, &splits, steps as usize);
@@ -213,7 +212,7 @@ fn go_on(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
     }
     if args.probe && !signals::stopped() {
         let untrained = || fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed);
-        let normalization = config.normalization.map_or_else(|| splits.normalization(), Ok)?;
+        let normalization = splits.normalization_or(config.normalization.as_ref())?;
         let trained = (&model.encoder, params.evaluated());
         probe(&args.probe_args, trained, &untrained, (splits, &normalization))?;
     }

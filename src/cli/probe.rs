@@ -41,7 +41,7 @@ pub fn run(args: &Args) -> Result<()> {
     signals::listen(); // not before: nothing asks while images are listed, or decoded with --strict
     let normalization = found.preprocessing.on(&splits)?;
     println!("{}, on {}", found.what, splits.train.describe());
-    let Normalization { mean, std } = normalization;
+    let Normalization { mean, std } = &normalization;
     println!("images are normalized by mean {mean:?} and std {std:?}: {}", found.preprocessing);
     let untrained = || fresh_encoder(found.encoder.config(), found.linear_init, found.seed);
     probe(&args.probe, (&found.encoder, &found.params), &untrained, (&splits, &normalization))
@@ -306,7 +306,7 @@ mod tests {
     fn splits(train: &[Option<usize>], test: &[Option<usize>]) -> Splits {
         let names = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen"].map(str::to_owned).to_vec();
         let [train, test] = [train, test].map(|labels| Images(labels.to_vec(), names.clone()));
-        Splits { train: Arc::new(train), test: Arc::new(test), published: Some(Normalization::IMAGENET) }
+        Splits::new(Arc::new(train), Arc::new(test)).with_normalization(Normalization::IMAGENET)
     }
 
     const ALL: ProbeArgs = ProbeArgs { probe_images: None };

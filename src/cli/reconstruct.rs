@@ -63,7 +63,7 @@ pub fn draw_predictions(
     splits: &Splits,
     n: usize,
 ) -> Result<Canvas> {
-    let normalization = config.normalization.map_or_else(|| splits.normalization(), Ok)?;
+    let normalization = splits.normalization_or(config.normalization.as_ref())?;
     let images = Unlabeled::new(Arc::new(Subset::even(Arc::clone(&splits.test), n)));
     let predictions = predictions((model, params), &config.masking, (&images, &normalization), config.seed)?;
     let encoder = &config.model.encoder;

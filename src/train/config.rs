@@ -8,7 +8,7 @@ use std::path::Path;
 use super::algorithm_1::StepParams;
 use super::schedule::{EmaMomentum, LearningRate, WeightDecay};
 use crate::data::{Augment, Normalization, check_image_size};
-use crate::files::{Crc32, ordinary};
+use crate::files::ordinary;
 use crate::kernels::Precision;
 use crate::methods::{Masking, ModelConfig};
 use crate::paper::masking::kept_tokens;
@@ -33,7 +33,7 @@ impl Origin {
     /// When it is no file or cannot be read.
     pub fn of(path: &Path) -> Result<Self> {
         ordinary(path, "give a file of weights")?;
-        let (mut crc, mut bytes, mut piece) = (Crc32::default(), 0, vec![0; 1 << 16]);
+        let (mut crc, mut bytes, mut piece) = (crc32fast::Hasher::new(), 0, vec![0; 1 << 16]);
         let mut read = || {
             let mut file = File::open(path)?;
             loop {
@@ -47,7 +47,7 @@ impl Origin {
             }
         };
         read().map_err(|e| Error::io("read", path, e))?;
-        Ok(Origin { file: path.display().to_string(), bytes, crc32: crc.value() })
+        Ok(Origin { file: path.display().to_string(), bytes, crc32: crc.finalize() })
     }
 }
 
@@ -95,7 +95,7 @@ impl RunConfig {
         self.model.validate()?;
         check_image_size(self.model.encoder.image_size)?; // before masks, whose check grows with the grid
         self.augment.check()?;
-        self.normalization.map_or(Ok(()), |normalization| normalization.check())?;
+        self.normalization.as_ref().map_or(Ok(()), Normalization::check)?;
         match &self.masking {
             Masking::Blocks(blocks) => {
                 let side = self.model.encoder.grid();
@@ -188,7 +188,8 @@ mod tests {
     /// The checksum is Python's: `zlib.crc32(bytes(range(256)) * 1000)`.
     #[test]
     fn an_origin_is_a_name_a_length_and_a_checksum() {
-        let path = std::env::temp_dir().join(format!("stop-mim-origin-{}", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
         std::fs::write(&path, (0..=255).collect::<Vec<u8>>().repeat(1000)).unwrap();
         let origin = Origin::of(&path);
         std::fs::remove_file(&path).unwrap();

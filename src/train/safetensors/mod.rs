@@ -31,57 +31,53 @@ pub(super) use read::Place;
 pub use read::TensorFile;
 pub use write::{Beside, write, write_rows};
 
-use crate::files::Crc32;
+use crc32fast::Hasher;
 
 /// What was seen of the elements of a tensor that passed.
 struct Passed {
     /// Of their bytes.
-    crc: Crc32,
+    crc: Hasher,
     finite: bool,
 }
 
 impl Passed {
     /// Before the first.
     fn nothing() -> Self {
-        Passed { crc: Crc32::default(), finite: true }
+        Passed { crc: Hasher::new(), finite: true }
     }
 
     /// The checksum as it stands in the metadata.
     fn checksum(&self) -> String {
-        hexadecimal(self.crc)
+        hexadecimal(self.crc.clone())
     }
 }
 
 /// The checksum of metadata, in the order of the keys.
 fn checksum<'a>(metadata: impl Iterator<Item = (&'a String, &'a String)>) -> String {
-    let mut crc = Crc32::default();
+    let mut crc = Hasher::new();
     metadata.flat_map(|(key, value)| [key.as_bytes(), b"\0", value.as_bytes(), b"\0"]).for_each(|x| crc.update(x));
     hexadecimal(crc)
 }
 
-fn hexadecimal(crc: Crc32) -> String {
-    format!("{:08x}", crc.value())
+fn hexadecimal(crc: Hasher) -> String {
+    format!("{:08x}", crc.finalize())
 }
 
 /// Files made by hand, for tests.
 #[cfg(test)]
 pub(super) mod testing {
-    use std::path::PathBuf;
+    use std::io::Write;
+
+    use tempfile::{Builder, TempPath};
 
     /// A file of its own, removed at the end.
-    pub struct Scratch(pub PathBuf);
+    pub struct Scratch(pub TempPath);
 
     impl Scratch {
         pub fn new(name: &str, bytes: &[u8]) -> Self {
-            let path = std::env::temp_dir().join(format!("stop-mim-tensors-{}-{name}", std::process::id()));
-            std::fs::write(&path, bytes).unwrap();
-            Scratch(path)
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            std::fs::remove_file(&self.0).unwrap();
+            let mut file = Builder::new().prefix(name).tempfile().unwrap();
+            file.write_all(bytes).unwrap();
+            Scratch(file.into_temp_path())
         }
     }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use stop_mim::files::Crc32;
 use stop_mim::methods::ModelConfig;
 
 /// A folder of this process, in memory where there is such a place.
@@ -54,9 +53,9 @@ fn summed(header: &[u8], tensors: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn sum<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let mut crc = Crc32::default();
+    let mut crc = crc32fast::Hasher::new();
     pieces.into_iter().for_each(|piece| crc.update(piece));
-    format!("{:08x}", crc.value())
+    format!("{:08x}", crc.finalize())
 }
 
 /// Whether a model has so few weights that making one is quick.
