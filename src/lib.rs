@@ -66,6 +66,7 @@ pub mod eval;
 pub mod files;
 pub mod kernels;
 pub mod lab;
+pub mod linalg;
 pub mod methods;
 pub mod nn;
 pub mod paper;

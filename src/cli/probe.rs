@@ -10,12 +10,12 @@ use super::options::OpenArgs;
 use super::progress::Progress;
 use super::signals;
 use crate::data::{self, Dataset, Normalization, Splits, Subset};
-use crate::eval::{self, Features, KnnConfig, PIXEL_SIDE, ProbeConfig, ProbeReport};
+use crate::eval::{self, KnnConfig, PIXEL_SIDE, ProbeConfig, ProbeReport};
 use crate::nn::Params;
 use crate::report::table::Layout;
 use crate::train::weights::fresh_encoder;
 use crate::vit::Encoder;
-use crate::{Error, Result};
+use crate::{Error, Result, Tensor};
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
@@ -218,7 +218,7 @@ pub fn probe(
 type Tick<'a> = dyn Fn(usize) -> Result<()> + Sync + 'a;
 
 /// Makes the features of training and test images, of one block or several.
-type Source<'a> = dyn Fn(&Tick) -> Result<[Vec<Features>; 2]> + 'a;
+type Source<'a> = dyn Fn(&Tick) -> Result<[Vec<Tensor>; 2]> + 'a;
 
 /// The cells of a row but the first. What is to be said below the table is added to `notes`.
 fn judge(
@@ -233,11 +233,11 @@ fn judge(
         signals::go_on()
     })?;
     for (features, images) in [(&train, "training"), (&test, "test")] {
-        features.iter().try_for_each(|block| block.check(&format!("{name}, {images} images")))?;
+        features.iter().try_for_each(|block| eval::check_finite(block, &format!("{name}, {images} images")))?;
     }
     let Chosen { train_labels, test_labels, classes, .. } = chosen;
     let config = ProbeConfig::default();
-    let mut linear = |train: &Features, test: &Features| -> Result<String> {
+    let mut linear = |train: &Tensor, test: &Tensor| -> Result<String> {
         let (train, test) = ((train, &train_labels[..]), (test, &test_labels[..]));
         let ProbeReport { test_top1, converged, .. } =
             eval::linear_probe(train, test, *classes, &config, &signals::go_on)?;
@@ -256,12 +256,12 @@ fn judge(
     let (labeled_train, labeled_test) = ((&train[last], &train_labels[..]), (&test[last], &test_labels[..]));
     let knn = eval::knn_top1(labeled_train, labeled_test, *classes, KnnConfig::default(), &signals::go_on)?;
     doing("rank");
-    let rank = format!("{:.1} of {}", eval::rank_me(&test[last], &signals::go_on)?, test[last].dim());
+    let rank = format!("{:.1} of {}", eval::rank_me(&test[last], &signals::go_on)?, test[last].last_dim());
     let of_all = match last {
         0 => "-".to_owned(),
         _ => {
             doing("linear probe of the last blocks");
-            let all = [train, test].map(|blocks| Features::concat(&blocks));
+            let all = [train, test].map(|blocks| eval::concat_features(&blocks));
             linear(&all[0], &all[1])?
         }
     };

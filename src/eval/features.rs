@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::Features;
 use crate::autograd::Var;
 use crate::data::{Dataset, Normalization, evaluation_images, resized};
 use crate::nn::Params;
@@ -20,8 +19,8 @@ const NUMBERS: usize = 1 << 16;
 /// The side of the images whose [pixels are features](pixel_features), in pixels: that of CIFAR's.
 pub const PIXEL_SIDE: usize = 32;
 
-/// The average-pooled tokens of every image in `dataset`, un-augmented, for each of the last `k` blocks (each through
-/// the last norm; the deepest at the end). A class token is left out of the average.
+/// The average-pooled tokens `[images, dim]` of every image in `dataset`, un-augmented, for each of the last `k` blocks
+/// (each through the last norm; the deepest at the end). A class token is left out of the average.
 ///
 /// Paper, appendix C.1: the target encoder is applied to the image and its tokens are averaged; it stays fixed.
 /// `progress` is told how many more images are done; an error of its ends the work, as when the user asks to stop.
@@ -37,7 +36,7 @@ pub fn pooled_features(
     (dataset, normalization): (&dyn Dataset, &Normalization),
     k: usize,
     progress: &(dyn Fn(usize) -> Result<()> + Sync),
-) -> Result<Vec<Features>> {
+) -> Result<Vec<Tensor>> {
     let (dim, side) = (encoder.config().dim, encoder.config().image_size);
     let skip = usize::from(encoder.config().class_token);
     let batch = (NUMBERS / (encoder.config().patches() * dim)).clamp(1, BATCH);
@@ -57,7 +56,7 @@ pub fn pooled_features(
         progress(n)
     };
     places.into_par_iter().enumerate().try_for_each(encode)?;
-    Ok(blocks.into_iter().map(|block| Features::new(block, dataset.len(), dim)).collect())
+    Ok(blocks.into_iter().map(|block| Tensor::new([dataset.len(), dim], block)).collect())
 }
 
 /// The pixels themselves, normalized, as features: the baseline that costs nothing. Images of more than [`PIXEL_SIDE`]
@@ -70,7 +69,7 @@ pub fn pixel_features(
     dataset: &Arc<dyn Dataset>,
     normalization: &Normalization,
     progress: &(dyn Fn(usize) -> Result<()> + Sync),
-) -> Result<Features> {
+) -> Result<Tensor> {
     let images = &*resized(Arc::clone(dataset), dataset.image_size().min(PIXEL_SIDE));
     let dim = 3 * images.image_size().pow(2);
     let mut pixels = zeros(images.len(), dim)?;
@@ -79,7 +78,7 @@ pub fn pixel_features(
         place.copy_from_slice(&evaluation_images(images, start..start + n, normalization)?);
         progress(n)
     })?;
-    Ok(Features::new(pixels, images.len(), dim))
+    Ok(Tensor::new([images.len(), dim], pixels))
 }
 
 /// Room for the features of so many images.
@@ -148,7 +147,7 @@ mod tests {
         let normalization = Normalization::measure(&dataset, 10).unwrap();
         let features =
             pooled_features(method.encoder(), &params["encoder"], (&dataset, &normalization), 2, &|_| Ok(())).unwrap();
-        assert_eq!((features.len(), features[0].rows(), features[0].dim()), (2, 2 * BATCH + 3, 8));
+        assert_eq!((features.len(), &features[0].shape()[..]), (2, &[2 * BATCH + 3, 8][..]));
 
         let index = BATCH + 1;
         let image = evaluation_images(&dataset, index..index + 1, &normalization).unwrap();
@@ -157,7 +156,7 @@ mod tests {
         let tokens = tokens.value().as_slice::<f32>(); // the class token, then four patches
         for d in 0..8 {
             let mean = (1..5).map(|t| tokens[t * 8 + d]).sum::<f32>() / 4.0;
-            assert!((features[1].row(index)[d] - mean).abs() < 1e-5);
+            assert!((features[1].as_slice::<f32>()[index * 8 + d] - mean).abs() < 1e-5);
         }
     }
 }

@@ -1,27 +1,25 @@
-//! What are frozen features worth? Measures that train nothing of the encoder.
+//! Floor 5: what are frozen features worth? Measures that train nothing of the encoder.
 //!
 //! | question | file |
 //! |---|---|
-//! | how well does a linear classifier read the class? | [`probe`], on [`standardize`]d columns, trained by [`lbfgs`] with a `cholesky` preconditioner |
+//! | how well does a linear classifier read the class? | [`probe`], on [`standardize`]d columns |
 //! | are neighbors of the same class? | [`knn`] |
-//! | how many directions do the features use; have they collapsed? | [`rank`], through the eigenvalues of `eigen` |
+//! | how many directions do the features use; have they collapsed? | [`rank`] |
 //! | what does a predicted token resemble? (Fig. 6) | [`resemblance`](mod@resemblance) |
 //! | how much do predictions vary with the noise, and targets with the image? | [`spread`] |
 //!
-//! All take [`Features`], one row per image: [`pooled_features`] makes them from an encoder. They can take long: each
-//! asks now and then whether to [go on](CancelCheck). None needs more memory than a small multiple of the features: what grows
-//! with the square of their number or length has a bound, which is said where it is. Every measure gives the same bits
-//! on any number of threads: rows are cut into blocks of a fixed size, and what blocks find is combined in the order of
-//! the rows.
+//! Features are f32 tensors `[images, dim]`; [`pooled_features`] makes them from an encoder. Measures can take long: each
+//! asks now and then whether to [go on](CancelCheck). None needs more memory than a small multiple of the features: what
+//! grows with the square of their number or length has a bound, which is said where it is. Every measure gives the same
+//! bits on any number of threads: rows are cut into blocks of a fixed size, and what blocks find is combined in the order
+//! of the rows.
 
+use crate::autograd::ops;
+use crate::tensor::{Indices, Tensor};
 use crate::{Error, Result};
 
-mod cholesky;
-pub(crate) mod eigen;
 mod features;
 pub mod knn;
-pub mod lbfgs;
-mod matmul;
 pub mod probe;
 pub mod rank;
 pub mod resemblance;
@@ -39,94 +37,57 @@ pub use spread::{noise_sensitivity, rms, target_std};
 /// does.
 pub type CancelCheck<'a> = &'a (dyn Fn() -> Result<()> + Sync);
 
-/// One feature vector per image: shape `[rows, dim]`, row-major.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Features {
-    data: Vec<f32>,
-    rows: usize,
-    dim: usize,
+/// The columns of all `parts` beside each other: features of several blocks as one vector per image.
+///
+/// # Panics
+/// When there are no parts, or they are of different images.
+#[track_caller]
+pub fn concat_features(parts: &[Tensor]) -> Tensor {
+    let columns = parts.iter().map(|part| {
+        let [rows, dim] = part.dims("concat_features");
+        part.reshape([rows, dim, 1]).into()
+    });
+    let columns: Vec<_> = columns.collect();
+    let all = ops::concat_tokens(&columns.iter().collect::<Vec<_>>());
+    let [rows, dim, _] = all.dims("concat_features");
+    all.value().reshape([rows, dim])
 }
 
-impl Features {
-    /// `data[r * dim + j]` is feature j of image r.
-    ///
-    /// # Panics
-    /// When `dim` is 0, or `data` does not hold `rows * dim` numbers.
-    #[track_caller]
-    pub fn new(data: Vec<f32>, rows: usize, dim: usize) -> Self {
-        assert!(dim > 0, "Features::new: a feature vector needs at least one entry");
-        assert_eq!(data.len(), rows * dim, "Features::new: {} numbers for {rows} rows of {dim}", data.len());
-        Features { data, rows, dim }
-    }
-
-    /// Number of images.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Length of each feature vector.
-    pub fn dim(&self) -> usize {
-        self.dim
-    }
-
-    /// The features of image `r`.
-    pub fn row(&self, r: usize) -> &[f32] {
-        &self.data[r * self.dim..(r + 1) * self.dim]
-    }
-
-    /// All features, row-major.
-    pub fn as_slice(&self) -> &[f32] {
-        &self.data
-    }
-
-    /// The columns of all `parts` beside each other: features of several blocks as one vector.
-    ///
-    /// # Panics
-    /// When there are no parts, or they are of different images.
-    #[track_caller]
-    pub fn concat(parts: &[Features]) -> Self {
-        let rows = parts.first().expect("Features::concat: nothing to concatenate").rows;
-        assert!(parts.iter().all(|p| p.rows == rows), "Features::concat: different numbers of rows");
-        let dim = parts.iter().map(|p| p.dim).sum();
-        let mut data = Vec::with_capacity(rows * dim);
-        (0..rows).flat_map(|r| parts.iter().map(move |part| part.row(r))).for_each(|row| data.extend_from_slice(row));
-        Features::new(data, rows, dim)
-    }
-
-    /// The given rows, in the given order.
-    pub fn select(&self, rows: &[usize]) -> Self {
-        let mut data = Vec::with_capacity(rows.len() * self.dim);
-        rows.iter().for_each(|&r| data.extend_from_slice(self.row(r)));
-        Features { data, rows: rows.len(), dim: self.dim }
-    }
-
-    /// That all are numbers. `whose` features they are is for the message.
-    ///
-    /// # Errors
-    /// When a feature is NaN or infinite: the first image with such a one is named.
-    pub fn check(&self, whose: &str) -> Result<()> {
-        let Some(at) = self.data.iter().position(|v| !v.is_finite()) else { return Ok(()) };
-        let problem = format!("{whose}: feature {} of image {} is {}", at % self.dim, at / self.dim, self.data[at]);
-        let hint = "look whether the weights are sound, and whether the images are normalized as they expect";
-        Err(Error::config(problem, hint))
-    }
-
-    /// Feature j of image r at row j, column r.
-    fn transposed(&self) -> Self {
-        let mut data = Vec::with_capacity(self.data.len());
-        (0..self.dim).for_each(|j| data.extend((0..self.rows).map(|r| self.row(r)[j])));
-        Features::new(data, self.dim, self.rows)
-    }
+/// That all features are numbers. `whose` they are is for the message.
+///
+/// # Errors
+/// When a feature is NaN or infinite: the first image with such a one is named.
+pub fn check_finite(features: &Tensor, whose: &str) -> Result<()> {
+    let (numbers, dim) = (features.as_slice::<f32>(), features.last_dim());
+    let Some(at) = numbers.iter().position(|v| !v.is_finite()) else { return Ok(()) };
+    let problem = format!("{whose}: feature {} of image {} is {}", at % dim, at / dim, numbers[at]);
+    let hint = "look whether the weights are sound, and whether the images are normalized as they expect";
+    Err(Error::config(problem, hint))
 }
 
 /// Labels must match the features they belong to, and name one of the classes; the features must be numbers.
 #[track_caller]
-fn check(op: &str, features: &Features, labels: &[u32], classes: usize) -> Result<()> {
-    assert_eq!(features.rows, labels.len(), "{op}: {} rows of features, {} labels", features.rows, labels.len());
+fn check_labeled(op: &str, features: &Tensor, labels: &[u32], classes: usize) -> Result<()> {
+    let [rows, dim] = features.dims(op);
+    assert!(dim > 0, "{op}: a feature vector needs at least one entry");
+    assert_eq!(rows, labels.len(), "{op}: {rows} rows of features, {} labels", labels.len());
     if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
         panic!("{op}: label {label} with {classes} classes");
     }
-    features.check(op)
+    check_finite(features, op)
+}
+
+/// The given rows, in the given order.
+fn select_rows(x: &Tensor, rows: &[u32]) -> Tensor {
+    let [all, dim] = x.dims("select_rows");
+    let chosen = Indices::new(1, rows.len(), rows.to_vec());
+    ops::gather_tokens(&x.reshape([1, all, dim]).into(), &chosen).value().reshape([rows.len(), dim])
+}
+
+/// The rows in blocks of `size`; the last has what is left.
+fn row_blocks(x: &Tensor, size: usize) -> impl Iterator<Item = Tensor> {
+    let rows = x.shape()[0];
+    (0..rows).step_by(size).map(move |at| x.rows(at..(at + size).min(rows)))
 }
 
 /// The index of the largest score; of equal ones the first. `None` of none, and where one is NaN: then none is largest.
@@ -143,23 +104,41 @@ fn share(right: usize, count: usize) -> f64 {
     right as f64 / count as f64
 }
 
-/// Runs `work` on a pool of 1 thread and on one of 3, and checks that both give the same.
+/// What the tests of this module share.
 #[cfg(test)]
-fn same_on_any_thread_count<T: PartialEq + std::fmt::Debug + Send>(work: impl Fn() -> T + Sync) {
-    let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(&work);
-    assert_eq!(on(1), on(3));
-}
+mod testing {
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// `rows` draws of `dim` standard normal features.
-#[cfg(test)]
-fn gaussian(seed: u64, rows: usize, dim: usize) -> Features {
-    use rand_distr::{Distribution, StandardNormal};
-    let rng = crate::rng::stream(seed, crate::rng::Purpose::Eval, [0, 0]);
-    Features::new(StandardNormal.sample_iter(rng).take(rows * dim).collect(), rows, dim)
+    use super::*;
+    use crate::DType;
+    use crate::rng::{Purpose, stream};
+
+    /// Runs `work` on a pool of 1 thread and on one of 3, and checks that both give the same.
+    pub fn same_on_any_thread_count<T: PartialEq + std::fmt::Debug + Send>(work: impl Fn() -> T + Sync) {
+        let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(&work);
+        assert_eq!(on(1), on(3));
+    }
+
+    /// Runs `work` with a check that ends it after `after` more questions: how it ended, and how often it asked.
+    pub fn ended_after<T>(after: usize, work: impl Fn(CancelCheck) -> Result<T>) -> (Result<T>, usize) {
+        let asked = AtomicUsize::new(0);
+        let go_on = || if asked.fetch_add(1, Ordering::Relaxed) < after { Ok(()) } else { Err(Error::Interrupted) };
+        (work(&go_on), asked.into_inner())
+    }
+
+    pub fn features(rows: usize, dim: usize, numbers: Vec<f32>) -> Tensor {
+        Tensor::new([rows, dim], numbers)
+    }
+
+    /// `rows` draws of `dim` standard normal features.
+    pub fn gaussian(seed: u64, rows: usize, dim: usize) -> Tensor {
+        Tensor::normal([rows, dim], 1.0, DType::F32, &mut stream(seed, Purpose::Eval, [0, 0]))
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::testing::features;
     use super::*;
 
     #[test]
@@ -171,18 +150,18 @@ mod tests {
 
     #[test]
     fn a_feature_that_is_no_number_is_named() {
-        let features = Features::new(vec![0.0, 1.0, 2.0, 3.0, f32::NAN, f32::INFINITY], 2, 3);
-        let message = features.check("the encoder").unwrap_err().to_string();
+        let x = features(2, 3, vec![0.0, 1.0, 2.0, 3.0, f32::NAN, f32::INFINITY]);
+        let message = check_finite(&x, "the encoder").unwrap_err().to_string();
         assert!(message.contains("the encoder: feature 1 of image 1 is NaN"), "{message}");
-        assert!(features.select(&[0]).check("the encoder").is_ok());
+        assert!(check_finite(&select_rows(&x, &[0]), "the encoder").is_ok());
     }
 
     #[test]
-    fn columns_rows_and_their_exchange() {
-        let (a, b) = (Features::new(vec![1.0, 2.0], 2, 1), Features::new(vec![3.0, 4.0, 5.0, 6.0], 2, 2));
-        let both = Features::concat(&[a, b]);
-        assert_eq!(both, Features::new(vec![1.0, 3.0, 4.0, 2.0, 5.0, 6.0], 2, 3));
-        assert_eq!(both.transposed(), Features::new(vec![1.0, 2.0, 3.0, 5.0, 4.0, 6.0], 3, 2));
-        assert_eq!(both.select(&[1, 1]).as_slice(), [2.0, 5.0, 6.0, 2.0, 5.0, 6.0]);
+    fn columns_and_rows() {
+        let both = concat_features(&[features(2, 1, vec![1.0, 2.0]), features(2, 2, vec![3.0, 4.0, 5.0, 6.0])]);
+        assert_eq!((&both.shape()[..], both.as_slice::<f32>()), (&[2, 3][..], &[1.0, 3.0, 4.0, 2.0, 5.0, 6.0][..]));
+        assert_eq!(select_rows(&both, &[1, 1]).as_slice::<f32>(), [2.0, 5.0, 6.0, 2.0, 5.0, 6.0]);
+        let sizes: Vec<usize> = row_blocks(&features(5, 1, vec![0.0; 5]), 2).map(|block| block.shape()[0]).collect();
+        assert_eq!(sizes, [2, 2, 1]);
     }
 }

@@ -30,13 +30,14 @@
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
-use super::cholesky::Cholesky;
-use super::lbfgs::{self, Minimum, Options};
-use super::matmul::{View, gram, product};
 use super::standardize::Standardizer;
-use super::{CancelCheck, Features, argmax, check, share};
+use super::{CancelCheck, argmax, check_labeled, select_rows, share};
 use crate::Result;
+use crate::autograd::{Tape, Var, ops};
+use crate::linalg::lbfgs::{self, Minimum, Options};
+use crate::linalg::{Cholesky, gram, norm};
 use crate::rng::{Purpose, stream};
+use crate::tensor::{DType, Tensor};
 
 /// How to fit the probe.
 #[derive(Clone, Debug)]
@@ -110,46 +111,44 @@ const MIN_RIDGE: f64 = 1e-8;
 /// When labels and rows differ in number, a label is no class, the two sets differ in `dim`, or there is no λ.
 #[track_caller]
 pub fn linear_probe(
-    (train, train_labels): (&Features, &[u32]),
-    (test, test_labels): (&Features, &[u32]),
+    (train, train_labels): (&Tensor, &[u32]),
+    (test, test_labels): (&Tensor, &[u32]),
     classes: usize,
     config: &ProbeConfig,
     go_on: CancelCheck,
 ) -> Result<ProbeReport> {
-    check("linear_probe, training set", train, train_labels, classes)?;
-    check("linear_probe, test set", test, test_labels, classes)?;
-    assert_eq!(train.dim(), test.dim(), "linear_probe: training features of {}, test of {}", train.dim(), test.dim());
+    check_labeled("linear_probe, training set", train, train_labels, classes)?;
+    check_labeled("linear_probe, test set", test, test_labels, classes)?;
+    let ([images, dim], [_, test_dim]) = (train.dims("linear_probe"), test.dims("linear_probe"));
+    assert_eq!(dim, test_dim, "linear_probe: training features of {dim}, test of {test_dim}");
     let mut lambdas = config.lambdas.clone();
     lambdas.sort_by(|a, b| b.total_cmp(a));
     let mut lambda = *lambdas.first().expect("linear_probe: no λ to choose from");
 
     // 1. The statistics include the held-out tenth: its labels are what must stay unseen.
-    let mut order: Vec<usize> = (0..train.rows()).collect();
+    let mut order: Vec<u32> = (0..images as u32).collect();
     order.shuffle(&mut stream(config.seed, Purpose::Eval, [0, 0]));
-    let labels: Vec<u32> = order.iter().map(|&i| train_labels[i]).collect();
     let standardizer = Standardizer::fit(train);
-    let (mut train, mut test) = (train.select(&order), test.clone());
-    standardizer.apply(&mut train);
-    standardizer.apply(&mut test);
+    let train = Block::all(train, train_labels, &order, &standardizer);
+    let test = Block::all(test, test_labels, &(0..test_labels.len() as u32).collect::<Vec<_>>(), &standardizer);
 
-    let preconditioned = train.rows() >= train.dim() && train.dim() <= MOST_PRECONDITIONED;
-    let mut covariance = if preconditioned { Some(gram(&train, go_on)?) } else { None };
-    covariance.iter_mut().flatten().for_each(|g| *g /= train.rows() as f64);
+    let preconditioned = images >= dim && dim <= MOST_PRECONDITIONED;
+    let rows = || train.iter().map(|block| block.x.clone());
+    let mut covariance = if preconditioned { Some(gram(rows(), dim, go_on)?) } else { None };
+    covariance.iter_mut().flatten().for_each(|g| *g /= images as f64);
     let covariance = covariance.as_deref();
 
     // 2.
-    let split = train.rows() - train.rows() / 10;
-    let (fitted, held) = train.as_slice().split_at(split * train.dim());
-    let (fitted_labels, held_labels) = labels.split_at(split);
     let mut held_out = Vec::new();
-    let mut weights = vec![0.0; (train.dim() + 1) * classes];
+    let mut weights = vec![0.0; (dim + 1) * classes];
     if lambdas.len() > 1 {
+        let (fitted, held) = Block::split(&train, images - images / 10);
         let mut best_top1 = f64::NEG_INFINITY;
         let mut warm = weights.clone();
         for &candidate in &lambdas {
-            let objective = Objective { x: fitted, labels: fitted_labels, classes, lambda: candidate };
+            let objective = Objective { blocks: &fitted, classes, lambda: candidate };
             warm = objective.fit(warm, covariance, config, go_on)?.point;
-            let top1 = Objective { x: held, labels: held_labels, ..objective }.top1(&warm);
+            let top1 = Objective { blocks: &held, ..objective }.top1(&warm);
             held_out.push((candidate, top1));
             if top1 > best_top1 {
                 (lambda, best_top1, weights) = (candidate, top1, warm.clone());
@@ -158,11 +157,10 @@ pub fn linear_probe(
     }
 
     // 3.
-    let objective = Objective { x: train.as_slice(), labels: &labels, classes, lambda };
-    let Minimum { point, iterations, gradient_norm, converged, .. } =
-        objective.fit(weights, covariance, config, go_on)?;
-    let test_objective = Objective { x: test.as_slice(), labels: test_labels, ..objective };
-    let (train_top1, test_top1) = (objective.top1(&point), test_objective.top1(&point));
+    let objective = Objective { blocks: &train, classes, lambda };
+    let found = objective.fit(weights, covariance, config, go_on)?;
+    let Minimum { point, iterations, gradient_norm, converged, .. } = found;
+    let (train_top1, test_top1) = (objective.top1(&point), Objective { blocks: &test, ..objective }.top1(&point));
     Ok(ProbeReport { train_top1, test_top1, lambda, held_out, iterations, gradient_norm, converged })
 }
 
@@ -188,17 +186,57 @@ pub fn chance(train_labels: &[u32], test_labels: &[u32], classes: usize) -> f64 
     share(frequent().map(|(_, right)| right).sum(), frequent().count() * test_labels.len())
 }
 
-/// L(W, b) for one set of images. Its argument is `[dim + 1, classes]`, row-major: W, then b as the last row.
-struct Objective<'a> {
+/// Some images: the unit of parallel work.
+#[derive(Clone)]
+struct Block {
     /// Standardized features, `[n, dim]`.
-    x: &'a [f32],
+    x: Tensor,
     /// Class of each image, `[n]`.
-    labels: &'a [u32],
+    labels: Vec<u32>,
+}
+
+impl Block {
+    /// The images in this order, standardized, in blocks of [`BLOCK`].
+    fn all(x: &Tensor, labels: &[u32], order: &[u32], standardizer: &Standardizer) -> Vec<Self> {
+        let block = |rows: &[u32]| {
+            let mut x = select_rows(x, rows);
+            standardizer.apply(&mut x);
+            Block { x, labels: rows.iter().map(|&row| labels[row as usize]).collect() }
+        };
+        order.par_chunks(BLOCK).map(block).collect()
+    }
+
+    /// The first `at` images, and the others. Whole blocks are shared, not copied.
+    fn split(blocks: &[Self], at: usize) -> (Vec<Self>, Vec<Self>) {
+        let (mut first, mut others) = (Vec::new(), Vec::new());
+        for (i, block) in blocks.iter().enumerate() {
+            let n = block.labels.len();
+            let part = |range: std::ops::Range<usize>| Block {
+                x: if range.len() == n { block.x.clone() } else { block.x.rows(range.clone()) },
+                labels: block.labels[range].to_vec(),
+            };
+            let cut = at.saturating_sub(i * BLOCK).min(n);
+            first.extend((cut > 0).then(|| part(0..cut)));
+            others.extend((cut < n).then(|| part(cut..n)));
+        }
+        (first, others)
+    }
+}
+
+/// L(W, b) for some images. Its argument is `[dim + 1, classes]`, row-major: W, then b as the last row.
+#[derive(Clone, Copy)]
+struct Objective<'a> {
+    blocks: &'a [Block],
     classes: usize,
     lambda: f64,
 }
 
 impl Objective<'_> {
+    /// Number of images.
+    fn images(&self) -> usize {
+        self.blocks.iter().map(|block| block.labels.len()).sum()
+    }
+
     /// Minimizes L from `start`. `covariance` is XᵀX/n of these features, or nearly.
     fn fit(
         &self,
@@ -207,8 +245,7 @@ impl Objective<'_> {
         config: &ProbeConfig,
         go_on: CancelCheck,
     ) -> Result<Minimum> {
-        let (_, at_zero) = self.value_and_gradient(&vec![0.0; start.len()]);
-        let scale = at_zero.iter().map(|g| g * g).sum::<f64>().sqrt();
+        let scale = norm(&self.value_and_gradient(&vec![0.0; start.len()]).1);
         let gradient_norm = (config.tolerance * scale).max(GRADIENT_NOISE);
         let of_a_step = 2 * size_of_val(&start[..]);
         let history = (MOST_REMEMBERED / of_a_step).clamp(2, 10);
@@ -217,7 +254,7 @@ impl Objective<'_> {
         // Standardized features have mean 0, so that in the Hessian at zero the intercept stands apart, with 1/C.
         let (classes, dim) = (self.classes, start.len() / self.classes - 1);
         // With fewer images than features, factoring it costs more than the steps that it saves.
-        let hessian = covariance.filter(|_| self.labels.len() >= dim).map(|covariance| {
+        let hessian = covariance.filter(|_| self.images() >= dim).and_then(|covariance| {
             let mut hessian: Vec<f64> = covariance.iter().map(|g| g / classes as f64).collect();
             hessian.iter_mut().step_by(dim + 1).for_each(|diagonal| *diagonal += self.lambda.max(MIN_RIDGE));
             Cholesky::new(hessian, dim)
@@ -234,61 +271,56 @@ impl Objective<'_> {
         })
     }
 
-    /// Share of the images whose largest logit is that of their class.
-    fn top1(&self, weights: &[f64]) -> f64 {
-        let dim = weights.len() / self.classes - 1;
-        let weights = to_f32(weights);
-        let right = self.x.par_chunks(BLOCK * dim).zip(self.labels.par_chunks(BLOCK)).map(|(x, labels)| {
-            let logits = logits(x, &weights, self.classes);
-            logits
-                .chunks_exact(self.classes)
-                .zip(labels)
-                .filter(|(row, label)| argmax(row) == Some(**label as usize))
-                .count()
-        });
-        share(right.sum(), self.labels.len())
+    /// W `[dim, classes]` and b `[classes]`, in f32.
+    fn parameters(&self, weights: &[f64]) -> [Tensor; 2] {
+        let (w, b) = weights.split_at(weights.len() - self.classes);
+        [(w, vec![w.len() / self.classes, self.classes]), (b, vec![self.classes])]
+            .map(|(x, shape)| Tensor::new(&shape[..], x.to_vec()).to_dtype(DType::F32))
     }
 
-    /// L and ∇L. Products in f32, sums over blocks in f64.
+    /// Share of the images whose largest logit is that of their class.
+    fn top1(&self, weights: &[f64]) -> f64 {
+        let parameters = self.parameters(weights);
+        let right = self.blocks.par_iter().map(|block| {
+            let [w, b] = parameters.clone().map(Var::constant);
+            let logits = logits(&block.x, &w, &b);
+            let rows = logits.value().as_slice::<f32>().chunks_exact(self.classes);
+            rows.zip(&block.labels).filter(|(row, label)| argmax(row) == Some(**label as usize)).count()
+        });
+        share(right.sum(), self.images())
+    }
+
+    /// L and ∇L. Products and softmax in f32, sums over blocks in f64.
     fn value_and_gradient(&self, weights: &[f64]) -> (f64, Vec<f64>) {
-        let (classes, dim) = (self.classes, weights.len() / self.classes - 1);
-        let weights_f32 = to_f32(weights);
-        let of_block = |(x, labels): (&[f32], &[u32])| {
-            let mut residuals = logits(x, &weights_f32, classes);
-            let mut loss = 0.0;
-            let mut d_bias = vec![0.0; classes];
-            for (row, &label) in residuals.chunks_exact_mut(classes).zip(labels) {
-                let label = label as usize;
-                let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let logit = row[label] - max;
-                row.iter_mut().for_each(|z| *z = (*z - max).exp());
-                let sum: f32 = row.iter().sum();
-                loss += f64::from(sum.ln() - logit);
-                row.iter_mut().for_each(|z| *z /= sum);
-                row[label] -= 1.0;
-                d_bias.iter_mut().zip(&*row).for_each(|(d, r)| *d += r);
-            }
-            let mut gradient = product(View::new(x, dim).t(), View::new(&residuals, classes));
-            gradient.extend(d_bias);
-            (loss, gradient)
+        let parameters = self.parameters(weights);
+        // The mean over a block, and its gradients.
+        let of_block = |block: &Block| {
+            let tape = Tape::new();
+            let [w, b] = parameters.clone().map(|x| tape.leaf(x));
+            let loss = ops::cross_entropy(&logits(&block.x, &w, &b), &block.labels);
+            let mut found = tape.backward(&loss);
+            (loss.item(), [w, b].map(|x| found.take(&x).expect("the loss reads both")))
         };
 
         // So many blocks at a time that their gradients fit into memory; they are added up in order, so that it does
         // not matter how many that are.
-        let images = BLOCK * (MOST_WAITING / (4 * weights.len())).max(rayon::current_num_threads());
-        let mut value = 0.0;
-        let mut gradient = vec![0.0; weights.len()];
-        for (x, labels) in self.x.chunks(images * dim).zip(self.labels.chunks(images)) {
-            let blocks = x.par_chunks(BLOCK * dim).zip(labels.par_chunks(BLOCK)).map(of_block);
-            for (loss, block) in blocks.collect::<Vec<(f64, Vec<f32>)>>() {
-                value += loss;
-                gradient.iter_mut().zip(block).for_each(|(g, b)| *g += f64::from(b));
+        let at_a_time = (MOST_WAITING / (4 * weights.len())).max(rayon::current_num_threads());
+        let images = self.images() as f64;
+        let (mut value, mut gradient) = (0.0, vec![0.0; weights.len()]);
+        for blocks in self.blocks.chunks(at_a_time) {
+            let found: Vec<_> = blocks.par_iter().map(of_block).collect();
+            for (block, (loss, gradients)) in blocks.iter().zip(found) {
+                let share = block.labels.len() as f64 / images;
+                value += share * loss;
+                let mut rest = &mut gradient[..];
+                for part in &gradients {
+                    let (here, after) = rest.split_at_mut(part.elements());
+                    here.iter_mut().zip(part.as_slice::<f32>()).for_each(|(g, d)| *g += share * f64::from(*d));
+                    rest = after;
+                }
             }
         }
-        let n = self.labels.len() as f64;
-        value /= n;
-        gradient.iter_mut().for_each(|g| *g /= n);
-        for (g, w) in gradient.iter_mut().zip(&weights[..dim * classes]) {
+        for (g, w) in gradient.iter_mut().zip(&weights[..weights.len() - self.classes]) {
             value += 0.5 * self.lambda * w * w;
             *g += self.lambda * w;
         }
@@ -297,34 +329,42 @@ impl Objective<'_> {
 }
 
 /// xW + b: `[n, dim] → [n, classes]`.
-fn logits(x: &[f32], weights: &[f32], classes: usize) -> Vec<f32> {
-    let (w, b) = weights.split_at(weights.len() - classes);
-    let mut logits = product(View::new(x, w.len() / classes), View::new(w, classes));
-    logits.chunks_exact_mut(classes).for_each(|row| row.iter_mut().zip(b).for_each(|(z, b)| *z += b));
-    logits
-}
-
-fn to_f32(x: &[f64]) -> Vec<f32> {
-    x.iter().map(|&x| x as f32).collect()
+fn logits(x: &Tensor, w: &Var, b: &Var) -> Var {
+    ops::add(&ops::matmul(&x.clone().into(), w), b)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{gaussian, same_on_any_thread_count};
+    use super::super::testing::{ended_after, features, gaussian, same_on_any_thread_count};
     use super::*;
+    use crate::Error;
 
-    /// `n` images of `classes` classes in turn: standard normal around `spread` times the class's unit vector.
-    fn blobs(seed: u64, n: usize, dim: usize, classes: usize, spread: f32) -> (Features, Vec<u32>) {
-        let mut x = gaussian(seed, n, dim);
-        let labels: Vec<u32> = (0..n).map(|i| (i % classes) as u32).collect();
-        x.data.chunks_exact_mut(dim).zip(&labels).for_each(|(row, &label)| row[label as usize] += spread);
-        (x, labels)
+    #[derive(Clone)]
+    struct Set {
+        x: Tensor,
+        labels: Vec<u32>,
     }
 
-    type Set = (Features, Vec<u32>);
+    impl Set {
+        /// As the objective takes them: in their order, not standardized.
+        fn blocks(&self) -> Vec<Block> {
+            let dim = self.x.last_dim();
+            let same = Standardizer { mean: vec![0.0; dim], std: vec![1.0; dim] };
+            Block::all(&self.x, &self.labels, &(0..self.labels.len() as u32).collect::<Vec<_>>(), &same)
+        }
+    }
+
+    /// `n` images of `classes` classes in turn: standard normal around `spread` times the class's unit vector.
+    fn blobs(seed: u64, n: usize, dim: usize, classes: usize, spread: f32) -> Set {
+        let mut x = gaussian(seed, n, dim);
+        let labels: Vec<u32> = (0..n).map(|i| (i % classes) as u32).collect();
+        let rows = x.as_mut_slice::<f32>().chunks_exact_mut(dim);
+        rows.zip(&labels).for_each(|(row, &label)| row[label as usize] += spread);
+        Set { x, labels }
+    }
 
     fn probe_with(train: &Set, test: &Set, classes: usize, config: &ProbeConfig) -> ProbeReport {
-        linear_probe((&train.0, &train.1), (&test.0, &test.1), classes, config, &|| Ok(())).unwrap()
+        linear_probe((&train.x, &train.labels), (&test.x, &test.labels), classes, config, &|| Ok(())).unwrap()
     }
 
     fn probe(train: &Set, test: &Set, classes: usize) -> ProbeReport {
@@ -335,19 +375,30 @@ mod tests {
     fn blobs_are_told_apart_as_well_as_bayes_can() {
         let (train, test) = (blobs(1, 6000, 8, 4, 2.0), blobs(2, 6000, 8, 4, 2.0));
         // With equal spheres around the unit vectors, Bayes' rule is: the largest of the first four features.
-        let right = (0..6000).filter(|&i| argmax(&test.0.row(i)[..4]) == Some(test.1[i] as usize)).count();
-        let bayes = share(right, 6000);
+        let rows = test.x.as_slice::<f32>().chunks_exact(8).zip(&test.labels);
+        let bayes = share(rows.filter(|(row, label)| argmax(&row[..4]) == Some(**label as usize)).count(), 6000);
         let report = probe(&train, &test, 4);
         assert!(report.converged, "{report:?}");
         // Estimating 4 × 9 weights from 6000 images costs a few in a thousand.
         assert!((report.test_top1 - bayes).abs() < 0.008 && (0.7..0.9).contains(&bayes), "{bayes} {report:?}");
+        // The shift and the scale of a feature do not matter.
+        let moved = |set: &Set| {
+            let mut x = set.x.clone();
+            let entries = x.as_mut_slice::<f32>().iter_mut().enumerate();
+            entries.for_each(|(i, v)| *v = *v * 10f32.powi(i as i32 % 8 - 3) + (i % 8) as f32);
+            Set { x, labels: set.labels.clone() }
+        };
+        let moved = probe(&moved(&train), &moved(&test), 4);
+        assert_eq!(report.lambda, moved.lambda);
+        // The shift costs f32 digits: an image on the border may change sides.
+        assert!((report.test_top1 - moved.test_top1).abs() <= 0.002, "{report:?} {moved:?}");
     }
 
     #[test]
     fn gradient_agrees_with_central_differences() {
-        let (x, labels) = blobs(3, BLOCK + 7, 5, 3, 1.0);
-        let objective = Objective { x: x.as_slice(), labels: &labels, classes: 3, lambda: 0.3 };
-        let weights: Vec<f64> = gaussian(4, 1, 18).row(0).iter().map(|&w| f64::from(w)).collect();
+        let blocks = blobs(3, BLOCK + 7, 5, 3, 1.0).blocks();
+        let objective = Objective { blocks: &blocks, classes: 3, lambda: 0.3 };
+        let weights = gaussian(4, 1, 18).to_f64_vec();
         let (_, gradient) = objective.value_and_gradient(&weights);
         for i in 0..weights.len() {
             let at = |h: f64| {
@@ -363,31 +414,15 @@ mod tests {
 
     #[test]
     fn without_information_the_loss_is_the_entropy_of_the_classes() {
-        // Constant features are 0 after standardization; the free intercept then fits the frequencies ¾ and ¼.
-        let labels: Vec<u32> = (0..400).map(|i| u32::from(i % 4 == 0)).collect();
-        let x = vec![0.0; 400];
+        // Features that are 0 say nothing; the free intercept then fits the frequencies ¾ and ¼.
+        let set =
+            Set { x: features(400, 1, vec![0.0; 400]), labels: (0..400).map(|i| u32::from(i % 4 == 0)).collect() };
         let config = ProbeConfig { tolerance: 1e-6, ..Default::default() };
-        let objective = Objective { x: &x, labels: &labels, classes: 2, lambda: 1.0 };
+        let objective = Objective { blocks: &set.blocks(), classes: 2, lambda: 1.0 };
         let found = objective.fit(vec![0.0; 4], Some(&[0.0]), &config, &|| Ok(())).unwrap();
         let entropy = -(0.75 * 0.75f64.ln() + 0.25 * 0.25f64.ln());
         assert!(found.converged && (found.value - entropy).abs() < 1e-7, "{found:?} {entropy}");
         assert!((found.point[2] - found.point[3] - 3f64.ln()).abs() < 1e-4, "{found:?}");
-    }
-
-    #[test]
-    fn shift_and_scale_of_a_feature_do_not_matter() {
-        let (train, test) = (blobs(5, 1000, 6, 3, 1.5), blobs(6, 1000, 6, 3, 1.5));
-        let moved = |(x, labels): &(Features, Vec<u32>)| {
-            let mut x = x.clone();
-            for row in x.data.chunks_exact_mut(6) {
-                row.iter_mut().enumerate().for_each(|(j, v)| *v = *v * 10f32.powi(j as i32 - 3) + j as f32);
-            }
-            (x, labels.clone())
-        };
-        let (plain, moved) = (probe(&train, &test, 3), probe(&moved(&train), &moved(&test), 3));
-        assert_eq!(plain.lambda, moved.lambda);
-        // The shift costs f32 digits: an image on the border may change sides.
-        assert!((plain.test_top1 - moved.test_top1).abs() <= 0.002, "{plain:?} {moved:?}");
     }
 
     #[test]
@@ -405,11 +440,24 @@ mod tests {
     }
 
     #[test]
+    fn a_split_is_a_partition_in_order() {
+        let blocks = blobs(23, 2 * BLOCK + 9, 3, 3, 1.0).blocks();
+        let rows = |blocks: &[Block]| blocks.iter().flat_map(|b| b.x.to_f64_vec()).collect::<Vec<f64>>();
+        let labels = |blocks: &[Block]| blocks.iter().flat_map(|b| b.labels.clone()).collect::<Vec<u32>>();
+        for at in [0, 1, BLOCK, BLOCK + 7, 2 * BLOCK + 9] {
+            let (first, others) = Block::split(&blocks, at);
+            assert_eq!(labels(&first).len(), at);
+            assert_eq!([labels(&first), labels(&others)].concat(), labels(&blocks));
+            assert_eq!([rows(&first), rows(&others)].concat(), rows(&blocks));
+        }
+    }
+
+    #[test]
     fn correlated_features_take_few_steps() {
         // Each feature is the sum of those before it, the later the fainter, and each tells something of the class:
         // 33 steps, and 416 without the preconditioner.
         let mut set = blobs(13, 2000, 30, 30, 3.0);
-        for row in set.0.data.chunks_exact_mut(30) {
+        for row in set.x.as_mut_slice::<f32>().chunks_exact_mut(30) {
             (1..30).for_each(|j| row[j] = row[j - 1] + row[j] / (1 + j) as f32);
         }
         let given = ProbeConfig { lambdas: vec![1e-4], ..Default::default() };
@@ -419,21 +467,17 @@ mod tests {
 
     #[test]
     fn degenerate_sets_are_answered() {
-        let one = (gaussian(9, 20, 3), vec![0; 20]);
+        let one = Set { x: gaussian(9, 20, 3), labels: vec![0; 20] };
         let report = probe(&one, &one, 1);
         assert_eq!((report.test_top1, report.lambda), (1.0, 0.1), "all λ are equally good: the strongest");
-        let constant = (Features::new(vec![0.1; 60], 20, 3), one.1.clone());
+        let constant = Set { x: features(20, 3, vec![0.1; 60]), labels: vec![0; 20] };
         assert_eq!(probe(&constant, &constant, 2).test_top1, 1.0);
         let few = blobs(10, 4, 30, 2, 0.0);
         let report = probe(&few, &few, 2);
         assert_eq!((report.train_top1, report.lambda), (1.0, 0.1), "30 features shatter 4 images: {report:?}");
-        let nothing = (Features::new(vec![], 0, 3), vec![]);
+        let nothing = Set { x: features(0, 3, vec![]), labels: vec![] };
         assert!(probe(&one, &nothing, 2).test_top1.is_nan());
-    }
-
-    #[test]
-    fn no_square_of_the_features_where_they_outnumber_the_images() {
-        // XᵀX would take 80 GB.
+        // Where features outnumber images, no square of theirs is made: XᵀX would take 80 GB.
         let (train, test) = (blobs(14, 12, 100_000, 2, 100.0), blobs(15, 12, 100_000, 2, 100.0));
         let report = probe(&train, &test, 2);
         assert!(report.converged && report.train_top1 == 1.0, "{report:?}");
@@ -442,18 +486,18 @@ mod tests {
     #[test]
     fn gradients_do_not_wait_for_all_images() {
         // 2000 · 500 weights: 4 MB a block of images, of which MOST_WAITING has room for 16; there are 17 and a bit.
-        let (x, labels) = blobs(16, 17 * BLOCK + 1, 500, 500, 0.0);
-        let x: Vec<f32> = x.as_slice().iter().flat_map(|&v| [v, 0.0, 0.0, 0.0]).collect();
-        let all = Objective { x: &x, labels: &labels, classes: 500, lambda: 0.0 };
+        let Set { x, labels } = blobs(16, 17 * BLOCK + 1, 500, 500, 0.0);
+        let x = x.as_slice::<f32>().iter().flat_map(|&v| [v, 0.0, 0.0, 0.0]).collect();
+        let blocks = Set { x: features(labels.len(), 2000, x), labels }.blocks();
+        let all = Objective { blocks: &blocks, classes: 500, lambda: 0.0 };
         let weights = vec![0.0; 2001 * 500];
         assert!((17 * 4 * weights.len()) > MOST_WAITING);
         let (value, gradient) = all.value_and_gradient(&weights);
         // The mean of two parts, by their numbers of images.
-        let at = 9 * BLOCK;
-        let (first, others) = labels.split_at(at);
-        let share = first.len() as f64 / labels.len() as f64;
-        let [first, others] = [(&x[..at * 2000], first), (&x[at * 2000..], others)]
-            .map(|(x, labels)| Objective { x, labels, ..all }.value_and_gradient(&weights));
+        let (first, others) = blocks.split_at(9);
+        let parts = [first, others].map(|blocks| Objective { blocks, ..all });
+        let share = parts[0].images() as f64 / all.images() as f64;
+        let [first, others] = parts.map(|part| part.value_and_gradient(&weights));
         let close =
             |found: f64, first: f64, others: f64| (found - share * first - (1.0 - share) * others).abs() < 1e-12;
         assert!(close(value, first.0, others.0) && (value - 500f64.ln()).abs() < 1e-5);
@@ -461,20 +505,19 @@ mod tests {
     }
 
     #[test]
-    fn chance_is_what_a_constant_answer_gets() {
+    fn features_that_say_nothing_are_worth_chance() {
         assert_eq!(chance(&[0, 1, 2, 3], &[2, 2, 1], 4), 0.25, "balanced: one of four, whatever is tested");
         assert_eq!(chance(&[0, 0, 1], &[0, 1, 1, 1], 2), 0.25, "the frequent one of the training images");
         assert_eq!(chance(&[0, 0, 1, 1, 2], &[0, 2, 1, 1], 7), 3.0 / 8.0, "classes without images do not count");
         assert!(chance(&[], &[0], 1).is_nan() && chance(&[0], &[], 1).is_nan());
-    }
 
-    #[test]
-    fn features_that_say_nothing_are_worth_chance() {
-        let frequent = |seed, n: usize| (gaussian(seed, n, 6), (0..n).map(|i| u32::from(i % 4 == 0)).collect());
+        let frequent =
+            |seed| Set { x: gaussian(seed, 3000, 6), labels: (0..3000).map(|i| u32::from(i % 4 == 0)).collect() };
         for (train, test, classes) in
-            [(blobs(17, 3000, 6, 5, 0.0), blobs(18, 3000, 6, 5, 0.0), 5), (frequent(19, 3000), frequent(20, 3000), 2)]
+            [(blobs(17, 3000, 6, 5, 0.0), blobs(18, 3000, 6, 5, 0.0), 5), (frequent(19), frequent(20), 2)]
         {
-            let (found, chance) = (probe(&train, &test, classes).test_top1, chance(&train.1, &test.1, classes));
+            let found = probe(&train, &test, classes).test_top1;
+            let chance = chance(&train.labels, &test.labels, classes);
             // Four standard errors.
             assert!((found - chance).abs() < 4.0 * (chance * (1.0 - chance) / 3000.0).sqrt(), "{found}, {chance}");
         }
@@ -482,25 +525,14 @@ mod tests {
 
     #[test]
     fn a_fit_can_be_ended_and_says_when_it_was_not() {
-        use std::sync::atomic::{AtomicUsize, Ordering};
-
-        use crate::Error;
-        let (train, labels) = blobs(21, 300, 6, 3, 1.0);
-        let ended = |after: usize| {
-            let asked = AtomicUsize::new(0);
-            let go_on = || match asked.fetch_add(1, Ordering::Relaxed) < after {
-                true => Ok(()),
-                false => Err(Error::Interrupted),
-            };
-            let set = (&train, &labels[..]);
-            (linear_probe(set, set, 3, &ProbeConfig::default(), &go_on), asked.into_inner())
-        };
+        let set = blobs(21, 300, 6, 3, 1.0);
+        let labeled = (&set.x, &set.labels[..]);
         for after in [0, 1, 5, 20] {
-            let (found, asked) = ended(after);
+            let probe = |go_on: CancelCheck| linear_probe(labeled, labeled, 3, &ProbeConfig::default(), go_on);
+            let (found, asked) = ended_after(after, probe);
             assert!(matches!(found, Err(Error::Interrupted)) && asked == after + 1, "{after}: {found:?}");
         }
         let short = ProbeConfig { max_iterations: 2, ..Default::default() };
-        let set = (train, labels);
         assert!(!probe_with(&set, &set, 3, &short).converged && probe(&set, &set, 3).converged);
     }
 
@@ -508,10 +540,10 @@ mod tests {
     fn features_that_are_no_numbers_are_an_error() {
         let sound = blobs(22, 30, 4, 2, 1.0);
         let mut broken = sound.clone();
-        broken.0.data[4 * 7 + 1] = f32::INFINITY;
+        broken.x.as_mut_slice::<f32>()[4 * 7 + 1] = f32::INFINITY;
         for (train, test, which) in [(&broken, &sound, "training set"), (&sound, &broken, "test set")] {
-            let sets = ((&train.0, &train.1[..]), (&test.0, &test.1[..]));
-            let error = linear_probe(sets.0, sets.1, 2, &ProbeConfig::default(), &|| Ok(())).unwrap_err().to_string();
+            let sets = [train, test].map(|set| (&set.x, &set.labels[..]));
+            let error = linear_probe(sets[0], sets[1], 2, &ProbeConfig::default(), &|| Ok(())).unwrap_err().to_string();
             assert!(error.contains(which) && error.contains("feature 1 of image 7 is inf"), "{error}");
         }
     }

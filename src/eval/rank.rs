@@ -7,19 +7,17 @@
 //! RankMe = exp(−Σₖ pₖ log pₖ),   pₖ = σₖ / Σσ
 //! ```
 //!
-//! As there, the matrix is not centerd: a shared mean counts as one strong direction. The paper adds ε = 1e-7 to each
+//! As there, the matrix is not centered: a shared mean counts as one strong direction. The paper adds ε = 1e-7 to each
 //! pₖ to keep the logarithm finite; here 0 log 0 is 0, the limit.
-
-use std::borrow::Cow;
 
 use rand::seq::index;
 
-use super::eigen::symmetric_eigenvalues;
-use super::matmul::gram;
 use super::standardize::Standardizer;
-use super::{CancelCheck, Features};
+use super::{CancelCheck, row_blocks, select_rows};
 use crate::Result;
+use crate::linalg::{gram, symmetric_eigenvalues};
 use crate::rng::{Purpose, stream};
+use crate::tensor::Tensor;
 
 /// The most rows and columns of the matrix whose eigenvalues are found: 128 MiB, and under a minute.
 const MOST: usize = 4096;
@@ -33,26 +31,35 @@ const MOST: usize = 4096;
 ///
 /// # Errors
 /// When `go_on`, which is asked all along, says so.
-pub fn singular_values(x: &Features, go_on: CancelCheck) -> Result<Vec<f64>> {
+pub fn singular_values(x: &Tensor, go_on: CancelCheck) -> Result<Vec<f64>> {
+    /// Rows that are multiplied at a time.
+    const BLOCK: usize = 1024;
     let x = some_rows(x, MOST);
-    let (rows, dim) = (x.rows(), x.dim());
+    let [rows, dim] = x.dims("singular_values");
     let n = rows.min(dim);
-    if n == 0 || x.as_slice().iter().any(|v| !v.is_finite()) {
+    if n == 0 || !x.is_finite() {
         return Ok(vec![f64::NAN; n]);
     }
-    let gram = if rows < dim { gram(&x.transposed(), go_on)? } else { gram(&x, go_on)? };
+    let tall = if rows < dim { transposed(&x) } else { x };
+    let gram = gram(row_blocks(&tall, BLOCK), n, go_on)?;
     // Rounding can leave an eigenvalue of a singular Gram matrix a little below 0.
     Ok(symmetric_eigenvalues(gram, n, go_on)?.into_iter().map(|value| value.max(0.0).sqrt()).collect())
 }
 
 /// So many of the rows that rows or features are at most `most`.
-fn some_rows(x: &Features, most: usize) -> Cow<'_, Features> {
-    if x.rows().min(x.dim()) <= most {
-        return Cow::Borrowed(x);
+fn some_rows(x: &Tensor, most: usize) -> Tensor {
+    let rows = x.shape()[0];
+    if rows.min(x.last_dim()) <= most {
+        return x.clone();
     }
-    let mut rows = index::sample(&mut stream(0, Purpose::Eval, [0, 1]), x.rows(), most).into_vec();
-    rows.sort_unstable();
-    Cow::Owned(x.select(&rows))
+    let mut chosen = index::sample(&mut stream(0, Purpose::Eval, [0, 1]), rows, most).into_vec();
+    chosen.sort_unstable();
+    select_rows(x, &chosen.into_iter().map(|row| row as u32).collect::<Vec<_>>())
+}
+
+fn transposed(x: &Tensor) -> Tensor {
+    let ([rows, dim], numbers) = (x.dims("transposed"), x.as_slice::<f32>());
+    Tensor::new([dim, rows], (0..dim).flat_map(|j| numbers[j..].iter().step_by(dim)).copied().collect())
 }
 
 /// RankMe: the effective number of directions, from 1 to `min(rows, dim)`. 0 when all features are zero. Of
@@ -60,7 +67,7 @@ fn some_rows(x: &Features, most: usize) -> Cow<'_, Features> {
 ///
 /// # Errors
 /// When `go_on`, which is asked all along, says so.
-pub fn rank_me(x: &Features, go_on: CancelCheck) -> Result<f64> {
+pub fn rank_me(x: &Tensor, go_on: CancelCheck) -> Result<f64> {
     Ok(effective_rank(&singular_values(x, go_on)?))
 }
 
@@ -75,36 +82,37 @@ fn effective_rank(values: &[f64]) -> f64 {
 }
 
 /// The standard deviation of a feature over images, averaged over features. 0 is complete collapse.
-pub fn feature_std(x: &Features) -> f64 {
+pub fn feature_std(x: &Tensor) -> f64 {
     let Standardizer { std, .. } = Standardizer::fit(x);
     std.iter().sum::<f64>() / std.len() as f64
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{ended_after, features, gaussian};
     use super::*;
-
-    /// 1e-5: singular values that should be 0 come out as up to 1e-8 of the largest, and −p log p is steep there.
-    #[track_caller]
-    fn assert_rank(x: &Features, expected: f64) {
-        let rank = rank_me(x, &|| Ok(())).unwrap();
-        assert!((rank - expected).abs() < 1e-5, "{rank} instead of {expected}");
-    }
+    use crate::Error;
 
     #[test]
     fn ranks_known_by_hand() {
-        let rank_one: Vec<f32> = (0..50).flat_map(|i| (0..8).map(move |j| (i - 20) as f32 * (j + 1) as f32)).collect();
-        assert_rank(&Features::new(rank_one, 50, 8), 1.0);
-        let scaled_identity: Vec<f32> = (0..36).map(|i| if i % 7 == 0 { 3.0 } else { 0.0 }).collect();
-        assert_rank(&Features::new(scaled_identity, 6, 6), 6.0);
+        let rank_one = (0..50).flat_map(|i| (0..8).map(move |j| (i - 20) as f32 * (j + 1) as f32)).collect();
+        let scaled_identity = (0..36).map(|i| if i % 7 == 0 { 3.0 } else { 0.0 }).collect();
         // Spectrum (2, 1, 1): p = ½, ¼, ¼ has an entropy of 1.5 bits. The same features, wide and tall.
         let wide = vec![0., 2., 0., 0., 0., 0., 0., 1., 1., 0., 0., 0.];
         let tall = vec![0., 0., 1., 2., 0., 0., 0., 0., 0., 0., 1., 0.];
-        assert_rank(&Features::new(wide, 3, 4), 2f64.powf(1.5));
-        assert_rank(&Features::new(tall, 4, 3), 2f64.powf(1.5));
-        assert_rank(&Features::new(vec![0.0; 6], 2, 3), 0.0);
-        assert_rank(&Features::new(vec![], 0, 3), 0.0);
-        assert!(rank_me(&Features::new(vec![1.0, f32::NAN], 1, 2), &|| Ok(())).unwrap().is_nan());
+        for (x, expected) in [
+            (features(50, 8, rank_one), 1.0),
+            (features(6, 6, scaled_identity), 6.0),
+            (features(3, 4, wide), 2f64.powf(1.5)),
+            (features(4, 3, tall), 2f64.powf(1.5)),
+            (features(2, 3, vec![0.0; 6]), 0.0),
+            (features(0, 3, vec![]), 0.0),
+        ] {
+            let rank = rank_me(&x, &|| Ok(())).unwrap();
+            // Singular values that should be 0 come out as up to 1e-8 of the largest, and −p log p is steep there.
+            assert!((rank - expected).abs() < 1e-5, "{rank} instead of {expected}");
+        }
+        assert!(rank_me(&features(1, 2, vec![1.0, f32::NAN]), &|| Ok(())).unwrap().is_nan());
     }
 
     #[test]
@@ -112,41 +120,31 @@ mod tests {
         // Hadamard columns of length 2, scaled by 1, 2, 3, 4.
         let signs = [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]];
         let x = signs.iter().flat_map(|row| (0..4).map(|j| (row[j] * (j as i32 + 1)) as f32)).collect();
-        let found = singular_values(&Features::new(x, 4, 4), &|| Ok(())).unwrap();
+        let found = singular_values(&features(4, 4, x), &|| Ok(())).unwrap();
         assert!(found.iter().zip([8.0, 6.0, 4.0, 2.0]).all(|(f, e)| (f - e).abs() < 1e-12), "{found:?}");
     }
 
     #[test]
     fn rows_are_drawn_only_where_rows_and_features_are_both_many() {
-        let of = |rows: usize, dim: usize| Features::new((0..rows * dim).map(|i| i as f32).collect(), rows, dim);
-        for x in [of(4, 9), of(9, 4)] {
-            assert!(matches!(some_rows(&x, 4), Cow::Borrowed(_)), "{} x {}", x.rows(), x.dim());
-        }
-        let x = of(9, 5);
-        let some = some_rows(&x, 4);
-        let firsts: Vec<usize> = (0..4).map(|r| some.row(r)[0] as usize / 5).collect();
-        assert!((some.rows(), some.dim()) == (4, 5) && firsts.is_sorted_by(|a, b| a < b), "{firsts:?}");
-        assert!(firsts != [0, 1, 2, 3], "drawn, and not the first: they are of one class");
-        assert_eq!(some, some_rows(&x, 4));
+        let of = |rows: usize, dim: usize| features(rows, dim, (0..rows * dim).map(|i| i as f32).collect());
+        assert_eq!([(4, 9), (9, 4)].map(|(rows, dim)| some_rows(&of(rows, dim), 4).shape()[0]), [4, 9]);
+        let some = some_rows(&of(9, 5), 4);
+        let firsts: Vec<f32> = some.as_slice::<f32>().iter().step_by(5).map(|x| x / 5.0).collect();
+        assert!(some.shape()[..] == [4, 5] && firsts.is_sorted_by(|a, b| a < b), "{firsts:?}");
+        assert!(firsts != [0.0, 1.0, 2.0, 3.0], "drawn, and not the first: they are of one class");
+        assert_eq!(some.max_abs_diff(&some_rows(&of(9, 5), 4)), 0.0);
     }
 
     #[test]
     fn a_search_for_singular_values_can_be_ended() {
-        use std::sync::atomic::{AtomicUsize, Ordering};
-        let x = super::super::gaussian(1, 9, 6);
+        let x = gaussian(1, 9, 6);
         for after in [0, 1, 3] {
-            let asked = AtomicUsize::new(0);
-            let go_on = || match asked.fetch_add(1, Ordering::Relaxed) < after {
-                true => Ok(()),
-                false => Err(crate::Error::Interrupted),
-            };
-            assert!(matches!(rank_me(&x, &go_on), Err(crate::Error::Interrupted)), "after {after}");
+            assert!(matches!(ended_after(after, |go_on| rank_me(&x, go_on)).0, Err(Error::Interrupted)), "{after}");
         }
     }
 
     #[test]
     fn feature_std_averages_over_features() {
-        let x = Features::new(vec![1.0, 5.0, 3.0, 5.0], 2, 2);
-        assert_eq!(feature_std(&x), 0.5);
+        assert_eq!(feature_std(&features(2, 2, vec![1.0, 5.0, 3.0, 5.0])), 0.5);
     }
 }

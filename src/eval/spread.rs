@@ -1,6 +1,6 @@
 //! How much do predictions and targets vary, and with what? Three numbers about tensors of tokens.
 
-use super::{Features, feature_std};
+use super::feature_std;
 use crate::tensor::{DType, Tensor};
 
 /// √(mean of x²): the root mean square of the entries, of any shape.
@@ -34,8 +34,7 @@ pub fn noise_sensitivity(first: &Tensor, second: &Tensor) -> f64 {
 #[track_caller]
 pub fn target_std(targets: &Tensor) -> f64 {
     let [images, positions, dim] = targets.dims("target_std");
-    let numbers = targets.to_dtype(DType::F32).as_slice::<f32>().to_vec();
-    feature_std(&Features::new(numbers, images, positions * dim))
+    feature_std(&targets.to_dtype(DType::F32).reshape([images, positions * dim]))
 }
 
 #[cfg(test)]

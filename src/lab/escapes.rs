@@ -3,8 +3,8 @@
 use super::Finding;
 use super::predictors::{Subject, VARIANCE, cubature, draw, matrix, random, subjects, vit_predictor};
 use crate::autograd::{Var, ops};
+use crate::linalg::orthonormal_rows;
 use crate::paper::escapes::{gauge_escape, rescaling_escape, subspace_escape};
-use crate::paper::factor::orthonormal_rows;
 use crate::paper::prop_3_1::{deterministic_loss, tied_loss};
 use crate::paper::second_order::position_curvature;
 use crate::paper::{context_token, stochastic_position};
@@ -62,7 +62,7 @@ pub fn rescaling() -> Vec<Finding> {
 pub fn subspace() -> Vec<Finding> {
     let test = |(d_p, grid, rank): (usize, usize, usize)| {
         let psi = Tensor::new([grid * grid, d_p], positions(d_p, grid, grid));
-        let basis = orthonormal_rows(&psi);
+        let basis = orthonormal_rows(&psi.to_f64_vec(), d_p);
         let (a, n) = (random(&[d_p, 12], 22).scaled(1e3), random(&[1, grid * grid, 12], 23));
         let hidden = subspace_escape(&a, &psi);
         let psi = Var::constant(psi.reshape([1, grid * grid, d_p]));

@@ -5,7 +5,7 @@ use super::predictors::{
     Subject, VARIANCE, coefficients, cubature, draw, largest, linear, matrix, pair, perceptron, random, sigma, subjects,
 };
 use crate::autograd::{Var, derivative_along, ops};
-use crate::paper::factor::orthonormal_rows;
+use crate::linalg::orthonormal_rows;
 use crate::paper::prop_3_1::{
     deterministic_loss, expected_loss, gradient, gradient_at_zero, squared_error, tied_loss, untied_gradient,
 };
@@ -199,7 +199,9 @@ pub fn sampled_positions() -> Vec<Finding> {
     let z_mean: Vec<f64> = (0..d_p)
         .map(|i| values.iter().skip(i).step_by(d_p).sum::<f64>() / k / (exact[i * d_p + i] / k).sqrt())
         .collect();
-    let rank = |d_p: usize, d_e: usize| orthonormal_rows(&covariance(&random(&[d_p, d_e], 14), sigma())).len() as f64;
+    let rank = |d_p: usize, d_e: usize| {
+        orthonormal_rows(&covariance(&random(&[d_p, d_e], 14), sigma()).to_f64_vec(), d_p).len() as f64
+    };
     vec![
         Finding::vanishes("Eqs. 3–5", "mean of 2·10⁵ draws, in standard errors", &z_mean, 1.0, 5.0),
         Finding::vanishes("Eqs. 3–5", "covariance of 2·10⁵ draws, in standard errors", &z_covariance, 1.0, 5.0),

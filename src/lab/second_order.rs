@@ -8,7 +8,7 @@ use super::predictors::{
     perceptron, random, sigma, subjects,
 };
 use crate::autograd::{Var, ops};
-use crate::eval::eigen::symmetric_eigenvalues;
+use crate::linalg::symmetric_eigenvalues;
 use crate::paper::prop_3_1::{
     RegressionTask, deterministic_loss, expected_loss, expected_loss_under, gradient, gradient_at_zero, tied_loss,
 };

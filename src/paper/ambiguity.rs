@@ -11,9 +11,9 @@
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::factor::{pivoted_cholesky, subtract};
 use super::{Sigma, covariance, expected_noise_power};
 use crate::autograd::ops;
+use crate::linalg::{add_scaled, pivoted_cholesky};
 use crate::tensor::{DType, Tensor};
 
 /// |(I − 11ᵀ/d_p)A|: the Frobenius norm of A \[d_p, d_e\] without the mean of each of its columns.
@@ -82,7 +82,7 @@ impl WhitenedPositions {
         let solve = |x: &mut Vec<f64>| {
             let step = |(pivot, column): &(usize, Vec<f64>)| {
                 let w = x[*pivot] / column[*pivot];
-                subtract(x, w, column);
+                add_scaled(x, -w, column);
                 w
             };
             l.iter().map(step).collect()
@@ -157,9 +157,9 @@ impl WhitenedPositions {
         let (positions, dim) = (self.whitened.len(), self.whitened.first().map_or(0, Vec::len));
         let mean = |c: usize| self.whitened.iter().map(|w| w[c]).sum::<f64>() / positions as f64;
         let means: Vec<f64> = (0..dim).map(mean).collect();
-        let centerd = self.whitened.iter().flat_map(|w| w.iter().zip(&means).map(|(w, m)| w - m)).collect();
-        let centerd = Tensor::new([positions, dim], centerd).into();
-        let gram = ops::matmul_nt(&centerd, &centerd).value().to_f64_vec();
+        let centered = self.whitened.iter().flat_map(|w| w.iter().zip(&means).map(|(w, m)| w - m)).collect();
+        let centered = Tensor::new([positions, dim], centered).into();
+        let gram = ops::matmul_nt(&centered, &centered).value().to_f64_vec();
         // A thousandth of a standard deviation of the noise decides nothing.
         let l = pivoted_cholesky(&gram, positions, 1e-6);
         (0..positions).map(|k| l.iter().map(|(_, column)| column[k]).collect()).collect()
@@ -178,6 +178,8 @@ fn sample(rng: &mut impl Rng) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linalg::orthonormal_rows;
+    use crate::paper::escapes::subspace_escape;
     use crate::rng::{Purpose, stream};
     use crate::vit::sincos;
 
@@ -326,25 +328,9 @@ mod tests {
     fn noise_off_the_span_of_positions_hides_none() {
         let (d_p, d_e, side) = (32, 48, 5);
         let (psi, a) = (grid(d_p, side), normal(d_p, d_e, 1.0));
-        let mut basis: Vec<Vec<f64>> = Vec::new(); // orthonormal, of the span of ψ
-        for row in psi.to_f64_vec().chunks(d_p) {
-            let mut row = row.to_vec();
-            for _ in 0..2 {
-                for q in &basis {
-                    let along = row.iter().zip(q).map(|(a, b)| a * b).sum();
-                    subtract(&mut row, along, q);
-                }
-            }
-            let length = row.iter().map(|v| v * v).sum::<f64>().sqrt();
-            if length > 1e-9 {
-                basis.push(row.iter().map(|v| v / length).collect());
-            }
-        }
+        let basis = orthonormal_rows(&psi.to_f64_vec(), d_p);
         assert_eq!(basis.len(), 2 * side - 1, "the rank of a grid of sine-cosine positions");
-        let q = Tensor::new([basis.len(), d_p], basis.concat()).into();
-        let along = ops::matmul_tn(&q, &ops::matmul(&q, &a.clone().into()));
-        let mut off = a.clone();
-        off.add_assign(&along.value().scaled(-1.0));
+        let off = subspace_escape(&a, &psi);
         for scale in [1.0, 1e6] {
             let hidden = WhitenedPositions::new(&psi, &off.scaled(scale), Sigma::OFFICIAL);
             assert_eq!(hidden.neighbors((side, side)).least, f64::INFINITY);

@@ -5,9 +5,9 @@
 //! docs/derivations/collapse.md; demonstrations in training: `stop-mim check collapse`. (The fourth way, a minimum at A
 //! = 0 of a loss whose context is useful, is [`critical_variance`](super::second_order::critical_variance).)
 
-use super::factor::orthonormal_rows;
 use super::prop_3_1::Regressor;
 use crate::autograd::{Var, ops};
+use crate::linalg::orthonormal_rows;
 use crate::tensor::Tensor;
 
 /// (A/c, cγ, cβ): through the gain γ and shift β of the encoder's last layer norm.
@@ -42,7 +42,7 @@ pub fn rescaling_escape<'f>(f: &'f Regressor<'f>, c: f64) -> impl Fn(&Var, &Var)
 pub fn subspace_escape(a: &Tensor, psi: &Tensor) -> Tensor {
     let [d_p, d_e] = a.dims("subspace escape: A");
     let mut rest = a.clone();
-    for q in orthonormal_rows(psi) {
+    for q in orthonormal_rows(&psi.to_f64_vec(), d_p) {
         let entries = rest.as_mut_slice::<f64>();
         let share: Vec<f64> = (0..d_e).map(|e| (0..d_p).map(|p| q[p] * entries[p * d_e + e]).sum()).collect();
         (0..d_p * d_e).for_each(|i| entries[i] -= q[i / d_e] * share[i % d_e]);

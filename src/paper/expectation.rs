@@ -13,8 +13,8 @@
 
 use rand::Rng;
 
-use super::factor::orthonormal_rows;
 use super::{Sigma, sample_noise};
+use crate::linalg::orthonormal_rows;
 use crate::tensor::{DType, Tensor};
 
 /// Draws of the noise, and the weight of each.
@@ -86,7 +86,7 @@ impl Quadrature {
     #[track_caller]
     pub fn gauss_hermite_in_image(k: usize, a: &Tensor, sigma: Sigma) -> Self {
         let [_, d_e] = a.dims("gauss_hermite_in_image: A");
-        let basis = orthonormal_rows(a);
+        let basis = orthonormal_rows(&a.to_f64_vec(), d_e);
         let rank = basis.len();
         let Quadrature { noise: z, weights } = Self::gauss_hermite(k, rank, sigma);
         let z = z.to_f64_vec();

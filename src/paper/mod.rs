@@ -1,4 +1,4 @@
-//! Floor 4: the paper, equation by equation, in its order. This is no museum: [`crate::methods`] calls these
+//! Floor 3: the paper, equation by equation, in its order. This is no museum: [`crate::methods`] calls these
 //! functions and restates none of them.
 //!
 //! | symbol | here | shape |
@@ -22,7 +22,6 @@ mod eq5_stochastic_position;
 mod eq6_tied_tokens;
 pub mod escapes;
 mod expectation;
-pub(crate) mod factor;
 mod masked_loss;
 pub mod masking;
 pub mod prop_3_1;

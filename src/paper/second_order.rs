@@ -11,9 +11,9 @@
 //! because the mixed term ∇²_{uv}G carries one factor n, and E n = 0. Derivations: docs/derivations/collapse.md.
 
 use super::Sigma;
-use super::factor::cholesky;
-use super::prop_3_1::{RegressionTask, Regressor, gradient, token_gradients};
-use crate::autograd::{Tape, Var, derivative_along};
+use super::prop_3_1::{RegressionTask, Regressor, gradient, squared_error};
+use crate::autograd::{Tape, Var, derivative_along, ops};
+use crate::linalg::Cholesky;
 use crate::tensor::{DType, Tensor};
 
 /// Step of the differences that second derivatives are made of, for functions that change over distances of about 1.
@@ -41,8 +41,8 @@ pub fn hessian(f: impl Fn(&Var) -> Var, at: &Tensor) -> Tensor {
 /// Proved by `curvature_without_tying`.
 #[track_caller]
 pub fn position_curvature(f: &Regressor<'_>, task: &RegressionTask, v: &Tensor) -> Tensor {
-    let u = task.positions().value().clone();
-    token_curvature(&u, |u| token_gradients(f, &task.y, u, v).0)
+    let v = Var::constant(v.clone());
+    token_curvature(task.positions().value(), |u| squared_error(f, &task.y, u, &v))
 }
 
 /// Σ_{r,i} ∇²_{v_i} G at u = ψ + m and v = 0, \[d_p, d_p\]: how the squared error bends when a context token moves.
@@ -50,15 +50,14 @@ pub fn position_curvature(f: &Regressor<'_>, task: &RegressionTask, v: &Tensor) 
 /// Proved by `noise_on_the_context_too`.
 #[track_caller]
 pub fn context_curvature(f: &Regressor<'_>, task: &RegressionTask) -> Tensor {
-    let u = task.positions().value().clone();
-    let v = task.context(&task.zero().into()).value().clone();
-    token_curvature(&v, |v| token_gradients(f, &task.y, &u, v).1)
+    let u = task.positions();
+    token_curvature(task.context(&task.zero().into()).value(), |v| squared_error(f, &task.y, &u, v))
 }
 
-/// Σ over rows and tokens of the diagonal blocks of the derivative of `slope` at tokens \[R, N, d\]: \[d, d\].
+/// Σ over rows and tokens of the diagonal blocks of the Hessian of `error` at tokens \[R, N, d\]: \[d, d\].
 ///
 /// Rows do not see each other, so a token is moved in all of them at once.
-fn token_curvature(at: &Tensor, slope: impl Fn(&Tensor) -> Tensor) -> Tensor {
+fn token_curvature(at: &Tensor, error: impl Fn(&Var) -> Var) -> Tensor {
     let [rows, tokens, d] = at.dims("token curvature");
     let mut sum = vec![0.0; d * d];
     for token in 0..tokens {
@@ -67,7 +66,7 @@ fn token_curvature(at: &Tensor, slope: impl Fn(&Tensor) -> Tensor) -> Tensor {
                 let mut moved = at.clone();
                 let places = moved.as_mut_slice::<f64>().chunks_exact_mut(tokens * d);
                 places.for_each(|row| row[token * d + k] += t);
-                slope(&moved)
+                gradient(&error, &moved)
             };
             let change = derivative_along(moved, STEP).to_f64_vec();
             for row in 0..rows {
@@ -103,7 +102,7 @@ pub fn critical_variance(det: &Tensor, m: &Tensor) -> Option<f64> {
     let definite = |variance: f64| {
         let mut sum = det.clone();
         sum.add_assign(&kron_identity(m, n / d_p, variance));
-        cholesky(&sum.to_f64_vec(), n).is_some()
+        Cholesky::new(sum.to_f64_vec(), n).is_some()
     };
     if definite(0.0) {
         return Some(0.0);
@@ -131,14 +130,14 @@ pub fn calibrated_gradient(f: &Regressor<'_>, task: &RegressionTask) -> Tensor {
     let [rows, context, d_e] = task.x.dims("calibrated gradient: x");
     let [_, tokens, width] = task.y.dims("calibrated gradient: y");
     assert_eq!(width, 1, "calibrated gradient: F must give one number for each token");
-    let centerd = |t: &Tensor| {
+    let centered = |t: &Tensor| {
         let size = t.elements() / rows;
         let t = t.to_f64_vec();
         let mean = |k: usize| (0..rows).map(|r| t[r * size + k]).sum::<f64>() / rows as f64;
         let means: Vec<f64> = (0..size).map(mean).collect();
         t.iter().enumerate().map(|(i, t)| t - means[i % size]).collect::<Vec<f64>>()
     };
-    let (x, y) = (centerd(&task.x), centerd(&task.y));
+    let (x, y) = (centered(&task.x), centered(&task.y));
     let u = task.positions();
     let [_, _, d_p] = u.dims("calibrated gradient: positions");
     let mut sum = vec![0.0; d_p * d_e];
@@ -169,6 +168,6 @@ pub fn calibrated_gradient(f: &Regressor<'_>, task: &RegressionTask) -> Tensor {
 #[doc(alias = "Tikhonov")]
 #[track_caller]
 pub fn tikhonov_penalty(a: &Tensor, p: &Tensor, sigma: Sigma, terms: usize) -> f64 {
-    let projected = crate::autograd::ops::matmul_tn(&a.clone().into(), &p.reshape([p.elements(), 1]).into());
+    let projected = ops::matmul_tn(&a.clone().into(), &p.reshape([p.elements(), 1]).into());
     terms as f64 * sigma.variance() * projected.value().norm().powi(2)
 }

@@ -137,7 +137,7 @@ fn steps(
         labels: trainer.method.wants_labels(),
         seed: config.seed,
         first_step: done,
-        normalization,
+        normalization: normalization.clone(),
         threads: 1,
     };
     let images = splits.train.len() as f64;

@@ -35,15 +35,14 @@ vectorized! {
     }
 }
 
-/// Σ over rows of ln Σ exp(x) − x\[class\], in f64, with the largest entry taken out before exp: nothing overflows, and NaN
-/// stays NaN.
+/// Σ over rows of ln Σ exp(x) − x\[class\], added up in f64. The largest entry of a row has the largest share p of its
+/// softmax, and ln Σ exp(x) = max x − ln max p: nothing overflows or vanishes, and NaN stays NaN.
 pub fn cross_entropy<T: Real>(x: &[T], classes: &[u32], cols: usize) -> f64 {
-    let of_row = |(row, &class): (&[T], &u32)| {
-        let largest = row.iter().map(|x| x.to_f64()).fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = row.iter().map(|x| (x.to_f64() - largest).exp()).sum();
-        sum.ln() + (largest - row[class as usize].to_f64())
-    };
-    x.chunks_exact(cols.max(1)).zip(classes).map(of_row).sum()
+    let mut p = x.to_vec();
+    super::softmax::forward_in_place(&mut p, cols);
+    let largest = |row: &[T]| row.iter().map(|x| x.to_f64()).fold(f64::NEG_INFINITY, f64::max);
+    let rows = x.chunks_exact(cols.max(1)).zip(p.chunks_exact(cols.max(1))).zip(classes);
+    rows.map(|((x, p), &class)| largest(x) - x[class as usize].to_f64() - largest(p).ln()).sum()
 }
 
 /// p ← (p − onehot(class)) dy, where p is the softmax of each row.

@@ -5,7 +5,7 @@
 //! exp(−(2π/h)²/2 + 2πω/h), below 10⁻¹²⁵ for ω = 1 and h = ¼. Where the function has a kink or a jump it is of the
 //! order of h² or h.
 
-use crate::paper::factor::cholesky;
+use crate::linalg::{Cholesky, dot};
 use crate::tensor::Tensor;
 
 /// The step h and the number of steps to either side: nodes from −12 to 12.
@@ -38,8 +38,8 @@ pub fn gaussian_convolution(clean: impl Fn(f64) -> f64, r: f64) -> f64 {
 /// Proved by `the_kernel_integrates_to_one_in_d_dimensions`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GaussianKernel {
-    /// L, lower triangular with Σ = LLᵀ: row-major \[d, d\].
-    l: Vec<f64>,
+    /// Σ = LLᵀ.
+    factor: Cholesky,
     d: usize,
 }
 
@@ -62,25 +62,8 @@ impl GaussianKernel {
     pub fn new(covariance: &Tensor) -> Self {
         let [d, columns] = covariance.dims("GaussianKernel");
         assert!(d == columns && d > 0, "GaussianKernel: a covariance of shape {}", covariance.shape());
-        let l = cholesky(&covariance.to_f64_vec(), d);
-        let l = l.unwrap_or_else(|| panic!("GaussianKernel: the covariance is not positive definite"));
-        GaussianKernel { l, d }
-    }
-
-    /// Σ⁻¹ᐟ² z, as L⁻¹z: \[d\] → \[d\]. Under the kernel its entries are independent standard normals.
-    ///
-    /// # Panics
-    /// When z does not have d entries.
-    #[track_caller]
-    pub fn whiten(&self, z: &[f64]) -> Vec<f64> {
-        assert_eq!(z.len(), self.d, "GaussianKernel: the vector's length and the covariance's");
-        let mut white: Vec<f64> = Vec::with_capacity(self.d);
-        for (row, z) in self.l.chunks(self.d).zip(z) {
-            let i = white.len();
-            let known: f64 = row.iter().zip(&white).map(|(l, w)| l * w).sum();
-            white.push((z - known) / row[i]);
-        }
-        white
+        let factor = Cholesky::new(covariance.to_f64_vec(), d);
+        GaussianKernel { factor: factor.expect("GaussianKernel: the covariance is not positive definite"), d }
     }
 
     /// log of the density at z, \[d\].
@@ -89,10 +72,10 @@ impl GaussianKernel {
     /// When z does not have d entries.
     #[track_caller]
     pub fn log_density(&self, z: &[f64]) -> f64 {
-        let squared: f64 = self.whiten(z).iter().map(|w| w * w).sum();
+        let white = self.factor.whiten(z);
         // |Σ|^{1/2} = |L|
-        let log_root: f64 = (0..self.d).map(|i| self.l[i * self.d + i].ln()).sum();
-        -0.5 * (squared + self.d as f64 * std::f64::consts::TAU.ln()) - log_root
+        let log_root: f64 = (0..self.d).map(|i| self.factor.row(i)[i].ln()).sum();
+        -0.5 * (dot(&white, &white) + self.d as f64 * std::f64::consts::TAU.ln()) - log_root
     }
 
     /// ∫ g(x) N(x; r, Σ) dx = E\[g(r + Z)\]: g smoothed, at r.
@@ -119,8 +102,8 @@ impl GaussianKernel {
                     let (u, w) = nodes[rest % nodes.len()];
                     rest /= nodes.len();
                     weight *= w;
-                    for (x, row) in x.iter_mut().zip(self.l.chunks(self.d)).skip(axis) {
-                        *x += row[axis] * u;
+                    for (i, x) in x.iter_mut().enumerate().skip(axis) {
+                        *x += self.factor.row(i)[axis] * u;
                     }
                 }
                 weight * g(&x)
@@ -164,15 +147,6 @@ mod tests {
             assert_abs_diff_eq!(moment, exact, epsilon = 1e-13);
         }
         assert_relative_eq!(kernel.convolve(|x| x[0] + 10.0 * x[1], &[1.0, 2.0]), 21.0, max_relative = 2e-14);
-    }
-
-    #[test]
-    fn whitening_undoes_the_factor() {
-        let kernel = kernel(&[4.0, 0.0, 0.0, 2.0, 2.0, 0.0, 6.0, 2.0, 14.0], 3);
-        let white = kernel.whiten(&[2.0, 3.0, 5.0]);
-        // L = [[2], [1, 1], [3, −1, 2]]
-        assert_eq!(kernel.l.iter().step_by(4).copied().collect::<Vec<_>>(), [2.0, 1.0, 2.0]);
-        assert_eq!(white, [1.0, 2.0, 2.0]);
     }
 
     #[test]

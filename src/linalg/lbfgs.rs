@@ -26,6 +26,8 @@
 
 use std::collections::VecDeque;
 
+use super::{add_scaled, dot, norm};
+
 /// When to stop, and how much to remember.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -181,21 +183,8 @@ fn line_search<E>(f: &mut impl FnMut(Vec<f64>) -> Result<Point, E>, at: &Point, 
     Ok(None)
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-fn norm(a: &[f64]) -> f64 {
-    dot(a, a).sqrt()
-}
-
 fn difference(a: &[f64], b: &[f64]) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| a - b).collect()
-}
-
-/// a ← a + c b
-fn add_scaled(a: &mut [f64], c: f64, b: &[f64]) {
-    a.iter_mut().zip(b).for_each(|(a, b)| *a += c * b);
 }
 
 #[cfg(test)]
