@@ -5,12 +5,10 @@
 //! sums, norms, losses, weights and the optimizer stay in f32.
 
 use std::cell::Cell;
-use std::fmt;
 use std::marker::PhantomData;
 
 /// What the operands of a product of f32 matrices are rounded to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
 pub enum Precision {
     /// Nothing.
@@ -55,14 +53,7 @@ impl Precision {
     }
 }
 
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        })
-    }
-}
+named!(Precision, "precision", F32 => "f32", Bf16 => "bf16");
 
 /// A stretch of a thread's computation with one [`Precision`].
 #[derive(Debug)]

@@ -8,7 +8,6 @@ use crate::vit::Predictor;
 
 /// Of what a masked token is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum TokenForm {
     /// As the official code: m_j = A n_j + ψ_j + b, c = A s_x + ψ + b, with b the bias of `predictor_embed`;
@@ -19,6 +18,8 @@ pub enum TokenForm {
     /// The official code with the noise switched off: m_j = ψ_j alone, which is not I-JEPA's ψ_j + m.
     PositionsOnly,
 }
+
+named!(TokenForm, "form of masked tokens", Official => "official", Paper => "paper", PositionsOnly => "positions-only");
 
 impl TokenForm {
     /// What becomes of `mask_token` and of the bias of `predictor_embed`.

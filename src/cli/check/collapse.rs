@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use clap::Args as ClapArgs;
 
-use super::super::run::RunFolder;
 use super::{conclude, print};
 use crate::Result;
 use crate::lab::collapse::fields::{self, FieldRun, FieldTraining};
@@ -15,6 +14,7 @@ use crate::lab::collapse::joint_training::{self, JointRun, JointTraining};
 use crate::lab::collapse::{Spread, Trace, last};
 use crate::report::curve::{Curve, Panel};
 use crate::report::table::table;
+use crate::runs::RunFolder;
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {

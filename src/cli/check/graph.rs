@@ -2,15 +2,15 @@
 
 use clap::Args as ClapArgs;
 
-use super::super::options::{MaskArgs, ModelArgs};
 use super::{conclude, print};
+use crate::cli::options::{MaskArgs, ModelArgs, recipe};
 use crate::lab::graph::{Lint, lint};
 use crate::methods::Model;
 use crate::nn::Role;
 use crate::report::table::table;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Tensor};
-use crate::train::{Batch, Noise, Trainer};
+use crate::train::{Batch, Noise, RunConfig, Trainer};
 use crate::{Error, Result};
 
 #[derive(ClapArgs, Clone, Debug)]
@@ -31,8 +31,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, all: bool) -> Result<()> {
-    let config = args.model.config()?;
-    let masking = args.masks.masking(&config)?;
+    let RunConfig { model: config, masking, .. } = recipe(&args.model, &args.masks)?;
     let (n, side) = (usize::from(args.images), config.encoder.image_size);
     let (model, params) = Model::new(&config, DType::F32, &mut stream(args.seed, Purpose::Init, [0, 0]))?;
     let mut trainer = Trainer::new(model, params);
