@@ -1,6 +1,7 @@
 //! Encoders out of files made by hand.
 
 use super::*;
+use crate::tensor::Tensor;
 use crate::methods::{Method, ModelConfig};
 use crate::train::safetensors::testing::{Scratch, f32s, file_of};
 use crate::vit::PredictorConfig;
