@@ -61,7 +61,7 @@ pub fn colors(text: &str) -> Result<[f32; 3], String> {
 /// Two numbers above 0 with a comma between.
 pub fn counts(text: &str) -> Result<[usize; 2], String> {
     let counts: [usize; 2] = numbers(text, "5000,1000")?;
-    if counts.contains(&0) { Err(format!("'{text}' has a number that is not above 0")) } else { Ok(counts) }
+    if counts.contains(&0) { Err("'0' is not a number above 0".to_owned()) } else { Ok(counts) }
 }
 
 /// A whole number from 1 to as many as a run has steps.

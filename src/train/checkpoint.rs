@@ -254,7 +254,7 @@ fn elements(config: &ModelConfig) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::algorithm_1::StepParams;
-    use super::super::safetensors::testing::Scratch;
+    use super::super::safetensors::tests::Scratch;
     use super::super::weights::{InitOptions, load_encoder};
     use super::*;
     use crate::lab::small;

@@ -1,9 +1,9 @@
 //! Encoders out of files made by hand.
 
 use super::*;
-use crate::tensor::Tensor;
 use crate::methods::{Method, ModelConfig};
-use crate::train::safetensors::testing::{Scratch, f32s, file_of};
+use crate::tensor::Tensor;
+use crate::train::safetensors::tests::{Scratch, f32s, file_of};
 use crate::vit::PredictorConfig;
 
 fn partial() -> InitOptions {
