@@ -73,7 +73,7 @@ pub fn source(preprocessing: Preprocessing) -> &'static str {
 /// If it has to be measured, and an image cannot be read.
 pub fn normalization(preprocessing: Preprocessing, splits: &data::Splits) -> Result<Normalization> {
     let Normalization { mean, std } = preprocessing.on(splits)?;
-    say!("images are normalized by mean {mean:?} and std {std:?}: {}", source(preprocessing));
+    say!("images are normalized with mean {mean:?}, std {std:?}: {}", source(preprocessing));
     Ok(Normalization { mean, std })
 }
 

@@ -6,81 +6,95 @@ use crate::tensor::Tensor;
 use crate::train::safetensors::tests::{Scratch, f32s, file_of};
 use crate::vit::PredictorConfig;
 
+fn strict() -> InitOptions {
+    InitOptions::default()
+}
+
 fn partial() -> InitOptions {
-    InitOptions { fit: Fit::Partial, ..InitOptions::default() }
+    InitOptions { fit: Fit::Partial, ..strict() }
 }
 
 fn tiny() -> EncoderConfig {
     EncoderConfig { image_size: 8, dim: 8, depth: 1, heads: 2, ..Preset::Toy.sizes().0 }
 }
 
-/// The tensors of an encoder under a prefix, as (name, type, shape, bytes) for [`file_of`].
-fn written(params: &Params, prefix: &str) -> Vec<(String, Vec<usize>, Vec<u8>)> {
-    let bytes = |x: &Tensor| f32s(x.as_slice());
-    params.iter().map(|p| (format!("{prefix}{}", p.name), p.value.shape().to_vec(), bytes(&p.value))).collect()
+/// Values that no parameters begin with.
+fn marked(params: &Params, by: f64) -> Params {
+    let mut params = params.clone();
+    let mark = |x: &Tensor| Tensor::from_fn(*x.shape(), DType::F32, |i| by + i as f64 / 1024.0);
+    params.iter_mut().for_each(|p| p.value = mark(&p.value));
+    params
 }
 
-fn encoder_file(name: &str, modules: &[(&str, &Params)]) -> Scratch {
-    let all: Vec<_> = modules.iter().flat_map(|(prefix, params)| written(params, prefix)).collect();
-    file_with(name, &all)
+/// An encoder of [`tiny`] sizes, marked.
+fn encoder(class_token: bool, by: f64) -> Params {
+    marked(&fresh_encoder(&EncoderConfig { class_token, ..tiny() }, LinearInit::Normal, 0).unwrap().1, by)
 }
 
-fn file_with(name: &str, tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Scratch {
-    let all: Vec<_> = tensors.iter().map(|(name, shape, x)| (name.as_str(), "F32", &shape[..], x.clone())).collect();
-    Scratch::new(name, &file_of(&all))
+fn model(method: Method, encoder_depth: usize, predictor_depth: usize) -> (Model, ModelParams) {
+    let class_token = matches!(method, Method::Mae { .. });
+    let config = ModelConfig {
+        method,
+        encoder: EncoderConfig { class_token, depth: encoder_depth, ..tiny() },
+        predictor: PredictorConfig { dim: 8, depth: predictor_depth, ..Preset::Toy.sizes().1 },
+        linear_init: LinearInit::Normal,
+    };
+    Model::new(&config, DType::F32, &mut stream(11, Purpose::Init, [0, 0])).unwrap()
+}
+
+fn same(a: &Params, b: &Params) -> bool {
+    a.iter().zip(b.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0)
+}
+
+/// A file of these parameters after these prefixes, without the tensor called `but`.
+fn file(modules: &[(&str, &Params)], but: &str) -> Scratch {
+    let all =
+        modules.iter().flat_map(|(prefix, params)| params.iter().map(move |p| (format!("{prefix}{}", p.name), p)));
+    let all: Vec<_> = all.filter(|(name, _)| name != but).collect();
+    let entries: Vec<_> =
+        all.iter().map(|(name, p)| (&**name, "F32", &p.value.shape()[..], f32s(p.value.as_slice()))).collect();
+    Scratch::new("weights", &file_of(&entries))
+}
+
+fn load(file: &Scratch, sizes: &EncoderConfig, options: &InitOptions) -> Result<LoadedEncoder> {
+    load_encoder(&file.0, sizes, options)
+}
+
+#[track_caller]
+fn says<T>(result: Result<T>, words: &[&str]) {
+    let error = result.err().expect("an error").to_string();
+    words.iter().for_each(|words| assert!(error.contains(words), "no '{words}' in {error}"));
 }
 
 #[test]
 fn an_encoder_is_found_under_any_of_its_prefixes_the_target_first() {
-    let sizes = tiny();
-    let fresh = |seed| fresh_encoder(&sizes, LinearInit::Normal, seed).unwrap().1;
-    let (context, target) = (fresh(1), fresh(2));
-    let same = |a: &Params, b: &Params| a.iter().zip(b.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0);
+    let (context, target) = (encoder(false, 1.0), encoder(false, 2.0));
     for prefix in ["target_encoder.", "encoder.", "model.", ""] {
-        let file = encoder_file("prefix", &[(prefix, &context)]);
-        let loaded = load_encoder(&file.0, &sizes, &InitOptions::default()).unwrap();
+        let loaded = load(&file(&[(prefix, &context)], ""), &tiny(), &strict()).unwrap();
         assert_eq!((&*loaded.prefix, loaded.left_out.len()), (prefix, 0));
         assert!(same(&loaded.params, &context));
     }
-    let file = encoder_file("both", &[("encoder.", &context), ("target_encoder.", &target), ("predictor.", &context)]);
-    assert!(same(&load_encoder(&file.0, &sizes, &InitOptions::default()).unwrap().params, &target));
-}
-
-/// As after a file was cut and mended by hand: an encoder that is not asked for is not read in its place.
-#[test]
-fn an_encoder_that_is_not_whole_is_still_the_one() {
-    let (_, params) = fresh_encoder(&tiny(), LinearInit::Normal, 1).unwrap();
-    for missing in params.iter().map(|p| format!("target_encoder.{}", p.name)) {
-        let mut all = [written(&params, "encoder."), written(&params, "target_encoder.")].concat();
-        all.retain(|(name, ..)| *name != missing);
-        let file = file_with("part", &all);
-        let error = load_encoder(&file.0, &tiny(), &InitOptions::default()).unwrap_err().to_string();
-        assert!(error.contains(&format!("1 tensor cannot be used:\n    {missing} is missing")), "{error}");
-        assert_eq!(load_encoder(&file.0, &tiny(), &partial()).unwrap().prefix, "target_encoder.");
+    let both = [("encoder.", &context), ("target_encoder.", &target), ("predictor.", &context)];
+    assert!(same(&load(&file(&both, ""), &tiny(), &strict()).unwrap().params, &target));
+    // As after a file was cut and mended by hand: an encoder that is not asked for is not read in its place.
+    for missing in target.iter().map(|p| format!("target_encoder.{}", p.name)) {
+        let file = file(&both, &missing);
+        says(load(&file, &tiny(), &strict()), &[&format!("1 tensor cannot be used:\n    {missing} is missing")]);
+        assert_eq!(load(&file, &tiny(), &partial()).unwrap().prefix, "target_encoder.");
     }
 }
 
 #[test]
-fn the_file_decides_about_the_class_token() {
+fn the_file_decides_about_the_class_token_which_keeps_its_position() {
     for class_token in [false, true] {
-        let sizes = EncoderConfig { class_token, ..tiny() };
-        let (_, params) = fresh_encoder(&sizes, LinearInit::Xavier, 3).unwrap();
-        let file = encoder_file("class", &[("", &params)]);
+        let params = encoder(class_token, 1.0);
+        let file = file(&[("", &params)], "");
         let asked = EncoderConfig { class_token: !class_token, ..tiny() };
-        let loaded = load_encoder(&file.0, &asked, &InitOptions::default()).unwrap();
-        assert_eq!(loaded.encoder.config(), &sizes);
-    }
-}
+        let loaded = load(&file, &asked, &strict()).unwrap();
+        assert_eq!(loaded.encoder.config(), &EncoderConfig { class_token, ..tiny() });
 
-#[test]
-fn a_class_token_keeps_its_position_when_the_others_are_interpolated() {
-    for class_token in [false, true] {
-        let (_, params) = fresh_encoder(&EncoderConfig { class_token, ..tiny() }, LinearInit::Normal, 0).unwrap();
-        let params = marked(&params, 1.0);
-        let file = encoder_file("interpolated", &[("", &params)]);
         let larger = EncoderConfig { image_size: 12, ..tiny() };
-        let options = InitOptions { interpolate_positions: true, ..InitOptions::default() };
-        let loaded = load_encoder(&file.0, &larger, &options).unwrap();
+        let loaded = load(&file, &larger, &InitOptions { interpolate_positions: true, ..strict() }).unwrap();
         let [before, after] = [&params, &loaded.params].map(|p| p.get("pos_embed").unwrap().value.to_f64_vec());
         let first = 8 * usize::from(class_token);
         assert_eq!(after[..first], before[..first]);
@@ -92,134 +106,107 @@ fn a_class_token_keeps_its_position_when_the_others_are_interpolated() {
 
 #[test]
 fn sizes_that_cannot_be_or_are_not_the_files() {
-    let (_, params) = fresh_encoder(&tiny(), LinearInit::Normal, 0).unwrap();
-    let file = encoder_file("sizes", &[("", &params)]);
+    let file = file(&[("", &encoder(false, 1.0))], "");
     let impossible = EncoderConfig { heads: 3, ..tiny() };
-    assert!(matches!(load_encoder(&file.0, &impossible, &partial()), Err(Error::Config { .. })));
+    assert!(matches!(load(&file, &impossible, &partial()), Err(Error::Config { .. })));
     let deeper = EncoderConfig { depth: 2, ..tiny() };
-    let error = load_encoder(&file.0, &deeper, &InitOptions::default()).unwrap_err().to_string();
-    assert!(error.contains("12 tensors cannot") && error.contains("blocks.1.mlp.fc2.bias is missing"), "{error}");
-    assert_eq!(load_encoder(&file.0, &deeper, &partial()).unwrap().left_out.len(), 12);
+    says(load(&file, &deeper, &strict()), &["12 tensors cannot", "blocks.1.mlp.fc2.bias is missing"]);
+    assert_eq!(load(&file, &deeper, &partial()).unwrap().left_out.len(), 12);
     // More than there is memory for.
     for sizes in [EncoderConfig { dim: 8192, depth: 2, ..tiny() }, EncoderConfig { dim: 16_384, ..tiny() }] {
-        let error = load_encoder(&file.0, &sizes, &InitOptions::default()).unwrap_err().to_string();
-        assert!(error.contains("bytes are not those of an encoder of these sizes"), "{error}");
+        says(load(&file, &sizes, &strict()), &["bytes are not those of an encoder of these sizes"]);
     }
 }
 
-/// The least that a file of such an encoder can have is enough.
+/// The least that a file of such an encoder can have, two bytes a number, is enough.
 #[test]
 fn an_encoder_of_two_bytes_a_number_is_read() {
-    let sizes = EncoderConfig { class_token: true, ..tiny() };
-    let (_, params) = fresh_encoder(&sizes, LinearInit::Normal, 0).unwrap();
-    let all = written(&params, "");
-    let halves: Vec<_> = all.iter().map(|(n, s, x)| (n.as_str(), "F16", &s[..], vec![0; x.len() / 2])).collect();
+    let (sizes, params) = (EncoderConfig { class_token: true, ..tiny() }, encoder(true, 0.0));
+    let half = |p: &crate::nn::Param| vec![0; 2 * p.value.elements()];
+    let halves: Vec<_> = params.iter().map(|p| (&*p.name, "F16", &p.value.shape()[..], half(p))).collect();
     let file = Scratch::new("halves", &file_of(&halves));
     assert_eq!(TensorFile::open(&file.0, "").unwrap().bytes(), 2 * sizes.elements());
-    load_encoder(&file.0, &sizes, &InitOptions::default()).unwrap();
+    load(&file, &sizes, &strict()).unwrap();
 }
 
 #[test]
 fn a_fresh_encoder_is_the_fresh_models() {
-    let config = crate::methods::ModelConfig {
-        method: crate::methods::Method::Ijepa { target_blocks: 1 },
-        encoder: tiny(),
-        predictor: Preset::Toy.sizes().1,
-        linear_init: LinearInit::Normal,
-    };
-    let mut rng = stream(9, Purpose::Init, [0, 0]);
-    let (_, params) = crate::methods::Model::new(&config, DType::F32, &mut rng).unwrap();
-    let (_, alone) = fresh_encoder(&tiny(), LinearInit::Normal, 9).unwrap();
-    assert!(params.encoder.iter().zip(alone.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0));
+    let (_, params) = model(Method::Ijepa { target_blocks: 1 }, 1, 1);
+    assert!(same(&params.encoder, &fresh_encoder(&tiny(), LinearInit::Normal, 11).unwrap().1));
 }
 
-fn model(method: Method) -> (Model, ModelParams) {
-    let class_token = matches!(method, Method::Mae { .. });
-    let config = ModelConfig {
-        method,
-        encoder: EncoderConfig { class_token, ..tiny() },
-        predictor: PredictorConfig { dim: 8, depth: 1, ..Preset::Toy.sizes().1 },
-        linear_init: LinearInit::Normal,
-    };
-    Model::new(&config, DType::F32, &mut stream(11, Purpose::Init, [0, 0])).unwrap()
-}
-
-/// Other values than any that parameters begin with.
-fn marked(params: &Params, by: f64) -> Params {
-    let mut params = params.clone();
-    let mark = |x: &Tensor| Tensor::from_fn(*x.shape(), DType::F32, |i| by + i as f64 / 1024.0);
-    params.iter_mut().for_each(|p| p.value = mark(&p.value));
-    params
-}
-
-fn same(a: &Params, b: &Params) -> bool {
-    a.iter().zip(b.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0)
+/// More images than one thread takes at a time, with and without a class token: each is as if it were alone.
+#[test]
+fn features_are_the_mean_of_an_images_tokens() {
+    for class_token in [false, true] {
+        let file = file(&[("", &encoder(class_token, 0.5))], "");
+        let pretrained = PretrainedEncoder::from_safetensors(&file.0, tiny()).unwrap();
+        let images = Tensor::from_fn([11, 3, 8, 8], DType::F32, |i| (i as f64 * 0.37).sin());
+        let (tokens, features) = (pretrained.tokens(&images).unwrap(), pretrained.features(&images).unwrap());
+        let (first, all) = (usize::from(class_token), 4 + usize::from(class_token));
+        assert_eq!((&tokens.shape()[..], &features.shape()[..]), (&[11, all, 8][..], &[11, 8][..]));
+        for i in [0, 7, 8, 10] {
+            assert!(pretrained.tokens(&images.rows(i..i + 1)).unwrap().max_abs_diff(&tokens.rows(i..i + 1)) < 1e-6);
+            let values = tokens.rows(i..i + 1).to_f64_vec();
+            for (d, feature) in features.rows(i..i + 1).to_f64_vec().into_iter().enumerate() {
+                let mean = (first..all).map(|t| values[8 * t + d]).sum::<f64>() / 4.0;
+                assert!((feature - mean).abs() < 1e-6, "{feature} is not {mean}");
+            }
+        }
+        let larger = Tensor::zeros([1, 3, 12, 8], DType::F32);
+        says(pretrained.features(&larger), &["[1, 3, 12, 8] for an encoder of [N, 3, 8, 8]", "resize"]);
+    }
 }
 
 #[test]
 fn a_model_begins_with_what_a_file_has() {
-    let (model_, fresh) = model(Method::Ijepa { target_blocks: 1 });
+    let ijepa = |depths: [usize; 2]| model(Method::Ijepa { target_blocks: 1 }, depths[0], depths[1]);
+    let (model, fresh) = ijepa([1, 1]);
     let [online, target, predictor] =
         [(&fresh.encoder, 1.0), (&fresh.encoder, 2.0), (&fresh.predictor, 3.0)].map(|(p, by)| marked(p, by));
     let official = [("encoder.", &online), ("predictor.", &predictor), ("target_encoder.", &target)];
     let init = |modules: &[(&str, &Params)], options: &InitOptions| {
         let mut params = fresh.clone();
-        let file = encoder_file("init", modules);
-        let lines = load_into(&file.0, &model_, &mut params, options)?.lines.join("\n");
-        Ok::<_, Error>((params, lines))
+        let lines = load_into(&file(modules, "").0, &model, &mut params, options).unwrap().lines.join("\n");
+        (params, lines)
     };
-    let whole = InitOptions::default();
-    let (params, lines) = init(&official, &whole).unwrap();
+    let (params, lines) = init(&official, &strict());
     let found = params.target.as_ref().unwrap();
     assert!(same(&params.encoder, &online) && same(found, &target) && same(&params.predictor, &predictor));
-    assert!(
-        lines.contains("(target_encoder.*)") && lines.contains("predictor: 20 tensors (predictor.predictor_*)"),
-        "{lines}"
-    );
-
+    for words in ["(target_encoder.*)", "predictor: 20 tensors (predictor.predictor_*)"] {
+        assert!(lines.contains(words), "{lines}");
+    }
     // One encoder alone, or asked for, becomes both.
-    let context = InitOptions { prefix: Some("encoder".into()), ..InitOptions::default() };
-    for (modules, options) in [(&official[..1], &whole), (&official[..], &context)] {
-        let (params, lines) = init(modules, options).unwrap();
+    let context = InitOptions { prefix: Some("encoder".into()), ..strict() };
+    for (modules, options) in [(&official[..1], &strict()), (&official[..], &context)] {
+        let (params, lines) = init(modules, options);
         assert!(same(&params.encoder, &online) && same(params.target.as_ref().unwrap(), &online), "{lines}");
         assert!(same(&params.predictor, &fresh.predictor) == (modules.len() == 1), "{lines}");
     }
     // A predictor with one block more is another one.
-    let config = ModelConfig {
-        predictor: PredictorConfig { depth: 2, ..model_.config.predictor.clone() },
-        ..model_.config.clone()
-    };
-    let deeper = Model::new(&config, DType::F32, &mut stream(0, Purpose::Init, [0, 0])).unwrap().1.predictor;
-    let (params, lines) = init(&[("", &online), ("predictor.", &deeper)], &whole).unwrap();
+    let deeper = ijepa([1, 2]).1.predictor;
+    let (params, lines) = init(&[("", &online), ("predictor.", &deeper)], &strict());
     assert!(same(&params.predictor, &fresh.predictor) && lines.contains("has other sizes"), "{lines}");
 
-    let half = encoder_file("init-half", &[("", &online)]);
-    let mut larger = EncoderConfig { depth: 2, ..tiny() };
-    larger.class_token = false;
-    let config = ModelConfig { encoder: larger, ..model_.config.clone() };
-    let (deep, mut params) = Model::new(&config, DType::F32, &mut stream(0, Purpose::Init, [0, 0])).unwrap();
-    let error = load_into(&half.0, &deep, &mut params, &whole).unwrap_err().to_string();
-    assert!(error.contains("blocks.1.norm1.weight is missing"), "{error}");
+    let (half, (deep, mut params)) = (file(&[("", &online)], ""), ijepa([2, 1]));
+    says(load_into(&half.0, &deep, &mut params, &strict()), &["blocks.1.norm1.weight is missing"]);
     let lines = load_into(&half.0, &deep, &mut params, &partial()).unwrap().lines.join("\n");
     assert!(lines.contains("17 of 29 tensors") && lines.contains("blocks.1.norm1.weight is missing"), "{lines}");
 }
 
 #[test]
 fn mae_begins_with_encoder_and_decoder() {
-    let (model_, fresh) = model(Method::Mae { normalize_patches: true });
+    let (mae, fresh) = model(Method::Mae { normalize_patches: true }, 1, 1);
     let (encoder, decoder) = (marked(&fresh.encoder, 1.0), marked(&fresh.predictor, 2.0));
     for prefix in ["model.", ""] {
-        let file = encoder_file("init-mae", &[(prefix, &encoder), (prefix, &decoder)]);
-        let mut params = fresh.clone();
-        let lines = load_into(&file.0, &model_, &mut params, &InitOptions::default()).unwrap().lines.join("\n");
+        let (file, mut params) = (file(&[(prefix, &encoder), (prefix, &decoder)], ""), fresh.clone());
+        let lines = load_into(&file.0, &mae, &mut params, &strict()).unwrap().lines.join("\n");
         assert!(same(&params.encoder, &encoder) && same(&params.predictor, &decoder), "{lines}");
     }
     // I-JEPA has no class token: in part only, and then the patches' positions are read all the same.
-    let (model_, fresh) = model(Method::Ijepa { target_blocks: 1 });
-    let (file, mut params) = (encoder_file("init-mae", &[("", &encoder)]), fresh.clone());
-    let error = load_into(&file.0, &model_, &mut params, &InitOptions::default()).unwrap_err().to_string();
-    assert!(error.contains("cls_token is unexpected"), "{error}");
-    load_into(&file.0, &model_, &mut params, &partial()).unwrap();
+    let (file, (ijepa, mut params)) = (file(&[("", &encoder)], ""), model(Method::Ijepa { target_blocks: 1 }, 1, 1));
+    says(load_into(&file.0, &ijepa, &mut params, &strict()), &["cls_token is unexpected", "`Method::Mae`"]);
+    load_into(&file.0, &ijepa, &mut params, &partial()).unwrap();
     let (from, to) = (encoder.get("pos_embed").unwrap(), params.encoder.get("pos_embed").unwrap());
     assert_eq!(from.value.as_slice::<f32>()[8..], *to.value.as_slice::<f32>());
 }
