@@ -1,8 +1,20 @@
 //! Enums whose values have names: on the command line, in messages.
 
-/// Gives an enum `ALL`, `name()`, `Display` and `FromStr` from one list of its values and their names.
+/// Defines an enum whose values have names. It gets `ALL`, `name()`, `Display`, `FromStr`, and the first value as its
+/// `Default`; `about()` is what the documentation says of a value, for the program's help.
 macro_rules! named {
-    ($type:ident, $what:literal, $($value:ident => $name:literal),+ $(,)?) => {
+    (
+        $(#[$attribute:meta])*
+        pub enum $type:ident: $what:literal {
+            $($(#[doc = $about:literal])+ $value:ident => $name:literal,)+
+        }
+    ) => {
+        $(#[$attribute])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $type {
+            $($(#[doc = $about])+ $value,)+
+        }
+
         impl $type {
             /// All values.
             pub const ALL: [$type; [$($name),+].len()] = [$($type::$value),+];
@@ -10,8 +22,21 @@ macro_rules! named {
             /// The name on the command line.
             pub fn name(self) -> &'static str {
                 match self {
-                    $($type::$value => $name),+
+                    $($type::$value => $name,)+
                 }
+            }
+
+            /// What is to be said about it.
+            pub fn about(self) -> &'static str {
+                match self {
+                    $($type::$value => concat!($($about),+),)+
+                }
+            }
+        }
+
+        impl Default for $type {
+            fn default() -> Self {
+                Self::ALL[0]
             }
         }
 
@@ -24,10 +49,6 @@ macro_rules! named {
         impl std::str::FromStr for $type {
             type Err = $crate::Error;
 
-            /// The value of this name.
-            ///
-            /// # Errors
-            /// When there is none.
             fn from_str(name: &str) -> $crate::Result<Self> {
                 $type::ALL.into_iter().find(|value| value.name() == name).ok_or_else(|| {
                     let names = $type::ALL.map($type::name).join(", ");

@@ -93,48 +93,28 @@ pub fn refuse(given: &[(bool, &str)], belongs_to: &str) -> Result<()> {
 
 /// One of these values of the library by its name, with what the help says of each.
 fn choice<T: Copy + Send + Sync + 'static>(
+    values: &'static [T],
     name: fn(T) -> &'static str,
-    values: &'static [(T, &'static str)],
+    about: fn(T) -> &'static str,
 ) -> impl TypedValueParser<Value = T> {
-    let possible = values.iter().map(|&(value, about)| PossibleValue::new(name(value)).help(about));
-    let value = move |chosen: String| values.iter().find(|(value, _)| name(*value) == chosen);
-    PossibleValuesParser::new(possible).map(move |chosen| value(chosen).expect("a possible value").0)
+    let about = move |value| about(value).trim().trim_end_matches('.');
+    let possible = values.iter().map(|&value| PossibleValue::new(name(value)).help(about(value)));
+    let value = move |chosen: String| *values.iter().find(|value| name(**value) == chosen).expect("a possible value");
+    PossibleValuesParser::new(possible).map(value)
 }
 
 pub fn preset() -> impl TypedValueParser<Value = Preset> {
-    const PRESETS: [(Preset, &str); Preset::ALL.len()] = [
-        (Preset::Toy, "For 32 × 32 images on a CPU; see docs/experiments.md for how it was found"),
-        (Preset::VitT16, "ViT-T/16, with the predictor of ViT-B (the paper trains none)"),
-        (Preset::VitS16, "ViT-S/16, with the predictor of ViT-B (the paper trains none)"),
-        (Preset::VitB16, "ViT-B/16: Tables 9 and 10"),
-        (Preset::VitL16, "ViT-L/16: Table 11"),
-        (Preset::VitH14, "ViT-H/14: Table 12"),
-        (Preset::VitG16, "ViT-g/16 of I-JEPA, with its official predictor (the paper trains none)"),
-    ];
-    choice(Preset::name, &PRESETS)
+    choice(&Preset::ALL, Preset::name, Preset::about)
 }
 
 pub fn linear_init() -> impl TypedValueParser<Value = LinearInit> {
-    const INITS: [(LinearInit, &str); LinearInit::ALL.len()] = [
-        (LinearInit::Normal, "N(0, 0.02²): I-JEPA and StoP"),
-        (LinearInit::Xavier, "Uniform with variance 2 / (inputs + outputs) (Glorot and Bengio, 2010): MAE"),
-    ];
-    choice(LinearInit::name, &INITS)
+    choice(&LinearInit::ALL, LinearInit::name, LinearInit::about)
 }
 
 pub fn token_form() -> impl TypedValueParser<Value = TokenForm> {
-    const FORMS: [(TokenForm, &str); TokenForm::ALL.len()] = [
-        (TokenForm::Official, "As the official code: m_j = A n_j + ψ_j + b, c = A s_x + ψ + b, with b the bias of A"),
-        (TokenForm::Paper, "As the paper's Eq. 6: m_j = A n_j + ψ_j + m, c = A s_x + ψ, with m the mask token"),
-        (TokenForm::PositionsOnly, "The official code without noise: m_j = ψ_j alone, not I-JEPA's ψ_j + m"),
-    ];
-    choice(TokenForm::name, &FORMS)
+    choice(&TokenForm::ALL, TokenForm::name, TokenForm::about)
 }
 
 pub fn precision() -> impl TypedValueParser<Value = Precision> {
-    const PRECISIONS: [(Precision, &str); Precision::ALL.len()] = [
-        (Precision::F32, "Nothing is rounded"),
-        (Precision::Bf16, "bfloat16: 8 significant bits instead of 24, sums in f32. Needs AVX512-BF16"),
-    ];
-    choice(Precision::name, &PRECISIONS)
+    choice(&Precision::ALL, Precision::name, Precision::about)
 }

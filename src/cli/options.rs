@@ -235,7 +235,7 @@ pub struct TrainArgs {
 /// # Errors
 /// When a flag belongs to another method, sizes do not fit, or no such masks exist.
 pub fn recipe(model: &ModelArgs, masks: &MaskArgs) -> Result<RunConfig> {
-    let recipe = RunConfig::for_method(model.method()?, model.size.preset.unwrap_or(Preset::Toy));
+    let recipe = RunConfig::for_method(model.method()?, model.size.preset.unwrap_or_default());
     let model = model.apply(recipe.model)?;
     let masking = masks.apply(RunConfig::standard_masking(&model))?;
     Ok(RunConfig { model, masking, ..recipe })
@@ -265,7 +265,7 @@ impl ModelArgs {
                     (_, Some(variance)) => Sigma::from_variance(not_negative("--sigma-variance", variance)?),
                     (None, None) => Sigma::OFFICIAL,
                 };
-                Method::Stop { target_blocks, sigma, tokens: self.stop_tokens.unwrap_or(TokenForm::Official) }
+                Method::Stop { target_blocks, sigma, tokens: self.stop_tokens.unwrap_or_default() }
             }
             MethodName::Ijepa => Method::Ijepa { target_blocks },
             MethodName::Mae => Method::Mae { normalize_patches: self.normalize_patches },

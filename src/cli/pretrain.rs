@@ -16,8 +16,8 @@ use super::signals;
 use crate::Result;
 use crate::data::{self, Splits};
 use crate::error::renamed;
-use crate::runs::{PolicyChanges, RunFolder, standard_policy};
-use crate::train::checkpoint::SavedRun;
+use crate::runs::{RunFolder, standard_policy};
+use crate::train::checkpoint::{CheckpointPolicy, SavedRun};
 use crate::train::weights::{fresh_encoder, load_into};
 use crate::train::{Origin, RunConfig, StepReport, Trainer, fresh_model};
 
@@ -112,7 +112,7 @@ fn begin(args: &Args) -> Result<()> {
     if let Some(steps) = args.profile {
         return profile(&config, &splits, steps as usize);
     }
-    let policy = args.policy().apply(standard_policy(&config, &splits), splits.train.len() / config.batch);
+    let policy = args.policy(standard_policy(&config, &splits), splits.train.len() / config.batch);
     let (model, mut params) = fresh_model(&config)?;
     let mut read = None;
     if let Some(file) = &args.start.init {
@@ -137,14 +137,18 @@ fn resume(args: &Args, folder: &RunFolder) -> Result<()> {
     if args.probe {
         check(&args.probe_args, &resumed.splits)?;
     }
-    let changes = folder.change(&mut resumed, args.length.length(), &args.policy())?;
-    changes.iter().for_each(|change| say!("{change}"));
-    let (done, steps) = (resumed.run.trainer.optimizer.steps() as usize, resumed.run.config.steps);
+    if let Some(length) = args.length.length() {
+        resumed.set_length(length)?.iter().for_each(|change| say!("{change}"));
+    }
+    let (done, run) = (resumed.done(), &mut resumed.run);
+    run.upkeep = args.policy(run.upkeep.clone(), resumed.splits.train.len() / run.config.batch);
+    let steps = run.config.steps;
     let instead = if resumed.damaged { ", from the checkpoint before it" } else { "" };
     say!("going on after step {done} of {steps}{instead}");
     if done == steps {
         say!("the run is complete; with --steps or --epochs it becomes longer");
     }
+    folder.keep_changes(&resumed)?;
     train(args, resumed.run, &resumed.splits, folder)
 }
 
@@ -230,12 +234,14 @@ fn minutes(seconds: f64) -> String {
 }
 
 impl Args {
-    fn policy(&self) -> PolicyChanges {
-        PolicyChanges {
-            diagnose_every: self.diagnose_every,
-            checkpoint_every: self.checkpoint_every,
-            keep: self.keep,
-            keep_every: self.keep_every,
+    /// What the flags say, and where they say nothing, what was so far. `epoch` is its number of steps.
+    fn policy(&self, so_far: CheckpointPolicy, epoch: usize) -> CheckpointPolicy {
+        CheckpointPolicy {
+            diagnose_every: self.diagnose_every.unwrap_or(so_far.diagnose_every),
+            checkpoint_every: self.checkpoint_every.unwrap_or(so_far.checkpoint_every),
+            keep: self.keep.unwrap_or(so_far.keep),
+            keep_every: self.keep_every.map_or(so_far.keep_every, |epochs| epochs.saturating_mul(epoch)),
+            images: so_far.images,
         }
     }
 }

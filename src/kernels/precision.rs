@@ -7,16 +7,16 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 
-/// What the operands of a product of f32 matrices are rounded to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
-pub enum Precision {
-    /// Nothing.
-    #[default]
-    F32,
-    /// bfloat16: 8 significant bits instead of 24, twice the multiplications in an instruction, sums in f32. Needs a
-    /// processor with AVX512-BF16.
-    Bf16,
+named! {
+    /// What the operands of a product of f32 matrices are rounded to.
+    #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
+    pub enum Precision: "precision" {
+        /// Nothing.
+        F32 => "f32",
+        /// bfloat16: 8 significant bits instead of 24, twice the multiplications in an instruction, sums in f32. Needs a
+        /// processor with AVX512-BF16.
+        Bf16 => "bf16",
+    }
 }
 
 thread_local! {
@@ -52,8 +52,6 @@ impl Precision {
         Scope { before: HERE.replace(self), of_this_thread: PhantomData }
     }
 }
-
-named!(Precision, "precision", F32 => "f32", Bf16 => "bf16");
 
 /// A stretch of a thread's computation with one [`Precision`].
 #[derive(Debug)]

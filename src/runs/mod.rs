@@ -18,5 +18,5 @@ mod rotation;
 
 pub use folder::RunFolder;
 pub use log::{COLUMNS, Column, LogRow, column};
-pub use resume::{Length, PolicyChanges, Resumed, standard_policy};
+pub use resume::{Length, Resumed, standard_policy};
 pub use rotation::{Newest, Rotation};

@@ -44,32 +44,6 @@ impl Length {
     }
 }
 
-/// What is to change in a [`CheckpointPolicy`]; `None` keeps what there is.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PolicyChanges {
-    /// Steps between diagnostics; 0: only at the end.
-    pub diagnose_every: Option<usize>,
-    /// Steps between checkpoints.
-    pub checkpoint_every: Option<usize>,
-    /// How many of the last checkpoints are kept.
-    pub keep: Option<usize>,
-    /// Epochs between checkpoints that are kept for good.
-    pub keep_every: Option<usize>,
-}
-
-impl PolicyChanges {
-    /// The policy with these changes, where an epoch has `epoch` steps.
-    pub fn apply(&self, policy: CheckpointPolicy, epoch: usize) -> CheckpointPolicy {
-        CheckpointPolicy {
-            diagnose_every: self.diagnose_every.unwrap_or(policy.diagnose_every),
-            checkpoint_every: self.checkpoint_every.unwrap_or(policy.checkpoint_every),
-            keep: self.keep.unwrap_or(policy.keep),
-            keep_every: self.keep_every.map_or(policy.keep_every, |epochs| epochs.saturating_mul(epoch)),
-            images: policy.images,
-        }
-    }
-}
-
 /// How a new run on these images is watched and kept where nobody says otherwise: twenty diagnostics, a checkpoint with
 /// each epoch, of which the last two are kept.
 pub fn standard_policy(config: &RunConfig, splits: &Splits) -> CheckpointPolicy {
@@ -123,22 +97,34 @@ impl RunFolder {
         Ok(Resumed { run, splits, notes, damaged: !damaged.is_empty(), before })
     }
 
-    /// Changes a run's length and policy, and keeps that at once, in a new checkpoint. Gives what becomes of its schedules,
-    /// line by line.
+    /// Keeps what was changed in a run that was taken up: a checkpoint with it, if there is anything.
     ///
     /// # Errors
-    /// When the run cannot have this length; when the checkpoint cannot be written.
-    pub fn change(&self, to: &mut Resumed, length: Option<Length>, policy: &PolicyChanges) -> Result<Vec<String>> {
-        let Resumed { run, splits, before, .. } = to;
-        let (done, epoch) = (run.trainer.optimizer.steps() as usize, splits.train.len() / run.config.batch);
-        let mut notes = Vec::new();
-        if let Some(length) = length {
-            (run.config, notes) = of_length(length.steps(epoch)?, done, &run.config)?;
+    /// When it cannot be written.
+    pub fn keep_changes(&self, resumed: &Resumed) -> Result<()> {
+        let Resumed { run: SavedRun { config, upkeep: policy, trainer }, before, .. } = resumed;
+        if (config, policy) == (&before.0, &before.1) {
+            Ok(())
+        } else {
+            self.checkpoints().save(config, policy, trainer)
         }
-        run.upkeep = policy.apply(run.upkeep.clone(), epoch);
-        if (&run.config, &run.upkeep) != (&before.0, &before.1) {
-            self.checkpoints().save(&run.config, &run.upkeep, &run.trainer)?;
-        }
+    }
+}
+
+impl Resumed {
+    /// Steps done.
+    pub fn done(&self) -> usize {
+        self.run.trainer.optimizer.steps() as usize
+    }
+
+    /// Makes the run longer or shorter. Gives what becomes of its schedules, line by line.
+    ///
+    /// # Errors
+    /// When it cannot have this length.
+    pub fn set_length(&mut self, length: Length) -> Result<Vec<String>> {
+        let steps = length.steps(self.splits.train.len() / self.run.config.batch)?;
+        let (config, notes) = of_length(steps, self.done(), &self.run.config)?;
+        self.run.config = config;
         Ok(notes)
     }
 }
