@@ -238,7 +238,7 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
 #[cfg(test)]
 mod tests {
     use super::super::algorithm_1::StepParams;
-    use super::super::safetensors::testing::Scratch;
+    use super::super::safetensors::tests::Scratch;
     use super::super::weights::{InitOptions, load_encoder};
     use super::*;
     use crate::lab::small;

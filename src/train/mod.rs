@@ -8,8 +8,7 @@ mod diagnostics;
 mod non_finite;
 pub mod predictions;
 mod pretrain;
-#[cfg(feature = "checkpoint")]
-pub mod rotation;
+mod recipe;
 #[cfg(feature = "checkpoint")]
 pub mod safetensors;
 mod schedule;
