@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use stop_mim::data;
 use stop_mim::lab::small;
 use stop_mim::train::checkpoint::{CheckpointPolicy, load_run, save_run};
-use stop_mim::train::{RunConfig, Trainer, fresh_model, resume, pretrain};
+use stop_mim::train::{RunConfig, Trainer, fresh_model, pretrain, resume};
 use stop_mim::{DType, Precision};
 
 fn config() -> RunConfig {

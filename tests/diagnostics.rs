@@ -3,8 +3,8 @@
 use approx::assert_relative_eq;
 use stop_mim::data::{self, Subset};
 use stop_mim::lab::small;
-use stop_mim::methods::{MethodConfig, Numbers};
 use stop_mim::methods::stop::TokenForm;
+use stop_mim::methods::{MethodConfig, Numbers};
 use stop_mim::train::{StepParams, Trainer};
 use stop_mim::{DType, Tensor};
 
@@ -67,7 +67,11 @@ fn the_gauge_escape_is_seen() {
     assert_relative_eq!(after["least_neighbor_distance"], c * before["least_neighbor_distance"], max_relative = 1e-12);
     assert!(after["position_accuracy"] > before["position_accuracy"], "{before:?} {after:?}");
     assert!(after["noise_sensitivity"] < before["noise_sensitivity"] / 2.0, "{before:?} {after:?}");
-    assert_eq!((after["target_std"], after["rank_me"]), (before["target_std"], before["rank_me"]), "of the target encoder");
+    assert_eq!(
+        (after["target_std"], after["rank_me"]),
+        (before["target_std"], before["rank_me"]),
+        "of the target encoder"
+    );
 }
 
 #[test]
@@ -112,5 +116,8 @@ fn a_diagnosis_repeats_and_follows_the_weights() {
     assert_eq!(diagnose(&trainer), before);
     trainer.step(&small::batch(&trainer), &StepParams { lr: 1e-2, weight_decay: 0.0, ema_momentum: 0.9 }).unwrap();
     let after = diagnose(&trainer);
-    assert!(after["context_rms"] != before["context_rms"] && after["target_std"] != before["target_std"], "{before:?} {after:?}");
+    assert!(
+        after["context_rms"] != before["context_rms"] && after["target_std"] != before["target_std"],
+        "{before:?} {after:?}"
+    );
 }

@@ -16,7 +16,10 @@ const HYPER: StepParams = StepParams { lr: 1e-2, weight_decay: 0.1, ema_momentum
 
 fn modules(trainer: &mut Trainer) -> Vec<&mut Params> {
     let params = &mut trainer.params;
-    [Some(&mut params["encoder"]), Some(&mut params["predictor"]), params.target.as_mut()].into_iter().flatten().collect()
+    [Some(&mut params["encoder"]), Some(&mut params["predictor"]), params.target.as_mut()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn set(params: &mut Params, name: &str, value: f32) {

@@ -38,7 +38,8 @@ fn count(case: &Value, key: &str) -> usize {
 fn learning_rate() {
     assert_equal("learning_rate", |case| {
         let [start, peak, end] = ["start", "peak", "end"].map(|key| number(case, key));
-        let (schedule, total) = (LearningRate { start, peak, end, warmup: count(case, "warmup") }, count(case, "total"));
+        let (schedule, total) =
+            (LearningRate { start, peak, end, warmup: count(case, "warmup") }, count(case, "total"));
         move |step| schedule.at(step, total)
     });
 }

@@ -51,14 +51,14 @@ impl ReadArgs {
     /// How images are normalized, if flags say so.
     fn asked(&self) -> Result<Option<Preprocessing>> {
         let Some((mean, std)) = self.mean.zip(self.std) else { return Ok(None) };
-        let normalization = Normalization { mean, std };
+        let normalization = Normalization::new(mean, std);
         normalization.check()?;
         Ok(Some(Preprocessing::Asked(normalization)))
     }
 }
 
 /// Who said how images are normalized.
-pub fn source(preprocessing: Preprocessing) -> &'static str {
+pub fn source(preprocessing: &Preprocessing) -> &'static str {
     match preprocessing {
         Preprocessing::Asked(_) => "as asked, with --mean and --std",
         Preprocessing::Checkpoint(_) => "the checkpoint's own",
@@ -73,7 +73,7 @@ pub fn source(preprocessing: Preprocessing) -> &'static str {
 /// If it has to be measured, and an image cannot be read.
 pub fn normalization(preprocessing: Preprocessing, splits: &data::Splits) -> Result<Normalization> {
     let Normalization { mean, std } = preprocessing.on(splits)?;
-    say!("images are normalized with mean {mean:?}, std {std:?}: {}", source(preprocessing));
+    say!("images are normalized with mean {mean:?}, std {std:?}: {}", source(&preprocessing));
     Ok(Normalization { mean, std })
 }
 
@@ -152,8 +152,8 @@ impl EncoderArgs {
         Ok(Opened {
             what: format!("{} after {} steps", saved.config.model.method.name(), saved.step),
             model: PretrainedEncoder {
-                encoder: saved.model.encoder,
-                params: saved.params.target.unwrap_or(saved.params.encoder),
+                encoder: saved.method.encoder().clone(),
+                params: saved.params.evaluated().clone(),
             },
             data: Some(saved.config.data),
             preprocessing: Preprocessing::of_run(saved.config.normalization),

@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Result<()> {
     let verb = if args.images.is_some() { "expects pixels" } else { "pixels are" };
     match images.normalization().or(found.preprocessing.said()) {
         Some(Normalization { mean, std }) => {
-            let source = source(found.preprocessing);
+            let source = source(&found.preprocessing);
             say!("{verb} normalized by mean {mean:?} and standard deviation {std:?} ({source})");
         }
         None => say!(
@@ -127,7 +127,7 @@ impl Images {
             let splits = data::open_with(spec, side, options)?;
             let normalization = found.preprocessing.on(&splits)?;
             let Splits { train, test, .. } = splits;
-            return Ok(Images { sets: [train, test].map(|set| Set::Data(set, normalization)).into(), folder: None });
+            return Ok(Images { sets: [train, test].map(|set| Set::Data(set, normalization.clone())).into(), folder: None });
         };
         let folder = Arc::new(folder::open_all(Path::new(dir), side, options.bad_images)?);
         let normalization = found.preprocessing.said().ok_or_else(|| {
@@ -142,7 +142,7 @@ impl Images {
     }
 
     fn normalization(&self) -> Option<Normalization> {
-        self.sets.iter().find_map(|set| if let Set::Data(_, normalization) = set { Some(*normalization) } else { None })
+        self.sets.iter().find_map(|set| if let Set::Data(_, normalization) = set { Some(normalization.clone()) } else { None })
     }
 
     /// How many files turned out to be of no use so far, those left out at opening included.

@@ -17,7 +17,7 @@ pub fn flag(setting: &str) -> Option<&'static str> {
         "BadImages::Skip" => "leave out --strict",
         "EncoderConfig" => "--preset, --image-size, --patch, --dim, --depth",
         "Fit::Partial" => "--partial",
-        "Method::Mae" => "--method mae",
+        "MethodConfig::Mae" => "--method mae",
         "RunFolder::create" => "without --resume",
         "RunFolder::open" => "stop-mim pretrain --resume",
         "batch" => "--batch",

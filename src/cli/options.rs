@@ -1,30 +1,18 @@
 //! The flags of a run, and how they change the recipe that it starts from: [`RunConfig::for_method`].
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::flags::{linear_init, not_negative, pair, precision, preset, refuse, token_form};
 use crate::data::{BadImages, OpenOptions, check_image_size};
 use crate::kernels::Precision;
 use crate::methods::stop::TokenForm;
-use crate::methods::{Method, ModelConfig};
+use crate::methods::{MethodConfig, MethodOptions, ModelConfig};
 use crate::nn::LinearInit;
 use crate::paper::Sigma;
 use crate::runs::Length;
-use crate::train::{Masking, RunConfig};
+use crate::train::{EmaMomentum, Masking, RunConfig, WeightDecay};
 use crate::vit::{EncoderConfig, PredictorConfig, Preset};
 use crate::{Error, Result};
-
-/// The methods by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum MethodName {
-    /// Stochastic positions (the paper).
-    #[default]
-    Stop,
-    /// Deterministic positions, feature targets.
-    Ijepa,
-    /// Deterministic positions, pixel targets.
-    Mae,
-}
 
 /// The size of an encoder.
 #[derive(Args, Clone, Debug, PartialEq)]
@@ -73,9 +61,10 @@ impl SizeArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// What is predicted from what [default: stop].
-    #[arg(long, value_enum)]
-    method: Option<MethodName>,
+    /// What is predicted from what: stop, the paper's stochastic positions; ijepa, deterministic positions and feature targets;
+    /// mae, deterministic positions and pixel targets.
+    #[arg(long, default_value = "stop", value_parser = MethodConfig::NAMES)]
+    method: String,
     #[command(flatten)]
     size: SizeArgs,
     /// Width of the predictor's tokens [default: the preset's].
@@ -237,39 +226,21 @@ pub struct TrainArgs {
 pub fn recipe(model: &ModelArgs, masks: &MaskArgs) -> Result<RunConfig> {
     let recipe = RunConfig::for_method(model.method()?, model.size.preset.unwrap_or_default());
     let model = model.apply(recipe.model)?;
-    let masking = masks.apply(RunConfig::standard_masking(&model))?;
+    let masking = masks.apply(model.method.masking(model.encoder.grid()))?;
     Ok(RunConfig { model, masking, ..recipe })
 }
 
 impl ModelArgs {
-    fn method(&self) -> Result<Method> {
-        let stop_only = [
-            (self.sigma_std.is_some(), "--sigma-std"),
-            (self.sigma_variance.is_some(), "--sigma-variance"),
-            (self.stop_tokens.is_some(), "--stop-tokens"),
-        ];
-        let name = self.method.unwrap_or_default();
-        if name != MethodName::Stop {
-            refuse(&stop_only, "stop")?;
-        }
-        if name == MethodName::Mae {
-            refuse(&[(self.target_blocks.is_some(), "--target-blocks")], "ijepa or stop")?;
-        } else {
-            refuse(&[(self.normalize_patches, "--normalize-patches")], "mae")?;
-        }
-        let target_blocks = self.target_blocks.unwrap_or(1);
-        Ok(match name {
-            MethodName::Stop => {
-                let sigma = match (self.sigma_std, self.sigma_variance) {
-                    (Some(std), _) => Sigma::from_std(not_negative("--sigma-std", std)?),
-                    (_, Some(variance)) => Sigma::from_variance(not_negative("--sigma-variance", variance)?),
-                    (None, None) => Sigma::OFFICIAL,
-                };
-                Method::Stop { target_blocks, sigma, tokens: self.stop_tokens.unwrap_or_default() }
-            }
-            MethodName::Ijepa => Method::Ijepa { target_blocks },
-            MethodName::Mae => Method::Mae { normalize_patches: self.normalize_patches },
-        })
+    fn method(&self) -> Result<MethodConfig> {
+        let std = self.sigma_std.map(|std| not_negative("--sigma-std", std).map(Sigma::from_std));
+        let variance = self.sigma_variance.map(|v| not_negative("--sigma-variance", v).map(Sigma::from_variance));
+        let options = MethodOptions {
+            target_blocks: self.target_blocks,
+            sigma: std.or(variance).transpose()?,
+            tokens: self.stop_tokens,
+            normalize_patches: self.normalize_patches.then_some(true),
+        };
+        MethodConfig::new(&self.method, &options)
     }
 
     fn apply(&self, model: ModelConfig) -> Result<ModelConfig> {
@@ -338,7 +309,7 @@ impl TrainArgs {
     /// # Errors
     /// When settings cannot work together.
     pub fn apply(&self, mut config: RunConfig, length: Option<Length>, images: usize) -> Result<RunConfig> {
-        if let Method::Mae { .. } = config.model.method {
+        if !config.model.method.has_target_encoder() {
             refuse(&[(self.ema.is_some(), "--ema")], "ijepa or stop")?;
         }
         config.batch = self.batch.unwrap_or(config.batch);
@@ -354,15 +325,19 @@ impl TrainArgs {
                 let problem = format!("--warmup is {share}, a warm-up longer than the run");
                 return Err(Error::config(problem, "choose a share of the run, from 0 to 1"));
             }
-            config.warmup = (share * steps as f64).round() as usize;
+            config.lr.warmup = (share * steps as f64).round() as usize;
         }
         if let Some(peak) = self.lr {
             config = config.with_peak_lr(peak);
         }
-        let [start, peak, end] = config.lr;
-        config.lr = [self.lr_start.unwrap_or(start), peak, self.lr_end.unwrap_or(end)];
-        config.weight_decay = self.weight_decay.unwrap_or(config.weight_decay);
-        config.ema = self.ema.unwrap_or(config.ema);
+        config.lr.start = self.lr_start.unwrap_or(config.lr.start);
+        config.lr.end = self.lr_end.unwrap_or(config.lr.end);
+        if let Some([start, end]) = self.weight_decay {
+            config.weight_decay = WeightDecay { start, end };
+        }
+        if let Some([start, end]) = self.ema {
+            config.ema = EmaMomentum { start, end };
+        }
         config.augment.scale = self.crop_scale.map_or(config.augment.scale, |[min, max]| (min as f32, max as f32));
         if self.no_flip {
             config.augment.flip = 0.0;
@@ -406,9 +381,9 @@ mod tests {
     #[test]
     fn without_flags_a_run_is_its_recipe() {
         let methods = [
-            ("stop", Method::Stop { target_blocks: 1, sigma: Sigma::OFFICIAL, tokens: TokenForm::Official }),
-            ("ijepa", Method::Ijepa { target_blocks: 1 }),
-            ("mae", Method::Mae { normalize_patches: false }),
+            ("stop", MethodConfig::Stop { target_blocks: 1, sigma: Sigma::OFFICIAL, tokens: TokenForm::Official }),
+            ("ijepa", MethodConfig::Ijepa { target_blocks: 1 }),
+            ("mae", MethodConfig::Mae { normalize_patches: false }),
         ];
         for (name, method) in &methods {
             for preset in Preset::ALL {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::Result;
 use crate::data::{Dataset, Splits, Subset, Unlabeled};
-use crate::methods::{Model, ModelParams};
+use crate::methods::{MaskedPrediction, ModelParams, Number};
 use crate::report::canvas::Canvas;
 use crate::report::color::sequential;
 use crate::report::curve::{Curve, Panel};
@@ -13,7 +13,7 @@ use crate::report::masks::{MaskedImage, mask_sheet};
 use crate::report::predictions::prediction_sheet;
 use crate::report::similarity::{similarity_maps, similarity_sheet};
 use crate::rng::{Purpose, stream};
-use crate::runs::{LogRow, column};
+use crate::runs::Logged;
 use crate::train::predictions::predictions;
 use crate::train::{Masking, RunConfig, Trainer};
 use crate::vit::EncoderConfig;
@@ -45,14 +45,14 @@ pub fn draw_masks(
 
 /// What a model predicts of an even choice of `n` held-out images, under its run's masks.
 pub fn draw_predictions(
-    (model, params): (&Model, &ModelParams),
+    (method, params): (&dyn MaskedPrediction, &ModelParams),
     config: &RunConfig,
     splits: &Splits,
     n: usize,
 ) -> Result<Canvas> {
-    let normalization = config.normalization.map_or_else(|| splits.normalization(), Ok)?;
+    let normalization = splits.normalization_or(config.normalization.as_ref())?;
     let images = Unlabeled::new(Arc::new(Subset::even(Arc::clone(&splits.test), n)));
-    let predictions = predictions((model, params), &config.masking, (&images, &normalization), config.seed)?;
+    let predictions = predictions((method, params), &config.masking, (&images, &normalization), config.seed)?;
     let encoder = &config.model.encoder;
     let scale = (128 / encoder.image_size).max(1);
     Ok(prediction_sheet(&predictions, encoder.image_size, encoder.patch_size, scale))
@@ -61,7 +61,7 @@ pub fn draw_predictions(
 /// Fig. 5 of a method with noise: what ψ at the center, on an edge and in a corner resembles; deterministic, in one
 /// draw, and on average.
 pub fn draw_positions(trainer: &Trainer, seed: u64) -> Option<Canvas> {
-    let (positions, side) = (trainer.positions(), trainer.model.config.encoder.grid());
+    let (positions, side) = (trainer.positions()?, trainer.method.encoder().config().grid());
     let queries = [side / 2 * side + side / 2, side / 2, 0];
     let maps = similarity_maps(&positions, &queries, &mut stream(seed, Purpose::Noise, [0, 0]));
     // One scale for all nine, or else the paler map would not look it.
@@ -71,50 +71,31 @@ pub fn draw_positions(trainer: &Trainer, seed: u64) -> Option<Canvas> {
     (positions.sigma.std() > 0.0).then(|| similarity_sheet(&maps, (side, side), 12, color))
 }
 
-/// The log as a figure; what concerns noise, for a method that has it.
-pub fn curves(config: &RunConfig, rows: &[LogRow]) -> Curve {
-    let series = |name: &str, of: &str| {
-        let of = column(of);
-        (name.to_owned(), rows.iter().filter_map(|row| Some((row[0]?, row[of]?))).collect())
-    };
-    let panel = |y_label: &str, log, series| Panel { y_label: y_label.into(), log, range: None, series };
-    let mut panels = vec![
-        panel("loss", true, vec![series("loss", "loss")]),
-        panel("effective rank", false, vec![series("RankMe", "rank_me")]),
-        panel(
-            "std over images",
-            false,
-            vec![series("pooled features", "feature_std"), series("targets", "target_std")],
-        ),
-        panel(
-            "norm",
-            true,
-            vec![
-                series("|A|", "norm_a"),
-                series("visible |A|", "visible_norm_a"),
-                series("|γ|", "norm_gamma"),
-                series("|m|", "norm_m"),
-            ],
-        ),
-    ];
-    if rows.iter().any(|row| row[column("noise_rms")] > Some(0.0)) {
-        panels.extend([
-            panel("RMS", true, vec![series("context A s", "context_rms"), series("noise A n", "noise_rms")]),
-            panel(
-                "neighbors, d′",
-                true,
-                vec![series("mean", "neighbor_distance"), series("least", "least_neighbor_distance")],
-            ),
-            Panel {
-                range: Some((0.0, 1.0)),
-                ..panel("accuracy", false, vec![series("positions decoded", "position_accuracy")])
-            },
-            panel("prediction variance", true, vec![series("due to noise", "noise_sensitivity")]),
-        ]);
+/// The log as a figure: loss, what the method and the diagnostics report, learning rate. `known` says how numbers are to be
+/// shown; a column that is not among them gets a panel of its own.
+pub fn curves(config: &RunConfig, logged: &Logged, known: &[Number]) -> Curve {
+    let series = |label: &str, column: &str| (label.to_owned(), logged.series(column));
+    let panel = |y_label: &str, series| Panel { y_label: y_label.into(), log: false, range: None, series };
+    let mut panels = vec![panel("loss", vec![series("loss", "loss")])];
+    for column in logged.columns.iter().skip(Logged::OF_EVERY_RUN) {
+        let number = known.iter().find(|number| number.name == column);
+        let (label, of) = number.map_or((&column[..], &column[..]), |number| (number.label, number.panel));
+        match panels.iter_mut().find(|panel| panel.y_label == of) {
+            Some(panel) => panel.series.push(series(label, column)),
+            None => panels.push(panel(of, vec![series(label, column)])),
+        }
     }
-    panels.push(panel("learning rate", false, vec![series("learning rate", "lr")]));
+    panels.push(panel("learning rate", vec![series("learning rate", "lr")]));
+    panels.iter_mut().for_each(|panel| panel.log = spreads(panel));
     let title = format!("{} on {}", config.model.method.name(), name_of(&config.data));
     Curve { title, x_label: "step".into(), panels }
+}
+
+/// Whether a panel's numbers, all of them positive, spread so far that only a logarithmic axis shows the small ones.
+fn spreads(panel: &Panel) -> bool {
+    let values = panel.series.iter().flat_map(|series| &series.1).map(|point| point.1).filter(|y| y.is_finite());
+    let (least, most) = values.fold((f64::INFINITY, 0.0f64), |(least, most), y| (least.min(y), most.max(y)));
+    least > 0.0 && most > 5.0 * least
 }
 
 /// Images, in a few words: of a path, its last part.

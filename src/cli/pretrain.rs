@@ -16,6 +16,7 @@ use super::signals;
 use crate::Result;
 use crate::data::{self, Splits};
 use crate::error::renamed;
+use crate::methods::Number;
 use crate::runs::{RunFolder, standard_policy};
 use crate::train::checkpoint::{CheckpointPolicy, SavedRun};
 use crate::train::weights::{fresh_encoder, load_into};
@@ -102,21 +103,20 @@ pub fn run(args: &Args) -> Result<()> {
 fn begin(args: &Args) -> Result<()> {
     let config = recipe(&args.model, &args.masks)?;
     let data = data::absolute_spec(args.data.as_deref().unwrap_or(&config.data))?;
-    let mut splits = data::open_with(&data, config.model.encoder.image_size, args.open.options())?;
+    let splits = data::open_with(&data, config.model.encoder.image_size, args.open.options())?;
     if args.probe {
         check(&args.probe_args, &splits)?;
     }
-    splits.published = Some(splits.normalization()?); // measured once
-    let config = RunConfig { data, normalization: splits.published, ..config };
+    let config = RunConfig { data, normalization: Some(splits.normalization()?), ..config };
     let mut config = args.train.apply(config, args.length.length(), splits.train.len())?;
     if let Some(steps) = args.profile {
         return profile(&config, &splits, steps as usize);
     }
     let policy = args.policy(standard_policy(&config, &splits), splits.train.len() / config.batch);
-    let (model, mut params) = fresh_model(&config)?;
+    let (method, mut params) = fresh_model(&config)?;
     let mut read = None;
     if let Some(file) = &args.start.init {
-        let report = load_into(file, &model, &mut params, &args.start.read.options())?;
+        let report = load_into(file, &*method, &mut params, &args.start.read.options())?;
         report.lines.iter().for_each(|line| say!("{}", renamed(line, flag)));
         read = Some(report);
         config.init = Some(Origin::of(file)?);
@@ -127,7 +127,7 @@ fn begin(args: &Args) -> Result<()> {
     let scheme = config.data.split(':').next().unwrap_or("data");
     let name = args.name.clone().unwrap_or_else(|| format!("{}-{scheme}", config.model.method.name()));
     let folder = RunFolder::create(&args.out, &name)?;
-    train(args, SavedRun { config, upkeep: policy, trainer: Trainer::new(model, params) }, &splits, &folder)
+    train(args, SavedRun { config, policy, trainer: Trainer::new(method, params) }, &splits, &folder)
 }
 
 /// `--resume`
@@ -141,7 +141,7 @@ fn resume(args: &Args, folder: &RunFolder) -> Result<()> {
         resumed.set_length(length)?.iter().for_each(|change| say!("{change}"));
     }
     let (done, run) = (resumed.done(), &mut resumed.run);
-    run.upkeep = args.policy(run.upkeep.clone(), resumed.splits.train.len() / run.config.batch);
+    run.policy = args.policy(run.policy.clone(), resumed.splits.train.len() / run.config.batch);
     let steps = run.config.steps;
     let instead = if resumed.damaged { ", from the checkpoint before it" } else { "" };
     say!("going on after step {done} of {steps}{instead}");
@@ -172,16 +172,17 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
             draw_masks(&config.masking, &config.model.encoder, config.seed, images, 6)?.save_png(path)
         });
     }
-    let trained = with_progress(args, run, splits, folder);
+    let mut numbers = Vec::new();
+    let trained = with_progress(args, run, splits, folder, &mut numbers);
     // Also when training failed: what was logged shows how it came to that.
-    let drawn = keep("curves.svg", &|path| curves(&config, &folder.log()?).save_svg(path));
+    let drawn = keep("curves.svg", &|path| curves(&config, &folder.log()?, &numbers).save_svg(path));
     let trainer = trained?;
     let mut written = vec!["checkpoint.safetensors", "log.csv"];
     written.extend(drawn);
     written.extend(folder.file("masks.png").exists().then_some("masks.png"));
-    if !splits.test.is_empty() {
+    if let (Some(method), false) = (trainer.method.as_masked_prediction(), splits.test.is_empty()) {
         written.extend(keep("predictions.png", &|path| {
-            draw_predictions((&trainer.model, &trainer.params), &config, splits, 6)?.save_png(path)
+            draw_predictions((method, &trainer.params), &config, splits, 6)?.save_png(path)
         }));
     }
     if let Some(sheet) = draw_positions(&trainer, config.seed) {
@@ -198,15 +199,21 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
     }
     if args.probe && !signals::stopped() {
         let untrained = || fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed);
-        let normalization = config.normalization.map_or_else(|| splits.normalization(), Ok)?;
-        let trained = (&trainer.model.encoder, trainer.params.evaluated());
+        let normalization = splits.normalization_or(config.normalization.as_ref())?;
+        let trained = (trainer.method.encoder(), trainer.params.evaluated());
         probe(&args.probe_args, trained, &untrained, (splits, &normalization))?;
     }
     Ok(())
 }
 
-/// Trains, and shows how it goes.
-fn with_progress(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Result<Trainer> {
+/// Trains, and shows how it goes; the numbers that were reported last are left in `seen`.
+fn with_progress(
+    args: &Args,
+    run: SavedRun,
+    splits: &Splits,
+    folder: &RunFolder,
+    seen: &mut Vec<Number>,
+) -> Result<Trainer> {
     let (steps, batch, done) = (run.config.steps, run.config.batch, run.trainer.optimizer.steps() as usize);
     let progress = Progress::new(steps, "pretrain");
     progress.advance(done, String::new);
@@ -215,13 +222,16 @@ fn with_progress(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder
         // A running mean over about fifty steps: single steps jump.
         speed += (report.images_per_second - speed) / (report.step - done).min(50) as f64;
         if let Some(d) = &report.diagnostics {
-            diagnosis = format!("rank {:.1}, std {:.3}", d.rank_me, d.feature_std);
+            diagnosis = format!("rank {:.1}, std {:.3}", d["rank_me"], d["feature_std"]);
+            *seen = report.numbers.0.iter().chain(&d.0).copied().collect();
+        } else if seen.is_empty() {
+            seen.clone_from(&report.numbers.0);
         }
         progress.advance(1, || {
-            let StepReport { step, loss, norm_a, norm_m, ref hyper, .. } = *report;
-            let (lr, left) = (hyper.lr, minutes(((steps - step) * batch) as f64 / speed));
-            let norms = format!("|A| {norm_a:.2}  |m| {norm_m:.2}");
-            format!("loss {loss:.4}  lr {lr:.1e}  {norms}  {diagnosis}  {speed:.0} images/s  ETA {left}")
+            let StepReport { step, loss, params, ref numbers, .. } = *report;
+            let (lr, left) = (params.lr, minutes(((steps - step) * batch) as f64 / speed));
+            let own: String = numbers.0.iter().take(2).map(|n| format!("{} {:.2}  ", n.label, n.value)).collect();
+            format!("loss {loss:.4}  lr {lr:.1e}  {own}{diagnosis}  {speed:.0} images/s  ETA {left}")
         });
         if signals::stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });

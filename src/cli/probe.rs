@@ -250,12 +250,12 @@ fn judge(
     let (labeled_train, labeled_test) = ((&train[last], &train_labels[..]), (&test[last], &test_labels[..]));
     let knn = eval::knn_top1(labeled_train, labeled_test, *classes, KnnConfig::default(), &signals::check)?;
     doing("rank");
-    let rank = format!("{:.1} of {}", eval::rank_me(&test[last], &signals::check)?, test[last].dim());
+    let rank = format!("{:.1} of {}", eval::rank_me(&test[last], &signals::check)?, test[last].last_dim());
     let of_all = if last == 0 {
         "-".to_owned()
     } else {
         doing("linear probe of the last blocks");
-        let [train, test] = [train, test].map(|blocks| Features::concat(&blocks));
+        let [train, test] = [train, test].map(|blocks| eval::concat_features(&blocks));
         linear(&train, &test)?
     };
     Ok([of_last, of_all, percent(knn), rank])

@@ -272,7 +272,7 @@ impl ModelConfig {
         let ModelConfig { method, encoder, predictor, .. } = self;
         let encoders = if method.has_target_encoder() { 2 } else { 1 };
         let tokens = encoder.patches() + usize::from(encoder.class_token);
-        encoders * encoder.elements() + predictor.elements(encoder.dim, method.outputs(encoder), tokens)
+        encoders * encoder.elements() + predictor.elements([encoder.dim, method.outputs(encoder), tokens])
     }
 }
 

@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::log::{self, Log, LogRow};
+use super::log::{self, Log, Logged};
 use super::rotation::Rotation;
 use crate::data::Splits;
 use crate::train::checkpoint::{self, SavedRun};
-use crate::train::{Failed, StepReport, Trainer, Watch, go_on};
+use crate::train::{Failed, StepReport, Trainer, Watch, resume};
 use crate::{Error, Result, files};
 
 /// Most time between checkpoints of a run.
@@ -95,15 +95,15 @@ impl RunFolder {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn log(&self) -> Result<Vec<LogRow>> {
-        log::rows(&self.file(log::NAME))
+    pub fn log(&self) -> Result<Logged> {
+        log::logged(&self.file(log::NAME))
     }
 
     /// Trains from where the run stands to its end, and writes log, checkpoints and weights. `observe` sees each step, and
     /// may end the run there: then a checkpoint of that step is written first. `every_number`: see [`Watch`].
     ///
     /// # Errors
-    /// As [`go_on`]; when a file cannot be written. The steps that were done are not lost: there is a checkpoint of
+    /// As [`resume`]; when a file cannot be written. The steps that were done are not lost: there is a checkpoint of
     /// the last of them, if it can be written, and the error says from which step the run can be resumed.
     pub fn train(
         &self,
@@ -112,7 +112,7 @@ impl RunFolder {
         every_number: bool,
         observe: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<Trainer> {
-        let SavedRun { config, upkeep: policy, trainer } = run;
+        let SavedRun { config, policy, trainer } = run;
         let done = trainer.optimizer.steps() as usize;
         let checkpoints = self.checkpoints();
         let mut log = Log::open(self.file(log::NAME), done)?;
@@ -130,7 +130,7 @@ impl RunFolder {
             format!("the run is kept as it was after step {kept}: `RunFolder::open` {path} goes on from there")
         };
         let watch = Watch { diagnose_every: policy.diagnose_every, every_number };
-        let trained = go_on(trainer, &config, splits, watch, &mut |report, trainer| {
+        let trained = resume(trainer, &config, splits, watch, &mut |report, trainer| {
             log.append(report)?;
             let next = observe(report);
             if next.is_break() || due(report.step) || saved.elapsed() > CHECKPOINT_EVERY {

@@ -13,62 +13,72 @@ pub(super) const NAME: &str = "log.csv";
 /// Of a longer log about so many rows are read: curves of more points cannot be told apart.
 const POINTS: usize = 10_000;
 
-/// A column: its name, and its number for a step; `None` where a step has no diagnostics.
-pub type Column = (&'static str, fn(&StepReport) -> Option<f64>);
+/// The columns of every run. What a method reports comes behind them, and then diagnostics; docs/diagnostics.md explains them.
+const COLUMNS: [&str; 7] = ["step", "epoch", "loss", "lr", "weight_decay", "ema_momentum", "images_per_second"];
 
-/// The columns of the log, explained in docs/diagnostics.md; empty where a step has no diagnostics.
-pub const COLUMNS: [Column; 20] = [
-    ("step", |r| Some(r.step as f64)),
-    ("epoch", |r| Some(r.epoch)),
-    ("loss", |r| Some(r.loss)),
-    ("lr", |r| Some(r.hyper.lr)),
-    ("weight_decay", |r| Some(r.hyper.weight_decay)),
-    ("ema_momentum", |r| Some(r.hyper.ema_momentum)),
-    ("norm_a", |r| Some(r.norm_a)),
-    ("norm_m", |r| Some(r.norm_m)),
-    ("noise_rms", |r| Some(r.noise_rms)),
-    ("images_per_second", |r| Some(r.images_per_second)),
-    ("feature_std", |r| Some(r.diagnostics?.feature_std)),
-    ("rank_me", |r| Some(r.diagnostics?.rank_me)),
-    ("target_std", |r| Some(r.diagnostics?.target_std)),
-    ("visible_norm_a", |r| Some(r.diagnostics?.visible_norm_a)),
-    ("norm_gamma", |r| Some(r.diagnostics?.norm_gamma)),
-    ("context_rms", |r| Some(r.diagnostics?.context_rms)),
-    ("neighbor_distance", |r| Some(r.diagnostics?.neighbors.mean)),
-    ("least_neighbor_distance", |r| Some(r.diagnostics?.neighbors.least)),
-    ("position_accuracy", |r| Some(r.diagnostics?.position_accuracy)),
-    ("noise_sensitivity", |r| Some(r.diagnostics?.noise_sensitivity)),
-];
+/// The numbers of a step by column.
+fn numbers(report: &StepReport) -> Vec<(&'static str, f64)> {
+    let StepReport { step, epoch, loss, params, images_per_second, .. } = report;
+    let (step, lr) = (*step as f64, params.lr);
+    let of_all = [step, *epoch, *loss, lr, params.weight_decay, params.ema_momentum, *images_per_second];
+    let own = report.numbers.0.iter().chain(report.diagnostics.iter().flat_map(|d| &d.0));
+    COLUMNS.into_iter().zip(of_all).chain(own.map(|number| (number.name, number.value))).collect()
+}
 
-/// The numbers of one step, in the order of [`COLUMNS`].
-pub type LogRow = [Option<f64>; COLUMNS.len()];
+/// What stands in a log.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Logged {
+    /// The names of its columns; the first is `step`.
+    pub columns: Vec<String>,
+    /// Its rows; `None` where a step has no such number.
+    pub rows: Vec<Vec<Option<f64>>>,
+}
 
-/// Where a column stands in [`COLUMNS`].
-///
-/// # Panics
-/// When there is none of this name.
-pub fn column(name: &str) -> usize {
-    COLUMNS.iter().position(|(column, _)| *column == name).expect("a column of the log")
+impl Logged {
+    /// How many columns every run has, before those of its method and its diagnostics.
+    pub const OF_EVERY_RUN: usize = COLUMNS.len();
+
+    /// The numbers of a column over steps.
+    pub fn series(&self, column: &str) -> Vec<(f64, f64)> {
+        let Some(at) = self.columns.iter().position(|name| name == column) else { return Vec::new() };
+        self.rows.iter().filter_map(|row| Some((row[0]?, row[at]?))).collect()
+    }
 }
 
 /// A log to append to.
 pub(super) struct Log {
     path: PathBuf,
     file: File,
+    columns: Vec<String>,
 }
 
 impl Log {
     /// The log of a run that has done `done` steps; what a killed process logged after that is cut off.
     pub fn open(path: PathBuf, done: usize) -> Result<Self> {
-        let (rows, _) = rows_until(&path, done)?;
-        files::write_whole(&path, (header() + "\n" + &rows).as_bytes())?;
-        let file = File::options().append(true).open(&path).map_err(|e| Error::io("open", &path, e))?;
-        Ok(Log { path, file })
+        let (columns, rows) = read(&path, done)?;
+        Self::rewrite(path, columns, &rows)
     }
 
+    fn rewrite(path: PathBuf, columns: Vec<String>, rows: &[String]) -> Result<Self> {
+        let lines = std::iter::once(columns.join(",")).chain(rows.iter().cloned());
+        files::write_whole(&path, lines.map(|line| line + "\n").collect::<String>().as_bytes())?;
+        let file = File::options().append(true).open(&path).map_err(|e| Error::io("open", &path, e))?;
+        Ok(Log { path, file, columns })
+    }
+
+    /// Appends a row. A number that no row had before gets a column of its own behind the others.
     pub fn append(&mut self, report: &StepReport) -> Result<()> {
-        let cells = COLUMNS.map(|(_, value)| value(report).map_or(String::new(), |x| x.to_string()));
-        let row = cells.join(",") + "\n";
+        let numbers = numbers(report);
+        let new = |name: &str| !self.columns.iter().any(|column| column == name);
+        let new: Vec<String> = numbers.iter().map(|n| n.0).filter(|name| new(name)).map(str::to_owned).collect();
+        if !new.is_empty() {
+            let (columns, rows) = read(&self.path, usize::MAX)?;
+            let empty = ",".repeat(new.len());
+            let rows: Vec<String> = rows.into_iter().map(|row| row + &empty).collect();
+            *self = Self::rewrite(self.path.clone(), [columns, new].concat(), &rows)?;
+        }
+        let cell = |column: &String| numbers.iter().find(|n| n.0 == column).map_or(String::new(), |n| n.1.to_string());
+        let row = self.columns.iter().map(cell).collect::<Vec<_>>().join(",") + "\n";
         self.file.write_all(row.as_bytes()).map_err(|e| Error::io("write", &self.path, e))
     }
 
@@ -78,40 +88,75 @@ impl Log {
     }
 }
 
-/// The whole rows of the first `done` steps in a log, if it is there, and how many there are.
-pub(super) fn rows_until(path: &Path, done: usize) -> Result<(String, usize)> {
+/// The columns of a log, if it is there, and the whole rows of the first `done` steps.
+pub(super) fn read(path: &Path, done: usize) -> Result<(Vec<String>, Vec<String>)> {
     if !path.exists() {
-        return Ok((String::new(), 0));
+        return Ok((COLUMNS.map(str::to_owned).into(), Vec::new()));
     }
     files::ordinary(path, "move it away, and try again")?;
     let text = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
     let text = String::from_utf8_lossy(&text);
     // A last line without an end is half a line.
-    let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    if lines.next().is_some_and(|first| first.trim_end_matches('\n') != header()) {
+    let mut lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+    let columns: Vec<String> = lines.next().unwrap_or_default().split(',').map(str::to_owned).collect();
+    if !columns.starts_with(&COLUMNS.map(str::to_owned)) {
         return Err(Error::file(path, "its columns are not those of this version", "move it away, and try again"));
     }
-    let step = |line: &str| cells(line)?[0].map(|step| step as usize);
-    let rows: Vec<&str> = lines.filter(|line| step(line).is_some_and(|step| step <= done)).collect();
-    Ok((rows.concat(), rows.len()))
+    let step = |line: &str| cells(line, columns.len())?[0].map(|step| step as usize);
+    let rows = lines.filter(|line| step(line).is_some_and(|step| step <= done)).map(str::to_owned).collect();
+    Ok((columns, rows))
 }
 
 /// See [`RunFolder::log`](super::RunFolder::log).
-pub(super) fn rows(path: &Path) -> Result<Vec<LogRow>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    let stride = text.lines().count().div_ceil(POINTS);
-    let of_interest = |row: &LogRow| {
-        row[0].is_some_and(|step| (step as usize).is_multiple_of(stride)) || row[column("feature_std")].is_some()
+pub(super) fn logged(path: &Path) -> Result<Logged> {
+    let (columns, lines) = read(path, usize::MAX)?;
+    let stride = lines.len().div_ceil(POINTS).max(1);
+    let rows = lines.iter().filter_map(|line| cells(line, columns.len()));
+    // Diagnostics are in the last columns.
+    let of_interest = |row: &Vec<Option<f64>>| {
+        row[0].is_some_and(|step| (step as usize).is_multiple_of(stride)) || row.last().is_some_and(Option::is_some)
     };
-    Ok(text.lines().skip(1).filter_map(cells).filter(of_interest).collect())
-}
-
-fn header() -> String {
-    COLUMNS.map(|(name, _)| name).join(",")
+    Ok(Logged { rows: rows.filter(of_interest).collect(), columns })
 }
 
 /// The numbers of a whole line of the log.
-fn cells(line: &str) -> Option<LogRow> {
-    let cells: Vec<Option<f64>> = line.trim_end_matches('\n').split(',').map(|cell| cell.parse().ok()).collect();
-    cells.try_into().ok()
+fn cells(line: &str, columns: usize) -> Option<Vec<Option<f64>>> {
+    let cells: Vec<Option<f64>> = line.split(',').map(|cell| cell.parse().ok()).collect();
+    (cells.len() == columns).then_some(cells)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::methods::{Number, Numbers};
+    use crate::train::StepParams;
+
+    #[test]
+    fn numbers_that_nobody_knows_get_columns_when_they_come() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        let of = |name, value| Numbers(vec![Number::new(name, name, name, value)]);
+        let report = |step, diagnostics| StepReport {
+            step,
+            epoch: 0.5,
+            loss: 0.25,
+            params: StepParams { lr: 1e-3, weight_decay: 0.0, ema_momentum: 1.0 },
+            numbers: of("accuracy", step as f64 / 10.0),
+            images_per_second: 100.0,
+            diagnostics,
+        };
+        let mut log = Log::open(path.clone(), 0).unwrap();
+        (1..=2).for_each(|step| log.append(&report(step, None)).unwrap());
+        log.append(&report(3, Some(of("rank", 7.0)))).unwrap();
+        drop(log);
+        // What was logged after the step from which a run is resumed is cut off.
+        let mut log = Log::open(path.clone(), 3).unwrap();
+        log.append(&report(4, None)).unwrap();
+        let logged = logged(&path).unwrap();
+        assert_eq!(logged.columns, [&COLUMNS[..], &["accuracy", "rank"]].concat());
+        assert_eq!(logged.series("accuracy"), [(1.0, 0.1), (2.0, 0.2), (3.0, 0.3), (4.0, 0.4)]);
+        assert_eq!((logged.series("rank"), logged.series("nothing")), (vec![(3.0, 7.0)], vec![]));
+        let (_, kept) = read(&path, 2).unwrap();
+        assert_eq!(kept.len(), 2);
+    }
 }

@@ -17,6 +17,6 @@ mod resume;
 mod rotation;
 
 pub use folder::RunFolder;
-pub use log::{COLUMNS, Column, LogRow, column};
+pub use log::Logged;
 pub use resume::{Length, Resumed, standard_policy};
 pub use rotation::{Newest, Rotation};

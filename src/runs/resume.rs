@@ -4,7 +4,6 @@ use super::folder::RunFolder;
 use super::log;
 use super::rotation::Newest;
 use crate::data::{self, OpenOptions, Splits};
-use crate::methods::Method;
 use crate::train::RunConfig;
 use crate::train::checkpoint::{CheckpointPolicy, SavedRun};
 use crate::{Error, Result};
@@ -77,7 +76,7 @@ impl RunFolder {
     /// When no checkpoint can be used, or the images to train on are not there or are others than before.
     pub fn resume(&self, data: Option<&str>, options: OpenOptions) -> Result<Resumed> {
         let Newest { mut run, damaged } = self.checkpoints().newest()?;
-        let before = (run.config.clone(), run.upkeep.clone());
+        let before = (run.config.clone(), run.policy.clone());
         if let Some(data) = data {
             run.config.data = data::absolute_spec(data)?;
         }
@@ -87,10 +86,11 @@ impl RunFolder {
             Some(_) => error,
             None => error.noted("if the images have moved, say where they are now with `data`, as in folder:DIR"),
         })?;
-        notes.extend(check_images(&run.config.data, &splits, &run.upkeep.images)?);
-        run.upkeep.images = images(&splits);
+        notes.extend(check_images(&run.config.data, &splits, &run.policy.images)?);
+        run.policy.images = images(&splits);
         let (done, path) = (run.trainer.optimizer.steps() as usize, self.file(log::NAME));
-        let (_, logged) = log::rows_until(&path, done)?;
+        let (_, logged) = log::read(&path, done)?;
+        let logged = logged.len();
         if logged < done {
             notes.push(format!("{}: {} of the {done} steps done are not in it", path.display(), done - logged));
         }
@@ -102,7 +102,7 @@ impl RunFolder {
     /// # Errors
     /// When it cannot be written.
     pub fn keep_changes(&self, resumed: &Resumed) -> Result<()> {
-        let Resumed { run: SavedRun { config, upkeep: policy, trainer }, before, .. } = resumed;
+        let Resumed { run: SavedRun { config, policy, trainer }, before, .. } = resumed;
         if (config, policy) == (&before.0, &before.1) {
             Ok(())
         } else {
@@ -143,15 +143,14 @@ fn of_length(steps: usize, done: usize, run: &RunConfig) -> Result<(RunConfig, V
         notes.push(format!("{what}: its warm-up stays, its schedules stretch to the new end"));
     }
     if steps != run.steps && done > 0 && done < steps {
-        let ((lr, decay, ema), (new_lr, new_decay, new_ema)) = (run.schedules(), changed.schedules());
-        let next = done + 1;
-        let (now, then) = (lr.at(done), new_lr.at(next));
-        notes.push(format!("  learning rate: {now:.3e} at step {done}, {then:.3e} at step {next}"));
-        let (now, then) = (decay.at(done), new_decay.at(next));
-        notes.push(format!("  weight decay: {now:.4} at step {done}, {then:.4} at step {next}"));
-        if !matches!(run.model.method, Method::Mae { .. }) {
-            let (now, then) = (ema.at(done), new_ema.at(next));
-            notes.push(format!("  EMA momentum: {now:.6} at step {done}, {then:.6} at step {next}"));
+        let (next, now, then) = (done + 1, run.step_params(done), changed.step_params(done + 1));
+        let mut note = |what: &str, now: String, then: String| {
+            notes.push(format!("  {what}: {now} at step {done}, {then} at step {next}"));
+        };
+        note("learning rate", format!("{:.3e}", now.lr), format!("{:.3e}", then.lr));
+        note("weight decay", format!("{:.4}", now.weight_decay), format!("{:.4}", then.weight_decay));
+        if run.model.method.has_target_encoder() {
+            note("EMA momentum", format!("{:.6}", now.ema_momentum), format!("{:.6}", then.ema_momentum));
         }
     }
     Ok((changed, notes))

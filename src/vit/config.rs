@@ -65,15 +65,6 @@ impl EncoderConfig {
         (self.dim as f64 * self.mlp_ratio).round() as usize
     }
 
-    /// Numbers in the parameters of such an encoder, its position table included.
-    pub fn elements(&self) -> u64 {
-        let [d, side, channels, tokens] =
-            [self.dim, self.patch_size, self.channels, self.patches()].map(|n| n as u64);
-        let (class_token, mask_token) = (u64::from(self.class_token), u64::from(self.mask_token));
-        let embedding = (channels * side * side + 1 + tokens + 2 * class_token + mask_token) * d;
-        embedding + block_elements(self.depth, d, self.mlp_dim() as u64)
-    }
-
     /// What makes these sizes impossible, if anything does.
     pub fn problem(&self) -> Option<String> {
         let EncoderConfig { image_size, patch_size, dim, heads, depth, .. } = *self;
@@ -98,13 +89,6 @@ impl EncoderConfig {
 }
 
 impl PredictorConfig {
-    /// Numbers in the parameters of such a predictor from features of width `inputs` to predictions of width `outputs`, its
-    /// table of `tokens` positions included.
-    pub fn elements(&self, inputs: usize, outputs: usize, tokens: usize) -> u64 {
-        let [d, inputs, outputs, tokens] = [self.dim, inputs, outputs, tokens].map(|n| n as u64);
-        (inputs + 2 + tokens) * d + block_elements(self.depth, d, MLP_RATIO as u64 * d) + (d + 1) * outputs
-    }
-
     /// What makes these sizes impossible, if anything does.
     pub fn problem(&self) -> Option<String> {
         if self.depth == 0 {
@@ -112,12 +96,6 @@ impl PredictorConfig {
         }
         size_problem("the predictor", self.dim, self.depth, self.heads)
     }
-}
-
-/// Numbers in so many blocks of width d, with MLPs of width h, and in the norm behind them.
-fn block_elements(depth: usize, d: u64, h: u64) -> u64 {
-    // Attention has 4 D² + 4 D, the MLP 2 D H + H + D, the norms 4 D; behind the blocks stands one more norm.
-    depth as u64 * (4 * d * d + 2 * d * h + h + 9 * d) + 2 * d
 }
 
 /// Image sides, widths and depths beyond this are slips of the hand; their products overflow.

@@ -6,7 +6,6 @@ use super::{conclude, print};
 use crate::cli::options::{MaskArgs, ModelArgs, recipe};
 use crate::cli::profile::saved_table;
 use crate::lab::graph::lint;
-use crate::methods::Model;
 use crate::nn::Role;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Tensor};
@@ -33,15 +32,16 @@ pub struct Args {
 pub fn run(args: &Args, all: bool) -> Result<()> {
     let RunConfig { model: config, masking, .. } = recipe(&args.model, &args.masks)?;
     let (n, side) = (usize::from(args.images), config.encoder.image_size);
-    let (model, params) = Model::new(&config, DType::F32, &mut stream(args.seed, Purpose::Init, [0, 0]))?;
-    let mut trainer = Trainer::new(model, params);
+    let (method, params) = config.build(DType::F32, &mut stream(args.seed, Purpose::Init, [0, 0]))?;
+    let mut trainer = Trainer::new(method, params);
     if let Some(name) = &args.poison {
         poison(&mut trainer, name)?;
     }
     let (context, targets) =
         masking.sample(n, config.encoder.patches(), &mut stream(args.seed, Purpose::Mask, [1, 0]))?;
-    let images = Tensor::normal([n, 3, side, side], 1.0, DType::F32, &mut stream(args.seed, Purpose::Eval, [0, 0]));
-    let batch = Batch { images, context, targets, noise: Noise::Drawn { seed: args.seed, step: 1 } };
+    let shape = [n, config.encoder.channels, side, side];
+    let images = Tensor::normal(shape, 1.0, DType::F32, &mut stream(args.seed, Purpose::Eval, [0, 0]));
+    let batch = Batch::masked(images, context, targets, Noise::Drawn { seed: args.seed, step: 1 });
 
     let lint = lint(&trainer, &batch);
     println!("{}: a step (images: {n}), {} entries on the tape\n", config.method.name(), lint.entries);
@@ -55,8 +55,8 @@ pub fn run(args: &Args, all: bool) -> Result<()> {
 
 /// Sets one element of a parameter to NaN.
 fn poison(trainer: &mut Trainer, name: &str) -> Result<()> {
-    let modules = [&mut trainer.params.encoder, &mut trainer.params.predictor];
-    let Some(param) = modules.into_iter().flat_map(|p| p.iter_mut()).find(|p| p.name == name) else {
+    let trained = trainer.params.trained_and_average().into_iter().flat_map(|(params, _)| params.iter_mut());
+    let Some(param) = trained.into_iter().find(|p| p.name == name) else {
         let problem = format!("this model has no parameter called {name}");
         return Err(Error::config(problem, "names are the official ones, as blocks.0.attn.qkv.weight"));
     };

@@ -18,7 +18,7 @@ use self::names::Source;
 pub use self::pretrained::{Preprocessing, PretrainedEncoder};
 use super::safetensors::{Fit, Mismatch, TensorFile, shown};
 use crate::data::Normalization;
-use crate::methods::{Model, ModelParams};
+use crate::methods::{Method, ModelParams};
 use crate::nn::{Init, LinearInit, Params};
 use crate::rng::{Purpose, stream};
 use crate::tensor::DType;
@@ -34,7 +34,7 @@ const HINT: &str = "choose the sizes that the file has (`EncoderConfig`; read by
     encoder of these sizes (docs/convert.py makes one of a .pth.tar), without parts that are not computed here; \
     `Fit::Partial` reads what fits";
 const CLASS_TOKEN_HINT: &str = "an encoder with a class token, of the sizes that the file has, begins a run of \
-    `Method::Mae`; for the other methods, which have none, `Fit::Partial` leaves it out";
+    `MethodConfig::Mae`; for the other methods, which have none, `Fit::Partial` leaves it out";
 
 /// How an encoder is read from a file.
 #[derive(Clone, Debug, Default)]
@@ -161,10 +161,10 @@ pub fn load_encoder(path: &Path, sizes: &EncoderConfig, options: &InitOptions) -
 ///
 /// # Errors
 /// As [`load_encoder`]. The parameters are then partly overwritten.
-pub fn load_into(path: &Path, model: &Model, params: &mut ModelParams, options: &InitOptions) -> Result<InitReport> {
+pub fn load_into(path: &Path, method: &dyn Method, params: &mut ModelParams, options: &InitOptions) -> Result<InitReport> {
     let mut opened = Opened::new(path, options.prefix.as_deref())?;
     let source = opened.source.clone();
-    let class_token = model.encoder.config().class_token;
+    let class_token = method.encoder().config().class_token;
     if source.class_token(&opened.file) && !class_token {
         opened.file.advise(CLASS_TOKEN_HINT);
     }
@@ -181,18 +181,19 @@ pub fn load_into(path: &Path, model: &Model, params: &mut ModelParams, options: 
         filled.push(source.clone());
         Ok(())
     };
-    if let Some(target) = &mut params.target {
-        fill("target encoder", &source, target)?;
+    let target = params.average_of_encoder();
+    if let Some(target) = target {
+        fill("target encoder", &source, &mut params[target])?;
     }
-    match (&params.target, online.filter(|online| *online != source)) {
-        (None, _) => fill("encoder", &source, &mut params.encoder)?,
-        (Some(_), Some(online)) => fill("encoder", &online, &mut params.encoder)?,
+    match (target, online.filter(|online| *online != source)) {
+        (None, _) => fill("encoder", &source, &mut params["encoder"])?,
+        (Some(_), Some(online)) => fill("encoder", &online, &mut params["encoder"])?,
         (Some(target), None) => {
-            params.encoder.iter_mut().zip(target.iter()).for_each(|(p, q)| p.value = q.value.clone());
+            params["encoder"] = params[target].clone();
             lines.push("encoder: the same".to_owned());
         }
     }
-    let (of_predictor, read) = opened.fill_predictor(&source, &mut params.predictor, options)?;
+    let (of_predictor, read) = opened.fill_predictor(&source, &mut params["predictor"], options)?;
     opened.notes.extend(filled.iter().filter_map(|source| opened.left_aside(source, &read)).collect::<Vec<_>>());
     lines.append(&mut opened.notes);
     lines.push(of_predictor);
@@ -206,8 +207,7 @@ pub struct Said {
     pub data: String,
     /// From which its weights were drawn.
     pub seed: u64,
-    /// How its images were normalized; checkpoints of 0.1.0 do not say.
-    #[serde(default)]
+    /// How its images were normalized.
     pub normalization: Option<Normalization>,
     model: SaidModel,
 }
@@ -234,7 +234,7 @@ impl Said {
             Error::file(file.path(), problem, "give a checkpoint that this version of the program wrote")
         };
         let said: Said = serde_json::from_str(config).map_err(|e| unusable(&e.to_string()))?;
-        if let Some(Err(error)) = said.normalization.map(|normalization| normalization.check()) {
+        if let Some(Err(error)) = said.normalization.as_ref().map(Normalization::check) {
             return Err(unusable(error.to_string().lines().next().unwrap_or_default()));
         }
         Ok(Some(said))

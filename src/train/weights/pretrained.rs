@@ -46,7 +46,7 @@ impl PretrainedEncoder {
         Ok(PretrainedEncoder { encoder: loaded.encoder, params: loaded.params })
     }
 
-    /// \[N, 3, S, S\] → \[N, D\]: the mean of each image's tokens after the last norm, but the class token. The images are
+    /// \[N, C, S, S\] → \[N, D\]: the mean of each image's tokens after the last norm, but the class token. The images are
     /// normalized already ([`Preprocessing`] says how). All threads work; the result does not depend on how many.
     ///
     /// # Errors
@@ -61,7 +61,7 @@ impl PretrainedEncoder {
         Ok(Tensor::new([images.shape()[0], config.dim], means))
     }
 
-    /// \[N, 3, S, S\] → \[N, K, D\]: every token after the last norm, a class token first; otherwise as
+    /// \[N, C, S, S\] → \[N, K, D\]: every token after the last norm, a class token first; otherwise as
     /// [`features`](Self::features).
     ///
     /// # Errors
@@ -74,12 +74,12 @@ impl PretrainedEncoder {
     }
 
     fn in_batches(&self, images: &Tensor, of: impl Fn(Tensor) -> Vec<f32> + Sync) -> Result<Vec<f32>> {
-        let side = self.encoder.config().image_size;
+        let EncoderConfig { image_size: side, channels, .. } = *self.encoder.config();
         let n = match images.shape()[..] {
-            [n, 3, height, width] if (height, width) == (side, side) => n,
+            [n, c, height, width] if (c, height, width) == (channels, side, side) => n,
             _ => {
                 let shape = &images.shape()[..];
-                let problem = format!("images of {shape:?} for an encoder of [N, 3, {side}, {side}]");
+                let problem = format!("images of {shape:?} for an encoder of [N, {channels}, {side}, {side}]");
                 return Err(Error::config(problem, "resize the images, or load the encoder with their size"));
             }
         };
@@ -94,7 +94,7 @@ impl PretrainedEncoder {
 }
 
 /// How images are normalized, by who said so. This is the one place that decides it for whatever is read from a file.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Preprocessing {
     /// The user.
     Asked(Normalization),
@@ -109,7 +109,7 @@ pub enum Preprocessing {
 impl Preprocessing {
     /// As the run that the weights are of had it, or as is usual for weights from elsewhere.
     pub fn of(run: Option<&Said>) -> Self {
-        run.map_or(Preprocessing::ImageNet, |run| Self::of_run(run.normalization))
+        run.map_or(Preprocessing::ImageNet, |run| Self::of_run(run.normalization.clone()))
     }
 
     /// As a run had it, whose configuration says this.
@@ -118,9 +118,11 @@ impl Preprocessing {
     }
 
     /// With what; `None`: with what the data set suggests.
-    pub fn said(self) -> Option<Normalization> {
+    pub fn said(&self) -> Option<Normalization> {
         match self {
-            Preprocessing::Asked(normalization) | Preprocessing::Checkpoint(normalization) => Some(normalization),
+            Preprocessing::Asked(normalization) | Preprocessing::Checkpoint(normalization) => {
+                Some(normalization.clone())
+            }
             Preprocessing::ImageNet => Some(Normalization::IMAGENET),
             Preprocessing::Images => None,
         }
@@ -130,7 +132,7 @@ impl Preprocessing {
     ///
     /// # Errors
     /// If it has to be measured, and an image cannot be read.
-    pub fn on(self, splits: &Splits) -> Result<Normalization> {
-        self.said().map_or_else(|| splits.normalization(), Ok)
+    pub fn on(&self, splits: &Splits) -> Result<Normalization> {
+        splits.normalization_or(self.said().as_ref())
     }
 }

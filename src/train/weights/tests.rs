@@ -32,7 +32,7 @@ fn encoder(class_token: bool, by: f64) -> Params {
 }
 
 fn model(method: Method, encoder_depth: usize, predictor_depth: usize) -> (Model, ModelParams) {
-    let class_token = matches!(method, Method::Mae { .. });
+    let class_token = matches!(method, MethodConfig::Mae { .. });
     let config = ModelConfig {
         method,
         encoder: EncoderConfig { class_token, depth: encoder_depth, ..tiny() },
@@ -131,8 +131,8 @@ fn an_encoder_of_two_bytes_a_number_is_read() {
 
 #[test]
 fn a_fresh_encoder_is_the_fresh_models() {
-    let (_, params) = model(Method::Ijepa { target_blocks: 1 }, 1, 1);
-    assert!(same(&params.encoder, &fresh_encoder(&tiny(), LinearInit::Normal, 11).unwrap().1));
+    let (_, params) = model(MethodConfig::Ijepa { target_blocks: 1 }, 1, 1);
+    assert!(same(&params["encoder"], &fresh_encoder(&tiny(), LinearInit::Normal, 11).unwrap().1));
 }
 
 /// More images than one thread takes at a time, with and without a class token: each is as if it were alone.
@@ -160,10 +160,10 @@ fn features_are_the_mean_of_an_images_tokens() {
 
 #[test]
 fn a_model_begins_with_what_a_file_has() {
-    let ijepa = |depths: [usize; 2]| model(Method::Ijepa { target_blocks: 1 }, depths[0], depths[1]);
+    let ijepa = |depths: [usize; 2]| model(MethodConfig::Ijepa { target_blocks: 1 }, depths[0], depths[1]);
     let (model, fresh) = ijepa([1, 1]);
     let [online, target, predictor] =
-        [(&fresh.encoder, 1.0), (&fresh.encoder, 2.0), (&fresh.predictor, 3.0)].map(|(p, by)| marked(p, by));
+        [(&fresh["encoder"], 1.0), (&fresh["encoder"], 2.0), (&fresh["predictor"], 3.0)].map(|(p, by)| marked(p, by));
     let official = [("encoder.", &online), ("predictor.", &predictor), ("target_encoder.", &target)];
     let init = |modules: &[(&str, &Params)], options: &InitOptions| {
         let mut params = fresh.clone();
@@ -171,8 +171,8 @@ fn a_model_begins_with_what_a_file_has() {
         (params, lines)
     };
     let (params, lines) = init(&official, &strict());
-    let found = params.target.as_ref().unwrap();
-    assert!(same(&params.encoder, &online) && same(found, &target) && same(&params.predictor, &predictor));
+    let found = &params["target_encoder"];
+    assert!(same(&params["encoder"], &online) && same(found, &target) && same(&params["predictor"], &predictor));
     for words in ["(target_encoder.*)", "predictor: 20 tensors (predictor.predictor_*)"] {
         assert!(lines.contains(words), "{lines}");
     }
@@ -180,13 +180,13 @@ fn a_model_begins_with_what_a_file_has() {
     let context = InitOptions { prefix: Some("encoder".into()), ..strict() };
     for (modules, options) in [(&official[..1], &strict()), (&official[..], &context)] {
         let (params, lines) = init(modules, options);
-        assert!(same(&params.encoder, &online) && same(params.target.as_ref().unwrap(), &online), "{lines}");
-        assert!(same(&params.predictor, &fresh.predictor) == (modules.len() == 1), "{lines}");
+        assert!(same(&params["encoder"], &online) && same(&params["target_encoder"], &online), "{lines}");
+        assert!(same(&params["predictor"], &fresh["predictor"]) == (modules.len() == 1), "{lines}");
     }
     // A predictor with one block more is another one.
     let deeper = ijepa([1, 2]).1.predictor;
     let (params, lines) = init(&[("", &online), ("predictor.", &deeper)], &strict());
-    assert!(same(&params.predictor, &fresh.predictor) && lines.contains("has other sizes"), "{lines}");
+    assert!(same(&params["predictor"], &fresh["predictor"]) && lines.contains("has other sizes"), "{lines}");
 
     let (half, (deep, mut params)) = (file(&[("", &online)], ""), ijepa([2, 1]));
     says(load_into(&half.0, &deep, &mut params, &strict()), &["blocks.1.norm1.weight is missing"]);
@@ -196,17 +196,17 @@ fn a_model_begins_with_what_a_file_has() {
 
 #[test]
 fn mae_begins_with_encoder_and_decoder() {
-    let (mae, fresh) = model(Method::Mae { normalize_patches: true }, 1, 1);
-    let (encoder, decoder) = (marked(&fresh.encoder, 1.0), marked(&fresh.predictor, 2.0));
+    let (mae, fresh) = model(MethodConfig::Mae { normalize_patches: true }, 1, 1);
+    let (encoder, decoder) = (marked(&fresh["encoder"], 1.0), marked(&fresh["predictor"], 2.0));
     for prefix in ["model.", ""] {
         let (file, mut params) = (file(&[(prefix, &encoder), (prefix, &decoder)], ""), fresh.clone());
         let lines = load_into(&file.0, &mae, &mut params, &strict()).unwrap().lines.join("\n");
-        assert!(same(&params.encoder, &encoder) && same(&params.predictor, &decoder), "{lines}");
+        assert!(same(&params["encoder"], &encoder) && same(&params["predictor"], &decoder), "{lines}");
     }
     // I-JEPA has no class token: in part only, and then the patches' positions are read all the same.
-    let (file, (ijepa, mut params)) = (file(&[("", &encoder)], ""), model(Method::Ijepa { target_blocks: 1 }, 1, 1));
-    says(load_into(&file.0, &ijepa, &mut params, &strict()), &["cls_token is unexpected", "`Method::Mae`"]);
+    let (file, (ijepa, mut params)) = (file(&[("", &encoder)], ""), model(MethodConfig::Ijepa { target_blocks: 1 }, 1, 1));
+    says(load_into(&file.0, &ijepa, &mut params, &strict()), &["cls_token is unexpected", "`MethodConfig::Mae`"]);
     load_into(&file.0, &ijepa, &mut params, &partial()).unwrap();
-    let (from, to) = (encoder.get("pos_embed").unwrap(), params.encoder.get("pos_embed").unwrap());
+    let (from, to) = (encoder.get("pos_embed").unwrap(), params["encoder"].get("pos_embed").unwrap());
     assert_eq!(from.value.as_slice::<f32>()[8..], *to.value.as_slice::<f32>());
 }
