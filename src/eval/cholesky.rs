@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::kernels::cpu::matmul::{Epilogue, Mat, MatMut, gemm};
+use crate::kernels::matmul::gemm::{Epilogue, Mat, MatMut, gemm};
 
 /// L of M = LLᵀ.
 pub(super) struct Cholesky {

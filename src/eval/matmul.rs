@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::{CancelCheck, Features};
 use crate::Result;
 use crate::kernels::Real;
-use crate::kernels::cpu::matmul::{Epilogue, Mat, MatMut, gemm};
+use crate::kernels::matmul::gemm::{Epilogue, Mat, MatMut, gemm};
 
 /// A matrix of `rows` × `cols`, element (i, j) at `data[i * row_stride + j * col_stride]`.
 ///
