@@ -163,7 +163,7 @@ impl Tape {
             1,
             "backward: the loss is a tensor of {shape}, not one number; take its mean or sum"
         );
-        self.backward_from(loss, Tensor::full(*shape, 1.0, loss.dtype()))
+        self.backward_from(loss, loss.value().full_like(1.0))
     }
 
     /// The product of `dy` with the derivative of `y` (a vector-Jacobian product) for every leaf: the gradient of
