@@ -23,7 +23,7 @@ use std::hint::black_box;
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use rand::RngExt;
-use stop_mim::kernels::{self, Buffer, Real, Storage};
+use stop_mim::kernels::{Buffer, DType, Device, elementwise, loss, matmul, optim, reduce};
 use stop_mim::rng::{Purpose, stream};
 
 fn main() {
@@ -33,7 +33,7 @@ fn main() {
 /// `len` numbers between −1 and 1.
 fn numbers(len: usize) -> Buffer {
     let mut rng = stream(0, Purpose::Eval, [len as u64, 0]);
-    f32::into_buffer(Storage::from_vec((0..len).map(|_| rng.random_range(-1.0..1.0)).collect()))
+    Buffer::from_vec::<f32>((0..len).map(|_| rng.random_range(-1.0..1.0)).collect())
 }
 
 /// Times `kernel`, which touches `elements` numbers and does `items` operations. The result is dropped at once: kept
@@ -104,7 +104,7 @@ mod products {
     fn forward(bencher: Bencher<'_, '_>, layer: Layer) {
         let Layer { rows, inputs, outputs } = layer;
         let (x, w) = (numbers(rows * inputs), numbers(outputs * inputs));
-        layer.measure(bencher, || kernels::linear([rows, inputs, outputs], &x, &w, None, None));
+        layer.measure(bencher, || matmul::linear([rows, inputs, outputs], &x, &w, None, None));
     }
 
     /// dx = dy W
@@ -112,7 +112,7 @@ mod products {
     fn dx(bencher: Bencher<'_, '_>, layer: Layer) {
         let Layer { rows, inputs, outputs } = layer;
         let (dy, w) = (numbers(rows * outputs), numbers(outputs * inputs));
-        layer.measure(bencher, || kernels::matmul(1, [rows, outputs, inputs], &dy, false, &w, false));
+        layer.measure(bencher, || matmul::matmul(1, [rows, outputs, inputs], &dy, false, &w, false));
     }
 
     /// dW = dyᵀ x
@@ -120,7 +120,7 @@ mod products {
     fn dw(bencher: Bencher<'_, '_>, layer: Layer) {
         let Layer { rows, inputs, outputs } = layer;
         let (dy, x) = (numbers(rows * outputs), numbers(rows * inputs));
-        layer.measure(bencher, || kernels::matmul(1, [outputs, rows, inputs], &dy, true, &x, false));
+        layer.measure(bencher, || matmul::matmul(1, [outputs, rows, inputs], &dy, true, &x, false));
     }
 }
 
@@ -130,14 +130,14 @@ mod attention {
     //! probabilities stay in the cache.
 
     use super::*;
-    use stop_mim::kernels::AttentionSizes;
+    use stop_mim::kernels::attention::{self, Sizes};
 
     #[derive(Clone)]
-    struct Heads(AttentionSizes);
+    struct Heads(Sizes);
 
     impl fmt::Display for Heads {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            let AttentionSizes { batch, tokens, heads, head_dim, .. } = self.0;
+            let Sizes { batch, tokens, heads, head_dim, .. } = self.0;
             write!(f, "N {tokens}, d {head_dim} (B {batch}, h {heads})")
         }
     }
@@ -147,12 +147,12 @@ mod attention {
         let tokens = [(36, 8), (48, 32), (64, 8), (196, 1)];
         let heads = [(32, 3), (64, 3)];
         tokens.into_iter().flat_map(move |(tokens, batch)| {
-            heads.map(|(head_dim, heads)| Heads(AttentionSizes { batch, tokens, queries: 0..tokens, heads, head_dim }))
+            heads.map(|(head_dim, heads)| Heads(Sizes { batch, tokens, queries: 0..tokens, heads, head_dim }))
         })
     }
 
     /// Multiply-adds of one N × N × d product for every image and head.
-    fn product(s: &AttentionSizes) -> usize {
+    fn product(s: &Sizes) -> usize {
         s.batch * s.heads * s.tokens * s.tokens * s.head_dim
     }
 
@@ -161,7 +161,7 @@ mod attention {
         let tokens = s.batch * s.tokens * s.dim();
         let qkv = numbers(3 * tokens);
         // Q Kᵀ and P V.
-        measure(bencher, 4 * tokens, 2 * 2 * product(s), || kernels::attention(s, &qkv));
+        measure(bencher, 4 * tokens, 2 * 2 * product(s), || attention::forward(s, &qkv));
     }
 
     #[divan::bench(args = sizes())]
@@ -169,7 +169,7 @@ mod attention {
         let tokens = s.batch * s.tokens * s.dim();
         let (qkv, dout) = (numbers(3 * tokens), numbers(tokens));
         // Q Kᵀ again, dV, dP, dQ and dK.
-        measure(bencher, 7 * tokens, 5 * 2 * product(s), || kernels::attention_backward(s, &qkv, &dout));
+        measure(bencher, 7 * tokens, 5 * 2 * product(s), || attention::backward(s, &qkv, &dout));
     }
 }
 
@@ -191,7 +191,7 @@ mod rows {
         let (x, gamma, beta) = (numbers(rows * cols), numbers(cols), numbers(cols));
         let n = rows * cols;
         measure(bencher, 2 * n + 2 * cols + 2 * rows, 8 * n, || {
-            kernels::layer_norm(cols, &x, Some((&gamma, &beta)), EPS)
+            stop_mim::kernels::layer_norm::forward(cols, &x, Some((&gamma, &beta)), EPS)
         });
     }
 
@@ -199,12 +199,12 @@ mod rows {
     #[divan::bench(args = sizes())]
     fn layer_norm_dx(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let (x, gamma, beta, dy) = (numbers(rows * cols), numbers(cols), numbers(cols), numbers(rows * cols));
-        let (_, stats) = kernels::layer_norm(cols, &x, Some((&gamma, &beta)), EPS);
+        let (_, stats) = stop_mim::kernels::layer_norm::forward(cols, &x, Some((&gamma, &beta)), EPS);
         let n = rows * cols;
         // It uses up dy; the copy is part of the time.
         measure(bencher, 5 * n + cols + 2 * rows, 10 * n, || {
-            let dy = kernels::slice_runs(1, n, 0, n, &dy);
-            kernels::layer_norm_backward_input(None, cols, &x, Some(&gamma), &stats, dy)
+            let dy = stop_mim::kernels::tokens::slice(1, n, 0, n, &dy);
+            stop_mim::kernels::layer_norm::backward_input(None, cols, &x, Some(&gamma), &stats, dy)
         });
     }
 
@@ -212,10 +212,10 @@ mod rows {
     #[divan::bench(args = sizes())]
     fn layer_norm_dgamma_dbeta(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let (x, dy) = (numbers(rows * cols), numbers(rows * cols));
-        let (_, stats) = kernels::layer_norm(cols, &x, None, EPS);
+        let (_, stats) = stop_mim::kernels::layer_norm::forward(cols, &x, None, EPS);
         let n = rows * cols;
         measure(bencher, 2 * n + 2 * cols + 2 * rows, 5 * n, || {
-            kernels::layer_norm_backward_affine(cols, &x, &stats, &dy)
+            stop_mim::kernels::layer_norm::backward_affine(cols, &x, &stats, &dy)
         });
     }
 
@@ -227,13 +227,13 @@ mod rows {
     #[divan::bench(args = probabilities())]
     fn softmax(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let x = numbers(rows * cols);
-        measure(bencher, 2 * rows * cols, rows * cols, || kernels::softmax(cols, &x));
+        measure(bencher, 2 * rows * cols, rows * cols, || stop_mim::kernels::softmax::forward(cols, &x));
     }
 
     #[divan::bench(args = probabilities())]
     fn softmax_backward(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
-        let (y, dy) = (kernels::softmax(cols, &numbers(rows * cols)), numbers(rows * cols));
-        measure(bencher, 3 * rows * cols, rows * cols, || kernels::softmax_backward(cols, &y, &dy));
+        let (y, dy) = (stop_mim::kernels::softmax::forward(cols, &numbers(rows * cols)), numbers(rows * cols));
+        measure(bencher, 3 * rows * cols, rows * cols, || stop_mim::kernels::softmax::backward(cols, &y, &dy));
     }
 }
 
@@ -251,13 +251,13 @@ mod elements {
     #[divan::bench(args = hidden())]
     fn gelu(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let x = numbers(rows * cols);
-        measure(bencher, 2 * rows * cols, rows * cols, || kernels::gelu(&x));
+        measure(bencher, 2 * rows * cols, rows * cols, || stop_mim::kernels::gelu::forward(&x));
     }
 
     #[divan::bench(args = hidden())]
     fn gelu_backward(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let (x, dy) = (numbers(rows * cols), numbers(rows * cols));
-        measure(bencher, 3 * rows * cols, rows * cols, || kernels::gelu_backward(&x, &dy));
+        measure(bencher, 3 * rows * cols, rows * cols, || stop_mim::kernels::gelu::backward(&x, &dy));
     }
 
     fn features() -> impl Iterator<Item = Rows> {
@@ -268,28 +268,31 @@ mod elements {
     #[divan::bench(args = features())]
     fn add(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let (a, b) = (numbers(rows * cols), numbers(rows * cols));
-        measure(bencher, 3 * rows * cols, rows * cols, || kernels::add(None, rows * cols, &a, &b));
+        measure(bencher, 3 * rows * cols, rows * cols, || {
+            elementwise::binary(elementwise::Binary::Add, None, rows * cols, &a, &b)
+        });
     }
 
     /// A bias's gradient.
     #[divan::bench(args = features())]
     fn sum_rows(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let dy = numbers(rows * cols);
-        measure(bencher, rows * cols + cols, rows * cols, || kernels::accumulate_rows(None, cols, &dy));
+        measure(bencher, rows * cols + cols, rows * cols, || reduce::accumulate_rows(None, cols, &dy));
     }
 
     /// Difference, square, half, sum.
     #[divan::bench(args = features())]
     fn smooth_l1(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let (x, y) = (numbers(rows * cols), numbers(rows * cols));
-        measure(bencher, 2 * rows * cols, 4 * rows * cols, || kernels::smooth_l1(&x, &y, 1.0));
+        measure(bencher, 2 * rows * cols, 4 * rows * cols, || loss::smooth_l1(&x, &y, 1.0));
     }
 
     /// Difference, clamped, times a number.
     #[divan::bench(args = features())]
     fn smooth_l1_backward(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let (x, y) = (numbers(rows * cols), numbers(rows * cols));
-        measure(bencher, 3 * rows * cols, 2 * rows * cols, || kernels::smooth_l1_backward(&x, &y, 1.0, 0.5));
+        let dy = numbers(1);
+        measure(bencher, 3 * rows * cols, 2 * rows * cols, || loss::smooth_l1_backward(&x, &y, 1.0, &dy));
     }
 }
 
@@ -298,7 +301,8 @@ mod tokens {
     //! What only moves numbers.
 
     use super::*;
-    use stop_mim::kernels::{PatchGrid, PatchOrder};
+    use stop_mim::kernels::patchify::{PatchGrid, PatchOrder};
+    use stop_mim::kernels::{IndexBuffer, tokens};
 
     /// Picks `kept` of `of` tokens of each of `rows` images.
     #[derive(Clone, Copy)]
@@ -317,9 +321,10 @@ mod tokens {
 
     impl Pick {
         /// Every row its own tokens.
-        fn indices(self) -> Vec<u32> {
+        fn indices(self) -> IndexBuffer {
             let Pick { rows, kept, of, .. } = self;
-            (0..rows).flat_map(|r| (0..kept).map(move |k| ((7 * r + k * of / kept) % of) as u32)).collect()
+            let of_row = |r| (0..kept).map(move |k| ((7 * r + k * of / kept) % of) as u32);
+            IndexBuffer::new((0..rows).flat_map(of_row).collect::<Vec<u32>>())
         }
     }
 
@@ -336,7 +341,7 @@ mod tokens {
         let Pick { rows, kept, of, dim } = pick;
         let (x, indices) = (numbers(rows * of * dim), pick.indices());
         let moved = rows * kept * dim;
-        measure(bencher, 2 * moved, moved, || kernels::gather(&x, of, dim, &indices, kept));
+        measure(bencher, 2 * moved, moved, || tokens::gather(&x, of, dim, &indices, kept));
     }
 
     /// The sums are read and written, and all of the result is cleared.
@@ -345,7 +350,7 @@ mod tokens {
         let Pick { rows, kept, of, dim } = pick;
         let (dy, indices) = (numbers(rows * kept * dim), pick.indices());
         let (moved, len) = (rows * kept * dim, rows * of * dim);
-        measure(bencher, 3 * moved + len, moved, || kernels::scatter_add(&dy, of, dim, &indices, kept, len));
+        measure(bencher, 3 * moved + len, moved, || tokens::scatter_add(&dy, of, dim, &indices, kept, len));
     }
 
     #[divan::bench(args = [(8, 32, 4), (1, 224, 16)])]
@@ -353,7 +358,7 @@ mod tokens {
         let cut = PatchGrid { batch, channels: 3, height: side, width: side, patch, order: PatchOrder::ChannelFirst };
         let len = batch * 3 * side * side;
         let images = numbers(len);
-        measure(bencher, 2 * len, len, || kernels::patchify(&cut, &images));
+        measure(bencher, 2 * len, len, || stop_mim::kernels::patchify::patchify(&cut, &images));
     }
 }
 
@@ -362,7 +367,7 @@ mod update {
     //! What happens to a parameter once a step: fc1 of blocks 192 and 768 wide. The latter lies in main memory.
 
     use super::*;
-    use stop_mim::kernels::AdamWUpdate;
+    use stop_mim::kernels::optim::{AdamWStep, AdamWUpdate, EmaStep};
 
     fn weights() -> impl Iterator<Item = Rows> {
         [192, 768].into_iter().map(|d| Rows { rows: 4 * d, cols: d })
@@ -372,17 +377,23 @@ mod update {
     #[divan::bench(args = weights())]
     fn adamw(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let n = rows * cols;
-        let (g, zeros) = (numbers(n), || f32::into_buffer(Storage::full(n, 0.0)));
+        let (g, zeros) = (numbers(n), || Buffer::full(n, 0.0, DType::F32, Device::Cpu));
         let (mut m, mut v, mut w) = (zeros(), zeros(), numbers(n));
-        let update = AdamWUpdate { lr: 1e-3, weight_decay: 0.05, betas: (0.9, 0.999), eps: 1e-8, step: 10 };
-        measure(bencher, 7 * n, 14 * n, || kernels::adamw(&update, &g, [&mut m, &mut v, &mut w], None));
+        let update = AdamWUpdate { betas: (0.9, 0.999), eps: 1e-8, step: 10 };
+        measure(bencher, 7 * n, 14 * n, || {
+            let (gradient, weight, average) = (g.clone(), &mut w, None);
+            let step = AdamWStep { gradient, m: &mut m, v: &mut v, weight, lr: 1e-3, weight_decay: 0.05, average };
+            optim::adamw(&update, vec![step]);
+        });
     }
 
     #[divan::bench(args = weights())]
     fn ema(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let n = rows * cols;
         let (online, mut target) = (numbers(n), numbers(n));
-        measure(bencher, 3 * n, 3 * n, || kernels::ema(0.996, &online, &mut target));
+        measure(bencher, 3 * n, 3 * n, || {
+            optim::ema(vec![EmaStep { momentum: 0.996, weight: &online, average: &mut target }]);
+        });
     }
 
     /// A gradient to the sum over chunks.
@@ -390,6 +401,6 @@ mod update {
     fn accumulate(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let n = rows * cols;
         let (mut sum, g) = (numbers(n), numbers(n));
-        measure(bencher, 3 * n, n, || kernels::accumulate(&mut sum, &g));
+        measure(bencher, 3 * n, n, || elementwise::accumulate(&mut sum, &g));
     }
 }

@@ -86,4 +86,4 @@ pub mod cli;
 
 pub use error::{Error, Result};
 pub use kernels::Precision;
-pub use tensor::{DType, Indices, Tensor};
+pub use tensor::{DType, Device, Indices, Tensor};

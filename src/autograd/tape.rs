@@ -163,7 +163,7 @@ impl Tape {
             1,
             "backward: the loss is a tensor of {shape}, not one number; take its mean or sum"
         );
-        self.backward_from(loss, Tensor::full(*shape, 1.0, loss.dtype()))
+        self.backward_from(loss, loss.value().full_like(1.0))
     }
 
     /// The product of `dy` with the derivative of `y` (a vector-Jacobian product) for every leaf: the gradient of
@@ -290,15 +290,33 @@ impl std::fmt::Debug for Tape {
     }
 }
 
-/// Puts the result of an operation on the tape of its inputs; a constant when none of them is on one.
+/// Puts the result of an operation on the tape of its inputs; a constant when none of them is on one. With it you define
+/// an operation of your own: compute its value, and say how the gradient of the value becomes those of the inputs.
 ///
 /// `rule(dy, needed)` returns a gradient for each input that `needed` asks for, in order; what it returns for the
-/// others is dropped. What it captures is what the op saves for the backward pass.
+/// others is dropped. What it captures is what the operation saves for the backward pass: tensors, never [`Var`]s.
+///
+/// ```
+/// use stop_mim::Tensor;
+/// use stop_mim::autograd::{Var, check, record};
+///
+/// /// x σ(x) (Ramachandran, Zoph and Le, 2017), with dx = σ(x) (1 + x (1 − σ(x))) dy.
+/// fn swish(x: &Var) -> Var {
+///     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+///     let saved = x.value().clone();
+///     let y = saved.map(|x| x * sigmoid(x));
+///     record("swish", [x], y, move |dy, _needed| {
+///         [Some(saved.zip_map(&dy, |x, dy| sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x))) * dy))]
+///     })
+/// }
+///
+/// check::assert_op("swish", |x| swish(&x[0]), &[Tensor::new([3], vec![-2.0, 0.5, 3.0])]);
+/// ```
 ///
 /// # Panics
 /// When two inputs are on different tapes.
 #[track_caller]
-pub(super) fn record<const N: usize>(
+pub fn record<const N: usize>(
     name: &'static str,
     inputs: [&Var; N],
     value: Tensor,

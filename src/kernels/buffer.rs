@@ -1,40 +1,116 @@
-//! Shared buffers, and the recycler that keeps them.
+//! Buffers: the elements of tensors, each on a device; and the recycler that keeps the CPU's.
 //!
 //! A training step makes the same thousands of buffers every time. Given back to the system, they cost page
-//! faults and cold caches; so a dropped [`Storage`] goes to a free list of its thread, by size class, last in
+//! faults and cold caches; so a dropped [`Storage`] of the CPU goes to a free list of its thread, by size class, last in
 //! first out: the next buffer of that size is the one whose memory is still in this core's cache.
 
 use std::cell::Cell;
+use std::fmt;
 use std::sync::Arc;
 
+use super::real::sealed::Sealed;
 use super::real::{DType, Real};
 
-/// The elements of a tensor: one arm for each element type. Cheap to clone (shared, read-only).
-///
-/// A device is one more arm here, and one more in the door's `dispatch!`.
+/// Where elements live, and so which loops compute with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Device {
+    /// Main memory, and loops made for speed: vector code, blocks, threads.
+    #[default]
+    Cpu,
+    /// Main memory, and each operation's definition in its simplest loops: the oracle that the other devices are compared
+    /// with, and the code to read first. Hundreds of times slower. Its buffers start as NaN, also in release builds; it
+    /// computes in f64 whatever the elements are, and knows no [`Precision`](super::Precision).
+    Reference,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Device::Cpu => "cpu",
+            Device::Reference => "reference",
+        })
+    }
+}
+
+/// The elements of a tensor. Cheap to clone (shared, read-only).
 #[derive(Clone, Debug)]
-pub enum Buffer {
-    /// f32 in main memory.
+pub struct Buffer(pub(super) Elements);
+
+/// One arm for each element type.
+#[derive(Clone, Debug)]
+pub enum Elements {
     F32(Arc<Storage<f32>>),
-    /// f64 in main memory.
     F64(Arc<Storage<f64>>),
 }
 
+/// Evaluates `$body` with `$storage` the storage of a buffer, whatever its element type.
+macro_rules! with_storage {
+    ($buffer:expr, $storage:ident => $body:expr) => {
+        match &$buffer.0 {
+            Elements::F32($storage) => $body,
+            Elements::F64($storage) => $body,
+        }
+    };
+}
+
 impl Buffer {
+    /// These elements, on the CPU, without a copy.
+    pub fn from_vec<T: Real>(elements: Vec<T>) -> Self {
+        T::wrap(Storage::from_vec(elements))
+    }
+
+    /// The element with index i is `f(i)`; on the CPU.
+    pub fn from_fn(len: usize, dtype: DType, f: impl FnMut(usize) -> f64) -> Self {
+        fn fill<T: Real>(len: usize, mut f: impl FnMut(usize) -> f64) -> Buffer {
+            let mut storage = Storage::unspecified(len, Device::Cpu);
+            storage.as_mut_slice().iter_mut().enumerate().for_each(|(i, x)| *x = T::from_f64(f(i)));
+            T::wrap(storage)
+        }
+        match dtype {
+            DType::F32 => fill::<f32>(len, f),
+            DType::F64 => fill::<f64>(len, f),
+        }
+    }
+
+    /// `len` elements, all `value`.
+    pub fn full(len: usize, value: f64, dtype: DType, device: Device) -> Self {
+        let mut buffer = Self::unspecified(len, dtype, device);
+        match dtype {
+            DType::F32 => buffer.make_mut::<f32>("full").fill(value as f32),
+            DType::F64 => buffer.make_mut::<f64>("full").fill(value),
+        }
+        buffer
+    }
+
+    /// `len` elements for a kernel to write, all of them.
+    pub(super) fn unspecified(len: usize, dtype: DType, device: Device) -> Self {
+        match dtype {
+            DType::F32 => f32::wrap(Storage::unspecified(len, device)),
+            DType::F64 => f64::wrap(Storage::unspecified(len, device)),
+        }
+    }
+
+    /// [`unspecified`](Self::unspecified) on the device and of the type of this buffer.
+    pub(super) fn like(&self, len: usize) -> Self {
+        Self::unspecified(len, self.dtype(), self.device())
+    }
+
+    /// Where the elements live.
+    pub fn device(&self) -> Device {
+        with_storage!(self, storage => storage.device)
+    }
+
     /// What the elements are.
     pub fn dtype(&self) -> DType {
-        match self {
-            Buffer::F32(_) => DType::F32,
-            Buffer::F64(_) => DType::F64,
+        match &self.0 {
+            Elements::F32(_) => DType::F32,
+            Elements::F64(_) => DType::F64,
         }
     }
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        match self {
-            Buffer::F32(s) => s.len,
-            Buffer::F64(s) => s.len,
-        }
+        with_storage!(self, storage => storage.len)
     }
 
     /// Whether there are no elements.
@@ -44,19 +120,24 @@ impl Buffer {
 
     /// Whether another tensor has the same elements, so that a change would copy them.
     pub fn is_shared(&self) -> bool {
-        match self {
-            Buffer::F32(s) => Arc::strong_count(s) > 1,
-            Buffer::F64(s) => Arc::strong_count(s) > 1,
-        }
+        with_storage!(self, storage => Arc::strong_count(storage) > 1)
     }
 
-    /// The elements.
+    /// The same elements on another device; shared, not copied, when they already are there.
+    pub fn to_device(&self, device: Device) -> Self {
+        if self.device() == device {
+            return self.clone();
+        }
+        with_storage!(self, storage => Sealed::wrap(storage.copy_to(device)))
+    }
+
+    /// The elements, read out.
     ///
     /// # Panics
     /// When they are of another type; the message names `op`.
     #[track_caller]
     pub fn as_slice<T: Real>(&self, op: &str) -> &[T] {
-        match T::storage(self) {
+        match T::unwrap(self) {
             Some(storage) => storage.as_slice(),
             None => panic!("{op}: expected {} but got {}; convert with to_dtype", T::DTYPE, self.dtype()),
         }
@@ -69,10 +150,57 @@ impl Buffer {
     #[track_caller]
     pub fn make_mut<T: Real>(&mut self, op: &str) -> &mut [T] {
         let dtype = self.dtype();
-        match T::storage_mut(self) {
+        match T::unwrap_mut(self) {
             Some(storage) => Arc::make_mut(storage).as_mut_slice(),
             None => panic!("{op}: expected {} but got {dtype}; convert with to_dtype", T::DTYPE),
         }
+    }
+}
+
+/// Whole numbers on a device: which tokens, which classes. Cheap to clone. What a door has to know of them, how many they
+/// are and the largest, is known without reading them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexBuffer {
+    device: Device,
+    elements: Arc<[u32]>,
+    max: Option<u32>,
+}
+
+impl IndexBuffer {
+    /// These numbers, on the CPU.
+    pub fn new(elements: impl Into<Arc<[u32]>>) -> Self {
+        let elements = elements.into();
+        IndexBuffer { device: Device::Cpu, max: elements.iter().copied().max(), elements }
+    }
+
+    /// Where the numbers live.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The same numbers on another device.
+    pub fn to_device(&self, device: Device) -> Self {
+        IndexBuffer { device, ..self.clone() }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.elements.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.elements.is_empty()
+    }
+
+    /// The largest, if there is one.
+    pub fn max(&self) -> Option<u32> {
+        self.max
+    }
+
+    /// The numbers, read out.
+    pub fn as_slice(&self) -> &[u32] {
+        &self.elements
     }
 }
 
@@ -86,45 +214,49 @@ pub fn live_bytes() -> isize {
     LIVE_BYTES.get()
 }
 
-/// An owned run of elements whose memory goes back to the recycler when dropped.
+/// An owned run of elements. When dropped, memory of the CPU goes to the recycler, that of the reference back to the system.
 #[derive(Debug)]
 pub struct Storage<T: Real> {
     /// At least `len` elements; the rest of its size class is unused.
     elements: Vec<T>,
     len: usize,
+    device: Device,
 }
 
 impl<T: Real> Storage<T> {
     /// `len` elements of unspecified (but initialized) value: for a kernel that writes every one of them.
     ///
-    /// In debug builds they are NaN, so that a kernel that forgets one is found out.
-    pub fn unspecified(len: usize) -> Self {
+    /// On the reference device and in debug builds they are NaN, so that a kernel that forgets one is found out.
+    pub fn unspecified(len: usize, device: Device) -> Self {
+        let nan = T::from_f64(f64::NAN);
+        if device == Device::Reference {
+            return Self::counted(vec![nan; len], len, device);
+        }
         let class = size_class(len);
         let recycled = T::with_free_list(|list| list.pop(class)).or_else(|| lock(T::shared_free_list()).pop(class));
         let mut elements = recycled.unwrap_or_else(|| vec![T::ZERO; class]);
         if cfg!(debug_assertions) {
-            elements.fill(T::from_f64(f64::NAN));
+            elements.fill(nan);
         }
-        Self::counted(elements, len)
+        Self::counted(elements, len, device)
     }
 
     /// Every storage is made here.
-    fn counted(elements: Vec<T>, len: usize) -> Self {
+    fn counted(elements: Vec<T>, len: usize, device: Device) -> Self {
         LIVE_BYTES.set(LIVE_BYTES.get() + (len * size_of::<T>()) as isize);
-        Storage { elements, len }
+        Storage { elements, len, device }
     }
 
-    /// `len` elements, all `value`.
-    pub fn full(len: usize, value: T) -> Self {
-        let mut storage = Self::unspecified(len);
-        storage.as_mut_slice().fill(value);
-        storage
-    }
-
-    /// These elements, without a copy.
-    pub fn from_vec(elements: Vec<T>) -> Self {
+    /// These elements, on the CPU, without a copy.
+    fn from_vec(elements: Vec<T>) -> Self {
         let len = elements.len();
-        Self::counted(elements, len)
+        Self::counted(elements, len, Device::Cpu)
+    }
+
+    fn copy_to(&self, device: Device) -> Self {
+        let mut copy = Self::unspecified(self.len, device);
+        copy.as_mut_slice().copy_from_slice(self.as_slice());
+        copy
     }
 
     /// The elements.
@@ -140,9 +272,7 @@ impl<T: Real> Storage<T> {
 
 impl<T: Real> Clone for Storage<T> {
     fn clone(&self) -> Self {
-        let mut copy = Self::unspecified(self.len);
-        copy.as_mut_slice().copy_from_slice(self.as_slice());
-        copy
+        self.copy_to(self.device)
     }
 }
 
@@ -151,7 +281,7 @@ impl<T: Real> Drop for Storage<T> {
         LIVE_BYTES.set(LIVE_BYTES.get() - (self.len * size_of::<T>()) as isize);
         let elements = std::mem::take(&mut self.elements);
         // Only whole size classes are kept: a vector that came from outside is of any length.
-        if elements.len() != size_class(elements.len()) {
+        if self.device != Device::Cpu || elements.len() != size_class(elements.len()) {
             return;
         }
         let overflow = T::with_free_list(|list| list.push(elements, LOCAL_BYTES, LOCAL_OF_A_SIZE));
@@ -189,7 +319,7 @@ pub struct FreeList<T> {
     bytes: usize,
 }
 
-impl<T: Real> FreeList<T> {
+impl<T> FreeList<T> {
     /// Nothing kept yet.
     pub const fn new() -> Self {
         FreeList { classes: Vec::new(), bytes: 0 }
@@ -219,7 +349,7 @@ impl<T: Real> FreeList<T> {
     }
 }
 
-impl<T: Real> Default for FreeList<T> {
+impl<T> Default for FreeList<T> {
     fn default() -> Self {
         Self::new()
     }
@@ -231,20 +361,32 @@ mod tests {
 
     #[test]
     fn a_dropped_buffer_is_the_next_one_of_its_size() {
-        let first = Storage::<f32>::full(1000, 1.0);
+        let first = Storage::<f32>::unspecified(1000, Device::Cpu);
         let address = first.as_slice().as_ptr();
         drop(first);
-        assert_eq!(Storage::<f32>::unspecified(990).as_slice().as_ptr(), address);
+        assert_eq!(Storage::<f32>::unspecified(990, Device::Cpu).as_slice().as_ptr(), address);
+    }
+
+    #[test]
+    fn buffers_of_the_reference_are_nan_and_not_recycled() {
+        let mut x = Buffer::unspecified(1000, DType::F64, Device::Reference);
+        assert!(x.as_slice::<f64>("test").iter().all(|x| x.is_nan()));
+        x.make_mut::<f64>("test").fill(3.0);
+        let copy = x.to_device(Device::Cpu);
+        drop(x);
+        assert!(f64::with_free_list(|list| list.pop(1000)).is_none());
+        assert_eq!((copy.device(), copy.as_slice::<f64>("test")[999]), (Device::Cpu, 3.0));
     }
 
     #[test]
     fn every_buffer_is_counted_until_it_is_dropped() {
         let before = live_bytes();
-        let a = f32::into_buffer(Storage::full(10, 1.0));
+        let a = Buffer::from_vec(vec![1.0f32; 10]);
         let mut b = a.clone();
         assert_eq!(live_bytes() - before, 40, "a clone shares");
         b.make_mut::<f32>("test")[0] = 5.0;
-        let c = f64::into_buffer(Storage::from_vec(vec![1.0; 3]));
+        assert_eq!((a.as_slice::<f32>("test")[0], b.as_slice::<f32>("test")[0]), (1.0, 5.0), "copied, then changed");
+        let c = Buffer::from_vec(vec![1.0f64; 3]);
         assert_eq!(live_bytes() - before, 40 + 40 + 24);
         drop((a, c));
         assert_eq!(live_bytes() - before, 40);
@@ -262,16 +404,8 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_buffer_is_copied_before_it_is_changed() {
-        let a = f32::into_buffer(Storage::from_vec(vec![1.0, 2.0]));
-        let mut b = a.clone();
-        b.make_mut::<f32>("test")[0] = 5.0;
-        assert_eq!((a.as_slice::<f32>("test")[0], b.as_slice::<f32>("test")[0]), (1.0, 5.0));
-    }
-
-    #[test]
     #[should_panic(expected = "matmul: expected f64 but got f32")]
     fn a_wrong_element_type_names_the_operation() {
-        f32::into_buffer(Storage::from_vec(vec![1.0])).as_slice::<f64>("matmul");
+        Buffer::from_vec(vec![1.0f32]).as_slice::<f64>("matmul");
     }
 }

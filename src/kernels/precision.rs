@@ -35,7 +35,7 @@ impl Precision {
         match self {
             Precision::F32 => true,
             #[cfg(target_arch = "x86_64")]
-            Precision::Bf16 => super::cpu::simd::has_avx512_bf16(),
+            Precision::Bf16 => super::simd::has_avx512_bf16(),
             #[cfg(not(target_arch = "x86_64"))]
             Precision::Bf16 => false,
         }

@@ -3,9 +3,10 @@
 use std::fmt::{Debug, Display};
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
+use std::sync::Arc;
 
-use super::buffer::{Buffer, FreeList, Storage};
-use super::cpu::matmul::{Product, portable};
+use super::buffer::{Buffer, Elements, FreeList, Storage};
+use super::matmul::gemm::{Product, portable};
 
 /// What a tensor's elements are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -83,33 +84,42 @@ pub trait Real:
     fn exp(self) -> Self;
     /// ln x.
     fn ln(self) -> Self;
+    /// tanh x.
+    fn tanh(self) -> Self;
     /// The standard normal density φ(x) and distribution function Φ(x), which share one exponential.
     fn normal_pdf_cdf(self) -> (Self, Self);
     /// Whether the value is neither NaN nor infinite.
     fn is_finite(self) -> bool;
-
-    /// A matrix product, by the best kernel that there is for this type and processor.
-    ///
-    /// # Safety
-    /// As [`Product`] promises.
-    unsafe fn gemm(product: &Product<Self>);
-
-    /// Wraps a storage of this type.
-    fn into_buffer(storage: Storage<Self>) -> Buffer;
-    /// The storage, when `buffer` holds this type.
-    fn storage(buffer: &Buffer) -> Option<&std::sync::Arc<Storage<Self>>>;
-    /// The storage to write to, when `buffer` holds this type.
-    fn storage_mut(buffer: &mut Buffer) -> Option<&mut std::sync::Arc<Storage<Self>>>;
-    /// This thread's free buffers of this type.
-    fn with_free_list<R>(f: impl FnOnce(&mut FreeList<Self>) -> R) -> R;
-    /// The free buffers that any thread may take.
-    fn shared_free_list() -> &'static std::sync::Mutex<FreeList<Self>>;
 }
 
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for f64 {}
+pub(super) mod sealed {
+    use super::*;
+
+    /// What only the kernels do with an element type.
+    pub trait Sealed: Sized + Copy {
+        /// A matrix product, by the best kernel that there is for this type and processor.
+        ///
+        /// # Safety
+        /// As [`Product`] promises.
+        unsafe fn gemm(product: &Product<Self>);
+
+        /// A buffer of this storage.
+        fn wrap(storage: Storage<Self>) -> Buffer
+        where
+            Self: Real;
+        /// The storage, when `buffer` holds this type.
+        fn unwrap(buffer: &Buffer) -> Option<&Arc<Storage<Self>>>
+        where
+            Self: Real;
+        /// The storage to write to, when `buffer` holds this type.
+        fn unwrap_mut(buffer: &mut Buffer) -> Option<&mut Arc<Storage<Self>>>
+        where
+            Self: Real;
+        /// This thread's free buffers of this type.
+        fn with_free_list<R>(f: impl FnOnce(&mut FreeList<Self>) -> R) -> R;
+        /// The free buffers that any thread may take.
+        fn shared_free_list() -> &'static std::sync::Mutex<FreeList<Self>>;
+    }
 }
 
 macro_rules! impl_real {
@@ -141,21 +151,27 @@ macro_rules! impl_real {
             }
             #[inline(always)]
             fn exp(self) -> Self {
-                super::cpu::special::exp::$t(self)
+                super::special::exp::$t(self)
             }
             #[inline(always)]
             fn ln(self) -> Self {
                 $t::ln(self)
             }
             #[inline(always)]
+            fn tanh(self) -> Self {
+                $t::tanh(self)
+            }
+            #[inline(always)]
             fn normal_pdf_cdf(self) -> (Self, Self) {
-                super::cpu::special::normal_pdf_cdf::$t(self)
+                super::special::normal_pdf_cdf::$t(self)
             }
             #[inline(always)]
             fn is_finite(self) -> bool {
                 $t::is_finite(self)
             }
+        }
 
+        impl sealed::Sealed for $t {
             unsafe fn gemm(product: &Product<Self>) {
                 // SAFETY: the caller's promise; the functions are those for this type.
                 unsafe {
@@ -165,18 +181,18 @@ macro_rules! impl_real {
                 }
             }
 
-            fn into_buffer(storage: Storage<Self>) -> Buffer {
-                Buffer::$dtype(std::sync::Arc::new(storage))
+            fn wrap(storage: Storage<Self>) -> Buffer {
+                Buffer(Elements::$dtype(Arc::new(storage)))
             }
-            fn storage(buffer: &Buffer) -> Option<&std::sync::Arc<Storage<Self>>> {
-                match buffer {
-                    Buffer::$dtype(storage) => Some(storage),
+            fn unwrap(buffer: &Buffer) -> Option<&Arc<Storage<Self>>> {
+                match &buffer.0 {
+                    Elements::$dtype(storage) => Some(storage),
                     _ => None,
                 }
             }
-            fn storage_mut(buffer: &mut Buffer) -> Option<&mut std::sync::Arc<Storage<Self>>> {
-                match buffer {
-                    Buffer::$dtype(storage) => Some(storage),
+            fn unwrap_mut(buffer: &mut Buffer) -> Option<&mut Arc<Storage<Self>>> {
+                match &mut buffer.0 {
+                    Elements::$dtype(storage) => Some(storage),
                     _ => None,
                 }
             }
@@ -200,7 +216,7 @@ macro_rules! impl_real {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl_real!(f32, F32, sgemm, super::cpu::microkernel::sgemm);
+impl_real!(f32, F32, sgemm, super::matmul::microkernel::sgemm);
 #[cfg(not(target_arch = "x86_64"))]
 impl_real!(f32, F32, sgemm, |_| false);
 impl_real!(f64, F64, dgemm, |_| false);

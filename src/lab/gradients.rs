@@ -61,7 +61,12 @@ pub fn operations() -> Vec<Finding> {
         op("add", "broadcast both ways", &|x| ops::add(&x[0], &x[1]), &[&[2, 1, 3], &[4, 1]]),
         op("attention", "2 images, 5 tokens, 3 heads of 2", &|x| ops::attention(&x[0], 3), &[&[2, 5, 18]]),
         op("attention_of", "tokens 1 to 3 of 5", &|x| ops::attention_of(&x[0], 2, 1..4), &[&[2, 5, 12]]),
-        op("cross_entropy", "3 rows of 5 classes", &|x| ops::cross_entropy(&x[0], &[1, 0, 4]), &[&[3, 5]]),
+        op(
+            "cross_entropy",
+            "3 rows of 5 classes",
+            &|x| ops::cross_entropy(&x[0], &Indices::new(3, 1, vec![1, 0, 4])),
+            &[&[3, 5]],
+        ),
         op("gather_tokens", "tokens picked twice", &|x| ops::gather_tokens(&x[0], &picked), &[&[2, 3, 5]]),
         op("gather_tokens", "from one table", &|x| ops::gather_tokens(&x[0], &picked), &[&[1, 4, 2]]),
         op("gelu", "37 numbers", &|x| ops::gelu(&x[0]), &[&[37]]),

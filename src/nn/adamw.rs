@@ -1,11 +1,34 @@
 //! AdamW (Loshchilov and Hutter, *Decoupled weight decay regularization*, ICLR 2019), as PyTorch computes it.
 
-use rayon::prelude::*;
-
 use super::ema::Ema;
 use super::params::{Param, Params, Role};
-use crate::kernels::{self, AdamWUpdate};
+use crate::kernels::optim::{self, AdamWStep, AdamWUpdate};
+use crate::kernels::reduce::{self, Finite};
 use crate::tensor::Tensor;
+
+/// By how much the learning rate and the weight decay of one parameter differ from those of an update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ParamGroup {
+    /// Its learning rate is this times that of the update: below 1 in the lower blocks for layer-wise decay.
+    pub lr_factor: f64,
+    /// Its weight decay is this times that of the update.
+    pub decay_factor: f64,
+}
+
+impl ParamGroup {
+    /// The official groups: weight decay for the parameters that [decay](Param::decays), one learning rate for all.
+    pub fn of(param: &Param) -> Self {
+        ParamGroup { lr_factor: 1.0, decay_factor: if param.decays() { 1.0 } else { 0.0 } }
+    }
+}
+
+/// How many elements of all `gradients`, of one element type and on one device, cannot be used in an update: they or their
+/// squares, which the second moment sums up, are NaN or infinite. An infinite moment would stay, and hold its weight where
+/// it is. One number, of shape \[\].
+pub fn count_unusable(gradients: &[&Tensor]) -> Tensor {
+    let buffers: Vec<_> = gradients.iter().map(|g| g.buffer()).collect();
+    Tensor::from_buffer([], reduce::count_non_finite(Finite::Squares, &buffers))
+}
 
 /// The optimizer's memory: two moments for each trained parameter, in the order of the parameters.
 #[derive(Clone, Debug)]
@@ -14,6 +37,8 @@ pub struct AdamW {
     pub betas: (f64, f64),
     /// ε. Official: 10⁻⁸.
     pub eps: f64,
+    /// One for each trained parameter, in the order of the parameters; [`ParamGroup::of`] each at the start.
+    pub groups: Vec<ParamGroup>,
     /// Updates made so far.
     step: u64,
     moments: Vec<(Tensor, Tensor)>,
@@ -22,10 +47,9 @@ pub struct AdamW {
 impl AdamW {
     /// An optimizer for the trained parameters of `modules`, with the official β and ε and all moments 0.
     pub fn new(modules: &[&Params]) -> Self {
-        let zeros = |value: &Tensor| Tensor::zeros(*value.shape(), value.dtype());
-        let trained = modules.iter().flat_map(|m| m.iter()).filter(|p| p.role == Role::Trained);
-        let moments = trained.map(|p| (zeros(&p.value), zeros(&p.value))).collect();
-        AdamW { betas: (0.9, 0.999), eps: 1e-8, step: 0, moments }
+        let trained = || modules.iter().flat_map(|m| m.iter()).filter(|p| p.role == Role::Trained);
+        let moments = trained().map(|p| (p.value.full_like(0.0), p.value.full_like(0.0))).collect();
+        AdamW { betas: (0.9, 0.999), eps: 1e-8, groups: trained().map(ParamGroup::of).collect(), step: 0, moments }
     }
 
     /// Updates made so far.
@@ -33,10 +57,9 @@ impl AdamW {
         self.step
     }
 
-    /// Whether an update can be made with a gradient: its numbers are finite, and so are their squares, which the second
-    /// moment sums up. An infinite one would stay, and hold its weight where it is.
+    /// Whether an update can be made with a gradient, see [`count_unusable`].
     pub fn accepts(gradient: &Tensor) -> bool {
-        kernels::squares_are_finite(gradient.buffer())
+        count_unusable(&[gradient]).item() == 0.0
     }
 
     /// m and v of each trained parameter, in the order of the parameters: with [`steps`](Self::steps), all that the
@@ -52,7 +75,7 @@ impl AdamW {
     }
 
     /// One update of every trained parameter of `modules` (those this optimizer was made for) with its gradient, in
-    /// order. Weight decay goes to the parameters that [decay](super::Param::decays).
+    /// order. Each parameter has its own learning rate and weight decay, by its [group](Self::groups).
     ///
     /// # Panics
     /// When there is not one gradient for each trained parameter, of its shape and type; nothing is changed.
@@ -91,22 +114,27 @@ impl AdamW {
             assert!(same(m), "adamw: {name} is {} but its moments are {}: made for another model", is(value), is(m));
             assert!(same(g), "adamw: {name} is {} but its gradient is {}: of another model?", is(value), is(g));
         }
+        assert_eq!(trained.len(), self.groups.len(), "adamw: one group for each trained parameter");
         self.step += 1;
-        let update = AdamWUpdate { lr, weight_decay, betas: self.betas, eps: self.eps, step: self.step };
-        // A gradient is dropped by the thread that used it, in whose next step its memory serves again.
-        let updates = trained.into_par_iter().zip(&mut self.moments).zip(gradients);
-        updates.for_each(|(((param, average), (m, v)), g)| {
-            let update = AdamWUpdate { weight_decay: if param.decays() { weight_decay } else { 0.0 }, ..update };
-            let memory = [m.buffer_mut(), v.buffer_mut(), param.value.buffer_mut()];
-            kernels::adamw(&update, g.buffer(), memory, average.map(|(momentum, a)| (momentum, a.buffer_mut())));
+        let update = AdamWUpdate { betas: self.betas, eps: self.eps, step: self.step };
+        let all = trained.into_iter().zip(&mut self.moments).zip(gradients).zip(&self.groups);
+        let steps = all.map(|((((param, average), (m, v)), gradient), group)| AdamWStep {
+            gradient: gradient.into_buffer(),
+            m: m.buffer_mut(),
+            v: v.buffer_mut(),
+            weight: param.value.buffer_mut(),
+            lr: lr * group.lr_factor,
+            weight_decay: weight_decay * group.decay_factor,
+            average: average.map(|(momentum, average)| (momentum, average.buffer_mut())),
         });
+        optim::adamw(&update, steps.collect());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::cpu::testing::{close, numbers};
+    use crate::kernels::testing::{close, numbers};
     use crate::nn::update_ema;
     use crate::tensor::DType;
 

@@ -1,9 +1,7 @@
 //! The target encoder's weights: an exponential moving average of the context encoder's.
 
-use rayon::prelude::*;
-
-use super::params::{Param, Params, Role};
-use crate::kernels;
+use super::params::{Params, Role};
+use crate::kernels::optim::{self, EmaStep};
 use crate::tensor::Tensor;
 
 /// A module's moving average, about to follow it.
@@ -39,11 +37,13 @@ impl<'a> Ema<'a> {
 #[track_caller]
 pub fn update_ema(momentum: f64, online: &Params, target: &mut Params) {
     let averages = Ema { momentum, target }.averages_of(online);
-    let trained: Vec<_> = online.iter().zip(averages).filter(|(param, _)| param.role == Role::Trained).collect();
-    let update = |(param, (momentum, average)): (&Param, (f64, &mut Tensor))| {
-        kernels::ema(momentum, param.value.buffer(), average.buffer_mut());
-    };
-    trained.into_par_iter().for_each(update);
+    let trained = online.iter().zip(averages).filter(|(param, _)| param.role == Role::Trained);
+    let steps = trained.map(|(param, (momentum, average))| EmaStep {
+        momentum,
+        weight: param.value.buffer(),
+        average: average.buffer_mut(),
+    });
+    optim::ema(steps.collect());
 }
 
 #[cfg(test)]

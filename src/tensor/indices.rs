@@ -1,16 +1,17 @@
 //! Token indices: which tokens of each image are meant. The paper's B_x (context) and B_y (targets).
 
 use std::ops::Range;
-use std::sync::Arc;
 
-/// For each of `rows` images the same number of token indices, row-major. Cheap to clone.
+use crate::kernels::{Device, IndexBuffer};
+
+/// For each of `rows` images the same number of token indices, row-major, on a device. Cheap to clone.
 ///
 /// Shape in the official code's words: `[B, N]`, int64. Here `u32`: a grid has far fewer than 2³² tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Indices {
     rows: usize,
     per_row: usize,
-    data: Arc<[u32]>,
+    data: IndexBuffer,
 }
 
 impl Indices {
@@ -21,7 +22,7 @@ impl Indices {
     #[track_caller]
     pub fn new(rows: usize, per_row: usize, data: Vec<u32>) -> Self {
         assert_eq!(data.len(), rows * per_row, "Indices::new: {} entries for {rows} rows of {per_row}", data.len());
-        Indices { rows, per_row, data: data.into() }
+        Indices { rows, per_row, data: IndexBuffer::new(data) }
     }
 
     /// One row for each of `rows`, which must be equally long.
@@ -32,12 +33,12 @@ impl Indices {
     pub fn from_rows(rows: &[Vec<u32>]) -> Self {
         let per_row = rows.first().map_or(0, Vec::len);
         assert!(rows.iter().all(|row| row.len() == per_row), "Indices::from_rows: rows of different lengths");
-        Indices { rows: rows.len(), per_row, data: rows.concat().into() }
+        Indices::new(rows.len(), per_row, rows.concat())
     }
 
     /// Every token of `tokens`, in order, for each of `rows`.
     pub fn all(rows: usize, tokens: usize) -> Self {
-        Indices { rows, per_row: tokens, data: (0..rows).flat_map(|_| 0..tokens as u32).collect() }
+        Indices::new(rows, tokens, (0..rows).flat_map(|_| 0..tokens as u32).collect())
     }
 
     /// Number of images (rows).
@@ -50,20 +51,39 @@ impl Indices {
         self.per_row
     }
 
-    /// The tokens of row `r`.
-    pub fn row(&self, r: usize) -> &[u32] {
-        &self.data[r * self.per_row..(r + 1) * self.per_row]
+    /// Where the indices live.
+    pub fn device(&self) -> Device {
+        self.data.device()
     }
 
-    /// All entries, row-major.
-    pub fn as_slice(&self) -> &[u32] {
+    /// The same indices on another device.
+    pub fn to_device(&self, device: Device) -> Self {
+        Indices { data: self.data.to_device(device), ..self.clone() }
+    }
+
+    /// The buffer, for the doors in [`crate::kernels`].
+    pub(crate) fn buffer(&self) -> &IndexBuffer {
         &self.data
+    }
+
+    /// The tokens of row `r`, read out.
+    pub fn row(&self, r: usize) -> &[u32] {
+        &self.as_slice()[r * self.per_row..(r + 1) * self.per_row]
+    }
+
+    /// All entries, row-major, read out.
+    pub fn as_slice(&self) -> &[u32] {
+        self.data.as_slice()
+    }
+
+    /// These entries as rows of the same length, on the same device.
+    fn with(&self, rows: usize, data: Vec<u32>) -> Self {
+        Indices::new(rows, self.per_row, data).to_device(self.device())
     }
 
     /// The rows in `range`: the indices of one chunk of images.
     pub fn slice_rows(&self, range: Range<usize>) -> Self {
-        let data = self.data[range.start * self.per_row..range.end * self.per_row].into();
-        Indices { rows: range.len(), per_row: self.per_row, data }
+        self.with(range.len(), self.as_slice()[range.start * self.per_row..range.end * self.per_row].to_vec())
     }
 
     /// All rows of the first, then all rows of the second, and so on.
@@ -72,15 +92,15 @@ impl Indices {
     /// When `parts` is empty or their rows differ in length.
     #[track_caller]
     pub fn concat(parts: &[Indices]) -> Self {
-        let per_row = parts.first().expect("Indices::concat: nothing to concatenate").per_row;
-        assert!(parts.iter().all(|p| p.per_row == per_row), "Indices::concat: rows of different lengths");
-        let data = parts.iter().flat_map(|p| p.data.iter().copied()).collect();
-        Indices { rows: parts.iter().map(|p| p.rows).sum(), per_row, data }
+        let first = parts.first().expect("Indices::concat: nothing to concatenate");
+        assert!(parts.iter().all(|p| p.per_row == first.per_row), "Indices::concat: rows of different lengths");
+        let data = parts.iter().flat_map(|p| p.as_slice()).copied().collect();
+        first.with(parts.iter().map(|p| p.rows).sum(), data)
     }
 
     /// The same rows `times` times over: rows 0..n, then rows 0..n again.
     pub fn repeat(&self, times: usize) -> Self {
-        Indices { rows: self.rows * times, per_row: self.per_row, data: self.data.repeat(times).into() }
+        self.with(self.rows * times, self.as_slice().repeat(times))
     }
 }
 

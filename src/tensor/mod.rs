@@ -13,8 +13,10 @@ use std::ops::Range;
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::kernels::{self, Buffer, Storage};
-pub use crate::kernels::{DType, Real};
+use crate::kernels::elementwise;
+use crate::kernels::reduce::{self, Finite};
+use crate::kernels::{Buffer, tokens};
+pub use crate::kernels::{DType, Device, Real};
 pub use indices::Indices;
 pub use shape::Shape;
 
@@ -32,7 +34,7 @@ impl Tensor {
     /// When their number does not fit the shape.
     #[track_caller]
     pub fn new<T: Real>(shape: impl Into<Shape>, elements: Vec<T>) -> Self {
-        Self::from_buffer(shape.into(), T::into_buffer(Storage::from_vec(elements)))
+        Self::from_buffer(shape.into(), Buffer::from_vec(elements))
     }
 
     /// A buffer in a shape.
@@ -46,11 +48,16 @@ impl Tensor {
         Tensor { shape, buffer }
     }
 
-    /// All elements `value`.
+    /// All elements `value`; on the CPU.
     #[track_caller]
     pub fn full(shape: impl Into<Shape>, value: f64, dtype: DType) -> Self {
         let shape = shape.into();
-        Tensor { shape, buffer: kernels::full(shape.elements(), value, dtype) }
+        Tensor { shape, buffer: Buffer::full(shape.elements(), value, dtype, Device::Cpu) }
+    }
+
+    /// All elements `value`, in the shape, of the type and on the device of this tensor.
+    pub fn full_like(&self, value: f64) -> Self {
+        Tensor { shape: self.shape, buffer: Buffer::full(self.elements(), value, self.dtype(), self.device()) }
     }
 
     /// All elements 0.
@@ -64,6 +71,11 @@ impl Tensor {
         Self::full([], value, dtype)
     }
 
+    /// A scalar of the type and on the device of this tensor.
+    pub(crate) fn number(&self, value: f64) -> Self {
+        Tensor { shape: [].into(), buffer: Buffer::full(1, value, self.dtype(), self.device()) }
+    }
+
     /// Independent draws from N(0, `std`²). The same draws, rounded, whatever the element type.
     #[track_caller]
     pub fn normal(shape: impl Into<Shape>, std: f64, dtype: DType, rng: &mut impl Rng) -> Self {
@@ -75,19 +87,9 @@ impl Tensor {
 
     /// The element with flat index i is `f(i)`.
     #[track_caller]
-    pub fn from_fn(shape: impl Into<Shape>, dtype: DType, mut f: impl FnMut(usize) -> f64) -> Self {
-        fn fill<T: Real>(n: usize, f: &mut impl FnMut(usize) -> f64) -> Buffer {
-            let mut storage = Storage::unspecified(n);
-            storage.as_mut_slice().iter_mut().enumerate().for_each(|(i, x)| *x = T::from_f64(f(i)));
-            T::into_buffer(storage)
-        }
+    pub fn from_fn(shape: impl Into<Shape>, dtype: DType, f: impl FnMut(usize) -> f64) -> Self {
         let shape = shape.into();
-        let n = shape.elements();
-        let buffer = match dtype {
-            DType::F32 => fill::<f32>(n, &mut f),
-            DType::F64 => fill::<f64>(n, &mut f),
-        };
-        Tensor { shape, buffer }
+        Tensor { shape, buffer: Buffer::from_fn(shape.elements(), dtype, f) }
     }
 
     /// The dimensions.
@@ -122,7 +124,17 @@ impl Tensor {
         self.buffer.dtype()
     }
 
-    /// The buffer, for the door in [`crate::kernels`].
+    /// Where the elements live.
+    pub fn device(&self) -> Device {
+        self.buffer.device()
+    }
+
+    /// The same tensor on another device; shared, not copied, when it already is there.
+    pub fn to_device(&self, device: Device) -> Self {
+        Tensor { shape: self.shape, buffer: self.buffer.to_device(device) }
+    }
+
+    /// The buffer, for the doors in [`crate::kernels`].
     pub(crate) fn buffer(&self) -> &Buffer {
         &self.buffer
     }
@@ -165,14 +177,14 @@ impl Tensor {
         self.to_dtype(DType::F64).as_slice::<f64>().to_vec()
     }
 
-    /// The only element.
+    /// The only element, read out: on a device that computes asynchronously, the one call that waits.
     ///
     /// # Panics
     /// When there is not exactly one.
     #[track_caller]
     pub fn item(&self) -> f64 {
         assert_eq!(self.elements(), 1, "item: a tensor of {} is not one number", self.shape);
-        kernels::sum(&self.buffer)
+        self.to_f64_vec()[0]
     }
 
     /// The same elements in another shape, without a copy.
@@ -188,7 +200,77 @@ impl Tensor {
 
     /// The elements in another type; shared, not copied, when they already are of it.
     pub fn to_dtype(&self, dtype: DType) -> Self {
-        Tensor { shape: self.shape, buffer: kernels::to_dtype(&self.buffer, dtype) }
+        Tensor { shape: self.shape, buffer: elementwise::to_dtype(&self.buffer, dtype) }
+    }
+
+    /// The dimensions before an axis, the axis, and those after it: (outer, n, inner).
+    ///
+    /// # Panics
+    /// When there is no such axis; the message names `op`.
+    #[track_caller]
+    pub(crate) fn around(&self, op: &str, axis: usize) -> [usize; 3] {
+        assert!(axis < self.shape.len(), "{op}: axis {axis} of a tensor of {}", self.shape);
+        let product = |dims: &[usize]| dims.iter().product();
+        [product(&self.shape[..axis]), self.shape[axis], product(&self.shape[axis + 1..])]
+    }
+
+    /// Two axes exchanged. A copy.
+    ///
+    /// # Panics
+    /// When there are no such axes.
+    #[track_caller]
+    pub fn transpose(&self, a: usize, b: usize) -> Self {
+        let (first, second) = (a.min(b), a.max(b));
+        let [outer, n, _] = self.around("transpose", first);
+        let [before, m, inner] = self.around("transpose", second);
+        let shape = self.shape.with(first, m).with(second, n);
+        if first == second {
+            return self.clone();
+        }
+        let mid = self.shape[first + 1..second].iter().product();
+        debug_assert_eq!(before, outer * n * mid);
+        Tensor { shape, buffer: tokens::swap_axes([outer, n, mid, m, inner], &self.buffer) }
+    }
+
+    /// The part of an axis in `range`. A copy.
+    ///
+    /// # Panics
+    /// When `range` is not inside it.
+    #[track_caller]
+    pub fn slice(&self, axis: usize, range: Range<usize>) -> Self {
+        let [outer, n, inner] = self.around("slice", axis);
+        let inside = range.start <= range.end && range.end <= n;
+        assert!(inside, "slice: {range:?} of axis {axis} of a tensor of {}", self.shape);
+        let buffer = tokens::slice(outer, n * inner, range.start * inner, range.len() * inner, &self.buffer);
+        Tensor { shape: self.shape.with(axis, range.len()), buffer }
+    }
+
+    /// The transpose of [`slice`](Self::slice): this tensor at `start` along an axis of length `n`, 0 elsewhere.
+    pub(crate) fn unslice(&self, axis: usize, n: usize, start: usize) -> Self {
+        let [outer, len, inner] = self.around("slice", axis);
+        let buffer = tokens::unslice(outer, n * inner, start * inner, len * inner, &self.buffer);
+        Tensor { shape: self.shape.with(axis, n), buffer }
+    }
+
+    /// Tensors one after the other along an axis.
+    ///
+    /// # Panics
+    /// When there are none, or they differ in another dimension.
+    #[track_caller]
+    pub fn concat(parts: &[&Tensor], axis: usize) -> Self {
+        let first = parts.first().expect("concat: nothing to concatenate");
+        let [outer, _, inner] = first.around("concat", axis);
+        let runs: Vec<(&Buffer, usize)> = parts
+            .iter()
+            .map(|part| {
+                let fits =
+                    part.shape.len() == first.shape.len() && part.shape.with(axis, 0) == first.shape.with(axis, 0);
+                assert!(fits, "concat: shapes {} and {} do not fit along axis {axis}", first.shape, part.shape);
+                (&part.buffer, part.shape[axis] * inner)
+            })
+            .collect();
+        let n = parts.iter().map(|part| part.shape[axis]).sum();
+        Tensor { shape: first.shape.with(axis, n), buffer: tokens::concat(outer, &runs) }
     }
 
     /// The part of the first dimension in `range`: some images of a batch. A copy.
@@ -197,11 +279,7 @@ impl Tensor {
     /// When `range` is not inside it.
     #[track_caller]
     pub fn rows(&self, range: Range<usize>) -> Self {
-        let rows = self.shape.first().copied().unwrap_or(0);
-        assert!(range.end <= rows, "rows: {range:?} of a tensor of {}", self.shape);
-        let row: usize = self.shape[1..].iter().product();
-        let buffer = kernels::slice_runs(1, rows * row, range.start * row, range.len() * row, &self.buffer);
-        Tensor { shape: self.shape.with(0, range.len()), buffer }
+        self.slice(0, range)
     }
 
     /// Tensors stacked along their first dimension.
@@ -210,12 +288,7 @@ impl Tensor {
     /// When there are none, or their other dimensions differ.
     #[track_caller]
     pub fn concat_rows(parts: &[Tensor]) -> Self {
-        let first = parts.first().expect("concat_rows: nothing to concatenate").shape;
-        let same = parts.iter().all(|p| p.shape[1..] == first[1..]);
-        assert!(same, "concat_rows: dimensions after the first differ");
-        let rows = parts.iter().map(|p| p.shape[0]).sum();
-        let runs: Vec<_> = parts.iter().map(|p| (&p.buffer, p.elements())).collect();
-        Tensor { shape: first.with(0, rows), buffer: kernels::concat_runs(1, &runs) }
+        Self::concat(&parts.iter().collect::<Vec<_>>(), 0)
     }
 
     /// self ← self + other, in place unless shared.
@@ -225,25 +298,43 @@ impl Tensor {
     #[track_caller]
     pub fn add_assign(&mut self, other: &Tensor) {
         assert_eq!(self.shape, other.shape, "add_assign: {} and {} differ", self.shape, other.shape);
-        kernels::accumulate(&mut self.buffer, &other.buffer);
+        elementwise::accumulate(&mut self.buffer, &other.buffer);
     }
 
     /// factor · self.
     pub fn scaled(&self, factor: f64) -> Self {
-        Tensor { shape: self.shape, buffer: kernels::scale(&self.buffer, factor) }
+        Tensor { shape: self.shape, buffer: elementwise::scale(&self.buffer, factor) }
     }
 
-    /// √ Σ x²: the Euclidean (Frobenius) norm.
+    /// Σ x, of shape \[\]; summed in f64.
+    pub fn sum(&self) -> Self {
+        Self::from_buffer([], reduce::sum([1, self.elements(), 1], 1.0, &self.buffer))
+    }
+
+    /// √ Σ x²: the Euclidean (Frobenius) norm, read out.
     pub fn norm(&self) -> f64 {
-        kernels::sum_squares(&self.buffer).sqrt()
+        let x = self.to_dtype(DType::F64);
+        Self::from_buffer([], reduce::norm(&x.buffer)).item()
     }
 
-    /// Whether every element is neither NaN nor infinite.
+    /// Whether every element is neither NaN nor infinite: read out.
     pub fn is_finite(&self) -> bool {
-        match &self.buffer {
-            Buffer::F32(s) => s.as_slice().iter().all(|x| x.is_finite()),
-            Buffer::F64(s) => s.as_slice().iter().all(|x| x.is_finite()),
-        }
+        Self::from_buffer([], reduce::count_non_finite(Finite::Elements, &[&self.buffer])).item() == 0.0
+    }
+
+    /// f of each element, computed in f64 on the host, in parallel where there are many: for what has no kernel.
+    pub fn map(&self, f: impl Fn(f64) -> f64 + Sync) -> Self {
+        Tensor { shape: self.shape, buffer: elementwise::map(&self.buffer, f) }
+    }
+
+    /// f of each element and its partner in `other`, as [`map`](Self::map).
+    ///
+    /// # Panics
+    /// When the shapes, types or devices differ.
+    #[track_caller]
+    pub fn zip_map(&self, other: &Tensor, f: impl Fn(f64, f64) -> f64 + Sync) -> Self {
+        assert_eq!(self.shape, other.shape, "zip_map: {} and {} differ", self.shape, other.shape);
+        Tensor { shape: self.shape, buffer: elementwise::zip_map(&self.buffer, &other.buffer, f) }
     }
 
     /// The largest |x − y|; NaN when an element of either is NaN. What tests compare with.
@@ -300,9 +391,10 @@ fn print_level(
         if i > 0 {
             write!(f, "{separator}")?;
         }
-        match gap.contains(&i) {
-            true => write!(f, "…")?,
-            false => print_level(f, inner, &values[i * size..(i + 1) * size], indent + 1, cell)?,
+        if gap.contains(&i) {
+            write!(f, "…")?;
+        } else {
+            print_level(f, inner, &values[i * size..(i + 1) * size], indent + 1, cell)?;
         }
     }
     write!(f, "]")

@@ -310,7 +310,7 @@ fn sample(n: usize, k: usize, rng: &mut impl Rng) -> Vec<usize> {
 mod tests {
     use super::*;
     use crate::autograd::tape::record;
-    use crate::kernels::cpu::testing::numbers;
+    use crate::kernels::testing::numbers;
 
     fn square_with(factor: f64) -> impl Fn(&[Var]) -> Var {
         move |x: &[Var]| {

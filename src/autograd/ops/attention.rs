@@ -9,12 +9,12 @@ use std::ops::Range;
 
 use crate::autograd::Var;
 use crate::autograd::tape::record;
-use crate::kernels::{self, AttentionSizes};
+use crate::kernels::attention::{self as kernel, Sizes};
 use crate::tensor::Tensor;
 
 /// The projection.
 struct Saved {
-    sizes: AttentionSizes,
+    sizes: Sizes,
     qkv: Tensor,
 }
 
@@ -25,13 +25,13 @@ fn forward(qkv: &Tensor, heads: usize, queries: Range<usize>) -> (Tensor, Saved)
     assert!(fits, "attention: {heads} heads do not divide a third of the projection {}", qkv.shape());
     let inside = queries.start <= queries.end && queries.end <= tokens;
     assert!(inside, "attention: queries {queries:?} of {tokens} tokens");
-    let sizes = AttentionSizes { batch, tokens, queries, heads, head_dim: width / (3 * heads) };
-    let out = Tensor::from_buffer([batch, sizes.queries.len(), width / 3], kernels::attention(&sizes, qkv.buffer()));
+    let sizes = Sizes { batch, tokens, queries, heads, head_dim: width / (3 * heads) };
+    let out = Tensor::from_buffer([batch, sizes.queries.len(), width / 3], kernel::forward(&sizes, qkv.buffer()));
     (out, Saved { sizes, qkv: qkv.clone() })
 }
 
 fn backward(Saved { sizes, qkv }: &Saved, dout: &Tensor) -> Tensor {
-    Tensor::from_buffer(*qkv.shape(), kernels::attention_backward(sizes, qkv.buffer(), dout.buffer()))
+    Tensor::from_buffer(*qkv.shape(), kernel::backward(sizes, qkv.buffer(), dout.buffer()))
 }
 
 /// Self-attention with `heads` heads: `qkv` \[B, N, 3 h d\] (queries, keys, values; inside each, head by head) →

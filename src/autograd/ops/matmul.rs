@@ -6,7 +6,7 @@
 
 use crate::autograd::Var;
 use crate::autograd::tape::record;
-use crate::kernels;
+use crate::kernels::matmul as kernel;
 use crate::tensor::{Shape, Tensor};
 
 /// The operands, and whether each is read transposed.
@@ -40,25 +40,31 @@ fn forward(a: &Tensor, ta: bool, b: &Tensor, tb: bool) -> (Tensor, Saved) {
     let wider = if a.shape().len() >= b.shape().len() { a.shape() } else { b.shape() };
     let rank = wider.len();
     let shape = wider.with(rank - 2, m).with(rank - 1, n);
-    let c = kernels::matmul(batch, [m, k, n], a.buffer(), ta, b.buffer(), tb);
+    let c = kernel::matmul(batch, [m, k, n], a.buffer(), ta, b.buffer(), tb);
     (Tensor::from_buffer(shape, c), Saved { a: a.clone(), b: b.clone(), ta, tb })
 }
 
 fn backward(Saved { a, b, ta, tb }: &Saved, dc: &Tensor, needed: [bool; 2]) -> [Option<Tensor>; 2] {
     let [batch, m, k, n] = sizes(a, *ta, b, *tb);
     // The gradient of `x` is the product of two others, summed over the batch when x served all of it.
-    let product = |x: &Tensor, dims, p: &Tensor, tp, q: &Tensor, tq| {
-        let kernel = if x.shape().len() == 2 && batch > 1 { kernels::matmul_sum } else { kernels::matmul };
-        Tensor::from_buffer(*x.shape(), kernel(batch, dims, p.buffer(), tp, q.buffer(), tq))
+    let gradient = |x: &Tensor, dims, p: &Tensor, tp, q: &Tensor, tq| {
+        let product = if x.shape().len() == 2 && batch > 1 { kernel::matmul_sum } else { kernel::matmul };
+        Tensor::from_buffer(*x.shape(), product(batch, dims, p.buffer(), tp, q.buffer(), tq))
     };
     [
-        needed[0].then(|| match ta {
-            false => product(a, [m, n, k], dc, false, b, !tb), // dA = dC op(B)ᵀ
-            true => product(a, [k, n, m], b, *tb, dc, true),   // dAᵀ, stored as A is: op(B) dCᵀ
+        needed[0].then(|| {
+            if *ta {
+                gradient(a, [k, n, m], b, *tb, dc, true) // dAᵀ, stored as A is: op(B) dCᵀ
+            } else {
+                gradient(a, [m, n, k], dc, false, b, !tb) // dA = dC op(B)ᵀ
+            }
         }),
-        needed[1].then(|| match tb {
-            false => product(b, [k, m, n], a, !ta, dc, false), // dB = op(A)ᵀ dC
-            true => product(b, [n, m, k], dc, true, a, *ta),   // dBᵀ = dCᵀ op(A)
+        needed[1].then(|| {
+            if *tb {
+                gradient(b, [n, m, k], dc, true, a, *ta) // dBᵀ = dCᵀ op(A)
+            } else {
+                gradient(b, [k, m, n], a, !ta, dc, false) // dB = op(A)ᵀ dC
+            }
         }),
     ]
 }
@@ -109,31 +115,20 @@ mod tests {
 
     #[test]
     fn values() {
-        for [m, k, n] in [[1, 1, 1], [2, 3, 4], [5, 1, 2], [3, 0, 2]] {
-            for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
-                for (batch_a, batch_b) in
-                    [(vec![], vec![]), (vec![3], vec![3]), (vec![], vec![2]), (vec![2, 3], vec![])]
-                {
-                    let (a, b) = (random(stored(&batch_a, m, k, ta), 1), random(stored(&batch_b, k, n, tb), 2));
-                    let c = forward(&a, ta, &b, tb).0;
-                    let batch = [&batch_a, &batch_b].iter().map(|b| b.iter().product::<usize>()).max().unwrap();
-                    let (a, b) = (a.to_f64_vec(), b.to_f64_vec());
-                    let mut exact = Vec::new();
-                    for p in 0..batch {
-                        let a0 = if batch_a.is_empty() { 0 } else { p * m * k };
-                        let b0 = if batch_b.is_empty() { 0 } else { p * k * n };
-                        for i in 0..m {
-                            for j in 0..n {
-                                let at = |l| a[a0 + if ta { l * m + i } else { i * k + l }];
-                                let bt = |l| b[b0 + if tb { j * k + l } else { l * n + j }];
-                                exact.push((0..k).map(|l| at(l) * bt(l)).sum());
-                            }
-                        }
-                    }
-                    same(&c, *c.shape(), &exact);
-                }
-            }
+        let (a, b) =
+            (Tensor::new([2, 3], vec![1., 2., 3., 4., 5., 6.]), Tensor::new([3, 2], vec![1., 0., 0., 1., 2., 0.]));
+        let exact = [7., 2., 16., 5.];
+        let [a, b, at, bt] = [a.clone(), b.clone(), a.transpose(0, 1), b.transpose(0, 1)].map(Var::from);
+        for c in [matmul(&a, &b), matmul_nt(&a, &bt), matmul_tn(&at, &b)] {
+            same(c.value(), [2, 2], &exact);
         }
+        // A single matrix serves the whole batch, on either side.
+        let two = |x: &Var| Var::from(Tensor::concat_rows(&[x.value().clone(), x.value().scaled(2.0)]));
+        let twice: Vec<f64> = exact.iter().chain(&exact.map(|x| 2.0 * x)).copied().collect();
+        let (many_a, many_b) = (two(&a).reshape([2, 2, 3]), two(&b).reshape([1, 2, 3, 2]));
+        same(matmul(&many_a, &b).value(), [2, 2, 2], &twice);
+        same(matmul(&a, &many_b).value(), [1, 2, 2, 2], &twice);
+        same(matmul(&random([2, 0], 1).into(), &random([0, 1], 1).into()).value(), [2, 1], &[0.0, 0.0]);
     }
 
     #[test]

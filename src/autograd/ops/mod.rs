@@ -1,54 +1,45 @@
-//! Operations. One file each, always in this order: the derivation; `forward`, a pure function to a tensor and what
-//! it saves; `backward`, a pure function from what was saved and dy to gradients; the function that runs the one and
-//! records the other; tests (values against a naive loop, gradients through [`check`](super::check)).
+//! Operations, those that belong together in one file, always in this order: the derivation; `forward`, a pure function to
+//! a tensor and what it saves; `backward`, a pure function from what was saved and dy to gradients; the function that runs
+//! the one and [records](super::record) the other; tests (values known by hand, gradients through
+//! [`check`](super::check); that kernels compute what they should is tested in [`crate::kernels`]).
 //!
 //! An operation panics on shapes that do not fit, naming itself and both shapes. No operation is forward-only.
 
-mod add;
+mod arithmetic;
 mod attention;
-mod cross_entropy;
-mod gather_tokens;
-mod gelu;
-mod heads;
 mod layer_norm;
 mod linear;
+mod loss;
 mod matmul;
-mod mul;
-mod norms;
 mod patchify;
 mod reduce;
-mod regression;
-mod reshape;
-mod scale;
+mod shape;
 mod softmax;
 mod tokens;
+mod unary;
 
-pub use add::add;
+pub use arithmetic::{add, div, mul, scale, sub};
 pub use attention::{attention, attention_of};
-pub use cross_entropy::cross_entropy;
-pub use gather_tokens::gather_tokens;
-pub use gelu::gelu;
-pub use heads::{merge_heads, split_heads};
 pub use layer_norm::layer_norm;
 pub use linear::{Input, linear, linear_of};
+pub use loss::{cross_entropy, mse, smooth_l1};
 pub use matmul::{matmul, matmul_nt, matmul_tn};
-pub use mul::mul;
-pub use norms::{l1_norm, l2_norm};
 pub use patchify::{patchify, unpatchify};
-pub use reduce::{mean, sum};
-pub use regression::{mse, smooth_l1};
-pub use reshape::reshape;
-pub use scale::scale;
+pub use reduce::{l1_norm, l2_norm, mean, mean_axis, sum, sum_axis};
+pub use shape::{
+    concat, concat_tokens, merge_heads, repeat_batch, reshape, slice, slice_tokens, split_heads, transpose,
+};
 pub use softmax::softmax;
-pub use tokens::{concat_tokens, repeat_batch, slice_tokens};
+pub use tokens::gather_tokens;
+pub use unary::{abs, exp, gelu, ln, relu, sqrt, tanh};
 
-pub use crate::kernels::PatchOrder;
+pub use crate::kernels::patchify::PatchOrder;
 
 /// What the operations' tests share.
 #[cfg(test)]
 mod testing {
     pub use crate::autograd::check::assert_op;
-    pub use crate::kernels::cpu::testing::{close, numbers};
+    pub use crate::kernels::testing::{close, numbers};
     use crate::tensor::{Shape, Tensor};
 
     /// A tensor of random numbers, different for each seed.

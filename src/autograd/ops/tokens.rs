@@ -1,82 +1,41 @@
-//! Sequences put together, cut and repeated: the predictor sees [context; masked tokens] and answers with the last
-//! of them.
+//! y[r, k] = x[r, index[r, k]]: picking tokens, the paper's x = {pᵢ | i ∈ B_x}.
 //!
-//! All three copy elements. The gradient of a copy is the sum over where it went: concatenation splits dy, a slice
-//! puts dy among zeros, repetition adds up the repeats.
+//! dx[r, t] = Σ of dy[r, k] over the k with index[r, k] = t: a token picked twice gets both gradients, one that was
+//! not picked gets none.
 
 use crate::autograd::Var;
-use crate::autograd::tape::{record, record_many};
-use crate::kernels;
-use crate::tensor::{Shape, Tensor};
+use crate::autograd::tape::record;
+use crate::kernels::tokens;
+use crate::tensor::{Indices, Shape, Tensor};
 
 #[track_caller]
-fn concat(parts: &[&Tensor]) -> Tensor {
-    assert!(!parts.is_empty(), "concat_tokens: nothing to concatenate");
-    let [batch, _, dim] = parts[0].dims("concat_tokens");
-    let tokens = |x: &Tensor| {
-        let [b, n, d] = x.dims("concat_tokens");
-        assert!(b == batch && d == dim, "concat_tokens: shapes {} and {} do not fit", parts[0].shape(), x.shape());
-        n
-    };
-    let runs: Vec<_> = parts.iter().map(|x| (x.buffer(), tokens(x) * dim)).collect();
-    let total = runs.iter().map(|r| r.1).sum::<usize>() / dim.max(1);
-    Tensor::from_buffer([batch, total, dim], kernels::concat_runs(batch, &runs))
+fn forward(x: &Tensor, indices: &Indices) -> (Tensor, Shape) {
+    let [sources, n, dim] = x.dims("gather_tokens");
+    let rows = indices.rows();
+    let fits = sources > 0 && rows.is_multiple_of(sources);
+    assert!(fits, "gather_tokens: {rows} rows of indices into {} (they must be a multiple of its rows)", x.shape());
+    let y = tokens::gather(x.buffer(), n, dim, indices.buffer(), indices.per_row());
+    (Tensor::from_buffer([rows, indices.per_row(), dim], y), *x.shape())
 }
 
-#[track_caller]
-fn slice(x: &Tensor, start: usize, len: usize) -> Tensor {
-    let [batch, tokens, dim] = x.dims("slice_tokens");
-    assert!(start + len <= tokens, "slice_tokens: tokens {start}..{} of {}", start + len, x.shape());
-    let y = kernels::slice_runs(batch, tokens * dim, start * dim, len * dim, x.buffer());
-    Tensor::from_buffer([batch, len, dim], y)
+fn backward(shape: &Shape, indices: &Indices, dy: &Tensor) -> Tensor {
+    let (n, dim) = (shape[1], shape[2]);
+    let dx = tokens::scatter_add(dy.buffer(), n, dim, indices.buffer(), indices.per_row(), shape.elements());
+    Tensor::from_buffer(*shape, dx)
 }
 
-fn unslice(shape: Shape, start: usize, dy: &Tensor) -> Tensor {
-    let (tokens, dim) = (shape[1], shape[2]);
-    let len = dy.shape()[1];
-    Tensor::from_buffer(shape, kernels::unslice_runs(shape[0], tokens * dim, start * dim, len * dim, dy.buffer()))
-}
-
-/// Token sequences one after the other: \[B, N₁, D\], \[B, N₂, D\], … → \[B, N₁ + N₂ + …, D\].
+/// Tokens by index: x \[S, T, D\], `indices` of R rows of K → \[R, K, D\].
+///
+/// R is a multiple of S; row r reads x's row r mod S. So a position table \[1, T, D\] serves every image, and a batch
+/// serves several masks of each image.
 ///
 /// # Panics
-/// When B or D differ, or there are no parts.
+/// When an index is not below T or R is not a multiple of S.
 #[track_caller]
-pub fn concat_tokens(parts: &[&Var]) -> Var {
-    let values: Vec<&Tensor> = parts.iter().map(|x| x.value()).collect();
-    let lengths: Vec<usize> = parts.iter().map(|x| x.shape().get(1).copied().unwrap_or(0)).collect();
-    record_many("concat_tokens", parts, concat(&values), move |dy, needed| {
-        let mut start = 0;
-        let mut next = |len| {
-            start += len;
-            start - len
-        };
-        let starts: Vec<usize> = lengths.iter().map(|&len| next(len)).collect();
-        (0..needed.len()).map(|i| needed[i].then(|| slice(&dy, starts[i], lengths[i]))).collect()
-    })
-}
-
-/// Tokens `start .. start + len` of each sequence: \[B, N, D\] → \[B, len, D\].
-///
-/// # Panics
-/// When there are not that many tokens.
-#[track_caller]
-pub fn slice_tokens(x: &Var, start: usize, len: usize) -> Var {
-    let shape = *x.shape();
-    record("slice_tokens", [x], slice(x.value(), start, len), move |dy, _| [Some(unslice(shape, start, &dy))])
-}
-
-/// The whole batch `times` times over: \[B, …\] → \[times · B, …\].
-#[track_caller]
-pub fn repeat_batch(x: &Var, times: usize) -> Var {
-    let shape = *x.shape();
-    let n = shape.elements();
-    let copies = vec![(x.value().buffer(), n); times];
-    assert!(times > 0 && !shape.is_empty(), "repeat_batch: {times} times a tensor of {shape}");
-    let y = Tensor::from_buffer(shape.with(0, times * shape[0]), kernels::concat_runs(1, &copies));
-    record("repeat_batch", [x], y, move |dy, _| {
-        [Some(Tensor::from_buffer(shape, kernels::accumulate_rows(None, n, dy.buffer())))]
-    })
+pub fn gather_tokens(x: &Var, indices: &Indices) -> Var {
+    let (y, shape) = forward(x.value(), indices);
+    let indices = indices.clone();
+    record("gather_tokens", [x], y, move |dy, _| [Some(backward(&shape, &indices, &dy))])
 }
 
 #[cfg(test)]
@@ -86,28 +45,25 @@ mod tests {
 
     #[test]
     fn values() {
-        let (a, b) = (random([2, 3, 4], 1), random([2, 1, 4], 2));
-        let (x, y) = (a.to_f64_vec(), b.to_f64_vec());
-        let exact = [&x[..12], &y[..4], &x[12..], &y[4..]].concat();
-        let joined = concat(&[&a, &b]);
-        same(&joined, [2, 4, 4], &exact);
-        same(&slice(&joined, 0, 3), [2, 3, 4], &x);
-        same(&slice(&joined, 3, 1), [2, 1, 4], &y);
-        same(&slice(&joined, 4, 0), [2, 0, 4], &[]);
-        same(repeat_batch(&b.into(), 2).value(), [4, 1, 4], &[&y[..], &y].concat());
+        let x = Tensor::new([2, 3, 2], (0..12).map(f64::from).collect());
+        let two_rows = Indices::from_rows(&[vec![2, 0], vec![1, 1]]);
+        same(&forward(&x, &two_rows).0, [2, 2, 2], &[4., 5., 0., 1., 8., 9., 8., 9.]);
+        // Four rows of indices into two images: the images come round again.
+        let four = Indices::from_rows(&[vec![0], vec![0], vec![1], vec![1]]);
+        same(&forward(&x, &four).0, [4, 1, 2], &[0., 1., 6., 7., 2., 3., 8., 9.]);
+        same(&forward(&x, &Indices::new(2, 0, vec![])).0, [2, 0, 2], &[]);
     }
 
     #[test]
     fn gradient() {
-        let parts = [random([2, 3, 2], 1), random([2, 1, 2], 2), random([2, 2, 2], 3)];
-        assert_op("concat_tokens", |x| concat_tokens(&[&x[0], &x[1], &x[2], &x[0]]), &parts);
-        assert_op("slice_tokens", |x| slice_tokens(&x[0], 1, 2), &parts[..1]);
-        assert_op("repeat_batch", |x| repeat_batch(&x[0], 3), &parts[..1]);
+        let indices = Indices::from_rows(&[vec![2, 0, 2], vec![1, 1, 0], vec![0, 1, 2], vec![2, 2, 2]]);
+        assert_op("gather_tokens", |x| gather_tokens(&x[0], &indices), &[random([2, 3, 5], 1)]);
+        assert_op("gather_tokens from a table", |x| gather_tokens(&x[0], &indices), &[random([1, 4, 2], 1)]);
     }
 
     #[test]
-    #[should_panic(expected = "concat_tokens: shapes [2, 3, 4] and [1, 3, 4] do not fit")]
-    fn batches_that_differ() {
-        concat_tokens(&[&random([2, 3, 4], 1).into(), &random([1, 3, 4], 1).into()]);
+    #[should_panic(expected = "gather_tokens: index 3 into 3 tokens")]
+    fn an_index_out_of_range() {
+        gather_tokens(&random([1, 3, 2], 1).into(), &Indices::from_rows(&[vec![3]]));
     }
 }

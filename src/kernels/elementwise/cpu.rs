@@ -1,0 +1,154 @@
+use rayon::prelude::*;
+
+use super::{Binary, Broadcast, Unary};
+use crate::kernels::simd::vectorized;
+use crate::kernels::{Buffer, DType, MAX_RANK, Real};
+
+vectorized! {
+    /// y ← a ∘ b, equally long.
+    fn binary_same<T>(op: Binary, a: &[T], b: &[T], y: &mut [T]) {
+        let elements = y.iter_mut().zip(a).zip(b);
+        match op {
+            Binary::Add => elements.for_each(|((y, &a), &b)| *y = a + b),
+            Binary::Sub => elements.for_each(|((y, &a), &b)| *y = a - b),
+            Binary::Mul => elements.for_each(|((y, &a), &b)| *y = a * b),
+            Binary::Div => elements.for_each(|((y, &a), &b)| *y = a / b),
+        }
+    }
+
+    /// y ← f(x).
+    pub(super) fn unary<T>(f: Unary, x: &[T], y: &mut [T]) {
+        // With f a constant in each of them, these are six loops of vector code.
+        macro_rules! arms {
+            ($($name:ident)*) => {
+                match f {
+                    $(Unary::$name => y.iter_mut().zip(x).for_each(|(y, &x)| *y = Unary::$name.value(x)),)*
+                }
+            };
+        }
+        arms!(Exp Ln Tanh Relu Abs Sqrt);
+    }
+
+    /// dx ← f′(x) dy.
+    pub(super) fn unary_backward<T>(f: Unary, saved: &[T], dy: &[T], dx: &mut [T]) {
+        for ((dx, &saved), &dy) in dx.iter_mut().zip(saved).zip(dy) {
+            *dx = f.slope(saved) * dy;
+        }
+    }
+
+    /// y ← y + x.
+    pub(in crate::kernels) fn accumulate<T>(x: &[T], y: &mut [T]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y += x;
+        }
+    }
+
+    /// y ← factor x.
+    pub(super) fn scale<T>(x: &[T], factor: f64, y: &mut [T]) {
+        let factor = T::from_f64(factor);
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = factor * x;
+        }
+    }
+}
+
+/// y ← a ∘ b, with broadcasting where there is any.
+pub(super) fn binary<T: Real>(op: Binary, how: Option<&Broadcast>, a: &[T], b: &[T], y: &mut [T]) {
+    let Some(how) = how else { return binary_same(op, a, b, y) };
+    match op {
+        Binary::Add => broadcast(how, a, b, y, |a, b| a + b),
+        Binary::Sub => broadcast(how, a, b, y, |a, b| a - b),
+        Binary::Mul => broadcast(how, a, b, y, |a, b| a * b),
+        Binary::Div => broadcast(how, a, b, y, |a, b| a / b),
+    }
+}
+
+/// Calls `row(at_out, at_a, at_b)` with the offsets of each run along the last dimension.
+fn for_each_row(how: &Broadcast, mut row: impl FnMut(usize, usize, usize)) {
+    if how.dims.contains(&0) {
+        return;
+    }
+    const OUTER: usize = MAX_RANK - 1;
+    let mut index = [0; OUTER];
+    let (mut out, mut a, mut b) = (0, 0, 0);
+    loop {
+        row(out, a, b);
+        out += how.dims[OUTER];
+        // Count up like an odometer; a wheel that comes round takes its strides back.
+        let mut wheel = OUTER;
+        loop {
+            if wheel == 0 {
+                return;
+            }
+            wheel -= 1;
+            index[wheel] += 1;
+            a += how.a[wheel];
+            b += how.b[wheel];
+            if index[wheel] < how.dims[wheel] {
+                break;
+            }
+            a -= how.a[wheel] * index[wheel];
+            b -= how.b[wheel] * index[wheel];
+            index[wheel] = 0;
+        }
+    }
+}
+
+/// y ← op(a, b) with broadcasting.
+fn broadcast<T: Real>(how: &Broadcast, a: &[T], b: &[T], y: &mut [T], op: impl Fn(T, T) -> T) {
+    let n = how.dims[MAX_RANK - 1];
+    let (sa, sb) = (how.a[MAX_RANK - 1], how.b[MAX_RANK - 1]);
+    for_each_row(how, |at, i, j| {
+        let y = &mut y[at..at + n];
+        // The two cases that vectorize are written out: both run along, or one stands still.
+        match (sa, sb) {
+            (1, 1) => y.iter_mut().zip(&a[i..i + n]).zip(&b[j..j + n]).for_each(|((y, &a), &b)| *y = op(a, b)),
+            (1, 0) => y.iter_mut().zip(&a[i..i + n]).for_each(|(y, &a)| *y = op(a, b[j])),
+            _ => y.iter_mut().enumerate().for_each(|(k, y)| *y = op(a[i + k * sa], b[j + k * sb])),
+        }
+    });
+}
+
+/// dx ← the sum of the parts of `dy` (shape `from`) that a broadcast operand of shape `to` was copied into.
+pub(super) fn reduce_to<T: Real>(dy: &[T], from: &[usize], to: &[usize], dx: &mut [T]) {
+    dx.fill(T::ZERO);
+    let how = Broadcast::new(to, to, from);
+    let n = how.dims[MAX_RANK - 1];
+    let stride = how.a[MAX_RANK - 1];
+    for_each_row(&how, |at, i, _| {
+        let dy = &dy[at..at + n];
+        if stride == 0 {
+            dx[i] += dy.iter().copied().sum::<T>();
+        } else {
+            dx[i..i + n].iter_mut().zip(dy).for_each(|(dx, &dy)| *dx += dy);
+        }
+    });
+}
+
+/// y ← x in another element type.
+pub(super) fn convert<T: Real>(x: &[T], y: &mut Buffer) {
+    fn to<T: Real, U: Real>(x: &[T], y: &mut Buffer) {
+        y.make_mut::<U>("to_dtype").iter_mut().zip(x).for_each(|(y, x)| *y = U::from_f64(x.to_f64()));
+    }
+    match y.dtype() {
+        DType::F32 => to::<T, f32>(x, y),
+        DType::F64 => to::<T, f64>(x, y),
+    }
+}
+
+/// Elements that are worth a task of their own to a closure of unknown cost.
+const MAPPED: usize = 16 << 10;
+
+/// y ← f(x).
+pub(super) fn map<T: Real>(f: impl Fn(f64) -> f64 + Sync, x: &[T], y: &mut [T]) {
+    y.par_chunks_mut(MAPPED).zip(x.par_chunks(MAPPED)).for_each(|(y, x)| {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = T::from_f64(f(x.to_f64())));
+    });
+}
+
+/// y ← f(a, b).
+pub(super) fn zip_map<T: Real>(f: impl Fn(f64, f64) -> f64 + Sync, a: &[T], b: &[T], y: &mut [T]) {
+    y.par_chunks_mut(MAPPED).zip(a.par_chunks(MAPPED)).zip(b.par_chunks(MAPPED)).for_each(|((y, a), b)| {
+        y.iter_mut().zip(a).zip(b).for_each(|((y, a), b)| *y = T::from_f64(f(a.to_f64(), b.to_f64())));
+    });
+}

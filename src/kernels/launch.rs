@@ -1,0 +1,137 @@
+//! What every door is made of: checks of lengths, and the launch.
+
+use super::{Buffer, Device, IndexBuffer, Real};
+
+/// Hands buffers over to the loop that computes with them: `launch!("gelu", [x], [y] => forward(x, y))` calls
+/// `forward::<T>` of this family's `cpu` or `reference`, whichever is the device of the first output, with T its element
+/// type, each input (before the `=>`, on the left) as a slice to read and each output as a slice to write. Inputs are
+/// [`Input`]s, outputs are `Buffer`s. The meter knows the operation by its name.
+///
+/// Where there is no output among the operands, the device and the type are said: `launch!("to_dtype", at x.device(),
+/// x.dtype(), [x], [] => …)`.
+///
+/// # Panics
+/// When a buffer has another element type or lives on another device; the message names the operation.
+macro_rules! launch {
+    ($op:expr, [$($input:ident),*], [$first:ident $(, $output:ident)*] => $kernel:ident $arguments:tt) => {
+        launch!($op, at $first.device(), $first.dtype(), [$($input),*], [$first $(, $output)*] => $kernel $arguments)
+    };
+    ($op:expr, at $device:expr, $dtype:expr, $inputs:tt, $outputs:tt => $kernel:ident $arguments:tt) => {{
+        use $crate::kernels::{DType, Device};
+        let op: &'static str = $op;
+        let _metered = $crate::kernels::meter::op(op);
+        match ($device, $dtype) {
+            (Device::Cpu, DType::F32) => launch!(@run op, cpu, Cpu, f32, $inputs, $outputs, $kernel $arguments),
+            (Device::Cpu, DType::F64) => launch!(@run op, cpu, Cpu, f64, $inputs, $outputs, $kernel $arguments),
+            (Device::Reference, DType::F32) => {
+                launch!(@run op, reference, Reference, f32, $inputs, $outputs, $kernel $arguments)
+            }
+            (Device::Reference, DType::F64) => {
+                launch!(@run op, reference, Reference, f64, $inputs, $outputs, $kernel $arguments)
+            }
+        }
+    }};
+    (@run $op:ident, $loops:ident, $device:ident, $T:ty, [$($input:ident),*], [$($output:ident),*],
+     $kernel:ident($($argument:expr),* $(,)?)) => {{
+        $(let $input = $crate::kernels::launch::Input::elements::<$T>(&$input, $op, Device::$device);)*
+        $(let $output = {
+            $crate::kernels::launch::check_device($op, Device::$device, $output.device());
+            $output.make_mut::<$T>($op)
+        };)*
+        $loops::$kernel::<$T>($($argument),*)
+    }};
+}
+pub(super) use launch;
+
+/// What a loop reads, on its device.
+pub(super) trait Input {
+    /// What the loop gets.
+    type Elements<'a, T: Real>
+    where
+        Self: 'a;
+
+    /// The elements.
+    fn elements<T: Real>(&self, op: &str, device: Device) -> Self::Elements<'_, T>;
+}
+
+impl Input for Buffer {
+    type Elements<'a, T: Real> = &'a [T];
+
+    #[track_caller]
+    fn elements<T: Real>(&self, op: &str, device: Device) -> &[T] {
+        check_device(op, device, self.device());
+        self.as_slice(op)
+    }
+}
+
+impl Input for IndexBuffer {
+    type Elements<'a, T: Real> = &'a [u32];
+
+    #[track_caller]
+    fn elements<T: Real>(&self, op: &str, device: Device) -> &[u32] {
+        check_device(op, device, self.device());
+        self.as_slice()
+    }
+}
+
+impl<X: Input> Input for &X {
+    type Elements<'a, T: Real>
+        = X::Elements<'a, T>
+    where
+        Self: 'a;
+
+    #[track_caller]
+    fn elements<T: Real>(&self, op: &str, device: Device) -> X::Elements<'_, T> {
+        (**self).elements(op, device)
+    }
+}
+
+impl<X: Input> Input for Option<X> {
+    type Elements<'a, T: Real>
+        = Option<X::Elements<'a, T>>
+    where
+        Self: 'a;
+
+    #[track_caller]
+    fn elements<T: Real>(&self, op: &str, device: Device) -> Option<X::Elements<'_, T>> {
+        self.as_ref().map(|x| x.elements(op, device))
+    }
+}
+
+impl<X: Input> Input for Vec<X> {
+    type Elements<'a, T: Real>
+        = Vec<X::Elements<'a, T>>
+    where
+        Self: 'a;
+
+    #[track_caller]
+    fn elements<T: Real>(&self, op: &str, device: Device) -> Vec<X::Elements<'_, T>> {
+        self.iter().map(|x| x.elements(op, device)).collect()
+    }
+}
+
+#[track_caller]
+pub(super) fn check_device(op: &str, expected: Device, found: Device) {
+    assert_eq!(expected, found, "{op}: operands on {expected} and on {found}; move them with to_device");
+}
+
+#[track_caller]
+pub(super) fn check_len(op: &str, what: &str, buffer: &Buffer, len: usize) {
+    assert_eq!(buffer.len(), len, "{op}: {what} has {} elements, its shape says {len}", buffer.len());
+}
+
+/// [`check_len`] of an operand that may be absent.
+#[track_caller]
+pub(super) fn check_optional(op: &str, what: &str, buffer: Option<&Buffer>, len: usize) {
+    if let Some(buffer) = buffer {
+        check_len(op, what, buffer, len);
+    }
+}
+
+/// How many rows of `cols` elements a buffer holds.
+#[track_caller]
+pub(super) fn rows(op: &str, buffer: &Buffer, cols: usize) -> usize {
+    let len = buffer.len();
+    assert!(len == 0 || (cols > 0 && len.is_multiple_of(cols)), "{op}: {len} elements are no rows of {cols}");
+    len / cols.max(1)
+}

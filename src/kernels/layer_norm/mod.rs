@@ -1,0 +1,59 @@
+//! Layer normalization along rows (Ba, Kiros and Hinton, 2016): y = γ ⊙ x̂ + β, x̂ = (x − μ) / √(v + ε), with the
+//! mean μ and the biased variance v of the row.
+
+mod cpu;
+mod reference;
+
+use super::{Buffer, check_len, check_optional, launch, rows};
+
+/// Layer norm of rows of `cols`, without γ and β as if they were 1 and 0; the second buffer holds (μ, 1/√(v + ε)) for
+/// each row.
+#[track_caller]
+pub fn forward(cols: usize, x: &Buffer, affine: Option<(&Buffer, &Buffer)>, eps: f64) -> (Buffer, Buffer) {
+    let (gamma, beta) = affine.unzip();
+    check_optional("layer_norm", "gamma", gamma, cols);
+    check_optional("layer_norm", "beta", beta, cols);
+    let (mut y, mut stats) = (x.like(x.len()), x.like(2 * rows("layer_norm", x, cols)));
+    launch!("layer_norm", [x, gamma, beta], [y, stats] => forward(cols, x, gamma, beta, eps, y, stats));
+    (y, stats)
+}
+
+/// [`forward`] again, from what it said about each row.
+#[track_caller]
+pub fn recompute(cols: usize, x: &Buffer, (gamma, beta): (&Buffer, &Buffer), stats: &Buffer) -> Buffer {
+    check_len("layer_norm", "gamma", gamma, cols);
+    check_len("layer_norm", "beta", beta, cols);
+    check_len("layer_norm", "the statistics", stats, 2 * rows("layer_norm", x, cols));
+    let mut y = x.like(x.len());
+    launch!("layer_norm", [x, gamma, beta, stats], [y] => recompute(cols, x, gamma, beta, stats, y));
+    y
+}
+
+/// The gradient of [`forward`] with respect to x, added to `sum` if there is one. The memory of `dy` serves as scratch.
+#[track_caller]
+pub fn backward_input(
+    sum: Option<Buffer>,
+    cols: usize,
+    x: &Buffer,
+    gamma: Option<&Buffer>,
+    stats: &Buffer,
+    mut dy: Buffer,
+) -> Buffer {
+    let mut dx = sum.unwrap_or_else(|| Buffer::full(x.len(), 0.0, x.dtype(), x.device()));
+    check_len("layer_norm", "the sum", &dx, x.len());
+    check_len("layer_norm", "dy", &dy, x.len());
+    check_len("layer_norm", "the statistics", stats, 2 * rows("layer_norm", x, cols));
+    check_optional("layer_norm", "gamma", gamma, cols);
+    launch!("layer_norm", [x, gamma, stats], [dy, dx] => backward_input(cols, x, gamma, stats, dy, dx));
+    dx
+}
+
+/// The gradients of [`forward`] with respect to γ and β.
+#[track_caller]
+pub fn backward_affine(cols: usize, x: &Buffer, stats: &Buffer, dy: &Buffer) -> (Buffer, Buffer) {
+    check_len("layer_norm", "dy", dy, x.len());
+    check_len("layer_norm", "the statistics", stats, 2 * rows("layer_norm", x, cols));
+    let (mut dgamma, mut dbeta) = (x.like(cols), x.like(cols));
+    launch!("layer_norm", [x, stats, dy], [dgamma, dbeta] => backward_affine(cols, x, stats, dy, dgamma, dbeta));
+    (dgamma, dbeta)
+}

@@ -1,0 +1,298 @@
+//! Products of f32 matrices in bf16: operands rounded to 8 significant bits, sums in f32.
+//!
+//! AVX512-BF16 multiplies two numbers of 16 bits in each of 16 lanes and adds both products to an f32: twice the work of an
+//! f32 multiply-add. So an operand of [`microkernel`](super::microkernel) is here a lane of two numbers, those of k (the
+//! lower half) and of k + 1; with an odd number of them the last one's partner is 0. Everything else (tiles, columns at
+//! hand, what is added before a sum is written) is as for f32.
+//!
+//! The instruction adds one product after the other, that of k + 1 first, each fused with its addition: the tests
+//! compute it so, and get the same bits. It takes and gives 0 for what is smaller than the least normal number.
+
+use std::arch::x86_64::*;
+use std::mem::transmute;
+
+use super::gemm::Product;
+use super::microkernel::run;
+use super::registers::{Register, transpose_rows};
+use crate::kernels::simd::has_avx512_bf16;
+
+/// Computes the product.
+///
+/// # Safety
+/// As [`Product`] promises; the processor has AVX512-BF16, see [`has_avx512_bf16`](crate::kernels::simd::has_avx512_bf16).
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
+pub(super) unsafe fn avx512(product: &Product<f32>) {
+    // SAFETY: the caller's promise.
+    unsafe { run::<Pairs>(product) }
+}
+
+/// x ← x + a b + a b in twelve registers, `rounds` times over: what is timed to find the limit of arithmetic, see
+/// [`peak`](crate::kernels::peak).
+///
+/// # Panics
+/// When the processor has no AVX512-BF16.
+pub(in crate::kernels) fn chains(rounds: usize, a: f32, b: f32, _fused: bool) -> f32 {
+    #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
+    fn chains(rounds: usize, a: f32, b: f32) -> f32 {
+        // SAFETY: registers only.
+        unsafe {
+            let (a, b) = (Pairs::splat(pair(a, a)), Pairs::splat(pair(b, b)));
+            let mut sums = [Pairs::splat(0.0); 12];
+            for _ in 0..rounds {
+                for sum in &mut sums {
+                    *sum = sum.plus_product(a, b);
+                }
+            }
+            let mut all = Pairs::splat(0.0);
+            for sum in sums {
+                all = all.plus(sum);
+            }
+            _mm512_reduce_add_ps(all.0)
+        }
+    }
+    assert!(has_avx512_bf16());
+    // SAFETY: the processor was just asked.
+    unsafe { chains(rounds, a, b) }
+}
+
+/// x rounded to bf16, to the nearest, halves to the even one; its 16 bits.
+fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    match x.is_nan() {
+        true => (bits >> 16) | 0x40, // a quiet one
+        false if x.is_subnormal() => (bits >> 16) & 0x8000,
+        false => (bits + 0x7FFF + (bits >> 16 & 1)) >> 16,
+    }
+}
+
+/// Two numbers in a lane, the first in its lower half.
+fn pair(x: f32, next: f32) -> f32 {
+    f32::from_bits(rounded(next) << 16 | rounded(x))
+}
+
+/// Sixteen numbers of f32, or sixteen pairs.
+#[derive(Clone, Copy)]
+struct Pairs(__m512);
+
+// SAFETY: as for `__m512`, which does what is the same for both.
+impl Register for Pairs {
+    const LANES: usize = 16;
+    const ROWS: usize = 12;
+    const K: usize = 2;
+    type Mask = __mmask16;
+
+    #[inline(always)]
+    fn first(n: usize) -> __mmask16 {
+        __m512::first(n)
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Pairs(unsafe { __m512::splat(x) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32, mask: __mmask16) -> Self {
+        Pairs(unsafe { __m512::load(from, mask) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, mask: __mmask16) {
+        unsafe { self.0.store(to, mask) }
+    }
+    #[inline(always)]
+    unsafe fn plus(self, x: Self) -> Self {
+        Pairs(unsafe { self.0.plus(x.0) })
+    }
+    #[inline(always)]
+    unsafe fn times(self, x: Self) -> Self {
+        Pairs(unsafe { self.0.times(x.0) })
+    }
+    #[inline(always)]
+    unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+        // SAFETY: bits are bits.
+        unsafe {
+            Pairs(_mm512_dpbf16_ps(self.0, transmute::<__m512, __m512bh>(a.0), transmute::<__m512, __m512bh>(b.0)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn operand(self, next: Self) -> Self {
+        // SAFETY: bits are bits.
+        unsafe {
+            let low = _mm512_cvtepu16_epi32(transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0)));
+            let high = _mm512_cvtepu16_epi32(transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(next.0)));
+            Pairs(_mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high))))
+        }
+    }
+    #[inline(always)]
+    fn lane(x: f32, next: f32) -> f32 {
+        pair(x, next)
+    }
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
+        // SAFETY: the caller's promise; bits are bits.
+        unsafe {
+            let mut rows = [_mm_setzero_ps(); 16];
+            for (i, row) in rows.iter_mut().enumerate() {
+                let eight = _mm256_loadu_ps(from.add(i.min(last) * gap));
+                *row = transmute::<__m128bh, __m128>(_mm256_cvtneps_pbh(eight));
+            }
+            transpose_rows(rows, to, width);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::microkernel::tests::{Kernel, assert_every_edge_shape, assert_large_shapes};
+    use super::*;
+
+    /// The twin of [`Pairs`]: four pairs in plain memory.
+    #[derive(Clone, Copy)]
+    struct Twin([f32; 4]);
+
+    impl Register for Twin {
+        const LANES: usize = 4;
+        const ROWS: usize = 3;
+        const K: usize = 2;
+        type Mask = usize;
+
+        fn first(n: usize) -> usize {
+            <[f32; 4]>::first(n)
+        }
+        unsafe fn splat(x: f32) -> Self {
+            Twin([x; 4])
+        }
+        unsafe fn load(from: *const f32, mask: usize) -> Self {
+            // SAFETY: the caller's promise.
+            Twin(unsafe { <[f32; 4]>::load(from, mask) })
+        }
+        unsafe fn store(self, to: *mut f32, mask: usize) {
+            // SAFETY: the caller's promise.
+            unsafe { self.0.store(to, mask) }
+        }
+        unsafe fn plus(self, x: Self) -> Self {
+            Twin(std::array::from_fn(|i| self.0[i] + x.0[i]))
+        }
+        unsafe fn times(self, x: Self) -> Self {
+            Twin(std::array::from_fn(|i| self.0[i] * x.0[i]))
+        }
+        unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+            Twin(std::array::from_fn(|i| plus_pairs(self.0[i], unpaired(a.0[i]), unpaired(b.0[i]))))
+        }
+        unsafe fn operand(self, next: Self) -> Self {
+            Twin(std::array::from_fn(|i| pair(self.0[i], next.0[i])))
+        }
+        fn lane(x: f32, next: f32) -> f32 {
+            pair(x, next)
+        }
+        unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
+            for (l, j) in (0..4).flat_map(|l| (0..4).map(move |j| (l, j))) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let from = from.add(j.min(last) * gap + 2 * l);
+                    *to.add(l * width + j) = pair(*from, *from.add(1));
+                }
+            }
+        }
+    }
+
+    fn unpaired(x: f32) -> [f32; 2] {
+        [x.to_bits() << 16, x.to_bits() & 0xFFFF_0000].map(f32::from_bits)
+    }
+
+    /// What the instruction does in a lane.
+    fn plus_pairs(sum: f32, a: [f32; 2], b: [f32; 2]) -> f32 {
+        a[0].mul_add(b[0], a[1].mul_add(b[1], sum))
+    }
+
+    /// Two values of k at a time, the second first; an odd one at the end of a cut with a partner of 0.
+    fn in_pairs(factors: &[[f32; 2]]) -> f32 {
+        let round = |x: f32| f32::from_bits(rounded(x) << 16);
+        let step = |sum, pair: &[[f32; 2]]| {
+            let [x, next] = [pair[0], *pair.get(1).unwrap_or(&[0.0; 2])].map(|factors| factors.map(round));
+            plus_pairs(sum, [x[0], next[0]], [x[1], next[1]])
+        };
+        factors.chunks(2).fold(0.0, step)
+    }
+
+    /// The kernels that this machine can run.
+    fn kernels() -> Vec<(&'static str, Kernel)> {
+        let mut all: Vec<(&'static str, Kernel)> = vec![("twin", |product| {
+            // SAFETY: the caller's promise; the twin needs nothing of the processor.
+            unsafe { run::<Twin>(product) };
+            true
+        })];
+        if has_avx512_bf16() {
+            all.push(("avx512", |product| {
+                // SAFETY: the caller's promise, and the processor was just asked.
+                unsafe { avx512(product) };
+                true
+            }));
+        }
+        all
+    }
+
+    #[test]
+    fn every_edge_shape_equals_the_definition_bit_for_bit() {
+        kernels().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, in_pairs));
+    }
+
+    #[test]
+    fn large_products_equal_the_definition_bit_for_bit() {
+        kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, in_pairs));
+    }
+
+    #[test]
+    fn rounding_is_to_the_nearest_and_keeps_what_is_not_finite() {
+        let known = [
+            (1.0, 0x3F80),
+            (-1.0, 0xBF80),
+            (1.0 + 1.0 / 256.0, 0x3F80), // half way: to the even one
+            (1.0 + 3.0 / 256.0, 0x3F82),
+            (1.0 + 1.001 / 256.0, 0x3F81),
+            (f32::MAX, 0x7F80),
+            (f32::INFINITY, 0x7F80),
+            (f32::NEG_INFINITY, 0xFF80),
+            (1e-40, 0),
+            (-1e-40, 0x8000),
+            (0.0, 0),
+        ];
+        known.into_iter().for_each(|(x, bits)| assert_eq!(rounded(x), bits, "{x}"));
+        assert!(unpaired(pair(f32::NAN, -f32::NAN)).iter().all(|x| x.is_nan()));
+        // Every bf16 is itself.
+        for bits in (0..0x10000u32).filter(|bits| !f32::from_bits(bits << 16).is_nan()) {
+            let x = f32::from_bits(bits << 16);
+            assert!(rounded(x) == bits || x.is_subnormal(), "{bits:x}");
+        }
+    }
+
+    /// The instructions round as [`rounded`] does.
+    #[test]
+    #[cfg_attr(miri, ignore = "instructions")]
+    fn instructions_round_alike() {
+        if !has_avx512_bf16() {
+            return;
+        }
+        let edges = [0.0, -0.0, 1e-40, f32::MIN_POSITIVE, f32::MAX, f32::INFINITY, f32::NAN, 1.0 + 1.0 / 256.0];
+        let wide = crate::kernels::testing::numbers(4096, 1).into_iter().map(|x| (x * 1e4) as f32);
+        let x: Vec<f32> = edges.into_iter().chain(wide).chain([0.0; 8]).collect();
+        for x in x.chunks_exact(16) {
+            let mut found = [0.0; 16];
+            // SAFETY: sixteen numbers on both sides; the processor was just asked.
+            unsafe { rounded_by_instruction(x.as_ptr(), found.as_mut_ptr()) };
+            for (&x, found) in x.iter().zip(found) {
+                let expected = pair(x, x).to_bits();
+                assert!(found.to_bits() == expected, "{x}: {:x} instead of {expected:x}", found.to_bits());
+            }
+        }
+    }
+
+    /// # Safety
+    /// Sixteen numbers at both; the processor has AVX512-BF16.
+    #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
+    unsafe fn rounded_by_instruction(from: *const f32, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let x = Pairs::load(from, !0);
+            x.operand(x).store(to, !0);
+        }
+    }
+}

@@ -1,0 +1,554 @@
+//! The matrix product of f32 on x86-64 by hand: c ← α a b + …, all products of a training step.
+//!
+//! A general product packs both operands into an order that suits its innermost loop. Ours are small (some hundred
+//! rows, some hundred columns) and packing took a quarter of the whole step. Here almost nothing is packed:
+//!
+//! - **The tile.** 12 × 32 numbers of c stay in 24 of the 32 registers of AVX-512 while k runs. For each k, two
+//!   registers are loaded with 32 neighboring numbers of a row of b, and each of 12 numbers of a column of a is
+//!   spread over a register and multiplied in: 14 loads for 24 multiply-adds, where the processor can do one load for
+//!   each multiply-add. 24 independent sums also hide the latency of 4 cycles on two units. AVX2 has 16 registers of
+//!   half the width: 6 × 16.
+//! - **a is read where it lies,** one number at a time, by any two strides: a transpose costs nothing.
+//! - **b is read where it lies** by a few tiles if its columns are neighbors. If it is transposed (x Wᵀ, Q Kᵀ), or read
+//!   by [`MANY`], the 32 columns at hand are copied to the stack, [`DEPTH`] rows at a time; all tiles of these columns
+//!   read the copy.
+//! - **bf16** is one more kind of register, [`super::bf16`]: its operands hold two numbers of 16 bits in a lane. For it a
+//!   is copied too, and both are rounded on the way.
+//! - **What comes next is asked for early:** while the tiles of some columns are computed, a part of the next columns of
+//!   b is prefetched with each, and what the next tile is added to. Weights come from far: a chunk of images reads all of
+//!   them once.
+//! - **What is left over** at the lower edge is spread: 64 rows are not five tiles of 12 and one of 4, but two of 10
+//!   and four of 11. At the right edge a mask hides what is not there.
+//!
+//! Every number of c is one chain of fused multiply-adds in the order of k (for every [`DEPTH`] of them; these are added one
+//! after the other), whatever the tile: AVX-512, AVX2 and the portable twin in the tests give the same bits.
+
+use std::arch::x86_64::*;
+
+use super::bf16;
+use super::gemm::Product;
+use super::registers::Register;
+use crate::kernels::buffer::Storage;
+use crate::kernels::real::Strides;
+use crate::kernels::simd::{has_avx2, has_avx512};
+use crate::kernels::{Device, Precision};
+
+/// Rows of b that are worked through before the next tile: 32 KiB of b at 32 columns, which a level-1 cache holds.
+const DEPTH: usize = 256;
+/// Numbers of b that are at hand at once: [`DEPTH`] rows of two of the widest registers.
+const PANEL: usize = DEPTH * 2 * 16;
+/// Rows of a that are copied at a time, if they are: 20 tiles of 12. The copy, 120 KiB, stays in the level-2 cache; an odd
+/// number of cache lines to a step (15) lets the steps fall on different sets of it.
+const A_ROWS: usize = 240;
+/// From this many tiles on, b is copied even if its columns are neighbors: in the copy its rows are too, and do not fall
+/// on each other in the cache, as rows a multiple of some kilobytes apart do.
+const MANY: usize = 4;
+
+/// What a tile multiplies.
+struct Operands {
+    /// Its first row of a.
+    a: *const f32,
+    /// Lanes to the next row and to the next step.
+    a_strides: Strides,
+    /// Its first columns of b.
+    b: *const f32,
+    /// Lanes to the next step.
+    b_row: usize,
+    /// Values of k, `Register::K` at a time.
+    steps: usize,
+    /// Whether they begin with k = 0.
+    first: bool,
+}
+
+/// The numbers of one column of registers that a tile adds to and writes: where, and by which mask.
+#[derive(Clone, Copy)]
+struct Columns<R: Register> {
+    start: usize,
+    mask: R::Mask,
+}
+
+/// One tile: `M` rows, `V` registers wide, of c ← α a b + what `product` adds, for the values of k in `operands`.
+///
+/// # Safety
+/// As [`Product`] promises for rows `i` to `i + M` and columns from `j` on; the operands are there for all of them. The
+/// processor has what `R` needs.
+#[inline(always)]
+unsafe fn tile<R: Register, const M: usize, const V: usize>(
+    product: &Product<f32>,
+    (i, j): (usize, usize),
+    operands: &Operands,
+) {
+    // Plain loops, no closures: a closure would be compiled without the features of the function it ends up in.
+    macro_rules! each {
+        ($r:ident, $v:ident, $body:expr) => {
+            for $r in 0..M {
+                for $v in 0..V {
+                    $body;
+                }
+            }
+        };
+    }
+    let mut columns = [Columns::<R> { start: j, mask: R::first(R::LANES) }; V];
+    for (v, columns) in columns.iter_mut().enumerate() {
+        columns.start = j + v * R::LANES;
+        columns.mask = R::first(product.dims[2] - columns.start);
+    }
+    let Operands { mut a, a_strides, mut b, b_row, steps, first } = *operands;
+    // SAFETY: the caller's promise; every address is of an element (r, l) of a, (l, v) of b or (i + r, j + v) of c inside
+    // the matrices, and the masks hide the columns beyond the last.
+    unsafe {
+        let c = product.c.0.add(i * product.c.1);
+        if !first || product.own {
+            each!(r, v, prefetch(c.wrapping_add((M + r) * product.c.1 + columns[v].start)));
+        }
+        let mut sums = [[R::splat(0.0); V]; M];
+        for _ in 0..steps {
+            let mut b_here = [R::splat(0.0); V];
+            for v in 0..V {
+                b_here[v] = R::load(b.add(v * R::LANES), columns[v].mask);
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let a = R::splat(*a.add(r * a_strides.0));
+                for v in 0..V {
+                    sums[v] = sums[v].plus_product(a, b_here[v]);
+                }
+            }
+            a = a.wrapping_add(a_strides.1);
+            b = b.wrapping_add(b_row);
+        }
+        // What is added, one kind after the other: the sums stay in their registers.
+        let row = product.c.1;
+        if product.alpha != 1.0 {
+            let alpha = R::splat(product.alpha);
+            each!(r, v, sums[r][v] = sums[r][v].times(alpha));
+        }
+        if !first || product.own {
+            each!(r, v, sums[r][v] = sums[r][v].plus(R::load(c.add(r * row + columns[v].start), columns[v].mask)));
+        }
+        if let (true, Some(bias)) = (first, product.bias) {
+            each!(r, v, sums[r][v] = sums[r][v].plus(R::load(bias.add(columns[v].start), columns[v].mask)));
+        }
+        if let (true, Some((residual, row))) = (first, product.residual) {
+            let residual = residual.add(i * row);
+            each!(
+                r,
+                v,
+                sums[r][v] = sums[r][v].plus(R::load(residual.add(r * row + columns[v].start), columns[v].mask))
+            );
+        }
+        each!(r, v, sums[r][v].store(c.add(r * row + columns[v].start), columns[v].mask));
+    }
+}
+
+/// Asks for one of some parts of `depth` rows and `columns` columns.
+#[inline(always)]
+fn prefetch_part(
+    (from, (row, column)): (*const f32, (usize, usize)),
+    (depth, columns): (usize, usize),
+    (part, parts): (usize, usize),
+) {
+    let (runs, length, gap) = if column == 1 { (depth, columns, row) } else { (columns, depth, column) };
+    for i in runs * part / parts..runs * (part + 1) / parts {
+        for at in (0..length).step_by(16) {
+            prefetch(from.wrapping_add(i * gap + at));
+        }
+    }
+}
+
+/// Asks for the line of the cache around `x`, which will be wanted soon.
+#[inline(always)]
+fn prefetch(x: *const f32) {
+    // SAFETY: a hint; the address is not read.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(x.cast()) };
+}
+
+/// [`tile`] for a number of rows known at run time only.
+///
+/// # Safety
+/// As [`tile`]; `rows` is at most `R::ROWS`.
+#[inline(always)]
+unsafe fn rows<R: Register, const V: usize>(
+    rows: usize,
+    product: &Product<f32>,
+    at: (usize, usize),
+    operands: &Operands,
+) {
+    macro_rules! one_of {
+        ($($m:literal)*) => {
+            match rows {
+                // The first condition is a constant: no more tiles are compiled than `R` can have.
+                // SAFETY: the caller's promise.
+                $($m if $m <= R::ROWS => unsafe { tile::<R, $m, V>(product, at, operands) },)*
+                _ => unreachable!("a tile of {rows} rows"),
+            }
+        };
+    }
+    one_of!(1 2 3 4 5 6 7 8 9 10 11 12)
+}
+
+/// The whole product, tile by tile: the columns of b that are at hand stay in the level-1 cache while the rows of a
+/// pass by.
+///
+/// # Safety
+/// As [`Product`] promises. The processor has what `R` needs.
+#[inline(always)]
+pub(super) unsafe fn run<R: Register>(product: &Product<f32>) {
+    let [m, k, n] = product.dims;
+    let ((a, a_strides), (b, (b_row, b_column))) = (product.a, product.b);
+    let mut panel = std::mem::MaybeUninit::<[f32; PANEL]>::uninit();
+    let panel = panel.as_mut_ptr().cast::<f32>();
+    let (mut a_panel, blocks) = match R::K {
+        1 => (None, 1),
+        _ => (Some(Storage::<f32>::unspecified(DEPTH.div_ceil(R::K) * A_ROWS, Device::Cpu)), m.div_ceil(A_ROWS)),
+    };
+    // With k = 0 there is one pass of depth 0: it writes what is added.
+    let passes = even_cuts(k, k.div_ceil(DEPTH).max(1));
+    for ((top, bottom), (from, to)) in even_cuts(m, blocks).flat_map(|rows| passes.clone().map(move |k| (rows, k))) {
+        let (height, depth, width) = (bottom - top, to - from, 2 * R::LANES);
+        let tiles = height.div_ceil(R::ROWS);
+        let copied = R::K > 1 || b_column != 1 || tiles >= MANY;
+        // With k = 0 there may be no element there.
+        let a = a.wrapping_add(top * a_strides.0 + from * a_strides.1);
+        let (a, a_strides) = match &mut a_panel {
+            None => (a, a_strides),
+            Some(panel) => {
+                let panel = panel.as_mut_slice().as_mut_ptr();
+                // SAFETY: these elements of a are promised, and the panel has a row for each step of `depth` ≤ DEPTH.
+                unsafe { copy_panel::<R>(a, (a_strides.1, a_strides.0), [depth, height], (panel, A_ROWS)) };
+                (panel.cast_const(), (1, A_ROWS))
+            }
+        };
+        for j in (0..n).step_by(width) {
+            let columns = width.min(n - j);
+            let here = b.wrapping_add(from * b_row + j * b_column);
+            let (b, b_row) = match copied {
+                true => {
+                    // SAFETY: these rows and columns of b are promised, and the panel has DEPTH rows of `width` ≤ 32.
+                    unsafe { copy_panel::<R>(here, (b_row, b_column), [depth, columns], (panel, width)) };
+                    (panel.cast_const(), width)
+                }
+                false => (here, b_row),
+            };
+            for (t, (i, end)) in even_cuts(height, tiles).enumerate() {
+                if j + columns < n {
+                    let next = here.wrapping_add(columns * b_column);
+                    let (strides, columns) = (product.b.1, width.min(n - j - columns));
+                    prefetch_part((next, strides), (depth, columns), (t, tiles));
+                }
+                let a = a.wrapping_add(i * a_strides.0);
+                let operands = Operands { a, a_strides, b, b_row, steps: depth.div_ceil(R::K), first: from == 0 };
+                // SAFETY: the operands are those of these rows and columns, inside a and b or their copies.
+                unsafe {
+                    match columns > R::LANES {
+                        true => rows::<R, 2>(end - i, product, (top + i, j), &operands),
+                        false => rows::<R, 1>(end - i, product, (top + i, j), &operands),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// 0 … n in this many runs that differ in length by at most one.
+fn even_cuts(n: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
+    let (length, longer) = (n / parts.max(1), n % parts.max(1));
+    let start = move |part: usize| part * length + part.min(longer);
+    (0..parts).map(move |part| (start(part), start(part + 1)))
+}
+
+/// Copies `depth` rows of `columns` numbers, with these strides, into operands of `width` lanes at `to`, a row for each
+/// step. What it writes beyond `columns` does not matter.
+///
+/// # Safety
+/// All of these elements can be read, and a row of `width` written for each step; `columns` rounded up to whole registers
+/// is at most `width`.
+#[inline(always)]
+unsafe fn copy_panel<R: Register>(
+    from: *const f32,
+    (row, column): Strides,
+    [depth, columns]: [usize; 2],
+    (to, width): (*mut f32, usize),
+) {
+    let (steps, mut done) = (depth.div_ceil(R::K), 0);
+    // SAFETY: rows stay below `depth` and columns below `columns`, by masks or by `last`.
+    unsafe {
+        if column == 1 {
+            for l in 0..steps {
+                let two = R::K == 2 && 2 * l + 1 < depth;
+                for j in (0..columns).step_by(R::LANES) {
+                    let (from, mask) = (from.add(l * R::K * row + j), R::first(columns - j));
+                    let next = if two { R::load(from.add(row), mask) } else { R::splat(0.0) };
+                    R::load(from, mask).operand(next).store(to.add(l * width + j), R::first(R::LANES));
+                }
+            }
+            return;
+        }
+        if row == 1 {
+            done = depth / (4 * R::K) * 4;
+            for j in (0..columns).step_by(R::LANES) {
+                let last = R::LANES.min(columns - j) - 1;
+                for l in (0..done).step_by(4) {
+                    R::transpose(from.add(l * R::K + j * column), column, last, to.add(l * width + j), width);
+                }
+            }
+        }
+        for l in done..steps {
+            let two = R::K == 2 && 2 * l + 1 < depth;
+            for j in 0..columns {
+                let from = from.add(l * R::K * row + j * column);
+                *to.add(l * width + j) = R::lane(*from, if two { *from.add(row) } else { 0.0 });
+            }
+        }
+    }
+}
+
+/// Computes the product if this processor has AVX-512, or AVX2 with FMA; says whether it did. In bf16, where the thread
+/// has been told to.
+///
+/// # Safety
+/// As [`Product`] promises.
+pub unsafe fn sgemm(product: &Product<f32>) -> bool {
+    if Precision::here() == Precision::Bf16 {
+        // SAFETY: the caller's promise; only a processor that has it is told to use this precision.
+        unsafe { bf16::avx512(product) };
+    } else if has_avx512() {
+        // SAFETY: the caller's promise, and the processor was just asked.
+        unsafe { avx512(product) };
+    } else if has_avx2() {
+        // SAFETY: the caller's promise, and the processor was just asked.
+        unsafe { avx2(product) };
+    } else {
+        return false;
+    }
+    true
+}
+
+/// # Safety
+/// As [`run`].
+#[target_feature(enable = "avx512f,avx512vl,avx512dq")]
+unsafe fn avx512(product: &Product<f32>) {
+    // SAFETY: the caller's promise.
+    unsafe { run::<__m512>(product) }
+}
+
+/// # Safety
+/// As [`run`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2(product: &Product<f32>) {
+    // SAFETY: the caller's promise.
+    unsafe { run::<__m256>(product) }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::kernels::matmul::gemm::{Epilogue, Mat, MatMut, gemm_with};
+    use crate::kernels::testing::numbers;
+
+    /// The portable twin: a register of four numbers in plain memory, tiles of 3 × 8.
+    impl Register for [f32; 4] {
+        const LANES: usize = 4;
+        const ROWS: usize = 3;
+        const K: usize = 1;
+        type Mask = usize;
+
+        fn first(n: usize) -> usize {
+            n.min(4)
+        }
+        unsafe fn splat(x: f32) -> Self {
+            [x; 4]
+        }
+        unsafe fn load(from: *const f32, mask: usize) -> Self {
+            // SAFETY: the caller's promise for the lanes of the mask.
+            std::array::from_fn(|i| if i < mask { unsafe { *from.add(i) } } else { 0.0 })
+        }
+        unsafe fn store(self, to: *mut f32, mask: usize) {
+            // SAFETY: the caller's promise for the lanes of the mask.
+            (0..mask).for_each(|i| unsafe { *to.add(i) = self[i] });
+        }
+        unsafe fn plus(self, x: Self) -> Self {
+            std::array::from_fn(|i| self[i] + x[i])
+        }
+        unsafe fn times(self, x: Self) -> Self {
+            std::array::from_fn(|i| self[i] * x[i])
+        }
+        unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+            std::array::from_fn(|i| a[i].mul_add(b[i], self[i]))
+        }
+        unsafe fn operand(self, _: Self) -> Self {
+            self
+        }
+        fn lane(x: f32, _: f32) -> f32 {
+            x
+        }
+        unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
+            for (l, j) in (0..4).flat_map(|l| (0..4).map(move |j| (l, j))) {
+                // SAFETY: the caller's promise.
+                unsafe { *to.add(l * width + j) = *from.add(j.min(last) * gap + l) };
+            }
+        }
+    }
+
+    pub type Kernel = unsafe fn(&Product<f32>) -> bool;
+    /// Σ a b over some values of k, given as pairs (a, b).
+    pub type Dot = fn(&[[f32; 2]]) -> f32;
+
+    /// SAFETY: the caller's promise; the twin needs nothing of the processor.
+    unsafe fn twin(product: &Product<f32>) -> bool {
+        unsafe { run::<[f32; 4]>(product) };
+        true
+    }
+
+    /// The kernels that this machine can run.
+    fn kernels() -> Vec<(&'static str, Kernel)> {
+        let mut all: Vec<(&'static str, Kernel)> = vec![("twin", twin)];
+        // SAFETY: the caller's promise, and the processor was asked before its kernel is listed.
+        if has_avx512() {
+            all.push(("avx512", |product| {
+                unsafe { avx512(product) };
+                true
+            }));
+        }
+        if has_avx2() {
+            all.push(("avx2", |product| {
+                unsafe { avx2(product) };
+                true
+            }));
+        }
+        all
+    }
+
+    /// A product with a random matrix of every operand, laid out at random with a margin around it.
+    struct Case {
+        dims: [usize; 3],
+        transposed: [bool; 2],
+        alpha: f32,
+        own: bool,
+        bias: Option<Vec<f32>>,
+        residual: Option<Vec<f32>>,
+        data: [Vec<f32>; 3],
+        margin: usize,
+    }
+
+    impl Case {
+        fn new(dims: [usize; 3], transposed: [bool; 2], margin: usize, seed: u64) -> Self {
+            let [m, k, n] = dims;
+            let f32s = |len: usize, s: u64| numbers(len, s).iter().map(|x| *x as f32).collect::<Vec<_>>();
+            let size =
+                |rows: usize, cols: usize, t: bool| if t { cols * (rows + margin) } else { rows * (cols + margin) };
+            let bit = |i: u64| seed >> i & 1 == 1;
+            Case {
+                dims,
+                transposed,
+                alpha: if bit(0) { 1.0 } else { -0.37 },
+                own: bit(1),
+                bias: bit(2).then(|| f32s(n, seed + 3)),
+                residual: bit(3).then(|| f32s(m * n, seed + 4)),
+                data: [
+                    f32s(size(m, k, transposed[0]), seed),
+                    f32s(size(k, n, transposed[1]), seed + 1),
+                    f32s(m * (n + margin), seed + 2),
+                ],
+                margin,
+            }
+        }
+
+        fn operand(&self, which: usize) -> Mat<'_, f32> {
+            let [m, k, n] = self.dims;
+            let (rows, cols) = [(m, k), (k, n)][which];
+            Mat::new(
+                &self.data[which],
+                self.margin + if self.transposed[which] { rows } else { cols },
+                self.transposed[which],
+            )
+        }
+
+        fn plus(&self) -> Epilogue<'_, f32> {
+            let n = self.dims[2];
+            let residual = self.residual.as_deref().map(|r| Mat::new(r, n, false));
+            Epilogue { own: self.own, bias: self.bias.as_deref(), residual }
+        }
+
+        fn by(&self, kernel: Kernel) -> Vec<f32> {
+            let mut c = self.data[2].clone();
+            let out = MatMut::new(&mut c, self.dims[2] + self.margin);
+            gemm_with(kernel, self.dims, self.alpha, self.operand(0), self.operand(1), self.plus(), out);
+            c
+        }
+
+        /// The definition, in the order in which a tile adds: `dot` between two cuts of k, and then the next.
+        fn naive(&self, dot: Dot) -> Vec<f32> {
+            let [m, k, n] = self.dims;
+            let mut c = self.data[2].clone();
+            let at = |x: Mat<'_, f32>, i: usize, j: usize| x.data[i * x.strides.0 + j * x.strides.1];
+            for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                let c = &mut c[i * (n + self.margin) + j];
+                for (from, to) in even_cuts(k, k.div_ceil(DEPTH).max(1)) {
+                    let factors: Vec<[f32; 2]> =
+                        (from..to).map(|l| [at(self.operand(0), i, l), at(self.operand(1), l, j)]).collect();
+                    let sum = self.alpha * dot(&factors);
+                    *c = match from {
+                        0 => {
+                            let own = if self.own { *c } else { -0.0 };
+                            let bias = self.bias.as_ref().map_or(-0.0, |b| b[j]);
+                            sum + own + bias + self.residual.as_ref().map_or(-0.0, |r| r[i * n + j])
+                        }
+                        _ => sum + *c,
+                    };
+                }
+            }
+            c
+        }
+
+        fn assert(&self, name: &str, kernel: Kernel, dot: Dot) {
+            let same = self.by(kernel).iter().zip(&self.naive(dot)).all(|(x, y)| x.to_bits() == y.to_bits());
+            let ([m, k, n], transposed) = (self.dims, self.transposed);
+            assert!(same, "{name}: [{m}, {k}] × [{k}, {n}], transposed {transposed:?}");
+        }
+    }
+
+    /// Every number of rows and columns up to two tiles and a bit, both operands as they are and transposed, with all
+    /// that can be added: the same bits as the definition, and what lies between the rows of c stays as it was.
+    pub fn assert_every_edge_shape(name: &str, kernel: Kernel, dot: Dot) {
+        let (lanes, rows) = if cfg!(miri) { (4, 3) } else { (16, 12) };
+        let mut seed = 0;
+        for m in (0..=2 * rows + 2).filter(|m| !cfg!(miri) || m % 2 == 0) {
+            for n in (0..=4 * lanes + 3).filter(|n| n % (lanes / 4) < 2) {
+                for k in [0, 1, 2, 7, 8, 17] {
+                    seed += 1;
+                    if cfg!(miri) && seed % 7 > 0 {
+                        continue; // a seventh of them, of every kind
+                    }
+                    let transposed = [seed & 1 == 1, seed & 2 == 2];
+                    Case::new([m, k, n], transposed, seed as usize % 3, seed >> 2).assert(name, kernel, dot);
+                }
+            }
+        }
+    }
+
+    /// Several cuts of k, several copies of a, rows of b that are far apart.
+    pub fn assert_large_shapes(name: &str, kernel: Kernel, dot: Dot) {
+        let least = [2, 257, 5];
+        let shapes = [least, [13, 257, 33], [70, 600, 40], [61, 300, 517], [5, 511, 512], [2 * A_ROWS + 5, 19, 33]];
+        let shapes = if cfg!(miri) { &shapes[..1] } else { &shapes[..] };
+        for (i, &dims) in shapes.iter().enumerate() {
+            for transposed in [[false, false], [true, false], [false, true], [true, true]] {
+                Case::new(dims, transposed, i, 5 * i as u64).assert(name, kernel, dot);
+            }
+        }
+    }
+
+    fn fused(factors: &[[f32; 2]]) -> f32 {
+        factors.iter().fold(0.0, |sum, [a, b]| a.mul_add(*b, sum))
+    }
+
+    #[test]
+    fn every_edge_shape_equals_the_definition_bit_for_bit() {
+        kernels().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, fused));
+    }
+
+    #[test]
+    fn large_products_equal_the_definition_bit_for_bit() {
+        kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, fused));
+    }
+}

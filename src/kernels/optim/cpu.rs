@@ -1,0 +1,118 @@
+use rayon::prelude::*;
+
+use super::{AdamWStep, AdamWUpdate, EmaStep};
+use crate::kernels::Real;
+use crate::kernels::simd::vectorized;
+
+/// The numbers of one AdamW update, the same for every element.
+#[derive(Clone, Copy, Debug)]
+struct Numbers<T> {
+    /// β₁ and 1 − β₁
+    beta1: (T, T),
+    /// β₂ and 1 − β₂
+    beta2: (T, T),
+    /// lr / (1 − β₁ᵗ)
+    step_size: T,
+    /// 1 / √(1 − β₂ᵗ)
+    inverse_sqrt_correction2: T,
+    /// ε
+    eps: T,
+    /// 1 − lr · weight decay
+    keep: T,
+}
+
+impl<T: Real> Numbers<T> {
+    fn new(update: &AdamWUpdate, lr: f64, weight_decay: f64) -> Self {
+        let AdamWUpdate { betas: (beta1, beta2), eps, step } = *update;
+        // In f64 throughout: 1 − 0.999ᵗ in f32 would be off by 10⁻⁴ at the first step.
+        let (f, t) = (T::from_f64, step as f64);
+        Numbers {
+            beta1: (f(beta1), f(1.0 - beta1)),
+            beta2: (f(beta2), f(1.0 - beta2)),
+            step_size: f(lr / (1.0 - beta1.powf(t))),
+            inverse_sqrt_correction2: f(1.0 / (1.0 - beta2.powf(t)).sqrt()),
+            eps: f(eps),
+            keep: f(1.0 - lr * weight_decay),
+        }
+    }
+
+    /// One weight w and its moments m and v (Loshchilov and Hutter, 2019).
+    ///
+    /// m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) g²;  w ← w (1 − lr λ) − lr/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)
+    #[inline(always)]
+    fn update(&self, g: T, m: &mut T, v: &mut T, w: &mut T) {
+        *m = self.beta1.0 * *m + self.beta1.1 * g;
+        *v = self.beta2.0 * *v + self.beta2.1 * g * g;
+        *w = *w * self.keep - self.step_size * *m / (v.sqrt() * self.inverse_sqrt_correction2 + self.eps);
+    }
+}
+
+/// target ← momentum · target + (1 − momentum) · online, for one weight.
+#[inline(always)]
+fn follow<T: Real>(momentum: T, online: T, target: &mut T) {
+    *target = momentum * *target + (T::ONE - momentum) * online;
+}
+
+vectorized! {
+    /// One AdamW update of moments m and v and weights w.
+    fn update<T>(numbers: &Numbers<T>, g: &[T], m: &mut [T], v: &mut [T], w: &mut [T]) {
+        for (((&g, m), v), w) in g.iter().zip(m).zip(v).zip(w) {
+            numbers.update(g, m, v, w);
+        }
+    }
+
+    /// target ← momentum · target + (1 − momentum) · online.
+    fn follow_all<T>(momentum: T, online: &[T], target: &mut [T]) {
+        for (&online, target) in online.iter().zip(target) {
+            follow(momentum, online, target);
+        }
+    }
+
+    /// [`update`], and [`follow_all`] of the new weights: each is read once and written once.
+    fn update_and_follow<T>(
+        numbers: &Numbers<T>,
+        momentum: T,
+        g: &[T],
+        m: &mut [T],
+        v: &mut [T],
+        w: &mut [T],
+        target: &mut [T],
+    ) {
+        for ((((&g, m), v), w), target) in g.iter().zip(m).zip(v).zip(w).zip(target) {
+            numbers.update(g, m, v, w);
+            follow(momentum, *w, target);
+        }
+    }
+}
+
+/// Weights that a thread updates at a time: they, their moments, gradients and average fill a third of a level-2 cache.
+/// Each weight is updated for itself, so no bit depends on the cut.
+const WEIGHTS: usize = 16 << 10;
+
+/// Every step, in parallel over parameters and over parts of them.
+pub(super) fn adamw<T: Real>(of: &AdamWUpdate, steps: Vec<AdamWStep<'_>>) {
+    // A gradient is dropped by the thread that used it, in whose next step its memory serves again.
+    steps.into_par_iter().for_each(|AdamWStep { gradient, m, v, weight, lr, weight_decay, average }| {
+        let numbers = Numbers::<T>::new(of, lr, weight_decay);
+        let [m, v, w] = [m, v, weight].map(|x| x.make_mut::<T>("adamw").par_chunks_mut(WEIGHTS));
+        let weights = gradient.as_slice::<T>("adamw").par_chunks(WEIGHTS).zip(m).zip(v).zip(w);
+        match average {
+            None => weights.for_each(|(((g, m), v), w)| update(&numbers, g, m, v, w)),
+            Some((momentum, average)) => {
+                let average = average.make_mut::<T>("ema").par_chunks_mut(WEIGHTS);
+                weights.zip(average).for_each(|((((g, m), v), w), average)| {
+                    update_and_follow(&numbers, T::from_f64(momentum), g, m, v, w, average);
+                });
+            }
+        }
+    });
+}
+
+/// Every average, in parallel as [`adamw`].
+pub(super) fn ema<T: Real>(steps: Vec<EmaStep<'_>>) {
+    steps.into_par_iter().for_each(|EmaStep { momentum, weight, average }| {
+        let average = average.make_mut::<T>("ema").par_chunks_mut(WEIGHTS);
+        let weights = weight.as_slice::<T>("ema").par_chunks(WEIGHTS).zip(average);
+        weights.for_each(|(weight, average)| follow_all(T::from_f64(momentum), weight, average));
+    });
+}

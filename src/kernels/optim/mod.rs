@@ -1,0 +1,77 @@
+//! What happens to weights between two steps: AdamW and moving averages, of all parameters in one call.
+
+mod cpu;
+mod reference;
+
+use super::{Buffer, check_device, check_len, launch};
+
+/// What one AdamW update has in common for all parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWUpdate {
+    /// β₁, β₂.
+    pub betas: (f64, f64),
+    /// ε.
+    pub eps: f64,
+    /// t, counted from 1.
+    pub step: u64,
+}
+
+/// One parameter in an update. The gradient is given away: its memory is free as soon as it was used.
+#[derive(Debug)]
+pub struct AdamWStep<'a> {
+    /// g
+    pub gradient: Buffer,
+    /// First moment.
+    pub m: &'a mut Buffer,
+    /// Second moment.
+    pub v: &'a mut Buffer,
+    /// w
+    pub weight: &'a mut Buffer,
+    /// Learning rate of this parameter.
+    pub lr: f64,
+    /// Weight decay λ of this parameter.
+    pub weight_decay: f64,
+    /// μ and the moving average that follows the new weight, see [`ema`], in the same pass over memory.
+    pub average: Option<(f64, &'a mut Buffer)>,
+}
+
+/// One moving average, about to follow its weight.
+#[derive(Debug)]
+pub struct EmaStep<'a> {
+    /// μ
+    pub momentum: f64,
+    /// w
+    pub weight: &'a Buffer,
+    /// The average.
+    pub average: &'a mut Buffer,
+}
+
+/// One AdamW update (Loshchilov and Hutter, 2019) of all these parameters, of one element type, in place:
+///
+/// m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) g²;  w ← w (1 − lr λ) − lr/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)
+#[track_caller]
+pub fn adamw(update: &AdamWUpdate, steps: Vec<AdamWStep<'_>>) {
+    let Some(first) = steps.first() else { return };
+    let (device, dtype) = (first.weight.device(), first.weight.dtype());
+    for AdamWStep { gradient, m, v, weight, average, .. } in &steps {
+        let average = average.iter().map(|(_, average)| ("the average", &**average));
+        for (what, x) in [("the gradient", gradient), ("m", &**m), ("v", &**v)].into_iter().chain(average) {
+            check_len("adamw", what, x, weight.len());
+            check_device("adamw", device, x.device());
+        }
+        check_device("adamw", device, weight.device());
+    }
+    launch!("adamw", at device, dtype, [], [] => adamw(update, steps));
+}
+
+/// average ← μ average + (1 − μ) weight for all of these, of one element type, in place.
+#[track_caller]
+pub fn ema(steps: Vec<EmaStep<'_>>) {
+    let Some(first) = steps.first() else { return };
+    let (device, dtype) = (first.weight.device(), first.weight.dtype());
+    for EmaStep { weight, average, .. } in &steps {
+        check_len("ema", "the average", average, weight.len());
+        [weight.device(), average.device()].iter().for_each(|found| check_device("ema", device, *found));
+    }
+    launch!("ema", at device, dtype, [], [] => ema(steps));
+}

@@ -1,0 +1,78 @@
+use rayon::prelude::*;
+
+use super::Finite;
+use crate::kernels::Real;
+use crate::kernels::simd::vectorized;
+
+/// y ← factor · Σ over the middle axis.
+pub(super) fn sum<T: Real>([_, n, inner]: [usize; 3], factor: f64, x: &[T], y: &mut [T]) {
+    if inner == 1 {
+        for (i, y) in y.iter_mut().enumerate() {
+            *y = T::from_f64(factor * x[i * n..(i + 1) * n].iter().map(|x| x.to_f64()).sum::<f64>());
+        }
+        return;
+    }
+    let mut sums = vec![0.0; inner];
+    for (i, y) in y.chunks_exact_mut(inner.max(1)).enumerate() {
+        sums.fill(0.0);
+        for x in x[i * n * inner..][..n * inner].chunks_exact(inner) {
+            sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x.to_f64());
+        }
+        y.iter_mut().zip(&sums).for_each(|(y, sum)| *y = T::from_f64(factor * sum));
+    }
+}
+
+/// dx ← factor · dy all along the middle axis.
+pub(super) fn sum_backward<T: Real>([outer, n, inner]: [usize; 3], factor: f64, dy: &[T], dx: &mut [T]) {
+    let scaled = |dy: &T| T::from_f64(factor * dy.to_f64());
+    for o in 0..outer {
+        let (dy, dx) = (&dy[o * inner..][..inner], &mut dx[o * n * inner..][..n * inner]);
+        if let [dy] = dy {
+            dx.fill(scaled(dy));
+        } else if inner > 0 {
+            dx.chunks_exact_mut(inner).for_each(|dx| dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = scaled(dy)));
+        }
+    }
+}
+
+fn norm_of<T: Real>(x: &[T]) -> f64 {
+    x.iter().map(|x| x.to_f64().powi(2)).sum::<f64>().sqrt()
+}
+
+/// y ← √ Σ x².
+pub(super) fn norm<T: Real>(x: &[T], y: &mut [T]) {
+    y[0] = T::from_f64(norm_of(x));
+}
+
+/// dx ← x dy / √ Σ x².
+pub(super) fn norm_backward<T: Real>(x: &[T], dy: &[T], dx: &mut [T]) {
+    let norm = norm_of(x);
+    let factor = T::from_f64(if norm == 0.0 { 0.0 } else { dy[0].to_f64() / norm });
+    dx.iter_mut().zip(x).for_each(|(dx, &x)| *dx = factor * x);
+}
+
+vectorized! {
+    /// y ← y + Σ over the rows of x: the gradient of a bias.
+    pub(super) fn accumulate_rows<T>(cols: usize, x: &[T], y: &mut [T]) {
+        if cols > 0 {
+            x.chunks_exact(cols).for_each(|row| y.iter_mut().zip(row).for_each(|(y, &x)| *y += x));
+        }
+    }
+
+    /// How many are NaN or infinite. No early end: that would keep it out of vector registers.
+    fn count<T>(of: Finite, x: &[T]) -> usize {
+        match of {
+            Finite::Elements => x.iter().map(|x| usize::from(!x.is_finite())).sum(),
+            Finite::Squares => x.iter().map(|&x| usize::from(!(x * x).is_finite())).sum(),
+        }
+    }
+}
+
+/// Elements that are worth a task: finding out takes as long as reading them.
+const COUNTED: usize = 128 << 10;
+
+/// count ← how many are NaN or infinite, in parallel.
+pub(super) fn count_non_finite<T: Real>(of: Finite, buffers: &[&[T]], count: &mut [T]) {
+    let found = buffers.par_iter().flat_map(|x| x.par_chunks(COUNTED)).map(|x| self::count(of, x)).sum::<usize>();
+    count[0] = T::from_f64(found as f64);
+}

@@ -1,0 +1,117 @@
+//! One source, three machine codes: `vectorized!` compiles a loop for AVX-512, for AVX2 and for the baseline,
+//! and picks at run time what the processor has.
+//!
+//! A binary built for plain x86-64 would otherwise run every loop with 128-bit vectors. The loops themselves stay
+//! ordinary Rust over slices; nothing here depends on what they compute.
+
+/// Whether the AVX-512 code may run.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512dq")
+}
+
+/// Whether products of bf16 pairs may run.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub fn has_avx512_bf16() -> bool {
+    has_avx512() && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16")
+}
+
+/// Whether the AVX2 code may run. (Processors with AVX2 and without FMA are very few; they run the baseline.)
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+/// Whether `mul_add` in a [`vectorized!`] function is an instruction; elsewhere it is a slow call.
+#[inline]
+pub fn has_fma() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return has_avx512() || has_avx2();
+    #[cfg(not(target_arch = "x86_64"))]
+    return cfg!(target_arch = "aarch64");
+}
+
+/// Defines functions generic over one [`Real`](crate::kernels::Real) whose bodies are compiled three times.
+///
+/// Multiplications and additions are not contracted into FMA, unless the source says `mul_add`: the three codes give the
+/// same bits.
+macro_rules! vectorized {
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident<$T:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)+) => {$(
+        $(#[$meta])*
+        $vis fn $name<$T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body<$T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq")]
+                fn avx512<$T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2<$T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
+                if $crate::kernels::simd::has_avx512() {
+                    // SAFETY: the processor was just found to have what `avx512` is compiled for.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if $crate::kernels::simd::has_avx2() {
+                    // SAFETY: the processor was just found to have what `avx2` is compiled for.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    )+};
+}
+pub(crate) use vectorized;
+
+/// Independent partial results of a reduction along a row, so that it uses vector registers; their number fixes the
+/// order of summation, and with it the bits.
+pub const LANES: usize = 16;
+
+/// Reduces rows x and y of one length side by side: 16 running results, then these together.
+///
+/// By whole arrays of 16, because an index would be checked, and loops with checks do not become vector code.
+#[inline(always)]
+pub fn reduce<T: Copy, S: Copy>(
+    x: &[T],
+    y: &[T],
+    start: S,
+    step: impl Fn(S, T, T) -> S,
+    join: impl Fn(S, S) -> S,
+) -> S {
+    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    let mut lanes = [start; LANES];
+    for (x, y) in x.iter().zip(y) {
+        for lane in 0..LANES {
+            lanes[lane] = step(lanes[lane], x[lane], y[lane]);
+        }
+    }
+    for ((lane, &x), &y) in lanes.iter_mut().zip(x_rest).zip(y_rest) {
+        *lane = step(*lane, x, y);
+    }
+    self::join(lanes, join)
+}
+
+/// Sixteen results to one: halves onto halves.
+#[inline(always)]
+pub fn join<T: Copy>(mut lanes: [T; LANES], join: impl Fn(T, T) -> T) -> T {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            lanes[lane] = join(lanes[lane], lanes[lane + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Σ x.
+#[inline(always)]
+pub fn sum<T: crate::kernels::Real>(x: &[T]) -> T {
+    reduce(x, x, T::ZERO, |s, x, _| s + x, |a, b| a + b)
+}
