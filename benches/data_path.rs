@@ -58,7 +58,8 @@ fn options(splits: &Splits) -> LoaderOptions {
         batch_size: BATCH,
         seed: 0,
         first_step: 0,
-        augment: Some(Augment::STOP),
+        views: vec![Some(Augment::STOP)],
+        labels: false,
         normalization: splits.normalization().unwrap(),
         threads: 1,
     }
@@ -66,7 +67,7 @@ fn options(splits: &Splits) -> LoaderOptions {
 
 fn loader(splits: &Splits) -> impl Iterator<Item = Tensor> {
     let loader = Loader::new(splits.train.clone(), options(splits)).unwrap_or_else(|e| panic!("{e}"));
-    loader.map(|batch| batch.unwrap_or_else(|e| panic!("{e}")))
+    loader.map(|batch| batch.unwrap_or_else(|e| panic!("{e}")).views.swap_remove(0))
 }
 
 fn ways(sources: &[Source], quick: bool) -> String {
@@ -117,7 +118,7 @@ fn training(sources: &[Source], quick: bool) -> String {
     for (model, sizes) in models(quick) {
         let (mut trainer, mut batch) = sizes.prepare();
         let effort = Effort { least: steps, most: steps, budget: Duration::ZERO };
-        let alone = median(effort.times(|| assert!(trainer.step(&batch, &HYPER).expect("a step").is_finite())));
+        let alone = median(effort.times(|| assert!(trainer.step(&batch, &HYPER).expect("a step").loss.is_finite())));
         for (name, splits) in sources {
             let mut batches = loader(splits);
             let mut waits = Vec::new();
@@ -125,7 +126,7 @@ fn training(sources: &[Source], quick: bool) -> String {
                 let start = Instant::now();
                 let images = batches.next().expect("the loader never ends");
                 waits.push(start.elapsed().as_secs_f64());
-                batch.images = images;
+                batch.views[0].images = images;
                 trainer.step(&batch, &HYPER).expect("a step");
             });
             // The first wait is for a thread that has just begun, and belongs to a step that is not timed.
@@ -146,10 +147,10 @@ fn probing(sources: &[Source], quick: bool) -> String {
         for (name, splits) in sources {
             let (sample, normalization) =
                 (Subset::even(splits.test.clone(), images), splits.normalization().expect("statistics"));
-            let (encoder, params) = (&trainer.model.encoder, trainer.params.evaluated());
+            let (encoder, params) = (trainer.method.encoder(), trainer.params.evaluated());
             let seconds = median(effort.times(|| {
                 let features = pooled_features(encoder, params, (&sample, &normalization), 1, &|_| Ok(()));
-                assert_eq!(features.expect("features")[0].rows(), sample.len());
+                assert_eq!(features.expect("features")[0].shape()[0], sample.len());
             }));
             let rate = sample.len() as f64 / seconds;
             rows.push(vec![model.to_owned(), (*name).to_owned(), format!("{rate:.0}"), format!("{:.1}", 1e6 / rate)]);

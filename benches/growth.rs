@@ -204,7 +204,7 @@ impl Measured {
         let (mut trainer, batch) = sizes.prepare();
         let before = peak_mb();
         let effort = if flag("--quick") || !is_bench() { QUICK } else { EFFORT };
-        let times = effort.times(|| assert!(trainer.step(&batch, &common::HYPER).expect("a step").is_finite()));
+        let times = effort.times(|| assert!(trainer.step(&batch, &common::HYPER).expect("a step").loss.is_finite()));
         let least = times.iter().copied().fold(f64::INFINITY, f64::min);
         Measured { seconds: median(times), least, memory_mb: [before, peak_mb()] }
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use safetensors::{Dtype, SafeTensors};
-use stop_mim::methods::{Method, Model, ModelConfig};
+use stop_mim::methods::{MethodConfig, ModelConfig};
 use stop_mim::nn::{LinearInit, Params};
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::{Batch, Noise, StepParams, Trainer};
@@ -25,26 +25,32 @@ fn main() {
     let encoder = EncoderConfig {
         image_size: 32,
         patch_size: 4,
+        channels: 3,
         dim: 192,
         depth: 6,
         heads: 3,
         mlp_ratio: 4.0,
         class_token: false,
+        mask_token: false,
         patch_std: 0.02,
         position_scale: 1.0,
     };
     let predictor = PredictorConfig { dim: 96, depth: 3, heads: 3, learned_positions: false, embed_std: 0.02 };
-    let config =
-        ModelConfig { method: Method::Ijepa { target_blocks: 1 }, encoder, predictor, linear_init: LinearInit::Normal };
+    let config = ModelConfig {
+        method: MethodConfig::Ijepa { target_blocks: 1 },
+        encoder,
+        predictor,
+        linear_init: LinearInit::Normal,
+    };
     let mut rng = stream(0, Purpose::Init, [0, 0]);
-    let (model, mut params) = Model::new(&config, DType::F32, &mut rng).expect("these sizes fit");
+    let (method, mut params) = config.build(DType::F32, &mut rng).expect("these sizes fit");
     let noise = Noise::Drawn { seed: 0, step: 0 };
     let Some(path) = workload else {
         let masks = |k: u32, n: u32| Indices::new(64, n as usize, (0..64 * n).map(|i| (i % n + k) % 64).collect());
         let images = Tensor::normal([64, 3, 32, 32], 1.0, DType::F32, &mut rng);
         let targets = (0..4).map(|k| masks(36 + 5 * k, 12)).collect();
-        let batch = Batch { images, context: vec![masks(0, 36)], targets, noise };
-        let mut trainer = Trainer { precision, ..Trainer::new(model, params) };
+        let batch = Batch::masked(images, vec![masks(0, 36)], targets, noise);
+        let mut trainer = Trainer { precision, ..Trainer::new(method, params) };
         trainer.step(&batch, &HYPER).expect("a step");
         let (mut ms, _) = run(&mut trainer, &batch, 10);
         ms.sort_by(f64::total_cmp);
@@ -53,14 +59,14 @@ fn main() {
     };
     let bytes = std::fs::read(Path::new(&path)).unwrap_or_else(|e| panic!("{path}: {e}"));
     let file = SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{path}: {e}"));
-    load(&file, "encoder.", &mut params.encoder);
-    load(&file, "encoder.", params.target.as_mut().expect("I-JEPA has one"));
-    load(&file, "predictor.", &mut params.predictor);
+    load(&file, "encoder.", &mut params["encoder"]);
+    load(&file, "encoder.", &mut params["target_encoder"]);
+    load(&file, "predictor.", &mut params["predictor"]);
     let targets = indices(&file, "masks_tgt");
     let targets = (0..4).map(|k| targets.slice_rows(64 * k..64 * (k + 1))).collect();
-    let batch = Batch { images: floats(&file, "images"), context: vec![indices(&file, "masks_ctx")], targets, noise };
+    let batch = Batch::masked(floats(&file, "images"), vec![indices(&file, "masks_ctx")], targets, noise);
     drop(bytes);
-    let mut trainer = Trainer { precision, ..Trainer::new(model, params) };
+    let mut trainer = Trainer { precision, ..Trainer::new(method, params) };
 
     let (base, start) = (peak_mb(), Instant::now());
     let (_, first) = run(&mut trainer, &batch, 3);
@@ -80,7 +86,7 @@ fn main() {
 fn run(trainer: &mut Trainer, batch: &Batch, steps: usize) -> (Vec<f64>, Vec<f64>) {
     let one = |_| {
         let start = Instant::now();
-        let loss = trainer.step(batch, &HYPER).expect("a step");
+        let loss = trainer.step(batch, &HYPER).expect("a step").loss;
         (start.elapsed().as_secs_f64() * 1e3, loss)
     };
     (0..steps).map(one).unzip()

@@ -42,11 +42,11 @@ fn main() {
     let start = Instant::now();
     let (mut trainer, batch) = sizes.prepare();
     let (setup, before) = (start.elapsed().as_secs_f64(), peak_mb());
-    let numbers: usize = trainer.params.trained().iter().map(|params| params.trained_elements()).sum();
+    let numbers: usize = trainer.params.trained().map(|params| params.trained_elements()).sum();
 
     let mut losses = Vec::new();
     let times = Effort { least: steps, most: steps, budget: Duration::ZERO }
-        .times(|| losses.push(trainer.step(&batch, &common::HYPER).expect("a step")));
+        .times(|| losses.push(trainer.step(&batch, &common::HYPER).expect("a step").loss));
     let [least, middle] = [times.iter().copied().fold(f64::INFINITY, f64::min), median(times)];
     let images = sizes.images as f64;
     let gflop = sizes.flop_per_image() * images / 1e9;

@@ -16,7 +16,7 @@ fn steps_of_every_method() {
             let batch = small::batch(&trainer);
             let hyper = StepParams { lr: 1e-2, weight_decay: 0.1, ema_momentum: 0.9 };
             let losses: Vec<u64> = small::with_threads(threads, || {
-                (0..4).map(|_| trainer.step(&batch, &hyper).unwrap().to_bits()).collect()
+                (0..4).map(|_| trainer.step(&batch, &hyper).unwrap().loss.to_bits()).collect()
             });
             (losses, small::bits(&trainer))
         };

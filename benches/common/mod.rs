@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use stop_mim::methods::{Method, Model, ModelConfig};
+use stop_mim::methods::{MethodConfig, ModelConfig};
 use stop_mim::nn::LinearInit;
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::{Batch, Noise, StepParams, Trainer};
@@ -50,15 +50,17 @@ impl Sizes {
         let Sizes { side, patch, encoder: [dim, depth, heads], predictor, .. } = *self;
         let [predictor_dim, predictor_depth, predictor_heads] = predictor;
         ModelConfig {
-            method: Method::Ijepa { target_blocks: 1 },
+            method: MethodConfig::Ijepa { target_blocks: 1 },
             encoder: EncoderConfig {
                 image_size: side,
                 patch_size: patch,
+                channels: 3,
                 dim,
                 depth,
                 heads,
                 mlp_ratio: 4.0,
                 class_token: false,
+                mask_token: false,
                 patch_std: 0.02,
                 position_scale: 1.0,
             },
@@ -76,20 +78,17 @@ impl Sizes {
     /// A model about to start, and a batch of random numbers under masks of these sizes.
     pub fn prepare(&self) -> (Trainer, Batch) {
         let mut rng = stream(0, Purpose::Init, [0, 0]);
-        let (model, params) = Model::new(&self.model(), DType::F32, &mut rng).expect("these sizes fit");
+        let (method, params) = self.model().build(DType::F32, &mut rng).expect("these sizes fit");
         let (images, tokens, [context, target]) = (self.images, self.tokens(), self.masks);
         // Runs of tokens: which ones they are does not matter to the time.
         let mask = |start: usize, n: usize| {
             let of_image = (0..n).map(|k| ((start + k) % tokens) as u32);
             Indices::new(images, n, of_image.cycle().take(images * n).collect())
         };
-        let batch = Batch {
-            images: Tensor::normal([images, 3, self.side, self.side], 1.0, DType::F32, &mut rng),
-            context: vec![mask(0, context)],
-            targets: (0..TARGET_BLOCKS).map(|k| mask(context + k * target / 2, target)).collect(),
-            noise: Noise::Drawn { seed: 0, step: 0 },
-        };
-        (Trainer::new(model, params), batch)
+        let pixels = Tensor::normal([images, 3, self.side, self.side], 1.0, DType::F32, &mut rng);
+        let targets = (0..TARGET_BLOCKS).map(|k| mask(context + k * target / 2, target)).collect();
+        let batch = Batch::masked(pixels, vec![mask(0, context)], targets, Noise::Drawn { seed: 0, step: 0 });
+        (Trainer::new(method, params), batch)
     }
 
     /// Floating-point operations of a step in matrix products (some 99 % of all), a multiply-add being two, for one

@@ -221,12 +221,13 @@ mod tests {
             let read = start.init.as_ref().map(|_| InitReport { lines: Vec::new(), run: run.map(said) });
             start.preprocessing(read.as_ref())
         };
-        let asked = Normalization { mean: [0.5, -0.25, 0.0], std: [1.0, 2.0, 0.5] };
+        let asked = Normalization::new([0.5, -0.25, 0.0], [1.0, 2.0, 0.5]);
         let (own, flags) = (Normalization::CIFAR10, "--mean 0.5,-0.25,0 --std 1,2,0.5");
         assert_eq!(of("", None).unwrap(), None);
-        assert_eq!(of(flags, None).unwrap(), Some(Preprocessing::Asked(asked)));
-        assert_eq!(of(&format!("--init f {flags}"), Some(Some(own))).unwrap(), Some(Preprocessing::Asked(asked)));
-        assert_eq!(of("--init f", Some(Some(own))).unwrap(), Some(Preprocessing::Checkpoint(own)));
+        assert_eq!(of(flags, None).unwrap(), Some(Preprocessing::Asked(asked.clone())));
+        let both = of(&format!("--init f {flags}"), Some(Some(own.clone())));
+        assert_eq!(both.unwrap(), Some(Preprocessing::Asked(asked)));
+        assert_eq!(of("--init f", Some(Some(own.clone()))).unwrap(), Some(Preprocessing::Checkpoint(own)));
         assert_eq!(of("--init f", Some(None)).unwrap(), Some(Preprocessing::Images), "a checkpoint of 0.1.0");
         assert_eq!(of("--init f", None).unwrap(), Some(Preprocessing::ImageNet));
         for bad in ["--mean nan,0,0 --std 1,1,1", "--mean 0,0,0 --std 1,0,1", "--mean 0,0,0 --std=-1,1,1"] {

@@ -127,7 +127,10 @@ impl Images {
             let splits = data::open_with(spec, side, options)?;
             let normalization = found.preprocessing.on(&splits)?;
             let Splits { train, test, .. } = splits;
-            return Ok(Images { sets: [train, test].map(|set| Set::Data(set, normalization.clone())).into(), folder: None });
+            return Ok(Images {
+                sets: [train, test].map(|set| Set::Data(set, normalization.clone())).into(),
+                folder: None,
+            });
         };
         let folder = Arc::new(folder::open_all(Path::new(dir), side, options.bad_images)?);
         let normalization = found.preprocessing.said().ok_or_else(|| {
@@ -142,7 +145,9 @@ impl Images {
     }
 
     fn normalization(&self) -> Option<Normalization> {
-        self.sets.iter().find_map(|set| if let Set::Data(_, normalization) = set { Some(normalization.clone()) } else { None })
+        self.sets
+            .iter()
+            .find_map(|set| if let Set::Data(_, normalization) = set { Some(normalization.clone()) } else { None })
     }
 
     /// How many files turned out to be of no use so far, those left out at opening included.

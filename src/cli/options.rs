@@ -355,6 +355,7 @@ mod tests {
     use clap::{CommandFactory, Parser};
 
     use super::*;
+    use crate::train::LearningRate;
 
     #[derive(Parser)]
     struct Line {
@@ -393,10 +394,12 @@ mod tests {
         }
         let stop = RunConfig::for_method(methods[0].1.clone(), Preset::Toy);
         assert_eq!(config(""), stop);
-        assert_eq!((stop.steps, stop.warmup, stop.lr), (12_496, 1250, [1e-4, 5e-4, 5e-6]));
-        let slower = RunConfig { lr: [1e-3, 1e-3, 1e-5], seed: 3, ..stop.clone() };
+        let lr = LearningRate { start: 1e-4, peak: 5e-4, end: 5e-6, warmup: 1250 };
+        assert_eq!((stop.steps, stop.lr), (12_496, lr));
+        let slower =
+            RunConfig { lr: LearningRate { start: 1e-3, peak: 1e-3, end: 1e-5, ..lr }, seed: 3, ..stop.clone() };
         assert_eq!(config("--lr 1e-3 --lr-start 1e-3 --seed 3"), slower);
-        let shorter = RunConfig { batch: 100, steps: 1000, warmup: 200, ..stop };
+        let shorter = RunConfig { batch: 100, steps: 1000, lr: LearningRate { warmup: 200, ..lr }, ..stop };
         assert_eq!(config("--batch 100 --epochs 2 --warmup 0.2"), shorter);
     }
 

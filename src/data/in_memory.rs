@@ -159,12 +159,13 @@ mod tests {
             batch_size: 5,
             seed: 0,
             first_step: 0,
-            augment: Some(Augment::STOP),
+            views: vec![Some(Augment::STOP)],
+            labels: false,
             normalization: Normalization::measure(&*train, 10).unwrap(),
             threads: 1,
         };
         let batch = Loader::new(Arc::clone(&train), options.clone()).unwrap().next().unwrap().unwrap();
-        assert_eq!(batch.shape()[..], [5, 2, 8, 8]);
+        assert_eq!(batch.views[0].shape()[..], [5, 2, 8, 8]);
         let rgb = LoaderOptions { normalization: Normalization::CIFAR10, ..options };
         let error = Loader::new(train, rgb).err().unwrap().to_string();
         assert!(error.contains("images of 2 channels cannot be normalized by 3 means"), "{error}");

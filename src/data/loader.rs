@@ -399,8 +399,7 @@ mod tests {
 
     #[test]
     fn without_augmentation_training_and_evaluation_see_the_same_pixels() {
-        let few = Few::default();
-        let evaluation = evaluation_images(&few, 3..23, &options().normalization).unwrap();
+        let evaluation = evaluation_images(&*few(None, None), 3..23, &options().normalization).unwrap();
         assert_eq!(evaluation.len(), 20 * 192);
         let training = &batches(LoaderOptions { batch_size: 23, ..plain() }, 1)[0];
         for (image, index) in training.as_slice::<f32>().chunks(192).zip(indices(training)) {

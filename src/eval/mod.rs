@@ -122,8 +122,8 @@ mod testing {
     /// Runs `work` with a check that ends it after `after` more questions: how it ended, and how often it asked.
     pub fn ended_after<T>(after: usize, work: impl Fn(CancelCheck) -> Result<T>) -> (Result<T>, usize) {
         let asked = AtomicUsize::new(0);
-        let go_on = || if asked.fetch_add(1, Ordering::Relaxed) < after { Ok(()) } else { Err(Error::Interrupted) };
-        (work(&go_on), asked.into_inner())
+        let resume = || if asked.fetch_add(1, Ordering::Relaxed) < after { Ok(()) } else { Err(Error::Interrupted) };
+        (work(&resume), asked.into_inner())
     }
 
     pub fn features(rows: usize, dim: usize, numbers: Vec<f32>) -> Tensor {

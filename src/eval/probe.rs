@@ -37,7 +37,7 @@ use crate::autograd::{Tape, Var, ops};
 use crate::linalg::lbfgs::{self, Minimum, Options};
 use crate::linalg::{Cholesky, gram, norm};
 use crate::rng::{Purpose, stream};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Indices, Tensor};
 
 /// How to fit the probe.
 #[derive(Clone, Debug)]
@@ -102,10 +102,10 @@ const MIN_RIDGE: f64 = 1e-8;
 /// 3. Fit on all training rows, and count.
 ///
 /// Labels are class numbers `0..classes`. With fewer than ten training images there is nothing to hold out, and the
-/// strongest λ is taken. `go_on` is asked before each evaluation of the loss.
+/// strongest λ is taken. `resume` is asked before each evaluation of the loss.
 ///
 /// # Errors
-/// When a feature is not finite, or `go_on` says so.
+/// When a feature is not finite, or `resume` says so.
 ///
 /// # Panics
 /// When labels and rows differ in number, a label is no class, the two sets differ in `dim`, or there is no λ.
@@ -115,7 +115,7 @@ pub fn linear_probe(
     (test, test_labels): (&Tensor, &[u32]),
     classes: usize,
     config: &ProbeConfig,
-    go_on: CancelCheck,
+    resume: CancelCheck,
 ) -> Result<ProbeReport> {
     check_labeled("linear_probe, training set", train, train_labels, classes)?;
     check_labeled("linear_probe, test set", test, test_labels, classes)?;
@@ -134,7 +134,7 @@ pub fn linear_probe(
 
     let preconditioned = images >= dim && dim <= MOST_PRECONDITIONED;
     let rows = || train.iter().map(|block| block.x.clone());
-    let mut covariance = if preconditioned { Some(gram(rows(), dim, go_on)?) } else { None };
+    let mut covariance = if preconditioned { Some(gram(rows(), dim, resume)?) } else { None };
     covariance.iter_mut().flatten().for_each(|g| *g /= images as f64);
     let covariance = covariance.as_deref();
 
@@ -147,7 +147,7 @@ pub fn linear_probe(
         let mut warm = weights.clone();
         for &candidate in &lambdas {
             let objective = Objective { blocks: &fitted, classes, lambda: candidate };
-            warm = objective.fit(warm, covariance, config, go_on)?.point;
+            warm = objective.fit(warm, covariance, config, resume)?.point;
             let top1 = Objective { blocks: &held, ..objective }.top1(&warm);
             held_out.push((candidate, top1));
             if top1 > best_top1 {
@@ -158,7 +158,7 @@ pub fn linear_probe(
 
     // 3.
     let objective = Objective { blocks: &train, classes, lambda };
-    let found = objective.fit(weights, covariance, config, go_on)?;
+    let found = objective.fit(weights, covariance, config, resume)?;
     let Minimum { point, iterations, gradient_norm, converged, .. } = found;
     let (train_top1, test_top1) = (objective.top1(&point), Objective { blocks: &test, ..objective }.top1(&point));
     Ok(ProbeReport { train_top1, test_top1, lambda, held_out, iterations, gradient_norm, converged })
@@ -192,7 +192,7 @@ struct Block {
     /// Standardized features, `[n, dim]`.
     x: Tensor,
     /// Class of each image, `[n]`.
-    labels: Vec<u32>,
+    labels: Indices,
 }
 
 impl Block {
@@ -201,7 +201,8 @@ impl Block {
         let block = |rows: &[u32]| {
             let mut x = select_rows(x, rows);
             standardizer.apply(&mut x);
-            Block { x, labels: rows.iter().map(|&row| labels[row as usize]).collect() }
+            let labels = rows.iter().map(|&row| labels[row as usize]).collect();
+            Block { x, labels: Indices::new(rows.len(), 1, labels) }
         };
         order.par_chunks(BLOCK).map(block).collect()
     }
@@ -210,10 +211,10 @@ impl Block {
     fn split(blocks: &[Self], at: usize) -> (Vec<Self>, Vec<Self>) {
         let (mut first, mut others) = (Vec::new(), Vec::new());
         for (i, block) in blocks.iter().enumerate() {
-            let n = block.labels.len();
+            let n = block.labels.rows();
             let part = |range: std::ops::Range<usize>| Block {
                 x: if range.len() == n { block.x.clone() } else { block.x.rows(range.clone()) },
-                labels: block.labels[range].to_vec(),
+                labels: block.labels.slice_rows(range),
             };
             let cut = at.saturating_sub(i * BLOCK).min(n);
             first.extend((cut > 0).then(|| part(0..cut)));
@@ -234,7 +235,7 @@ struct Objective<'a> {
 impl Objective<'_> {
     /// Number of images.
     fn images(&self) -> usize {
-        self.blocks.iter().map(|block| block.labels.len()).sum()
+        self.blocks.iter().map(|block| block.labels.rows()).sum()
     }
 
     /// Minimizes L from `start`. `covariance` is XᵀX/n of these features, or nearly.
@@ -243,7 +244,7 @@ impl Objective<'_> {
         start: Vec<f64>,
         covariance: Option<&[f64]>,
         config: &ProbeConfig,
-        go_on: CancelCheck,
+        resume: CancelCheck,
     ) -> Result<Minimum> {
         let scale = norm(&self.value_and_gradient(&vec![0.0; start.len()]).1);
         let gradient_norm = (config.tolerance * scale).max(GRADIENT_NOISE);
@@ -266,7 +267,7 @@ impl Objective<'_> {
             intercept.iter_mut().for_each(|v| *v *= classes as f64);
         };
         lbfgs::minimize(start, &options, precondition, |weights| {
-            go_on()?;
+            resume()?;
             Ok(self.value_and_gradient(weights))
         })
     }
@@ -285,7 +286,7 @@ impl Objective<'_> {
             let [w, b] = parameters.clone().map(Var::constant);
             let logits = logits(&block.x, &w, &b);
             let rows = logits.value().as_slice::<f32>().chunks_exact(self.classes);
-            rows.zip(&block.labels).filter(|(row, label)| argmax(row) == Some(**label as usize)).count()
+            rows.zip(block.labels.as_slice()).filter(|(row, label)| argmax(row) == Some(**label as usize)).count()
         });
         share(right.sum(), self.images())
     }
@@ -310,7 +311,7 @@ impl Objective<'_> {
         for blocks in self.blocks.chunks(at_a_time) {
             let found: Vec<_> = blocks.par_iter().map(of_block).collect();
             for (block, (loss, gradients)) in blocks.iter().zip(found) {
-                let share = block.labels.len() as f64 / images;
+                let share = block.labels.rows() as f64 / images;
                 value += share * loss;
                 let mut rest = &mut gradient[..];
                 for part in &gradients {
@@ -443,7 +444,7 @@ mod tests {
     fn a_split_is_a_partition_in_order() {
         let blocks = blobs(23, 2 * BLOCK + 9, 3, 3, 1.0).blocks();
         let rows = |blocks: &[Block]| blocks.iter().flat_map(|b| b.x.to_f64_vec()).collect::<Vec<f64>>();
-        let labels = |blocks: &[Block]| blocks.iter().flat_map(|b| b.labels.clone()).collect::<Vec<u32>>();
+        let labels = |blocks: &[Block]| blocks.iter().flat_map(|b| b.labels.as_slice().to_vec()).collect::<Vec<u32>>();
         for at in [0, 1, BLOCK, BLOCK + 7, 2 * BLOCK + 9] {
             let (first, others) = Block::split(&blocks, at);
             assert_eq!(labels(&first).len(), at);
@@ -528,7 +529,7 @@ mod tests {
         let set = blobs(21, 300, 6, 3, 1.0);
         let labeled = (&set.x, &set.labels[..]);
         for after in [0, 1, 5, 20] {
-            let probe = |go_on: CancelCheck| linear_probe(labeled, labeled, 3, &ProbeConfig::default(), go_on);
+            let probe = |resume: CancelCheck| linear_probe(labeled, labeled, 3, &ProbeConfig::default(), resume);
             let (found, asked) = ended_after(after, probe);
             assert!(matches!(found, Err(Error::Interrupted)) && asked == after + 1, "{after}: {found:?}");
         }

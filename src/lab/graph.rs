@@ -165,7 +165,12 @@ fn look(trainer: &Trainer, batch: &Batch, untrained: Untrained<'_>) -> Lint {
 }
 
 /// That the recorded step is the trainer's: the same loss and the same gradients, to the bit.
-fn same_as_training(trainer: &Trainer, batch: &Batch, loss: &Tensor, gradients: &[(String, Option<Tensor>)]) -> Finding {
+fn same_as_training(
+    trainer: &Trainer,
+    batch: &Batch,
+    loss: &Tensor,
+    gradients: &[(String, Option<Tensor>)],
+) -> Finding {
     let statement = "this is the training step";
     let found = match trainer.gradients(batch) {
         Ok(found) => found,

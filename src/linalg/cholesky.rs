@@ -9,7 +9,7 @@
 use rayon::prelude::*;
 
 use super::{add_scaled, dot};
-use crate::kernels;
+use crate::kernels::matmul::matmul;
 use crate::tensor::Tensor;
 
 /// L of M = LLᵀ.
@@ -61,8 +61,7 @@ impl Cholesky {
                 // Up to the diagonal only: of the last row of this block.
                 let (start, known) = (i * PANEL, (i * PANEL + rows.len() / n).min(n - end));
                 let (left, right) = (matrix(&columns[start * width..known * width]), matrix(&columns[..known * width]));
-                let product =
-                    kernels::matmul(1, [known - start, width, known], left.buffer(), false, right.buffer(), true);
+                let product = matmul(1, [known - start, width, known], left.buffer(), false, right.buffer(), true);
                 for (row, product) in rows.chunks_exact_mut(n).zip(product.as_slice::<f64>("Cholesky").chunks(known)) {
                     add_scaled(&mut row[end..end + known], -1.0, product);
                 }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::kernels;
+use crate::kernels::matmul::linear_backward;
 use crate::tensor::{DType, Tensor};
 
 /// Rows of the result that one task computes.
@@ -38,7 +38,7 @@ pub fn gram<E>(
             let columns = Tensor::new([rows, width(i)], columns.copied().collect());
             let sum = std::mem::replace(part, Tensor::zeros([0], DType::F64)).into_buffer();
             let dims = [width(i), rows, dim];
-            let sum = kernels::linear_backward(Some(sum), dims, columns.buffer(), true, block.buffer(), false);
+            let sum = linear_backward(Some(sum), dims, columns.buffer(), true, block.buffer(), false);
             *part = Tensor::from_buffer([width(i), dim], sum);
         });
     }

@@ -7,7 +7,7 @@ use rand::Rng;
 
 use super::stop::TokenForm;
 use super::{Ijepa, Mae, Method, ModelParams, Stop, Update};
-use crate::nn::{Init, LinearInit, Params, Role};
+use crate::nn::{LinearInit, Params, Role, fresh};
 use crate::paper::Sigma;
 use crate::paper::masking::{MultiBlock, random_masks};
 use crate::tensor::{DType, Indices};
@@ -294,13 +294,11 @@ impl Networks {
         dtype: DType,
         rng: &mut impl Rng,
     ) -> Self {
-        let (mut theta, mut phi) = (Params::new(), Params::new());
-        let mut init = Init { params: &mut theta, rng: &mut *rng, dtype, linear: config.linear_init };
-        let encoder = Encoder::new(&config.encoder, &mut init);
-        let mut init = Init { params: &mut phi, rng, dtype, linear: config.linear_init };
-        let inputs = config.encoder.dim;
-        let predictor =
-            Predictor::new(&config.predictor, (inputs, outputs), config.encoder.grid(), names, mask_token, &mut init);
+        let ModelConfig { encoder: sizes, predictor, linear_init, .. } = config;
+        let (encoder, theta) = fresh(*linear_init, dtype, rng, |init| Encoder::new(sizes, init));
+        let (predictor, phi) = fresh(*linear_init, dtype, rng, |init| {
+            Predictor::new(predictor, (sizes.dim, outputs), sizes.grid(), names, mask_token, init)
+        });
         Networks { encoder, predictor, theta, phi }
     }
 

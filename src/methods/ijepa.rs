@@ -22,12 +22,7 @@ pub struct Ijepa {
 impl Ijepa {
     /// The method with fresh parameters: `encoder`, `predictor`, and the moving average `target_encoder`, which starts as a
     /// copy of the encoder. Targets are the mean over the last `target_blocks` blocks.
-    pub fn new(
-        config: &ModelConfig,
-        target_blocks: usize,
-        dtype: DType,
-        rng: &mut impl Rng,
-    ) -> (Self, ModelParams) {
+    pub fn new(config: &ModelConfig, target_blocks: usize, dtype: DType, rng: &mut impl Rng) -> (Self, ModelParams) {
         let networks = Networks::new(config, config.encoder.dim, Names::Predictor, Role::Trained, dtype, rng);
         let (encoder, predictor) = (networks.encoder.clone(), networks.predictor.clone());
         (Ijepa { config: config.clone(), encoder, predictor, target_blocks }, networks.with_target_encoder())

@@ -28,12 +28,7 @@ pub struct Mae {
 impl Mae {
     /// The method with fresh parameters: `encoder` and `predictor` (the decoder), which share the prefix `model` in files.
     /// With `normalize_patches`, each target patch is normalized by its own mean and variance.
-    pub fn new(
-        config: &ModelConfig,
-        normalize_patches: bool,
-        dtype: DType,
-        rng: &mut impl Rng,
-    ) -> (Self, ModelParams) {
+    pub fn new(config: &ModelConfig, normalize_patches: bool, dtype: DType, rng: &mut impl Rng) -> (Self, ModelParams) {
         let pixels = config.encoder.channels * config.encoder.patch_size.pow(2);
         let networks = Networks::new(config, pixels, Names::Decoder, Role::Trained, dtype, rng);
         let (encoder, decoder) = (networks.encoder.clone(), networks.predictor.clone());
@@ -148,8 +143,7 @@ mod tests {
         let images = Tensor::normal([2, 3, 8, 12], 1.0, DType::F64, &mut stream(1, Purpose::Eval, [0, 0]));
         // Two target blocks, of which each removes patch 2 of the second image.
         let targets = Indices::from_rows(&[vec![5, 0], vec![1, 2], vec![3, 4], vec![2, 0]]);
-        let chunk =
-            Chunk::masked(images.clone(), Indices::all(2, 1), targets.clone(), None);
+        let chunk = Chunk::masked(images.clone(), Indices::all(2, 1), targets.clone(), None);
         for normalize in [false, true] {
             let answers = super::targets(4, normalize, &chunk).value().clone();
             assert!(reconstruction(4, normalize, &chunk, &answers).max_abs_diff(&images) < 1e-12);

@@ -25,5 +25,5 @@ pub use config::{Masking, MethodConfig, MethodOptions, ModelConfig};
 pub use ijepa::Ijepa;
 pub use mae::Mae;
 pub use method::{MaskedPrediction, Method, Number, Numbers, Recording, ViewConfig};
-pub use params::{Module, ModelParams, ModelWeights, Update};
+pub use params::{ModelParams, ModelWeights, Module, Update};
 pub use stop::Stop;

@@ -4,7 +4,7 @@ use std::ops::{Index, IndexMut};
 
 use crate::autograd::{Tape, Var};
 use crate::nn::{Param, Params, Role, Weights};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 
 /// What becomes of a module in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,13 +61,7 @@ impl ModelParams {
     /// As [`with`](Self::with).
     #[must_use]
     #[track_caller]
-    pub fn with_prefix(
-        mut self,
-        name: &'static str,
-        prefix: &'static str,
-        update: Update,
-        params: Params,
-    ) -> Self {
+    pub fn with_prefix(mut self, name: &'static str, prefix: &'static str, update: Update, params: Params) -> Self {
         assert!(self.get(name).is_none(), "there is a module called {name} already");
         if let Update::AverageOf(other) = update {
             let names = |params: &Params| params.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
@@ -120,7 +114,13 @@ impl ModelParams {
 
     /// The parameters that get a gradient, in its order.
     pub fn trained_params(&self) -> impl Iterator<Item = &Param> {
-        self.trained().flat_map(Params::iter).filter(|p| p.role == Role::Trained)
+        self.trained_params_by_module().map(|(_, param)| param)
+    }
+
+    /// The same, each with the name of its module.
+    pub fn trained_params_by_module(&self) -> impl Iterator<Item = (&'static str, &Param)> {
+        let trained = self.modules.iter().filter(|m| m.update == Update::Trained);
+        trained.flat_map(|m| m.params.iter().map(|p| (m.name, p))).filter(|(_, p)| p.role == Role::Trained)
     }
 
     /// Each trained module and, if another follows it, its moving average.
@@ -166,6 +166,12 @@ impl ModelParams {
     #[must_use]
     pub fn to_dtype(&self, dtype: DType) -> Self {
         self.map(|x| x.to_dtype(dtype))
+    }
+
+    /// On another device.
+    #[must_use]
+    pub fn to_device(&self, device: Device) -> Self {
+        self.map(|x| x.to_device(device))
     }
 }
 

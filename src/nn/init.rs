@@ -36,6 +36,27 @@ pub struct Init<'a, R> {
     pub linear: LinearInit,
 }
 
+/// What `make` builds, and its fresh parameters.
+///
+/// ```
+/// use stop_mim::nn::{LinearInit, fresh};
+/// use stop_mim::{DType, rng};
+///
+/// let mut rng = rng::stream(0, rng::Purpose::Init, [0, 0]);
+/// let (head, params) = fresh(LinearInit::Normal, DType::F32, &mut rng, |init| init.linear("head", 128, 10));
+/// assert_eq!(params.value(head.weight).shape()[..], [10, 128]);
+/// ```
+pub fn fresh<T, R: Rng>(
+    linear: LinearInit,
+    dtype: DType,
+    rng: &mut R,
+    make: impl FnOnce(&mut Init<'_, R>) -> T,
+) -> (T, Params) {
+    let mut params = Params::new();
+    let made = make(&mut Init { params: &mut params, rng, dtype, linear });
+    (made, params)
+}
+
 /// Standard deviation of normally initialized weights and tokens, as in the official code.
 pub const NORMAL_STD: f64 = 0.02;
 

@@ -9,7 +9,7 @@ mod params;
 
 pub use adamw::{AdamW, ParamGroup, count_unusable};
 pub use ema::{Ema, update_ema};
-pub use init::{Init, LinearInit, NORMAL_STD};
+pub use init::{Init, LinearInit, NORMAL_STD, fresh};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
-pub use params::{Param, ParamGroup, ParamId, Params, Role, Weights};
+pub use params::{Param, ParamId, Params, Role, Weights};

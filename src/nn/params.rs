@@ -35,22 +35,6 @@ impl Param {
     }
 }
 
-/// How the optimizer treats a parameter: factors of the step's learning rate and weight decay.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ParamGroup {
-    /// Of the learning rate: below 1 for the lower layers of a network that is fine-tuned.
-    pub lr_factor: f64,
-    /// Of the weight decay: 0 for biases and other vectors.
-    pub decay_factor: f64,
-}
-
-impl ParamGroup {
-    /// The official treatment: the full learning rate, and weight decay for what [decays](Param::decays).
-    pub fn of(param: &Param) -> Self {
-        ParamGroup { lr_factor: 1.0, decay_factor: if param.decays() { 1.0 } else { 0.0 } }
-    }
-}
-
 /// The place of a parameter in its [`Params`]. Layers keep these, not the values: so one layer serves the context
 /// encoder and the target encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,17 +22,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::non_finite::{NonFiniteSource, first_non_finite};
 use crate::autograd::Tape;
 use crate::kernels::Precision;
 use crate::kernels::meter::{self, Phase};
 use crate::methods::{Chunk, Method, ModelConfig, ModelParams, Numbers, Recording, View};
-use crate::nn::{AdamW, Ema};
+use crate::nn::{AdamW, Ema, count_unusable};
 use crate::paper::sample_noise;
 use crate::rng::{Purpose, stream};
-use crate::tensor::{Indices, Tensor};
+use crate::tensor::{Device, Indices, Tensor};
 use crate::{Error, Result};
 
 /// One view of each image of a batch, with its masks.
@@ -72,6 +70,22 @@ impl Batch {
     /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The same batch on another device.
+    #[must_use]
+    pub fn to_device(&self, device: Device) -> Self {
+        let masks = |masks: &[Indices]| masks.iter().map(|m| m.to_device(device)).collect();
+        let view = |v: &BatchView| BatchView {
+            images: v.images.to_device(device),
+            context: masks(&v.context),
+            targets: masks(&v.targets),
+        };
+        Batch {
+            views: self.views.iter().map(view).collect(),
+            labels: self.labels.as_ref().map(|labels| labels.to_device(device)),
+            noise: self.noise.clone(),
+        }
     }
 }
 
@@ -140,8 +154,7 @@ pub struct Trainer {
 impl Trainer {
     /// A model about to start, in chunks whose activations fit a core's cache.
     pub fn new(method: Arc<dyn Method>, params: ModelParams) -> Self {
-        let trained: Vec<_> = params.trained().collect();
-        let optimizer = AdamW::new(&trained);
+        let optimizer = optimizer(&*method, &params);
         let chunk_images = default_chunk(&*method);
         Trainer { method, params, optimizer, chunk_images, precision: Precision::F32 }
     }
@@ -193,7 +206,10 @@ impl Trainer {
         if !loss.is_finite() {
             return Some(format!("the loss is {}", loss.item()));
         }
-        let bad = gradients.par_iter().position_first(|gradient| !AdamW::accepts(gradient))?;
+        if count_unusable(&gradients.iter().collect::<Vec<_>>()).item() == 0.0 {
+            return None;
+        }
+        let bad = gradients.iter().position(|gradient| count_unusable(&[gradient]).item() > 0.0)?;
         let name = self.params.trained_params().map(|param| &param.name[..]).nth(bad).unwrap_or("?");
         let what = if gradients[bad].is_finite() { "too large to be squared" } else { "not finite" };
         Some(format!("the gradient of {name} is {what}"))
@@ -267,7 +283,7 @@ impl Trainer {
             found.means.iter_mut().zip(&sum.means).for_each(|(mean, sum)| mean.add_assign(sum));
             before = sum.gradients;
         }
-        let dloss = Tensor::full(*loss.shape(), share, loss.dtype());
+        let dloss = loss.value().full_like(share);
         let mut gradients = tape.backward_onto(&loss, dloss, weights.leaves().zip(before));
         for (leaf, param) in weights.leaves().zip(self.params.trained_params()) {
             found.gradients.push(gradients.take(leaf).ok_or_else(|| self.no_gradient(&param.name))?);
@@ -317,7 +333,7 @@ impl Trainer {
                 runs.map(|(n, at)| n.rows(at + images.start..at + images.end)).collect()
             }
         };
-        Some(Tensor::concat_rows(&runs))
+        Some(Tensor::concat_rows(&runs).to_device(view.images.device()))
     }
 
     fn no_gradient(&self, name: &str) -> Error {
@@ -330,6 +346,13 @@ impl Trainer {
     fn error(&self, problem: String, hint: &str) -> Error {
         Error::Training { step: self.optimizer.steps() as usize + 1, problem, hint: hint.into() }
     }
+}
+
+/// An optimizer about to start, with the method's parameter groups.
+pub(super) fn optimizer(method: &dyn Method, params: &ModelParams) -> AdamW {
+    let mut optimizer = AdamW::new(&params.trained().collect::<Vec<_>>());
+    optimizer.groups = params.trained_params_by_module().map(|(module, p)| method.group(module, p)).collect();
+    optimizer
 }
 
 /// Sums of gradients that a step computes at once, from 8 to 16: as many threads can work on one batch. Each is as large

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::algorithm_1::Trainer;
+use super::algorithm_1::{Trainer, optimizer};
 use super::config::RunConfig;
 use super::pretrain::fresh_model;
 use super::safetensors::{self, Fit, Place, TensorFile, shown};
@@ -145,7 +145,7 @@ fn weights(params: &ModelParams) -> Vec<(String, &Tensor)> {
 /// When the file cannot be read, is damaged, is not such a checkpoint, or does not hold exactly the tensors of its
 /// configuration; all that are missing, misshapen or unexpected are named.
 pub fn load(path: &Path) -> Result<Checkpoint> {
-    let File { config, step, method, params, .. } = read(path, false)?;
+    let File { config, step, method, params, .. } = read(path, false, None)?;
     Ok(Checkpoint { config, step, method, params })
 }
 
@@ -154,7 +154,19 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
 /// # Errors
 /// As [`load`]; and when there is no optimizer, or no checksum, in it.
 pub fn load_run(path: &Path) -> Result<SavedRun> {
-    let File { config, method, params, resumable, .. } = read(path, true)?;
+    resumed(read(path, true, None)?)
+}
+
+/// [`load_run`] for a method from outside this crate: `fresh` is the method with parameters of the sizes that the file has.
+///
+/// # Errors
+/// As [`load_run`].
+pub fn load_run_of(path: &Path, fresh: (Arc<dyn Method>, ModelParams)) -> Result<SavedRun> {
+    resumed(read(path, true, Some(fresh))?)
+}
+
+fn resumed(file: File) -> Result<SavedRun> {
+    let File { config, method, params, resumable, .. } = file;
     let (policy, optimizer) = resumable.expect("asked for");
     let trainer = Trainer { optimizer, precision: config.precision, ..Trainer::new(method, params) };
     Ok(SavedRun { config, policy, trainer })
@@ -169,7 +181,7 @@ struct File {
     resumable: Option<(CheckpointPolicy, AdamW)>,
 }
 
-fn read(path: &Path, to_resume: bool) -> Result<File> {
+fn read(path: &Path, to_resume: bool, fresh: Option<(Arc<dyn Method>, ModelParams)>) -> Result<File> {
     const HINT: &str = "give a checkpoint that `stop-mim pretrain` wrote; probe, features and pretrain --init read others' weights too";
     let unusable = |problem: String| Error::file(path, problem, HINT);
     let mut file = TensorFile::open(path, HINT)?;
@@ -178,8 +190,8 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
     match metadata.get("format").map(String::as_str) {
         Some(FORMAT) => {}
         Some("stop-mim-1") => {
-            let hint = "read it with version 0.1, or give its weights under another prefix to features or --init";
-            return Err(Error::file(path, "a checkpoint of version 0.1, whose configuration this version does not read", hint));
+            let problem = "a checkpoint of an earlier version, whose configuration this one does not read";
+            return Err(Error::file(path, problem, "read it with the version that wrote it, or train anew"));
         }
         Some(other) => return Err(unusable(format!("format '{}', where '{FORMAT}' is expected", shown(other)))),
         None => return Err(unusable("no stop-mim metadata in it".into())),
@@ -193,7 +205,7 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
     // Memory is asked for only as much as the file has: for the model here, and for masks in the second check.
     let cannot_work = |e| unusable(format!("its configuration cannot work: {e}"));
     config.model.validate().map_err(cannot_work)?;
-    if config.model.elements().saturating_mul(size_of::<f32>() as u64) > 2 * file.bytes() {
+    if fresh.is_none() && config.model.elements().saturating_mul(size_of::<f32>() as u64) > 2 * file.bytes() {
         let bytes = file.bytes();
         return Err(unusable(format!("its tensors of {bytes} bytes are not half of the model that it describes")));
     }
@@ -202,7 +214,7 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
         return Err(unusable(format!("it is after step {step} of a run of {} steps", config.steps)));
     }
 
-    let (method, mut params) = fresh_model(&config)?;
+    let (method, mut params) = fresh.map_or_else(|| fresh_model(&config), Ok)?;
     let mut resumable = None;
     if to_resume {
         ["checksum", "crc32"].into_iter().try_for_each(|key| field(key).map(|_| ()))?;
@@ -214,7 +226,7 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
             return Err(Error::file(path, problem, hint));
         }
         let policy = serde_json::from_str(field("policy")?).map_err(|e| unreadable("its checkpoint policy", e))?;
-        let mut optimizer = AdamW::new(&params.trained().collect::<Vec<_>>());
+        let mut optimizer = optimizer(&*method, &params);
         if let Some(constants) = metadata.get("optimizer") {
             let unreadable = |e| unreadable("the constants of its optimizer", e);
             let Constants { betas, eps } = serde_json::from_str(constants).map_err(unreadable)?;

@@ -74,9 +74,9 @@ pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<NonFiniteSou
         // What a constant brought in may come from a module that is off the tape: look at those.
         let from_outside = matches!(found.origin, Origin::Constant { .. });
         let target = if from_outside { replay(&|m| !trained(m)) } else { None };
-        let in_target = target.as_ref().is_some_and(|(parameter, found)| {
-            parameter.is_some() || !matches!(found.origin, Origin::Constant { .. })
-        });
+        let in_target = target
+            .as_ref()
+            .is_some_and(|(parameter, found)| parameter.is_some() || !matches!(found.origin, Origin::Constant { .. }));
         let (parameter, found) = target.filter(|_| in_target).unwrap_or((parameter, found));
         Some(NonFiniteSource { images, in_target, parameter, found })
     })

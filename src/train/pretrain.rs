@@ -235,8 +235,8 @@ fn batch(config: &RunConfig, method: &dyn Method, step: usize, loaded: Loaded) -
 mod tests {
     use std::sync::Arc;
 
-    use super::*;
     use super::super::schedule::{LearningRate, WeightDecay};
+    use super::*;
     use crate::data::{self, Normalization};
     use crate::lab::small;
 
@@ -328,7 +328,8 @@ mod tests {
     #[test]
     fn a_step_that_was_not_made_leaves_the_one_before() {
         let (mut config, trainer, splits) = run((None, false), (20, None, false));
-        (config.lr, config.weight_decay) = (LearningRate { start: 1e30, peak: 1e30, end: 1e30, warmup: 0 }, WeightDecay { start: 0.0, end: 0.0 });
+        (config.lr, config.weight_decay) =
+            (LearningRate { start: 1e30, peak: 1e30, end: 1e30, warmup: 0 }, WeightDecay { start: 0.0, end: 0.0 });
         let failed = *resume(trainer, &config, &splits, 0, &mut onward).unwrap_err();
         let Error::Training { step, .. } = failed.error else { panic!("{}", failed.error) };
         assert_eq!(failed.trainer.unwrap().optimizer.steps() as usize, step - 1);

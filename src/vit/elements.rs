@@ -5,10 +5,10 @@ use super::config::{EncoderConfig, MLP_RATIO, PredictorConfig};
 impl EncoderConfig {
     /// Numbers in its parameters, the table of positions included.
     pub fn elements(&self) -> u64 {
-        let [d, side, channels, patches] =
-            [self.dim, self.patch_size, self.channels, self.patches()].map(|n| n as u64);
+        let [d, side, channels, patches] = [self.dim, self.patch_size, self.channels, self.patches()].map(|n| n as u64);
         let (class_token, mask_token) = (u64::from(self.class_token), u64::from(self.mask_token));
-        (channels * side * side + 1 + patches + 2 * class_token + mask_token) * d + blocks(self.depth, d, self.mlp_dim() as u64)
+        (channels * side * side + 1 + patches + 2 * class_token + mask_token) * d
+            + blocks(self.depth, d, self.mlp_dim() as u64)
     }
 }
 

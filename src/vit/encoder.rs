@@ -56,7 +56,12 @@ impl Encoder {
             class_token,
             mask_token,
             position: init.params.add("pos_embed", table, Role::Fixed),
-            patch_weight: init.normal("patch_embed.proj.weight", [dim, channels, p, p], config.patch_std, Role::Trained),
+            patch_weight: init.normal(
+                "patch_embed.proj.weight",
+                [dim, channels, p, p],
+                config.patch_std,
+                Role::Trained,
+            ),
             patch_bias: init.full("patch_embed.proj.bias", [dim], 0.0),
             blocks: (0..config.depth)
                 .map(|i| Block::new(init, &format!("blocks.{i}"), dim, heads, config.mlp_dim()))
@@ -138,9 +143,7 @@ fn masks(masked: &Indices, tokens: usize, x: &Var) -> [Var; 2] {
         masked.row(row).iter().for_each(|&token| mask[token as usize] = 1.0);
     }
     let shape = [masked.rows(), tokens, 1];
-    [false, true].map(|rest| {
-        Tensor::from_fn(shape, x.dtype(), |i| if rest { 1.0 - mask[i] } else { mask[i] }).into()
-    })
+    [false, true].map(|rest| Tensor::from_fn(shape, x.dtype(), |i| if rest { 1.0 - mask[i] } else { mask[i] }).into())
 }
 
 #[cfg(test)]

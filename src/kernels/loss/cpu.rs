@@ -1,5 +1,5 @@
-use crate::kernels::{Real, softmax};
 use crate::kernels::simd::{reduce, vectorized};
+use crate::kernels::{Real, softmax};
 
 vectorized! {
     /// loss ← the mean of d²/2β where |d| < β and |d| − β/2 elsewhere, d = x − y.

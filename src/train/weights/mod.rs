@@ -19,7 +19,7 @@ pub use self::pretrained::{Preprocessing, PretrainedEncoder};
 use super::safetensors::{Fit, Mismatch, TensorFile, shown};
 use crate::data::Normalization;
 use crate::methods::{Method, ModelParams};
-use crate::nn::{Init, LinearInit, Params};
+use crate::nn::{LinearInit, Params, fresh};
 use crate::rng::{Purpose, stream};
 use crate::tensor::DType;
 use crate::vit::{Encoder, EncoderConfig, Preset};
@@ -82,10 +82,8 @@ pub struct InitReport {
 /// When the sizes do not fit together.
 pub fn fresh_encoder(sizes: &EncoderConfig, linear: LinearInit, seed: u64) -> Result<(Encoder, Params)> {
     check_sizes(sizes)?;
-    let (mut params, mut rng) = (Params::new(), stream(seed, Purpose::Init, [0, 0]));
-    let mut init = Init { params: &mut params, rng: &mut rng, dtype: DType::F32, linear };
-    let encoder = Encoder::new(sizes, &mut init);
-    Ok((encoder, params))
+    let mut rng = stream(seed, Purpose::Init, [0, 0]);
+    Ok(fresh(linear, DType::F32, &mut rng, |init| Encoder::new(sizes, init)))
 }
 
 fn check_sizes(sizes: &EncoderConfig) -> Result<()> {
@@ -161,7 +159,12 @@ pub fn load_encoder(path: &Path, sizes: &EncoderConfig, options: &InitOptions) -
 ///
 /// # Errors
 /// As [`load_encoder`]. The parameters are then partly overwritten.
-pub fn load_into(path: &Path, method: &dyn Method, params: &mut ModelParams, options: &InitOptions) -> Result<InitReport> {
+pub fn load_into(
+    path: &Path,
+    method: &dyn Method,
+    params: &mut ModelParams,
+    options: &InitOptions,
+) -> Result<InitReport> {
     let mut opened = Opened::new(path, options.prefix.as_deref())?;
     let source = opened.source.clone();
     let class_token = method.encoder().config().class_token;

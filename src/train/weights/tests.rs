@@ -1,7 +1,9 @@
 //! Encoders out of files made by hand.
 
+use std::sync::Arc;
+
 use super::*;
-use crate::methods::{Method, ModelConfig};
+use crate::methods::{Method, MethodConfig, ModelConfig};
 use crate::tensor::Tensor;
 use crate::train::safetensors::tests::{Scratch, f32s, file_of};
 use crate::vit::PredictorConfig;
@@ -31,15 +33,15 @@ fn encoder(class_token: bool, by: f64) -> Params {
     marked(&fresh_encoder(&EncoderConfig { class_token, ..tiny() }, LinearInit::Normal, 0).unwrap().1, by)
 }
 
-fn model(method: Method, encoder_depth: usize, predictor_depth: usize) -> (Model, ModelParams) {
-    let class_token = matches!(method, MethodConfig::Mae { .. });
+fn model(method: MethodConfig, encoder_depth: usize, predictor_depth: usize) -> (Arc<dyn Method>, ModelParams) {
+    let class_token = method.class_token();
     let config = ModelConfig {
         method,
         encoder: EncoderConfig { class_token, depth: encoder_depth, ..tiny() },
         predictor: PredictorConfig { dim: 8, depth: predictor_depth, ..Preset::Toy.sizes().1 },
         linear_init: LinearInit::Normal,
     };
-    Model::new(&config, DType::F32, &mut stream(11, Purpose::Init, [0, 0])).unwrap()
+    config.build(DType::F32, &mut stream(11, Purpose::Init, [0, 0])).unwrap()
 }
 
 fn same(a: &Params, b: &Params) -> bool {
@@ -167,7 +169,7 @@ fn a_model_begins_with_what_a_file_has() {
     let official = [("encoder.", &online), ("predictor.", &predictor), ("target_encoder.", &target)];
     let init = |modules: &[(&str, &Params)], options: &InitOptions| {
         let mut params = fresh.clone();
-        let lines = load_into(&file(modules, "").0, &model, &mut params, options).unwrap().lines.join("\n");
+        let lines = load_into(&file(modules, "").0, &*model, &mut params, options).unwrap().lines.join("\n");
         (params, lines)
     };
     let (params, lines) = init(&official, &strict());
@@ -184,13 +186,13 @@ fn a_model_begins_with_what_a_file_has() {
         assert!(same(&params["predictor"], &fresh["predictor"]) == (modules.len() == 1), "{lines}");
     }
     // A predictor with one block more is another one.
-    let deeper = ijepa([1, 2]).1.predictor;
+    let deeper = ijepa([1, 2]).1["predictor"].clone();
     let (params, lines) = init(&[("", &online), ("predictor.", &deeper)], &strict());
     assert!(same(&params["predictor"], &fresh["predictor"]) && lines.contains("has other sizes"), "{lines}");
 
     let (half, (deep, mut params)) = (file(&[("", &online)], ""), ijepa([2, 1]));
-    says(load_into(&half.0, &deep, &mut params, &strict()), &["blocks.1.norm1.weight is missing"]);
-    let lines = load_into(&half.0, &deep, &mut params, &partial()).unwrap().lines.join("\n");
+    says(load_into(&half.0, &*deep, &mut params, &strict()), &["blocks.1.norm1.weight is missing"]);
+    let lines = load_into(&half.0, &*deep, &mut params, &partial()).unwrap().lines.join("\n");
     assert!(lines.contains("17 of 29 tensors") && lines.contains("blocks.1.norm1.weight is missing"), "{lines}");
 }
 
@@ -200,13 +202,14 @@ fn mae_begins_with_encoder_and_decoder() {
     let (encoder, decoder) = (marked(&fresh["encoder"], 1.0), marked(&fresh["predictor"], 2.0));
     for prefix in ["model.", ""] {
         let (file, mut params) = (file(&[(prefix, &encoder), (prefix, &decoder)], ""), fresh.clone());
-        let lines = load_into(&file.0, &mae, &mut params, &strict()).unwrap().lines.join("\n");
+        let lines = load_into(&file.0, &*mae, &mut params, &strict()).unwrap().lines.join("\n");
         assert!(same(&params["encoder"], &encoder) && same(&params["predictor"], &decoder), "{lines}");
     }
     // I-JEPA has no class token: in part only, and then the patches' positions are read all the same.
-    let (file, (ijepa, mut params)) = (file(&[("", &encoder)], ""), model(MethodConfig::Ijepa { target_blocks: 1 }, 1, 1));
-    says(load_into(&file.0, &ijepa, &mut params, &strict()), &["cls_token is unexpected", "`MethodConfig::Mae`"]);
-    load_into(&file.0, &ijepa, &mut params, &partial()).unwrap();
+    let (file, (ijepa, mut params)) =
+        (file(&[("", &encoder)], ""), model(MethodConfig::Ijepa { target_blocks: 1 }, 1, 1));
+    says(load_into(&file.0, &*ijepa, &mut params, &strict()), &["cls_token is unexpected", "`MethodConfig::Mae`"]);
+    load_into(&file.0, &*ijepa, &mut params, &partial()).unwrap();
     let (from, to) = (encoder.get("pos_embed").unwrap(), params["encoder"].get("pos_embed").unwrap());
     assert_eq!(from.value.as_slice::<f32>()[8..], *to.value.as_slice::<f32>());
 }

@@ -38,7 +38,7 @@ fn config(method: Method) -> RunConfig {
     let (mut encoder, mut predictor) = Preset::Toy.sizes();
     (encoder.image_size, encoder.dim, encoder.depth, encoder.heads) = (16, 4, 1, 1);
     (predictor.dim, predictor.depth, predictor.heads) = (4, 1, 1);
-    let mae = matches!(method, Method::Mae { .. });
+    let mae = matches!(method, MethodConfig::Mae { .. });
     encoder.class_token = mae;
     let mut blocks = MultiBlock::for_small_grid((4, 4));
     blocks.min_keep = 1;
@@ -63,12 +63,12 @@ fn config(method: Method) -> RunConfig {
 fuzz_target!(init: write_all(), |_data: &[u8]| {});
 
 fn write_all() {
-    let stop = Method::Stop { target_blocks: 1, sigma: Sigma::OFFICIAL, tokens: TokenForm::Official };
+    let stop = MethodConfig::Stop { target_blocks: 1, sigma: Sigma::OFFICIAL, tokens: TokenForm::Official };
     let scratch = std::env::temp_dir().join(format!("stop-mim-seed-{}", std::process::id()));
     for (name, method) in [
         ("stop", stop),
-        ("ijepa", Method::Ijepa { target_blocks: 1 }),
-        ("mae", Method::Mae { normalize_patches: true }),
+        ("ijepa", MethodConfig::Ijepa { target_blocks: 1 }),
+        ("mae", MethodConfig::Mae { normalize_patches: true }),
     ] {
         let config = config(method);
         config.validate().unwrap();

@@ -1,0 +1,217 @@
+//! A method that is nothing like the paper's, made of the public interface alone: two views of each image, one of them masked in
+//! the encoder, labels, a moving average, a fixed module, a running center, parameter groups, numbers of its own.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use stop_mim::autograd::{Var, ops};
+use stop_mim::data::{self, Augment};
+use stop_mim::lab::small;
+use stop_mim::methods::{
+    Chunk, Method, MethodConfig, ModelParams, ModelWeights, Number, Numbers, Recording, Update, ViewConfig,
+};
+use stop_mim::nn::{Linear, LinearInit, Param, ParamGroup, fresh};
+use stop_mim::rng::{Purpose, stream};
+use stop_mim::train::checkpoint::{CheckpointPolicy, load_run_of, save_run};
+use stop_mim::train::{Batch, BatchView, Noise, RunConfig, Trainer, resume};
+use stop_mim::vit::{Encoder, EncoderConfig, Visible};
+use stop_mim::{DType, Indices, Tensor};
+
+/// Features of the masked second view follow those of the whole first view, less their running center; and a fixed random
+/// map of them tells the classes.
+#[derive(Debug)]
+struct Follow {
+    encoder: Encoder,
+    head: Linear,
+    fixed: Linear,
+}
+
+fn mean_token(x: &Var) -> Var {
+    let [rows, tokens, dim] = x.dims("mean_token");
+    let ones = Tensor::full([rows, 1, tokens], 1.0 / tokens as f64, x.dtype());
+    ops::reshape(&ops::matmul(&ones.into(), x), [rows, dim])
+}
+
+impl Follow {
+    fn new(dtype: DType) -> (Arc<dyn Method>, ModelParams) {
+        let sizes = EncoderConfig {
+            mask_token: true,
+            class_token: false,
+            ..small::trainer(small::stop(), false, dtype).config().encoder.clone()
+        };
+        let (mut rng, dim) = (stream(3, Purpose::Init, [0, 0]), sizes.dim);
+        let mut linear = |name: &str, n| fresh(LinearInit::Xavier, dtype, &mut rng, |init| init.linear(name, dim, n));
+        let (head, of_head) = linear("head", dim);
+        let (fixed, of_fixed) = linear("fixed", 8);
+        let (encoder, theta) = fresh(LinearInit::Xavier, dtype, &mut rng, |init| Encoder::new(&sizes, init));
+        let average = theta.clone();
+        let mut params = ModelParams::new()
+            .with("encoder", Update::Trained, theta)
+            .with("head", Update::Trained, of_head)
+            .with("fixed", Update::Fixed, of_fixed)
+            .with("teacher", Update::AverageOf("encoder"), average);
+        params.state.push(("center".into(), Tensor::zeros([1, dim], dtype)));
+        (Arc::new(Follow { encoder, head, fixed }), params)
+    }
+}
+
+impl Method for Follow {
+    fn name(&self) -> &str {
+        "follow"
+    }
+
+    fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    fn views(&self) -> Vec<ViewConfig> {
+        let whole = ViewConfig { augment: Some(Augment { scale: (0.9, 1.0), flip: 0.0 }), masked: false };
+        vec![whole, ViewConfig::MASKED]
+    }
+
+    fn wants_labels(&self) -> bool {
+        true
+    }
+
+    fn record(&self, w: &ModelWeights, chunk: &Chunk) -> Recording {
+        let [whole, masked] = &chunk.views[..] else { panic!("two views") };
+        assert!(whole.context.is_none() && whole.targets.is_none());
+        let teacher = mean_token(&self.encoder.forward(&w["teacher"], &whole.images.clone().into(), None));
+        let target = ops::add(&teacher, &ops::scale(w.state("center"), -1.0));
+        let hidden = masked.targets.as_ref().expect("masks").slice_rows(0..masked.images.shape()[0]);
+        let seen = self.encoder.forward(&w["encoder"], &masked.images.clone().into(), Visible::Except(&hidden));
+        let student = self.head.forward(&w["head"], &mean_token(&seen));
+        let logits = self.fixed.forward(&w["fixed"], &student);
+        let told = ops::cross_entropy(&logits, chunk.labels.as_ref().expect("labels"));
+        let loss = ops::add(&ops::mse(&student, &target), &ops::scale(&told, 0.1));
+        // The mean over the chunk's images, as a row.
+        let [rows, _] = teacher.dims("teacher");
+        let ones = Tensor::full([1, rows], 1.0 / rows as f64, teacher.dtype());
+        let mean = ops::matmul(&ones.into(), &teacher.detach());
+        Recording { loss, means: vec![mean.value().clone(), told.value().clone()] }
+    }
+
+    fn group(&self, module: &str, param: &Param) -> ParamGroup {
+        ParamGroup { lr_factor: if module == "head" { 0.0 } else { 1.0 }, ..ParamGroup::of(param) }
+    }
+
+    fn numbers(&self, _: &ModelParams, means: &[Tensor]) -> Numbers {
+        Numbers(vec![Number::new("told", "cross entropy", "loss", means[1].item())])
+    }
+
+    fn next_state(&self, state: &mut [(String, Tensor)], means: &[Tensor]) {
+        let center = &mut state[0].1;
+        *center = center.scaled(0.9);
+        center.add_assign(&means[0].scaled(0.1));
+    }
+}
+
+fn trainer() -> Trainer {
+    let (method, params) = Follow::new(DType::F32);
+    Trainer { chunk_images: 3, ..Trainer::new(method, params) }
+}
+
+/// I-JEPA's data, masks and schedules; what the model is, the trainer says.
+fn recipe() -> RunConfig {
+    small::run(&small::trainer(MethodConfig::Ijepa { target_blocks: 1 }, false, DType::F32))
+}
+
+fn run(threads: usize, chunk_images: usize, to: usize, trainer: Trainer) -> (Trainer, Vec<f64>) {
+    let splits = data::open("shapes", 16).unwrap();
+    let mut told = Vec::new();
+    let trained = small::with_threads(threads, || {
+        resume(Trainer { chunk_images, ..trainer }, &recipe(), &splits, usize::MAX, &mut |report, _| {
+            told.push(report.number("told").unwrap());
+            let next = if report.step == to { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+            Ok(next)
+        })
+    });
+    (trained.map_err(|failed| failed.error).unwrap(), told)
+}
+
+fn state(trainer: &Trainer) -> Vec<f64> {
+    trainer.params.state[0].1.to_f64_vec()
+}
+
+#[test]
+fn it_trains_to_the_same_bits_on_any_number_of_threads() {
+    let start = trainer();
+    let (one, told) = run(1, 3, 5, start.clone());
+    let (three, also_told) = run(3, 3, 5, start.clone());
+    assert!(small::bits(&one) == small::bits(&three) && state(&one) == state(&three) && told == also_told);
+    assert_eq!(told.len(), 5);
+    assert!(told.iter().all(|x| x.is_finite()) && state(&one).iter().any(|x| *x != 0.0));
+    // By module: trained, in a group without a learning rate, fixed, averaged.
+    let moved = |name: &str| {
+        let (before, after) = (&start.params[name], &one.params[name]);
+        before.iter().zip(after.iter()).any(|(a, b)| a.value.max_abs_diff(&b.value) > 0.0)
+    };
+    assert_eq!(["encoder", "head", "fixed", "teacher"].map(moved), [true, false, false, true]);
+    let mask_token = |t: &Trainer| t.params["encoder"].get("mask_token").unwrap().value.clone();
+    assert!(mask_token(&one).max_abs_diff(&mask_token(&start)) > 0.0);
+}
+
+#[test]
+fn means_are_over_the_batch_however_it_is_cut() {
+    let one_step = |chunk_images| run(2, chunk_images, 1, trainer()).0;
+    let whole = state(&one_step(10));
+    for chunk_images in [1, 3, 4] {
+        let cut = state(&one_step(chunk_images));
+        assert!(whole.iter().zip(&cut).all(|(a, b)| (a - b).abs() < 1e-6), "chunks of {chunk_images}");
+    }
+}
+
+#[test]
+fn a_checkpoint_carries_its_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.safetensors");
+    let (half, _) = run(2, 3, 2, trainer());
+    let policy =
+        CheckpointPolicy { diagnose_every: 1, checkpoint_every: 1, keep: 1, keep_every: 0, images: String::new() };
+    save_run(&file, &recipe(), &policy, &half).unwrap();
+    let saved = load_run_of(&file, Follow::new(DType::F32)).unwrap().trainer;
+    assert_eq!(state(&saved), state(&half));
+    let (whole, _) = run(2, 3, 5, trainer());
+    let (resumed, _) = run(2, 3, 5, saved);
+    assert!(small::bits(&resumed) == small::bits(&whole) && state(&resumed) == state(&whole));
+}
+
+#[test]
+fn its_gradients_are_those_of_its_loss() {
+    let (method, params) = Follow::new(DType::F64);
+    let mut rng = stream(1, Purpose::Eval, [0, 0]);
+    let mut view = |masked: bool| BatchView {
+        images: Tensor::normal([4, 3, 16, 16], 1.0, DType::F64, &mut rng),
+        context: if masked { vec![Indices::all(4, 16)] } else { vec![] },
+        targets: if masked {
+            vec![Indices::from_rows(&[vec![0, 5], vec![1, 2], vec![3, 3], vec![9, 0]])]
+        } else {
+            vec![]
+        },
+    };
+    let batch = Batch {
+        views: vec![view(false), view(true)],
+        labels: Some(Indices::new(4, 1, vec![0, 3, 7, 1])),
+        noise: Noise::Drawn { seed: 0, step: 0 },
+    };
+    let mut trainer = Trainer { chunk_images: 3, ..Trainer::new(method, params) };
+    let found = trainer.gradients(&batch).unwrap();
+    let names: Vec<(String, usize)> =
+        trainer.params.trained_params().map(|p| (p.name.clone(), p.value.elements())).collect();
+    assert_eq!(names.len(), found.gradients.len());
+    let h = 1e-5;
+    for (k, ((name, n), gradient)) in names.iter().zip(&found.gradients).enumerate() {
+        let i = (7 * k) % n;
+        let mut loss = |step: f64| {
+            let mut params = trainer.params.trained_and_average().into_iter().flat_map(|(m, _)| m.iter_mut());
+            let param = params.find(|p| p.name == *name).unwrap();
+            param.value.as_mut_slice::<f64>()[i] += step;
+            drop(params);
+            trainer.gradients(&batch).unwrap().loss.item()
+        };
+        let (above, below) = (loss(h), loss(-2.0 * h));
+        loss(h);
+        let (found, exact) = ((above - below) / (2.0 * h), gradient.to_f64_vec()[i]);
+        assert!((found - exact).abs() < 1e-7 * (1.0 + exact.abs()), "{name}[{i}]: {exact}, by differences {found}");
+    }
+}
