@@ -111,7 +111,7 @@ impl Error {
 }
 
 /// `text` with the names in backquotes replaced for which `rename` has something.
-fn renamed(text: &str, rename: fn(&str) -> Option<&'static str>) -> String {
+pub(crate) fn renamed(text: &str, rename: fn(&str) -> Option<&'static str>) -> String {
     let (mut done, mut rest) = (String::new(), text);
     while let Some((before, (name, after))) = rest.split_once('`').and_then(|(a, b)| Some((a, b.split_once('`')?))) {
         done += before;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args as ClapArgs;
 
 use super::options::{MaskArgs, OpenArgs, Preprocessing};
-use crate::data::{self, Normalization, Splits, Subset, Unlabeled};
+use crate::data::{self, Normalization, Splits, Subset};
 use crate::methods::{Model, ModelParams};
 use crate::report::canvas::Canvas;
 use crate::report::predictions::prediction_sheet;
@@ -64,7 +64,7 @@ pub fn draw_predictions(
     n: usize,
 ) -> Result<Canvas> {
     let normalization = splits.normalization_or(config.normalization.as_ref())?;
-    let images = Unlabeled::new(Arc::new(Subset::even(Arc::clone(&splits.test), n)));
+    let images = Subset::even(Arc::clone(&splits.test), n).unlabeled();
     let predictions = predictions((model, params), &config.masking, (&images, &normalization), config.seed)?;
     let encoder = &config.model.encoder;
     let scale = (128 / encoder.image_size).max(1);

@@ -14,7 +14,7 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::{Augment, Crop, Dataset, Normalization, Unlabeled};
+use super::{Augment, Crop, Dataset, Normalization, Subset};
 use crate::error::panic_message;
 use crate::kernels::meter::{self, Phase};
 use crate::rng::{Purpose, stream};
@@ -78,7 +78,7 @@ impl Loader {
         let pool =
             ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build().map_err(|e| no_thread(&e))?;
         // Training looks at no label.
-        let (steps_per_epoch, dataset) = (dataset.len() / batch_size, Unlabeled::new(dataset));
+        let (steps_per_epoch, dataset) = (dataset.len() / batch_size, Subset::even(dataset, usize::MAX).unlabeled());
         let source = Source { steps_per_epoch, dataset, options };
         let (sender, batches) = sync_channel(PREFETCH);
         let thread = std::thread::Builder::new()
@@ -128,7 +128,7 @@ impl Drop for Loader {
 
 /// The background thread's side.
 struct Source {
-    dataset: Unlabeled,
+    dataset: Subset,
     options: LoaderOptions,
     steps_per_epoch: usize,
 }

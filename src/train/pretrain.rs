@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::algorithm_1::{Batch, Noise, StepParams, Trainer};
 use super::config::RunConfig;
 use crate::autograd::ops;
-use crate::data::{Dataset, Loader, LoaderOptions, Normalization, Splits, Subset, Unlabeled, evaluation_images};
+use crate::data::{Dataset, Loader, LoaderOptions, Normalization, Splits, Subset, evaluation_images};
 use crate::error::panic_message;
 use crate::eval::{feature_std, noise_sensitivity, pooled_features, rank_me, rms, target_std};
 use crate::kernels::meter::{self, Phase};
@@ -168,7 +168,7 @@ fn steps(
     let done = *whole;
     let (lr, weight_decay, ema) = config.schedules();
     let normalization = no_panic(done + 1, || splits.normalization_or(config.normalization.as_ref()))?;
-    let held_out = Unlabeled::new(Arc::new(Subset::even(splits.test.clone(), HELD_OUT)));
+    let held_out = Subset::even(splits.test.clone(), HELD_OUT).unlabeled();
     let options = LoaderOptions {
         batch_size: config.batch,
         seed: config.seed,
