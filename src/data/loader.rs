@@ -241,6 +241,8 @@ pub fn evaluation_images(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use crate::data::testing::Made;
 
@@ -283,28 +285,19 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_shows_each_image_once_in_an_order_of_its_own() {
-        let batches = batches(LoaderOptions { batch_size: 1, ..PLAIN }, 46);
-        let epochs: Vec<Vec<usize>> =
-            batches.chunks(23).map(|epoch| epoch.iter().flat_map(indices).collect()).collect();
-        for epoch in &epochs {
-            let mut seen = epoch.clone();
-            seen.sort_unstable();
-            assert_eq!(seen, (0..23).collect::<Vec<_>>());
-        }
-        assert_ne!(epochs[0], epochs[1]);
-    }
-
-    #[test]
-    fn incomplete_batches_are_dropped() {
-        assert_eq!(loader(PLAIN).steps_per_epoch(), 4);
-        let batches = batches(PLAIN, 8);
-        assert!(batches.iter().all(|batch| batch.shape()[..] == [5, 3, 8, 8]));
-        for epoch in batches.chunks(4) {
-            let mut seen: Vec<usize> = epoch.iter().flat_map(indices).collect();
-            seen.sort_unstable();
-            seen.dedup();
-            assert_eq!(seen.len(), 20, "the fifth batch begins anew");
+    fn an_epoch_shows_each_image_once_in_an_order_of_its_own_and_drops_incomplete_batches() {
+        for (batch_size, steps) in [(1, 23), (5, 4)] {
+            let options = LoaderOptions { batch_size, ..PLAIN };
+            assert_eq!(loader(options.clone()).steps_per_epoch(), steps);
+            let batches = batches(options, 2 * steps);
+            assert!(batches.iter().all(|batch| batch.shape()[..] == [batch_size, 3, 8, 8]));
+            let epoch = |epoch: &[Tensor]| epoch.iter().flat_map(indices).collect::<Vec<_>>();
+            let epochs: Vec<_> = batches.chunks(steps).map(epoch).collect();
+            for epoch in &epochs {
+                let seen: HashSet<_> = epoch.iter().collect();
+                assert_eq!(seen.len(), batch_size * steps, "each image once: {epoch:?}");
+            }
+            assert_ne!(epochs[0], epochs[1]);
         }
     }
 
@@ -376,20 +369,17 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_image_arrives_as_an_error_and_ends_the_batches() {
-        let mut loader = Loader::new(few(Some(4), None), OPTIONS).unwrap();
-        let error = loader.by_ref().find_map(Result::err).unwrap();
-        assert!(error.to_string().contains("some/image.png: is bad"));
-        assert!(loader.next().is_none() && loader.next().is_none());
-    }
-
-    #[test]
-    fn a_panic_arrives_as_an_error_too() {
+    fn a_bad_image_and_a_panic_arrive_as_errors_and_end_the_batches() {
         let options = LoaderOptions { batch_size: 23, ..OPTIONS };
-        let mut loader = Loader::new(few(None, Some(4)), options).unwrap();
-        let error = loader.next().unwrap().unwrap_err().to_string();
-        assert!(error.contains("step 1") && error.contains("image 4 is broken"), "{error}");
-        assert!(loader.next().is_none());
+        for (images, words) in [
+            (few(Some(4), None), ["some/image.png: is bad"; 2]),
+            (few(None, Some(4)), ["training stopped at step 1", "image 4 is broken"]),
+        ] {
+            let mut loader = Loader::new(images, options.clone()).unwrap();
+            let error = loader.next().unwrap().unwrap_err().to_string();
+            assert!(words.iter().all(|words| error.contains(words)), "{error}");
+            assert!(loader.next().is_none() && loader.next().is_none());
+        }
     }
 
     #[test]

@@ -175,6 +175,27 @@ impl Splits {
     /// Images in memory, `[N, C, S, S]` of f32, of which the last `held_out` are tested on. [`InMemory`] says more, and takes
     /// labels too.
     ///
+    /// ```
+    /// use stop_mim::data::{Augment, Loader, LoaderOptions, Splits};
+    /// use stop_mim::{DType, Tensor};
+    ///
+    /// # fn main() -> stop_mim::Result<()> {
+    /// let images = Tensor::from_fn([24, 4, 16, 16], DType::F32, |i| (i % 97) as f64 / 97.0); // four channels
+    /// let splits = Splits::from_tensor(images, 4)?;
+    /// let options = LoaderOptions {
+    ///     batch_size: 8,
+    ///     seed: 0,
+    ///     first_step: 0,
+    ///     augment: Some(Augment::STOP),
+    ///     normalization: splits.normalization()?, // measured
+    ///     threads: 1,
+    /// };
+    /// let mut batches = Loader::new(splits.train, options)?;
+    /// assert_eq!(batches.next().unwrap()?.shape()[..], [8, 4, 16, 16]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// If these are no images, or none would be left to train on.
     pub fn from_tensor(images: Tensor, held_out: usize) -> Result<Self> {
