@@ -38,7 +38,7 @@ fn main() {
     check_args(&["--cifar"], &["--quick"], "the top of benches/data_path.rs has the command lines");
     // `cargo test --benches` takes the short way too.
     let quick = flag("--quick") || !is_bench();
-    let scratch = Scratch::new();
+    let scratch = tempfile::tempdir().unwrap_or_else(|e| panic!("cannot make a temporary folder: {e}"));
     let folder = option::<PathBuf>("--cifar").unwrap_or_else(|| {
         write_cifar(scratch.path());
         scratch.path().to_owned()
@@ -169,26 +169,5 @@ fn write_cifar(folder: &Path) {
         records.chunks_exact_mut(1 + 3 * SIDE * SIDE).for_each(|record| record[0] %= 10);
         let path = folder.join(file).with_extension("bin");
         std::fs::write(&path, records).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
-    }
-}
-
-/// A folder that is deleted at the end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("stop-mim-bench-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap_or_else(|e| panic!("cannot make {}: {e}", path.display()));
-        Scratch(path)
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -218,10 +218,10 @@ impl Measured {
         }
         let output = command.output().map_err(|e| format!("this program cannot start itself: {e}"))?;
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        match output.status.success() {
-            true => Self::from_line(&out).ok_or_else(|| format!("cannot read '{out}'")),
-            false => Err(format!("{}; {}", output.status, err.trim())),
+        if !output.status.success() {
+            return Err(format!("{}; {}", output.status, err.trim()));
         }
+        Self::from_line(&out).ok_or_else(|| format!("cannot read '{out}'"))
     }
 
     fn to_line(self) -> String {

@@ -144,10 +144,8 @@ fn every_setting_alone() {
         for (what, change) in changes() {
             let mut config = base(method.clone());
             change(&mut config);
-            match refused_or_trains(&config, &format!("{method:?}, {what}")) {
-                true => accepted += 1,
-                false => refused += 1,
-            }
+            let trained = refused_or_trains(&config, &format!("{method:?}, {what}"));
+            *(if trained { &mut accepted } else { &mut refused }) += 1;
         }
     }
     assert!(accepted > 300 && refused > 300, "{accepted} accepted, {refused} refused");

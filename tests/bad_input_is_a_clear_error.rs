@@ -1,54 +1,15 @@
 //! The program meets bad input through its own command line: a clear error that says what, where and what to do; exit
 //! code 1 (2 for a mistyped flag); no panic; nothing left behind.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod common;
 
-/// An empty folder of its own for each test, removed at the end.
-struct Scratch(PathBuf);
+use common::{SMALL, Scratch};
 
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("stop-mim-cli-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Scratch(path)
-    }
-
-    fn files(&self) -> usize {
-        std::fs::read_dir(&self.0).unwrap().count()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).unwrap();
-    }
-}
-
-/// Runs the program in `folder`.
-fn stop_mim(folder: &Path, args: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stop-mim"));
-    command.current_dir(folder).args(args.split_whitespace()).output().unwrap()
-}
-
-/// The program fails, with all of `words` in its message, and without a panic.
-#[track_caller]
-fn refused(folder: &Path, args: &str, words: &[&str]) {
-    let output = stop_mim(folder, args);
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert!(matches!(output.status.code(), Some(1 | 2)), "{args}: {:?}\n{message}", output.status);
-    assert!(!message.contains("panicked"), "{args}: {message}");
-    for word in words {
-        assert!(message.contains(word), "{args}: no '{word}' in\n{message}");
-    }
-}
-
-const SMALL: &str = "pretrain --dim 16 --depth 1 --heads 2 --predictor-dim 8 --predictor-depth 1 --predictor-heads 1 \
-    --batch 4 --steps 3 --threads 1";
+const THREE_STEPS: &str = "--batch 4 --steps 3 --threads 1";
 
 #[test]
 fn flags_that_cannot_work() {
-    let scratch = Scratch::new("flags");
+    let scratch = Scratch::new();
     let cases: &[(&str, &[&str])] = &[
         ("pretrain --method ijepa --sigma-std 0.5", &["--sigma-std means nothing", "--method stop"]),
         ("pretrain --method mae --targets 3", &["--targets means nothing", "ijepa or stop"]),
@@ -111,20 +72,17 @@ fn flags_that_cannot_work() {
         ("nonsense", &["nonsense"]),
     ];
     for (args, words) in cases {
-        refused(&scratch.0, args, words);
+        scratch.refuses(args, words);
     }
-    assert_eq!(scratch.files(), 0, "refused before anything is written");
+    assert_eq!(scratch.entries(), 0, "refused before anything is written");
 }
 
 #[test]
 fn data_that_is_not_there_or_not_what_it_should_be() {
-    let scratch = Scratch::new("data");
-    std::fs::create_dir(scratch.0.join("empty")).unwrap();
-    std::fs::create_dir(scratch.0.join("short")).unwrap();
-    for i in 1..=5 {
-        std::fs::write(scratch.0.join(format!("short/data_batch_{i}.bin")), [0; 3000]).unwrap();
-    }
-    std::fs::write(scratch.0.join("short/test_batch.bin"), [0; 3000]).unwrap();
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path("empty")).unwrap();
+    scratch.write("short/test_batch.bin", [0; 3000]);
+    (1..=5).for_each(|i| scratch.write(format!("short/data_batch_{i}.bin"), [0; 3000]));
     let cases: &[(&str, &[&str])] = &[
         ("--data imagenet", &["'imagenet' names no data set", "cifar10:DIR"]),
         ("--data cifar10", &["after a colon"]),
@@ -136,18 +94,17 @@ fn data_that_is_not_there_or_not_what_it_should_be() {
         ("--data folder:empty", &["empty"]),
     ];
     for (args, words) in cases {
-        refused(&scratch.0, &format!("{SMALL} {args}"), words);
+        scratch.refuses(&format!("{SMALL} {THREE_STEPS} {args}"), words);
     }
-    assert_eq!(scratch.files(), 2, "refused before anything is written");
+    assert_eq!(scratch.entries(), 2, "refused before anything is written");
 }
 
+/// The library's own tests see more of what can be wrong with a file (tests/hostile_checkpoints.rs); here a program says so.
 #[test]
 fn checkpoints_that_are_not() {
-    let scratch = Scratch::new("checkpoints");
-    let output = stop_mim(&scratch.0, &format!("{SMALL} --name good"));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let good = std::fs::read(scratch.0.join("runs/good/checkpoint.safetensors")).unwrap();
-    let write = |name: &str, bytes: &[u8]| std::fs::write(scratch.0.join(name), bytes).unwrap();
+    let scratch = Scratch::new();
+    scratch.succeeds(&format!("{SMALL} {THREE_STEPS} --name good"));
+    let good = scratch.read("runs/good/checkpoint.safetensors");
     let replaced = |file: &[u8], from: &str, to: &str| -> Vec<u8> {
         assert_eq!(from.len(), to.len());
         let at = file.windows(from.len()).position(|w| w == from.as_bytes()).unwrap_or_else(|| panic!("no {from}"));
@@ -156,117 +113,77 @@ fn checkpoints_that_are_not() {
     // As from a program that writes no checksums: what an edit does is then seen, and not just that there was one.
     let unsummed = replaced(&replaced(&good, "\"crc32\"", "\"other\""), "\"checksum\"", "\"anything\"");
     let edited = |from: &str, to: &str| replaced(&unsummed, from, to);
-    write("empty", b"");
-    write("text", b"this is not a checkpoint at all");
-    write("huge", &[&u64::MAX.to_le_bytes()[..], b"{}"].concat());
-    write("cut", &good[..good.len() - 100]);
-    write("renamed", &edited("\"encoder.norm.weight\"", "\"encoder.morn.weight\""));
-    write("other-format", &edited("stop-mim-1", "stop-mim-9"));
-    write("bad-config", &edited("patch_size", "patch_sise"));
-    write("other-size", &edited("\\\"dim\\\":16", "\\\"dim\\\":20"));
-    write("far-larger", &edited("\\\"dim\\\":16", "\\\"dim\\\":32"));
-    write("half", &replaced(&good, "\"crc32\"", "\"crc33\""));
-    write("damaged", &replaced(&good, "encoder.norm.weight", "encoder.morn.weight"));
-    let mut nan = unsummed.clone();
-    let end = nan.len();
-    nan[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
-    write("nan", &nan);
-    let cases: &[(&str, &[&str])] = &[
-        ("missing", &["missing", "No such file"]),
-        (".", &["is a folder, not a file"]),
-        ("empty", &["empty", "not a safetensors file"]),
-        ("text", &["text", "not a safetensors file"]),
-        ("huge", &["huge", "not a safetensors file"]),
-        ("cut", &["cut", "not a safetensors file"]),
-        ("damaged", &["its metadata are damaged"]),
-        ("half", &["its metadata are damaged", "without 'crc32'"]),
-        ("renamed", &["encoder.norm.weight is missing", "encoder.morn.weight is unexpected"]),
-        ("other-format", &["stop-mim-9", "stop-mim-1"]),
-        ("bad-config", &["patch_sise"]),
-        ("other-size", &["instead of"]),
-        ("far-larger", &["not half of the model"]),
-        ("nan", &["not finite"]),
+    let cases: &[(&str, Option<Vec<u8>>, &[&str])] = &[
+        ("missing", None, &["missing", "No such file"]),
+        (".", None, &["is a folder, not a file"]),
+        ("text", Some(b"this is not a checkpoint at all".to_vec()), &["text", "not a safetensors file"]),
+        ("cut", Some(good[..good.len() - 100].to_vec()), &["cut", "not a safetensors file"]),
+        ("half", Some(replaced(&good, "\"crc32\"", "\"crc33\"")), &["its metadata are damaged", "without 'crc32'"]),
+        ("damaged", Some(replaced(&good, "encoder.norm.weight", "encoder.morn.weight")), &["metadata are damaged"]),
+        (
+            "renamed",
+            Some(edited("\"encoder.norm.weight\"", "\"encoder.morn.weight\"")),
+            &["encoder.norm.weight is missing", "encoder.morn.weight is unexpected"],
+        ),
+        ("other-format", Some(edited("stop-mim-1", "stop-mim-9")), &["stop-mim-9", "stop-mim-1"]),
+        ("bad-config", Some(edited("patch_size", "patch_sise")), &["patch_sise"]),
+        ("other-size", Some(edited("\\\"dim\\\":16", "\\\"dim\\\":20")), &["instead of"]),
     ];
-    for (file, words) in cases {
-        refused(&scratch.0, &format!("probe {file}"), words);
+    for (file, bytes, words) in cases {
+        bytes.iter().for_each(|bytes| scratch.write(file, bytes));
+        scratch.refuses(&format!("probe {file}"), words);
     }
 }
 
 #[test]
 fn a_folder_that_cannot_be_written() {
-    let scratch = Scratch::new("unwritable");
-    std::fs::write(scratch.0.join("file"), b"in the way").unwrap();
-    refused(&scratch.0, &format!("{SMALL} --out file"), &["cannot create", "file"]);
-    refused(&scratch.0, "masks --out nowhere/masks.png", &["cannot write", "masks.png"]);
+    let scratch = Scratch::new();
+    scratch.write("file", b"in the way");
+    scratch.refuses(&format!("{SMALL} {THREE_STEPS} --out file"), &["cannot create", "file"]);
+    scratch.refuses("masks --out nowhere/masks.png", &["cannot write", "masks.png"]);
 }
 
 #[test]
 fn runs_never_overwrite_each_other_and_probe_reads_what_pretrain_wrote() {
-    let scratch = Scratch::new("runs");
+    let scratch = Scratch::new();
     for method in ["stop", "ijepa", "mae"] {
         for _ in 0..2 {
-            let output = stop_mim(&scratch.0, &format!("{SMALL} --method {method} --name run"));
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            scratch.succeeds(&format!("{SMALL} {THREE_STEPS} --method {method} --name run"));
         }
     }
     for folder in ["run", "run-2", "run-6"] {
         for file in ["checkpoint.safetensors", "log.csv", "curves.svg", "masks.png"] {
-            assert!(scratch.0.join("runs").join(folder).join(file).metadata().unwrap().len() > 0, "{folder}/{file}");
+            assert!(!scratch.read(format!("runs/{folder}/{file}")).is_empty(), "{folder}/{file}");
         }
-        let log = std::fs::read_to_string(scratch.0.join("runs").join(folder).join("log.csv")).unwrap();
+        let log = String::from_utf8(scratch.read(format!("runs/{folder}/log.csv"))).unwrap();
         assert_eq!(log.lines().count(), 4, "a header and three steps:\n{log}");
         let checkpoint = format!("probe runs/{folder}/checkpoint.safetensors --probe-images 60,30");
-        let output = stop_mim(&scratch.0, &checkpoint);
-        let printed = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        for row in ["trained encoder", "untrained encoder", "raw pixels"] {
-            assert!(printed.contains(row), "{printed}");
-        }
+        common::contains(&scratch.succeeds(&checkpoint), &["trained encoder", "untrained encoder", "raw pixels"]);
     }
 }
 
 /// `stop-mim check graph | head -1`: the reader leaves, and that is not an error.
 #[test]
 fn a_closed_pipe_ends_quietly() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_stop-mim"))
-        .args(["check", "graph"])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = Scratch::new().command("check graph").spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// SIGINT; or SIGTERM where these tests were themselves started with SIGINT ignored, as by `&` in a script: then so does
-/// the program.
-#[cfg(unix)]
-fn interrupt() -> &'static str {
-    let survives = Command::new("sh").args(["-c", "kill -INT $$"]).status().unwrap().success();
-    if survives { "-TERM" } else { "-INT" }
 }
 
 /// Ctrl-C in the middle of a run: a checkpoint of that step, exit code 0.
 #[cfg(unix)]
 #[test]
 fn ctrl_c_ends_a_run_with_a_checkpoint() {
-    let scratch = Scratch::new("ctrl-c");
-    let args = SMALL.replace("--steps 3", "--steps 1000000 --name long --diagnose-every 1000000");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stop-mim"));
-    let child = command.current_dir(&scratch.0).args(args.split_whitespace());
-    let child = child.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let scratch = Scratch::new();
+    let args = format!("{SMALL} --batch 4 --threads 1 --steps 1000000 --name long --diagnose-every 1000000");
+    let child = scratch.start(&args);
     // The pictures of the masks are drawn before the first step.
-    let started = std::time::Instant::now();
-    while !scratch.0.join("runs/long/masks.png").exists() {
-        assert!(started.elapsed().as_secs() < 60, "the run did not start");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    common::wait_for("the run starts", || scratch.path("runs/long/masks.png").exists());
     std::thread::sleep(std::time::Duration::from_millis(200));
-    assert!(Command::new("kill").args([interrupt(), &child.id().to_string()]).status().unwrap().success());
-    let output = child.wait_with_output().unwrap();
+    child.signal(common::interrupt());
+    let output = child.output();
     assert!(output.status.success(), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("stopped at step"), "{output:?}");
-    let probe = stop_mim(&scratch.0, "probe runs/long/checkpoint.safetensors --probe-images 30,30");
-    assert!(probe.status.success(), "{}", String::from_utf8_lossy(&probe.stderr));
+    scratch.succeeds("probe runs/long/checkpoint.safetensors --probe-images 30,30");
 }

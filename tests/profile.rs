@@ -1,10 +1,15 @@
 //! What `pretrain --profile` prints is true: products are counted as a formula says, no time is lost or counted twice,
 //! and nothing that is computed depends on the meter.
 
+#[cfg(feature = "cli")]
+mod common;
+
 use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "cli")]
+use common::{SMALL, Scratch};
 use stop_mim::autograd::ops;
 use stop_mim::kernels::meter::{self, Phase, Place, Sum, Totals};
 use stop_mim::lab::profile::{PHASES, profile};
@@ -308,38 +313,28 @@ fn helping_threads_are_where_their_work_is() {
 #[cfg(feature = "cli")]
 #[test]
 fn the_program_prints_three_tables_and_leaves_nothing() {
-    let folder = std::env::temp_dir().join(format!("stop-mim-profile-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let args = "pretrain --dim 16 --depth 1 --heads 2 --predictor-dim 8 --predictor-depth 1 --predictor-heads 1 \
-        --batch 8 --steps 3 --threads 2 --profile";
-    let run = |more: &str| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stop-mim"));
-        command.current_dir(&folder).args(args.split_whitespace()).args(more.split_whitespace()).output().unwrap()
-    };
-    let output = run("2 --method ijepa");
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for words in [
-        "ijepa: 2 steps of 8 images after 3 of warm-up, threads: 2, images a chunk: 8",
-        "A step by operation",
-        "linear",
-        "attention",
-        "A step by phase",
-        "context encoder",
-        "threads × wall time",
-        "What a chunk keeps for its backward pass",
-        "peak: ",
-    ] {
-        assert!(printed.contains(words), "no '{words}' in\n{printed}");
-    }
+    let scratch = Scratch::new();
+    let run = |more: &str| format!("{SMALL} --batch 8 --steps 3 --threads 2 --profile {more}");
+    let printed = scratch.succeeds(&run("2 --method ijepa"));
+    common::contains(
+        &printed,
+        &[
+            "ijepa: 2 steps of 8 images after 3 of warm-up, threads: 2, images a chunk: 8",
+            "A step by operation",
+            "linear",
+            "attention",
+            "A step by phase",
+            "context encoder",
+            "threads × wall time",
+            "What a chunk keeps for its backward pass",
+            "peak: ",
+        ],
+    );
     let passes = |pass: &str| printed.lines().filter(|l| l.starts_with("linear ") && l.contains(pass)).count();
     assert_eq!((passes(" forward "), passes(" backward ")), (1, 1), "{printed}");
-    assert!(run("").stdout.starts_with(b"stop: 10 steps"), "the default");
+    assert!(scratch.succeeds(&run("")).starts_with("stop: 10 steps"), "the default");
     for (more, word) in [("0", "--profile"), ("--probe", "cannot be used with"), ("--name x", "cannot be used with")] {
-        let output = run(more);
-        let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.code() == Some(2) && message.contains(word), "{more}: {message}");
+        scratch.refuses(&run(more), &[word]);
     }
-    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "no run folder");
-    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(scratch.entries(), 0, "no run folder");
 }

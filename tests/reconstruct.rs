@@ -1,8 +1,8 @@
 //! What a model predicts, looked at: the numbers behind the pictures, and the command that draws them.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod common;
 
+use common::{SMALL, Scratch};
 use stop_mim::data::shapes::Task;
 use stop_mim::data::{Normalization, Shapes, evaluation_images};
 use stop_mim::eval::resemblance;
@@ -185,71 +185,27 @@ fn the_seed_decides_and_neither_threads_nor_other_images_do() {
     }
 }
 
-/// An empty folder of its own for each test, removed at the end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("stop-mim-reconstruct-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Scratch(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).unwrap();
-    }
-}
-
-/// Runs the program in `folder`.
-fn stop_mim(folder: &Path, args: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stop-mim"));
-    command.current_dir(folder).args(args.split_whitespace()).output().unwrap()
-}
-
-#[track_caller]
-fn fine(folder: &Path, args: &str) -> String {
-    let output = stop_mim(folder, args);
-    assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// The program fails, with all of `words` in its message, and without a panic.
-#[track_caller]
-fn refused(folder: &Path, args: &str, words: &[&str]) {
-    let output = stop_mim(folder, args);
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert!(matches!(output.status.code(), Some(1 | 2)), "{args}: {:?}\n{message}", output.status);
-    assert!(!message.contains("panicked"), "{args}: {message}");
-    for word in words {
-        assert!(message.contains(word), "{args}: no '{word}' in\n{message}");
-    }
-}
-
-const SMALL: &str = "pretrain --image-size 16 --patch 2 --dim 16 --depth 1 --heads 2 --predictor-dim 8 --predictor-depth 1 \
-    --predictor-heads 1 --batch 4 --steps 2";
+const RUN: &str = "--image-size 16 --patch 2 --batch 4 --steps 2";
 
 #[test]
 fn a_run_leaves_the_picture_that_the_command_draws() {
-    let scratch = Scratch::new("picture");
-    let folder = &scratch.0;
+    let scratch = Scratch::new();
     // Columns of tiles of 128 pixels, and their gaps of half a patch but at most 8; for features one of one pixel too.
     let wide = |tiles: u32, narrow: u32| 128 * tiles + narrow + 8 * (tiles + narrow + 1);
     // At least and at most: one query if all blocks of an image are at the same place, two if not.
     let widths = [("mae", wide(3, 0), wide(3, 0)), ("ijepa", wide(4, 1), wide(6, 2)), ("stop", wide(5, 1), wide(8, 2))];
     for (method, least, most) in widths {
-        let said = fine(folder, &format!("{SMALL} --method {method} --name {method}"));
+        let said = scratch.succeeds(&format!("{SMALL} {RUN} --method {method} --name {method}"));
         assert!(said.contains(&format!("runs/{method}/predictions.png")), "{said}");
-        let at_the_end = std::fs::read(folder.join(format!("runs/{method}/predictions.png"))).unwrap();
+        let at_the_end = scratch.read(format!("runs/{method}/predictions.png"));
         let picture = image::load_from_memory(&at_the_end).unwrap();
         assert_eq!(picture.height(), 6 * (128 + 8) + 8);
         assert!((least..=most).contains(&picture.width()), "{method}: {} pixels wide", picture.width());
 
         let draw = |flags: &str| {
             let command = format!("reconstruct runs/{method}/checkpoint.safetensors {flags}");
-            assert!(fine(folder, &command).contains(&format!("{method} after 2 steps")));
-            std::fs::read(folder.join("predictions.png")).unwrap()
+            assert!(scratch.succeeds(&command).contains(&format!("{method} after 2 steps")));
+            scratch.read("predictions.png")
         };
         assert!(draw("") == at_the_end, "{method}: the same picture");
         assert!(draw("--threads 1") == at_the_end, "{method} on one thread");
@@ -259,18 +215,17 @@ fn a_run_leaves_the_picture_that_the_command_draws() {
         let two = image::load_from_memory(&draw("--images 2 --data shapes:count")).unwrap();
         assert_eq!(two.height(), 2 * (128 + 8) + 8);
     }
-    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 2, "runs, the picture, and nothing else");
+    assert_eq!(scratch.entries(), 2, "runs, the picture, and nothing else");
 }
 
 #[test]
 fn what_cannot_be_drawn_is_refused() {
-    let scratch = Scratch::new("refused");
-    let folder = &scratch.0;
+    let scratch = Scratch::new();
     for method in ["mae", "stop"] {
-        fine(folder, &format!("{SMALL} --method {method} --name {method}"));
+        scratch.succeeds(&format!("{SMALL} {RUN} --method {method} --name {method}"));
     }
     let (mae, stop) = ("runs/mae/checkpoint.safetensors", "runs/stop/checkpoint.safetensors");
-    std::fs::write(folder.join("text"), b"this is not a checkpoint at all").unwrap();
+    scratch.write("text", b"this is not a checkpoint at all");
     let cases: &[(&str, &[&str])] = &[
         ("", &["<CHECKPOINT>"]),
         ("text", &["text", "not a safetensors file"]),
@@ -290,7 +245,7 @@ fn what_cannot_be_drawn_is_refused() {
         ("missing --out runs", &["runs: a picture is written as PNG"]),
     ];
     for (args, words) in cases {
-        refused(folder, &format!("reconstruct {args}"), words);
+        scratch.refuses(&format!("reconstruct {args}"), words);
     }
-    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 2, "refused before anything is written");
+    assert_eq!(scratch.entries(), 2, "refused before anything is written");
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::Result;
-use crate::data::{Dataset, Splits, Subset, Unlabeled};
+use crate::data::{Dataset, Splits, Subset};
 use crate::methods::{MaskedPrediction, ModelParams, Number};
 use crate::report::canvas::Canvas;
 use crate::report::color::sequential;
@@ -51,7 +51,7 @@ pub fn draw_predictions(
     n: usize,
 ) -> Result<Canvas> {
     let normalization = splits.normalization_or(config.normalization.as_ref())?;
-    let images = Unlabeled::new(Arc::new(Subset::even(Arc::clone(&splits.test), n)));
+    let images = Subset::even(Arc::clone(&splits.test), n).unlabeled();
     let predictions = predictions((method, params), &config.masking, (&images, &normalization), config.seed)?;
     let encoder = &config.model.encoder;
     let scale = (128 / encoder.image_size).max(1);

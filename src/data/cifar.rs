@@ -99,10 +99,9 @@ fn splits(layout: &'static Layout, dir: &Path) -> Result<(Cifar, Cifar)> {
     if dir.is_file() {
         let folder = dir.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let (archive, folder) = (dir.display(), folder.display());
-        let hint = match dir.extension().is_some_and(|ext| ext == "gz" || ext == "tgz" || ext == "tar") {
-            true => format!("unpack it (tar -xf {archive} -C {folder}), and give the folder {folder}"),
-            false => layout.explain(),
-        };
+        let is_archive = dir.extension().is_some_and(|ext| ext == "gz" || ext == "tgz" || ext == "tar");
+        let unpack = || format!("unpack it (tar -xf {archive} -C {folder}), and give the folder {folder}");
+        let hint = if is_archive { unpack() } else { layout.explain() };
         return Err(Error::file(dir, format!("is a file, not {}'s folder", layout.name), hint));
     }
     let inner = dir.join(layout.folder);
@@ -126,10 +125,7 @@ impl Layout {
             let most = (MOST_RECORDS * self.record()) as u64;
             let bytes = read_whole(&path, most).map_err(|e| self.cannot_read(&path, e))?;
             self.check(&path, &bytes)?;
-            match records.is_empty() {
-                true => records = bytes,
-                false => records.extend(bytes),
-            }
+            records.extend(bytes);
         }
         Ok(records)
     }
@@ -144,11 +140,8 @@ impl Layout {
             for (&label, &classes) in image.iter().zip(self.labels) {
                 if usize::from(label) >= classes {
                     let problem = format!("record {k} has label {label}, and there are only {classes} classes");
-                    return Err(Error::file(
-                        path,
-                        problem,
-                        format!("check which data set this is: {}", self.explain()),
-                    ));
+                    let hint = format!("check which data set this is: {}", self.explain());
+                    return Err(Error::file(path, problem, hint));
                 }
             }
         }
@@ -174,23 +167,21 @@ impl Layout {
     }
 
     fn cannot_read(&self, path: &Path, error: Error) -> Error {
-        match error {
-            Error::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
-                let dir = path.parent().unwrap_or(path);
-                let archive = dir.join(self.archive);
-                // The version for Python has the same names without an ending.
-                let python = path.with_extension("").is_file() || dir.join(self.python_folder).is_dir();
-                let hint = match () {
-                    () if archive.is_file() => {
-                        format!("unpack the archive beside it: tar -xf {} -C {}", archive.display(), dir.display())
-                    }
-                    () if python => format!("what lies here is the version for Python; {}", self.explain()),
-                    () => self.explain(),
-                };
-                Error::file(path, "there is no such file", hint)
-            }
-            other => other,
+        if !matches!(&error, Error::Io { source, .. } if source.kind() == ErrorKind::NotFound) {
+            return error;
         }
+        let dir = path.parent().unwrap_or(path);
+        let archive = dir.join(self.archive);
+        // The version for Python has the same names without an ending.
+        let python = path.with_extension("").is_file() || dir.join(self.python_folder).is_dir();
+        let hint = if archive.is_file() {
+            format!("unpack the archive beside it: tar -xf {} -C {}", archive.display(), dir.display())
+        } else if python {
+            format!("what lies here is the version for Python; {}", self.explain())
+        } else {
+            self.explain()
+        };
+        Error::file(path, "there is no such file", hint)
     }
 
     /// What a user must have in place.

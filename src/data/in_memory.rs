@@ -120,7 +120,7 @@ impl Dataset for InMemory {
 mod tests {
     use super::*;
     use crate::data::testing::pixels;
-    use crate::data::{Augment, Loader, LoaderOptions, Normalization, Subset, Unlabeled, evaluation_images};
+    use crate::data::{Augment, Loader, LoaderOptions, Normalization, Subset, evaluation_images};
 
     /// Ten images of two channels, their values all different.
     fn ten() -> Tensor {
@@ -146,7 +146,7 @@ mod tests {
     fn floats_reach_the_trainer_as_they_are() {
         let Splits { train, .. } = Splits::from_tensor(ten(), 0).unwrap();
         let normalization = Normalization::new([0.25, 0.5], [0.5, 2.0]);
-        let subset: Arc<dyn Dataset> = Arc::new(Unlabeled::new(Arc::new(Subset::even(Arc::clone(&train), 4))));
+        let subset: Arc<dyn Dataset> = Arc::new(Subset::even(Arc::clone(&train), 4).unlabeled());
         let images = evaluation_images(&*subset, 0..4, &normalization).unwrap();
         for (k, image) in images.chunks(128).enumerate() {
             let floats = subset.floats(k).unwrap();

@@ -14,7 +14,7 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::{Augment, Crop, Dataset, Normalization, Unlabeled};
+use super::{Augment, Crop, Dataset, Normalization, Subset};
 use crate::error::panic_message;
 use crate::kernels::meter::{self, Phase};
 use crate::rng::{Purpose, stream};
@@ -89,7 +89,7 @@ impl Loader {
             ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build().map_err(|e| no_thread(&e))?;
         // Unless labels are asked for, none is looked at.
         let steps_per_epoch = dataset.len() / batch_size;
-        let dataset = if options.labels { dataset } else { Arc::new(Unlabeled::new(dataset)) };
+        let dataset = if options.labels { dataset } else { Arc::new(Subset::even(dataset, usize::MAX).unlabeled()) };
         let source = Source { steps_per_epoch, dataset, options };
         let (sender, batches) = sync_channel(PREFETCH);
         let thread = std::thread::Builder::new()
@@ -263,6 +263,8 @@ pub fn evaluation_images(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use crate::data::testing::Made;
 
@@ -317,28 +319,19 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_shows_each_image_once_in_an_order_of_its_own() {
-        let batches = batches(LoaderOptions { batch_size: 1, ..plain() }, 46);
-        let epochs: Vec<Vec<usize>> =
-            batches.chunks(23).map(|epoch| epoch.iter().flat_map(indices).collect()).collect();
-        for epoch in &epochs {
-            let mut seen = epoch.clone();
-            seen.sort_unstable();
-            assert_eq!(seen, (0..23).collect::<Vec<_>>());
-        }
-        assert_ne!(epochs[0], epochs[1]);
-    }
-
-    #[test]
-    fn incomplete_batches_are_dropped() {
-        assert_eq!(loader(plain()).steps_per_epoch(), 4);
-        let batches = batches(plain(), 8);
-        assert!(batches.iter().all(|batch| batch.shape()[..] == [5, 3, 8, 8]));
-        for epoch in batches.chunks(4) {
-            let mut seen: Vec<usize> = epoch.iter().flat_map(indices).collect();
-            seen.sort_unstable();
-            seen.dedup();
-            assert_eq!(seen.len(), 20, "the fifth batch begins anew");
+    fn an_epoch_shows_each_image_once_in_an_order_of_its_own_and_drops_incomplete_batches() {
+        for (batch_size, steps) in [(1, 23), (5, 4)] {
+            let options = LoaderOptions { batch_size, ..plain() };
+            assert_eq!(loader(options.clone()).steps_per_epoch(), steps);
+            let batches = batches(options, 2 * steps);
+            assert!(batches.iter().all(|batch| batch.shape()[..] == [batch_size, 3, 8, 8]));
+            let epoch = |epoch: &[Tensor]| epoch.iter().flat_map(indices).collect::<Vec<_>>();
+            let epochs: Vec<_> = batches.chunks(steps).map(epoch).collect();
+            for epoch in &epochs {
+                let seen: HashSet<_> = epoch.iter().collect();
+                assert_eq!(seen.len(), batch_size * steps, "each image once: {epoch:?}");
+            }
+            assert_ne!(epochs[0], epochs[1]);
         }
     }
 
@@ -410,20 +403,17 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_image_arrives_as_an_error_and_ends_the_batches() {
-        let mut loader = Loader::new(few(Some(4), None), options()).unwrap();
-        let error = loader.by_ref().find_map(Result::err).unwrap();
-        assert!(error.to_string().contains("some/image.png: is bad"));
-        assert!(loader.next().is_none() && loader.next().is_none());
-    }
-
-    #[test]
-    fn a_panic_arrives_as_an_error_too() {
+    fn a_bad_image_and_a_panic_arrive_as_errors_and_end_the_batches() {
         let options = LoaderOptions { batch_size: 23, ..options() };
-        let mut loader = Loader::new(few(None, Some(4)), options).unwrap();
-        let error = loader.next().unwrap().unwrap_err().to_string();
-        assert!(error.contains("step 1") && error.contains("image 4 is broken"), "{error}");
-        assert!(loader.next().is_none());
+        for (images, words) in [
+            (few(Some(4), None), ["some/image.png: is bad"; 2]),
+            (few(None, Some(4)), ["training stopped at step 1", "image 4 is broken"]),
+        ] {
+            let mut loader = Loader::new(images, options.clone()).unwrap();
+            let error = loader.next().unwrap().unwrap_err().to_string();
+            assert!(words.iter().all(|words| error.contains(words)), "{error}");
+            assert!(loader.next().is_none() && loader.next().is_none());
+        }
     }
 
     #[test]

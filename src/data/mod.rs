@@ -10,8 +10,7 @@
 //! | [`augment`] | random resized crop and flip, and the step from pixels to normalized floats |
 //! | [`Normalization`] | the statistics of that step |
 //! | [`resized()`] | images of another size than their data set has them |
-//! | [`subset`] | a fixed, even choice of some images |
-//! | [`unlabeled`] | images whose labels do not count |
+//! | [`subset`] | a fixed, even choice of some images, with their labels or without |
 //! | [`loader`] | shuffled, prefetched batches, the same on any number of threads and after any resume |
 //!
 //! Every image is square and stored channel first, `[C][S][S]`; of files and shapes it is RGB, 8 bits a channel. Left out on
@@ -35,7 +34,6 @@ pub mod shapes;
 pub mod subset;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod unlabeled;
 
 pub use augment::{Augment, Crop, Level};
 pub use in_memory::InMemory;
@@ -45,7 +43,6 @@ pub use open::{absolute_spec, check_image_size, open, open_with};
 pub use resized::resized;
 pub use shapes::Shapes;
 pub use subset::Subset;
-pub use unlabeled::Unlabeled;
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -88,7 +85,7 @@ pub trait Dataset: Send + Sync {
     fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()>;
 
     /// As [`pixels`](Dataset::pixels), for those who do not ask for the label: where no image of the class can be read, one
-    /// of another class may be written. Use it through [`Unlabeled`], which has no label to be wrong.
+    /// of another class may be written. Use it through [`Subset::unlabeled`], which has no label to be wrong.
     ///
     /// # Errors
     /// If no image at all can be read.
@@ -177,6 +174,27 @@ impl Splits {
 
     /// Images in memory, `[N, C, S, S]` of f32, of which the last `held_out` are tested on. [`InMemory`] says more, and takes
     /// labels too.
+    ///
+    /// ```
+    /// use stop_mim::data::{Augment, Loader, LoaderOptions, Splits};
+    /// use stop_mim::{DType, Tensor};
+    ///
+    /// # fn main() -> stop_mim::Result<()> {
+    /// let images = Tensor::from_fn([24, 4, 16, 16], DType::F32, |i| (i % 97) as f64 / 97.0); // four channels
+    /// let splits = Splits::from_tensor(images, 4)?;
+    /// let options = LoaderOptions {
+    ///     batch_size: 8,
+    ///     seed: 0,
+    ///     first_step: 0,
+    ///     augment: Some(Augment::STOP),
+    ///     normalization: splits.normalization()?, // measured
+    ///     threads: 1,
+    /// };
+    /// let mut batches = Loader::new(splits.train, options)?;
+    /// assert_eq!(batches.next().unwrap()?.shape()[..], [8, 4, 16, 16]);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// If these are no images, or none would be left to train on.

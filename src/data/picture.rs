@@ -132,21 +132,21 @@ fn format(bytes: &[u8]) -> Result<ImageFormat, String> {
     }
     let format = image::guess_format(bytes).map_err(|_| "it is no image of a known format".to_owned())?;
     let name = format.extensions_str()[0];
-    match EXTENSIONS.iter().any(|(_, known)| *known == format) {
-        true if format.reading_enabled() => Ok(format),
-        true => Err(format!("it is a .{name} file, which only a build with --features {name} reads")),
-        false => Err(format!("it is a .{name} file, which is not read here")),
+    if !EXTENSIONS.iter().any(|(_, known)| *known == format) {
+        return Err(format!("it is a .{name} file, which is not read here"));
     }
+    if !format.reading_enabled() {
+        return Err(format!("it is a .{name} file, which only a build with the feature `{name}` reads"));
+    }
+    Ok(format)
 }
 
 fn check_size((width, height): (u32, u32)) -> Result<(), String> {
     let pixels = u64::from(width) * u64::from(height);
-    match pixels > 0 && width.max(height) <= MAX_SIDE && pixels <= MAX_PIXELS {
-        true => Ok(()),
-        false => Err(format!(
-            "an image of {width}x{height} pixels; from 1 to {MAX_SIDE} a side and at most {MAX_PIXELS} in all are read"
-        )),
+    if pixels > 0 && width.max(height) <= MAX_SIDE && pixels <= MAX_PIXELS {
+        return Ok(());
     }
+    Err(format!("an image of {width}x{height} pixels; 1 to {MAX_SIDE} a side, at most {MAX_PIXELS} in all, are read"))
 }
 
 /// Width and height as a PNG's first chunk declares them.
@@ -187,13 +187,13 @@ fn jpeg_size(bytes: &[u8]) -> Result<(u32, u32), String> {
     }
 }
 
-/// That a WebP file is as long as its header says: its decoder takes the rest of what is missing for gray.
+/// Checks that a WebP file is as long as its header says: its decoder takes the rest of what is missing for gray.
 fn check_webp_end(bytes: &[u8]) -> Result<(), String> {
     let length = bytes.get(4..8).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    match length.is_some_and(|length| bytes.len() as u64 >= u64::from(length) + 8) {
-        true => Ok(()),
-        false => Err("it is cut short: a WebP file that is shorter than its header says".to_owned()),
+    if length.is_some_and(|length| bytes.len() as u64 >= u64::from(length) + 8) {
+        return Ok(());
     }
+    Err("it is cut short: a WebP file that is shorter than its header says".to_owned())
 }
 
 /// Whether 0xFF and this byte begin a segment: not the escape 0xFF 0, fill bytes, or markers without content.
@@ -201,7 +201,7 @@ fn is_marker(byte: u8) -> bool {
     !matches!(byte, 0x00 | 0x01 | 0xD0..=0xD8 | 0xFF)
 }
 
-/// The largest centerd square of `image`, resized to `size`×`size` by a triangle filter, which averages when it
+/// The largest centered square of `image`, resized to `size`×`size` by a triangle filter, which averages when it
 /// shrinks. Cutting first keeps a ribbon of 1×16384 pixels from being blown up before it is cut.
 fn fit(image: &RgbImage, size: usize) -> RgbImage {
     let (width, height) = image.dimensions();

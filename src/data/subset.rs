@@ -1,4 +1,4 @@
-//! Some images of a data set: a fixed, even choice over its classes.
+//! Some images of a data set: a fixed, even choice over its classes; with their labels or without.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,13 +17,21 @@ use crate::rng::{Purpose, stream};
 pub struct Subset {
     whole: Arc<dyn Dataset>,
     chosen: Vec<usize>,
+    labeled: bool,
 }
 
 impl Subset {
     /// An even choice of `len` images of `whole`, or all of them, in their own order, if there are no more.
     pub fn even(whole: Arc<dyn Dataset>, len: usize) -> Self {
         let chosen = if len >= whole.len() { (0..whole.len()).collect() } else { even(&*whole, len) };
-        Subset { whole, chosen }
+        Subset { whole, chosen, labeled: true }
+    }
+
+    /// The same images without their labels: for pretraining, for diagnostics, for pictures. An image that cannot be read is
+    /// replaced by one of another class where there is none of its own ([`Dataset::unlabeled_pixels`]), so that one bad file
+    /// ends no run; and as there is no label here, none can be wrong.
+    pub fn unlabeled(self) -> Self {
+        Subset { labeled: false, ..self }
     }
 }
 
@@ -63,7 +71,7 @@ impl Dataset for Subset {
     }
 
     fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
-        self.whole.pixels(self.chosen[index], out)
+        if self.labeled { self.whole.pixels(self.chosen[index], out) } else { self.unlabeled_pixels(index, out) }
     }
 
     fn unlabeled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
@@ -71,11 +79,11 @@ impl Dataset for Subset {
     }
 
     fn label(&self, index: usize) -> Option<usize> {
-        self.whole.label(self.chosen[index])
+        self.whole.label(self.chosen[index]).filter(|_| self.labeled)
     }
 
     fn class_names(&self) -> &[String] {
-        self.whole.class_names()
+        if self.labeled { self.whole.class_names() } else { &[] }
     }
 
     fn skipped(&self) -> usize {
@@ -171,5 +179,10 @@ mod tests {
         assert!(subset.pixels(2, &mut out).is_err());
         subset.unlabeled_pixels(2, &mut out).unwrap();
         assert_eq!(usize::from(out[0]), subset.chosen[2]);
+        let unlabeled = subset.unlabeled();
+        out.fill(99);
+        unlabeled.pixels(2, &mut out).unwrap();
+        assert_eq!(usize::from(out[0]), unlabeled.chosen[2]);
+        assert!(unlabeled.label(2).is_none() && unlabeled.class_names().is_empty());
     }
 }

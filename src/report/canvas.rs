@@ -14,23 +14,15 @@ pub struct Canvas {
     pixels: Vec<Rgb>,
 }
 
-/// A rectangle of pixels: its upper left corner and its size.
-#[derive(Clone, Copy, Debug)]
-pub struct Rect {
-    /// Columns left of it.
-    pub x: usize,
-    /// Rows above it.
-    pub y: usize,
-    /// Columns.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-}
-
 impl Canvas {
     /// A canvas of one color.
     pub fn new(width: usize, height: usize, fill: Rgb) -> Self {
         Canvas { width, height, pixels: vec![fill; width * height] }
+    }
+
+    /// A canvas whose pixel at column x, row y is `color(x, y)`.
+    pub fn from_fn(width: usize, height: usize, color: impl Fn(usize, usize) -> Rgb) -> Self {
+        Canvas { width, height, pixels: (0..width * height).map(|i| color(i % width, i / width)).collect() }
     }
 
     /// A square image from its planes: `[C, size, size]`, 0 to 255. Of three channels and more, the first are red, green and
@@ -67,11 +59,6 @@ impl Canvas {
         self.height
     }
 
-    /// The whole canvas.
-    pub fn bounds(&self) -> Rect {
-        Rect { x: 0, y: 0, width: self.width, height: self.height }
-    }
-
     /// The color at column `x`, row `y`.
     ///
     /// # Panics
@@ -82,27 +69,16 @@ impl Canvas {
         self.pixels[y * self.width + x]
     }
 
-    /// Replaces each pixel of `rect` by `paint(x, y, what was there)`.
-    ///
-    /// # Panics
-    /// When `rect` reaches outside the canvas.
-    #[track_caller]
-    pub fn paint(&mut self, rect: Rect, paint: impl Fn(usize, usize, Rgb) -> Rgb) {
-        let inside = rect.x + rect.width <= self.width && rect.y + rect.height <= self.height;
-        assert!(inside, "Canvas::paint: {rect:?} on {} × {}", self.width, self.height);
-        for y in rect.y..rect.y + rect.height {
-            for x in rect.x..rect.x + rect.width {
-                let pixel = &mut self.pixels[y * self.width + x];
-                *pixel = paint(x, y, *pixel);
-            }
+    /// Replaces each pixel by `paint(x, y, what was there)`.
+    pub fn paint(&mut self, paint: impl Fn(usize, usize, Rgb) -> Rgb) {
+        for (i, pixel) in self.pixels.iter_mut().enumerate() {
+            *pixel = paint(i % self.width, i / self.width, *pixel);
         }
     }
 
     /// Every pixel as a square of `factor` × `factor`.
     pub fn upscaled(&self, factor: usize) -> Self {
-        let mut big = Canvas::new(self.width * factor, self.height * factor, [0; 3]);
-        big.paint(big.bounds(), |x, y, _| self.pixels[y / factor * self.width + x / factor]);
-        big
+        Canvas::from_fn(self.width * factor, self.height * factor, |x, y| self.get(x / factor, y / factor))
     }
 
     /// Rows of pictures on one sheet, `gap` pixels between and around them.
@@ -115,17 +91,24 @@ impl Canvas {
         let heights: Vec<usize> = rows.iter().map(|row| row.iter().map(Canvas::height).max().unwrap_or(0)).collect();
         let total = |sizes: &[usize]| gap + sizes.iter().map(|size| size + gap).sum::<usize>();
         let mut sheet = Canvas::new(total(&widths), total(&heights), background);
-        let mut y = gap;
+        let mut top = gap;
         for (row, height) in rows.iter().zip(heights) {
-            let mut x = gap;
+            let mut left = gap;
             for (tile, width) in row.iter().zip(&widths) {
-                let rect = Rect { x, y, ..tile.bounds() };
-                sheet.paint(rect, |px, py, _| tile.pixels[(py - y) * tile.width + px - x]);
-                x += width + gap;
+                for (y, line) in tile.pixels.chunks_exact(tile.width.max(1)).enumerate() {
+                    sheet.pixels[(top + y) * sheet.width + left..][..line.len()].copy_from_slice(line);
+                }
+                left += width + gap;
             }
-            y += height + gap;
+            top += height + gap;
         }
         sheet
+    }
+
+    /// Rows of pixels as text, a letter for each.
+    #[cfg(test)]
+    pub(super) fn letters(&self, letter: impl Fn(Rgb) -> char) -> Vec<String> {
+        self.pixels.chunks(self.width).map(|row| row.iter().map(|&pixel| letter(pixel)).collect()).collect()
     }
 
     /// Saves as PNG. An existing file is replaced only once the new one is complete.
@@ -167,7 +150,7 @@ mod tests {
     #[test]
     fn painting_and_scaling() {
         let mut canvas = Canvas::new(3, 2, O);
-        canvas.paint(Rect { x: 1, y: 1, width: 2, height: 1 }, |x, _, was| if x == 1 { A } else { was });
+        canvas.paint(|x, y, was| if (x, y) == (1, 1) { A } else { was });
         assert_eq!(canvas.pixels, [O, O, O, O, A, O]);
         let heat = Canvas::heat_map(&[0.0, 1.0], (1, 2), 2, |v| if v > 0.5 { A } else { B });
         assert_eq!((heat.width(), heat.height()), (4, 2));
@@ -196,8 +179,7 @@ mod tests {
     fn a_png_reads_back_as_it_was_drawn() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("canvas.png");
-        let mut canvas = Canvas::new(3, 2, A);
-        canvas.paint(Rect { x: 2, y: 0, width: 1, height: 2 }, |_, _, _| B);
+        let canvas = Canvas::from_fn(3, 2, |x, _| if x == 2 { B } else { A });
         canvas.save_png(&path).unwrap();
         let read = image::open(&path).unwrap().to_rgb8();
         assert_eq!((read.dimensions(), read.as_raw().as_slice()), ((3, 2), canvas.pixels.as_flattened()));

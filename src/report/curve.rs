@@ -46,7 +46,7 @@ const INK: RGBColor = RGBColor(60, 60, 60);
 const GRID: RGBColor = RGBColor(225, 225, 225);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
+type Drawn = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 impl Curve {
     /// Saves the figure as SVG. An existing file is replaced only once the new one is complete.
@@ -57,15 +57,10 @@ impl Curve {
     /// When the file cannot be written.
     pub fn save_svg(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let svg = self.to_svg().map_err(|problem| Error::file(path, problem, "draw fewer or shorter series"))?;
-        crate::files::write_whole(path, svg.as_bytes())
-    }
-
-    /// The text of the SVG.
-    fn to_svg(&self) -> std::result::Result<String, String> {
         let mut svg = String::new();
-        self.draw(&mut svg).map_err(|e| format!("cannot be drawn: {e}"))?;
-        Ok(svg)
+        self.draw(&mut svg)
+            .map_err(|e| Error::file(path, format!("cannot be drawn: {e}"), "draw fewer or shorter series"))?;
+        crate::files::write_whole(path, svg.as_bytes())
     }
 
     fn draw(&self, svg: &mut String) -> Drawn {
@@ -238,6 +233,13 @@ mod tests {
         Panel { y_label: y_label.to_owned(), log, range: None, series }
     }
 
+    /// The text of an SVG with these panels.
+    fn svg_of(panels: Vec<Panel>) -> String {
+        let mut svg = String::new();
+        Curve { title: "A & B".into(), x_label: "step".into(), panels }.draw(&mut svg).unwrap();
+        svg
+    }
+
     /// Whether every tag that opens also closes, in order.
     fn well_formed(svg: &str) -> bool {
         let mut open = Vec::new();
@@ -257,8 +259,7 @@ mod tests {
     fn the_svg_holds_panels_series_and_labels() {
         let loss = panel("loss", true, &[("stop", &[(0.0, 1.0), (1.0, 0.1), (2.0, 0.01)])]);
         let rank = panel("RankMe", false, &[("context <x>", &[(0.0, 3.0), (2.0, 9.0)]), ("target", &[(1.0, 4.0)])]);
-        let curve = Curve { title: "A & B".into(), x_label: "step".into(), panels: vec![loss, rank] };
-        let svg = curve.to_svg().unwrap();
+        let svg = svg_of(vec![loss, rank]);
         assert!(well_formed(&svg), "{svg}");
         for text in ["A &amp; B", "step", "loss", "stop", "RankMe", "context &lt;x&gt;", "target"] {
             assert!(svg.contains(text), "no {text:?} in {svg}");
@@ -290,12 +291,11 @@ mod tests {
         ];
         for points in odd {
             for log in [false, true] {
-                let panels = vec![panel("y", log, &[("s", points)]), panel("empty", log, &[])];
-                let svg = Curve { title: String::new(), x_label: String::new(), panels }.to_svg().unwrap();
+                let svg = svg_of(vec![panel("y", log, &[("s", points)]), panel("empty", log, &[])]);
                 assert!(well_formed(&svg) && !svg.contains("NaN"), "{points:?} {svg}");
             }
         }
-        assert!(well_formed(&Curve::default().to_svg().unwrap()));
+        assert!(well_formed(&svg_of(vec![])));
     }
 
     /// An accuracy of 0.999 to 1 would otherwise look as if it fell.
@@ -303,8 +303,7 @@ mod tests {
     fn a_range_is_shown_whatever_the_points_are() {
         let points: &[(f64, f64)] = &[(0.0, 0.999), (1.0, 1.0)];
         let marks = |range| {
-            let panels = vec![Panel { range, ..panel("accuracy", false, &[("s", points)]) }];
-            let svg = Curve { title: String::new(), x_label: String::new(), panels }.to_svg().unwrap();
+            let svg = svg_of(vec![Panel { range, ..panel("accuracy", false, &[("s", points)]) }]);
             // On y: the axis of x runs from 0 to 1 too, and is marked below the panel.
             ["0", "0.2", "0.8", "1"].map(|mark| svg.lines().filter(|line| line.trim() == mark).count())
         };

@@ -4,7 +4,7 @@
 //! rest of the image faded. A target's outline has the same color on the context, where it explains the holes.
 //! MAE has no target blocks: its row is the image and the visible patches.
 
-use super::canvas::{Canvas, Rect};
+use super::canvas::Canvas;
 use super::color::{CATEGORIES, WHITE, mix, sequential};
 
 /// One image and its masks. A token's index is its row times the width of the token grid, plus its column.
@@ -34,25 +34,26 @@ pub fn mask_sheet(images: &[MaskedImage], size: usize, patch: usize, scale: usiz
 fn mask_row(image: &MaskedImage, size: usize, patch: usize, scale: usize) -> Vec<Canvas> {
     let plain = Canvas::from_planes(image.pixels, size).upscaled(scale);
     let (grid, cell) = (size / patch, patch * scale);
-    let line = (cell / 8).max(1);
+    let line = line(cell);
     let context = TokenSet::new(image.context, grid, cell);
-    let targets: Vec<TokenSet> = image.targets.iter().map(|target| TokenSet::new(target, grid, cell)).collect();
-
-    let mut context_tile = plain.clone();
     let hatch = |x: usize, y: usize| if (x + y) % (4 * line) < line { [190; 3] } else { [232; 3] };
-    context_tile.paint(plain.bounds(), |x, y, was| if context.has_pixel(x, y) { was } else { hatch(x, y) });
-    for (target, color) in targets.iter().zip(CATEGORIES.iter().cycle()) {
-        target.outline(&mut context_tile, line, *color);
-    }
-
-    let mut row = vec![plain.clone(), context_tile];
-    row.extend(targets.iter().zip(CATEGORIES.iter().cycle()).map(|(target, color)| {
+    let mut context_tile = plain.clone();
+    context_tile.paint(|x, y, was| if context.has_pixel(x, y) { was } else { hatch(x, y) });
+    let mut row = vec![plain.clone()];
+    for (target, color) in image.targets.iter().zip(CATEGORIES.iter().cycle()) {
+        let target = TokenSet::new(target, grid, cell);
         let mut tile = plain.clone();
-        tile.paint(plain.bounds(), |x, y, was| if target.has_pixel(x, y) { was } else { mix(was, WHITE, 0.8) });
-        target.outline(&mut tile, line, *color);
-        tile
-    }));
+        tile.paint(|x, y, was| if target.has_pixel(x, y) { was } else { mix(was, WHITE, 0.8) });
+        [&mut tile, &mut context_tile].map(|tile| target.outline(tile, line, *color));
+        row.push(tile);
+    }
+    row.insert(1, context_tile);
     row
+}
+
+/// Width of an outline around cells of `cell` pixels.
+pub(super) fn line(cell: usize) -> usize {
+    (cell / 8).max(1)
 }
 
 /// Some tokens of a square grid, drawn as squares of `cell` pixels.
@@ -75,20 +76,18 @@ impl TokenSet {
     }
 
     pub(super) fn has_pixel(&self, x: usize, y: usize) -> bool {
-        self.has[y / self.cell * self.grid + x / self.cell]
+        let (column, row) = (x / self.cell, y / self.cell);
+        column < self.grid && row < self.grid && self.has[row * self.grid + column]
     }
 
     /// A line along every border between a token that belongs and one that does not, inside the former.
     pub(super) fn outline(&self, canvas: &mut Canvas, line: usize, color: [u8; 3]) {
-        let reach = self.grid * self.cell;
-        // Steps past the left or upper edge wrap around to a number beyond the right or lower one.
-        let inside = |x: usize, y: usize| x < reach && y < reach && self.has_pixel(x, y);
-        let bounds = Rect { x: 0, y: 0, width: reach, height: reach };
-        canvas.paint(bounds, |x, y, was| {
+        canvas.paint(|x, y, was| {
             let on_border = || {
+                // Steps past the left or upper edge wrap around to a number beyond the right or lower one.
                 let (left, right) = (x.wrapping_sub(line), x + line);
                 let (up, down) = (y.wrapping_sub(line), y + line);
-                [left, x, right].iter().any(|&x| [up, y, down].iter().any(|&y| !inside(x, y)))
+                [left, x, right].iter().any(|&x| [up, y, down].iter().any(|&y| !self.has_pixel(x, y)))
             };
             if self.has_pixel(x, y) && on_border() { color } else { was }
         });
@@ -121,7 +120,7 @@ mod tests {
             [206, 208, 210] => 'f',
             other => CATEGORIES.iter().position(|c| *c == other).map_or('?', |i| char::from(b'0' + i as u8)),
         };
-        (0..canvas.height()).map(|y| (0..canvas.width()).map(|x| letter(canvas.get(x, y))).collect()).collect()
+        canvas.letters(letter)
     }
 
     /// A 6 × 6 image of one color; patches of 3 make a grid of 2 × 2.

@@ -2,7 +2,7 @@
 
 use super::canvas::Canvas;
 use super::color::{CATEGORIES, Rgb, WHITE, mix, sequential};
-use super::masks::TokenSet;
+use super::masks::{TokenSet, line};
 use crate::train::predictions::{HeatMaps, Predicted, Prediction};
 
 /// What stands for a patch that the model does not see.
@@ -28,7 +28,7 @@ pub fn prediction_sheet(predictions: &[Prediction], size: usize, patch: usize, s
         let image = Canvas::from_planes(&prediction.pixels, size).upscaled(scale);
         let seen = TokenSet::new(&prediction.context, grid, cell);
         let mut context = image.clone();
-        context.paint(image.bounds(), |x, y, was| if seen.has_pixel(x, y) { was } else { HIDDEN });
+        context.paint(|x, y, was| if seen.has_pixel(x, y) { was } else { HIDDEN });
         match &prediction.predicted {
             Predicted::Pixels(filled) => vec![image, context, Canvas::from_planes(filled, size).upscaled(scale)],
             Predicted::Features(maps) => {
@@ -37,7 +37,7 @@ pub fn prediction_sheet(predictions: &[Prediction], size: usize, patch: usize, s
                 }
                 let queries: Vec<u32> = maps.iter().map(|maps| maps.query).collect();
                 let queries = TokenSet::new(&queries, grid, cell);
-                context.paint(image.bounds(), |x, y, was| if queries.has_pixel(x, y) { WHITE } else { was });
+                context.paint(|x, y, was| if queries.has_pixel(x, y) { WHITE } else { was });
                 let mut row = vec![image.clone(), context];
                 for HeatMaps { query, predicted, drawn, target } in maps {
                     row.push(Canvas::new(1, 1, WHITE)); // a wider gap before each query
@@ -54,11 +54,6 @@ pub fn prediction_sheet(predictions: &[Prediction], size: usize, patch: usize, s
 /// Widest gap between tiles, in pixels.
 const MOST_GAP: usize = 8;
 
-/// Width of an outline around cells of `cell` pixels.
-fn line(cell: usize) -> usize {
-    (cell / 8).max(1)
-}
-
 /// A map over the image in gray, with an outline around the query: white, and black inside, to be seen on any color.
 fn heat(image: &Canvas, map: &[f64], query: u32, (grid, cell): (usize, usize)) -> Canvas {
     let others = || map.iter().enumerate().filter(|(token, _)| *token != query as usize).map(|(_, value)| *value);
@@ -67,7 +62,7 @@ fn heat(image: &Canvas, map: &[f64], query: u32, (grid, cell): (usize, usize)) -
     let shares: Vec<f32> = map.iter().map(|value| ((value - least) / spread) as f32).collect();
     let colors = Canvas::heat_map(&shares, (grid, grid), cell, sequential);
     let mut tile = image.clone();
-    tile.paint(image.bounds(), |x, y, [r, g, b]| {
+    tile.paint(|x, y, [r, g, b]| {
         let gray = (0.299 * f32::from(r) + 0.587 * f32::from(g) + 0.114 * f32::from(b)).round() as u8;
         mix([gray; 3], colors.get(x, y), HEAT)
     });
@@ -99,7 +94,7 @@ mod tests {
             [7, 7, 7] => 'r',
             other => CATEGORIES.iter().position(|c| *c == other).map_or('?', |i| char::from(b'0' + i as u8)),
         };
-        (0..sheet.height()).map(|y| (0..sheet.width()).map(|x| letter(sheet.get(x, y))).collect()).collect()
+        sheet.letters(letter)
     }
 
     #[test]

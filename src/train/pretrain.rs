@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::algorithm_1::{Batch, BatchView, Noise, StepOutcome, StepParams, Trainer};
 use super::config::RunConfig;
 use super::diagnostics::HELD_OUT;
-use crate::data::{Dataset, Loaded, Loader, LoaderOptions, Splits, Subset, Unlabeled};
+use crate::data::{Dataset, Loaded, Loader, LoaderOptions, Splits, Subset};
 use crate::error::panic_message;
 use crate::kernels::meter::{self, Phase};
 use crate::methods::{Method, ModelParams, Numbers, ViewConfig};
@@ -130,7 +130,7 @@ fn steps(
     let Watch { diagnose_every, every_number } = watch;
     let done = *whole;
     let normalization = no_panic(done + 1, || splits.normalization_or(config.normalization.as_ref()))?;
-    let held_out = Unlabeled::new(Arc::new(Subset::even(splits.test.clone(), HELD_OUT)));
+    let held_out = Subset::even(splits.test.clone(), HELD_OUT).unlabeled();
     let options = LoaderOptions {
         batch_size: config.batch,
         views: trainer.method.views().iter().map(|view| view.augment.unwrap_or(config.augment)).map(Some).collect(),

@@ -83,12 +83,12 @@ impl Tree {
     }
 }
 
-/// The layout of what was found in `dir`.
+/// The layout of what was found in `dir`, whose images it takes.
 ///
 /// # Errors
 /// If there is no image, or only one; no training image beside test images; or a class's name is no text.
-pub(super) fn layout(dir: &Path, images: Vec<PathBuf>, found: &Listing) -> Result<Layout> {
-    let mut top = Tree::of(images, 1);
+pub(super) fn layout(dir: &Path, found: &mut Listing) -> Result<Layout> {
+    let (mut top, found) = (Tree::of(std::mem::take(&mut found.images), 1), &*found);
     let is_folder = |name: &str| found.folders.iter().any(|folder| folder == Path::new(name));
     let tests: Vec<&'static str> = TESTS.into_iter().filter(|name| is_folder(name)).collect();
     let other = |(folder, _): &(PathBuf, _)| !TESTS.iter().chain([&TRAIN]).any(|name| folder == Path::new(name));
@@ -187,10 +187,10 @@ impl Layout {
     }
 
     fn some_left(&self, dir: &Path) -> Result<()> {
-        match self.train.iter().all(|class| class.images.is_empty()) {
-            false => Ok(()),
-            true => Err(Error::file(dir, "holds a single image: none is left to train on beside it", "add images")),
+        if self.train.iter().any(|class| !class.images.is_empty()) {
+            return Ok(());
         }
+        Err(Error::file(dir, "holds a single image: none is left to train on beside it", "add images"))
     }
 }
 
@@ -223,7 +223,7 @@ mod tests {
             }
         }
         found.images.sort();
-        layout(Path::new("DIR"), found.images.clone(), &found)
+        layout(Path::new("DIR"), &mut found)
     }
 
     /// Class names and numbers of images.
@@ -248,7 +248,9 @@ mod tests {
         assert!(layout.labeled && layout.ignored.is_empty());
         assert_eq!(layout.what, "CLASS, a fifth of each class held out");
         let again = of(&refs(&paths)).unwrap();
-        assert_eq!((layout.train, layout.test), (again.train, again.test));
+        assert_eq!((&layout.train, &layout.test), (&again.train, &again.test));
+        let all: HashSet<_> = layout.train.iter().chain(&layout.test).flat_map(|class| &class.images).collect();
+        assert_eq!(all.len(), 20, "no image is in both");
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::picture::{Named, named};
+use crate::data::picture::{Named, named};
 use crate::{Error, Result};
 
 /// Folders within folders that are entered; what lies deeper is reported.
@@ -37,13 +38,18 @@ struct Kind {
     named: Named,
 }
 
-/// Lists what lies under `root`, at any depth. Names that begin with a dot are not looked at, nor is `__MACOSX`, which
+/// Lists what lies under `root`, at any depth, and says on standard error what is passed over. Names that begin with a dot are not looked at, nor is `__MACOSX`, which
 /// holds no images but what is left of them.
 ///
 /// # Errors
 /// If `root` is no folder that can be read, or too much is in it.
 pub(super) fn walk(root: &Path) -> Result<Listing> {
-    walk_within(root, MOST_LINKS)
+    let found = walk_within(root, MOST_LINKS)?;
+    if let Some(passed_over) = found.passed_over() {
+        let (dir, images) = (root.display(), found.images.len());
+        let _ = writeln!(std::io::stderr(), "{dir}: {images} images; {passed_over}"); // no reason to end
+    }
+    Ok(found)
 }
 
 fn walk_within(root: &Path, most_links: usize) -> Result<Listing> {
@@ -90,10 +96,8 @@ impl Walk<'_> {
             let relative = relative.join(name);
             let path = self.root.join(&relative);
             let linked = kind.is_symlink();
-            let is_folder = match linked {
-                false => Ok(kind.is_dir()),
-                true => std::fs::metadata(&path).map(|target| target.is_dir()),
-            };
+            let is_folder =
+                if linked { std::fs::metadata(&path).map(|target| target.is_dir()) } else { Ok(kind.is_dir()) };
             match is_folder {
                 Err(e) => self.found.bad.push(Error::io("read", path, e)),
                 Ok(false) => self.file(relative),
@@ -206,7 +210,7 @@ impl Listing {
 /// Why an image is not read.
 fn unreadable(feature: Option<&str>) -> String {
     match feature {
-        Some(feature) => format!("read by a program that is built with --features {feature}"),
+        Some(feature) => format!("read by a build with the feature `{feature}`"),
         None => "not read here".to_owned(),
     }
 }

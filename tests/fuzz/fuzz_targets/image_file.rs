@@ -23,7 +23,7 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
 
 fuzz_target!(|data: &[u8]| {
     std::fs::write(FOLDER.join("train/a/any.png"), data).unwrap();
-    match folder::open(&FOLDER, 8, BadImages::Refuse) {
+    match folder::open(&FOLDER, 8, BadImages::Refuse.into()) {
         Ok((train, _)) => {
             assert_eq!((train.len(), train.skipped()), (1, 0));
             train.pixels(0, &mut [0; 192]).unwrap();
