@@ -149,7 +149,7 @@ fn probing(sources: &[Source], quick: bool) -> String {
             let (encoder, params) = (&trainer.model.encoder, trainer.params.evaluated());
             let seconds = median(effort.times(|| {
                 let features = pooled_features(encoder, params, (&sample, &normalization), 1, &|_| Ok(()));
-                assert_eq!(features.expect("features")[0].rows(), sample.len());
+                assert_eq!(features.expect("features")[0].shape()[0], sample.len());
             }));
             let rate = sample.len() as f64 / seconds;
             rows.push(vec![model.to_owned(), (*name).to_owned(), format!("{rate:.0}"), format!("{:.1}", 1e6 / rate)]);

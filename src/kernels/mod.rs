@@ -11,6 +11,7 @@ mod precision;
 mod real;
 
 use cpu::matmul::{Epilogue, Mat, MatMut, gemm};
+pub use cpu::peak;
 
 pub use buffer::{Buffer, Storage, live_bytes};
 pub use cpu::attention::Sizes as AttentionSizes;

@@ -24,10 +24,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::non_finite::{NonFiniteSource, first_non_finite};
 use crate::autograd::{Tape, Var};
 use crate::kernels::Precision;
 use crate::kernels::meter::{self, Phase};
-use crate::lab::graph::{NonFiniteSource, first_non_finite};
 use crate::methods::{Chunk, Model, ModelParams};
 use crate::nn::{AdamW, Ema, Params, Role, Weights};
 use crate::paper::sample_noise;

@@ -259,8 +259,8 @@ mod tests {
     use super::super::safetensors::testing::Scratch;
     use super::super::weights::{InitOptions, load_encoder};
     use super::*;
-    use crate::lab::small;
     use crate::tensor::DType;
+    use crate::train::small;
 
     const HYPER: StepParams = StepParams { lr: 0.01, weight_decay: 0.1, ema_momentum: 0.9 };
 

@@ -370,7 +370,7 @@ mod tests {
 
     use super::*;
     use crate::data;
-    use crate::lab::small;
+    use crate::train::small;
 
     /// Some images of another data set, of which one is bad: an error, or a bug of the program.
     struct Few {
