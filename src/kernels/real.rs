@@ -156,6 +156,7 @@ macro_rules! impl_real {
                 $t::is_finite(self)
             }
 
+            // SAFETY: what it asks is said where it is declared.
             unsafe fn gemm(product: &Product<Self>) {
                 // SAFETY: the caller's promise; the functions are those for this type.
                 unsafe {

@@ -115,8 +115,8 @@ fn joint_table(settings: &[JointTraining], runs: &[Vec<JointRun>]) -> String {
             setting.sigma.std().to_string(),
             of(|r| last(&r.norm)),
             of(|r| last(&r.in_span)),
-            of(|r| r.sensitivity),
-            of(|r| r.loss),
+            of(|r| r.end.sensitivity),
+            of(|r| r.end.loss),
         ]
     };
     let rows: Vec<Vec<String>> = settings.iter().zip(runs).map(row).collect();
@@ -128,7 +128,7 @@ fn gauge_table(runs: &[Vec<GaugeRun>; 2]) -> String {
         let of = |f: fn(&GaugeRun) -> f64| Spread::of(runs.iter().map(f)).to_string();
         let ratios = [of(|r| r.noise_to_signal[0].1), of(|r| last(&r.noise_to_signal))];
         let [before, after] = ratios;
-        vec![name.into(), of(|r| last(&r.norm)), of(|r| last(&r.gamma)), before, after, of(|r| r.loss)]
+        vec![name.into(), of(|r| last(&r.norm)), of(|r| last(&r.gamma)), before, after, of(|r| r.end.loss)]
     };
     let rows: Vec<Vec<String>> = ["held", "trained"].into_iter().zip(runs).map(row).collect();
     table(&["γ, β", "|A|/|A₀|", "|γ|/|γ₀|", "|An|/|As| before", "after", "loss"], &rows)
@@ -138,7 +138,7 @@ fn fields_table(settings: &[FieldTraining], runs: &[Vec<FieldRun>]) -> String {
     let row = |(setting, runs): (&FieldTraining, &Vec<FieldRun>)| {
         let of = |f: fn(&FieldRun) -> f64| Spread::of(runs.iter().map(f)).to_string();
         let tied = if setting.tied { "tied" } else { "untied" };
-        let measured = [of(|r| last(&r.norm)), of(|r| r.sensitivity), of(|r| r.loss)];
+        let measured = [of(|r| last(&r.norm)), of(|r| r.end.sensitivity), of(|r| r.end.loss)];
         [tied.into(), setting.schedule.decay.to_string()].into_iter().chain(measured).collect()
     };
     let rows: Vec<Vec<String>> = settings.iter().zip(runs).map(row).collect();
