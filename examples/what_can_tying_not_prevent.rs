@@ -26,9 +26,9 @@ fn main() -> stop_mim::Result<()> {
     println!("| width | abs(A) / at the start | its part in span psi | variance of predictions due to noise |");
     println!("|---:|---:|---:|---:|");
     for (width, run) in [(4, &narrow), (16, &wide)] {
-        println!("| {width} | {:.2} | {:.2} | {:.1e} |", last(&run.norm), last(&run.in_span), run.sensitivity);
+        println!("| {width} | {:.2} | {:.2} | {:.1e} |", last(&run.norm), last(&run.in_span), run.end.sensitivity);
     }
-    let less = narrow.sensitivity / wide.sensitivity;
+    let less = narrow.end.sensitivity / wide.end.sensitivity;
     println!("\n   At width 16 |A| looks healthy, and the noise does {less:.0} times less.\n");
 
     let [held, free] = GaugeTraining::demonstrations().map(|setting| setting.run(0));

@@ -49,9 +49,9 @@ fn trained_with_f_a_vanishes_untied_and_stays_tied() {
     assert!(end[1] > 0.2 && end[1] < 0.8, "tied: {}", end[1]);
     // Outside span ψ: A stays, its part in the span does not, and the noise matters far less.
     assert!(end[2] > 0.7 && last(&wide.in_span) < 0.5 * end[2], "wide: {} {}", end[2], last(&wide.in_span));
-    assert!(wide.sensitivity < tied.sensitivity / 5.0, "{:e} {:e}", wide.sensitivity, tied.sensitivity);
+    assert!(wide.end.sensitivity < tied.end.sensitivity / 5.0, "{:e} {:e}", wide.end.sensitivity, tied.end.sensitivity);
     // All of them learn.
-    assert!([&untied, &tied, &wide].iter().all(|run| run.loss < 0.05));
+    assert!([&untied, &tied, &wide].iter().all(|run| run.end.loss < 0.05));
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn the_same_bits_on_any_number_of_threads() {
     setting.schedule.steps = 50;
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| setting.runs(&[0, 1, 2]).iter().map(|run| run.loss.to_bits()).collect::<Vec<_>>())
+        pool.install(|| setting.runs(&[0, 1, 2]).iter().map(|run| run.end.loss.to_bits()).collect::<Vec<_>>())
     };
     assert_eq!(on(1), on(3));
 }

@@ -18,52 +18,88 @@ pub struct Finding {
     pub tolerance: f64,
 }
 
+/// What can be compared: a number, several, a tensor's.
+pub trait Numbers {
+    /// All of them.
+    fn numbers(&self) -> Vec<f64>;
+}
+
+impl Numbers for f64 {
+    fn numbers(&self) -> Vec<f64> {
+        vec![*self]
+    }
+}
+
+impl Numbers for [f64] {
+    fn numbers(&self) -> Vec<f64> {
+        self.to_vec()
+    }
+}
+
+impl<const N: usize> Numbers for [f64; N] {
+    fn numbers(&self) -> Vec<f64> {
+        self.to_vec()
+    }
+}
+
+impl Numbers for Vec<f64> {
+    fn numbers(&self) -> Vec<f64> {
+        self.clone()
+    }
+}
+
+impl Numbers for Tensor {
+    fn numbers(&self) -> Vec<f64> {
+        self.to_f64_vec()
+    }
+}
+
 impl Finding {
     /// `left` and `right` are the same numbers. The scale is the largest of them.
     ///
     /// # Panics
     /// When they are not equally many.
     #[track_caller]
-    pub fn equal(statement: &str, compared: &str, left: &[f64], right: &[f64], tolerance: f64) -> Self {
+    pub fn equal<L: Numbers + ?Sized, R: Numbers + ?Sized>(
+        statement: &str,
+        compared: impl AsRef<str>,
+        left: &L,
+        right: &R,
+        tolerance: f64,
+    ) -> Self {
+        let (left, right, compared) = (left.numbers(), right.numbers(), compared.as_ref());
         assert_eq!(left.len(), right.len(), "{statement}: {compared}: {} and {} numbers", left.len(), right.len());
-        let differences: Vec<f64> = left.iter().zip(right).map(|(l, r)| l - r).collect();
-        let scale = largest(left).max(largest(right));
-        Self::vanishes(statement, compared, &differences, scale, tolerance)
-    }
-
-    /// [`equal`](Self::equal) for tensors.
-    #[track_caller]
-    pub fn equal_tensors(statement: &str, compared: &str, left: &Tensor, right: &Tensor, tolerance: f64) -> Self {
-        assert_eq!(left.shape(), right.shape(), "{statement}: {compared}");
-        Self::equal(statement, compared, &left.to_f64_vec(), &right.to_f64_vec(), tolerance)
+        let differences: Vec<f64> = left.iter().zip(&right).map(|(l, r)| l - r).collect();
+        Self::vanishes(statement, compared, &differences, largest(&left).max(largest(&right)), tolerance)
     }
 
     /// `values` are all zero, where the terms that cancel in them are as large as `scale`.
-    pub fn vanishes(statement: &str, compared: &str, values: &[f64], scale: f64, tolerance: f64) -> Self {
-        Finding {
-            statement: statement.to_owned(),
-            compared: compared.to_owned(),
-            scale,
-            error: largest(values),
-            tolerance,
-        }
+    pub fn vanishes<V: Numbers + ?Sized>(
+        statement: &str,
+        compared: impl AsRef<str>,
+        values: &V,
+        scale: f64,
+        tolerance: f64,
+    ) -> Self {
+        let (statement, compared) = (statement.to_owned(), compared.as_ref().to_owned());
+        Finding { statement, compared, scale, error: largest(&values.numbers()), tolerance }
     }
 
     /// `smaller` is below `larger`. The two numbers go into what was compared; the error is 0 or 1.
-    pub fn below(statement: &str, compared: &str, smaller: f64, larger: f64) -> Self {
-        let compared = format!("{compared}: {smaller:.3e} < {larger:.3e}");
+    pub fn below(statement: &str, compared: impl AsRef<str>, smaller: f64, larger: f64) -> Self {
+        let compared = format!("{}: {smaller:.3e} < {larger:.3e}", compared.as_ref());
         let wrong = if smaller < larger { 0.0 } else { 1.0 }; // NaN is below nothing
-        Self::vanishes(statement, &compared, &[wrong], 1.0, 0.0)
+        Self::vanishes(statement, compared, &wrong, 1.0, 0.0)
     }
 
     /// Pass; mismatch; or not checked, when both sides are zero and the comparison says nothing.
     pub fn verdict(&self) -> Verdict {
-        match self.error <= self.tolerance * self.scale {
-            _ if self.scale == 0.0 => Verdict::NotChecked,
-            _ if !self.scale.is_finite() => Verdict::Mismatch,
-            true => Verdict::Pass,
-            false => Verdict::Mismatch, // NaN is never within tolerance
+        if self.scale == 0.0 {
+            return Verdict::NotChecked;
         }
+        // NaN is never within tolerance.
+        let within = self.scale.is_finite() && self.error <= self.tolerance * self.scale;
+        if within { Verdict::Pass } else { Verdict::Mismatch }
     }
 
     /// Panics with what was found unless it passed.
@@ -81,8 +117,8 @@ impl Finding {
 }
 
 /// The largest absolute value; NaN if there is one.
-fn largest(values: &[f64]) -> f64 {
-    values.iter().map(|x| x.abs()).fold(0.0, |m, x| if x.is_nan() || x > m { x } else { m })
+pub(super) fn largest<V: Numbers + ?Sized>(values: &V) -> f64 {
+    values.numbers().iter().map(|x| x.abs()).fold(0.0, |m, x| if x.is_nan() || x > m { x } else { m })
 }
 
 #[cfg(test)]
@@ -91,18 +127,23 @@ mod tests {
 
     #[test]
     fn verdicts() {
-        let of = |left: &[f64], right: &[f64]| Finding::equal("", "", left, right, 1e-6).verdict();
-        assert_eq!(of(&[1.0, 2.0], &[1.0, 2.0 + 1e-6]), Verdict::Pass);
-        assert_eq!(of(&[1.0, 2.0], &[1.0, 2.0 + 1e-5]), Verdict::Mismatch);
-        assert_eq!(of(&[0.0], &[0.0]), Verdict::NotChecked);
-        assert_eq!(of(&[f64::NAN, 1.0], &[1.0, 1.0]), Verdict::Mismatch);
-        assert_eq!(of(&[], &[]), Verdict::NotChecked);
-        assert_eq!(Finding::vanishes("", "", &[1e-9, -1e-7], 1.0, 1e-6).verdict(), Verdict::Pass);
-        assert_eq!(Finding::below("", "", 1.0, 2.0).verdict(), Verdict::Pass);
-        assert_eq!(Finding::below("", "", 1.0, f64::INFINITY).verdict(), Verdict::Pass);
-        assert_eq!(of(&[f64::INFINITY], &[1.0]), Verdict::Mismatch);
-        for (smaller, larger) in [(2.0, 1.0), (1.0, 1.0), (f64::NAN, 1.0)] {
-            assert_eq!(Finding::below("", "", smaller, larger).verdict(), Verdict::Mismatch);
+        let of = |left: &[f64], right: &[f64]| Finding::equal("", "", left, right, 1e-6);
+        let below = |smaller, larger| Finding::below("", "", smaller, larger);
+        for (finding, expected) in [
+            (of(&[1.0, 2.0], &[1.0, 2.0 + 1e-6]), Verdict::Pass),
+            (of(&[1.0, 2.0], &[1.0, 2.0 + 1e-5]), Verdict::Mismatch),
+            (of(&[0.0], &[0.0]), Verdict::NotChecked),
+            (of(&[], &[]), Verdict::NotChecked),
+            (of(&[f64::NAN, 1.0], &[1.0, 1.0]), Verdict::Mismatch),
+            (of(&[f64::INFINITY], &[1.0]), Verdict::Mismatch),
+            (Finding::vanishes("", "", &[1e-9, -1e-7], 1.0, 1e-6), Verdict::Pass),
+            (below(1.0, 2.0), Verdict::Pass),
+            (below(1.0, f64::INFINITY), Verdict::Pass),
+            (below(2.0, 1.0), Verdict::Mismatch),
+            (below(1.0, 1.0), Verdict::Mismatch),
+            (below(f64::NAN, 1.0), Verdict::Mismatch),
+        ] {
+            assert_eq!(finding.verdict(), expected, "{finding:?}");
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Finding;
+use super::finding::largest;
 use crate::autograd::{Tape, Var};
 use crate::kernels::live_bytes;
 use crate::methods::{Chunk, ModelWeights, Module, Update};
@@ -52,7 +53,7 @@ fn weights(trainer: &Trainer, tape: &Tape, untrained: Untrained<'_>) -> ModelWei
     trainer.params.weights(|m| if trained(m) { m.params.on(tape) } else { untrained(&m.params, tape) })
 }
 
-/// A training step on a tape, and the parameters that stand on it by name.
+/// The loss of a training step on a tape, and the parameters that stand on it by name.
 fn record(trainer: &Trainer, chunk: &Chunk, tape: &Tape, untrained: Untrained<'_>) -> (Var, Vec<(String, Var)>) {
     let weights = weights(trainer, tape, untrained);
     let loss = trainer.method.record(&weights, chunk).loss;
@@ -87,9 +88,8 @@ fn look(trainer: &Trainer, batch: &Batch, untrained: Untrained<'_>) -> Lint {
     let declared = Trainer { chunk_images: images, ..trainer.clone() };
     // What is declared unread goes on the tape here, so that it is seen whether anything does read it.
     let mut trainer = declared.clone();
-    let unread = |p: &&mut crate::nn::Param| p.role == Role::Unread;
     for module in trainer.params.modules_mut().iter_mut().filter(|m| m.update == Update::Trained) {
-        module.params.iter_mut().filter(unread).for_each(|p| p.role = Role::Trained);
+        module.params.iter_mut().filter(|p| p.role == Role::Unread).for_each(|p| p.role = Role::Trained);
     }
     let chunk = trainer.chunk(batch, 0..images);
 
@@ -98,16 +98,14 @@ fn look(trainer: &Trainer, batch: &Batch, untrained: Untrained<'_>) -> Lint {
     let tape = Tape::new();
     drop(record(&trainer, &chunk, &tape, untrained));
     let entries = tape.len();
-    let kept = live_bytes() - before;
+    let kept = (live_bytes() - before) as f64;
     let freed = tape.take_apart();
-    let accounted: usize = freed.iter().map(|(_, bytes)| bytes).sum();
 
     // Once to sweep it.
     let before = live_bytes();
     let tape = Tape::new();
     let (loss, leaves) = record(&trainer, &chunk, &tape, untrained);
-    let dloss = Tensor::full(*loss.shape(), 1.0, loss.dtype());
-    let mut found = tape.backward_from(&loss, dloss);
+    let mut found = tape.backward(&loss);
     let gradients: Vec<(String, Option<Tensor>)> =
         leaves.iter().map(|(name, leaf)| (name.clone(), found.take(leaf))).collect();
     let names_of = |which: &dyn Fn(&Option<Tensor>) -> bool| -> Vec<String> {
@@ -115,93 +113,87 @@ fn look(trainer: &Trainer, batch: &Batch, untrained: Untrained<'_>) -> Lint {
     };
     let unreached = names_of(&|g| g.is_none());
     let zero = names_of(&|g| g.as_ref().is_some_and(|g| g.norm() == 0.0));
-    let same = same_as_training(&declared, batch, loss.value(), &gradients);
-    drop((leaves, loss, found, gradients));
-    let left = live_bytes() - before; // with the tape still there
+    let same = same_as_training(&declared, batch, loss.item(), &gradients);
+    drop((loss, leaves, found, gradients));
+    let left = (live_bytes() - before) as f64; // with the tape still there
 
     // The target branch with its weights on a tape, for how much there is to keep off it.
-    let (target_operations, _) = target_entries(&trainer, &chunk, &|params, tape| params.on(tape));
+    let (target_operations, _) = target_entries(&trainer, &chunk, &|p, tape| p.on(tape));
+    let (entered, tracked) = target_entries(&trainer, &chunk, untrained);
+    let on_tape = [entered as f64, f64::from(tracked)];
 
-    let non_finite = first_non_finite(&declared, batch);
-    let role = |role: Role| -> Vec<String> {
+    let names_with = |role: Role| -> Vec<String> {
         let params = declared.params.trained().flat_map(Params::iter);
         params.filter(|p| p.role == role).map(|p| p.name.clone()).collect()
     };
-    let (trained, unread) = (role(Role::Trained), role(Role::Unread));
-    let cut_off: Vec<String> = unreached.iter().filter(|name| !unread.contains(name)).cloned().collect();
-    let read: Vec<String> = unread.iter().filter(|name| !unreached.contains(name)).cloned().collect();
-    let listed = |fine: String, names: &[String]| if names.is_empty() { fine } else { names.join(", ") };
-    let count = |n: usize| n as f64;
-    // An exact statement: `wrong` is zero, where it could have been as large as `of`.
-    let none = |statement: &str, compared: &str, wrong: &[f64], of: f64| {
-        Finding::vanishes(statement, compared, wrong, of, 0.0)
+    let (trained, unread) = (names_with(Role::Trained), names_with(Role::Unread));
+    // An exact statement: none of the names is among `wrong`, where all `of` them could have been.
+    let none_of = |statement: &str, fine: String, wrong: Vec<&String>, of: usize| {
+        let names: Vec<&str> = wrong.iter().map(|name| &name[..]).collect();
+        let compared = if wrong.is_empty() { fine } else { names.join(", ") };
+        Finding::vanishes(statement, compared, &(wrong.len() as f64), of as f64, 0.0)
     };
+    let all_trained = || format!("{} trained parameters", trained.len());
+    let to_be_read = |names: &'_ Vec<String>| names.iter().filter(|name| !unread.contains(name)).cloned().collect();
+    let (cut_off, silent): (Vec<String>, Vec<String>) = (to_be_read(&unreached), to_be_read(&zero));
 
-    let mut findings = vec![same];
-    let compared = listed(format!("{} trained parameters", trained.len()), &cut_off);
-    findings.push(none("a gradient reaches what is trained", &compared, &[count(cut_off.len())], count(trained.len())));
+    let claim = "a gradient reaches what is trained";
+    let mut findings = vec![same, none_of(claim, all_trained(), cut_off.iter().collect(), trained.len())];
     if !unread.is_empty() {
-        let compared = listed(format!("none reaches {}", unread.join(", ")), &read);
-        findings.push(none("none reaches what is unread", &compared, &[count(read.len())], count(unread.len())));
+        let read = unread.iter().filter(|name| !unreached.contains(name)).collect();
+        let fine = format!("none reaches {}", unread.join(", "));
+        findings.push(none_of("none reaches what is unread", fine, read, unread.len()));
     }
-    let silent: Vec<String> = zero.iter().filter(|name| !unread.contains(name)).cloned().collect();
-    let compared = listed(format!("{} trained parameters", trained.len()), &silent);
-    findings.push(none("no gradient is all zero", &compared, &[count(silent.len())], count(trained.len())));
+    findings.push(none_of("no gradient is all zero", all_trained(), silent.iter().collect(), trained.len()));
     let (compared, of) = match target_operations {
         0 => ("target pixels".to_owned(), entries),
         n => (format!("the {n} operations of the target encoder"), n),
     };
-    let (entered, tracked) = target_entries(&trainer, &chunk, untrained);
-    let on_tape = [count(entered), f64::from(u8::from(tracked))];
-    findings.push(none("targets are off the tape", &compared, &on_tape, count(of)));
-    let compared =
-        non_finite.as_ref().map_or(format!("{entries} values and their gradients"), NonFiniteSource::to_string);
-    findings.push(none("all numbers are finite", &compared, &[count(non_finite.iter().len())], count(entries)));
-    let (compared, kept) = ("bytes that entries free, with bytes alive", kept as f64);
-    findings.push(Finding::equal("all that is kept has an owner", compared, &[count(accounted)], &[kept], 0.0));
-    findings.push(none("the sweep frees everything", "bytes alive after it", &[left as f64], kept));
+    findings.push(Finding::vanishes("targets are off the tape", compared, &on_tape, of as f64, 0.0));
+    let non_finite = first_non_finite(&declared, batch);
+    let source: Vec<String> = non_finite.iter().map(NonFiniteSource::to_string).collect();
+    let fine = format!("{entries} values and their gradients");
+    findings.push(none_of("all numbers are finite", fine, source.iter().collect(), entries));
+    let accounted = freed.iter().map(|(_, bytes)| *bytes as f64).sum::<f64>();
+    let compared = "bytes that entries free, with bytes alive";
+    findings.push(Finding::equal("all that is kept has an owner", compared, &accounted, &kept, 0.0));
+    findings.push(Finding::vanishes("the sweep frees everything", "bytes alive after it", &left, kept, 0.0));
 
     Lint { entries, saved: by_operation(&freed), unreached, zero, non_finite, findings }
 }
 
 /// That the recorded step is the trainer's: the same loss and the same gradients, to the bit.
-fn same_as_training(
-    trainer: &Trainer,
-    batch: &Batch,
-    loss: &Tensor,
-    gradients: &[(String, Option<Tensor>)],
-) -> Finding {
+fn same_as_training(trainer: &Trainer, batch: &Batch, loss: f64, gradients: &[(String, Option<Tensor>)]) -> Finding {
     let statement = "this is the training step";
     let found = match trainer.gradients(batch) {
         Ok(found) => found,
-        Err(problem) => return Finding::vanishes(statement, &problem.to_string(), &[f64::NAN], 1.0, 0.0),
+        Err(problem) => return Finding::vanishes(statement, problem.to_string(), &f64::NAN, 1.0, 0.0),
     };
     let names = trainer.params.trained_params().map(|p| &p.name);
     // NaN equals itself here: that a number is not finite is another finding's business.
-    let apart = |x: &Tensor, y: &Tensor| {
-        let pairs = x.to_f64_vec().into_iter().zip(y.to_f64_vec());
-        let differences = pairs.filter(|(x, y)| x.to_bits() != y.to_bits()).map(|(x, y)| (x - y).abs());
-        differences.fold(0.0, |most: f64, d| if d > most || d.is_nan() { d } else { most })
+    let apart = |x: &[f64], y: &[f64]| {
+        let differences = x.iter().zip(y).filter(|(x, y)| x.to_bits() != y.to_bits()).map(|(x, y)| x - y);
+        largest(&differences.collect::<Vec<f64>>())
     };
     let difference = |(name, theirs): (&String, &Tensor)| {
         let ours = gradients.iter().find(|(n, _)| n == name).and_then(|(_, g)| g.as_ref());
-        ours.map_or(f64::NAN, |ours| apart(ours, theirs))
+        ours.map_or(f64::NAN, |ours| apart(&ours.to_f64_vec(), &theirs.to_f64_vec()))
     };
-    let theirs = &found.loss;
-    let differences: Vec<f64> = names.zip(&found.gradients).map(difference).chain([apart(loss, theirs)]).collect();
-    let scale = if theirs.is_finite() { theirs.norm() } else { 1.0 };
+    let theirs = found.loss.item();
+    let of_loss = apart(&[loss], &[theirs]);
+    let differences: Vec<f64> = names.zip(&found.gradients).map(difference).chain([of_loss]).collect();
+    let scale = if theirs.is_finite() { theirs.abs() } else { 1.0 };
     Finding::vanishes(statement, "loss and gradients, bit for bit", &differences, scale, 0.0)
 }
 
 /// What the operations of each name free, the largest first.
 fn by_operation(freed: &[(&'static str, usize)]) -> Vec<Saved> {
-    let mut sums = BTreeMap::<&'static str, (usize, usize)>::new();
-    for (name, bytes) in freed {
-        let sum = sums.entry(name).or_default();
-        *sum = (sum.0 + 1, sum.1 + bytes);
+    let mut sums = BTreeMap::<&'static str, Saved>::new();
+    for &(name, bytes) in freed {
+        let sum = sums.entry(name).or_insert(Saved { name, entries: 0, bytes: 0 });
+        (sum.entries, sum.bytes) = (sum.entries + 1, sum.bytes + bytes);
     }
-    let mut saved: Vec<Saved> =
-        sums.into_iter().map(|(name, (entries, bytes))| Saved { name, entries, bytes }).collect();
+    let mut saved: Vec<Saved> = sums.into_values().collect();
     saved.sort_by_key(|s| std::cmp::Reverse(s.bytes));
     saved
 }
@@ -211,25 +203,19 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
-    use crate::autograd::Origin;
     use crate::autograd::check::Verdict;
-    use crate::lab::small;
     use crate::tensor::DType;
+    use crate::train::small;
 
     /// The statements that do not pass.
     fn failed(lint: &Lint) -> Vec<&str> {
         lint.findings.iter().filter(|f| f.verdict() != Verdict::Pass).map(|f| &f.statement[..]).collect()
     }
 
-    fn stop(dtype: DType) -> (Trainer, Batch) {
-        let trainer = small::trainer(small::stop(), false, dtype);
+    fn stop() -> (Trainer, Batch) {
+        let trainer = small::trainer(small::stop(), false, DType::F32);
         let batch = small::batch(&trainer);
         (trainer, batch)
-    }
-
-    fn poison(params: &mut Params, name: &str, value: f64) {
-        let param = params.iter_mut().find(|p| p.name == name).unwrap();
-        param.value.as_mut_slice::<f32>()[3] = value as f32;
     }
 
     #[test]
@@ -246,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_role_that_is_wrong_is_named() {
-        let (mut trainer, batch) = stop(DType::F32);
+        let (mut trainer, batch) = stop();
         let predictor = trainer.method.as_masked_prediction().unwrap().predictor();
         let (mask_token, bias) = (predictor.mask_token, predictor.embed.bias);
         trainer.params["predictor"].set_role(mask_token, Role::Trained);
@@ -254,7 +240,7 @@ mod tests {
         assert_eq!(failed(&found), ["this is the training step", "a gradient reaches what is trained"]);
         assert_eq!((&found.findings[1].compared[..], &found.unreached[..]), ("mask_token", &["mask_token".into()][..]));
 
-        let (mut trainer, batch) = stop(DType::F32);
+        let (mut trainer, batch) = stop();
         trainer.params["predictor"].set_role(bias, Role::Unread);
         let found = lint(&trainer, &batch);
         assert_eq!(failed(&found), ["none reaches what is unread"]);
@@ -263,7 +249,7 @@ mod tests {
 
     #[test]
     fn gradients_that_are_all_zero_are_named() {
-        let (mut trainer, batch) = stop(DType::F32);
+        let (mut trainer, batch) = stop();
         // Nothing of the context gets through, and so nothing comes back to the encoder.
         let mut params = trainer.params["predictor"].iter_mut();
         let a = params.find(|p| p.name == "predictor_embed.weight").expect("A");
@@ -275,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_target_encoder_on_the_tape_is_seen() {
-        let (trainer, batch) = stop(DType::F32);
+        let (trainer, batch) = stop();
         let found = look(&trainer, &batch, &|target, tape| target.on(tape));
         assert_eq!(failed(&found), ["targets are off the tape"]);
         let finding = found.findings.iter().find(|f| f.statement == "targets are off the tape").unwrap();
@@ -285,14 +271,14 @@ mod tests {
 
     #[test]
     fn another_computation_is_not_the_training_step() {
-        let (trainer, batch) = stop(DType::F32);
+        let (trainer, batch) = stop();
         let online = look(&trainer, &batch, &|_, _| trainer.params["encoder"].constants());
         assert_eq!(failed(&online), ["this is the training step"]);
     }
 
     #[test]
     fn what_stays_alive_is_seen() {
-        let (trainer, batch) = stop(DType::F32);
+        let (trainer, batch) = stop();
         let stash = RefCell::new(Vec::new());
         let found = look(&trainer, &batch, &|target, _| {
             stash.borrow_mut().push(Tensor::zeros([10], DType::F32));
@@ -304,7 +290,7 @@ mod tests {
 
     #[test]
     fn what_each_operation_keeps_is_what_the_shapes_say() {
-        let (trainer, batch) = stop(DType::F32);
+        let (trainer, batch) = stop();
         let lint = lint(&trainer, &batch);
         let bytes = |name| lint.saved.iter().find(|s| s.name == name).unwrap().bytes;
         // Two blocks of the encoder on 14 rows of 5 context tokens; of the predictor one on 28 rows of 5 + 3, and one
@@ -319,47 +305,12 @@ mod tests {
     }
 
     #[test]
-    fn the_first_number_that_is_not_finite_is_found() {
-        let (trainer, batch) = stop(DType::F32);
-        assert_eq!(first_non_finite(&trainer, &batch), None);
-
-        // A parameter that is not finite is named, and is the first finding of the lint.
-        let mut poisoned = trainer.clone();
-        poison(&mut poisoned.params["encoder"], "blocks.1.mlp.fc1.weight", f64::NAN);
-        let source = first_non_finite(&poisoned, &batch).unwrap();
-        assert_eq!(source.parameter.as_deref(), Some("blocks.1.mlp.fc1.weight"));
-        assert_eq!(failed(&lint(&poisoned, &batch)), ["all numbers are finite"]);
-
-        // A finite weight that makes a product overflow: the operation is named, not what inherits from it.
-        let mut poisoned = trainer.clone();
-        poison(&mut poisoned.params["encoder"], "blocks.0.norm2.weight", 3e38);
-        let source = first_non_finite(&poisoned, &batch).unwrap();
-        let expected = record_names(&trainer, &batch);
-        assert_eq!(source.parameter, None);
-        assert!(matches!(source.found.origin, Origin::Value { .. }), "{source}");
-        assert_eq!(source.found.name, expected[source.found.position], "{source}");
-        assert_eq!(source.found.name, "norm_linear", "{source}");
-        let first_mlp = expected.iter().position(|name| *name == "gelu_linear").unwrap();
-        assert!(source.found.position < first_mlp, "{source}");
-
-        // In the target encoder, which is on no tape.
-        let mut poisoned = trainer.clone();
-        poison(&mut poisoned.params["target_encoder"], "norm.bias", f64::INFINITY);
-        let source = first_non_finite(&poisoned, &batch).unwrap();
-        assert!(source.in_target);
-        assert_eq!(source.to_string(), "images 0 to 2, target encoder: the parameter norm.bias is not finite");
-
-        // In the data, and only in the last chunk.
-        let mut poisoned = batch.clone();
-        poisoned.views[0].images.as_mut_slice::<f32>()[6 * 3 * 256..].fill(f32::NAN);
-        let source = first_non_finite(&trainer, &poisoned).unwrap();
-        assert_eq!((source.images.clone(), source.found.name), (6..7, "linear"), "{source}");
-        assert!(matches!(source.found.origin, Origin::Constant { input: 0, .. }), "{source}");
-    }
-
-    fn record_names(trainer: &Trainer, batch: &Batch) -> Vec<&'static str> {
-        let tape = Tape::new();
-        record(trainer, &trainer.chunk(batch, 0..3), &tape, &constants);
-        tape.names()
+    fn a_number_that_is_not_finite_is_a_finding() {
+        let (mut trainer, batch) = stop();
+        let param = trainer.params.encoder.iter_mut().find(|p| p.name == "blocks.1.mlp.fc1.weight").unwrap();
+        param.value.as_mut_slice::<f32>()[3] = f32::NAN;
+        let lint = lint(&trainer, &batch);
+        assert_eq!(failed(&lint), ["all numbers are finite"]);
+        assert_eq!(lint.non_finite, first_non_finite(&Trainer { chunk_images: 7, ..trainer }, &batch));
     }
 }

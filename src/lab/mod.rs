@@ -1,7 +1,8 @@
 //! Floor 6: the laboratory. Statements about the paper's equations, each put to a test that could fail.
 //!
 //! A test of a statement is a function here that returns [`Finding`]s. `cargo test` asserts them, `stop-mim check`
-//! prints them: the same code, so that neither can say what the other does not.
+//! prints them: the same code, so that neither can say what the other does not. [`prop_3_1::of`] and [`prop_3_2::of`]
+//! put a predictor of one's own to the propositions.
 
 pub mod collapse;
 pub mod escapes;
@@ -13,9 +14,10 @@ pub mod profile;
 pub mod prop_3_1;
 pub mod prop_3_2;
 pub mod second_order;
-pub mod small;
 
-pub use finding::Finding;
+pub use finding::{Finding, Numbers};
+
+pub use crate::train::small;
 
 /// The test of a statement.
 pub type Statement = fn() -> Vec<Finding>;

@@ -1,95 +1,128 @@
 //! Predictors to try the proofs on: a linear map, a multilayer perceptron, one block of attention, and the predictor
-//! that the training loop uses, each with random weights large enough that its gradients are not small.
+//! that the training loop uses, each with random weights large enough that its gradients are not small; or
+//! [one's own](Subject::new).
 
-use crate::rng::Generator;
-
+use super::Finding;
 use crate::autograd::{Var, ops};
 use crate::nn::{Init, LinearInit, Params, Role, Weights};
-use crate::paper::prop_3_1::{RegressionTask, Regressor};
+use crate::paper::prop_3_1::{RegressionTask, Regressor, TaskSizes};
 use crate::paper::{Quadrature, Sigma};
-use crate::rng::{Purpose, stream};
+use crate::rng::{Generator, Purpose, stream};
 use crate::tensor::{DType, Tensor};
 use crate::vit::{Block, Names, Predictor, PredictorConfig};
-
-/// R images, N_c context and N_t masked tokens.
-const ROWS: usize = 6;
-const CONTEXT: usize = 3;
-const MASKED: usize = 2;
-/// Width of the features.
-const D_E: usize = 4;
 
 /// An F and a task for it.
 pub struct Subject {
     /// What F is.
-    pub name: &'static str,
+    pub name: String,
     /// F
     pub f: Box<Regressor<'static>>,
-    /// Random positions, features and targets, of F's sizes.
+    /// Positions, features and targets, of F's sizes.
     pub task: RegressionTask,
 }
+
+impl Subject {
+    /// One's own F, to be put to the statements of [`prop_3_1`](super::prop_3_1::of).
+    ///
+    /// # Panics
+    /// When the task is not in f64, or F computes in f32: the statements are compared to 10⁻¹³, which f32 does not reach.
+    #[track_caller]
+    pub fn new(name: impl Into<String>, f: impl Fn(&Var, &Var) -> Var + 'static, task: RegressionTask) -> Self {
+        let name = name.into();
+        let need_f64 = |what: &str, dtype: DType| {
+            let hint = "propositions are compared in f64; make tensors and parameters with DType::F64";
+            assert!(dtype == DType::F64, "{name}: {what} is in {dtype}: {hint}");
+        };
+        for (what, tensor) in [("psi", &task.psi), ("m", &task.m), ("x", &task.x), ("y", &task.y)] {
+            need_f64(what, tensor.dtype());
+        }
+        let predicted = f(&task.positions(), &task.context(&task.zero().into()));
+        need_f64("what F predicts", predicted.dtype());
+        assert_eq!(predicted.shape(), task.y.shape(), "{name}: the shape of what F predicts, and that of y");
+        Subject { name, f: Box::new(f), task }
+    }
+}
+
+/// Random positions, features and targets of N(0, 1), of which each token has `outputs` numbers.
+pub fn random_task(sizes: TaskSizes, outputs: usize, rng: &mut Generator) -> RegressionTask {
+    let TaskSizes { rows, tokens, context, d_p, d_e } = sizes;
+    let mut normal = |shape: &[usize]| Tensor::normal(shape, 1.0, DType::F64, rng);
+    RegressionTask {
+        psi: normal(&[tokens, d_p]),
+        m: normal(&[d_p]),
+        x: normal(&[rows, context, d_e]),
+        y: normal(&[rows, tokens, outputs]),
+    }
+}
+
+/// Sizes of the tasks here.
+const SIZES: TaskSizes = TaskSizes { rows: 6, tokens: 2, context: 3, d_p: 5, d_e: 4 };
 
 /// The four of them.
 pub fn subjects() -> Vec<Subject> {
     vec![linear(), perceptron(), attention_block(), vit_predictor()]
 }
 
+/// What a test says of each of them.
+pub(super) fn on_all(test: impl Fn(&Subject) -> Vec<Finding>) -> Vec<Finding> {
+    subjects().iter().flat_map(test).collect()
+}
+
 /// F = p·u_j + Σᵢ q·vᵢ.
 pub fn linear() -> Subject {
-    let d_p = 5;
+    let TaskSizes { context, d_p, .. } = SIZES;
     let mut rng = rng(1);
     let (p, q) = (normal(&[1, d_p], 1.0, &mut rng), normal(&[1, d_p], 1.0, &mut rng));
-    let ones = Var::constant(Tensor::full([1, CONTEXT], 1.0, DType::F64));
+    let ones = Var::constant(Tensor::full([1, context], 1.0, DType::F64));
     let f = move |u: &Var, v: &Var| {
         let rows = v.shape()[0];
-        let seen = ops::reshape(&ops::linear(v, &q, None), [rows, CONTEXT]);
+        let seen = ops::reshape(&ops::linear(v, &q, None), [rows, context]);
         ops::add(&ops::linear(u, &p, None), &ops::reshape(&ops::linear(&seen, &ones, None), [rows, 1, 1]))
     };
-    Subject { name: "linear map", f: Box::new(f), task: task(d_p, 1, &mut rng) }
+    Subject::new("linear map", f, random_task(SIZES, 1, &mut rng))
 }
 
 /// F = w·GELU(U u_j + C vec(v) + b).
 pub fn perceptron() -> Subject {
-    let (d_p, hidden) = (5, 8);
-    let mut rng = rng(2);
+    let TaskSizes { context, d_p, .. } = SIZES;
+    let (hidden, mut rng) = (8, rng(2));
     let (u_weight, bias) = (normal(&[hidden, d_p], 0.5, &mut rng), normal(&[hidden], 0.5, &mut rng));
-    let v_weight = normal(&[hidden, CONTEXT * d_p], 0.5, &mut rng);
+    let v_weight = normal(&[hidden, context * d_p], 0.5, &mut rng);
     let out = normal(&[1, hidden], 1.0, &mut rng);
     let f = move |u: &Var, v: &Var| {
-        let rows = v.shape()[0];
-        let seen = ops::linear(&ops::reshape(v, [rows, 1, CONTEXT * d_p]), &v_weight, None);
+        let seen = ops::linear(&ops::reshape(v, [v.shape()[0], 1, context * d_p]), &v_weight, None);
         ops::linear(&ops::gelu(&ops::add(&ops::linear(u, &u_weight, Some(&bias)), &seen)), &out, None)
     };
-    Subject { name: "perceptron", f: Box::new(f), task: task(d_p, 1, &mut rng) }
+    Subject::new("perceptron", f, random_task(SIZES, 1, &mut rng))
 }
 
 /// One pre-norm block with one head over the context, at its positions, and the masked tokens; then a linear map.
 pub fn attention_block() -> Subject {
-    let d_p = 5;
+    let TaskSizes { context, tokens, d_p, .. } = SIZES;
     let mut rng = rng(3);
     let mut params = Params::new();
     let mut init = Init { params: &mut params, rng: &mut rng, dtype: DType::F64, linear: LinearInit::Normal };
     let block = Block::new(&mut init, "block", d_p, 1, 2 * d_p);
     let w = shaken(params, &mut rng);
-    let (psi, out) = (normal(&[CONTEXT, d_p], 1.0, &mut rng), normal(&[1, d_p], 1.0, &mut rng));
+    let (psi, out) = (normal(&[context, d_p], 1.0, &mut rng), normal(&[1, d_p], 1.0, &mut rng));
     let f = move |u: &Var, v: &Var| {
         let y = block.forward(&w, &ops::concat_tokens(&[&ops::add(v, &psi), u]));
-        ops::linear(&ops::slice_tokens(&y, CONTEXT, MASKED), &out, None)
+        ops::linear(&ops::slice_tokens(&y, context, tokens), &out, None)
     };
-    Subject { name: "attention block", f: Box::new(f), task: task(d_p, 1, &mut rng) }
+    Subject::new("attention block", f, random_task(SIZES, 1, &mut rng))
 }
 
 /// The predictor of [`crate::vit`], two blocks deep, with two heads and three outputs a token.
 pub fn vit_predictor() -> Subject {
-    let (d_p, outputs) = (8, 3);
-    let mut rng = rng(4);
+    let (sizes, outputs, mut rng) = (TaskSizes { d_p: 8, ..SIZES }, 3, rng(4));
     let mut params = Params::new();
     let mut init = Init { params: &mut params, rng: &mut rng, dtype: DType::F64, linear: LinearInit::Normal };
-    let config = PredictorConfig { dim: d_p, depth: 2, heads: 2, learned_positions: false, embed_std: 0.3 };
-    let predictor = Predictor::new(&config, (D_E, outputs), 3, Names::Predictor, Role::Fixed, &mut init);
+    let config = PredictorConfig { dim: sizes.d_p, depth: 2, heads: 2, learned_positions: false, embed_std: 0.3 };
+    let predictor = Predictor::new(&config, (sizes.d_e, outputs), 3, Names::Predictor, Role::Fixed, &mut init);
     let w = shaken(params, &mut rng);
-    let psi = normal(&[CONTEXT, d_p], 1.0, &mut rng);
+    let psi = normal(&[sizes.context, sizes.d_p], 1.0, &mut rng);
     let f = move |u: &Var, v: &Var| predictor.forward(&w, &ops::add(v, &psi), u);
-    Subject { name: "ViT predictor", f: Box::new(f), task: task(d_p, outputs, &mut rng) }
+    Subject::new("ViT predictor", f, random_task(sizes, outputs, &mut rng))
 }
 
 fn rng(index: u64) -> Generator {
@@ -108,16 +141,6 @@ fn shaken(mut params: Params, rng: &mut Generator) -> Weights {
     params.constants()
 }
 
-fn task(d_p: usize, outputs: usize, rng: &mut Generator) -> RegressionTask {
-    let mut normal = |shape: &[usize]| Tensor::normal(shape, 1.0, DType::F64, rng);
-    RegressionTask {
-        psi: normal(&[MASKED, d_p]),
-        m: normal(&[d_p]),
-        x: normal(&[ROWS, CONTEXT, D_E]),
-        y: normal(&[ROWS, MASKED, outputs]),
-    }
-}
-
 /// σ of these tests: the paper's 0.25, taken as a variance.
 pub(super) const VARIANCE: f64 = 0.25;
 
@@ -129,46 +152,38 @@ pub(super) fn random(shape: &[usize], seed: u64) -> Tensor {
     Tensor::normal(shape, 1.0, DType::F64, &mut stream(seed, Purpose::Eval, [0x3e1, 0]))
 }
 
-pub(super) fn number(x: f64) -> Tensor {
-    Tensor::new([1, 1], vec![x])
+/// A random A or B.
+pub(super) fn matrix(task: &RegressionTask, seed: u64) -> Tensor {
+    random(&task.zero().shape()[..], seed).scaled(0.3)
 }
 
 /// 2d points that have the Gaussian's first three moments, for all masked tokens of a task at once.
 pub(super) fn cubature(task: &RegressionTask) -> Quadrature {
-    let ([tokens, _], [.., d_e]) = (task.psi.dims("psi"), task.x.dims::<3>("x"));
-    Quadrature::cubature(tokens, d_e, sigma())
+    Quadrature::cubature(task.sizes().tokens, task.sizes().d_e, sigma())
 }
 
 /// One draw of the noise, and its mirror image.
 pub(super) fn pair(task: &RegressionTask) -> Quadrature {
-    let ([tokens, _], [_, _, d_e]) = (task.psi.dims("psi"), task.x.dims("x"));
-    Quadrature::antithetic(&random(&[tokens, d_e], 1).scaled(VARIANCE.sqrt()))
+    Quadrature::antithetic(&random(&[task.sizes().tokens, task.sizes().d_e], 1).scaled(VARIANCE.sqrt()))
 }
 
 /// Half of a pair: one draw alone, whose gradients are what the pair has to cancel.
 pub(super) fn draw(task: &RegressionTask) -> Quadrature {
-    let pair = pair(task);
-    Quadrature { noise: pair.noise.rows(0..1), weights: Tensor::full([1], 1.0, DType::F64) }
-}
-
-pub(super) fn largest(x: &Tensor) -> f64 {
-    x.to_f64_vec().iter().fold(0.0, |m, x| m.max(x.abs()))
+    Quadrature { noise: pair(task).noise.rows(0..1), weights: Tensor::full([1], 1.0, DType::F64) }
 }
 
 /// p and q of the linear F = p·u_j + Σᵢ q·vᵢ, read off F itself.
 pub(super) fn coefficients(Subject { f, task, .. }: &Subject) -> (Vec<f64>, Vec<f64>) {
-    let ([_, context, _], [_, d_p]) = (task.x.dims("x"), task.psi.dims("psi"));
+    let TaskSizes { context, d_p, .. } = task.sizes();
     let unit = |tokens: usize, at: Option<usize>| {
-        let entry = |i| if Some(i) == at { 1.0 } else { 0.0 };
-        Var::constant(Tensor::from_fn([1, tokens, d_p], DType::F64, entry))
+        Var::constant(Tensor::from_fn([1, tokens, d_p], DType::F64, |i| f64::from(Some(i) == at)))
     };
     let p = (0..d_p).map(|k| f(&unit(1, Some(k)), &unit(context, None)).item()).collect();
-    let q = (0..d_p).map(|k| f(&unit(1, None), &unit(context, Some(k))).item()).collect();
-    (p, q)
+    (p, (0..d_p).map(|k| f(&unit(1, None), &unit(context, Some(k))).item()).collect())
 }
 
-pub(super) fn matrix(task: &RegressionTask, seed: u64) -> Tensor {
-    random(&task.zero().shape()[..], seed).scaled(0.3)
+pub(super) fn number(x: f64) -> Tensor {
+    Tensor::new([1, 1], vec![x])
 }
 
 /// One position, one context token, one number each.
@@ -178,5 +193,30 @@ pub(super) fn one_number(psi: f64, x: &[f64], y: &[f64]) -> RegressionTask {
         m: Tensor::zeros([1], DType::F64),
         x: Tensor::new([x.len(), 1, 1], x.to_vec()),
         y: Tensor::new([y.len(), 1, 1], y.to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "mine: x is in f32: propositions are compared in f64")]
+    fn a_task_in_f32_is_refused() {
+        let task = random_task(SIZES, 5, &mut rng(5));
+        Subject::new("mine", |u, _| u.clone(), RegressionTask { x: task.x.to_dtype(DType::F32), ..task });
+    }
+
+    #[test]
+    #[should_panic(expected = "f64")]
+    fn an_f_in_f32_is_refused() {
+        let w = Var::constant(Tensor::zeros([1, SIZES.d_p], DType::F32));
+        Subject::new("mine", move |u, _| ops::linear(u, &w, None), random_task(SIZES, 1, &mut rng(5)));
+    }
+
+    #[test]
+    #[should_panic(expected = "mine: the shape of what F predicts")]
+    fn an_f_of_another_shape_is_refused() {
+        Subject::new("mine", |u, _| u.clone(), random_task(SIZES, 1, &mut rng(5)));
     }
 }

@@ -253,10 +253,11 @@ mod tests {
     use super::super::safetensors::tests::Scratch;
     use super::super::weights::{InitOptions, load_encoder};
     use super::*;
-    use crate::lab::small;
+    use crate::train::small;
     use crate::methods::{MethodConfig, ModelConfig};
     use crate::rng::{Purpose, stream};
     use crate::tensor::DType;
+    use crate::train::small;
 
     const HYPER: StepParams = StepParams { lr: 0.01, weight_decay: 0.1, ema_momentum: 0.9 };
 

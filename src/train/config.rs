@@ -171,8 +171,8 @@ impl RunConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::small;
     use crate::tensor::DType;
+    use crate::train::small;
 
     #[test]
     fn a_run_has_an_end() {

@@ -1,4 +1,4 @@
-//! Floor 6: training.
+//! Floor 5: training.
 
 mod algorithm_1;
 #[cfg(feature = "checkpoint")]
@@ -12,6 +12,8 @@ mod recipe;
 #[cfg(feature = "checkpoint")]
 pub mod safetensors;
 mod schedule;
+#[doc(hidden)]
+pub mod small;
 #[cfg(feature = "checkpoint")]
 pub mod weights;
 

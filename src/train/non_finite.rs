@@ -81,3 +81,46 @@ pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<NonFiniteSou
         Some(NonFiniteSource { images, in_target, parameter, found })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::small;
+    use super::*;
+    use crate::tensor::DType;
+
+    #[test]
+    fn the_first_number_that_is_not_finite_is_found() {
+        let trainer = small::trainer(small::stop(), false, DType::F32);
+        let batch = small::batch(&trainer);
+        assert_eq!(first_non_finite(&trainer, &batch), None);
+        let poisoned = |target: bool, name: &str, value: f32| {
+            let mut trainer = trainer.clone();
+            let module = if target { "target_encoder" } else { "encoder" };
+            let param = trainer.params[module].iter_mut().find(|p| p.name == name).unwrap();
+            param.value.as_mut_slice::<f32>()[3] = value;
+            first_non_finite(&trainer, &batch).unwrap()
+        };
+
+        // A parameter that is not finite is named.
+        let source = poisoned(false, "blocks.1.mlp.fc1.weight", f32::NAN);
+        assert_eq!(source.parameter.as_deref(), Some("blocks.1.mlp.fc1.weight"));
+        let source = poisoned(true, "norm.bias", f32::INFINITY);
+        assert_eq!(source.to_string(), "images 0 to 2, target encoder: the parameter norm.bias is not finite");
+
+        // A finite weight that makes a product overflow: the operation is named, not what inherits from it.
+        let source = poisoned(false, "blocks.0.norm2.weight", 3e38);
+        let tape = Tape::new();
+        trainer.method.record(&trainer.params.on(&tape), &trainer.chunk(&batch, 0..3));
+        let names = tape.names();
+        assert!(source.parameter.is_none() && matches!(source.found.origin, Origin::Value { .. }), "{source}");
+        assert_eq!((source.found.name, names[source.found.position]), ("norm_linear", "norm_linear"), "{source}");
+        assert!(Some(source.found.position) < names.iter().position(|name| *name == "gelu_linear"), "{source}");
+
+        // In the data, and only in the last chunk.
+        let mut poisoned = batch.clone();
+        poisoned.views[0].images.as_mut_slice::<f32>()[6 * 3 * 256..].fill(f32::NAN);
+        let source = first_non_finite(&trainer, &poisoned).unwrap();
+        assert_eq!((source.images.clone(), source.found.name), (6..7, "linear"), "{source}");
+        assert!(matches!(source.found.origin, Origin::Constant { input: 0, .. }), "{source}");
+    }
+}

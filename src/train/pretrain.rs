@@ -238,7 +238,7 @@ mod tests {
     use super::super::schedule::{LearningRate, WeightDecay};
     use super::*;
     use crate::data::{self, Normalization};
-    use crate::lab::small;
+    use crate::train::small;
 
     /// Some images of another data set, of which one is bad: an error, or a bug of the program.
     struct Few {

@@ -116,8 +116,8 @@ fn joint_table(settings: &[JointTraining], runs: &[Vec<JointRun>]) -> String {
             setting.sigma.std().to_string(),
             spread(runs, |r| last(&r.norm)),
             spread(runs, |r| last(&r.in_span)),
-            spread(runs, |r| r.sensitivity),
-            spread(runs, |r| r.loss),
+            spread(runs, |r| r.end.sensitivity),
+            spread(runs, |r| r.end.loss),
         ]
     };
     let rows: Vec<Vec<String>> = settings.iter().zip(runs).map(row).collect();
@@ -132,7 +132,7 @@ fn gauge_table(runs: &[Vec<GaugeRun>; 2]) -> String {
             spread(runs, |r| last(&r.gamma)),
             spread(runs, |r| r.noise_to_signal[0].1),
             spread(runs, |r| last(&r.noise_to_signal)),
-            spread(runs, |r| r.loss),
+            spread(runs, |r| r.end.loss),
         ]
     };
     let rows: Vec<Vec<String>> = ["held", "trained"].into_iter().zip(runs).map(row).collect();
@@ -145,8 +145,8 @@ fn fields_table(settings: &[FieldTraining], runs: &[Vec<FieldRun>]) -> String {
             tied_or_not(setting.tied),
             setting.schedule.decay.to_string(),
             spread(runs, |r| last(&r.norm)),
-            spread(runs, |r| r.sensitivity),
-            spread(runs, |r| r.loss),
+            spread(runs, |r| r.end.sensitivity),
+            spread(runs, |r| r.end.loss),
         ]
     };
     let rows: Vec<Vec<String>> = settings.iter().zip(runs).map(row).collect();

@@ -148,6 +148,7 @@ mod tests {
     #[derive(Clone, Copy)]
     struct Twin([f32; 4]);
 
+    // SAFETY: but for the lanes of a mask, which are to lie in memory as those of a register, it asks nothing.
     impl Register for Twin {
         const LANES: usize = 4;
         const ROWS: usize = 3;

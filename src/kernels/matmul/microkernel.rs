@@ -346,6 +346,7 @@ pub(super) mod tests {
     use crate::kernels::testing::numbers;
 
     /// The portable twin: a register of four numbers in plain memory, tiles of 3 × 8.
+    // SAFETY: but for the lanes of a mask, which are to lie in memory as those of a register, it asks nothing.
     impl Register for [f32; 4] {
         const LANES: usize = 4;
         const ROWS: usize = 3;
@@ -402,15 +403,16 @@ pub(super) mod tests {
     /// The kernels that this machine can run.
     fn kernels() -> Vec<(&'static str, Kernel)> {
         let mut all: Vec<(&'static str, Kernel)> = vec![("twin", twin)];
-        // SAFETY: the caller's promise, and the processor was asked before its kernel is listed.
         if has_avx512() {
             all.push(("avx512", |product| {
+                // SAFETY: the caller's promise; the processor was asked.
                 unsafe { avx512(product) };
                 true
             }));
         }
         if has_avx2() {
             all.push(("avx2", |product| {
+                // SAFETY: the caller's promise; the processor was asked.
                 unsafe { avx2(product) };
                 true
             }));

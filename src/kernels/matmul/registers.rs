@@ -4,6 +4,10 @@ use std::arch::x86_64::*;
 
 /// A vector register of f32, and what it takes for an operand of a product. All functions but `transpose` compile to an
 /// instruction or two, inside a function that has the target feature.
+///
+/// # Safety
+/// The unsafe ones want a processor that has it; `load` and `store` want the lanes of the mask inside one allocation,
+/// `transpose` what it reads and writes.
 pub(super) trait Register: Copy {
     /// Numbers in it.
     const LANES: usize;

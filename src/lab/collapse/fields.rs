@@ -16,17 +16,15 @@
 
 use std::f64::consts::PI;
 
-use crate::rng::Generator;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
-use super::joint_training::MEASURED;
-use super::training::{DTYPE, Schedule, Spread, Trace, fit, last};
+use super::training::{DTYPE, Measured, Schedule, Setup, Trace, last, mean};
 use crate::autograd::{Var, ops};
 use crate::lab::Finding;
-use crate::nn::{Init, LinearInit, Params, Role, Weights};
+use crate::nn::{Init, LinearInit, Role};
 use crate::paper::{Sigma, context_token, masked_token, sample_noise, stochastic_position, tied_tokens};
-use crate::rng::{Purpose, stream};
+use crate::rng::Generator;
 use crate::tensor::{Indices, Tensor};
 use crate::vit::{Names, Predictor, PredictorConfig};
 
@@ -38,9 +36,6 @@ const FEATURES: usize = 8;
 const MODES: usize = 3;
 /// Patches seen, and patches asked for.
 const TOKENS: usize = 12;
-/// Images a step.
-const ROWS: usize = 16;
-
 /// One way of training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FieldTraining {
@@ -57,36 +52,29 @@ pub struct FieldTraining {
 pub struct FieldRun {
     /// |A| / |A₀| over steps.
     pub norm: Trace,
-    /// ½ E|F₁ − F₂|² for two draws of the noise, per feature; features have power 1.
-    pub sensitivity: f64,
-    /// E(F − y)² at the end, per feature.
-    pub loss: f64,
+    /// F at the end, per feature; features have power 1.
+    pub end: Measured,
 }
 
-/// Some images: what is seen, what is asked for, and where.
+/// Some images: what is seen, where that is, and where is asked for.
 struct Images {
     seen: Var,
-    wanted: Var,
     context: Indices,
     targets: Indices,
 }
 
 impl Images {
-    fn draw(rows: usize, rng: &mut Generator) -> Self {
+    /// Some images, and what is asked for.
+    fn draw(rows: usize, rng: &mut Generator) -> (Self, Var) {
         // Cosines that are orthonormal on the grid, each of power 1/9 in the sum.
-        let cosine = |mode: usize, at: usize| match mode {
-            0 => 1.0,
-            _ => 2f64.sqrt() * (PI * mode as f64 * (at as f64 + 0.5) / GRID as f64).cos(),
-        };
+        let wave = |mode: usize, at: usize| (PI * mode as f64 * (at as f64 + 0.5) / GRID as f64).cos();
+        let cosine = |mode: usize, at: usize| if mode == 0 { 1.0 } else { 2f64.sqrt() * wave(mode, at) };
         let mode = |k: usize, patch: usize| cosine(k / MODES, patch / GRID) * cosine(k % MODES, patch % GRID);
         let modes = Tensor::from_fn([GRID * GRID, MODES * MODES], DTYPE, |i| {
             mode(i % (MODES * MODES), i / (MODES * MODES)) / MODES as f64
         });
         let coefficients = Tensor::normal([rows, MODES * MODES, FEATURES], 1.0, DTYPE, rng);
-        let features = ops::matmul(
-            &ops::repeat_batch(&modes.reshape([1, GRID * GRID, MODES * MODES]).into(), rows),
-            &coefficients.into(),
-        );
+        let features = ops::matmul(&modes.into(), &coefficients.into());
         let mut places: Vec<u32> = (0..(GRID * GRID) as u32).collect();
         let mut drawn = [Vec::new(), Vec::new()];
         for _ in 0..rows {
@@ -96,7 +84,7 @@ impl Images {
         }
         let [context, targets] = drawn.map(|places| Indices::new(rows, TOKENS, places));
         let (seen, wanted) = (ops::gather_tokens(&features, &context), ops::gather_tokens(&features, &targets));
-        Images { seen, wanted, context, targets }
+        (Images { seen, context, targets }, wanted)
     }
 }
 
@@ -120,60 +108,42 @@ impl FieldTraining {
     /// One run.
     pub fn run(&self, seed: u64) -> FieldRun {
         let FieldTraining { tied, sigma, schedule } = *self;
-        let rng = &mut stream(seed, Purpose::Init, [0, 0]);
-        let (mut network, mut projections) = (Params::new(), Params::new());
+        let mut setup = Setup::new(seed);
         let config = PredictorConfig { dim: 32, depth: 1, heads: 2, learned_positions: false, embed_std: 0.02 };
-        let mut init = Init { params: &mut network, rng, dtype: DTYPE, linear: LinearInit::Xavier };
-        let sizes = (FEATURES, FEATURES);
-        let predictor = Predictor::new(&config, sizes, GRID, Names::Predictor, Role::Trained, &mut init);
+        let predictor = setup.predictor(|params, rng| {
+            let mut init = Init { params, rng, dtype: DTYPE, linear: LinearInit::Xavier };
+            Predictor::new(&config, (FEATURES, FEATURES), GRID, Names::Predictor, Role::Trained, &mut init)
+        });
         // A and B stand apart, since they alone decay.
-        network.set_role(predictor.embed.weight, Role::Unread);
-        network.set_role(predictor.embed.bias, Role::Unread);
-        let mut projection =
-            |name| projections.add(name, Tensor::normal([config.dim, FEATURES], 0.35, DTYPE, rng), Role::Trained);
-        let a = projection("A");
-        let b = if tied { a } else { projection("B") };
-        let before = projections.value(a).norm();
-
-        let rng = &mut stream(seed, Purpose::Noise, [0, 0]);
-        let predict = |w: &Weights, p: &Weights, images: &Images, rng: &mut Generator| {
-            let n = sample_noise(*images.seen.shape(), sigma, DTYPE, rng).into();
-            let psi = |at: &Indices| ops::gather_tokens(&w[predictor.position], at);
-            let (psi_x, psi_y, m) = (psi(&images.context), psi(&images.targets), &w[predictor.mask_token]);
-            let (c, masked) = match tied {
-                true => tied_tokens(&p[a], (&images.seen, &psi_x), (&n, &psi_y), m, None),
-                false => {
+        setup.network.set_role(predictor.embed.weight, Role::Unread);
+        setup.network.set_role(predictor.embed.bias, Role::Unread);
+        let (a, b) = setup.pair(tied, [config.dim, FEATURES], 0.35, false);
+        let before = setup.projections.value(a).norm();
+        let mut norm = Trace::new();
+        let end = setup.train(
+            &schedule,
+            Images::draw,
+            |w, p, images, rng| {
+                let n = sample_noise(*images.seen.shape(), sigma, DTYPE, rng).into();
+                let psi = |at: &Indices| ops::gather_tokens(&w[predictor.position], at);
+                let (psi_x, psi_y, m) = (psi(&images.context), psi(&images.targets), &w[predictor.mask_token]);
+                let (c, masked) = if tied {
+                    tied_tokens(&p[a], (&images.seen, &psi_x), (&n, &psi_y), m, None)
+                } else {
                     let masked = masked_token(&stochastic_position(&p[a], &n, &psi_y), m);
                     (context_token(&psi_x, &p[b], &images.seen, None), masked)
-                }
-            };
-            predictor.forward(w, &c, &masked)
-        };
-        let mut norms = Trace::new();
-        fit(
-            &schedule,
-            [&mut network, &mut projections],
-            |w, p| {
-                let images = Images::draw(ROWS, rng);
-                ops::mse(&predict(w, p, &images, rng), &images.wanted)
+                };
+                predictor.forward(w, &c, &masked)
             },
-            |step, projections| norms.push((step as f64, projections.value(a).norm() / before)),
+            |step, projections| norm.push((step as f64, projections.value(a).norm() / before)),
         );
-        let (w, p) = (network.constants(), projections.constants());
-        let images = Images::draw(MEASURED, rng);
-        let draws = [predict(&w, &p, &images, rng), predict(&w, &p, &images, rng)];
-        FieldRun {
-            norm: norms,
-            sensitivity: 0.5 * ops::mse(&draws[0], &draws[1]).item(),
-            loss: ops::mse(&draws[0], &images.wanted).item(),
-        }
+        FieldRun { norm, end }
     }
 }
 
 /// What [`FieldTraining::demonstrations`] should show.
 pub fn findings(runs: &[Vec<FieldRun>; 4]) -> Vec<Finding> {
-    let [untied, _, untied_decay, tied_decay] =
-        [0, 1, 2, 3].map(|i: usize| Spread::of(runs[i].iter().map(|run| last(&run.norm))).mean);
+    let [untied, _, untied_decay, tied_decay] = [0, 1, 2, 3].map(|i: usize| mean(&runs[i], |run| last(&run.norm)));
     let below = |compared: &str, smaller, larger| Finding::below("a transformer", compared, smaller, larger);
     vec![
         below("0.3 and |A|/|A₀|, untied, no decay: it stalls", 0.3, untied),

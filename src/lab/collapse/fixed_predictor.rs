@@ -191,14 +191,13 @@ pub fn findings(runs: &[FixedRun]) -> Vec<Finding> {
     for run in runs {
         let Descent { norms, a, .. } = &run.untied;
         let compared = format!("A at the end of the descent, untied, seed {}", run.seed);
-        findings.push(Finding::vanishes(statement, &compared, &a.to_f64_vec(), norms[0], 1e-12));
-        for ((variance, [from_large, from_small]), [coarse, fine]) in VARIANCES.iter().zip(&run.tied).zip(&run.refined)
-        {
-            let compared = format!("J at A* with four more nodes, tied, σ = {variance}, seed {}", run.seed);
-            findings.push(Finding::equal(statement, &compared, &[*coarse], &[*fine], 1e-3));
+        findings.push(Finding::vanishes(statement, compared, a, norms[0], 1e-12));
+        for (i, variance) in VARIANCES.iter().enumerate() {
+            let ([from_large, from_small], [coarse, fine]) = (&run.tied[i], &run.refined[i]);
+            let of = |what: &str| format!("{what}, tied, σ = {variance}, seed {}", run.seed);
+            findings.push(Finding::equal(statement, of("J at A* with four more nodes"), coarse, fine, 1e-3));
             let least = from_large.a.norm().min(from_small.a.norm());
-            let compared = format!("0.1 and |A*|, tied, σ = {variance}, seed {}", run.seed);
-            findings.push(Finding::below(statement, &compared, 0.1, least));
+            findings.push(Finding::below(statement, of("0.1 and |A*|"), 0.1, least));
         }
     }
     findings

@@ -9,17 +9,16 @@
 //! to go. Features: x̂ is a layer norm of z ~ N(0, I₈), and the coefficients of the field are four of its eight
 //! entries.
 
-use crate::rng::Generator;
 use rayon::prelude::*;
 
-use super::joint_training::{ENTRY, MEASURED, ROWS};
+use super::joint_training::ENTRY;
 use super::ring::{self, Mlp, POSITIONS, RANK};
-use super::training::{DTYPE, Schedule, Spread, Trace, fit, last};
+use super::training::{DTYPE, MEASURED, Measured, Schedule, Setup, Trace, last, mean};
 use crate::autograd::{Var, ops};
 use crate::lab::Finding;
-use crate::nn::{LayerNorm, Params, Role, Weights};
+use crate::nn::{LayerNorm, Role};
 use crate::paper::{Sigma, sample_noise};
-use crate::rng::{Purpose, stream};
+use crate::rng::{Generator, Purpose, stream};
 use crate::tensor::Tensor;
 
 /// Entries of a feature vector.
@@ -45,8 +44,8 @@ pub struct GaugeRun {
     pub gamma: Trace,
     /// √(E|An|² / E|As|²) over steps: at the start the standard deviation of n.
     pub noise_to_signal: Trace,
-    /// E(F − y)² at the end, per prediction; the targets have power 1.
-    pub loss: f64,
+    /// F at the end.
+    pub end: Measured,
 }
 
 impl GaugeTraining {
@@ -68,59 +67,46 @@ impl GaugeTraining {
     /// One run.
     pub fn run(&self, seed: u64) -> GaugeRun {
         let GaugeTraining { free, sigma, schedule } = *self;
-        let rng = &mut stream(seed, Purpose::Init, [0, 0]);
-        let (mut network, mut projections) = (Params::new(), Params::new());
-        let mlp = Mlp::new(RANK, 64, DTYPE, &mut network, rng);
-        let start = Tensor::normal([RANK, FEATURES], 1.0, DTYPE, rng);
-        let scale = ENTRY * (start.elements() as f64).sqrt() / start.norm();
-        let a = projections.add("A", start.scaled(scale), Role::Trained);
+        let mut setup = Setup::new(seed);
+        let mlp = setup.predictor(|params, rng| Mlp::new(RANK, 64, DTYPE, params, rng));
+        let a = setup.projection("A", [RANK, FEATURES], ENTRY, true);
         let role = if free { Role::Trained } else { Role::Fixed };
-        let norm = LayerNorm {
-            weight: projections.add("gamma", Tensor::full([FEATURES], 1.0, DTYPE), role),
-            bias: projections.add("beta", Tensor::zeros([FEATURES], DTYPE), role),
+        let layer_norm = LayerNorm {
+            weight: setup.projections.add("gamma", Tensor::full([FEATURES], 1.0, DTYPE), role),
+            bias: setup.projections.add("beta", Tensor::zeros([FEATURES], DTYPE), role),
         };
-        let before = [a, norm.weight].map(|id| projections.value(id).norm());
-
-        let rng = &mut stream(seed, Purpose::Noise, [0, 0]);
-        let features = |rows: usize, rng: &mut Generator| {
+        let before = [a, layer_norm.weight].map(|id| setup.projections.value(id).norm());
+        let world = |rows: usize, rng: &mut Generator| {
             let z = Tensor::normal([rows, 1, FEATURES], 1.0, DTYPE, rng);
             let normal = ops::layer_norm(&z.clone().into(), None, LayerNorm::EPS);
             let four = ops::slice_tokens(&ops::reshape(&normal, [rows, FEATURES, 1]), 0, RANK);
             (Var::constant(z), Var::constant(ring::field(&four.value().reshape([rows, RANK]))))
         };
-        let predict = |w: &Weights, p: &Weights, z: &Var, rng: &mut Generator| {
-            let n = sample_noise([z.shape()[0], POSITIONS, FEATURES], sigma, DTYPE, rng);
-            mlp.predict(w, (&p[a], &p[a]), &norm.forward(p, z), n)
-        };
-        let (many, _) = features(MEASURED, &mut stream(seed, Purpose::Eval, [0, 0]));
-        let (mut norms, mut gammas, mut ratios) = (Trace::new(), Trace::new(), Trace::new());
-        fit(
+        let (many, _) = world(MEASURED, &mut stream(seed, Purpose::Eval, [0, 0]));
+        let (mut norm, mut gamma, mut noise_to_signal) = (Trace::new(), Trace::new(), Trace::new());
+        let end = setup.train(
             &schedule,
-            [&mut network, &mut projections],
-            |w, p| {
-                let (z, y) = features(ROWS, rng);
-                ops::mse(&predict(w, p, &z, rng), &y)
+            world,
+            |w, p, z, rng| {
+                let n = sample_noise([z.shape()[0], POSITIONS, FEATURES], sigma, DTYPE, rng);
+                mlp.predict(w, (&p[a], &p[a]), &layer_norm.forward(p, z), n)
             },
             |step, projections| {
                 let step = step as f64;
-                let [a_norm, gamma] = [a, norm.weight].map(|id| projections.value(id).norm());
+                let [of_a, of_gamma] = [a, layer_norm.weight].map(|id| projections.value(id).norm());
                 let p = projections.constants();
-                let signal =
-                    ops::linear(&norm.forward(&p, &many), &p[a], None).value().norm() / (MEASURED as f64).sqrt();
-                norms.push((step, a_norm / before[0]));
-                gammas.push((step, gamma / before[1]));
-                ratios.push((step, sigma.std() * a_norm / signal));
+                let a_s = ops::linear(&layer_norm.forward(&p, &many), &p[a], None);
+                norm.push((step, of_a / before[0]));
+                gamma.push((step, of_gamma / before[1]));
+                noise_to_signal.push((step, sigma.std() * of_a / (a_s.value().norm() / (MEASURED as f64).sqrt())));
             },
         );
-        let (z, y) = features(MEASURED, rng);
-        let loss = ops::mse(&predict(&network.constants(), &projections.constants(), &z, rng), &y).item();
-        GaugeRun { norm: norms, gamma: gammas, noise_to_signal: ratios, loss }
+        GaugeRun { norm, gamma, noise_to_signal, end }
     }
 }
 
 /// What training with γ held and with γ free should show.
 pub fn findings(held: &[GaugeRun], free: &[GaugeRun]) -> Vec<Finding> {
-    let mean = |runs: &[GaugeRun], of: fn(&GaugeRun) -> f64| Spread::of(runs.iter().map(of)).mean;
     let ratios = [held, free].map(|runs| mean(runs, |run| last(&run.noise_to_signal)));
     let start = mean(held, |run| run.noise_to_signal[0].1);
     let growth = mean(free, |run| last(&run.gamma));

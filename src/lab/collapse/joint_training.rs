@@ -19,16 +19,13 @@
 //! | A, B | \[d_p, 4\], random, of norm 0.6 (d_p = 4) or 1.2 (d_p = 16): entries of 0.15 |
 //! | training | 6000 Adam steps, learning rate 0.002 falling to 0, fresh noise for every token |
 
-use crate::rng::Generator;
 use rayon::prelude::*;
 
 use super::ring::{self, Mlp, POSITIONS, RANK};
-use super::training::{DTYPE, Schedule, Spread, Trace, fit, last};
-use crate::autograd::{Var, ops};
+use super::training::{DTYPE, Measured, Schedule, Setup, Trace, last, mean};
+use crate::autograd::Var;
 use crate::lab::Finding;
-use crate::nn::{Params, Role, Weights};
 use crate::paper::{Sigma, sample_noise};
-use crate::rng::{Purpose, stream};
 use crate::tensor::Tensor;
 
 /// One way of training.
@@ -51,20 +48,12 @@ pub struct JointRun {
     pub norm: Trace,
     /// |PA| / |A₀| over steps, P the projection onto span ψ.
     pub in_span: Trace,
-    /// ½ E|F₁ − F₂|² for two draws of the noise: the variance that the noise puts into a prediction, and so its part of
-    /// the loss. The targets have power 1.
-    pub sensitivity: f64,
-    /// E(F − y)² at the end, per prediction.
-    pub loss: f64,
+    /// F at the end.
+    pub end: Measured,
 }
 
 /// Entries of A and B at the start.
 pub(super) const ENTRY: f64 = 0.15;
-/// Images a step.
-pub(super) const ROWS: usize = 16;
-/// Images on which a trained network is measured.
-pub(super) const MEASURED: usize = 1024;
-
 impl JointTraining {
     /// The full run: 6000 steps.
     pub fn new(tied: bool, d_p: usize, sigma: Sigma) -> Self {
@@ -93,57 +82,35 @@ impl JointTraining {
     /// One run.
     pub fn run(&self, seed: u64) -> JointRun {
         let JointTraining { tied, d_p, sigma, schedule } = *self;
-        let rng = &mut stream(seed, Purpose::Init, [0, 0]);
-        let (mut network, mut projections) = (Params::new(), Params::new());
-        let mlp = Mlp::new(d_p, 64, DTYPE, &mut network, rng);
-        let mut projection = |name| {
-            let start = Tensor::normal([d_p, RANK], 1.0, DTYPE, rng);
-            let scale = ENTRY * (start.elements() as f64).sqrt() / start.norm();
-            projections.add(name, start.scaled(scale), Role::Trained)
-        };
-        let a = projection("A");
-        let b = if tied { a } else { projection("B") };
-        let before = projections.value(a).norm();
-        let rng = &mut stream(seed, Purpose::Noise, [0, 0]);
-        let features = |rows: usize, rng: &mut Generator| {
-            let x = Tensor::normal([rows, 1, RANK], 1.0, DTYPE, rng);
-            let y = ring::field(&x.reshape([rows, RANK]));
-            (Var::constant(x), Var::constant(y))
-        };
-        let predict = |w: &Weights, p: &Weights, x: &Var, rng: &mut Generator| {
-            let n = sample_noise([x.shape()[0], POSITIONS, RANK], sigma, DTYPE, rng);
-            mlp.predict(w, (&p[a], &p[b]), x, n)
-        };
-        let (mut norms, mut in_span) = (Trace::new(), Trace::new());
-        fit(
+        let mut setup = Setup::new(seed);
+        let mlp = setup.predictor(|params, rng| Mlp::new(d_p, 64, DTYPE, params, rng));
+        let (a, b) = setup.pair(tied, [d_p, RANK], ENTRY, true);
+        let before = setup.projections.value(a).norm();
+        let (mut norm, mut in_span) = (Trace::new(), Trace::new());
+        let end = setup.train(
             &schedule,
-            [&mut network, &mut projections],
-            |w, p| {
-                let (x, y) = features(ROWS, rng);
-                ops::mse(&predict(w, p, &x, rng), &y)
+            |rows, rng| {
+                let x = Tensor::normal([rows, 1, RANK], 1.0, DTYPE, rng);
+                let y = ring::field(&x.reshape([rows, RANK]));
+                (Var::constant(x), Var::constant(y))
+            },
+            |w, p, x, rng| {
+                let n = sample_noise([x.shape()[0], POSITIONS, RANK], sigma, DTYPE, rng);
+                mlp.predict(w, (&p[a], &p[b]), x, n)
             },
             |step, projections| {
                 let a = projections.value(a);
-                norms.push((step as f64, a.norm() / before));
+                norm.push((step as f64, a.norm() / before));
                 in_span.push((step as f64, a.rows(0..RANK).norm() / before)); // the first four axes are span ψ
             },
         );
-        let (w, p) = (network.constants(), projections.constants());
-        let (x, y) = features(MEASURED, rng);
-        let draws = [predict(&w, &p, &x, rng), predict(&w, &p, &x, rng)];
-        JointRun {
-            norm: norms,
-            in_span,
-            sensitivity: 0.5 * ops::mse(&draws[0], &draws[1]).item(),
-            loss: ops::mse(&draws[0], &y).item(),
-        }
+        JointRun { norm, in_span, end }
     }
 }
 
 /// What [`JointTraining::demonstrations`] should show, in their order.
 pub fn findings(settings: &[JointTraining], runs: &[Vec<JointRun>]) -> Vec<Finding> {
     let statement = "F and A trained together";
-    let mean = |runs: &[JointRun], of: fn(&JointRun) -> f64| Spread::of(runs.iter().map(of)).mean;
     let norm = |runs: &[JointRun]| mean(runs, |run| last(&run.norm));
     let of = |tied: bool, d_p: usize| -> Vec<(&JointTraining, &[JointRun])> {
         let chosen = settings.iter().zip(runs).filter(|(s, _)| (s.tied, s.d_p) == (tied, d_p));
@@ -151,9 +118,8 @@ pub fn findings(settings: &[JointTraining], runs: &[Vec<JointRun>]) -> Vec<Findi
     };
     let (untied, tied, wide) = (of(false, RANK), of(true, RANK), of(true, 4 * RANK));
     let mut findings = Vec::new();
-    let mut below = |compared: String, smaller, larger| {
-        findings.push(Finding::below(statement, &compared, smaller, larger));
-    };
+    let mut below =
+        |compared: String, smaller, larger| findings.push(Finding::below(statement, compared, smaller, larger));
     for (s, runs) in &untied {
         below(format!("|A|/|A₀| and 0.02, untied, std {}", s.sigma.std()), norm(runs), 0.02);
     }
@@ -167,12 +133,9 @@ pub fn findings(settings: &[JointTraining], runs: &[Vec<JointRun>]) -> Vec<Findi
         let std = s.sigma.std();
         below(format!("0.5 and |A|/|A₀|, tied, d_p = 16, std {std}"), 0.5, norm(runs));
         for (_, narrow) in tied.iter().filter(|(other, _)| other.sigma == s.sigma) {
-            let sensitivity = [runs, narrow].map(|runs| mean(runs, |run| run.sensitivity));
-            below(
-                format!("noise sensitivity of d_p = 16 and a 30th of that of 4, std {std}"),
-                sensitivity[0],
-                sensitivity[1] / 30.0,
-            );
+            let [wide, narrow] = [runs, narrow].map(|runs| mean(runs, |run| run.end.sensitivity));
+            let compared = format!("noise sensitivity of d_p = 16 and a 30th of that of 4, std {std}");
+            below(compared, wide, narrow / 30.0);
         }
     }
     findings

@@ -21,4 +21,4 @@ pub mod joint_training;
 mod ring;
 mod training;
 
-pub use training::{Schedule, Spread, Trace, last};
+pub use training::{Measured, Schedule, Spread, Trace, last};

@@ -1,13 +1,20 @@
-//! What the demonstrations that train have in common: Adam, and numbers over seeds.
+//! What the demonstrations that train have in common: A and B, Adam, and numbers over seeds.
 
 use std::fmt;
 
-use crate::autograd::{Tape, Var};
-use crate::nn::{AdamW, Params, Weights};
+use crate::autograd::{Tape, Var, ops};
+use crate::nn::{AdamW, ParamId, Params, Role, Weights};
+use crate::rng::{Generator, Purpose, stream};
 use crate::tensor::{DType, Tensor};
 
 /// Element type of networks that train on samples, as everywhere in the crate. What is exact is in f64.
 pub(super) const DTYPE: DType = DType::F32;
+
+/// Images on which a trained network is measured.
+pub(super) const MEASURED: usize = 1024;
+
+/// Images a step.
+pub(super) const ROWS: usize = 16;
 
 /// How long, how fast, and how much the projections decay.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,6 +25,77 @@ pub struct Schedule {
     pub lr: f64,
     /// Weight decay (decoupled) of A and B alone.
     pub decay: f64,
+}
+
+/// A predictor F, the projections A and B that feed it, and where the draws come from: of initial weights, and of all
+/// that follows.
+pub(super) struct Setup {
+    /// F's weights.
+    pub network: Params,
+    /// A and B, and what else stands before F. They alone decay.
+    pub projections: Params,
+    init: Generator,
+    noise: Generator,
+}
+
+impl Setup {
+    pub fn new(seed: u64) -> Self {
+        let [init, noise] = [Purpose::Init, Purpose::Noise].map(|purpose| stream(seed, purpose, [0, 0]));
+        Setup { network: Params::new(), projections: Params::new(), init, noise }
+    }
+
+    /// F, by `make`, whose parameters and draws it is given.
+    pub fn predictor<F>(&mut self, make: impl FnOnce(&mut Params, &mut Generator) -> F) -> F {
+        make(&mut self.network, &mut self.init)
+    }
+
+    /// A random matrix of entries of this root mean square: exactly that (`exact`), or on average.
+    pub fn projection(&mut self, name: &str, shape: [usize; 2], entry: f64, exact: bool) -> ParamId {
+        let start = if exact {
+            let start = Tensor::normal(shape, 1.0, DTYPE, &mut self.init);
+            start.scaled(entry * (start.elements() as f64).sqrt() / start.norm())
+        } else {
+            Tensor::normal(shape, entry, DTYPE, &mut self.init)
+        };
+        self.projections.add(name, start, Role::Trained)
+    }
+
+    /// A, and B: the same when `tied`.
+    pub fn pair(&mut self, tied: bool, shape: [usize; 2], entry: f64, exact: bool) -> (ParamId, ParamId) {
+        let a = self.projection("A", shape, entry, exact);
+        (a, if tied { a } else { self.projection("B", shape, entry, exact) })
+    }
+
+    /// Trains on fresh images of `world`, and then measures F on [`MEASURED`] more, under two draws of the noise. `watch`
+    /// sees the projections, as in [`fit`].
+    pub fn train<X>(
+        mut self,
+        schedule: &Schedule,
+        world: impl Fn(usize, &mut Generator) -> (X, Var),
+        predict: impl Fn(&Weights, &Weights, &X, &mut Generator) -> Var,
+        watch: impl FnMut(usize, &Params),
+    ) -> Measured {
+        let Setup { network, projections, noise, .. } = &mut self;
+        let loss = |w: &Weights, p: &Weights| {
+            let (x, y) = world(ROWS, noise);
+            ops::mse(&predict(w, p, &x, noise), &y)
+        };
+        fit(schedule, [&mut *network, &mut *projections], loss, watch);
+        let (w, p) = (network.constants(), projections.constants());
+        let (x, y) = world(MEASURED, noise);
+        let draws = [(); 2].map(|()| predict(&w, &p, &x, noise));
+        Measured { sensitivity: 0.5 * ops::mse(&draws[0], &draws[1]).item(), loss: ops::mse(&draws[0], &y).item() }
+    }
+}
+
+/// A trained F, on fresh images.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    /// ½ E|F₁ − F₂|² for two draws of the noise: the variance that the noise puts into a prediction, and so its part of
+    /// the loss. The targets have power 1.
+    pub sensitivity: f64,
+    /// E(F − y)², per prediction.
+    pub loss: f64,
 }
 
 /// Trains a network and the projections A and B that feed it. `loss` is what a step lowers; `watch` sees the
@@ -38,13 +116,12 @@ pub(super) fn fit(
         let weights = [network.on(&tape), projections.on(&tape)];
         let mut gradients = tape.backward(&loss(&weights[0], &weights[1]));
         let lr = lr * 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / steps as f64).cos());
-        let [optimizer, other] = &mut optimizers;
-        let mut take = |of: &Weights| -> Vec<Tensor> {
-            of.iter().filter(|w| w.is_tracked()).map(|w| gradients.take(w).expect("the loss reads all")).collect()
-        };
-        let [of_network, of_projections] = [take(&weights[0]), take(&weights[1])];
-        optimizer.update(&mut [network], of_network, lr, 0.0);
-        other.update(&mut [projections], of_projections, lr, decay);
+        for (i, decay) in [0.0, decay].into_iter().enumerate() {
+            let leaves = weights[i].iter().filter(|w| w.is_tracked());
+            let found = leaves.map(|w| gradients.take(w).expect("the loss reads all")).collect();
+            let params: &mut Params = if i == 0 { network } else { projections };
+            optimizers[i].update(&mut [params], found, lr, decay);
+        }
     }
     watch(steps, projections);
 }
@@ -55,6 +132,11 @@ pub type Trace = Vec<(f64, f64)>;
 /// The last value of a trace; NaN for an empty one.
 pub fn last(trace: &Trace) -> f64 {
     trace.last().map_or(f64::NAN, |&(_, y)| y)
+}
+
+/// The mean over the runs of several seeds.
+pub(super) fn mean<R>(runs: &[R], of: impl Fn(&R) -> f64) -> f64 {
+    Spread::of(runs.iter().map(of)).mean
 }
 
 /// Mean and standard deviation (with n − 1) over seeds.

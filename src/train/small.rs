@@ -1,4 +1,4 @@
-//! A model of the least size that has everything, and a batch for it.
+//! A model of the least size that has everything, and a batch for it: for tests, and for what [`crate::lab`] tries out.
 
 use crate::data::Augment;
 use crate::kernels::Precision;
