@@ -8,12 +8,12 @@ use std::sync::Arc;
 use rand::RngExt;
 use stop_mim::data::{Normalization, Shapes, Splits, shapes::Task};
 use stop_mim::lab::small;
-use stop_mim::methods::Method;
+use stop_mim::methods::MethodConfig;
 use stop_mim::nn::LinearInit;
 use stop_mim::paper::Sigma;
 use stop_mim::paper::masking::{MultiBlock, Sampler, Truncation};
 use stop_mim::rng::{Purpose, stream};
-use stop_mim::train::{Masking, RunConfig, pretrain};
+use stop_mim::train::{EmaMomentum, LearningRate, Masking, RunConfig, WeightDecay, pretrain};
 use stop_mim::{DType, Error};
 
 type Change = Box<dyn Fn(&mut RunConfig)>;
@@ -25,7 +25,7 @@ fn changes() -> Vec<(String, Change)> {
         (|$config:ident| $place:expr, [$($value:expr),+ $(,)?]) => {
             $(all.push((
                 format!("{} = {}", stringify!($place), stringify!($value)),
-                Box::new(|$config: &mut RunConfig| $place = $value),
+                Box::new(move |$config: &mut RunConfig| $place = $value),
             ));)+
         };
     }
@@ -75,10 +75,13 @@ fn changes() -> Vec<(String, Change)> {
     each!(|c| c.augment.flip, [0.0, 1.0, 1.5, f64::NAN]);
     each!(|c| c.batch, [0, 1, 64, 65, usize::MAX]);
     each!(|c| c.steps, [0, 1, usize::MAX]);
-    each!(|c| c.warmup, [0, 2, 3, usize::MAX]);
-    each!(|c| c.lr, [[0.0; 3], [0.0, 1e-3, 0.0], [-1.0, 1e-3, 0.0], [0.0, f64::NAN, 0.0], [0.0, f64::INFINITY, 0.0]]);
-    each!(|c| c.weight_decay, [[0.0, 0.0], [1e9, 0.0], [0.0, f64::NAN], [-1.0, 0.0]]);
-    each!(|c| c.ema, [[0.0, 1.0], [1.0, 0.0], [-0.1, 1.0], [0.9, 1.1], [f64::NAN, 1.0]]);
+    each!(|c| c.lr.warmup, [0, 2, 3, usize::MAX]);
+    let lr = |start, peak, end| LearningRate { start, peak, end, warmup: 1 };
+    let (decay, ema) = (|start, end| WeightDecay { start, end }, |start, end| EmaMomentum { start, end });
+    each!(|c| c.lr, [lr(0.0, 0.0, 0.0), lr(0.0, 1e-3, 0.0), lr(-1.0, 1e-3, 0.0), lr(0.0, f64::NAN, 0.0)]);
+    each!(|c| c.lr.peak, [0.0, 1e-3, f64::INFINITY]);
+    each!(|c| c.weight_decay, [decay(0.0, 0.0), decay(1e9, 0.0), decay(0.0, f64::NAN), decay(-1.0, 0.0)]);
+    each!(|c| c.ema, [ema(0.0, 1.0), ema(1.0, 0.0), ema(-0.1, 1.0), ema(0.9, 1.1), ema(f64::NAN, 1.0)]);
     let statistics = |mean, std| Some(Normalization::new([mean; 3], [std; 3]));
     for (mean, std) in [(0.5, 0.25), (0.5, 0.0), (0.5, -1.0), (f32::NAN, 0.25), (0.5, f32::NAN), (0.5, f32::INFINITY)] {
         let set = move |c: &mut RunConfig| c.normalization = statistics(mean, std);
@@ -86,14 +89,14 @@ fn changes() -> Vec<(String, Change)> {
     }
     for k in [0, 1, 3, usize::MAX] {
         let set = move |c: &mut RunConfig| match &mut c.model.method {
-            Method::Ijepa { target_blocks } | Method::Stop { target_blocks, .. } => *target_blocks = k,
-            Method::Mae { .. } => {}
+            MethodConfig::Ijepa { target_blocks } | MethodConfig::Stop { target_blocks, .. } => *target_blocks = k,
+            MethodConfig::Mae { .. } => {}
         };
         all.push((format!("targets of {k} blocks"), Box::new(set)));
     }
     for std in [0.0, 1e3] {
         let set = move |c: &mut RunConfig| {
-            if let Method::Stop { sigma, .. } = &mut c.model.method {
+            if let MethodConfig::Stop { sigma, .. } = &mut c.model.method {
                 *sigma = Sigma::from_std(std);
             }
         };
@@ -133,7 +136,7 @@ fn refused_or_trains(config: &RunConfig, what: &str) -> bool {
 }
 
 /// Two steps of a small model, and the diagnostics behind the last.
-fn base(method: Method) -> RunConfig {
+fn base(method: MethodConfig) -> RunConfig {
     RunConfig { batch: 4, steps: 2, ..small::run(&small::trainer(method, false, DType::F32)) }
 }
 
@@ -170,13 +173,13 @@ fn pairs_of_settings() {
 /// What cannot work is refused, by name.
 #[test]
 fn what_learns_the_wrong_thing_is_refused() {
-    let message = |method: &Method, change: &dyn Fn(&mut RunConfig)| {
+    let message = |method: &MethodConfig, change: &dyn Fn(&mut RunConfig)| {
         let mut config = base(method.clone());
         change(&mut config);
         config.validate().expect_err("must be refused").to_string()
     };
     for method in small::every_method() {
-        let mae = matches!(method, Method::Mae { .. });
+        let mae = method.class_token();
         let error = message(&method, &|c| c.model.encoder.class_token = !mae);
         let expected = format!("set class_token to {mae}");
         assert!(error.contains(&expected), "{method:?}: {error}");

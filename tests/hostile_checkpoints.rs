@@ -15,11 +15,10 @@ use serde_json::Value;
 use stop_mim::DType;
 use stop_mim::cli::Cli;
 use stop_mim::lab::small;
-use stop_mim::methods::{Method, ModelParams};
-use stop_mim::nn::Params;
+use stop_mim::methods::MethodConfig;
 use stop_mim::rng::Generator;
 use stop_mim::train::safetensors::TensorFile;
-use stop_mim::train::{Masking, RunConfig, checkpoint, fresh_model};
+use stop_mim::train::{Masking, RunConfig, StepParams, checkpoint, fresh_model};
 
 /// A run so small that its checkpoint has a few kilobytes.
 fn config() -> RunConfig {
@@ -37,7 +36,7 @@ fn changed(change: impl Fn(&mut RunConfig)) -> RunConfig {
 }
 
 fn mae(config: &mut RunConfig) {
-    (config.model.method, config.model.encoder.class_token) = (Method::Mae { normalize_patches: false }, true);
+    (config.model.method, config.model.encoder.class_token) = (MethodConfig::Mae { normalize_patches: false }, true);
     config.masking = Masking::Random { ratio: 0.5 };
 }
 
@@ -236,8 +235,7 @@ fn injured_checkpoints() {
             let Ok(loaded) = checkpoint::load(&path) else { continue };
             loads += 1;
             assert!(loaded.config.validate().is_ok());
-            let ModelParams { encoder, predictor, target } = &loaded.params;
-            let mut all = encoder.iter().chain(predictor.iter()).chain(target.iter().flat_map(Params::iter));
+            let mut all = loaded.params.modules().iter().flat_map(|module| module.params.iter());
             assert!(all.all(|p| p.value.is_finite()));
         }
         assert!(loads >= expected, "{loads} of 600: do these inputs still reach what is looked at?");
@@ -299,9 +297,9 @@ fn injured_configurations() {
         parsed += 1;
         if config.validate().is_ok() {
             valid += 1;
-            let (lr, weight_decay, ema) = config.schedules();
-            for step in [1, config.steps] {
-                assert!(lr.at(step) >= 0.0 && weight_decay.at(step) >= 0.0 && (0.0..=1.0).contains(&ema.at(step)));
+            for StepParams { lr, weight_decay, ema_momentum } in [1, config.steps].map(|step| config.step_params(step))
+            {
+                assert!(lr >= 0.0 && weight_decay >= 0.0 && (0.0..=1.0).contains(&ema_momentum));
             }
         }
     }

@@ -302,10 +302,11 @@ fn batches_with_stand_ins_are_the_same_on_any_number_of_threads() {
     for scratch in [folder_with_late_damage(), folder_with_a_barren_class()] {
         let batches = |threads| {
             let train: Arc<dyn Dataset> = Arc::new(skipping(&scratch).0);
-            let (augment, normalization) = (Some(Augment::STOP), Normalization::CIFAR10);
-            let options = LoaderOptions { batch_size: 5, seed: 3, first_step: 0, augment, normalization, threads };
+            let (views, normalization) = (vec![Some(Augment::STOP)], Normalization::CIFAR10);
+            let options =
+                LoaderOptions { batch_size: 5, seed: 3, first_step: 0, views, labels: false, normalization, threads };
             let batches = Loader::new(Arc::clone(&train), options).unwrap().take(12);
-            let batches: Vec<_> = batches.map(|batch| batch.unwrap().as_slice::<f32>().to_vec()).collect();
+            let batches: Vec<_> = batches.map(|batch| batch.unwrap().views[0].as_slice::<f32>().to_vec()).collect();
             assert_eq!(train.skipped(), 3);
             batches
         };

@@ -9,17 +9,13 @@ use std::time::Duration;
 use stop_mim::data::{self, Dataset, Splits};
 use stop_mim::lab::small;
 use stop_mim::nn::{AdamW, Params, Role};
-use stop_mim::train::{Batch, Noise, RunConfig, StepParams, Trainer, Watch, pretrain};
+use stop_mim::train::{Batch, LearningRate, Noise, RunConfig, StepParams, Trainer, Watch, WeightDecay, pretrain};
 use stop_mim::{DType, Error, Result, Tensor};
 
 const HYPER: StepParams = StepParams { lr: 1e-2, weight_decay: 0.1, ema_momentum: 0.9 };
 
 fn modules(trainer: &mut Trainer) -> Vec<&mut Params> {
-    let params = &mut trainer.params;
-    [Some(&mut params["encoder"]), Some(&mut params["predictor"]), params.target.as_mut()]
-        .into_iter()
-        .flatten()
-        .collect()
+    trainer.params.modules_mut().iter_mut().map(|module| &mut module.params).collect()
 }
 
 fn set(params: &mut Params, name: &str, value: f32) {
@@ -63,7 +59,7 @@ fn any_trained_number_that_is_nan_or_infinite_is_named() {
                 param.value.as_mut_slice::<f32>()[(7 * i) % n] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][i % 3];
                 let target = if module == 2 { "target encoder: " } else { "" };
                 let named = format!("{target}the parameter {name} is not finite");
-                assert!(trainer.examine(&batch).unwrap_err().to_string().contains(&named));
+                assert!(trainer.check_finite(&batch).unwrap_err().to_string().contains(&named));
                 if trainer.clone().step(&batch, &HYPER).is_ok() {
                     swallowed.push(format!("{target}{name}"));
                     continue;
@@ -120,7 +116,7 @@ fn bad_pixels_and_bad_noise_are_not_blamed_on_the_weights() {
     let (mut trainer, batch) = stop();
     for bad in [f32::NAN, f32::INFINITY] {
         let mut images = batch.clone();
-        images.images.as_mut_slice::<f32>()[6 * 3 * 256..].fill(bad);
+        images.views[0].images.as_mut_slice::<f32>()[6 * 3 * 256..].fill(bad);
         fails(
             &mut trainer,
             &images,
@@ -136,7 +132,8 @@ fn bad_pixels_and_bad_noise_are_not_blamed_on_the_weights() {
 #[test]
 fn a_trained_parameter_that_nothing_reads_is_named() {
     let (mut trainer, batch) = stop();
-    trainer.params["predictor"].set_role(trainer.model.predictor.mask_token, Role::Trained);
+    let mask_token = trainer.method.as_masked_prediction().unwrap().predictor().mask_token;
+    trainer.params["predictor"].set_role(mask_token, Role::Trained);
     trainer.optimizer = AdamW::new(&trainer.params.trained().collect::<Vec<_>>());
     fails(&mut trainer, &batch, &["no gradient reaches the parameter mask_token", "Role::Unread"]);
 }
@@ -147,12 +144,12 @@ fn after_a_step_that_failed_training_goes_on_as_if_it_had_not_been_tried() {
     let (mut tried, batch) = stop();
     let mut spared = tried.clone();
     let mut bad = batch.clone();
-    bad.images.as_mut_slice::<f32>()[5] = f32::NAN;
+    bad.views[0].images.as_mut_slice::<f32>()[5] = f32::NAN;
     for _ in 0..3 {
         tried.step(&batch, &HYPER).unwrap();
         fails(&mut tried, &bad, &[]);
         spared.step(&batch, &HYPER).unwrap();
-        tried.examine(&batch).unwrap();
+        tried.check_finite(&batch).unwrap();
         assert!(small::bits(&tried) == small::bits(&spared));
     }
 }
@@ -182,7 +179,8 @@ fn ends(config: &RunConfig, splits: &Splits, watch: Watch) -> (Vec<f64>, Result<
 #[test]
 fn a_run_that_diverges_says_where_and_keeps_what_was_reported() {
     let (mut config, splits) = a_run();
-    (config.lr, config.weight_decay) = ([1e30; 3], [0.0; 2]);
+    config.lr = LearningRate { start: 1e30, peak: 1e30, end: 1e30, warmup: 0 };
+    config.weight_decay = WeightDecay { start: 0.0, end: 0.0 };
     for every_number in [false, true] {
         let (losses, end) = ends(&config, &splits, Watch { diagnose_every: usize::MAX, every_number });
         let error = end.expect_err("it cannot have worked");

@@ -14,9 +14,7 @@ use stop_mim::autograd::ops;
 use stop_mim::kernels::meter::{self, Phase, Place, Sum, Totals};
 use stop_mim::lab::profile::{PHASES, profile};
 use stop_mim::lab::small;
-use stop_mim::methods::Method;
-use stop_mim::methods::stop::TokenForm;
-use stop_mim::nn::{Params, Role};
+use stop_mim::methods::MethodConfig;
 use stop_mim::train::{RunConfig, StepParams, Trainer, pretrain};
 use stop_mim::{DType, Tensor, data};
 
@@ -37,7 +35,7 @@ fn sum(totals: &Totals, of: impl Fn(&Place) -> bool) -> Sum {
 }
 
 /// One step of a small trainer, metered, on three threads.
-fn metered_step(method: &Method) -> (Trainer, Totals) {
+fn metered_step(method: &MethodConfig) -> (Trainer, Totals) {
     let mut trainer = small::trainer(method.clone(), false, DType::F32);
     let batch = small::batch(&trainer);
     small::with_threads(3, || {
@@ -58,9 +56,10 @@ fn expected(trainer: &Trainer, images: usize) -> [usize; 4] {
     let batch = small::batch(trainer);
     let (encoder, predictor) = (&trainer.config().encoder, &trainer.config().predictor);
     let (d_e, d_p, pixels) = (encoder.dim, predictor.dim, 3 * encoder.patch_size * encoder.patch_size);
-    let (n_c, n_t) = (batch.context[0].per_row(), batch.targets[0].per_row());
-    let rows = images * batch.context.len(); // E B
-    let blocks = rows * batch.targets.len(); // P E B
+    let view = &batch.views[0];
+    let (n_c, n_t) = (view.context[0].per_row(), view.targets[0].per_row());
+    let rows = images * view.context.len(); // E B
+    let blocks = rows * view.targets.len(); // P E B
     let (mut linear, mut linear_backward, mut attention, mut attention_backward) = (0, 0, 0, 0);
     // M, k, n, and how many products the backward pass makes.
     let mut add_linear = |m: usize, k: usize, n: usize, backward: usize| {
@@ -71,12 +70,10 @@ fn expected(trainer: &Trainer, images: usize) -> [usize; 4] {
 
     add_linear(rows * n_c, pixels, d_e, 1); // no gradient for the pixels
     add_linear(rows * (n_c + class), d_e, d_p, 2);
-    let outputs = match trainer.config().method {
-        MethodConfig::Mae { .. } => pixels,
-        _ => d_e,
-    };
+    let target_encoder = trainer.params.get("target_encoder").is_some();
+    let outputs = if target_encoder { d_e } else { pixels };
     add_linear(blocks * n_t, d_p, outputs, 2);
-    if let MethodConfig::Stop { tokens: TokenForm::Official | TokenForm::Paper, .. } = trainer.config().method {
+    if trainer.method.sigma().is_some() {
         add_linear(blocks * n_t, d_e, d_p, 1); // no gradient for the noise
     }
     // Blocks, sequences, tokens, of them those that are answered for, width, on the tape.
@@ -86,7 +83,7 @@ fn expected(trainer: &Trainer, images: usize) -> [usize; 4] {
         (predictor.depth - 1, blocks, tokens, tokens, d_p, true),
         (1, blocks, tokens, n_t, d_p, true),
     ];
-    if trainer.params.target.is_some() {
+    if target_encoder {
         add_linear(images * encoder.patches(), pixels, d_e, 0);
         sides.push((encoder.depth, images, encoder.patches(), encoder.patches(), d_e, false));
     }
@@ -130,7 +127,7 @@ fn each_operation_is_seen_as_often_as_its_rule_says() {
         }
         // A product for the weight, and one for the input but where that is pixels or noise.
         let (forward, backward) = both("linear");
-        let constants = 3 + 3 * u64::from(method.sigma().is_some());
+        let constants = 3 + 3 * u64::from(trainer.method.sigma().is_some());
         assert_eq!(backward, 2 * forward - constants, "{method:?}: linear");
         // γ and β, x, and before a linear map the norm again: everywhere but at the end of the encoder.
         let (forward, backward) = both("layer_norm");
@@ -140,17 +137,12 @@ fn each_operation_is_seen_as_often_as_its_rule_says() {
         assert!(forward > 0 && backward == 0, "{method:?}: gather_tokens");
         // Three chunks; two blocks in the encoder, two in the predictor, and two in the target encoder.
         assert_eq!(calls("gelu", &[Phase::Context, Phase::Predictor]), 3 * 4);
-        let target = if trainer.params.target.is_some() { 3 * 2 } else { 0 };
+        let target = if trainer.params.get("target_encoder").is_some() { 3 * 2 } else { 0 };
         assert_eq!(calls("gelu", &[Phase::Target]), target, "{method:?}");
-        let [theta, phi] = trainer.params.trained().map(trained);
-        let trained = theta + phi;
+        let trained = trainer.params.trained_params().count() as u64;
         assert_eq!(calls("adamw", &[Phase::Optimizer]), trained, "on whichever thread");
         assert_eq!(calls("accumulate", &[Phase::GradientSum]), 2 * trained, "three chunks, two sums");
     }
-}
-
-fn trained(params: &Params) -> u64 {
-    params.iter().filter(|p| p.role == Role::Trained).count() as u64
 }
 
 #[test]
@@ -161,8 +153,9 @@ fn no_bit_depends_on_the_meter() {
             let mut trainer = small::trainer(method.clone(), false, DType::F32);
             let batch = small::batch(&trainer);
             let running = metered.then(meter::start);
-            let losses: Vec<u64> =
-                small::with_threads(3, || (0..3).map(|_| trainer.step(&batch, &HYPER).unwrap().to_bits()).collect());
+            let losses: Vec<u64> = small::with_threads(3, || {
+                (0..3).map(|_| trainer.step(&batch, &HYPER).unwrap().loss.to_bits()).collect()
+            });
             assert_eq!(running.map(|r| r.stop().is_empty()), metered.then_some(false));
             (losses, small::bits(&trainer))
         };
@@ -222,7 +215,7 @@ fn no_time_is_lost() {
     let (totals, wall) = small::with_threads(1, || {
         let running = meter::start();
         let start = Instant::now();
-        let losses: Vec<f64> = (0..50).map(|_| trainer.step(&batch, &HYPER).unwrap()).collect();
+        let losses: Vec<f64> = (0..50).map(|_| trainer.step(&batch, &HYPER).unwrap().loss).collect();
         assert!(losses.iter().all(|loss| loss.is_finite()));
         let wall = start.elapsed();
         (running.stop(), wall)

@@ -3,27 +3,31 @@
 mod common;
 
 use common::{SMALL, Scratch};
+use stop_mim::DType;
 use stop_mim::data::shapes::Task;
 use stop_mim::data::{Normalization, Shapes, evaluation_images};
 use stop_mim::eval::resemblance;
 use stop_mim::lab::small;
-use stop_mim::methods::Method;
 use stop_mim::methods::stop::TokenForm;
+use stop_mim::methods::{Chunk, MaskedPrediction, MethodConfig};
 use stop_mim::paper::Sigma;
 use stop_mim::report::predictions::prediction_sheet;
 use stop_mim::tensor::{Indices, Tensor};
 use stop_mim::train::predictions::{HeatMaps, Predicted, Prediction, predictions};
 use stop_mim::train::{Batch, Noise, Trainer};
-use stop_mim::{DType, methods};
 
 const NORMALIZATION: Normalization = Normalization::CIFAR10;
 
-fn trainer(method: Method) -> Trainer {
+fn trainer(method: MethodConfig) -> Trainer {
     small::trainer(method, false, DType::F32)
 }
 
-fn stop(std: f64, tokens: TokenForm) -> Method {
-    Method::Stop { target_blocks: 1, sigma: Sigma::from_std(std), tokens }
+fn stop(std: f64, tokens: TokenForm) -> MethodConfig {
+    MethodConfig::Stop { target_blocks: 1, sigma: Sigma::from_std(std), tokens }
+}
+
+fn predictor(trainer: &Trainer) -> &dyn MaskedPrediction {
+    trainer.method.as_masked_prediction().unwrap()
 }
 
 fn images(n: usize) -> Shapes {
@@ -33,7 +37,7 @@ fn images(n: usize) -> Shapes {
 /// What such a trainer's model predicts of so many images.
 fn look(trainer: &Trainer, n: usize, seed: u64) -> Vec<Prediction> {
     let masking = small::run(trainer).masking;
-    predictions((&trainer.model, &trainer.params), &masking, (&images(n), &NORMALIZATION), seed).unwrap()
+    predictions((predictor(trainer), &trainer.params), &masking, (&images(n), &NORMALIZATION), seed).unwrap()
 }
 
 fn maps(prediction: &Prediction) -> &[HeatMaps] {
@@ -44,31 +48,25 @@ fn maps(prediction: &Prediction) -> &[HeatMaps] {
 }
 
 /// Image `i` under the masks of its prediction, as a step of training cuts it, with noise that is 0.
-fn chunk(trainer: &Trainer, i: usize, prediction: &Prediction) -> methods::Chunk {
+fn chunk(trainer: &Trainer, i: usize, prediction: &Prediction) -> Chunk {
     let row = |tokens: &Vec<u32>| Indices::from_rows(std::slice::from_ref(tokens));
     let pixels = evaluation_images(&images(i + 1), i..i + 1, &NORMALIZATION).unwrap();
     let silence = |tokens: &Vec<u32>| Tensor::zeros([1, tokens.len(), 12], DType::F32);
-    let batch = Batch {
-        images: Tensor::new([1, 3, 16, 16], pixels),
-        context: vec![row(&prediction.context)],
-        targets: prediction.targets.iter().map(row).collect(),
-        noise: Noise::Given(prediction.targets.iter().map(silence).collect()),
-    };
-    trainer.cut(&batch, 0..1)
+    let targets = prediction.targets.iter().map(row).collect();
+    let noise = Noise::Given(prediction.targets.iter().map(silence).collect());
+    let batch = Batch::masked(Tensor::new([1, 3, 16, 16], pixels), vec![row(&prediction.context)], targets, noise);
+    trainer.chunk(&batch, 0..1)
 }
 
 /// ŝ_y of a chunk, \[P, N_t, outputs\].
-fn answers(trainer: &Trainer, chunk: &methods::Chunk) -> Vec<f64> {
-    let (model, phi) = (&trainer.model, trainer.params.predictor.constants());
-    let s_x = model.encode(&trainer.params.encoder.constants(), chunk);
-    let (c, m) = model.tokens(&phi, &s_x, chunk);
-    model.predict(&phi, &c, &m).value().to_f64_vec()
+fn answers(trainer: &Trainer, chunk: &Chunk) -> Vec<f64> {
+    predictor(trainer).predictions(&trainer.params.constants(), chunk).value().to_f64_vec()
 }
 
 #[test]
 fn heat_maps_are_of_what_algorithm_1_predicts() {
     let methods = [
-        Method::Ijepa { target_blocks: 2 },
+        MethodConfig::Ijepa { target_blocks: 2 },
         stop(0.5, TokenForm::Official),
         stop(0.5, TokenForm::Paper),
         stop(0.5, TokenForm::PositionsOnly),
@@ -78,9 +76,8 @@ fn heat_maps_are_of_what_algorithm_1_predicts() {
         for (i, prediction) in look(&trainer, 3, 1).iter().enumerate() {
             let chunk = chunk(&trainer, i, prediction);
             let answers = answers(&trainer, &chunk);
-            let averaged = trainer.params.target.as_ref().unwrap().constants();
-            let everywhere = methods::Chunk { targets: Indices::all(1, 16), ..chunk };
-            let s_y = trainer.model.targets(Some(&averaged), &everywhere).value().to_f64_vec();
+            let everywhere = chunk.with_targets(Indices::all(1, 16));
+            let s_y = predictor(&trainer).targets(&trainer.params.constants(), &everywhere).value().to_f64_vec();
             let (shown, length) = (maps(prediction), prediction.targets[0].len());
             assert!(!shown.is_empty());
             for HeatMaps { query, predicted, drawn, target } in shown {
@@ -100,7 +97,7 @@ fn heat_maps_are_of_what_algorithm_1_predicts() {
                 for map in [Some(predicted), drawn.as_ref(), Some(target)].into_iter().flatten() {
                     assert!((map.iter().sum::<f64>() - 1.0).abs() < 1e-12);
                 }
-                assert_eq!(drawn.is_some(), method.sigma().is_some());
+                assert_eq!(drawn.is_some(), trainer.method.sigma().is_some());
             }
         }
     }
@@ -124,11 +121,11 @@ fn a_draw_is_as_far_from_the_mean_as_the_noise_is_large() {
 #[test]
 fn reconstructions_are_predicted_pixels_in_the_removed_patches() {
     for normalize_patches in [false, true] {
-        let trainer = trainer(Method::Mae { normalize_patches });
+        let trainer = trainer(MethodConfig::Mae { normalize_patches });
         for (i, prediction) in look(&trainer, 3, 1).iter().enumerate() {
             let Predicted::Pixels(filled) = &prediction.predicted else { panic!("no pixels") };
             let chunk = chunk(&trainer, i, prediction);
-            let (image, answers) = (chunk.images.to_f64_vec(), answers(&trainer, &chunk));
+            let (image, answers) = (chunk.images().to_f64_vec(), answers(&trainer, &chunk));
             for (p, (found, pixel)) in filled.iter().zip(&prediction.pixels).enumerate() {
                 let (c, y, x) = (p / 256, p / 16 % 16, p % 16);
                 let token = (y / 4 * 4 + x / 4) as u32;
@@ -160,7 +157,8 @@ fn any_method_has_a_picture_under_any_masks() {
     let exchanged = [(&of_mae, &of_stop), (&of_stop, &of_mae)];
     for (trainer, other) in exchanged {
         let masking = small::run(other).masking;
-        let found = predictions((&trainer.model, &trainer.params), &masking, (&images(3), &NORMALIZATION), 1).unwrap();
+        let found =
+            predictions((predictor(trainer), &trainer.params), &masking, (&images(3), &NORMALIZATION), 1).unwrap();
         let sheet = prediction_sheet(&found, 16, 4, 8);
         assert_eq!(sheet.height(), 3 * (128 + 8) + 8);
         let removed =

@@ -500,11 +500,12 @@ fn a_run_becomes_longer_or_shorter() {
     // Two steps are an epoch.
     let printed = scratch.succeeds("pretrain --resume runs/run --epochs 10");
     let rates: Vec<f64> = log(&run).iter().map(|row| row[3].parse().unwrap()).collect();
-    let (was, is) = (before.schedules().0, config(&run).schedules().0);
-    assert_eq!((before.warmup, config(&run).warmup, rates.len()), (2, 2, 20));
-    let expected: Vec<f64> = (1..=20).map(|step| if step <= 6 { was.at(step) } else { is.at(step) }).collect();
+    let now = config(&run);
+    assert_eq!((before.lr.warmup, now.lr.warmup, rates.len()), (2, 2, 20));
+    let expected: Vec<f64> = (1..=20).map(|step| if step <= 6 { &before } else { &now }.step_params(step).lr).collect();
     assert_eq!(rates, expected);
-    let jump = format!("learning rate: {:.3e} at step 6, {:.3e} at step 7", longer.schedules().0.at(6), is.at(7));
+    let jump =
+        format!("learning rate: {:.3e} at step 6, {:.3e} at step 7", longer.step_params(6).lr, now.step_params(7).lr);
     contains(&printed, &["a run of 100000000 steps becomes one of 20: its warm-up stays", &jump]);
     // To where it stands.
     scratch.succeeds(&format!("{args} --steps 400 --warmup 0 --name other"));
@@ -547,7 +548,7 @@ fn a_run_begins_with_the_weights_of_a_file_and_goes_on_without_it() {
         checkpoint::load(&teacher).unwrap(),
         checkpoint::load(&pupil.join("checkpoints/step-00000000.safetensors")).unwrap(),
     );
-    let (wanted, found) = (wanted.params.target.unwrap(), first.params.target.unwrap());
+    let (wanted, found) = (&wanted.params["target_encoder"], &first.params["target_encoder"]);
     assert!(wanted.iter().zip(found.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0));
     let RunConfig { init, normalization, seed, .. } = config(&pupil);
     assert_eq!((seed, normalization.unwrap().std.into_owned()), (7, vec![0.1, 0.2, 0.3]));

@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn a_number_that_is_not_finite_is_a_finding() {
         let (mut trainer, batch) = stop();
-        let param = trainer.params.encoder.iter_mut().find(|p| p.name == "blocks.1.mlp.fc1.weight").unwrap();
+        let param = trainer.params["encoder"].iter_mut().find(|p| p.name == "blocks.1.mlp.fc1.weight").unwrap();
         param.value.as_mut_slice::<f32>()[3] = f32::NAN;
         let lint = lint(&trainer, &batch);
         assert_eq!(failed(&lint), ["all numbers are finite"]);

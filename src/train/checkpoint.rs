@@ -253,7 +253,6 @@ mod tests {
     use super::super::safetensors::tests::Scratch;
     use super::super::weights::{InitOptions, load_encoder};
     use super::*;
-    use crate::train::small;
     use crate::methods::{MethodConfig, ModelConfig};
     use crate::rng::{Purpose, stream};
     use crate::tensor::DType;
