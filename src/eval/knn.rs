@@ -35,10 +35,10 @@ const TRAIN_BLOCK: usize = 1024;
 /// Ties are broken by order: of equally similar training images the earlier ones are neighbors, of classes with
 /// equal votes the lower number wins. An all-zero feature vector has similarity 0 to everything.
 ///
-/// Beside the features, a copy of them is held, scaled to length 1. `resume` is asked before each block of test images.
+/// Beside the features, a copy of them is held, scaled to length 1. `cancel` is asked before each block of test images.
 ///
 /// # Errors
-/// When a feature is not finite, or `resume` says so.
+/// When a feature is not finite, or `cancel` says so.
 ///
 /// # Panics
 /// When labels and rows differ in number, a label is no class, the two sets differ in `dim`, there are no neighbors to
@@ -49,12 +49,12 @@ pub fn knn_top1(
     (test, test_labels): (&Tensor, &[u32]),
     classes: usize,
     config: KnnConfig,
-    resume: CancelCheck,
+    cancel: CancelCheck,
 ) -> Result<f64> {
     check_labeled("knn_top1, training set", train, train_labels, classes)?;
     check_labeled("knn_top1, test set", test, test_labels, classes)?;
     assert!(config.k > 0 && config.temperature > 0.0, "knn_top1: {config:?}");
-    let neighbors = neighbors(train, test, config.k, resume)?;
+    let neighbors = neighbors(train, test, config.k, cancel)?;
     let right = neighbors.iter().zip(test_labels).filter(|(neighbors, label)| {
         // exp((s − most) / τ): the same election, and for a small τ neither an overflow nor only votes that vanish.
         let most = neighbors.first().map_or(0.0, |nearest| nearest.similarity);
@@ -77,14 +77,14 @@ struct Neighbor {
 
 /// For each test image its k most similar training images, most similar first.
 #[track_caller]
-fn neighbors(train: &Tensor, test: &Tensor, k: usize, resume: CancelCheck) -> Result<Vec<Vec<Neighbor>>> {
+fn neighbors(train: &Tensor, test: &Tensor, k: usize, cancel: CancelCheck) -> Result<Vec<Vec<Neighbor>>> {
     let ([images, dim], [_, test_dim]) = (train.dims("knn_top1"), test.dims("knn_top1"));
     assert_eq!(dim, test_dim, "knn_top1: training features of {dim}, test of {test_dim}");
     let k = k.min(images);
     let blocks = |x, size| row_blocks(&unit_rows(x), size).collect::<Vec<Tensor>>();
     let keys = blocks(train, TRAIN_BLOCK);
     let nearest = blocks(test, TEST_BLOCK).into_par_iter().map(|queries| {
-        resume()?;
+        cancel()?;
         let mut nearest = vec![Vec::with_capacity(k + 1); queries.shape()[0]];
         let queries = Var::constant(queries);
         for (block, keys) in keys.iter().enumerate() {
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn no_class_is_given_to_what_is_no_number_and_the_search_can_be_ended() {
         let (sound, broken) = (features(1, 2, vec![1.0; 2]), features(1, 2, vec![1.0, f32::NAN]));
-        let top1 = |train, test, resume| knn_top1((train, &[0]), (test, &[0]), 2, KnnConfig::default(), resume);
+        let top1 = |train, test, cancel| knn_top1((train, &[0]), (test, &[0]), 2, KnnConfig::default(), cancel);
         for (train, test, which) in [(&broken, &sound, "training set"), (&sound, &broken, "test set")] {
             let message = top1(train, test, &|| Ok(())).unwrap_err().to_string();
             assert!(message.contains(which) && message.contains("image 0 is NaN"), "{message}");

@@ -9,7 +9,7 @@
 //! | how much do predictions vary with the noise, and targets with the image? | [`spread`] |
 //!
 //! Features are f32 tensors `[images, dim]`; [`pooled_features`] makes them from an encoder. Measures can take long: each
-//! asks now and then whether to [go on](CancelCheck). None needs more memory than a small multiple of the features: what
+//! asks now and then whether to [cancel](CancelCheck). None needs more memory than a small multiple of the features: what
 //! grows with the square of their number or length has a bound, which is said where it is. Every measure gives the same
 //! bits on any number of threads: rows are cut into blocks of a fixed size, and what blocks find is combined in the order
 //! of the rows.
@@ -122,8 +122,8 @@ mod testing {
     /// Runs `work` with a check that ends it after `after` more questions: how it ended, and how often it asked.
     pub fn ended_after<T>(after: usize, work: impl Fn(CancelCheck) -> Result<T>) -> (Result<T>, usize) {
         let asked = AtomicUsize::new(0);
-        let resume = || if asked.fetch_add(1, Ordering::Relaxed) < after { Ok(()) } else { Err(Error::Interrupted) };
-        (work(&resume), asked.into_inner())
+        let cancel = || if asked.fetch_add(1, Ordering::Relaxed) < after { Ok(()) } else { Err(Error::Interrupted) };
+        (work(&cancel), asked.into_inner())
     }
 
     pub fn features(rows: usize, dim: usize, numbers: Vec<f32>) -> Tensor {

@@ -102,10 +102,10 @@ const MIN_RIDGE: f64 = 1e-8;
 /// 3. Fit on all training rows, and count.
 ///
 /// Labels are class numbers `0..classes`. With fewer than ten training images there is nothing to hold out, and the
-/// strongest λ is taken. `resume` is asked before each evaluation of the loss.
+/// strongest λ is taken. `cancel` is asked before each evaluation of the loss.
 ///
 /// # Errors
-/// When a feature is not finite, or `resume` says so.
+/// When a feature is not finite, or `cancel` says so.
 ///
 /// # Panics
 /// When labels and rows differ in number, a label is no class, the two sets differ in `dim`, or there is no λ.
@@ -115,7 +115,7 @@ pub fn linear_probe(
     (test, test_labels): (&Tensor, &[u32]),
     classes: usize,
     config: &ProbeConfig,
-    resume: CancelCheck,
+    cancel: CancelCheck,
 ) -> Result<ProbeReport> {
     check_labeled("linear_probe, training set", train, train_labels, classes)?;
     check_labeled("linear_probe, test set", test, test_labels, classes)?;
@@ -134,7 +134,7 @@ pub fn linear_probe(
 
     let preconditioned = images >= dim && dim <= MOST_PRECONDITIONED;
     let rows = || train.iter().map(|block| block.x.clone());
-    let mut covariance = if preconditioned { Some(gram(rows(), dim, resume)?) } else { None };
+    let mut covariance = if preconditioned { Some(gram(rows(), dim, cancel)?) } else { None };
     covariance.iter_mut().flatten().for_each(|g| *g /= images as f64);
     let covariance = covariance.as_deref();
 
@@ -147,7 +147,7 @@ pub fn linear_probe(
         let mut warm = weights.clone();
         for &candidate in &lambdas {
             let objective = Objective { blocks: &fitted, classes, lambda: candidate };
-            warm = objective.fit(warm, covariance, config, resume)?.point;
+            warm = objective.fit(warm, covariance, config, cancel)?.point;
             let top1 = Objective { blocks: &held, ..objective }.top1(&warm);
             held_out.push((candidate, top1));
             if top1 > best_top1 {
@@ -158,7 +158,7 @@ pub fn linear_probe(
 
     // 3.
     let objective = Objective { blocks: &train, classes, lambda };
-    let found = objective.fit(weights, covariance, config, resume)?;
+    let found = objective.fit(weights, covariance, config, cancel)?;
     let Minimum { point, iterations, gradient_norm, converged, .. } = found;
     let (train_top1, test_top1) = (objective.top1(&point), Objective { blocks: &test, ..objective }.top1(&point));
     Ok(ProbeReport { train_top1, test_top1, lambda, held_out, iterations, gradient_norm, converged })
@@ -244,7 +244,7 @@ impl Objective<'_> {
         start: Vec<f64>,
         covariance: Option<&[f64]>,
         config: &ProbeConfig,
-        resume: CancelCheck,
+        cancel: CancelCheck,
     ) -> Result<Minimum> {
         let scale = norm(&self.value_and_gradient(&vec![0.0; start.len()]).1);
         let gradient_norm = (config.tolerance * scale).max(GRADIENT_NOISE);
@@ -267,7 +267,7 @@ impl Objective<'_> {
             intercept.iter_mut().for_each(|v| *v *= classes as f64);
         };
         lbfgs::minimize(start, &options, precondition, |weights| {
-            resume()?;
+            cancel()?;
             Ok(self.value_and_gradient(weights))
         })
     }
@@ -529,7 +529,7 @@ mod tests {
         let set = blobs(21, 300, 6, 3, 1.0);
         let labeled = (&set.x, &set.labels[..]);
         for after in [0, 1, 5, 20] {
-            let probe = |resume: CancelCheck| linear_probe(labeled, labeled, 3, &ProbeConfig::default(), resume);
+            let probe = |cancel: CancelCheck| linear_probe(labeled, labeled, 3, &ProbeConfig::default(), cancel);
             let (found, asked) = ended_after(after, probe);
             assert!(matches!(found, Err(Error::Interrupted)) && asked == after + 1, "{after}: {found:?}");
         }

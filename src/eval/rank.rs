@@ -30,8 +30,8 @@ const MOST: usize = 4096;
 /// Where both rows and features are more than 4096, the matrix is that of 4096 of the rows, drawn always alike.
 ///
 /// # Errors
-/// When `resume`, which is asked all along, says so.
-pub fn singular_values(x: &Tensor, resume: CancelCheck) -> Result<Vec<f64>> {
+/// When `cancel`, which is asked all along, says so.
+pub fn singular_values(x: &Tensor, cancel: CancelCheck) -> Result<Vec<f64>> {
     /// Rows that are multiplied at a time.
     const BLOCK: usize = 1024;
     let x = some_rows(x, MOST);
@@ -41,9 +41,9 @@ pub fn singular_values(x: &Tensor, resume: CancelCheck) -> Result<Vec<f64>> {
         return Ok(vec![f64::NAN; n]);
     }
     let tall = if rows < dim { transposed(&x) } else { x };
-    let gram = gram(row_blocks(&tall, BLOCK), n, resume)?;
+    let gram = gram(row_blocks(&tall, BLOCK), n, cancel)?;
     // Rounding can leave an eigenvalue of a singular Gram matrix a little below 0.
-    Ok(symmetric_eigenvalues(gram, n, resume)?.into_iter().map(|value| value.max(0.0).sqrt()).collect())
+    Ok(symmetric_eigenvalues(gram, n, cancel)?.into_iter().map(|value| value.max(0.0).sqrt()).collect())
 }
 
 /// So many of the rows that rows or features are at most `most`.
@@ -66,9 +66,9 @@ fn transposed(x: &Tensor) -> Tensor {
 /// [at most 4096 rows](singular_values) where there are more features than that.
 ///
 /// # Errors
-/// When `resume`, which is asked all along, says so.
-pub fn rank_me(x: &Tensor, resume: CancelCheck) -> Result<f64> {
-    Ok(effective_rank(&singular_values(x, resume)?))
+/// When `cancel`, which is asked all along, says so.
+pub fn rank_me(x: &Tensor, cancel: CancelCheck) -> Result<f64> {
+    Ok(effective_rank(&singular_values(x, cancel)?))
 }
 
 /// exp of the entropy of `values` scaled to sum 1.
@@ -139,7 +139,7 @@ mod tests {
     fn a_search_for_singular_values_can_be_ended() {
         let x = gaussian(1, 9, 6);
         for after in [0, 1, 3] {
-            assert!(matches!(ended_after(after, |resume| rank_me(&x, resume)).0, Err(Error::Interrupted)), "{after}");
+            assert!(matches!(ended_after(after, |cancel| rank_me(&x, cancel)).0, Err(Error::Interrupted)), "{after}");
         }
     }
 

@@ -20,14 +20,14 @@ use rayon::prelude::*;
 /// All eigenvalues, largest first, of the symmetric row-major `[n, n]` matrix `a`, to about 1e-15 of the largest.
 ///
 /// # Errors
-/// The first of `go_on`, which is asked before each reflection.
+/// The first of `cancel`, which is asked before each reflection.
 ///
 /// # Panics
 /// When `a` is not `[n, n]`.
 #[track_caller]
-pub fn symmetric_eigenvalues<E>(a: Vec<f64>, n: usize, go_on: impl Fn() -> Result<(), E>) -> Result<Vec<f64>, E> {
+pub fn symmetric_eigenvalues<E>(a: Vec<f64>, n: usize, cancel: impl Fn() -> Result<(), E>) -> Result<Vec<f64>, E> {
     assert_eq!(a.len(), n * n, "symmetric_eigenvalues: {} numbers for {n} × {n}", a.len());
-    let (d, e) = tridiagonal(a, n, go_on)?;
+    let (d, e) = tridiagonal(a, n, cancel)?;
     // Gershgorin: every eigenvalue lies within |eᵢ₋₁| + |eᵢ| of some dᵢ.
     let reach = |i: usize| d[i].abs() + e.get(i).map_or(0.0, |e| e.abs()) + if i > 0 { e[i - 1].abs() } else { 0.0 };
     let bound = (0..n).map(reach).fold(0.0, f64::max);
@@ -44,10 +44,10 @@ pub fn symmetric_eigenvalues<E>(a: Vec<f64>, n: usize, go_on: impl Fn() -> Resul
 }
 
 /// The diagonal `[n]` and off-diagonal `[n − 1]` of a tridiagonal matrix with the eigenvalues of `a`.
-fn tridiagonal<E>(mut a: Vec<f64>, n: usize, go_on: impl Fn() -> Result<(), E>) -> Result<(Vec<f64>, Vec<f64>), E> {
+fn tridiagonal<E>(mut a: Vec<f64>, n: usize, cancel: impl Fn() -> Result<(), E>) -> Result<(Vec<f64>, Vec<f64>), E> {
     let (mut d, mut e) = (Vec::with_capacity(n), Vec::with_capacity(n));
     for k in 0..n {
-        go_on()?;
+        cancel()?;
         d.push(a[k * n + k]);
         if k + 1 == n {
             break;

@@ -15,7 +15,7 @@ const PART: usize = 64;
 /// is summed in the order of the rows.
 ///
 /// # Errors
-/// The first of `go_on`, which is asked before each block.
+/// The first of `cancel`, which is asked before each block.
 ///
 /// # Panics
 /// When a block is not `[rows, dim]`.
@@ -23,13 +23,13 @@ const PART: usize = 64;
 pub fn gram<E>(
     blocks: impl IntoIterator<Item = Tensor>,
     dim: usize,
-    go_on: impl Fn() -> Result<(), E>,
+    cancel: impl Fn() -> Result<(), E>,
 ) -> Result<Vec<f64>, E> {
     let width = |part: usize| PART.min(dim - part * PART);
     let mut parts: Vec<Tensor> =
         (0..dim.div_ceil(PART)).map(|part| Tensor::zeros([width(part), dim], DType::F64)).collect();
     for block in blocks {
-        go_on()?;
+        cancel()?;
         let block = block.to_dtype(DType::F64);
         let [rows, cols] = block.dims("gram: a block");
         assert_eq!(cols, dim, "gram: a block of {} in a matrix of {dim} columns", block.shape());
