@@ -23,11 +23,8 @@ fn agree(name: &str, tolerance: [f64; 2], lengths: &[usize], door: impl Fn(Vec<B
         for (which, (fast, exact)) in on(Device::Cpu).into_iter().zip(on(Device::Reference)).enumerate() {
             assert_eq!(fast.len(), exact.len(), "{name}: result {which}");
             let scale = exact.iter().fold(0.0f64, |most, x| most.max(x.abs()));
-            let worst = fast
-                .iter()
-                .zip(&exact)
-                .map(|(x, y)| (x - y).abs())
-                .fold(0.0, |a: f64, b| if b.is_nan() { b } else { a.max(b) });
+            let off = fast.iter().zip(&exact).map(|(x, y)| (x - y).abs());
+            let worst = off.fold(0.0f64, |worst, x| if worst.is_nan() || x <= worst { worst } else { x });
             if std::env::var_os("STOP_MIM_SHOW_ERRORS").is_some() {
                 println!("{name}: result {which} in {dtype}: {:.1e}", worst / scale);
             }
@@ -122,7 +119,7 @@ fn rows() {
     for (rows, cols) in unless_miri([(0, 4), (3, 1), (3, 2), (2, 7), (5, 16), (3, 33), (2, 37), (3, 96), (40, 1031)], 7)
     {
         let (n, name) = (rows * cols, format!("{rows} rows of {cols}"));
-        agree(&name, FEW, &[n], |x| vec![softmax::forward(cols, &elementwise::scale(&x[0], 5.0))]);
+        agree(&name, SUM, &[n], |x| vec![softmax::forward(cols, &elementwise::scale(&x[0], 5.0))]);
         agree(&name, SUM, &[n, n], |x| vec![softmax::backward(cols, &softmax::forward(cols, &x[0]), &x[1])]);
         agree(&name, SUM, &[n, cols, cols, n, n], |x| {
             let affine = (&x[1], &x[2]);
@@ -179,7 +176,7 @@ fn elements() {
         });
         agree(&name("norm"), FEW, &[n, 1], |x| vec![reduce::norm(&x[0]), reduce::norm_backward(&x[0], &x[1])]);
         if n > 0 {
-            agree(&name("losses"), FEW, &[n, n, 1], |x| {
+            agree(&name("losses"), [4e-7, 2e-14], &[n, n, 1], |x| {
                 let (x, t, dy) = (elementwise::scale(&x[0], 2.0), &x[1], &x[2]);
                 vec![
                     loss::smooth_l1(&x, t, 0.7),
