@@ -6,7 +6,7 @@
 use stop_mim::autograd::Tape;
 use stop_mim::lab::small;
 use stop_mim::methods::Chunk;
-use stop_mim::nn::{AdamW, Params, Role, count_unusable, update_ema};
+use stop_mim::nn::{AdamW, Params, Role, count_non_finite, update_ema};
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::Trainer;
 use stop_mim::{DType, Device, Tensor};
@@ -37,8 +37,8 @@ fn step(trainer: &Trainer, device: Device) -> [Vec<Tensor>; 3] {
     let mut found = tape.backward(&recording.loss);
     let leaves = recording.theta.iter().chain(recording.phi.iter()).filter(|leaf| leaf.is_tracked());
     let gradients: Vec<Tensor> = leaves.map(|leaf| found.take(leaf).expect("every leaf is read")).collect();
-    let unusable = count_unusable(&gradients.iter().collect::<Vec<_>>());
-    assert_eq!((unusable.device(), unusable.item()), (device, 0.0));
+    let non_finite = count_non_finite(&gradients.iter().collect::<Vec<_>>());
+    assert_eq!((non_finite.device(), non_finite.item()), (device, 0.0));
 
     let params = &mut trainer.params;
     let mut optimizer = AdamW::new(&params.trained());
@@ -58,8 +58,8 @@ fn step(trainer: &Trainer, device: Device) -> [Vec<Tensor>; 3] {
 #[test]
 fn a_training_step_of_every_method_is_the_same_on_both_devices() {
     for method in small::every_method() {
-        // Measured: at most a quarter of these.
-        for (dtype, tolerances) in [(DType::F64, [1e-14, 1e-12, 1e-12]), (DType::F32, [1e-6, 1e-4, 1e-4])] {
+        // Measured: at most a third of these.
+        for (dtype, tolerances) in [(DType::F64, [3e-15, 2e-14, 1e-15]), (DType::F32, [3e-7, 4e-6, 4e-7])] {
             let trainer = small::trainer(method.clone(), false, dtype);
             assert!(trainer.params.encoder.iter().any(|param| param.role == Role::Trained));
             let [cpu, reference] = [Device::Cpu, Device::Reference].map(|device| step(&trainer, device));
@@ -72,7 +72,6 @@ fn a_training_step_of_every_method_is_the_same_on_both_devices() {
                     worst[part] = worst[part].max(x.max_abs_diff(&y) / scale);
                 }
             }
-            println!("{method:?} in {dtype}: loss, gradients, weights differ by {worst:?}");
             let close = worst.iter().zip(tolerances).all(|(worst, tolerance)| *worst <= tolerance);
             assert!(close, "{method:?} in {dtype}: {worst:?}, allowed are {tolerances:?}");
         }
