@@ -55,9 +55,9 @@ fn gradients_are_those_of_f32_to_the_digits_of_bf16() {
             exact.max_abs_diff(rounded) / exact.to_f64_vec().iter().fold(1e-6, |max, x| x.abs().max(max))
         };
         let worst = exact.gradients.iter().zip(&rounded.gradients).map(of_gradient).fold(0.0, f64::max);
-        println!("{method:?}: the loss is off by {off:.1e}, a gradient by up to {worst:.1e}");
-        assert!(off > 0.0 && off < 0.02, "{method:?}: loss {there} and {here}");
-        assert!(worst < 0.1, "{method:?}: a gradient is off by {worst}");
+        // Measured: the loss by up to 4·10⁻⁴, gradients by up to 3·10⁻².
+        assert!(off > 0.0 && off < 1e-3, "{method:?}: loss {there} and {here}");
+        assert!(worst > 0.0 && worst < 0.06, "{method:?}: a gradient is off by {worst}");
     }
 }
 

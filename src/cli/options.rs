@@ -62,9 +62,9 @@ impl SizeArgs {
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// What is predicted from what: stop, the paper's stochastic positions; ijepa, deterministic positions and feature targets;
-    /// mae, deterministic positions and pixel targets.
-    #[arg(long, default_value = "stop", value_parser = MethodConfig::NAMES)]
-    method: String,
+    /// mae, deterministic positions and pixel targets [default: stop].
+    #[arg(long, value_parser = MethodConfig::NAMES)]
+    method: Option<String>,
     #[command(flatten)]
     size: SizeArgs,
     /// Width of the predictor's tokens [default: the preset's].
@@ -240,7 +240,7 @@ impl ModelArgs {
             tokens: self.stop_tokens,
             normalize_patches: self.normalize_patches.then_some(true),
         };
-        MethodConfig::new(&self.method, &options)
+        MethodConfig::new(self.method.as_deref().unwrap_or("stop"), &options)
     }
 
     fn apply(&self, model: ModelConfig) -> Result<ModelConfig> {

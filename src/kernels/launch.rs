@@ -112,7 +112,7 @@ impl<X: Input> Input for Vec<X> {
 
 #[track_caller]
 pub(super) fn check_device(op: &str, expected: Device, found: Device) {
-    assert_eq!(expected, found, "{op}: operands on {expected} and on {found}; move them with to_device");
+    assert!(expected == found, "{op}: operands on {expected} and on {found}; move them with to_device");
 }
 
 #[track_caller]

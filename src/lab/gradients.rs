@@ -89,6 +89,14 @@ pub fn operations() -> Vec<Finding> {
         op("matmul_tn", "batches", &|x| ops::matmul_tn(&x[0], &x[1]), &[&[3, 3, 2], &[3, 3, 4]]),
         op("mul", "equal shapes", &|x| ops::mul(&x[0], &x[1]), &[&[2, 5], &[2, 5]]),
         op("mul", "broadcast both ways", &|x| ops::mul(&x[0], &x[1]), &[&[3, 1], &[2, 1, 4]]),
+        op("sub", "broadcast both ways", &|x| ops::sub(&x[0], &x[1]), &[&[3, 1], &[2, 1, 4]]),
+        op("div", "broadcast, by a positive", &|x| ops::div(&x[0], &x[1].exp()), &[&[3, 1], &[2, 1, 4]]),
+        op("exp", "37 numbers", &|x| ops::exp(&x[0]), &[&[37]]),
+        op("ln", "of 1 + eˣ", &|x| ops::ln(&(1.0 + x[0].exp())), &[&[37]]),
+        op("sqrt", "of 1 + eˣ", &|x| ops::sqrt(&(1.0 + x[0].exp())), &[&[37]]),
+        op("tanh", "37 numbers", &|x| ops::tanh(&x[0]), &[&[37]]),
+        op("relu", "away from 0", &|x| ops::relu(&x[0]), &[&[12]]),
+        op("abs", "away from 0", &|x| ops::abs(&x[0]), &[&[12]]),
         op("l1_norm", "away from 0", &|x| ops::l1_norm(&x[0]), &[&[3, 4]]),
         op("l2_norm", "away from 0", &|x| ops::l2_norm(&x[0]), &[&[3, 4]]),
         op("patchify", "channel first", &|x| ops::patchify(&x[0], 2, first), &[&[1, 2, 4, 2]]),
@@ -97,12 +105,17 @@ pub fn operations() -> Vec<Finding> {
         op("unpatchify", "channel last", &|x| ops::unpatchify(&x[0], [2, 4, 2], 2, last), &[&[1, 2, 8]]),
         op("sum", "21 numbers", &|x| ops::sum(&x[0]), &[&[3, 7]]),
         op("mean", "21 numbers", &|x| ops::mean(&x[0]), &[&[3, 7]]),
+        op("sum_axis", "the middle of three", &|x| ops::sum_axis(&x[0], 1), &[&[2, 3, 4]]),
+        op("mean_axis", "the middle of three", &|x| ops::mean_axis(&x[0], 1), &[&[2, 3, 4]]),
         op("mse", "prediction and target", &|x| ops::mse(&x[0], &x[1]), &[&[3, 5], &[3, 5]]),
         op("smooth_l1", "β = 1", &|x| ops::smooth_l1(&x[0], &x[1], 1.0), &[&[3, 5], &[3, 5]]),
         op("smooth_l1", "β = 0.3", &|x| ops::smooth_l1(&x[0], &x[1], 0.3), &[&[3, 5], &[3, 5]]),
         op("reshape", "[2, 6] to [3, 4]", &|x| ops::reshape(&x[0], [3, 4]), &[&[2, 6]]),
         op("scale", "by −1.7", &|x| ops::scale(&x[0], -1.7), &[&[3, 2]]),
         op("softmax", "rows of 5", &|x| ops::softmax(&x[0]), &[&[3, 5]]),
+        op("transpose", "the outer of three", &|x| ops::transpose(&x[0], 0, 2), &[&[2, 3, 4]]),
+        op("concat", "along the last", &|x| ops::concat(&[&x[0], &x[1]], 1), &[&[2, 3], &[2, 1]]),
+        op("slice", "1 of 3 along the last", &|x| ops::slice(&x[0], 1, 1..2), &[&[2, 3]]),
         op(
             "concat_tokens",
             "three parts, one twice",
@@ -361,7 +374,7 @@ mod tests {
         for folder in ["src/nn", "src/vit"] {
             for file in std::fs::read_dir(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap() {
                 let path = file.unwrap().path();
-                if std::fs::read_to_string(&path).unwrap().contains("pub fn forward(") {
+                if std::fs::read_to_string(&path).unwrap().contains("pub fn forward") {
                     layers.insert(path.file_stem().unwrap().to_str().unwrap().to_owned());
                 }
             }

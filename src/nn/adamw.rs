@@ -22,10 +22,10 @@ impl ParamGroup {
     }
 }
 
-/// How many elements of all `gradients`, of one element type and on one device, cannot be used in an update: they or their
-/// squares, which the second moment sums up, are NaN or infinite. An infinite moment would stay, and hold its weight where
-/// it is. One number, of shape \[\].
-pub fn count_unusable(gradients: &[&Tensor]) -> Tensor {
+/// How many elements of all `gradients`, of one element type and on one device, are NaN or infinite, or have squares that
+/// are: the second moment sums up squares, and an infinite one would stay and hold its weight where it is. One number, of
+/// shape \[\]; 0 means that an update can be made.
+pub fn count_non_finite(gradients: &[&Tensor]) -> Tensor {
     let buffers: Vec<_> = gradients.iter().map(|g| g.buffer()).collect();
     Tensor::from_buffer([], reduce::count_non_finite(Finite::Squares, &buffers))
 }
@@ -57,9 +57,9 @@ impl AdamW {
         self.step
     }
 
-    /// Whether an update can be made with a gradient, see [`count_unusable`].
+    /// Whether an update can be made with a gradient, see [`count_non_finite`].
     pub fn accepts(gradient: &Tensor) -> bool {
-        count_unusable(&[gradient]).item() == 0.0
+        count_non_finite(&[gradient]).item() == 0.0
     }
 
     /// m and v of each trained parameter, in the order of the parameters: with [`steps`](Self::steps), all that the
@@ -138,7 +138,8 @@ mod tests {
     use crate::nn::update_ema;
     use crate::tensor::DType;
 
-    /// The algorithm box of the AdamW paper, one number at a time.
+    /// The algorithm box of the AdamW paper, one number at a time; the bias learns at half the rate, the matrix decays
+    /// three times as fast.
     #[test]
     fn equals_the_published_algorithm() {
         let mut params = Params::new();
@@ -147,6 +148,9 @@ mod tests {
         params.add("unread", Tensor::new([1, 2], vec![1.0, 2.0]), Role::Unread);
         params.add("b.bias", Tensor::new([6], w0.clone()), Role::Trained);
         let mut adamw = AdamW::new(&[&params]);
+        assert_eq!(adamw.groups, [1.0, 0.0].map(|decay_factor| ParamGroup { lr_factor: 1.0, decay_factor }));
+        adamw.groups[0].decay_factor = 3.0;
+        adamw.groups[1].lr_factor = 0.5;
         let (mut w, mut b) = (w0.clone(), w0);
         let (mut m, mut v) = ([0.0; 6], [0.0; 6]);
         for t in 1..=5 {
@@ -160,8 +164,8 @@ mod tests {
                 let m_hat = m[i] / (1.0 - 0.9f64.powi(t as i32));
                 let v_hat = v[i] / (1.0 - 0.999f64.powi(t as i32));
                 let step = m_hat / (v_hat.sqrt() + 1e-8);
-                w[i] -= lr * (step + wd * w[i]);
-                b[i] -= lr * step; // no decay on a bias
+                w[i] -= lr * (step + 3.0 * wd * w[i]);
+                b[i] -= 0.5 * lr * step; // no decay on a bias
             }
         }
         for i in 0..6 {
@@ -313,5 +317,8 @@ mod tests {
             }
         }
         assert!(AdamW::accepts(&Tensor::zeros([0], DType::F32)));
+        let bad = Tensor::new([3], vec![f64::NAN, 1.0, 1e200]);
+        let count = count_non_finite(&[&bad, &Tensor::zeros([2], DType::F64), &bad]);
+        assert_eq!((count.shape().len(), count.item()), (0, 4.0));
     }
 }

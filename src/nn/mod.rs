@@ -7,7 +7,7 @@ mod layer_norm;
 mod linear;
 mod params;
 
-pub use adamw::{AdamW, ParamGroup, count_unusable};
+pub use adamw::{AdamW, ParamGroup, count_non_finite};
 pub use ema::{Ema, update_ema};
 pub use init::{Init, LinearInit, NORMAL_STD, fresh};
 pub use layer_norm::LayerNorm;

@@ -27,7 +27,7 @@ use crate::autograd::Tape;
 use crate::kernels::Precision;
 use crate::kernels::meter::{self, Phase};
 use crate::methods::{Chunk, Method, ModelConfig, ModelParams, Numbers, Recording, View};
-use crate::nn::{AdamW, Ema, count_unusable};
+use crate::nn::{AdamW, Ema, count_non_finite};
 use crate::paper::sample_noise;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{Device, Indices, Tensor};
@@ -206,10 +206,10 @@ impl Trainer {
         if !loss.is_finite() {
             return Some(format!("the loss is {}", loss.item()));
         }
-        if count_unusable(&gradients.iter().collect::<Vec<_>>()).item() == 0.0 {
+        if count_non_finite(&gradients.iter().collect::<Vec<_>>()).item() == 0.0 {
             return None;
         }
-        let bad = gradients.iter().position(|gradient| count_unusable(&[gradient]).item() > 0.0)?;
+        let bad = gradients.iter().position(|gradient| count_non_finite(&[gradient]).item() > 0.0)?;
         let name = self.params.trained_params().map(|param| &param.name[..]).nth(bad).unwrap_or("?");
         let what = if gradients[bad].is_finite() { "too large to be squared" } else { "not finite" };
         Some(format!("the gradient of {name} is {what}"))

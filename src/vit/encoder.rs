@@ -209,7 +209,7 @@ mod tests {
         let masked = Indices::from_rows(&[vec![0, 3], vec![1, 3]]);
         let loss = |w: &Weights| {
             let s = encoder.forward(w, &images(1).into(), Visible::Except(&masked));
-            ops::sum(&ops::mul(&s, &images(2).reshape([2, 4, 4]).into()))
+            ops::sum(&ops::mul(&s, &images(2).rows(0..1).reshape([2, 4, 4]).into()))
         };
         let token = encoder.mask_token.unwrap();
         let tape = Tape::new();

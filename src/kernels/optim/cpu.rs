@@ -1,8 +1,8 @@
 use rayon::prelude::*;
 
 use super::{AdamWStep, AdamWUpdate, EmaStep};
-use crate::kernels::Real;
 use crate::kernels::simd::vectorized;
+use crate::kernels::{Real, meter};
 
 /// The numbers of one AdamW update, the same for every element.
 #[derive(Clone, Copy, Debug)]
@@ -91,8 +91,10 @@ const WEIGHTS: usize = 16 << 10;
 
 /// Every step, in parallel over parameters and over parts of them.
 pub(super) fn adamw<T: Real>(of: &AdamWUpdate, steps: Vec<AdamWStep<'_>>) {
+    let here = meter::here();
     // A gradient is dropped by the thread that used it, in whose next step its memory serves again.
     steps.into_par_iter().for_each(|AdamWStep { gradient, m, v, weight, lr, weight_decay, average }| {
+        let _there = here.enter();
         let numbers = Numbers::<T>::new(of, lr, weight_decay);
         let [m, v, w] = [m, v, weight].map(|x| x.make_mut::<T>("adamw").par_chunks_mut(WEIGHTS));
         let weights = gradient.as_slice::<T>("adamw").par_chunks(WEIGHTS).zip(m).zip(v).zip(w);
@@ -110,7 +112,9 @@ pub(super) fn adamw<T: Real>(of: &AdamWUpdate, steps: Vec<AdamWStep<'_>>) {
 
 /// Every average, in parallel as [`adamw`].
 pub(super) fn ema<T: Real>(steps: Vec<EmaStep<'_>>) {
+    let here = meter::here();
     steps.into_par_iter().for_each(|EmaStep { momentum, weight, average }| {
+        let _there = here.enter();
         let average = average.make_mut::<T>("ema").par_chunks_mut(WEIGHTS);
         let weights = weight.as_slice::<T>("ema").par_chunks(WEIGHTS).zip(average);
         weights.for_each(|(weight, average)| follow_all(T::from_f64(momentum), weight, average));
