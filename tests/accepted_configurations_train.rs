@@ -79,7 +79,7 @@ fn changes() -> Vec<(String, Change)> {
     each!(|c| c.lr, [[0.0; 3], [0.0, 1e-3, 0.0], [-1.0, 1e-3, 0.0], [0.0, f64::NAN, 0.0], [0.0, f64::INFINITY, 0.0]]);
     each!(|c| c.weight_decay, [[0.0, 0.0], [1e9, 0.0], [0.0, f64::NAN], [-1.0, 0.0]]);
     each!(|c| c.ema, [[0.0, 1.0], [1.0, 0.0], [-0.1, 1.0], [0.9, 1.1], [f64::NAN, 1.0]]);
-    let statistics = |mean, std| Some(Normalization { mean: [mean; 3], std: [std; 3] });
+    let statistics = |mean, std| Some(Normalization::new([mean; 3], [std; 3]));
     for (mean, std) in [(0.5, 0.25), (0.5, 0.0), (0.5, -1.0), (f32::NAN, 0.25), (0.5, f32::NAN), (0.5, f32::INFINITY)] {
         let set = move |c: &mut RunConfig| c.normalization = statistics(mean, std);
         all.push((format!("normalized by {mean} and {std}"), Box::new(set)));
@@ -116,7 +116,7 @@ fn refused_or_trains(config: &RunConfig, what: &str) -> bool {
         return false;
     }
     let images = |seed| Arc::new(Shapes::new(seed, 64, config.model.encoder.image_size, Task::Class));
-    let splits = Splits { train: images(0), test: images(1), published: Some(Normalization::CIFAR10) };
+    let splits = Splits::new(images(0), images(1)).with_normalization(Normalization::CIFAR10);
     let mut losses = Vec::new();
     let trained = catch_unwind(AssertUnwindSafe(|| {
         pretrain(config, &splits, usize::MAX, &mut |report, _| {

@@ -485,7 +485,7 @@ fn where_a_class_has_no_good_image_others_stand_in_without_labels() {
         }
         assert_eq!(train.skipped(), 3);
         let (train, test) = scratch.open(BadImages::Skip).unwrap();
-        Splits { train: Arc::new(train), test: Arc::new(test), published: None }.normalization().unwrap();
+        Splits::new(Arc::new(train), Arc::new(test)).normalization().unwrap();
     }
     assert!(scratch.refused(BadImages::Refuse).contains("3 files cannot be used"));
 }

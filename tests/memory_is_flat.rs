@@ -75,7 +75,7 @@ fn least(steps: usize) -> RunConfig {
 
 /// Trains by the whole loop, loader and masks included; `look` sees the number of each step.
 fn run(threads: usize, steps: usize, look: &mut (dyn FnMut(usize) + Send)) {
-    let splits = Splits { train: Arc::new(Eight), test: Arc::new(Eight), published: Some(Normalization::CIFAR10) };
+    let splits = Splits::new(Arc::new(Eight), Arc::new(Eight)).with_normalization(Normalization::CIFAR10);
     let mut observe = |report: &StepReport, _: &Trainer| {
         assert!(report.loss.is_finite());
         look(report.step);

@@ -255,20 +255,20 @@ fn a_panic_on_any_thread_is_an_error_of_the_run() {
     // Where the images are measured, before the first step.
     let train = faulty(&splits.train, Some(3), 16);
     let found =
-        check_run(&unmeasured, Splits { train, ..splits.clone() }, 2, &["a thread panicked: image 3 is haunted"]);
+        check_run(&unmeasured, Splits::new(train, splits.test.clone()), 2, &["a thread panicked: image 3 is haunted"]);
     assert_eq!(found, (0, 1));
     // In the loader's pool, at whatever step the image is due.
     let train = faulty(&splits.train, Some(3), 16);
     let (reported, step) =
-        check(Splits { train, ..splits.clone() }, usize::MAX, &["loader panicked: image 3 is haunted"]);
+        check(Splits::new(train, splits.test.clone()), usize::MAX, &["loader panicked: image 3 is haunted"]);
     assert_eq!(reported, step - 1);
     // In the diagnostics' read of held-out images, at step 2, which is reported without them.
     let test = faulty(&splits.test, Some(3), 16);
-    let found = check(Splits { test, ..splits.clone() }, 2, &["a thread panicked: image 3 is haunted"]);
+    let found = check(Splits::new(splits.train.clone(), test), 2, &["a thread panicked: image 3 is haunted"]);
     assert_eq!(found, (2, 2));
     // In the step's own threads: images of another size than the model's are a bug of whoever opened them.
     let train = faulty(&splits.train, None, 12);
-    let found = check(Splits { train, ..splits.clone() }, usize::MAX, &["a thread panicked: ", "please report"]);
+    let found = check(Splits::new(train, splits.test.clone()), usize::MAX, &["a thread panicked: ", "please report"]);
     assert_eq!(found, (0, 1));
     // And the pool works on.
     assert_eq!(ends(&config, &splits, Watch::from(usize::MAX)).1.unwrap().optimizer.steps(), 60);

@@ -672,7 +672,7 @@ fn a_run_begins_with_the_weights_of_a_file_and_goes_on_without_it() {
     let (wanted, found) = (wanted.params.target.unwrap(), first.params.target.unwrap());
     assert!(wanted.iter().zip(found.iter()).all(|(a, b)| a.value.max_abs_diff(&b.value) == 0.0));
     let RunConfig { init, normalization, seed, .. } = config(&pupil);
-    assert_eq!((seed, normalization.unwrap().std), (7, [0.1, 0.2, 0.3]));
+    assert_eq!((seed, normalization.unwrap().std.into_owned()), (7, vec![0.1, 0.2, 0.3]));
     let init = init.unwrap();
     assert_eq!(init.file, "runs/teacher/checkpoint.safetensors");
     assert_eq!(init.bytes, std::fs::metadata(&teacher).unwrap().len());

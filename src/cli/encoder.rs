@@ -51,14 +51,14 @@ impl ReadArgs {
     /// How images are normalized, if flags say so.
     fn asked(&self) -> Result<Option<Preprocessing>> {
         let Some((mean, std)) = self.mean.zip(self.std) else { return Ok(None) };
-        let normalization = Normalization { mean, std };
+        let normalization = Normalization::new(mean, std);
         normalization.check()?;
         Ok(Some(Preprocessing::Asked(normalization)))
     }
 }
 
 /// Who said how images are normalized.
-pub fn source(preprocessing: Preprocessing) -> &'static str {
+pub fn source(preprocessing: &Preprocessing) -> &'static str {
     match preprocessing {
         Preprocessing::Asked(_) => "as asked, with --mean and --std",
         Preprocessing::Checkpoint(_) => "the checkpoint's own",
@@ -71,10 +71,11 @@ pub fn source(preprocessing: Preprocessing) -> &'static str {
 ///
 /// # Errors
 /// If it has to be measured, and an image cannot be read.
-pub fn normalization(preprocessing: Preprocessing, splits: &data::Splits) -> Result<Normalization> {
-    let Normalization { mean, std } = preprocessing.on(splits)?;
+pub fn normalization(preprocessing: &Preprocessing, splits: &data::Splits) -> Result<Normalization> {
+    let normalization = preprocessing.on(splits)?;
+    let Normalization { mean, std } = &normalization;
     say!("images are normalized with mean {mean:?}, std {std:?}: {}", source(preprocessing));
-    Ok(Normalization { mean, std })
+    Ok(normalization)
 }
 
 /// What a run begins with.
@@ -221,12 +222,13 @@ mod tests {
             let read = start.init.as_ref().map(|_| InitReport { lines: Vec::new(), run: run.map(said) });
             start.preprocessing(read.as_ref())
         };
-        let asked = Normalization { mean: [0.5, -0.25, 0.0], std: [1.0, 2.0, 0.5] };
+        let asked = Normalization::new([0.5, -0.25, 0.0], [1.0, 2.0, 0.5]);
         let (own, flags) = (Normalization::CIFAR10, "--mean 0.5,-0.25,0 --std 1,2,0.5");
         assert_eq!(of("", None).unwrap(), None);
-        assert_eq!(of(flags, None).unwrap(), Some(Preprocessing::Asked(asked)));
-        assert_eq!(of(&format!("--init f {flags}"), Some(Some(own))).unwrap(), Some(Preprocessing::Asked(asked)));
-        assert_eq!(of("--init f", Some(Some(own))).unwrap(), Some(Preprocessing::Checkpoint(own)));
+        assert_eq!(of(flags, None).unwrap(), Some(Preprocessing::Asked(asked.clone())));
+        let own_run = || Some(Some(own.clone()));
+        assert_eq!(of(&format!("--init f {flags}"), own_run()).unwrap(), Some(Preprocessing::Asked(asked)));
+        assert_eq!(of("--init f", own_run()).unwrap(), Some(Preprocessing::Checkpoint(own.clone())));
         assert_eq!(of("--init f", Some(None)).unwrap(), Some(Preprocessing::Images), "a checkpoint of 0.1.0");
         assert_eq!(of("--init f", None).unwrap(), Some(Preprocessing::ImageNet));
         for bad in ["--mean nan,0,0 --std 1,1,1", "--mean 0,0,0 --std 1,0,1", "--mean 0,0,0 --std=-1,1,1"] {

@@ -102,12 +102,11 @@ pub fn run(args: &Args) -> Result<()> {
 fn begin(args: &Args) -> Result<()> {
     let config = recipe(&args.model, &args.masks)?;
     let data = data::absolute_spec(args.data.as_deref().unwrap_or(&config.data))?;
-    let mut splits = data::open_with(&data, config.model.encoder.image_size, args.open.options())?;
+    let splits = data::open_with(&data, config.model.encoder.image_size, args.open.options())?;
     if args.probe {
         check(&args.probe_args, &splits)?;
     }
-    splits.published = Some(splits.normalization()?); // measured once
-    let config = RunConfig { data, normalization: splits.published, ..config };
+    let config = RunConfig { data, normalization: Some(splits.normalization()?), ..config };
     let mut config = args.train.apply(config, args.length.length(), splits.train.len())?;
     if let Some(steps) = args.profile {
         return profile(&config, &splits, steps as usize);
@@ -122,7 +121,7 @@ fn begin(args: &Args) -> Result<()> {
         config.init = Some(Origin::of(file)?);
     }
     if let Some(preprocessing) = args.start.preprocessing(read.as_ref())? {
-        config.normalization = Some(normalization(preprocessing, &splits)?);
+        config.normalization = Some(normalization(&preprocessing, &splits)?);
     }
     let scheme = config.data.split(':').next().unwrap_or("data");
     let name = args.name.clone().unwrap_or_else(|| format!("{}-{scheme}", config.model.method.name()));
@@ -198,7 +197,7 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
     }
     if args.probe && !signals::stopped() {
         let untrained = || fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed);
-        let normalization = config.normalization.map_or_else(|| splits.normalization(), Ok)?;
+        let normalization = splits.normalization_or(config.normalization.as_ref())?;
         let trained = (&trainer.model.encoder, trainer.params.evaluated());
         probe(&args.probe_args, trained, &untrained, (splits, &normalization))?;
     }

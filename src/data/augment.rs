@@ -1,4 +1,4 @@
-//! Random resized crop and horizontal flip; bytes in, normalized floats out.
+//! Random resized crop and horizontal flip; pixels in, normalized floats out.
 //!
 //! Drawing and applying are apart: [`Augment::draw`] spends the randomness, [`Crop::apply`] is deterministic. The
 //! resampling is bilinear over the crop alone, as in cropping first and resizing after. A crop is never larger than
@@ -70,6 +70,20 @@ impl Augment {
     }
 }
 
+/// What a pixel may be: a byte, or a float.
+pub trait Level: Copy + Into<f32> {
+    /// The value of white.
+    const WHITE: f32;
+}
+
+impl Level for u8 {
+    const WHITE: f32 = 255.0;
+}
+
+impl Level for f32 {
+    const WHITE: f32 = 1.0;
+}
+
 /// A rectangle of an image, in pixels, to be stretched to the whole image's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crop {
@@ -91,16 +105,18 @@ impl Crop {
         Self { top: 0, left: 0, height: size, width: size, flip: false }
     }
 
-    /// Cuts this crop out of `pixels` (`[3][S][S]`), stretches it to S×S and normalizes it into `out` (`[3][S][S]`).
+    /// Cuts this crop out of `pixels` (`[C][S][S]`), stretches it to S×S and normalizes it into `out` (`[C][S][S]`), C as
+    /// in `normalization`.
     ///
     /// # Panics
-    /// If a buffer does not hold 3·S·S values, or the crop is empty or reaches beyond the image.
+    /// If a buffer does not hold C·S·S values, or the crop is empty or reaches beyond the image.
     #[track_caller]
-    pub fn apply(&self, pixels: &[u8], size: usize, normalization: &Normalization, out: &mut [f32]) {
+    pub fn apply<P: Level>(&self, pixels: &[P], size: usize, normalization: &Normalization, out: &mut [f32]) {
         let Crop { top, left, height, width, flip } = *self;
+        let (area, channels) = (size * size, normalization.mean.len());
         assert!(
-            pixels.len() == 3 * size * size && out.len() == pixels.len(),
-            "Crop::apply: {} pixels to {} floats, want 3·{size}·{size} of both",
+            pixels.len() == channels * area && out.len() == pixels.len(),
+            "Crop::apply: {} pixels to {} floats, want {channels}·{size}·{size} of both",
             pixels.len(),
             out.len()
         );
@@ -115,17 +131,15 @@ impl Crop {
         let rows = taps(height, size);
         // Rows first widened, then blended: the gather runs over the crop's rows alone, and the rest vectorizes.
         let mut wide = vec![0.0f32; height * size];
-        for c in 0..3 {
-            let plane = c * size * size..(c + 1) * size * size;
-            let cut = pixels[plane.clone()].chunks_exact(size).skip(top);
-            for (line, source) in wide.chunks_exact_mut(size).zip(cut) {
+        for (c, (plane, out)) in pixels.chunks_exact(area).zip(out.chunks_exact_mut(area)).enumerate() {
+            for (line, source) in wide.chunks_exact_mut(size).zip(plane.chunks_exact(size).skip(top)) {
                 let source = &source[left..left + width];
                 for (value, tap) in line.iter_mut().zip(&columns) {
-                    *value = tap.blend(f32::from(source[tap.first]), f32::from(source[tap.second]));
+                    *value = tap.blend(source[tap.first].into(), source[tap.second].into());
                 }
             }
-            let (gain, offset) = normalization.gain_and_offset(c);
-            for (line, tap) in out[plane].chunks_exact_mut(size).zip(&rows) {
+            let (gain, offset) = normalization.gain_and_offset(c, P::WHITE);
+            for (line, tap) in out.chunks_exact_mut(size).zip(&rows) {
                 let first = &wide[tap.first * size..][..size];
                 let second = &wide[tap.second * size..][..size];
                 for ((value, &a), &b) in line.iter_mut().zip(first).zip(second) {
@@ -168,9 +182,6 @@ mod tests {
     use crate::rng::{Purpose, stream};
 
     const S: usize = 32;
-    /// Leaves v/255.
-    const PLAIN: Normalization = Normalization { mean: [0.0; 3], std: [1.0; 3] };
-
     fn apply(crop: Crop, pixels: &[u8], normalization: &Normalization) -> Vec<f32> {
         let mut out = vec![f32::NAN; 3 * S * S];
         crop.apply(pixels, S, normalization, &mut out);
@@ -183,12 +194,12 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_image_is_normalised_and_otherwise_untouched_bit_for_bit() {
+    fn the_whole_image_is_normalized_and_otherwise_untouched_bit_for_bit() {
         let normalization = Normalization::CIFAR10;
         let out = apply(Crop::whole(S), &busy(), &normalization);
         for (i, (&v, &x)) in busy().iter().zip(&out).enumerate() {
             let c = i / (S * S);
-            let (gain, offset) = normalization.gain_and_offset(c);
+            let (gain, offset) = normalization.gain_and_offset(c, 255.0);
             assert_eq!(x, f32::from(v) * gain + offset);
             let by_definition = (f32::from(v) / 255.0 - normalization.mean[c]) / normalization.std[c];
             assert!((x - by_definition).abs() < 1e-6 * 4.0, "two roundings of a value below 3: {x} {by_definition}");
@@ -208,7 +219,7 @@ mod tests {
                 let at = (k as f64 + 0.5) * length as f64 / S as f64 - 0.5;
                 start as f64 + at.clamp(0.0, length as f64 - 1.0)
             };
-            for (i, &x) in apply(crop, &ramp, &PLAIN).iter().enumerate() {
+            for (i, &x) in apply(crop, &ramp, &Normalization::NONE).iter().enumerate() {
                 let (c, row, column) = (i / (S * S), i / S % S, i % S);
                 let column = if crop.flip { S - 1 - column } else { column };
                 let (x_at, y_at) = (place(crop.left, crop.width, column), place(crop.top, crop.height, row));
@@ -223,10 +234,10 @@ mod tests {
     fn a_flip_mirrors_and_a_second_flip_restores() {
         let mirror = Crop { flip: true, ..Crop::whole(S) };
         let to_bytes = |floats: Vec<f32>| floats.iter().map(|x| (x * 255.0).round() as u8).collect::<Vec<_>>();
-        let once = to_bytes(apply(mirror, &busy(), &PLAIN));
+        let once = to_bytes(apply(mirror, &busy(), &Normalization::NONE));
         assert_eq!((once[0], once[S]), (busy()[S - 1], busy()[2 * S - 1]));
         assert_ne!(once, busy());
-        assert_eq!(to_bytes(apply(mirror, &once, &PLAIN)), busy());
+        assert_eq!(to_bytes(apply(mirror, &once, &Normalization::NONE)), busy());
     }
 
     #[test]
@@ -265,6 +276,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "does not fit an image of side 32")]
     fn a_crop_beyond_the_image_panics() {
-        apply(Crop { top: 20, left: 0, height: 20, width: 5, flip: false }, &busy(), &PLAIN);
+        apply(Crop { top: 20, left: 0, height: 20, width: 5, flip: false }, &busy(), &Normalization::NONE);
     }
 }

@@ -243,7 +243,9 @@ impl Dataset for Cifar {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::scratch::Scratch;
+    use tempfile::{TempDir, tempdir};
+
+    use crate::data::testing::write;
 
     /// `n` records whose labels and pixels count up from `first`.
     fn file(layout: &Layout, first: usize, n: usize) -> Vec<u8> {
@@ -254,9 +256,9 @@ mod tests {
         (first..first + n).flat_map(record).collect()
     }
 
-    fn write(scratch: &Scratch, layout: &Layout, folder: &str) {
+    fn write_all(scratch: &TempDir, layout: &Layout, folder: &str) {
         for (k, name) in layout.train.iter().chain(layout.test).enumerate() {
-            scratch.write(&format!("{folder}{name}"), &file(layout, 12 * k, 12));
+            write(scratch, &format!("{folder}{name}"), &file(layout, 12 * k, 12));
         }
     }
 
@@ -266,8 +268,8 @@ mod tests {
 
     #[test]
     fn cifar10_reads_back_from_the_folder_or_its_parent() {
-        let scratch = Scratch::new();
-        write(&scratch, &CIFAR10, "cifar-10-batches-bin/");
+        let scratch = tempdir().unwrap();
+        write_all(&scratch, &CIFAR10, "cifar-10-batches-bin/");
         for dir in [scratch.path().to_owned(), scratch.path().join("cifar-10-batches-bin")] {
             let (train, test) = cifar10(&dir).unwrap();
             assert_eq!((train.len(), test.len()), (60, 12));
@@ -287,32 +289,32 @@ mod tests {
 
     #[test]
     fn cifar100_is_labeled_by_its_fine_classes() {
-        let scratch = Scratch::new();
-        write(&scratch, &CIFAR100, "");
+        let scratch = tempdir().unwrap();
+        write_all(&scratch, &CIFAR100, "");
         let (train, _) = cifar100(scratch.path()).unwrap();
         assert_eq!(train.class_names().len(), 100, "the built-in names");
         assert_eq!(train.class_names()[99], "worm");
-        scratch.write("train.bin", &file(&CIFAR100, 37, 1));
+        write(&scratch, "train.bin", &file(&CIFAR100, 37, 1));
         let (train, _) = cifar100(scratch.path()).unwrap();
         assert_eq!(train.label(0), Some(37));
     }
 
     #[test]
     fn names_come_from_the_file_beside_the_images() {
-        let scratch = Scratch::new();
-        write(&scratch, &CIFAR10, "");
-        scratch.write("batches.meta.txt", b"a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n");
+        let scratch = tempdir().unwrap();
+        write_all(&scratch, &CIFAR10, "");
+        write(&scratch, "batches.meta.txt", b"a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n");
         assert_eq!(cifar10(scratch.path()).unwrap().0.class_names()[9], "j");
-        scratch.write("batches.meta.txt", b"a\nb\n");
+        write(&scratch, "batches.meta.txt", b"a\nb\n");
         assert!(error(cifar10(scratch.path())).contains("2 names for 10 classes"));
     }
 
     #[test]
     fn missing_truncated_and_mislabeled_files_are_named() {
-        let scratch = Scratch::new();
-        write(&scratch, &CIFAR10, "");
+        let scratch = tempdir().unwrap();
+        write_all(&scratch, &CIFAR10, "");
         let broken = |name: &str, bytes: &[u8], expected: &str| {
-            scratch.write(name, bytes);
+            write(&scratch, name, bytes);
             let message = error(cifar10(scratch.path()));
             assert!(message.contains(name) && message.contains(expected), "{message}");
         };
@@ -329,21 +331,21 @@ mod tests {
 
     #[test]
     fn archives_and_the_version_for_python_are_recognized() {
-        let scratch = Scratch::new();
-        scratch.write("cifar-10-binary.tar.gz", b"");
+        let scratch = tempdir().unwrap();
+        write(&scratch, "cifar-10-binary.tar.gz", b"");
         let archive = scratch.path().join("cifar-10-binary.tar.gz");
         let message = error(cifar10(&archive));
         let command = format!("tar -xf {} -C {}", archive.display(), scratch.path().display());
         assert!(message.contains("is a file, not CIFAR-10's folder") && message.contains(&command), "{message}");
         let message = error(cifar10(scratch.path()));
         assert!(message.contains("unpack the archive beside it") && message.contains(&command), "{message}");
-        scratch.write("notes.txt", b"");
+        write(&scratch, "notes.txt", b"");
         let message = error(cifar100(&scratch.path().join("notes.txt")));
         assert!(message.contains("is a file, not CIFAR-100's folder") && message.contains("unpacks to"), "{message}");
-        scratch.write("py/train", b"");
+        write(&scratch, "py/train", b"");
         let message = error(cifar100(&scratch.path().join("py")));
         assert!(message.contains("the version for Python") && message.contains("cifar-100-binary/"), "{message}");
-        scratch.write("above/cifar-10-batches-py/data_batch_1", b"");
+        write(&scratch, "above/cifar-10-batches-py/data_batch_1", b"");
         assert!(error(cifar10(&scratch.path().join("above"))).contains("the version for Python"));
     }
 }

@@ -31,6 +31,7 @@ pub(super) fn read_whole(path: &Path, most: u64) -> Result<Vec<u8>> {
 }
 
 /// The first bytes of an ordinary file: at most `most`, fewer if it is shorter.
+#[cfg(feature = "images")]
 pub(super) fn read_start(path: &Path, most: u64) -> Result<Vec<u8>> {
     files::ordinary(path, HINT)?;
     let failed = |e| Error::io("read", path, e);
@@ -42,12 +43,14 @@ pub(super) fn read_start(path: &Path, most: u64) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::scratch::Scratch;
+    use tempfile::tempdir;
+
+    use crate::data::testing::write;
 
     #[test]
     fn a_file_is_read_whole_up_to_its_bound() {
-        let scratch = Scratch::new();
-        scratch.write("a", &[7; 100]);
+        let scratch = tempdir().unwrap();
+        write(&scratch, "a", &[7; 100]);
         let path = scratch.path().join("a");
         assert_eq!(read_whole(&path, 100).unwrap(), [7; 100]);
         assert_eq!(read_start(&path, 8).unwrap(), [7; 8]);

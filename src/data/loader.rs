@@ -32,7 +32,7 @@ pub struct LoaderOptions {
     pub first_step: usize,
     /// How images are varied, if they are.
     pub augment: Option<Augment>,
-    /// How bytes become numbers.
+    /// How pixels become the network's input.
     pub normalization: Normalization,
     /// Threads that prepare images. One suffices for small images on a CPU; the batches do not depend on it.
     pub threads: usize,
@@ -41,8 +41,8 @@ pub struct LoaderOptions {
 /// Finished batches that wait for the trainer.
 const PREFETCH: usize = 2;
 
-/// An endless iterator over training batches: `[B, 3, S, S]`, normalized, S the side of an image in pixels. It ends only
-/// after it has handed out an error.
+/// An endless iterator over training batches: `[B, C, S, S]`, normalized, C the channels and S the side of an image
+/// in pixels. It ends only after it has handed out an error.
 pub struct Loader {
     /// Gone once the loader is being dropped.
     batches: Option<Receiver<Result<Tensor>>>,
@@ -57,7 +57,8 @@ impl Loader {
     /// Starts preparing batches of `dataset`.
     ///
     /// # Errors
-    /// If there are not enough images for one batch, the options cannot work, or no thread can be started.
+    /// If there are not enough images for one batch, the options cannot work or are for images of other channels, or no
+    /// thread can be started.
     pub fn new(dataset: Arc<dyn Dataset>, options: LoaderOptions) -> Result<Self> {
         let LoaderOptions { batch_size, first_step, threads, .. } = options;
         if batch_size == 0 || batch_size > dataset.len() {
@@ -68,6 +69,7 @@ impl Loader {
             return Err(Error::config("no thread to prepare images with", "choose at least 1"));
         }
         options.augment.map_or(Ok(()), |augment| augment.check())?;
+        options.normalization.check_channels(dataset.channels())?;
         let no_thread = |e: &dyn std::fmt::Display| {
             Error::config(format!("cannot start a thread: {e}"), "end other programs, or raise the limit (ulimit -u)")
         };
@@ -157,7 +159,7 @@ impl Source {
             Some(augment) => augment.draw(size, &mut stream(seed, Purpose::Augment, [epoch as u64, index as u64])),
             None => Crop::whole(size),
         };
-        let mut images = memory.take([indices.len(), 3, size, size]);
+        let mut images = memory.take([indices.len(), self.dataset.channels(), size, size]);
         write_images(&self.dataset, indices, normalization, crop, images.as_mut_slice())?;
         memory.lend(&images);
         Ok(images)
@@ -195,7 +197,7 @@ fn permutation(seed: u64, epoch: usize, n: usize) -> Vec<usize> {
     order
 }
 
-/// Writes the images `indices`, each cut out as `crop` says, into `images`: `[B, 3, S, S]`.
+/// Writes the images `indices`, each cut out as `crop` says, into `images`: `[B, C, S, S]`.
 fn write_images(
     dataset: &dyn Dataset,
     indices: &[usize],
@@ -203,22 +205,25 @@ fn write_images(
     crop: impl Fn(usize) -> Crop + Sync,
     images: &mut [f32],
 ) -> Result<()> {
-    let size = dataset.image_size();
-    let length = 3 * size * size;
-    images.par_chunks_exact_mut(length).zip(indices).try_for_each_init(
-        || vec![0u8; length],
-        |pixels, (image, &index)| {
-            dataset.pixels(index, pixels)?;
-            crop(index).apply(pixels, size, normalization, image);
+    let (size, numbers) = (dataset.image_size(), dataset.numbers());
+    images.par_chunks_exact_mut(numbers).zip(indices).try_for_each_init(
+        || vec![0u8; numbers],
+        |bytes, (image, &index)| {
+            if let Some(floats) = dataset.floats(index) {
+                crop(index).apply(&floats, size, normalization, image);
+                return Ok(());
+            }
+            dataset.pixels(index, bytes)?;
+            crop(index).apply(bytes, size, normalization, image);
             Ok(())
         },
     )
 }
 
-/// The images numbered `range`, `[n, 3, S, S]`, normalized and otherwise as they are: for evaluation.
+/// The images numbered `range`, `[n, C, S, S]`, normalized and otherwise as they are: for evaluation.
 ///
 /// # Errors
-/// If one of them cannot be read.
+/// If one of them cannot be read, or the normalization is one for images of other channels.
 ///
 /// # Panics
 /// If there are fewer images.
@@ -227,8 +232,9 @@ pub fn evaluation_images(
     range: Range<usize>,
     normalization: &Normalization,
 ) -> Result<Vec<f32>> {
+    normalization.check_channels(dataset.channels())?;
     let size = dataset.image_size();
-    let mut images = vec![0.0; range.len() * 3 * size * size];
+    let mut images = vec![0.0; range.len() * dataset.numbers()];
     write_images(dataset, &range.collect::<Vec<_>>(), normalization, |_| Crop::whole(size), &mut images)?;
     Ok(images)
 }
@@ -236,52 +242,30 @@ pub fn evaluation_images(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::testing::Made;
 
     /// 23 images of 8×8, distinct everywhere; image `bad` cannot be read, image `broken` is a bug.
-    #[derive(Default)]
-    struct Few {
-        bad: Option<usize>,
-        broken: Option<usize>,
-    }
-
-    impl Dataset for Few {
-        fn len(&self) -> usize {
-            23
-        }
-        fn image_size(&self) -> usize {
-            8
-        }
-        fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
-            assert!(self.broken != Some(index), "image {index} is broken");
-            if self.bad == Some(index) {
+    fn few(bad: Option<usize>, broken: Option<usize>) -> Arc<dyn Dataset> {
+        Arc::new(Made::new(23, 8, move |index, _, out| {
+            assert!(broken != Some(index), "image {index} is broken");
+            if bad == Some(index) {
                 return Err(Error::file("some/image.png", "is bad", "mend it"));
             }
             out.iter_mut().enumerate().for_each(|(i, v)| *v = (i * 7 + index * 11) as u8);
             Ok(())
-        }
-        fn label(&self, _: usize) -> Option<usize> {
-            None
-        }
-        fn class_names(&self) -> &[String] {
-            &[]
-        }
-        fn describe(&self) -> String {
-            "23 images".to_owned()
-        }
+        }))
     }
 
-    const OPTIONS: LoaderOptions = LoaderOptions {
-        batch_size: 5,
-        seed: 7,
-        first_step: 0,
-        augment: Some(Augment::STOP),
-        // Leaves v/255.
-        normalization: Normalization { mean: [0.0; 3], std: [1.0; 3] },
-        threads: 1,
-    };
+    const fn options(augment: Option<Augment>) -> LoaderOptions {
+        let normalization = Normalization::NONE;
+        LoaderOptions { batch_size: 5, seed: 7, first_step: 0, augment, normalization, threads: 1 }
+    }
+
+    const OPTIONS: LoaderOptions = options(Some(Augment::STOP));
+    const PLAIN: LoaderOptions = options(None);
 
     fn loader(options: LoaderOptions) -> Loader {
-        Loader::new(Arc::new(Few::default()), options).unwrap()
+        Loader::new(few(None, None), options).unwrap()
     }
 
     fn batches(options: LoaderOptions, n: usize) -> Vec<Tensor> {
@@ -297,8 +281,6 @@ mod tests {
     fn indices(batch: &Tensor) -> Vec<usize> {
         batch.as_slice::<f32>().chunks(192).map(|image| (image[0] * 255.0).round() as usize / 11).collect()
     }
-
-    const PLAIN: LoaderOptions = LoaderOptions { augment: None, ..OPTIONS };
 
     #[test]
     fn an_epoch_shows_each_image_once_in_an_order_of_its_own() {
@@ -383,8 +365,7 @@ mod tests {
 
     #[test]
     fn without_augmentation_training_and_evaluation_see_the_same_pixels() {
-        let few = Few::default();
-        let evaluation = evaluation_images(&few, 3..23, &OPTIONS.normalization).unwrap();
+        let evaluation = evaluation_images(&*few(None, None), 3..23, &OPTIONS.normalization).unwrap();
         assert_eq!(evaluation.len(), 20 * 192);
         let training = &batches(LoaderOptions { batch_size: 23, ..PLAIN }, 1)[0];
         for (image, index) in training.as_slice::<f32>().chunks(192).zip(indices(training)) {
@@ -396,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_bad_image_arrives_as_an_error_and_ends_the_batches() {
-        let mut loader = Loader::new(Arc::new(Few { bad: Some(4), broken: None }), OPTIONS).unwrap();
+        let mut loader = Loader::new(few(Some(4), None), OPTIONS).unwrap();
         let error = loader.by_ref().find_map(Result::err).unwrap();
         assert!(error.to_string().contains("some/image.png: is bad"));
         assert!(loader.next().is_none() && loader.next().is_none());
@@ -405,7 +386,7 @@ mod tests {
     #[test]
     fn a_panic_arrives_as_an_error_too() {
         let options = LoaderOptions { batch_size: 23, ..OPTIONS };
-        let mut loader = Loader::new(Arc::new(Few { bad: None, broken: Some(4) }), options).unwrap();
+        let mut loader = Loader::new(few(None, Some(4)), options).unwrap();
         let error = loader.next().unwrap().unwrap_err().to_string();
         assert!(error.contains("step 1") && error.contains("image 4 is broken"), "{error}");
         assert!(loader.next().is_none());
@@ -427,7 +408,7 @@ mod tests {
             (LoaderOptions { threads: 0, ..OPTIONS }, "choose at least 1"),
             (LoaderOptions { augment: Some(Augment { scale: (2.0, 3.0), flip: 0.0 }), ..OPTIONS }, "shares"),
         ] {
-            let error = Loader::new(Arc::new(Few::default()), options).err().unwrap().to_string();
+            let error = Loader::new(few(None, None), options).err().unwrap().to_string();
             assert!(error.contains(expected), "{error}");
         }
     }

@@ -1,5 +1,6 @@
 //! Some images of a data set: a fixed, even choice over its classes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use rand::seq::SliceRandom;
@@ -49,8 +50,16 @@ impl Dataset for Subset {
         self.chosen.len()
     }
 
+    fn channels(&self) -> usize {
+        self.whole.channels()
+    }
+
     fn image_size(&self) -> usize {
         self.whole.image_size()
+    }
+
+    fn floats(&self, index: usize) -> Option<Cow<'_, [f32]>> {
+        self.whole.floats(self.chosen[index])
     }
 
     fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
@@ -74,48 +83,24 @@ impl Dataset for Subset {
     }
 
     fn describe(&self) -> String {
-        match self.len() == self.whole.len() {
-            true => self.whole.describe(),
-            false => format!("an even choice of {} from {}", self.len(), self.whole.describe()),
+        if self.len() == self.whole.len() {
+            return self.whole.describe();
         }
+        format!("an even choice of {} from {}", self.len(), self.whole.describe())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::testing::Made;
 
     /// An image for each of these labels. Its pixels are its number; it cannot be read but without its label.
-    struct Labeled(Vec<Option<usize>>, Vec<String>);
-
-    impl Dataset for Labeled {
-        fn len(&self) -> usize {
-            self.0.len()
-        }
-        fn image_size(&self) -> usize {
-            8
-        }
-        fn pixels(&self, _: usize, _: &mut [u8]) -> Result<()> {
-            Err(crate::Error::config("cannot be read", "do without its label"))
-        }
-        fn unlabeled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
-            out.fill(index as u8);
-            Ok(())
-        }
-        fn label(&self, index: usize) -> Option<usize> {
-            self.0[index]
-        }
-        fn class_names(&self) -> &[String] {
-            &self.1
-        }
-        fn describe(&self) -> String {
-            format!("{} images", self.0.len())
-        }
-    }
-
     fn labeled(labels: Vec<Option<usize>>) -> Arc<dyn Dataset> {
-        let classes = labels.iter().flatten().max().map_or(0, |most| most + 1);
-        Arc::new(Labeled(labels, (0..classes).map(|k| k.to_string()).collect()))
+        Arc::new(Made::labeled(labels, 8, |index, labeled, out| {
+            out.fill(index as u8);
+            if labeled { Err(crate::Error::config("cannot be read", "do without its label")) } else { Ok(()) }
+        }))
     }
 
     /// One class after the other, of these sizes.

@@ -1,5 +1,6 @@
 //! Images whose labels do not count.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::Dataset;
@@ -24,20 +25,20 @@ impl Dataset for Unlabeled {
         self.images.len()
     }
 
+    fn channels(&self) -> usize {
+        self.images.channels()
+    }
+
     fn image_size(&self) -> usize {
         self.images.image_size()
     }
 
+    fn floats(&self, index: usize) -> Option<Cow<'_, [f32]>> {
+        self.images.floats(index)
+    }
+
     fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
         self.images.unlabeled_pixels(index, out)
-    }
-
-    fn label(&self, _: usize) -> Option<usize> {
-        None
-    }
-
-    fn class_names(&self) -> &[String] {
-        &[]
     }
 
     fn describe(&self) -> String {

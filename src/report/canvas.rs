@@ -3,9 +3,6 @@
 
 use std::path::Path;
 
-use image::codecs::png::PngEncoder;
-use image::{ExtendedColorType, ImageEncoder};
-
 use super::color::Rgb;
 use crate::{Error, Result};
 
@@ -36,15 +33,17 @@ impl Canvas {
         Canvas { width, height, pixels: vec![fill; width * height] }
     }
 
-    /// A square image from its planes: `[3, size, size]`, red first, 0 to 255.
+    /// A square image from its planes: `[C, size, size]`, 0 to 255. Of three channels and more, the first are red, green and
+    /// blue; of fewer, the first is gray.
     ///
     /// # Panics
-    /// When `planes` does not hold 3 · size² values.
+    /// When `planes` does not hold C · size² values, or none.
     #[track_caller]
     pub fn from_planes(planes: &[u8], size: usize) -> Self {
-        let area = size * size;
-        assert_eq!(planes.len(), 3 * area, "Canvas::from_planes: {} values for [3, {size}, {size}]", planes.len());
-        let pixels = (0..area).map(|i| [planes[i], planes[area + i], planes[2 * area + i]]).collect();
+        let (n, area) = (planes.len(), size * size);
+        assert!(n > 0 && n.is_multiple_of(area), "Canvas::from_planes: {n} values for [C, {size}, {size}]");
+        let [red, green, blue] = if n >= 3 * area { [0, area, 2 * area] } else { [0; 3] };
+        let pixels = (0..area).map(|i| [planes[red + i], planes[green + i], planes[blue + i]]).collect();
         Canvas { width: size, height: size, pixels }
     }
 
@@ -132,14 +131,20 @@ impl Canvas {
     /// Saves as PNG. An existing file is replaced only once the new one is complete.
     ///
     /// # Errors
-    /// When the canvas is empty, or the file cannot be written.
+    /// When the canvas is empty, the file cannot be written, or the crate is built without the feature `images`.
     pub fn save_png(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let mut png = Vec::new();
-        PngEncoder::new(&mut png)
-            .write_image(self.pixels.as_flattened(), self.width as u32, self.height as u32, ExtendedColorType::Rgb8)
-            .map_err(|e| Error::file(path, format!("cannot be drawn: {e}"), "draw at least one pixel"))?;
-        crate::files::write_whole(path, &png)
+        #[cfg(feature = "images")]
+        {
+            use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+            let (mut png, width, height) = (Vec::new(), self.width as u32, self.height as u32);
+            PngEncoder::new(&mut png)
+                .write_image(self.pixels.as_flattened(), width, height, ExtendedColorType::Rgb8)
+                .map_err(|e| Error::file(path, format!("cannot be drawn: {e}"), "draw at least one pixel"))?;
+            crate::files::write_whole(path, &png)
+        }
+        #[cfg(not(feature = "images"))]
+        Err(Error::file(path, "this build writes no PNG files", "build it with the feature `images`"))
     }
 }
 
@@ -156,6 +161,7 @@ mod tests {
         let canvas = Canvas::from_planes(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], 2);
         assert_eq!(canvas.pixels, [[1, 5, 9], [2, 6, 10], [3, 7, 11], [4, 8, 12]]);
         assert_eq!(canvas.get(0, 1), [3, 7, 11]);
+        assert_eq!(Canvas::from_planes(&[1, 2, 3, 4, 9, 9, 9, 9], 2).pixels, [[1; 3], [2; 3], [3; 3], [4; 3]], "gray");
     }
 
     #[test]
@@ -185,15 +191,17 @@ mod tests {
         assert_eq!(Canvas::tiled(&[], 1, A), Canvas::new(1, 1, A));
     }
 
+    #[cfg(feature = "images")]
     #[test]
     fn a_png_reads_back_as_it_was_drawn() {
-        let path = std::env::temp_dir().join(format!("stop-mim-canvas-{}.png", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("canvas.png");
         let mut canvas = Canvas::new(3, 2, A);
         canvas.paint(Rect { x: 2, y: 0, width: 1, height: 2 }, |_, _, _| B);
         canvas.save_png(&path).unwrap();
         let read = image::open(&path).unwrap().to_rgb8();
         assert_eq!((read.dimensions(), read.as_raw().as_slice()), ((3, 2), canvas.pixels.as_flattened()));
-        std::fs::remove_file(&path).unwrap();
-        assert!(Canvas::new(0, 0, A).save_png(&path).is_err() && !path.exists());
+        let empty = folder.path().join("empty.png");
+        assert!(Canvas::new(0, 0, A).save_png(&empty).is_err() && !empty.exists());
     }
 }

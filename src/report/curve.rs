@@ -338,9 +338,9 @@ mod tests {
 
     #[test]
     fn save_writes_the_file() {
-        let path = std::env::temp_dir().join(format!("stop-mim-curve-{}.svg", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("curve.svg");
         Curve::default().save_svg(&path).unwrap();
         assert!(std::fs::read_to_string(&path).unwrap().starts_with("<svg"));
-        std::fs::remove_file(&path).unwrap();
     }
 }

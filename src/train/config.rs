@@ -140,7 +140,7 @@ impl RunConfig {
         self.model.validate()?;
         check_image_size(self.model.encoder.image_size)?; // before masks, whose check grows with the grid
         self.augment.check()?;
-        self.normalization.map_or(Ok(()), |normalization| normalization.check())?;
+        self.normalization.as_ref().map_or(Ok(()), Normalization::check)?;
         match &self.masking {
             Masking::Blocks(blocks) => {
                 let side = self.model.encoder.grid();

@@ -167,15 +167,14 @@ fn steps(
     let Watch { diagnose_every, every_number } = watch;
     let done = *whole;
     let (lr, weight_decay, ema) = config.schedules();
-    let measured = || no_panic(done + 1, || splits.normalization());
-    let normalization = config.normalization.map_or_else(measured, Ok)?;
+    let normalization = no_panic(done + 1, || splits.normalization_or(config.normalization.as_ref()))?;
     let held_out = Unlabeled::new(Arc::new(Subset::even(splits.test.clone(), HELD_OUT)));
     let options = LoaderOptions {
         batch_size: config.batch,
         seed: config.seed,
         first_step: done,
         augment: Some(config.augment),
-        normalization,
+        normalization: normalization.clone(),
         threads: 1,
     };
     let images = splits.train.len() as f64;
@@ -414,11 +413,8 @@ mod tests {
         let few = |images: &Arc<dyn Dataset>, len, bad, panics| -> Arc<dyn Dataset> {
             Arc::new(Few { images: images.clone(), len, bad, panics })
         };
-        let splits = Splits {
-            train: few(&shapes.train, 60, train.0, train.1),
-            test: few(&shapes.test, test.0, test.1, test.2),
-            published: None,
-        };
+        let train = few(&shapes.train, 60, train.0, train.1);
+        let splits = Splits::new(train, few(&shapes.test, test.0, test.1, test.2));
         (config, trainer, splits)
     }
 

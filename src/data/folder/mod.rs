@@ -53,7 +53,7 @@ use rayon::prelude::*;
 use self::layout::{Class, HINT, Layout, layout};
 use self::walk::{Listing, walk};
 use super::picture::{self, check_start, decode};
-use super::{BadImages, Dataset, OpenOptions, check_image_size, memory};
+use super::{BadImages, Dataset, OpenOptions, check_image_size, free_memory};
 use crate::{Error, Result};
 
 /// Bad files that one error names.
@@ -139,7 +139,7 @@ pub fn open(dir: &Path, size: usize, options: impl Into<OpenOptions>) -> Result<
     // Each split may keep its share of what may be kept.
     let [n_train, n_test] =
         [&train, &test].map(|classes| classes.iter().map(|class| class.images.len()).sum::<usize>());
-    let bytes = options.cache.unwrap_or_else(memory::share) as u128;
+    let bytes = options.cache.unwrap_or_else(free_memory::share) as u128;
     let kept = |n: usize| (bytes * n as u128 / (n_train + n_test) as u128 / (3 * size * size) as u128).min(n as u128);
     let folder = |split, classes, kept, left_out| {
         let mut folder = Folder::new(dir, size, classes, kept as usize, options.bad_images);
@@ -540,7 +540,9 @@ impl Dataset for Folder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::scratch::Scratch;
+    use tempfile::tempdir;
+
+    use crate::data::testing::{pixels, write};
     use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
 
     /// The file that `image` makes.
@@ -554,25 +556,19 @@ mod tests {
         RgbImage::from_pixel(width, height, Rgb(color))
     }
 
-    fn pixels(folder: &Folder, index: usize) -> Vec<u8> {
-        let mut out = vec![0; 3 * folder.size * folder.size];
-        folder.pixels(index, &mut out).unwrap();
-        out
-    }
-
     #[test]
     fn png_jpeg_gray_and_16_bit_files_become_planes_of_rgb() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let red = [200, 10, 30];
-        scratch.write("train/b/1.png", &encoded(plain(8, 8, red), ImageFormat::Png));
-        scratch.write("train/b/2.JPG", &encoded(plain(20, 8, red), ImageFormat::Jpeg));
+        write(&scratch, "train/b/1.png", &encoded(plain(8, 8, red), ImageFormat::Png));
+        write(&scratch, "train/b/2.JPG", &encoded(plain(20, 8, red), ImageFormat::Jpeg));
         let gray = GrayImage::from_pixel(9, 9, Luma([77]));
-        scratch.write("train/a/gray.png", &encoded(gray, ImageFormat::Png));
+        write(&scratch, "train/a/gray.png", &encoded(gray, ImageFormat::Png));
         let deep = DynamicImage::ImageRgba8(DynamicImage::from(plain(8, 8, red)).into_rgba8()).into_rgba16();
-        scratch.write("train/b/3.png", &encoded(deep, ImageFormat::Png));
-        scratch.write("train/b/notes.txt", b"not an image");
+        write(&scratch, "train/b/3.png", &encoded(deep, ImageFormat::Png));
+        write(&scratch, "train/b/notes.txt", b"not an image");
         for class in ["a", "b"] {
-            scratch.write(&format!("val/{class}/x.png"), &encoded(plain(8, 8, red), ImageFormat::Png));
+            write(&scratch, &format!("val/{class}/x.png"), &encoded(plain(8, 8, red), ImageFormat::Png));
         }
         let (train, test) = open(scratch.path(), 8, BadImages::Skip).unwrap();
         assert_eq!((train.len(), test.len()), (4, 2));
@@ -589,10 +585,10 @@ mod tests {
 
     #[test]
     fn what_is_held_out_is_in_no_other_split() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         for k in 0..10 {
-            scratch.write(&format!("a/{k}.png"), &encoded(plain(8, 8, [k; 3]), ImageFormat::Png));
-            scratch.write(&format!("b/deep/er/{k}.png"), &encoded(plain(8, 8, [100 + k; 3]), ImageFormat::Png));
+            write(&scratch, &format!("a/{k}.png"), &encoded(plain(8, 8, [k; 3]), ImageFormat::Png));
+            write(&scratch, &format!("b/deep/er/{k}.png"), &encoded(plain(8, 8, [100 + k; 3]), ImageFormat::Png));
         }
         let (train, test) = open(scratch.path(), 8, BadImages::Refuse).unwrap();
         assert_eq!((train.len(), test.len()), (16, 4));
@@ -607,12 +603,12 @@ mod tests {
 
     #[test]
     fn every_image_under_a_folder_with_its_path() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         for (k, name) in ["top.png", "train/b/1.png", "train/a/2.png", "val/x.png"].into_iter().enumerate() {
-            scratch.write(name, &encoded(plain(8, 8, [k as u8; 3]), ImageFormat::Png));
+            write(&scratch, name, &encoded(plain(8, 8, [k as u8; 3]), ImageFormat::Png));
         }
-        scratch.write("late.png", &encoded(plain(8, 8, [7; 3]), ImageFormat::Png)[..60]);
-        scratch.write("early.png", b"hello");
+        write(&scratch, "late.png", &encoded(plain(8, 8, [7; 3]), ImageFormat::Png)[..60]);
+        write(&scratch, "early.png", b"hello");
         let folder = open_all(scratch.path(), 8, BadImages::Skip).unwrap();
         let paths: Vec<_> = (0..folder.len()).map(|k| folder.path(k).to_str().unwrap()).collect();
         assert_eq!(paths, ["late.png", "top.png", "train/a/2.png", "train/b/1.png", "val/x.png"]);
@@ -635,9 +631,9 @@ mod tests {
     #[test]
     fn a_list_of_files_is_known_again_wherever_it_lies_and_whatever_is_in_them() {
         let identity = |names: &[(&str, usize)]| {
-            let scratch = Scratch::new();
+            let scratch = tempdir().unwrap();
             let whole = encoded(plain(8, 8, [9; 3]), ImageFormat::Png);
-            names.iter().for_each(|(name, bytes)| scratch.write(name, &whole[..whole.len().min(*bytes)]));
+            names.iter().for_each(|(name, bytes)| write(&scratch, name, &whole[..whole.len().min(*bytes)]));
             let (train, test) = open(scratch.path(), 8, BadImages::Skip).unwrap();
             train.unlabeled_pixels(0, &mut [0; 192]).unwrap();
             (train.identity(), test.identity())
@@ -655,9 +651,9 @@ mod tests {
 
     #[test]
     fn an_image_is_decoded_once() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         for k in 0..2 {
-            scratch.write(&format!("a/{k}.png"), &encoded(plain(8, 8, [9; 3]), ImageFormat::Png));
+            write(&scratch, &format!("a/{k}.png"), &encoded(plain(8, 8, [9; 3]), ImageFormat::Png));
         }
         let (train, _) = open(scratch.path(), 8, BadImages::Skip).unwrap();
         let first = pixels(&train, 0);
@@ -667,8 +663,8 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_than_was_said() {
-        let scratch = Scratch::new();
-        (0..10).for_each(|k| scratch.write(&format!("{k}.png"), &encoded(plain(8, 8, [k; 3]), ImageFormat::Png)));
+        let scratch = tempdir().unwrap();
+        (0..10).for_each(|k| write(&scratch, &format!("{k}.png"), &encoded(plain(8, 8, [k; 3]), ImageFormat::Png)));
         let kept = |cache| {
             let (train, test) = open(scratch.path(), 8, OpenOptions { cache, ..OpenOptions::default() }).unwrap();
             (0..train.len()).for_each(|k| drop(pixels(&train, k)));
@@ -684,14 +680,14 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let message = |size| open(scratch.path(), size, BadImages::Skip).err().expect("must fail").to_string();
         assert!(message(8).contains("no images in here\n  expected CLASS/NAME.jpg"));
-        scratch.write("a/readme.txt", b"");
+        write(&scratch, "a/readme.txt", b"");
         assert!(message(8).contains("no images in here"));
-        scratch.write("a/1.png", b"hello");
+        write(&scratch, "a/1.png", b"hello");
         assert!(message(8).contains("holds a single image"));
-        scratch.write("a/2.png", b"hello");
+        write(&scratch, "a/2.png", b"hello");
         let error = message(8);
         assert!(error.contains("1.png: it is no image of a known format"), "{error}");
     }

@@ -214,19 +214,21 @@ fn unreadable(feature: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::scratch::Scratch;
+    use tempfile::{TempDir, tempdir};
 
-    fn images(scratch: &Scratch) -> Vec<String> {
+    use crate::data::testing::write;
+
+    fn images(scratch: &TempDir) -> Vec<String> {
         walk(scratch.path()).unwrap().images.iter().map(|path| path.to_str().unwrap().to_owned()).collect()
     }
 
     #[test]
     fn every_depth_in_the_order_of_paths() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         for name in
             ["b/z.png", "b/deep/er/a.JPG", "a-1/x.bmp", "a/y.jpeg", "top.png", "a/.hidden.png", "__MACOSX/a/._y.png"]
         {
-            scratch.write(name, b"");
+            write(&scratch, name, b"");
         }
         // By component: what is in `a` before what is in `a-1`, although '-' is less than '/'.
         assert_eq!(images(&scratch), ["a/y.jpeg", "a-1/x.bmp", "b/deep/er/a.JPG", "b/z.png", "top.png"]);
@@ -234,10 +236,10 @@ mod tests {
 
     #[test]
     fn what_is_passed_over_is_counted_by_kind() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         assert_eq!(walk(scratch.path()).unwrap().passed_over(), None);
         for name in ["a/1.TXT", "2.txt", "b/c/3.txt", "4.tif", "LICENSE", "odd.\u{1b}[2J", "5.png"] {
-            scratch.write(name, b"");
+            write(&scratch, name, b"");
         }
         let found = walk(scratch.path()).unwrap();
         let said = "passed over 6 files: 3 .txt, 1 .tif (not read here), 1 with other names, 1 without an extension";
@@ -246,16 +248,16 @@ mod tests {
         assert_eq!(refused.len(), 1);
         assert!(refused[0].to_string().contains("4.tif: one of 1 .tif files, not read here"), "{}", refused[0]);
         for k in 0..20 {
-            scratch.write(&format!("x.k{k}"), b"");
+            write(&scratch, &format!("x.k{k}"), b"");
         }
         assert!(walk(scratch.path()).unwrap().passed_over().unwrap().ends_with(", 16 of other kinds"));
     }
 
     #[test]
     fn a_file_is_no_folder_and_an_archive_is_to_be_unpacked() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         for (name, hint) in [("a.zip", "unzip "), ("a.tar.gz", "tar -xf "), ("a.png", "the folder that it lies in")] {
-            scratch.write(name, b"");
+            write(&scratch, name, b"");
             let error = walk(&scratch.path().join(name)).err().unwrap().to_string();
             assert!(error.contains("is a file, not a folder") && error.contains(hint), "{error}");
         }
@@ -266,10 +268,10 @@ mod tests {
     #[test]
     fn links_are_followed_but_not_in_circles() {
         use std::os::unix::fs::symlink;
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let at = |name: &str| scratch.path().join(name);
-        scratch.write("a/1.png", b"");
-        scratch.write("b/2.png", b"");
+        write(&scratch, "a/1.png", b"");
+        write(&scratch, "b/2.png", b"");
         symlink("../b", at("a/to-b")).unwrap();
         symlink("..", at("a/up")).unwrap();
         symlink(".", at("a/self")).unwrap();
@@ -285,9 +287,9 @@ mod tests {
     #[test]
     fn links_that_multiply_are_refused() {
         use std::os::unix::fs::symlink;
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         for k in 0..30 {
-            scratch.write(&format!("{k:02}/x.png"), b"");
+            write(&scratch, &format!("{k:02}/x.png"), b"");
             for link in ["l", "m"] {
                 symlink(format!("../{:02}", k + 1), scratch.path().join(format!("{k:02}/{link}"))).unwrap();
             }
@@ -298,10 +300,10 @@ mod tests {
 
     #[test]
     fn what_lies_too_deep_is_reported() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         let deep = vec!["d"; DEEPEST - 1].join("/");
-        scratch.write(&format!("{deep}/seen.png"), b"");
-        scratch.write(&format!("{deep}/d/not-seen.png"), b"");
+        write(&scratch, &format!("{deep}/seen.png"), b"");
+        write(&scratch, &format!("{deep}/d/not-seen.png"), b"");
         let found = walk(scratch.path()).unwrap();
         assert_eq!(found.images.len(), 1);
         assert!(found.bad[0].to_string().contains("lies too deep"));

@@ -234,7 +234,7 @@ impl Said {
             Error::file(file.path(), problem, "give a checkpoint that this version of the program wrote")
         };
         let said: Said = serde_json::from_str(config).map_err(|e| unusable(&e.to_string()))?;
-        if let Some(Err(error)) = said.normalization.map(|normalization| normalization.check()) {
+        if let Some(Err(error)) = said.normalization.as_ref().map(Normalization::check) {
             return Err(unusable(error.to_string().lines().next().unwrap_or_default()));
         }
         Ok(Some(said))

@@ -94,7 +94,7 @@ impl PretrainedEncoder {
 }
 
 /// How images are normalized, by who said so. This is the one place that decides it for whatever is read from a file.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Preprocessing {
     /// The user.
     Asked(Normalization),
@@ -109,7 +109,7 @@ pub enum Preprocessing {
 impl Preprocessing {
     /// As the run that the weights are of had it, or as is usual for weights from elsewhere.
     pub fn of(run: Option<&Said>) -> Self {
-        run.map_or(Preprocessing::ImageNet, |run| Self::of_run(run.normalization))
+        run.map_or(Preprocessing::ImageNet, |run| Self::of_run(run.normalization.clone()))
     }
 
     /// As a run had it, whose configuration says this.
@@ -118,9 +118,11 @@ impl Preprocessing {
     }
 
     /// With what; `None`: with what the data set suggests.
-    pub fn said(self) -> Option<Normalization> {
+    pub fn said(&self) -> Option<Normalization> {
         match self {
-            Preprocessing::Asked(normalization) | Preprocessing::Checkpoint(normalization) => Some(normalization),
+            Preprocessing::Asked(normalization) | Preprocessing::Checkpoint(normalization) => {
+                Some(normalization.clone())
+            }
             Preprocessing::ImageNet => Some(Normalization::IMAGENET),
             Preprocessing::Images => None,
         }
@@ -130,7 +132,7 @@ impl Preprocessing {
     ///
     /// # Errors
     /// If it has to be measured, and an image cannot be read.
-    pub fn on(self, splits: &Splits) -> Result<Normalization> {
-        self.said().map_or_else(|| splits.normalization(), Ok)
+    pub fn on(&self, splits: &Splits) -> Result<Normalization> {
+        splits.normalization_or(self.said().as_ref())
     }
 }

@@ -76,29 +76,31 @@ fn group_limit(proc: &Path, cgroup: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::scratch::Scratch;
+    use tempfile::{TempDir, tempdir};
+
+    use crate::data::testing::write;
 
     const MIB: u64 = 1 << 20;
 
-    fn found(scratch: &Scratch) -> Option<u64> {
+    fn found(scratch: &TempDir) -> Option<u64> {
         free(&scratch.path().join("proc"), &scratch.path().join("cgroup"))
     }
 
     #[test]
     fn the_least_of_all_accounts_counts() {
-        let scratch = Scratch::new();
+        let scratch = tempdir().unwrap();
         assert_eq!(found(&scratch), None);
-        scratch.write("proc/meminfo", b"MemTotal:       16000 kB\nMemAvailable:    8192 kB\nSwapFree: 9 kB\n");
+        write(&scratch, "proc/meminfo", b"MemTotal:       16000 kB\nMemAvailable:    8192 kB\nSwapFree: 9 kB\n");
         assert_eq!(found(&scratch), Some(8 * MIB));
         // A group without a limit, in one with a limit.
-        scratch.write("proc/self/cgroup", b"0::/a/b\n");
-        scratch.write("cgroup/a/b/memory.max", b"max\n");
+        write(&scratch, "proc/self/cgroup", b"0::/a/b\n");
+        write(&scratch, "cgroup/a/b/memory.max", b"max\n");
         assert_eq!(found(&scratch), Some(8 * MIB));
-        scratch.write("cgroup/a/memory.max", b"7340032\n");
+        write(&scratch, "cgroup/a/memory.max", b"7340032\n");
         assert_eq!(found(&scratch), Some(7 * MIB));
         // Version 1, with a path that is not to be seen from inside.
-        scratch.write("proc/self/cgroup", b"12:cpu,cpuacct:/x\n5:memory:/outside\n");
-        scratch.write("cgroup/memory/memory.limit_in_bytes", b"6291456\n");
+        write(&scratch, "proc/self/cgroup", b"12:cpu,cpuacct:/x\n5:memory:/outside\n");
+        write(&scratch, "cgroup/memory/memory.limit_in_bytes", b"6291456\n");
         assert_eq!(found(&scratch), Some(6 * MIB));
         let limits = |space: &str, data: &str| {
             let text = format!(
@@ -106,9 +108,9 @@ mod tests {
                  Max data size             {data}            unlimited            bytes\n\
                  Max address space         {space}           unlimited            bytes\n"
             );
-            scratch.write("proc/self/limits", text.as_bytes());
+            write(&scratch, "proc/self/limits", text.as_bytes());
         };
-        scratch.write("proc/self/status", b"Name:\tx\nVmSize:\t    1024 kB\nVmData:\t     512 kB\n");
+        write(&scratch, "proc/self/status", b"Name:\tx\nVmSize:\t    1024 kB\nVmData:\t     512 kB\n");
         limits("unlimited", "unlimited");
         assert_eq!(found(&scratch), Some(6 * MIB));
         limits("6291456", "unlimited");
