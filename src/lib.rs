@@ -46,7 +46,7 @@
 //! |---|---|---|
 //! | 8 | `cli` | the command line, one file for each subcommand (feature `cli`) |
 //! | 7 | [`report`] | pictures, curves, tables |
-//! | 6 | [`train`], [`eval`], [`lab`] | Algorithm 1, schedules, checkpoints; linear probe, k-NN, effective rank; the paper's statements, tested |
+//! | 6 | [`train`], [`eval`], [`lab`], `runs` | Algorithm 1, schedules, checkpoints; linear probe, k-NN, effective rank; the paper's statements, tested; a run's folder (feature `checkpoint`) |
 //! | 5 | [`methods`], [`data`] | I-JEPA, StoP, MAE; CIFAR, folders, procedural shapes |
 //! | 4 | [`paper`] | the equations, the masks |
 //! | 3 | [`vit`], [`nn`] | blocks, encoder, predictor; layers, parameters, AdamW, moving average |
@@ -58,6 +58,9 @@
 //!
 //! [`paper`] beside the PDF; [`train`]'s `algorithm_1.rs`, which is the paper's Algorithm 1 line by line;
 //! [`methods`], where I-JEPA and StoP differ in one function; then from the ground up.
+
+#[macro_use]
+mod named;
 
 pub mod autograd;
 pub mod data;
@@ -71,6 +74,8 @@ pub mod nn;
 pub mod paper;
 pub mod report;
 pub mod rng;
+#[cfg(feature = "checkpoint")]
+pub mod runs;
 pub mod tensor;
 pub mod train;
 pub mod vit;

@@ -145,7 +145,8 @@ fn features_of_weights_from_elsewhere() {
     );
     scratch.said("probe weights --preset toy --image-size 16 --partial", 1, &["--data"]);
     let wrong = "patch_embed.proj.weight is [128, 3, 4, 4] instead of";
-    scratch.said("probe weights --preset vit-b16 --data shapes", 1, &[wrong]);
+    let hint = "(--preset, --image-size, --patch, --dim, --depth; read by probe and features without --preset)";
+    scratch.said("probe weights --preset vit-b16 --data shapes", 1, &[wrong, hint, "; --partial reads what fits"]);
     let probe = "probe weights --preset toy --image-size 16 --partial --data shapes --probe-images 20,20";
     scratch.said(probe, 0, &["blocks.0.ls1.gamma"]);
     for (flags, code, said) in [

@@ -1,41 +1,117 @@
 //! An encoder out of a file: a run's checkpoint, or weights from elsewhere.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
 
-use super::options::{Preprocessing, ReadArgs};
-use crate::data::check_image_size;
-use crate::nn::{LinearInit, Params};
+use super::flags::{colors, flag};
+use super::options::SizeArgs;
+use crate::data::{Normalization, check_image_size};
+use crate::error::renamed;
+use crate::nn::LinearInit;
 use crate::train::checkpoint;
-use crate::train::weights::{LoadedEncoder, is_checkpoint, load_encoder, sizes_of};
-use crate::vit::{Encoder, EncoderConfig, Preset};
-use crate::{Error, Result};
+use crate::train::safetensors::Fit;
+use crate::train::weights::{
+    InitOptions, InitReport, LoadedEncoder, Preprocessing, PretrainedEncoder, is_checkpoint, load_encoder, sizes_of,
+};
+use crate::vit::EncoderConfig;
+use crate::{Result, data};
+
+/// How an encoder is read from a file, and how the pixels that it sees are normalized.
+#[derive(Args, Clone, Debug)]
+pub struct ReadArgs {
+    /// Which encoder of several in FILE: what stands before its names, such as student.backbone [default: found out].
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// Read what fits, and say what was left out, instead of refusing a file that does not fit exactly.
+    #[arg(long)]
+    partial: bool,
+    /// Interpolate positions that are on another grid than --image-size and --patch make, as the official code does.
+    #[arg(long)]
+    interpolate_positions: bool,
+    /// Mean of red, green and blue (of pixels from 0 to 1) that images are normalized with [default: a checkpoint's own;
+    /// ImageNet's for other weights; without weights published or measured].
+    #[arg(long, requires = "std", value_name = "R,G,B", value_parser = colors, allow_hyphen_values = true)]
+    mean: Option<[f32; 3]>,
+    /// Standard deviation of red, green and blue, likewise.
+    #[arg(long, requires = "mean", value_name = "R,G,B", value_parser = colors, allow_hyphen_values = true)]
+    std: Option<[f32; 3]>,
+}
+
+impl ReadArgs {
+    /// How the file is to be read.
+    pub fn options(&self) -> InitOptions {
+        InitOptions {
+            fit: if self.partial { Fit::Partial } else { Fit::Strict },
+            prefix: self.prefix.clone(),
+            interpolate_positions: self.interpolate_positions,
+        }
+    }
+
+    /// How images are normalized, if flags say so.
+    fn asked(&self) -> Result<Option<Preprocessing>> {
+        let Some((mean, std)) = self.mean.zip(self.std) else { return Ok(None) };
+        let normalization = Normalization::new(mean, std);
+        normalization.check()?;
+        Ok(Some(Preprocessing::Asked(normalization)))
+    }
+}
+
+/// Who said how images are normalized.
+pub fn source(preprocessing: &Preprocessing) -> &'static str {
+    match preprocessing {
+        Preprocessing::Asked(_) => "as asked, with --mean and --std",
+        Preprocessing::Checkpoint(_) => "the checkpoint's own",
+        Preprocessing::ImageNet => "ImageNet's; --mean and --std choose others",
+        Preprocessing::Images => "the images' own, as the checkpoint says nothing",
+    }
+}
+
+/// Says how these images are normalized, and gives that.
+///
+/// # Errors
+/// If it has to be measured, and an image cannot be read.
+pub fn normalization(preprocessing: &Preprocessing, splits: &data::Splits) -> Result<Normalization> {
+    let normalization = preprocessing.on(splits)?;
+    let Normalization { mean, std } = &normalization;
+    say!("images are normalized with mean {mean:?}, std {std:?}: {}", source(preprocessing));
+    Ok(normalization)
+}
+
+/// What a run begins with.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Beginning")]
+#[command(mut_arg("prefix", |arg| arg.requires("init")), mut_arg("partial", |arg| arg.requires("init")))]
+#[command(mut_arg("interpolate_positions", |arg| arg.requires("init")))]
+pub struct StartArgs {
+    /// Begin with the encoder in a safetensors file (and its predictor, where it has one of these sizes): a checkpoint, or
+    /// weights from elsewhere under their published names. Without it, the seed draws all weights.
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
+    /// How it is read.
+    #[command(flatten)]
+    pub read: ReadArgs,
+}
+
+impl StartArgs {
+    /// How images are normalized, if these flags or the weights, which were `read`, say so.
+    ///
+    /// # Errors
+    /// When it cannot be done so.
+    pub fn preprocessing(&self, read: Option<&InitReport>) -> Result<Option<Preprocessing>> {
+        Ok(self.read.asked()?.or(read.map(|read| Preprocessing::of(read.run.as_ref()))))
+    }
+}
 
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("preset", |arg| arg.help("Sizes of the encoder; the flags below change single ones [default: those of \
+    FILE, which says all but --heads]")))]
 pub struct EncoderArgs {
     /// A checkpoint.safetensors that pretrain wrote, or any safetensors file with a ViT under the names of the official
     /// code, timm or the transformers library, behind any prefix.
     pub file: PathBuf,
-    /// Sizes of the encoder [default: those of FILE, which says all but --heads].
-    #[arg(long, value_enum)]
-    preset: Option<Preset>,
-    /// Side of the images in pixels [default: the preset's, or FILE's].
-    #[arg(long, value_name = "PIXELS")]
-    image_size: Option<usize>,
-    /// Side of a patch in pixels [default: likewise].
-    #[arg(long, value_name = "PIXELS")]
-    patch: Option<usize>,
-    /// Width of a token [default: likewise].
-    #[arg(long)]
-    dim: Option<usize>,
-    /// Blocks [default: likewise].
-    #[arg(long)]
-    depth: Option<usize>,
-    /// Attention heads [default: the preset's, or a checkpoint's; other weights do not say].
-    #[arg(long)]
-    heads: Option<usize>,
+    #[command(flatten)]
+    size: SizeArgs,
     /// Width of the hidden layer of an MLP [default: the preset's, or FILE's].
     #[arg(long)]
     mlp_dim: Option<usize>,
@@ -43,19 +119,11 @@ pub struct EncoderArgs {
     read: ReadArgs,
 }
 
-/// Says a line on standard error, where it can be said.
-fn note(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}"); // not a reason to end
-}
-
 /// An encoder, and what is known about it.
 pub struct Opened {
     /// For a headline.
     pub what: String,
-    /// What is computed.
-    pub encoder: Encoder,
-    /// With what.
-    pub params: Params,
+    pub model: PretrainedEncoder,
     /// The images it was trained on, if that is known.
     pub data: Option<String>,
     /// How its images are normalized.
@@ -73,60 +141,102 @@ impl EncoderArgs {
     /// When the file cannot be read or does not fit.
     pub fn load(&self) -> Result<Opened> {
         let asked = self.read.asked()?;
-        let found = if self.is_plain() && is_checkpoint(&self.file)? { self.checkpoint() } else { self.weights() }?;
+        let InitOptions { fit, prefix, interpolate_positions } = self.read.options();
+        let read_as_weights = fit == Fit::Partial || prefix.is_some() || interpolate_positions;
+        let plain = !self.size.any() && self.mlp_dim.is_none() && !read_as_weights;
+        let found = if plain && is_checkpoint(&self.file)? { self.checkpoint() } else { self.weights() }?;
         Ok(Opened { preprocessing: asked.unwrap_or(found.preprocessing), ..found })
-    }
-
-    /// Whether no flag says how the file is to be read.
-    fn is_plain(&self) -> bool {
-        let sizes = [self.image_size, self.patch, self.dim, self.depth, self.heads, self.mlp_dim];
-        let ReadArgs { partial, interpolate_positions, prefix, .. } = &self.read;
-        let read_as_weights = *partial || *interpolate_positions || prefix.is_some();
-        self.preset.is_none() && sizes.iter().all(Option::is_none) && !read_as_weights
     }
 
     fn checkpoint(&self) -> Result<Opened> {
         let saved = checkpoint::load(&self.file)?;
-        let what = format!("{} after {} steps", saved.config.model.method.name(), saved.step);
-        let (params, seed) = (saved.params.target.unwrap_or(saved.params.encoder), saved.config.seed);
-        let (encoder, linear_init) = (saved.model.encoder, saved.config.model.linear_init);
-        let (data, preprocessing) = (Some(saved.config.data), Preprocessing::of_run(saved.config.normalization));
-        Ok(Opened { what, encoder, params, data, preprocessing, linear_init, seed })
+        Ok(Opened {
+            what: format!("{} after {} steps", saved.config.model.method.name(), saved.step),
+            model: PretrainedEncoder {
+                encoder: saved.model.encoder,
+                params: saved.params.target.unwrap_or(saved.params.encoder),
+            },
+            data: Some(saved.config.data),
+            preprocessing: Preprocessing::of_run(saved.config.normalization),
+            linear_init: saved.config.model.linear_init,
+            seed: saved.config.seed,
+        })
     }
 
     fn weights(&self) -> Result<Opened> {
-        let sizes = match self.preset {
-            Some(preset) => EncoderConfig { heads: self.heads.unwrap_or(preset.sizes().0.heads), ..preset.sizes().0 },
-            None => sizes_of(&self.file, self.read.prefix.as_deref(), self.heads)?,
+        let options = self.read.options();
+        let sizes = match self.size.preset {
+            Some(preset) => preset.into(),
+            None => sizes_of(&self.file, options.prefix.as_deref(), self.size.heads)?,
         };
-        let dim = self.dim.unwrap_or(sizes.dim);
-        if dim == 0 {
-            return Err(Error::config("an encoder of width 0", "choose --dim, or leave it out"));
+        let mut sizes: EncoderConfig = self.size.apply(sizes);
+        if let Some(mlp_dim) = self.mlp_dim {
+            sizes.mlp_ratio = mlp_dim as f64 / sizes.dim as f64;
         }
-        let sizes = EncoderConfig {
-            image_size: self.image_size.unwrap_or(sizes.image_size),
-            patch_size: self.patch.unwrap_or(sizes.patch_size),
-            dim,
-            depth: self.depth.unwrap_or(sizes.depth),
-            mlp_ratio: self.mlp_dim.map_or(sizes.mlp_ratio, |mlp_dim| mlp_dim as f64 / dim as f64),
-            ..sizes
-        };
         check_image_size(sizes.image_size)?; // before the encoder is made, which grows with it
-        let loaded = load_encoder(&self.file, &sizes, &self.read.options())?;
+        let loaded = load_encoder(&self.file, &sizes, &options)?;
         let LoadedEncoder { encoder, params, prefix, tensors, left_out, notes, run } = loaded;
         let file = self.file.display();
-        notes.iter().for_each(|line| note(&format!("{file}: {line}")));
+        notes.iter().for_each(|line| note!("{file}: {}", renamed(line, flag)));
         if !left_out.is_empty() {
-            note(&format!("{file}: left out, and the model's own values kept:"));
-            left_out.iter().for_each(|mismatch| note(&format!("    {mismatch}")));
+            note!("{file}: left out, and the model's own values kept:");
+            left_out.iter().for_each(|mismatch| note!("    {mismatch}"));
         }
         let read = tensors - left_out.iter().filter(|m| m.in_model()).count();
         let usual = if encoder.config().class_token { LinearInit::Xavier } else { LinearInit::Normal };
         let names = if prefix.is_empty() { String::new() } else { format!(" ({}*)", prefix.escape_debug()) };
-        let what = format!("{read} of {tensors} tensors from {file}{names}");
-        let preprocessing = Preprocessing::of(run.as_ref());
-        let (linear_init, seed) = run.as_ref().map_or((usual, 0), |run| (run.linear_init(), run.seed));
-        let data = run.map(|run| run.data);
-        Ok(Opened { what, encoder, params, data, preprocessing, linear_init, seed })
+        Ok(Opened {
+            what: format!("{read} of {tensors} tensors from {file}{names}"),
+            model: PretrainedEncoder { encoder, params },
+            preprocessing: Preprocessing::of(run.as_ref()),
+            linear_init: run.as_ref().map_or(usual, |run| run.linear_init()),
+            seed: run.as_ref().map_or(0, |run| run.seed),
+            data: run.map(|run| run.data),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::vit::Preset;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        start: StartArgs,
+    }
+
+    #[test]
+    fn what_is_asked_for_comes_before_what_the_file_says_and_that_before_imagenet() {
+        let of = |args: &str, run: Option<Option<Normalization>>| {
+            let said = |normalization: Option<Normalization>| {
+                let model = serde_json::json!({ "encoder": Preset::Toy.sizes().0, "linear_init": LinearInit::Normal });
+                let run =
+                    serde_json::json!({ "data": "shapes", "seed": 0, "normalization": normalization, "model": model });
+                serde_json::from_value(run).unwrap()
+            };
+            let start = Line::parse_from(std::iter::once("x").chain(args.split_whitespace())).start;
+            let read = start.init.as_ref().map(|_| InitReport { lines: Vec::new(), run: run.map(said) });
+            start.preprocessing(read.as_ref())
+        };
+        let asked = Normalization::new([0.5, -0.25, 0.0], [1.0, 2.0, 0.5]);
+        let (own, flags) = (Normalization::CIFAR10, "--mean 0.5,-0.25,0 --std 1,2,0.5");
+        assert_eq!(of("", None).unwrap(), None);
+        assert_eq!(of(flags, None).unwrap(), Some(Preprocessing::Asked(asked.clone())));
+        let own_run = || Some(Some(own.clone()));
+        assert_eq!(of(&format!("--init f {flags}"), own_run()).unwrap(), Some(Preprocessing::Asked(asked)));
+        assert_eq!(of("--init f", own_run()).unwrap(), Some(Preprocessing::Checkpoint(own.clone())));
+        assert_eq!(of("--init f", Some(None)).unwrap(), Some(Preprocessing::Images), "a checkpoint of 0.1.0");
+        assert_eq!(of("--init f", None).unwrap(), Some(Preprocessing::ImageNet));
+        for bad in ["--mean nan,0,0 --std 1,1,1", "--mean 0,0,0 --std 1,0,1", "--mean 0,0,0 --std=-1,1,1"] {
+            assert!(of(bad, None).is_err(), "{bad}");
+        }
+        for alone in ["--partial", "--prefix a", "--interpolate-positions", "--mean 1,1,1", "--std 1,1,1"] {
+            let line = std::iter::once("x").chain(alone.split_whitespace());
+            assert!(Line::try_parse_from(line).is_err(), "{alone}");
+        }
     }
 }

@@ -7,13 +7,11 @@ use std::sync::Arc;
 use clap::Args as ClapArgs;
 use rayon::prelude::*;
 
-use super::encoder::{EncoderArgs, Opened};
+use super::encoder::{EncoderArgs, Opened, source};
 use super::options::OpenArgs;
 use super::progress::Progress;
 use super::signals;
-use crate::autograd::Var;
-use crate::data::{self, BadImages, Dataset, Normalization, OpenOptions, Splits, evaluation_images, folder};
-use crate::eval::mean_over_tokens;
+use crate::data::{self, BadImages, Dataset, InMemory, Normalization, OpenOptions, evaluation_images, folder};
 use crate::tensor::{DType, Tensor};
 use crate::train::safetensors::{Beside, TensorFile, write_rows};
 use crate::{Error, Result, files};
@@ -49,16 +47,24 @@ pub fn run(args: &Args) -> Result<()> {
     files::check_is_none_of(&args.out, &read.into_iter().flatten().collect::<Vec<_>>())?;
     files::check_writable(&args.out)?;
     let found = args.encoder.load()?;
+    let (side, options) = (found.model.encoder.config().image_size, args.open.options());
     let images = match (&args.data, &args.images) {
-        (Some(spec), _) => Images::open(&data::absolute_spec(spec)?, &found, args.open.options())?,
-        (None, Some(path)) => Images::Tensor(normalized_images(path, found.encoder.config().image_size)?),
+        (Some(spec), _) => Images::open(&data::absolute_spec(spec)?, &found, options)?,
+        (None, Some(path)) => {
+            let images = InMemory::new(normalized_images(path, side)?)?;
+            Images { sets: vec![Arc::new(images)], normalization: Normalization::NONE, folder: None }
+        }
         (None, None) => return Err(Error::config("no images", "give some: --data folder:DIR, or --images FILE")),
     };
     let tokens = if args.images.is_some() { !args.pooled } else { args.tokens };
-    let verb = if args.images.is_some() { "expects pixels" } else { "pixels are" };
-    match images.normalization().or(found.preprocessing.said()) {
+    let (verb, normalization) = match args.images {
+        Some(_) => ("expects pixels", found.preprocessing.said()),
+        None => ("pixels are", Some(images.normalization.clone())),
+    };
+    match normalization {
         Some(Normalization { mean, std }) => {
-            say!("{verb} normalized by mean {mean:?} and standard deviation {std:?} ({})", found.preprocessing);
+            let source = source(&found.preprocessing);
+            say!("{verb} normalized by mean {mean:?} and standard deviation {std:?} ({source})");
         }
         None => say!(
             "{verb} normalized as the checkpoint's run had them: by what its data set publishes or, of a thousand of its \
@@ -66,8 +72,9 @@ pub fn run(args: &Args) -> Result<()> {
         ),
     }
     signals::listen(); // not before: nothing asks while images are listed, or decoded with --strict
-    let shape = encode(&found, &images, tokens, &args.out)?;
-    let without = match images.skipped() {
+    let may_leave_out = images.folder.is_some() && options.bad_images == BadImages::Skip;
+    let shape = encode(&found, &images, may_leave_out, tokens, &args.out)?;
+    let without = match images.sets.iter().map(|set| set.skipped()).sum::<usize>() {
         0 => String::new(),
         n => format!("; {n} images could not be used and are left out"),
     };
@@ -76,107 +83,55 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// What is to be encoded.
-enum Images {
-    /// \[B, 3, S, S\], normalized.
-    Tensor(Tensor),
-    /// Data sets, one after the other, and how they are normalized.
-    Sets(Vec<Arc<dyn Dataset>>, Normalization),
-    /// A folder, whose files have names.
-    Folder(folder::Folder, Normalization, BadImages),
+struct Images {
+    /// One after the other.
+    sets: Vec<Arc<dyn Dataset>>,
+    normalization: Normalization,
+    /// The only set, if it is a folder, whose files have names.
+    folder: Option<Arc<folder::Folder>>,
 }
+
+/// The number of an image in its set, after that of the set.
+type Number = (usize, usize);
 
 impl Images {
     fn open(spec: &str, found: &Opened, options: OpenOptions) -> Result<Self> {
-        let side = found.encoder.config().image_size;
+        let side = found.model.encoder.config().image_size;
         let Some(dir) = spec.strip_prefix("folder:").filter(|dir| !dir.is_empty()) else {
             let splits = data::open_with(spec, side, options)?;
             let normalization = found.preprocessing.on(&splits)?;
-            let Splits { train, test, .. } = splits;
-            return Ok(Images::Sets(vec![train, test], normalization));
+            return Ok(Images { sets: vec![splits.train, splits.test], normalization, folder: None });
         };
-        let folder = folder::open_all(Path::new(dir), side, options.bad_images)?;
+        let folder = Arc::new(folder::open_all(Path::new(dir), side, options.bad_images)?);
         let normalization = found.preprocessing.said().ok_or_else(|| {
             let problem = "the checkpoint is an old one that does not say how its images were normalized";
             Error::config(problem, "say it: --mean R,G,B --std R,G,B")
         })?;
-        Ok(Images::Folder(folder, normalization, options.bad_images))
+        Ok(Images { sets: vec![folder.clone()], normalization, folder: Some(folder) })
     }
 
     fn len(&self) -> usize {
-        match self {
-            Images::Tensor(images) => images.shape()[0],
-            Images::Sets(sets, _) => sets.iter().map(|set| set.len()).sum(),
-            Images::Folder(folder, ..) => folder.len(),
+        self.sets.iter().map(|set| set.len()).sum()
+    }
+
+    /// All images in their order, at most `most` at a time, none of two sets together.
+    fn batches(&self, most: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+        self.sets.iter().enumerate().flat_map(move |(set, images)| {
+            let n = images.len();
+            (0..n).step_by(most).map(move |start| (set, start..n.min(start + most)))
+        })
+    }
+
+    /// What is known of the images that were kept: names of files, or labels.
+    fn beside(&self, kept: &[Number]) -> Vec<(String, Beside)> {
+        if let Some(folder) = &self.folder {
+            let names = kept.iter().map(|(_, i)| folder.path(*i).as_os_str().as_encoded_bytes());
+            return vec![("names".into(), Beside::Bytes(names.collect::<Vec<_>>().join(&0)))];
         }
+        let label = |(set, i): &Number| self.sets[*set].label(*i).map(|label| label as i32);
+        let labels: Option<Vec<i32>> = kept.iter().map(label).collect();
+        labels.map(|labels| ("labels".into(), Beside::Integers(labels))).into_iter().collect()
     }
-
-    fn normalization(&self) -> Option<Normalization> {
-        match self {
-            Images::Tensor(_) => None,
-            Images::Sets(_, normalization) | Images::Folder(_, normalization, _) => Some(normalization.clone()),
-        }
-    }
-
-    /// Those of `range`, which lie in one data set, as an encoder takes them.
-    fn pixels(&self, range: Range<usize>) -> Result<Vec<f32>> {
-        match self {
-            Images::Tensor(images) => Ok(images.rows(range).as_slice().to_vec()),
-            Images::Folder(folder, normalization, _) => evaluation_images(folder, range, normalization),
-            Images::Sets(sets, normalization) => {
-                let (set, first) = within(sets, range.start);
-                evaluation_images(&*sets[set], range.start - first..range.end - first, normalization)
-            }
-        }
-    }
-
-    /// The next `most` images from `start` on, or fewer where a data set ends.
-    fn next(&self, start: usize, most: usize) -> Range<usize> {
-        let end = match self {
-            Images::Sets(sets, _) => {
-                let (set, first) = within(sets, start);
-                first + sets[set].len()
-            }
-            _ => self.len(),
-        };
-        start..(start + most).min(end)
-    }
-
-    fn label(&self, index: usize) -> Option<usize> {
-        match self {
-            Images::Tensor(_) => None,
-            Images::Folder(folder, ..) => folder.label(index),
-            Images::Sets(sets, _) => {
-                let (set, first) = within(sets, index);
-                sets[set].label(index - first)
-            }
-        }
-    }
-
-    /// How many files turned out to be of no use so far, those left out at opening included.
-    fn skipped(&self) -> usize {
-        match self {
-            Images::Tensor(_) => 0,
-            Images::Folder(folder, ..) => folder.skipped(),
-            Images::Sets(sets, _) => sets.iter().map(|set| set.skipped()).sum(),
-        }
-    }
-
-    /// Whether an image that cannot be used is left out.
-    fn may_leave_out(&self) -> bool {
-        matches!(self, Images::Folder(_, _, BadImages::Skip))
-    }
-}
-
-/// In which data set image `index` of all lies, and the number of that set's first image.
-fn within(sets: &[Arc<dyn Dataset>], index: usize) -> (usize, usize) {
-    let mut first = 0;
-    for (k, set) in sets.iter().enumerate() {
-        if index < first + set.len() {
-            return (k, first);
-        }
-        first += set.len();
-    }
-    panic!("image {index} of {first}")
 }
 
 fn normalized_images(path: &Path, side: usize) -> Result<Tensor> {
@@ -184,18 +139,12 @@ fn normalized_images(path: &Path, side: usize) -> Result<Tensor> {
     // Before they are read: the file may be a large one of something else.
     let shape = file.shape("images")?;
     let hint = match shape[..] {
-        [0, _, _, _] => Some("give at least one image"),
-        [_, 3, height, width] if [height, width] == [side, side] => None,
-        [_, 3, _, _] => Some("resize them, or choose another --image-size"),
-        _ => Some("give images of red, green and blue, one plane after the other"),
+        [0, _, _, _] => "give at least one image",
+        [_, 3, height, width] if [height, width] == [side, side] => return file.tensor("images", DType::F32),
+        [_, 3, _, _] => "resize them, or choose another --image-size",
+        _ => "give images of red, green and blue, one plane after the other",
     };
-    match hint {
-        None => file.tensor("images", DType::F32),
-        Some(hint) => {
-            let problem = format!("images of {shape:?} for an encoder of [B, 3, {side}, {side}]");
-            Err(Error::file(path, problem, hint))
-        }
-    }
+    Err(Error::file(path, format!("images of {shape:?} for an encoder of [B, 3, {side}, {side}]"), hint))
 }
 
 /// Images that one thread encodes at a time, where there are many and their features are small: few enough that they stay in
@@ -204,91 +153,68 @@ const BATCH: usize = 8;
 /// Bytes of features that wait to be written, but for one batch a thread.
 const WAITING: usize = 256 << 20;
 
-/// The features of some images.
+/// The features of some images, and their numbers: without those that cannot be used, of which the folder says what is wrong.
+#[derive(Default)]
 struct Encoded {
     features: Vec<f32>,
-    /// The numbers of the images that have features.
-    images: Vec<usize>,
-    /// How many have none, as they cannot be used; the folder says what is wrong with them.
-    bad: usize,
+    images: Vec<Number>,
 }
 
 /// Encodes all images and writes what comes out, in their order, whichever thread was first; gives its shape.
-fn encode(found: &Opened, images: &Images, tokens: bool, out: &Path) -> Result<Vec<usize>> {
-    let sizes = found.encoder.config();
-    let (dim, side, class) = (sizes.dim, sizes.image_size, usize::from(sizes.class_token));
-    let row = if tokens { vec![sizes.patches() + class, dim] } else { vec![dim] };
+fn encode(found: &Opened, images: &Images, may_leave_out: bool, tokens: bool, out: &Path) -> Result<Vec<usize>> {
+    let sizes = found.model.encoder.config();
+    let row = if tokens { vec![sizes.patches() + usize::from(sizes.class_token), sizes.dim] } else { vec![sizes.dim] };
     let bytes = size_of::<f32>() * row.iter().product::<usize>();
     let batch = if images.len() >= 32 * BATCH && bytes <= WAITING / 128 { BATCH } else { 1 };
     let threads = rayon::current_num_threads();
     let group = (WAITING / (batch * bytes)).clamp(threads, 16 * threads);
 
-    let forward = |range: Range<usize>| -> Result<Vec<f32>> {
-        signals::go_on()?;
-        let n = range.len();
-        let x = Var::constant(Tensor::new([n, 3, side, side], images.pixels(range)?));
-        let features = found.encoder.forward(&found.params.constants(), &x, None);
-        let features = features.value();
-        if tokens {
-            return Ok(features.as_slice().to_vec());
-        }
-        let mut pooled = vec![0.0; features.shape()[0] * features.last_dim()];
-        mean_over_tokens(features, class, &mut pooled);
-        Ok(pooled)
+    let forward = |set: usize, range: Range<usize>| -> Result<Encoded> {
+        signals::check()?;
+        let pixels = evaluation_images(&*images.sets[set], range.clone(), &images.normalization)?;
+        let x = Tensor::new([range.len(), 3, sizes.image_size, sizes.image_size], pixels);
+        let features = if tokens { found.model.tokens(&x) } else { found.model.features(&x) }?;
+        Ok(Encoded { features: features.as_slice().to_vec(), images: range.map(|i| (set, i)).collect() })
     };
-    let encoded = |range: Range<usize>| -> Result<Encoded> {
-        match forward(range.clone()) {
-            Ok(features) => return Ok(Encoded { features, images: range.collect(), bad: 0 }),
-            Err(Error::Io { .. } | Error::File { .. }) if images.may_leave_out() => {}
-            Err(error) => return Err(error),
+    let unless_bad = |encoded: Result<Encoded>| match encoded {
+        Err(Error::Io { .. } | Error::File { .. }) if may_leave_out => Ok(None),
+        encoded => encoded.map(Some),
+    };
+    let encoded = |(set, range): (usize, Range<usize>)| -> Result<Encoded> {
+        if let Some(all) = unless_bad(forward(set, range.clone()))? {
+            return Ok(all);
         }
         // One of them cannot be used: one by one.
-        let mut encoded = Encoded { features: Vec::new(), images: Vec::new(), bad: 0 };
-        for index in range {
-            match forward(index..index + 1) {
-                Ok(features) => {
-                    encoded.features.extend(features);
-                    encoded.images.push(index);
-                }
-                Err(Error::Io { .. } | Error::File { .. }) => encoded.bad += 1,
-                Err(error) => return Err(error),
+        let mut some = Encoded::default();
+        for i in range {
+            if let Some(one) = unless_bad(forward(set, i..i + 1))? {
+                some.features.extend(one.features);
+                some.images.extend(one.images);
             }
         }
-        Ok(encoded)
+        Ok(some)
     };
     let progress = Progress::new(images.len(), "features");
     let mut kept = Vec::new();
     let count = write_rows(out, "features", &row, |take| {
-        let mut start = 0;
-        while start < images.len() {
-            let mut ranges = Vec::new();
-            while ranges.len() < group && start < images.len() {
-                let range = images.next(start, batch);
-                start = range.end;
-                ranges.push(range);
+        let mut batches = images.batches(batch);
+        loop {
+            let next: Vec<_> = batches.by_ref().take(group).collect();
+            if next.is_empty() {
+                break;
             }
-            let done: Vec<Encoded> = ranges.into_par_iter().map(encoded).collect::<Result<_>>()?;
-            for Encoded { features, images, bad } in done {
+            let images: usize = next.iter().map(|(_, range)| range.len()).sum();
+            for Encoded { features, images } in next.into_par_iter().map(encoded).collect::<Result<Vec<_>>>()? {
                 take(&features)?;
-                progress.advance(images.len() + bad, String::new);
                 kept.extend(images);
             }
+            progress.advance(images, String::new);
         }
         progress.finish();
         if kept.is_empty() {
             return Err(Error::config("no image could be used", "see above what is wrong with each"));
         }
-        Ok(beside(images, &kept))
+        Ok(images.beside(&kept))
     })?;
     Ok([&[count], &row[..]].concat())
-}
-
-/// What is known of the images that were kept: names of files, or labels.
-fn beside(images: &Images, kept: &[usize]) -> Vec<(String, Beside)> {
-    if let Images::Folder(folder, ..) = images {
-        let names = kept.iter().map(|i| folder.path(*i).as_os_str().as_encoded_bytes()).collect::<Vec<_>>().join(&0);
-        return vec![("names".into(), Beside::Bytes(names))];
-    }
-    let labels: Option<Vec<i32>> = kept.iter().map(|i| images.label(*i).map(|label| label as i32)).collect();
-    labels.map(|labels| ("labels".into(), Beside::Integers(labels))).into_iter().collect()
 }

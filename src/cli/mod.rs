@@ -3,24 +3,31 @@
 /// Prints a line where it can be printed. Hours of training do not end because the reader of its progress has gone, or
 /// because the disk behind it is full.
 macro_rules! say {
-    ($($line:tt)*) => {{
-        use std::io::Write;
-        let _ = writeln!(std::io::stdout(), $($line)*);
-    }};
+    ($($line:tt)*) => { $crate::cli::print(&mut std::io::stdout(), format_args!($($line)*)) };
+}
+
+/// Prints a line on standard error, likewise.
+macro_rules! note {
+    ($($line:tt)*) => { $crate::cli::print(&mut std::io::stderr(), format_args!($($line)*)) };
+}
+
+fn print(to: &mut dyn std::io::Write, line: std::fmt::Arguments) {
+    let _ = writeln!(to, "{line}");
 }
 
 mod check;
 mod encoder;
 mod features;
+mod flags;
 mod guided;
 mod masks;
 mod options;
+mod pictures;
 mod pretrain;
 mod probe;
 mod profile;
 mod progress;
 mod reconstruct;
-mod run;
 mod signals;
 
 use clap::{Parser, Subcommand};
@@ -73,7 +80,7 @@ impl Cli {
             .num_threads(threads)
             .build_global()
             .map_err(|e| Error::config(format!("threads to compute with: {e}"), "ask for fewer, with --threads"))?;
-        self.perform()
+        self.perform().map_err(|error| error.renamed(flags::flag))
     }
 
     /// Does what was asked, with the threads that there are.

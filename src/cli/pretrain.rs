@@ -1,21 +1,25 @@
 //! `stop-mim pretrain`
 
+use std::ops::ControlFlow;
 use std::path::{Component, Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
-use super::options::{LengthArgs, MaskArgs, ModelArgs, OpenArgs, StartArgs, TrainArgs};
+use super::encoder::{StartArgs, normalization};
+use super::flags::{flag, positive};
+use super::options::{LengthArgs, MaskArgs, ModelArgs, OpenArgs, TrainArgs, recipe};
+use super::pictures::{curves, draw_masks, draw_positions, draw_predictions};
 use super::probe::{ProbeArgs, check, probe};
 use super::profile::profile;
-use super::run::{RunFolder, run as pretrain};
+use super::progress::Progress;
 use super::signals;
+use crate::Result;
 use crate::data::{self, Splits};
-use crate::methods::Method;
+use crate::error::renamed;
+use crate::runs::{RunFolder, standard_policy};
 use crate::train::checkpoint::{CheckpointPolicy, SavedRun};
-use crate::train::rotation::Newest;
 use crate::train::weights::{fresh_encoder, load_into};
-use crate::train::{Origin, RunConfig, Trainer, fresh_model};
-use crate::{Error, Result};
+use crate::train::{Origin, RunConfig, StepReport, Trainer, fresh_model};
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
@@ -29,10 +33,9 @@ pub struct Args {
     /// Name of the run's folder [default: method and data]; a number is added when it exists.
     #[arg(long, value_parser = folder_name)]
     name: Option<String>,
-    /// Go on with an interrupted run, from the last checkpoint in its folder. Its configuration is taken from there. With
+    /// Resume an interrupted run from the last checkpoint in its folder. Its configuration is taken from there. With
     /// --steps or --epochs, a run becomes longer, a finished one too, or shorter.
-    #[arg(long, value_name = "RUN_FOLDER")]
-    #[arg(conflicts_with_all = ["out", "name", "profile", "ModelArgs", "MaskArgs", "TrainArgs", "init", "ReadArgs"])]
+    #[arg(long, value_name = "RUN_FOLDER", conflicts_with_all = RESUME_HAS_NO)]
     resume: Option<PathBuf>,
     /// Steps between checkpoints [default: an epoch; one is made every five minutes too, and at the end].
     #[arg(long, value_name = "STEPS", value_parser = positive)]
@@ -74,17 +77,16 @@ pub struct Args {
     start: StartArgs,
 }
 
+/// What a run that is resumed has decided already.
+const RESUME_HAS_NO: [&str; 9] =
+    ["out", "name", "profile", "ModelArgs", "SizeArgs", "MaskArgs", "TrainArgs", "init", "ReadArgs"];
+
 /// What means nothing where nothing is trained or written.
 const PROFILE_HAS_NO: [&str; 9] =
     ["debug_nan", "probe", "name", "diagnose_every", "checkpoint_every", "keep", "keep_every", "init", "ReadArgs"];
 
-fn positive(text: &str) -> std::result::Result<usize, String> {
-    let fine = |n: &usize| (1..=RunConfig::MOST_STEPS).contains(&(*n as u64));
-    text.parse().ok().filter(fine).ok_or(format!("'{text}' is not a whole number from 1 to 10^12"))
-}
-
 /// The name of a folder in another: a path would lead elsewhere.
-fn folder_name(text: &str) -> std::result::Result<String, String> {
+fn folder_name(text: &str) -> Result<String, String> {
     let mut parts = Path::new(text).components();
     match (parts.next(), parts.next()) {
         (Some(Component::Normal(name)), None) if name == text => Ok(text.to_owned()),
@@ -93,135 +95,146 @@ fn folder_name(text: &str) -> std::result::Result<String, String> {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    if let Some(folder) = &args.resume {
-        return resume(args, RunFolder::open(folder)?);
-    }
-    let model = args.model.config()?;
-    let masking = args.masks.masking(&model)?;
-    let data = data::absolute_spec(args.data.as_deref().unwrap_or("shapes"))?;
-    let splits = data::open_with(&data, model.encoder.image_size, args.open.options())?;
+    args.resume.as_ref().map_or_else(|| begin(args), |folder| resume(args, &RunFolder::open(folder)?))
+}
+
+/// A new run.
+fn begin(args: &Args) -> Result<()> {
+    let config = recipe(&args.model, &args.masks)?;
+    let data = data::absolute_spec(args.data.as_deref().unwrap_or(&config.data))?;
+    let splits = data::open_with(&data, config.model.encoder.image_size, args.open.options())?;
     if args.probe {
         check(&args.probe_args, &splits)?;
     }
-    let mut config = args.train.config((model, masking), &args.length, &data, &splits)?;
+    let config = RunConfig { data, normalization: Some(splits.normalization()?), ..config };
+    let mut config = args.train.apply(config, args.length.length(), splits.train.len())?;
     if let Some(steps) = args.profile {
         return profile(&config, &splits, steps as usize);
     }
-    let epoch = splits.train.len() / config.batch;
-    let standard = CheckpointPolicy {
-        diagnose_every: (config.steps / 20).max(1),
-        checkpoint_every: epoch,
-        keep: 2,
-        keep_every: 0,
-        images: images(&splits),
-    };
-    let upkeep = args.upkeep(standard, epoch);
+    let policy = args.policy(standard_policy(&config, &splits), splits.train.len() / config.batch);
     let (model, mut params) = fresh_model(&config)?;
     let mut read = None;
     if let Some(file) = &args.start.init {
         let report = load_into(file, &model, &mut params, &args.start.read.options())?;
-        report.lines.iter().for_each(|line| say!("{line}"));
+        report.lines.iter().for_each(|line| say!("{}", renamed(line, flag)));
         read = Some(report);
         config.init = Some(Origin::of(file)?);
     }
     if let Some(preprocessing) = args.start.preprocessing(read.as_ref())? {
-        let normalization = preprocessing.on(&splits)?;
-        say!("images are normalized with mean {:?}, std {:?}: {preprocessing}", normalization.mean, normalization.std);
-        config.normalization = Some(normalization);
+        config.normalization = Some(normalization(&preprocessing, &splits)?);
     }
-    let scheme = data.split(':').next().unwrap_or("data");
+    let scheme = config.data.split(':').next().unwrap_or("data");
     let name = args.name.clone().unwrap_or_else(|| format!("{}-{scheme}", config.model.method.name()));
     let folder = RunFolder::create(&args.out, &name)?;
-    go_on(args, SavedRun { config, upkeep, trainer: Trainer::new(model, params) }, &splits, &folder)
+    train(args, SavedRun { config, upkeep: policy, trainer: Trainer::new(model, params) }, &splits, &folder)
 }
 
 /// `--resume`
-fn resume(args: &Args, folder: RunFolder) -> Result<()> {
-    let Newest { mut run, damaged } = folder.checkpoints().newest()?;
-    for problem in &damaged {
-        say!("{problem}");
-    }
-    let before = (run.config.clone(), run.upkeep.clone());
-    if let Some(data) = &args.data {
-        run.config.data = data::absolute_spec(data)?;
-    }
-    let RunConfig { data, model, .. } = &run.config;
-    let opened = data::open_with(data, model.encoder.image_size, args.open.options());
-    let splits = opened.map_err(|error| match args.data {
-        Some(_) => error,
-        None => error.noted("if the images have moved, say where they are now: --resume with --data, as in folder:DIR"),
-    })?;
-    check_images(data, &splits, &run.upkeep.images)?;
-    run.upkeep.images = images(&splits);
+fn resume(args: &Args, folder: &RunFolder) -> Result<()> {
+    let mut resumed = folder.resume(args.data.as_deref(), args.open.options())?;
+    resumed.notes.iter().for_each(|note| say!("{}", renamed(note, flag)));
     if args.probe {
-        check(&args.probe_args, &splits)?;
+        check(&args.probe_args, &resumed.splits)?;
     }
-    let (done, epoch) = (run.trainer.optimizer.steps() as usize, splits.train.len() / run.config.batch);
-    if let Some(steps) = args.length.steps(epoch)? {
-        run.config = of_length(steps, done, run.config)?;
+    if let Some(length) = args.length.length() {
+        resumed.set_length(length)?.iter().for_each(|change| say!("{change}"));
     }
-    let instead = if damaged.is_empty() { "" } else { ", from the checkpoint before it" };
-    say!("going on after step {done} of {}{instead}", run.config.steps);
-    if done == run.config.steps {
+    let (done, run) = (resumed.done(), &mut resumed.run);
+    run.upkeep = args.policy(run.upkeep.clone(), resumed.splits.train.len() / run.config.batch);
+    let steps = run.config.steps;
+    let instead = if resumed.damaged { ", from the checkpoint before it" } else { "" };
+    say!("going on after step {done} of {steps}{instead}");
+    if done == steps {
         say!("the run is complete; with --steps or --epochs it becomes longer");
     }
-    run.upkeep = args.upkeep(run.upkeep, epoch);
-    if (&run.config, &run.upkeep) != (&before.0, &before.1) {
-        // What was said now holds however soon the run is interrupted again.
-        folder.checkpoints().save(&run.config, &run.upkeep, &run.trainer)?;
-    }
-    go_on(args, run, &splits, &folder)
+    folder.keep_changes(&resumed)?;
+    train(args, resumed.run, &resumed.splits, folder)
 }
 
-/// The run, of which `done` steps are done, with `steps` in all. Says what becomes of its schedules.
-fn of_length(steps: usize, done: usize, run: RunConfig) -> Result<RunConfig> {
-    if steps < done {
-        let problem = format!("a run of {steps} steps cannot go on after step {done}");
-        return Err(Error::config(problem, format!("ask for at least {done} steps in all: those done count")));
-    }
-    let changed = RunConfig { steps, ..run.clone() };
-    changed.validate()?;
-    if steps != run.steps {
-        say!(
-            "a run of {} steps becomes one of {steps}: its warm-up stays, its schedules stretch to the new end",
-            run.steps
-        );
-    }
-    if steps != run.steps && done > 0 && done < steps {
-        let ((lr, decay, ema), (new_lr, new_decay, new_ema)) = (run.schedules(), changed.schedules());
-        let next = done + 1;
-        say!("  learning rate: {:.3e} at step {done}, {:.3e} at step {next}", lr.at(done), new_lr.at(next));
-        say!("  weight decay: {:.4} at step {done}, {:.4} at step {next}", decay.at(done), new_decay.at(next));
-        if !matches!(run.model.method, Method::Mae { .. }) {
-            say!("  EMA momentum: {:.6} at step {done}, {:.6} at step {next}", ema.at(done), new_ema.at(next));
-        }
-    }
-    Ok(changed)
-}
-
-/// Trains from where the run stands to its end, and probes it if that was asked for.
-fn go_on(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Result<()> {
+/// Trains from where the run stands to its end, or to Ctrl-C, draws its pictures, and probes it if that was asked for.
+fn train(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Result<()> {
     say!("{}", splits.train.describe());
     if splits.test.is_empty() {
         say!("no images are held out: nothing will tell whether the features collapse");
     }
-    let config = run.config.clone();
-    let (model, params) = pretrain(run, splits, folder, args.debug_nan)?;
+    signals::listen();
+    let (config, done) = (run.config.clone(), run.trainer.optimizer.steps() as usize);
+    // The name of a picture that was saved. Of one that was not it is said why: no run fails for a picture.
+    let keep = |name: &'static str, draw: &dyn Fn(&Path) -> Result<()>| {
+        let path = folder.file(name);
+        let warn = |error: crate::Error| note!("warning: {} is not drawn: {}", path.display(), error.renamed(flag));
+        draw(&path).map(|()| name).map_err(warn).ok()
+    };
+    if done == 0 {
+        keep("masks.png", &|path| {
+            let images = splits.train.clone();
+            draw_masks(&config.masking, &config.model.encoder, config.seed, images, 6)?.save_png(path)
+        });
+    }
+    let trained = with_progress(args, run, splits, folder);
+    // Also when training failed: what was logged shows how it came to that.
+    let drawn = keep("curves.svg", &|path| curves(&config, &folder.log()?).save_svg(path));
+    let trainer = trained?;
+    let mut written = vec!["checkpoint.safetensors", "log.csv"];
+    written.extend(drawn);
+    written.extend(folder.file("masks.png").exists().then_some("masks.png"));
+    if !splits.test.is_empty() {
+        written.extend(keep("predictions.png", &|path| {
+            draw_predictions((&trainer.model, &trainer.params), &config, splits, 6)?.save_png(path)
+        }));
+    }
+    if let Some(sheet) = draw_positions(&trainer, config.seed) {
+        written.extend(keep("positions.png", &|path| sheet.save_png(path)));
+    }
+    written.into_iter().for_each(|name| say!("  {}", folder.file(name).display()));
+    let step = trainer.optimizer.steps() as usize;
+    if step < config.steps {
+        say!("stopped at step {step} of {}, as asked; everything is written", config.steps);
+        say!("stop-mim pretrain --resume {} goes on", folder.path().display());
+    }
     if splits.skipped() > 0 {
         say!("files that could not be used and were skipped: {}; the warnings name them", splits.skipped());
     }
     if args.probe && !signals::stopped() {
         let untrained = || fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed);
         let normalization = splits.normalization_or(config.normalization.as_ref())?;
-        let trained = (&model.encoder, params.evaluated());
+        let trained = (&trainer.model.encoder, trainer.params.evaluated());
         probe(&args.probe_args, trained, &untrained, (splits, &normalization))?;
     }
     Ok(())
 }
 
+/// Trains, and shows how it goes.
+fn with_progress(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Result<Trainer> {
+    let (steps, batch, done) = (run.config.steps, run.config.batch, run.trainer.optimizer.steps() as usize);
+    let progress = Progress::new(steps, "pretrain");
+    progress.advance(done, String::new);
+    let (mut speed, mut diagnosis) = (0.0, String::new());
+    let trained = folder.train(run, splits, args.debug_nan, &mut |report| {
+        // A running mean over about fifty steps: single steps jump.
+        speed += (report.images_per_second - speed) / (report.step - done).min(50) as f64;
+        if let Some(d) = &report.diagnostics {
+            diagnosis = format!("rank {:.1}, std {:.3}", d.rank_me, d.feature_std);
+        }
+        progress.advance(1, || {
+            let StepReport { step, loss, norm_a, norm_m, ref hyper, .. } = *report;
+            let (lr, left) = (hyper.lr, minutes(((steps - step) * batch) as f64 / speed));
+            let norms = format!("|A| {norm_a:.2}  |m| {norm_m:.2}");
+            format!("loss {loss:.4}  lr {lr:.1e}  {norms}  {diagnosis}  {speed:.0} images/s  ETA {left}")
+        });
+        if signals::stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    progress.finish();
+    trained
+}
+
+fn minutes(seconds: f64) -> String {
+    if seconds.is_finite() { format!("{}:{:02}", seconds as u64 / 60, seconds as u64 % 60) } else { "?".into() }
+}
+
 impl Args {
     /// What the flags say, and where they say nothing, what was so far. `epoch` is its number of steps.
-    fn upkeep(&self, so_far: CheckpointPolicy, epoch: usize) -> CheckpointPolicy {
+    fn policy(&self, so_far: CheckpointPolicy, epoch: usize) -> CheckpointPolicy {
         CheckpointPolicy {
             diagnose_every: self.diagnose_every.unwrap_or(so_far.diagnose_every),
             checkpoint_every: self.checkpoint_every.unwrap_or(so_far.checkpoint_every),
@@ -230,37 +243,4 @@ impl Args {
             images: so_far.images,
         }
     }
-}
-
-/// By what a run knows its images again: the lists of both splits.
-fn images(splits: &Splits) -> String {
-    [splits.train.identity(), splits.test.identity()].join(HELD_OUT)
-}
-
-/// What is between the two.
-const HELD_OUT: &str = "; held out: ";
-
-/// That the run can go on with these images, of which those to train on must be the same. If others are held out, which no
-/// weight depends on, it says so.
-fn check_images(data: &str, splits: &Splits, before: &str) -> Result<()> {
-    let now = images(splits);
-    let Some((train, held_out)) = before.split_once(HELD_OUT) else {
-        // An earlier version wrote numbers of images, and statistics of pixels.
-        let numbers = format!("{} and {} images, ", splits.train.len(), splits.test.len());
-        return if before.starts_with(&numbers) { Ok(()) } else { Err(other_images(data, &now, before)) };
-    };
-    if train != splits.train.identity() {
-        return Err(other_images(data, &splits.train.identity(), train));
-    }
-    if held_out != splits.test.identity() {
-        say!("held out are other images than before: {}, where there were {held_out}", splits.test.identity());
-    }
-    Ok(())
-}
-
-fn other_images(data: &str, now: &str, before: &str) -> Error {
-    let problem = format!("{data}: not the images of this run: {now}, where there were {before}");
-    let hint = "bring back the files under their names (warnings name those that cannot be used), say where they are \
-                (--data), or start a new run";
-    Error::config(problem, hint)
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 
-use super::encoder::EncoderArgs;
+use super::encoder::{EncoderArgs, normalization};
+use super::flags::{counts, flag};
 use super::options::OpenArgs;
 use super::progress::Progress;
 use super::signals;
@@ -13,7 +14,7 @@ use crate::data::{self, Dataset, Normalization, Splits, Subset};
 use crate::eval::{self, Features, KnnConfig, PIXEL_SIDE, ProbeConfig, ProbeReport};
 use crate::nn::Params;
 use crate::report::table::Layout;
-use crate::train::weights::fresh_encoder;
+use crate::train::weights::{PretrainedEncoder, fresh_encoder};
 use crate::vit::Encoder;
 use crate::{Error, Result};
 
@@ -36,15 +37,14 @@ pub fn run(args: &Args) -> Result<()> {
         let problem = "a file of weights does not say on which images it is to be judged";
         return Err(Error::config(problem, "give some: --data folder:DIR"));
     };
-    let splits = data::open_with(spec, found.encoder.config().image_size, args.open.options())?;
+    let PretrainedEncoder { encoder, params } = &found.model;
+    let splits = data::open_with(spec, encoder.config().image_size, args.open.options())?;
     check(&args.probe, &splits)?;
     signals::listen(); // not before: nothing asks while images are listed, or decoded with --strict
-    let normalization = found.preprocessing.on(&splits)?;
     println!("{}, on {}", found.what, splits.train.describe());
-    let Normalization { mean, std } = &normalization;
-    println!("images are normalized by mean {mean:?} and std {std:?}: {}", found.preprocessing);
-    let untrained = || fresh_encoder(found.encoder.config(), found.linear_init, found.seed);
-    probe(&args.probe, (&found.encoder, &found.params), &untrained, (&splits, &normalization))
+    let normalization = normalization(&found.preprocessing, &splits)?;
+    let untrained = || fresh_encoder(encoder.config(), found.linear_init, found.seed);
+    probe(&args.probe, (encoder, params), &untrained, (&splits, &normalization))
 }
 
 /// How much of a data set is probed.
@@ -52,14 +52,7 @@ pub fn run(args: &Args) -> Result<()> {
 pub struct ProbeArgs {
     /// Probe on this many training and test images, as many of each class as can be [default: all].
     #[arg(long, value_name = "TRAIN,TEST", value_parser = counts)]
-    probe_images: Option<(usize, usize)>,
-}
-
-fn counts(text: &str) -> std::result::Result<(usize, usize), String> {
-    let number =
-        |s: &str| s.trim().parse::<usize>().ok().filter(|n| *n > 0).ok_or(format!("'{s}' is not a number above 0"));
-    let (a, b) = text.split_once(',').ok_or("two numbers with a comma between, as in 5000,1000")?;
-    Ok((number(a)?, number(b)?))
+    probe_images: Option<[usize; 2]>,
 }
 
 /// That a probe of these images can be made: nobody wants to learn after hours of training that it cannot.
@@ -81,7 +74,7 @@ struct Chosen {
 
 impl Chosen {
     fn new(args: &ProbeArgs, splits: &Splits) -> Result<Self> {
-        let (most_train, most_test) = args.probe_images.unwrap_or((usize::MAX, usize::MAX));
+        let [most_train, most_test] = args.probe_images.unwrap_or([usize::MAX; 2]);
         let (train, train_labels) = labeled(&splits.train, most_train)?;
         let (test, test_labels) = labeled(&splits.test, most_test)?;
         let classes = Vec::from_iter(BTreeSet::from_iter(train_labels.iter().copied()));
@@ -102,9 +95,10 @@ impl Chosen {
             );
             // Of fewer images than classes, an even choice has none of some.
             let all = BTreeSet::from_iter((0..splits.train.len()).filter_map(|i| splits.train.label(i))).len();
-            let hint = match train.len() < all {
-                true => format!("give at least one image of each class: --probe-images {all},{}", test.len()),
-                false => "add training images of them, or leave them out of the test images".to_owned(),
+            let hint = if train.len() < all {
+                format!("give at least one image of each class: --probe-images {all},{}", test.len())
+            } else {
+                "add training images of them, or leave them out of the test images".to_owned()
             };
             return Err(Error::config(problem, hint));
         }
@@ -200,7 +194,7 @@ pub fn probe(
             }
             Err(error) if i == 0 => return Err(error),
             Err(error) => {
-                notes.insert(format!("{name}: {error}"));
+                notes.insert(format!("{name}: {}", error.renamed(flag)));
                 ["-"; 4].map(str::to_owned)
             }
         };
@@ -230,7 +224,7 @@ fn judge(
 ) -> Result<[String; 4]> {
     let [train, test] = source(&|n| {
         progress.advance(n, || name.to_owned());
-        signals::go_on()
+        signals::check()
     })?;
     for (features, images) in [(&train, "training"), (&test, "test")] {
         features.iter().try_for_each(|block| block.check(&format!("{name}, {images} images")))?;
@@ -240,7 +234,7 @@ fn judge(
     let mut linear = |train: &Features, test: &Features| -> Result<String> {
         let (train, test) = ((train, &train_labels[..]), (test, &test_labels[..]));
         let ProbeReport { test_top1, converged, .. } =
-            eval::linear_probe(train, test, *classes, &config, &signals::go_on)?;
+            eval::linear_probe(train, test, *classes, &config, &signals::check)?;
         let mark = if converged { "" } else { "*" };
         if !converged {
             let most = config.max_iterations;
@@ -254,16 +248,15 @@ fn judge(
     let of_last = linear(&train[last], &test[last])?;
     doing("nearest neighbors");
     let (labeled_train, labeled_test) = ((&train[last], &train_labels[..]), (&test[last], &test_labels[..]));
-    let knn = eval::knn_top1(labeled_train, labeled_test, *classes, KnnConfig::default(), &signals::go_on)?;
+    let knn = eval::knn_top1(labeled_train, labeled_test, *classes, KnnConfig::default(), &signals::check)?;
     doing("rank");
-    let rank = format!("{:.1} of {}", eval::rank_me(&test[last], &signals::go_on)?, test[last].dim());
-    let of_all = match last {
-        0 => "-".to_owned(),
-        _ => {
-            doing("linear probe of the last blocks");
-            let all = [train, test].map(|blocks| Features::concat(&blocks));
-            linear(&all[0], &all[1])?
-        }
+    let rank = format!("{:.1} of {}", eval::rank_me(&test[last], &signals::check)?, test[last].dim());
+    let of_all = if last == 0 {
+        "-".to_owned()
+    } else {
+        doing("linear probe of the last blocks");
+        let [train, test] = [train, test].map(|blocks| Features::concat(&blocks));
+        linear(&train, &test)?
     };
     Ok([of_last, of_all, percent(knn), rank])
 }
@@ -275,38 +268,18 @@ fn percent(x: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::testing::Made;
     use crate::nn::LinearInit;
     use crate::vit::Preset;
 
-    /// Images of 8×8, each of noise of its own; some labels.
-    struct Images(Vec<Option<usize>>, Vec<String>);
-
-    impl Dataset for Images {
-        fn len(&self) -> usize {
-            self.0.len()
-        }
-        fn image_size(&self) -> usize {
-            8
-        }
-        fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+    /// Images of 8×8, each of noise of its own, with these labels.
+    fn splits(train: &[Option<usize>], test: &[Option<usize>]) -> Splits {
+        let noise = |index: usize, _: bool, out: &mut [u8]| {
             out.iter_mut().enumerate().for_each(|(i, v)| *v = (i * i * (index + 3) % 251) as u8);
             Ok(())
-        }
-        fn label(&self, index: usize) -> Option<usize> {
-            self.0[index]
-        }
-        fn class_names(&self) -> &[String] {
-            &self.1
-        }
-        fn describe(&self) -> String {
-            format!("{} images", self.0.len())
-        }
-    }
-
-    fn splits(train: &[Option<usize>], test: &[Option<usize>]) -> Splits {
-        let names = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen"].map(str::to_owned).to_vec();
-        let [train, test] = [train, test].map(|labels| Images(labels.to_vec(), names.clone()));
-        Splits::new(Arc::new(train), Arc::new(test)).with_normalization(Normalization::IMAGENET)
+        };
+        let [train, test] = [train, test].map(|labels| Arc::new(Made::labeled(labels.to_vec(), 8, noise)));
+        Splits::new(train, test).with_normalization(Normalization::IMAGENET)
     }
 
     const ALL: ProbeArgs = ProbeArgs { probe_images: None };
@@ -328,10 +301,10 @@ mod tests {
         let many: Vec<_> = (1..8).map(Some).collect();
         let unseen = message(ALL, &[a], &many);
         assert!(unseen.contains("7 others: bee, cat, dog, eel, fox, …"), "{unseen}");
-        let few = ProbeArgs { probe_images: Some((2, 9)) };
+        let few = ProbeArgs { probe_images: Some([2, 9]) };
         let unseen = message(few, &[a, a, b, c], &[a, b, c]);
         assert!(unseen.contains("1 others") && unseen.contains("--probe-images 3,3"), "{unseen}");
-        check(&ProbeArgs { probe_images: Some((3, 3)) }, &splits(&[a, a, b, c], &[a, b, c])).unwrap();
+        check(&ProbeArgs { probe_images: Some([3, 3]) }, &splits(&[a, a, b, c], &[a, b, c])).unwrap();
     }
 
     #[test]

@@ -26,7 +26,10 @@ pub fn profile(config: &RunConfig, splits: &Splits, steps: usize) -> Result<()> 
     println!();
     println!("{}", by_op(&profile));
     println!("{}", by_phase(&profile));
-    println!("{}", saved(&profile));
+    let entries = profile.saved.iter().map(|s| s.entries).sum();
+    let kept: Vec<Saved> = profile.saved.iter().filter(|s| s.bytes > 0).cloned().collect();
+    let table = saved_table(&kept, entries, profile.chunk_images);
+    println!("What a chunk keeps for its backward pass\n{table}");
     Ok(())
 }
 
@@ -132,18 +135,15 @@ fn name(phase: Phase) -> &'static str {
     }
 }
 
-fn saved(p: &Profile) -> String {
-    let total: usize = p.saved.iter().map(|s| s.bytes).sum();
+/// What a chunk of so many images keeps for its backward pass, `entries` on its tape in all.
+pub fn saved_table(saved: &[Saved], entries: usize, images: usize) -> String {
+    let total: usize = saved.iter().map(|s| s.bytes).sum();
     let row = |name: &str, entries: usize, bytes: usize| {
         let kib = |bytes: usize| format!("{:.1}", bytes as f64 / 1024.0);
         let share = format!("{:.1} %", 100.0 * bytes as f64 / total.max(1) as f64);
-        vec![name.to_owned(), entries.to_string(), kib(bytes), kib(bytes / p.chunk_images), share]
+        vec![name.to_owned(), entries.to_string(), kib(bytes), kib(bytes / images), share]
     };
-    let kept = p.saved.iter().filter(|s| s.bytes > 0);
-    let mut rows: Vec<Vec<String>> = kept.map(|Saved { name, entries, bytes }| row(name, *entries, *bytes)).collect();
-    rows.push(row("all", p.saved.iter().map(|s| s.entries).sum(), total));
-    format!(
-        "What a chunk keeps for its backward pass\n{}",
-        table(&["operation", "entries", "KiB", "an image", "share"], &rows)
-    )
+    let mut rows: Vec<Vec<String>> = saved.iter().map(|s| row(s.name, s.entries, s.bytes)).collect();
+    rows.push(row("all", entries, total));
+    table(&["operation", "entries", "KiB kept for backward", "an image", "share"], &rows)
 }

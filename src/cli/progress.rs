@@ -1,6 +1,5 @@
 //! Progress in a terminal, and in a file.
 
-use std::io::Write;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -36,20 +35,16 @@ impl Progress {
     /// `by` more are done; `message` says how it goes.
     pub fn advance(&self, by: usize, message: impl FnOnce() -> String) {
         self.bar.inc(by as u64);
-        let finished = by > 0 && self.bar.position() >= self.bar.length().unwrap_or(0);
+        let (done, total) = (self.bar.position(), self.bar.length().unwrap_or(0));
+        let finished = by > 0 && done >= total;
         if !self.bar.is_hidden() {
             self.bar.set_message(message());
         } else if let Ok(mut line) = self.line.lock()
             && (finished || line.elapsed() >= LINE_EVERY)
         {
             *line = Instant::now();
-            let line =
-                format!("{} {}/{} {}", self.what, self.bar.position(), self.bar.length().unwrap_or(0), message());
-            if self.aside {
-                let _ = writeln!(std::io::stderr(), "{line}");
-            } else {
-                say!("{line}");
-            }
+            let line = format!("{} {done}/{total} {}", self.what, message());
+            if self.aside { note!("{line}") } else { say!("{line}") }
         }
     }
 

@@ -27,7 +27,7 @@ const THE_SAME: Duration = Duration::from_millis(500);
 
 static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// From here on signals end the work instead of the process: whoever calls this asks [`stopped`] or [`go_on`] often.
+/// From here on signals end the work instead of the process: whoever calls this asks [`stopped`] or [`check`] often.
 pub fn listen() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -84,7 +84,7 @@ pub fn stopped() -> bool {
 }
 
 /// An error once the user has asked to stop.
-pub fn go_on() -> Result<()> {
+pub fn check() -> Result<()> {
     if stopped() { Err(Error::Interrupted) } else { Ok(()) }
 }
 

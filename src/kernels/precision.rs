@@ -5,20 +5,18 @@
 //! sums, norms, losses, weights and the optimizer stay in f32.
 
 use std::cell::Cell;
-use std::fmt;
 use std::marker::PhantomData;
 
-/// What the operands of a product of f32 matrices are rounded to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
-pub enum Precision {
-    /// Nothing.
-    #[default]
-    F32,
-    /// bfloat16: 8 significant bits instead of 24, twice the multiplications in an instruction, sums in f32. Needs a
-    /// processor with AVX512-BF16.
-    Bf16,
+named! {
+    /// What the operands of a product of f32 matrices are rounded to.
+    #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
+    pub enum Precision: "precision" {
+        /// Nothing.
+        F32 => "f32",
+        /// bfloat16: 8 significant bits instead of 24, twice the multiplications in an instruction, sums in f32. Needs a
+        /// processor with AVX512-BF16.
+        Bf16 => "bf16",
+    }
 }
 
 thread_local! {
@@ -52,15 +50,6 @@ impl Precision {
     pub fn enter(self) -> Scope {
         assert!(self == Precision::F32 || self.is_available(), "this processor has no instructions for bf16 products");
         Scope { before: HERE.replace(self), of_this_thread: PhantomData }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        })
     }
 }
 

@@ -6,18 +6,18 @@ use crate::nn::{Role, Weights};
 use crate::paper::{context_token, tied_tokens};
 use crate::vit::Predictor;
 
-/// Of what a masked token is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
-pub enum TokenForm {
-    /// As the official code: m_j = A n_j + ψ_j + b, c = A s_x + ψ + b, with b the bias of `predictor_embed`;
-    /// `mask_token` exists and is not read.
-    Official,
-    /// As the paper's Eq. 6: m_j = A n_j + ψ_j + m, c = A s_x + ψ, with m the `mask_token`; the bias is not read.
-    Paper,
-    /// The official code with the noise switched off: m_j = ψ_j alone, which is not I-JEPA's ψ_j + m.
-    PositionsOnly,
+named! {
+    /// Of what a masked token is made.
+    #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+    pub enum TokenForm: "form of masked tokens" {
+        /// As the official code: m_j = A n_j + ψ_j + b, c = A s_x + ψ + b, with b the bias of `predictor_embed`;
+        /// `mask_token` exists and is not read.
+        Official => "official",
+        /// As the paper's Eq. 6: m_j = A n_j + ψ_j + m, c = A s_x + ψ, with m the `mask_token`; the bias is not read.
+        Paper => "paper",
+        /// The official code with the noise switched off: m_j = ψ_j alone, which is not I-JEPA's ψ_j + m.
+        PositionsOnly => "positions-only",
+    }
 }
 
 impl TokenForm {

@@ -7,15 +7,15 @@ use super::linear::Linear;
 use super::params::{ParamId, Params, Role};
 use crate::tensor::{DType, Shape, Tensor};
 
-/// How the weights of linear layers start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
-pub enum LinearInit {
-    /// N(0, 0.02²): I-JEPA and StoP.
-    Normal,
-    /// Uniform with variance 2 / (inputs + outputs) (Glorot and Bengio, 2010): MAE.
-    Xavier,
+named! {
+    /// How the weights of linear layers start.
+    #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+    pub enum LinearInit: "initialization of linear layers" {
+        /// N(0, 0.02²): I-JEPA and StoP.
+        Normal => "normal",
+        /// Uniform with variance 2 / (inputs + outputs) (Glorot and Bengio, 2010): MAE.
+        Xavier => "xavier",
+    }
 }
 
 /// Adds freshly initialized parameters to a [`Params`], as the official code initializes them: linear layers by

@@ -24,7 +24,6 @@ use super::algorithm_1::Trainer;
 use super::config::RunConfig;
 use super::pretrain::fresh_model;
 use super::safetensors::{self, Fit, Place, TensorFile, shown};
-use super::weights::{block_elements, encoder_elements};
 use crate::methods::{Method, Model, ModelConfig, ModelParams};
 use crate::nn::{AdamW, Params, Role};
 use crate::rng::DRAWS;
@@ -244,19 +243,18 @@ fn read(path: &Path, to_resume: bool) -> Result<File> {
 /// Numbers in a model's parameters, from its sizes alone.
 fn elements(config: &ModelConfig) -> u64 {
     let ModelConfig { method, encoder, predictor, .. } = config;
-    let mae = u64::from(matches!(method, Method::Mae { .. }));
-    let [d_e, d_p, side, tokens] =
-        [encoder.dim, predictor.dim, encoder.patch_size, encoder.patches()].map(|n| n as u64);
-    let outputs = if mae == 1 { 3 * side * side } else { d_e };
-    let of_blocks = block_elements(predictor.depth, d_p, 4 * d_p);
-    let of_predictor = (d_e + 2 + tokens + mae) * d_p + of_blocks + (d_p + 1) * outputs;
-    (2 - mae) * encoder_elements(encoder) + of_predictor
+    let (copies, outputs) = match method {
+        Method::Mae { .. } => (1, 3 * encoder.patch_size.pow(2)),
+        Method::Ijepa { .. } | Method::Stop { .. } => (2, encoder.dim),
+    };
+    let positions = encoder.patches() + usize::from(encoder.class_token);
+    copies * encoder.elements() + predictor.elements([encoder.dim, outputs, positions])
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::algorithm_1::StepParams;
-    use super::super::safetensors::testing::Scratch;
+    use super::super::safetensors::tests::Scratch;
     use super::super::weights::{InitOptions, load_encoder};
     use super::*;
     use crate::lab::small;

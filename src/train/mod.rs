@@ -6,8 +6,7 @@ pub mod checkpoint;
 mod config;
 pub mod predictions;
 mod pretrain;
-#[cfg(feature = "checkpoint")]
-pub mod rotation;
+mod recipe;
 #[cfg(feature = "checkpoint")]
 pub mod safetensors;
 mod schedule;

@@ -113,37 +113,34 @@ fn size_problem(what: &str, dim: usize, depth: usize, heads: usize) -> Option<St
     None
 }
 
-/// Named sizes: this crate's `toy`, and the paper's ViTs with the predictors of its Tables 9 to 12.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-pub enum Preset {
-    /// For 32 × 32 images on a CPU; see docs/experiments.md for how it was found.
-    Toy,
-    /// ViT-T/16, with the predictor of ViT-B (the paper trains none).
-    #[cfg_attr(feature = "cli", value(name = "vit-t16"))]
-    VitT16,
-    /// ViT-S/16, with the predictor of ViT-B (the paper trains none).
-    #[cfg_attr(feature = "cli", value(name = "vit-s16"))]
-    VitS16,
-    /// ViT-B/16: Tables 9 and 10.
-    #[cfg_attr(feature = "cli", value(name = "vit-b16"))]
-    VitB16,
-    /// ViT-L/16: Table 11.
-    #[cfg_attr(feature = "cli", value(name = "vit-l16"))]
-    VitL16,
-    /// ViT-H/14: Table 12.
-    #[cfg_attr(feature = "cli", value(name = "vit-h14"))]
-    VitH14,
-    /// ViT-g/16 of I-JEPA, with the predictor that its official configuration has (the paper trains none).
-    #[cfg_attr(feature = "cli", value(name = "vit-g16"))]
-    VitG16,
+named! {
+    /// Named sizes: this crate's `toy`, and the paper's ViTs with the predictors of its Tables 9 to 12.
+    pub enum Preset: "preset" {
+        /// For 32 × 32 images on a CPU; see docs/experiments.md for how it was found.
+        Toy => "toy",
+        /// ViT-T/16, with the predictor of ViT-B (the paper trains none).
+        VitT16 => "vit-t16",
+        /// ViT-S/16, with the predictor of ViT-B (the paper trains none).
+        VitS16 => "vit-s16",
+        /// ViT-B/16: Tables 9 and 10.
+        VitB16 => "vit-b16",
+        /// ViT-L/16: Table 11.
+        VitL16 => "vit-l16",
+        /// ViT-H/14: Table 12.
+        VitH14 => "vit-h14",
+        /// ViT-g/16 of I-JEPA, with the predictor that its official configuration has (the paper trains none).
+        VitG16 => "vit-g16",
+    }
+}
+
+impl From<Preset> for EncoderConfig {
+    /// The sizes of the preset's encoder.
+    fn from(preset: Preset) -> Self {
+        preset.sizes().0
+    }
 }
 
 impl Preset {
-    /// All of them.
-    pub const ALL: [Preset; 7] =
-        [Preset::Toy, Preset::VitT16, Preset::VitS16, Preset::VitB16, Preset::VitL16, Preset::VitH14, Preset::VitG16];
-
     /// The sizes of the encoder and the predictor.
     pub fn sizes(self) -> (EncoderConfig, PredictorConfig) {
         let official = |patch_size, dim, depth, heads, predictor_depth, predictor_heads| {

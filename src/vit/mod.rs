@@ -2,6 +2,7 @@
 
 mod block;
 mod config;
+mod elements;
 mod encoder;
 mod predictor;
 pub mod sincos;

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use clap::Args as ClapArgs;
 
-use super::super::run::RunFolder;
 use super::{conclude, print};
 use crate::Result;
 use crate::lab::collapse::fields::{self, FieldRun, FieldTraining};
@@ -15,6 +14,7 @@ use crate::lab::collapse::joint_training::{self, JointRun, JointTraining};
 use crate::lab::collapse::{Spread, Trace, last};
 use crate::report::curve::{Curve, Panel};
 use crate::report::table::table;
+use crate::runs::RunFolder;
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
@@ -39,26 +39,18 @@ pub fn run(args: &Args, all: bool) -> Result<()> {
 
     let clock = Instant::now();
     let fixed = fixed_predictor::runs(&seeds);
-    println!(
-        "F is fixed, nothing is sampled: gradient descent on A (P = I here). ({:.0} s)\n",
-        clock.elapsed().as_secs_f64()
-    );
-    println!("{}", fixed_table(&fixed));
+    section("F is fixed, nothing is sampled: gradient descent on A (P = I here).", clock, &fixed_table(&fixed));
 
     let clock = Instant::now();
     let settings = JointTraining::demonstrations();
     let joint: Vec<Vec<JointRun>> = settings.iter().map(|setting| setting.runs(&seeds)).collect();
     let steps = settings[0].schedule.steps;
-    println!(
-        "F and A trained together, {steps} steps; P projects on the span of ψ. ({:.0} s)\n",
-        clock.elapsed().as_secs_f64()
-    );
-    println!("{}", joint_table(&settings, &joint));
+    let title = format!("F and A trained together, {steps} steps; P projects on the span of ψ.");
+    section(&title, clock, &joint_table(&settings, &joint));
 
     let clock = Instant::now();
     let gauges = GaugeTraining::demonstrations().map(|setting| setting.runs(&seeds));
-    println!("A norm with γ and β before the tied A. ({:.0} s)\n", clock.elapsed().as_secs_f64());
-    println!("{}", gauge_table(&gauges));
+    section("A norm with γ and β before the tied A.", clock, &gauge_table(&gauges));
 
     let mut findings = [
         fixed_predictor::findings(&fixed),
@@ -71,11 +63,8 @@ pub fn run(args: &Args, all: bool) -> Result<()> {
         let settings = FieldTraining::demonstrations();
         let runs = settings.map(|setting| setting.runs(&seeds));
         let (steps, std) = (settings[0].schedule.steps, settings[0].sigma.std());
-        println!(
-            "A transformer on 6 × 6 patches, {steps} steps, std {std}. ({:.0} s)\n",
-            clock.elapsed().as_secs_f64()
-        );
-        println!("{}", fields_table(&settings, &runs));
+        let title = format!("A transformer on 6 × 6 patches, {steps} steps, std {std}.");
+        section(&title, clock, &fields_table(&settings, &runs));
         findings.extend(fields::findings(&runs));
     }
 
@@ -86,6 +75,19 @@ pub fn run(args: &Args, all: bool) -> Result<()> {
     println!();
     print(&findings, all);
     conclude(&findings)
+}
+
+fn section(title: &str, clock: Instant, table: &str) {
+    println!("{title} ({:.0} s)\n\n{table}", clock.elapsed().as_secs_f64());
+}
+
+/// Mean and standard deviation of a number of each run.
+fn spread<R>(runs: &[R], of: fn(&R) -> f64) -> String {
+    Spread::of(runs.iter().map(of)).to_string()
+}
+
+fn tied_or_not(tied: bool) -> String {
+    if tied { "tied" } else { "untied" }.into()
 }
 
 fn fixed_table(runs: &[FixedRun]) -> String {
@@ -108,15 +110,14 @@ fn fixed_table(runs: &[FixedRun]) -> String {
 
 fn joint_table(settings: &[JointTraining], runs: &[Vec<JointRun>]) -> String {
     let row = |(setting, runs): (&JointTraining, &Vec<JointRun>)| {
-        let of = |f: fn(&JointRun) -> f64| Spread::of(runs.iter().map(f)).to_string();
         vec![
-            if setting.tied { "tied" } else { "untied" }.into(),
+            tied_or_not(setting.tied),
             setting.d_p.to_string(),
             setting.sigma.std().to_string(),
-            of(|r| last(&r.norm)),
-            of(|r| last(&r.in_span)),
-            of(|r| r.sensitivity),
-            of(|r| r.loss),
+            spread(runs, |r| last(&r.norm)),
+            spread(runs, |r| last(&r.in_span)),
+            spread(runs, |r| r.sensitivity),
+            spread(runs, |r| r.loss),
         ]
     };
     let rows: Vec<Vec<String>> = settings.iter().zip(runs).map(row).collect();
@@ -125,10 +126,14 @@ fn joint_table(settings: &[JointTraining], runs: &[Vec<JointRun>]) -> String {
 
 fn gauge_table(runs: &[Vec<GaugeRun>; 2]) -> String {
     let row = |(name, runs): (&str, &Vec<GaugeRun>)| {
-        let of = |f: fn(&GaugeRun) -> f64| Spread::of(runs.iter().map(f)).to_string();
-        let ratios = [of(|r| r.noise_to_signal[0].1), of(|r| last(&r.noise_to_signal))];
-        let [before, after] = ratios;
-        vec![name.into(), of(|r| last(&r.norm)), of(|r| last(&r.gamma)), before, after, of(|r| r.loss)]
+        vec![
+            name.into(),
+            spread(runs, |r| last(&r.norm)),
+            spread(runs, |r| last(&r.gamma)),
+            spread(runs, |r| r.noise_to_signal[0].1),
+            spread(runs, |r| last(&r.noise_to_signal)),
+            spread(runs, |r| r.loss),
+        ]
     };
     let rows: Vec<Vec<String>> = ["held", "trained"].into_iter().zip(runs).map(row).collect();
     table(&["γ, β", "|A|/|A₀|", "|γ|/|γ₀|", "|An|/|As| before", "after", "loss"], &rows)
@@ -136,10 +141,13 @@ fn gauge_table(runs: &[Vec<GaugeRun>; 2]) -> String {
 
 fn fields_table(settings: &[FieldTraining], runs: &[Vec<FieldRun>]) -> String {
     let row = |(setting, runs): (&FieldTraining, &Vec<FieldRun>)| {
-        let of = |f: fn(&FieldRun) -> f64| Spread::of(runs.iter().map(f)).to_string();
-        let tied = if setting.tied { "tied" } else { "untied" };
-        let measured = [of(|r| last(&r.norm)), of(|r| r.sensitivity), of(|r| r.loss)];
-        [tied.into(), setting.schedule.decay.to_string()].into_iter().chain(measured).collect()
+        vec![
+            tied_or_not(setting.tied),
+            setting.schedule.decay.to_string(),
+            spread(runs, |r| last(&r.norm)),
+            spread(runs, |r| r.sensitivity),
+            spread(runs, |r| r.loss),
+        ]
     };
     let rows: Vec<Vec<String>> = settings.iter().zip(runs).map(row).collect();
     table(&["A and B", "weight decay", "|A|/|A₀|", "sensitivity", "loss"], &rows)
@@ -147,21 +155,19 @@ fn fields_table(settings: &[FieldTraining], runs: &[Vec<FieldRun>]) -> String {
 
 /// |A| over the steps of gradient descent, of one seed.
 fn fixed_curve(run: &FixedRun) -> Curve {
-    let points = |norms: &[f64]| norms.iter().enumerate().map(|(i, &y)| (i as f64, y)).collect();
-    let mut tied = Vec::new();
-    for (variance, descents) in VARIANCES.iter().zip(&run.tied) {
-        tied.push((format!("tied, σ = {variance}"), points(&descents[0].norms)));
-    }
-    let both =
-        [("untied".to_owned(), points(&run.untied.norms)), ("tied, from 1".into(), points(&run.tied[1][0].norms))];
-    let both = both.into_iter().chain([("tied, from 0.001".into(), points(&run.tied[1][1].norms))]).collect();
+    let points = |name: String, norms: &[f64]| (name, norms.iter().enumerate().map(|(i, &y)| (i as f64, y)).collect());
+    let both = vec![
+        points("untied".into(), &run.untied.norms),
+        points("tied, from 1".into(), &run.tied[1][0].norms),
+        points("tied, from 0.001".into(), &run.tied[1][1].norms),
+    ];
+    let tied = VARIANCES.iter().zip(&run.tied);
+    let tied = tied.map(|(variance, descents)| points(format!("tied, σ = {variance}"), &descents[0].norms)).collect();
+    let panel = |log, series| Panel { y_label: "|PA|".into(), log, range: None, series };
     Curve {
         title: "A under a fixed F".into(),
         x_label: "steps of gradient descent".into(),
-        panels: vec![
-            Panel { y_label: "|PA|".into(), log: true, range: None, series: both },
-            Panel { y_label: "|PA|".into(), log: false, range: None, series: tied },
-        ],
+        panels: vec![panel(true, both), panel(false, tied)],
     }
 }
 
@@ -171,8 +177,7 @@ fn curves(settings: &[JointTraining], joint: &[Vec<JointRun>], gauges: &[Vec<Gau
         let at = |i: usize| traces.iter().map(|t| t[i].1).sum::<f64>() / traces.len() as f64;
         (0..traces[0].len()).map(|i| (traces[0][i].0, at(i))).collect()
     };
-    let name =
-        |s: &JointTraining| format!("{}, d_p {}, std {}", if s.tied { "tied" } else { "untied" }, s.d_p, s.sigma.std());
+    let name = |s: &JointTraining| format!("{}, d_p {}, std {}", tied_or_not(s.tied), s.d_p, s.sigma.std());
     let of_joint = |f: fn(&JointRun) -> &Trace| {
         settings.iter().zip(joint).map(|(s, runs)| (name(s), mean(runs.iter().map(f).collect()))).collect()
     };
@@ -180,13 +185,14 @@ fn curves(settings: &[JointTraining], joint: &[Vec<JointRun>], gauges: &[Vec<Gau
         let both = ["γ held", "γ trained"].into_iter().zip(gauges);
         both.map(|(name, runs)| (name.to_owned(), mean(runs.iter().map(f).collect()))).collect()
     };
+    let panel = |y_label: &str, log, series| Panel { y_label: y_label.into(), log, range: None, series };
     Curve {
         title: "A trained with F".into(),
         x_label: "step".into(),
         panels: vec![
-            Panel { y_label: "|A| / |A₀|".into(), log: true, range: None, series: of_joint(|r| &r.norm) },
-            Panel { y_label: "|PA| / |A₀|".into(), log: true, range: None, series: of_joint(|r| &r.in_span) },
-            Panel { y_label: "|An| / |As|".into(), log: false, range: None, series: of_gauge(|r| &r.noise_to_signal) },
+            panel("|A| / |A₀|", true, of_joint(|r| &r.norm)),
+            panel("|PA| / |A₀|", true, of_joint(|r| &r.in_span)),
+            panel("|An| / |As|", false, of_gauge(|r| &r.noise_to_signal)),
         ],
     }
 }

@@ -2,15 +2,15 @@
 
 use clap::Args as ClapArgs;
 
-use super::super::options::{MaskArgs, ModelArgs};
 use super::{conclude, print};
-use crate::lab::graph::{Lint, lint};
+use crate::cli::options::{MaskArgs, ModelArgs, recipe};
+use crate::cli::profile::saved_table;
+use crate::lab::graph::lint;
 use crate::methods::Model;
 use crate::nn::Role;
-use crate::report::table::table;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Tensor};
-use crate::train::{Batch, Noise, Trainer};
+use crate::train::{Batch, Noise, RunConfig, Trainer};
 use crate::{Error, Result};
 
 #[derive(ClapArgs, Clone, Debug)]
@@ -31,8 +31,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, all: bool) -> Result<()> {
-    let config = args.model.config()?;
-    let masking = args.masks.masking(&config)?;
+    let RunConfig { model: config, masking, .. } = recipe(&args.model, &args.masks)?;
     let (n, side) = (usize::from(args.images), config.encoder.image_size);
     let (model, params) = Model::new(&config, DType::F32, &mut stream(args.seed, Purpose::Init, [0, 0]))?;
     let mut trainer = Trainer::new(model, params);
@@ -47,24 +46,11 @@ pub fn run(args: &Args, all: bool) -> Result<()> {
     let lint = lint(&trainer, &batch);
     println!("{}: a step (images: {n}), {} entries on the tape\n", config.method.name(), lint.entries);
     print(&lint.findings, all);
-    println!("{}", saved(&lint, n));
+    println!("{}", saved_table(&lint.saved, lint.entries, n));
     if !lint.zero.is_empty() {
         println!("Gradients that are all zero: {}\n", lint.zero.join(", "));
     }
     conclude(&lint.findings)
-}
-
-/// What is kept for the backward pass, as a table.
-fn saved(lint: &Lint, images: usize) -> String {
-    let total: usize = lint.saved.iter().map(|s| s.bytes).sum();
-    let kib = |bytes: usize| format!("{:.1}", bytes as f64 / 1024.0);
-    let row = |name: &str, entries: usize, bytes: usize| {
-        let share = format!("{:.1} %", 100.0 * bytes as f64 / total.max(1) as f64);
-        vec![name.to_owned(), entries.to_string(), kib(bytes), kib(bytes / images), share]
-    };
-    let rows: Vec<Vec<String>> = lint.saved.iter().map(|s| row(s.name, s.entries, s.bytes)).collect();
-    let rows = [rows, vec![row("all", lint.entries, total)]].concat();
-    table(&["operation", "entries", "KiB kept for backward", "an image", "share"], &rows)
 }
 
 /// Sets one element of a parameter to NaN.

@@ -23,6 +23,8 @@
 mod header;
 mod mismatch;
 mod read;
+#[cfg(test)]
+pub(super) mod tests;
 mod write;
 
 pub(super) use mismatch::shown;
@@ -32,6 +34,8 @@ pub use read::TensorFile;
 pub use write::{Beside, write, write_rows};
 
 use crc32fast::Hasher;
+
+use crate::tensor::Real;
 
 /// What was seen of the elements of a tensor that passed.
 struct Passed {
@@ -44,6 +48,12 @@ impl Passed {
     /// Before the first.
     fn nothing() -> Self {
         Passed { crc: Hasher::new(), finite: true }
+    }
+
+    /// Takes in the next elements, and their bytes.
+    fn see<T: Real>(&mut self, values: &[T], bytes: &[u8]) {
+        self.crc.update(bytes);
+        self.finite &= values.iter().fold(true, |finite, x| finite & x.is_finite());
     }
 
     /// The checksum as it stands in the metadata.
@@ -61,47 +71,4 @@ fn checksum<'a>(metadata: impl Iterator<Item = (&'a String, &'a String)>) -> Str
 
 fn hexadecimal(crc: Hasher) -> String {
     format!("{:08x}", crc.finalize())
-}
-
-/// Files made by hand, for tests.
-#[cfg(test)]
-pub(super) mod testing {
-    use std::io::Write;
-
-    use tempfile::{Builder, TempPath};
-
-    /// A file of its own, removed at the end.
-    pub struct Scratch(pub TempPath);
-
-    impl Scratch {
-        pub fn new(name: &str, bytes: &[u8]) -> Self {
-            let mut file = Builder::new().prefix(name).tempfile().unwrap();
-            file.write_all(bytes).unwrap();
-            Scratch(file.into_temp_path())
-        }
-    }
-
-    /// Any header, any data.
-    pub fn raw(header: &str, data: &[u8]) -> Vec<u8> {
-        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
-    }
-
-    /// Name, element type, shape, bytes.
-    pub type Entry<'a> = (&'a str, &'a str, &'a [usize], Vec<u8>);
-
-    /// A file with these tensors one after the other.
-    pub fn file_of(tensors: &[Entry]) -> Vec<u8> {
-        let mut data = Vec::new();
-        let entry = |(name, dtype, shape, bytes): &Entry| {
-            let start = data.len();
-            data.extend(bytes);
-            format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{start},{}]}}"#, data.len())
-        };
-        let entries: Vec<String> = tensors.iter().map(entry).collect();
-        raw(&format!("{{{}}}", entries.join(",")), &data)
-    }
-
-    pub fn f32s(values: &[f32]) -> Vec<u8> {
-        values.iter().flat_map(|x| x.to_le_bytes()).collect()
-    }
 }

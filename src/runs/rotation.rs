@@ -1,14 +1,13 @@
 //! Checkpoint rotation: the folder `checkpoints/` of a run, with `step-00000120.safetensors` and so on.
 //!
-//! Each file holds all that the run needs to go on ([`save_run`]). The last few are kept, so that a damaged newest one
+//! Each file holds all that the run needs to be resumed ([`save_run`]). The last few are kept, so that a damaged newest one
 //! costs only the steps since the one before it, and some for good. A file goes only after a newer one is on disk.
 
 use std::path::PathBuf;
 
-use super::algorithm_1::Trainer;
-use super::checkpoint::{CheckpointPolicy, SavedRun, load_run, save_run};
-use super::config::RunConfig;
 use crate::files::{UNFINISHED, sync_folder};
+use crate::train::checkpoint::{CheckpointPolicy, SavedRun, load_run, save_run};
+use crate::train::{RunConfig, Trainer};
 use crate::{Error, Result};
 
 /// The checkpoints of one run. One process at a time may use it.
@@ -20,7 +19,7 @@ pub struct Rotation {
 /// What [`Rotation::newest`] found.
 #[derive(Debug)]
 pub struct Newest {
-    /// The newest run that can go on.
+    /// The run of the newest checkpoint that is whole.
     pub run: SavedRun,
     /// What is wrong with newer files.
     pub damaged: Vec<Error>,
@@ -66,14 +65,14 @@ impl Rotation {
     ///
     /// # Errors
     /// When it cannot be written; those before it are still there.
-    pub fn save(&self, config: &RunConfig, upkeep: &CheckpointPolicy, trainer: &Trainer) -> Result<()> {
+    pub fn save(&self, config: &RunConfig, policy: &CheckpointPolicy, trainer: &Trainer) -> Result<()> {
         if !self.folder.is_dir() {
             let made = std::fs::create_dir_all(&self.folder).and_then(|()| sync_folder(&self.folder));
             made.map_err(|e| Error::io("create", &self.folder, e))?;
         }
-        save_run(&self.file(trainer.optimizer.steps() as usize), config, upkeep, trainer)?;
-        let for_good = |step: usize| step > 0 && upkeep.keep_every > 0 && step.is_multiple_of(upkeep.keep_every);
-        let old = self.steps()?.into_iter().skip(upkeep.keep.max(1)).filter(|step| !for_good(*step));
+        save_run(&self.file(trainer.optimizer.steps() as usize), config, policy, trainer)?;
+        let for_good = |step: usize| step > 0 && policy.keep_every > 0 && step.is_multiple_of(policy.keep_every);
+        let old = self.steps()?.into_iter().skip(policy.keep.max(1)).filter(|step| !for_good(*step));
         for path in old.map(|step| self.file(step)) {
             std::fs::remove_file(&path).map_err(|e| Error::io("remove", path, e))?;
         }
@@ -105,12 +104,11 @@ impl Rotation {
                 }
             }
         }
-        let problem = match damaged.is_empty() {
-            true => "no checkpoint is in it".to_owned(),
-            false => {
-                damaged.iter().fold("no checkpoint in it can be used".into(), |all, (_, e)| format!("{all}\n  {e}"))
-            }
+        let problem = if damaged.is_empty() {
+            "no checkpoint is in it".to_owned()
+        } else {
+            damaged.iter().fold("no checkpoint in it can be used".into(), |all, (_, e)| format!("{all}\n  {e}"))
         };
-        Err(Error::file(&self.folder, problem, "start again, without --resume"))
+        Err(Error::file(&self.folder, problem, "begin a new run (`RunFolder::create`)"))
     }
 }

@@ -1,0 +1,161 @@
+//! The folder, its lock, and the training in it.
+
+use std::fs::{File, TryLockError};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::log::{self, Log, LogRow};
+use super::rotation::Rotation;
+use crate::data::Splits;
+use crate::train::checkpoint::{self, SavedRun};
+use crate::train::{Failed, StepReport, Trainer, Watch, go_on};
+use crate::{Error, Result, files};
+
+/// Most time between checkpoints of a run.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
+
+/// Where in a run's folder its checkpoints are.
+const CHECKPOINTS: &str = "checkpoints";
+
+/// A run's folder. While a process has it, no other can.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    /// Locked. The system lets go of it when the process ends, however it ends.
+    _lock: File,
+}
+
+impl RunFolder {
+    /// A new folder `{parent}/{name}`, or `{name}-2`, `{name}-3`, … when that exists: no run overwrites another.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(parent: &Path, name: &str) -> Result<Self> {
+        std::fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+        for i in 1.. {
+            let path = parent.join(if i == 1 { name.to_owned() } else { format!("{name}-{i}") });
+            match std::fs::create_dir(&path) {
+                Ok(()) => {
+                    files::sync_folder(&path).map_err(|e| Error::io("create", &path, e))?;
+                    return Self::lock(path);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(Error::io("create", path, e)),
+            }
+        }
+        unreachable!("there are more numbers than folders")
+    }
+
+    /// The folder of a run that is to be resumed.
+    ///
+    /// # Errors
+    /// When there is none, or another process is at work in it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let is_folder = std::fs::metadata(path).map_err(|e| Error::io("open", path, e))?.is_dir();
+        if path.join(CHECKPOINTS).is_dir() {
+            return Self::lock(path.to_owned());
+        }
+        let problem = if is_folder { "no run: no folder of checkpoints is in it" } else { "not a folder" };
+        Err(Error::file(path, problem, "give the folder of a run, such as runs/stop-shapes"))
+    }
+
+    fn lock(path: PathBuf) -> Result<Self> {
+        let file = path.join("lock");
+        let lock = File::options().create(true).append(true).open(&file).map_err(|e| Error::io("open", &file, e))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            // Some network file systems have no locks. To train is better there than not to.
+            Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", file, e)),
+            Err(TryLockError::WouldBlock) => {
+                let hint = "wait until it has ended, or end it (Ctrl-C, SIGTERM): it leaves a checkpoint";
+                return Err(Error::file(path, "another process is at work on this run", hint));
+            }
+        }
+        Ok(RunFolder { path, _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// What the run can be resumed from.
+    pub fn checkpoints(&self) -> Rotation {
+        Rotation::new(self.file(CHECKPOINTS))
+    }
+
+    /// The log: all rows of a short one; of a long one, rows evenly spread, and those with diagnostics.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn log(&self) -> Result<Vec<LogRow>> {
+        log::rows(&self.file(log::NAME))
+    }
+
+    /// Trains from where the run stands to its end, and writes log, checkpoints and weights. `observe` sees each step, and
+    /// may end the run there: then a checkpoint of that step is written first. `every_number`: see [`Watch`].
+    ///
+    /// # Errors
+    /// As [`go_on`]; when a file cannot be written. The steps that were done are not lost: there is a checkpoint of
+    /// the last of them, if it can be written, and the error says from which step the run can be resumed.
+    pub fn train(
+        &self,
+        run: SavedRun,
+        splits: &Splits,
+        every_number: bool,
+        observe: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
+    ) -> Result<Trainer> {
+        let SavedRun { config, upkeep: policy, trainer } = run;
+        let done = trainer.optimizer.steps() as usize;
+        let checkpoints = self.checkpoints();
+        let mut log = Log::open(self.file(log::NAME), done)?;
+        if done == 0 {
+            checkpoints.save(&config, &policy, &trainer)?; // so that the run can be resumed from its first step
+        }
+        let due = |step: usize| {
+            let every = |steps: usize| steps > 0 && step.is_multiple_of(steps);
+            every(policy.checkpoint_every) || every(policy.keep_every) || step == config.steps
+        };
+        // The last checkpoint that there is, and the last that was tried.
+        let (mut kept, mut tried, mut saved) = (done, done, Instant::now());
+        let kept_so_far = |kept: usize| {
+            let path = self.path.display();
+            format!("the run is kept as it was after step {kept}: `RunFolder::open` {path} goes on from there")
+        };
+        let watch = Watch { diagnose_every: policy.diagnose_every, every_number };
+        let trained = go_on(trainer, &config, splits, watch, &mut |report, trainer| {
+            log.append(report)?;
+            let next = observe(report);
+            if next.is_break() || due(report.step) || saved.elapsed() > CHECKPOINT_EVERY {
+                log.sync()?; // first: no checkpoint is ahead of the log
+                tried = report.step;
+                checkpoints.save(&config, &policy, trainer)?;
+                (kept, saved) = (tried, Instant::now());
+            }
+            Ok(next)
+        });
+        let trainer = trained.map_err(|failed| {
+            let Failed { mut error, trainer } = *failed;
+            if let Some(trainer) = trainer.filter(|trainer| trainer.optimizer.steps() as usize > tried) {
+                let step = trainer.optimizer.steps() as usize;
+                let _ = log.sync(); // what a log has lost is said on resuming
+                match checkpoints.save(&config, &policy, &trainer) {
+                    Ok(()) => kept = step,
+                    Err(e) => error = error.noted(format!("and step {step} cannot be kept: {e}")),
+                }
+            }
+            error.noted(kept_so_far(kept))
+        })?;
+        let step = trainer.optimizer.steps() as usize;
+        let weights = checkpoint::save(&self.file("checkpoint.safetensors"), &config, step, &trainer.params);
+        weights.map_err(|error| error.noted(kept_so_far(kept)))?;
+        Ok(trainer)
+    }
+}
