@@ -62,8 +62,10 @@ fn imagenet_as_distributed_and_train_alone() {
     contains(&said, &["20 images of 2 classes (train/CLASS and val/CLASS)", "20 images of 2 classes, tested on 6"]);
     contains(&said, &["data: test/ with its 5 images is ignored: it has no class folders"]);
     std::fs::remove_dir_all(scratch.path("data/val")).unwrap();
+    images(&scratch, "data/train/n3", 1);
     let said = scratch.says(&format!("{run} --probe"));
-    contains(&said, &["16 images of 2 classes (train/CLASS, a fifth of each class held out)", "tested on 4"]);
+    contains(&said, &["17 images of 3 classes (train/CLASS, a fifth of each class held out)", "tested on 4"]);
+    assert!(!said.contains("not the same classes"), "that nothing of one image is held out is no news: {said}");
 }
 
 #[test]
