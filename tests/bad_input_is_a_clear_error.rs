@@ -113,7 +113,8 @@ fn checkpoints_that_are_not() {
     // As from a program that writes no checksums: what an edit does is then seen, and not just that there was one.
     let unsummed = replaced(&replaced(&good, "\"crc32\"", "\"other\""), "\"checksum\"", "\"anything\"");
     let edited = |from: &str, to: &str| replaced(&unsummed, from, to);
-    let cases: &[(&str, Option<Vec<u8>>, &[&str])] = &[
+    type Case = (&'static str, Option<Vec<u8>>, &'static [&'static str]);
+    let cases: &[Case] = &[
         ("missing", None, &["missing", "No such file"]),
         (".", None, &["is a folder, not a file"]),
         ("text", Some(b"this is not a checkpoint at all".to_vec()), &["text", "not a safetensors file"]),

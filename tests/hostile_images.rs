@@ -200,7 +200,7 @@ fn injured_images_are_shown_or_skipped() {
     let scratch = with_good_images();
     let mut skipped = 0;
     for k in 0..1500 {
-        scratch.write("train/a/any.png", &mutated(&seeds[k % seeds.len()], &mut rng));
+        scratch.write("train/a/any.png", mutated(&seeds[k % seeds.len()], &mut rng));
         let (train, test) = skipping(&scratch);
         let first = pixels(&train, 0);
         assert_eq!(train.len() + usize::from(train.skipped() == 1 && train.len() == 1), 2);
@@ -216,7 +216,7 @@ fn injured_images_are_shown_or_skipped() {
 fn folder_with_late_damage() -> Scratch {
     let scratch = Scratch::new();
     for (c, class) in ["a", "b", "c"].into_iter().enumerate() {
-        scratch.write(format!("test/{class}/x.png"), &gray(250));
+        scratch.write(format!("test/{class}/x.png"), gray(250));
         for k in 0..6 {
             let bad = class == "b" && [1, 2, 5].contains(&k);
             let bytes = if bad { broken_later() } else { gray((c * 10 + k) as u8) };
@@ -244,7 +244,7 @@ fn the_next_good_image_of_the_class_stands_in_whoever_asks_first() {
         assert!(train.describe().contains("were skipped: 3"), "{}", train.describe());
     }
     refused(&scratch, BadImages::Refuse, &["3 files", "1.png", "5.png"]);
-    scratch.write("test/c/x.png", &broken_later());
+    scratch.write("test/c/x.png", broken_later());
     refused(&scratch, BadImages::Refuse, &["4 files", "test/c/x.png"]);
 }
 
@@ -252,11 +252,11 @@ fn the_next_good_image_of_the_class_stands_in_whoever_asks_first() {
 fn folder_with_a_barren_class() -> Scratch {
     let scratch = Scratch::new();
     for k in 0..3 {
-        scratch.write(format!("train/a/{k}.png"), &gray(10 + k));
-        scratch.write(format!("train/b/{k}.png"), &broken_later());
+        scratch.write(format!("train/a/{k}.png"), gray(10 + k));
+        scratch.write(format!("train/b/{k}.png"), broken_later());
     }
     for class in ["a", "b"] {
-        scratch.write(format!("test/{class}/x.png"), &gray(250));
+        scratch.write(format!("test/{class}/x.png"), gray(250));
     }
     scratch
 }
@@ -291,7 +291,7 @@ fn a_split_without_any_good_image_is_an_error() {
     let scratch = with_good_images();
     scratch.write("train/a/good.png", b"no image");
     refused(&scratch, BadImages::Skip, &["no train image can be used", "good.png"]);
-    scratch.write("train/a/good.png", &broken_later());
+    scratch.write("train/a/good.png", broken_later());
     let (train, _) = skipping(&scratch);
     let message = train.unlabeled_pixels(0, &mut [0; 3 * SIZE * SIZE]).unwrap_err().to_string();
     assert!(message.contains("no train image can be decoded"), "{message}");
@@ -318,7 +318,7 @@ fn batches_with_stand_ins_are_the_same_on_any_number_of_threads() {
 #[test]
 fn damage_moves_no_image_to_the_other_split() {
     let scratch = Scratch::new();
-    (0..20).for_each(|k| scratch.write(format!("a/{k:02}.png"), &gray(k)));
+    (0..20).for_each(|k| scratch.write(format!("a/{k:02}.png"), gray(k)));
     let levels = |images: &dyn Dataset| (0..images.len()).map(|k| pixels(images, k)[0]).collect::<Vec<_>>();
     let before = skipping(&scratch).1;
     let before = levels(&before);
@@ -335,9 +335,9 @@ fn folders_that_are_not_as_they_should_be() {
     contains(&nowhere.err().unwrap().to_string(), &["nowhere"]);
     refused(&scratch, BadImages::Skip, &["no images in here\n  expected CLASS/NAME.jpg"]);
     for k in 0..2 {
-        scratch.write(format!("a/{k}.png"), &gray(k));
+        scratch.write(format!("a/{k}.png"), gray(k));
     }
-    scratch.write("beside.png", &gray(1));
+    scratch.write("beside.png", gray(1));
     assert_eq!(skipping(&scratch).0.skipped(), 1, "the one beside");
     refused(&scratch, BadImages::Refuse, &["beside.png: lies beside the folders that are used"]);
     std::fs::remove_file(scratch.path("beside.png")).unwrap();
@@ -348,11 +348,11 @@ fn folders_that_are_not_as_they_should_be() {
 
     // A class that is a file in one of the splits.
     let scratch = with_good_images();
-    scratch.write("train/b/1.png", &gray(1));
+    scratch.write("train/b/1.png", gray(1));
     scratch.write("test/b", b"a file");
     assert_eq!(open(&scratch, BadImages::Refuse).unwrap().0.class_names(), ["a", "b"]);
     // One that only the test split has gets no label, and no other's.
-    scratch.write("test/0/1.png", &gray(1));
+    scratch.write("test/0/1.png", gray(1));
     let (train, test) = skipping(&scratch);
     assert_eq!(
         ((0..2).map(|k| test.label(k)).collect::<Vec<_>>(), train.class_names()),
@@ -384,7 +384,7 @@ fn links_devices_and_names_that_are_no_text() {
     assert!(Command::new("mkfifo").arg(class.join("pipe.png")).status().unwrap().success());
     // Not bad: a link that leads somewhere, and a name that is no text.
     symlink("good.png", class.join("link.png")).unwrap();
-    scratch.write(Path::new("train/a").join(OsStr::from_bytes(b"\xFF\xFE.png")), &gray(1));
+    scratch.write(Path::new("train/a").join(OsStr::from_bytes(b"\xFF\xFE.png")), gray(1));
     scratch.write(Path::new("train/a").join(OsStr::from_bytes(b"x.\xFF")), b"no image by its name");
     scratch.write("train/a/._hidden.png", b"what some systems leave");
     let bad = ["broken.png", "loop-1.png", "loop-2.png", "device.png", "pipe.png"];
@@ -395,7 +395,7 @@ fn links_devices_and_names_that_are_no_text() {
 
     symlink("nowhere", scratch.path("train/gone")).unwrap();
     assert_eq!(skipping(&scratch).0.skipped(), 6, "a class that is a broken link is reported");
-    scratch.write(Path::new("train").join(OsStr::from_bytes(b"\xFF")).join("x.png"), &gray(1));
+    scratch.write(Path::new("train").join(OsStr::from_bytes(b"\xFF")).join("x.png"), gray(1));
     refused(&scratch, BadImages::Skip, &["not UTF-8"]);
 }
 
@@ -404,7 +404,7 @@ fn links_devices_and_names_that_are_no_text() {
 fn a_file_that_may_not_be_read() {
     use std::os::unix::fs::PermissionsExt;
     let scratch = with_good_images();
-    scratch.write("train/a/secret.png", &gray(1));
+    scratch.write("train/a/secret.png", gray(1));
     let secret = scratch.path("train/a/secret.png");
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o0)).unwrap();
     if std::fs::read(&secret).is_ok() {
@@ -458,10 +458,10 @@ fn bombs_are_refused_in_little_memory_and_reported_once() {
     let scratch = with_good_images();
     let data = chunk(b"IDAT", &stored(&[0; 7]));
     for (name, side) in [("a", 60_000), ("b", 16_384), ("c", u32::MAX)] {
-        scratch.write(format!("train/a/{name}.png"), &png(&[header(side, side, 16, 6), data.clone()]));
+        scratch.write(format!("train/a/{name}.png"), png(&[header(side, side, 16, 6), data.clone()]));
     }
-    scratch.write("train/a/d.jpg", &jpeg_declaring(65_535, 65_535));
-    scratch.write("train/a/e.png", &broken_later());
+    scratch.write("train/a/d.jpg", jpeg_declaring(65_535, 65_535));
+    scratch.write("train/a/e.png", broken_later());
     let long = std::fs::File::create(scratch.path("train/a/f.jpg")).unwrap();
     std::io::Write::write_all(&mut &long, &[0xFF, 0xD8, 0xFF]).unwrap();
     let sparse = long.set_len(1 << 40).is_ok();

@@ -36,7 +36,7 @@ fn images_at_any_depth_belong_to_the_class_and_what_is_passed_over_is_said() {
     for class in ["a", "b"] {
         images(&scratch, &format!("data/{class}"), 4);
         images(&scratch, &format!("data/{class}/more/still"), 20);
-        scratch.write(&format!("data/{class}/notes.txt"), b"");
+        scratch.write(format!("data/{class}/notes.txt"), b"");
     }
     scratch.write("data/labels.csv", b"");
     let run = format!("{PRETRAIN} --data folder:data --steps 2");
@@ -62,8 +62,10 @@ fn imagenet_as_distributed_and_train_alone() {
     contains(&said, &["20 images of 2 classes (train/CLASS and val/CLASS)", "20 images of 2 classes, tested on 6"]);
     contains(&said, &["data: test/ with its 5 images is ignored: it has no class folders"]);
     std::fs::remove_dir_all(scratch.path("data/val")).unwrap();
+    images(&scratch, "data/train/n3", 1);
     let said = scratch.says(&format!("{run} --probe"));
-    contains(&said, &["16 images of 2 classes (train/CLASS, a fifth of each class held out)", "tested on 4"]);
+    contains(&said, &["17 images of 3 classes (train/CLASS, a fifth of each class held out)", "tested on 4"]);
+    assert!(!said.contains("not the same classes"), "that nothing of one image is held out is no news: {said}");
 }
 
 #[test]
@@ -116,7 +118,7 @@ fn a_class_without_any_good_image_ends_no_run_but_cannot_be_judged_by() {
     let scratch = Scratch::new();
     for split in ["train", "test"] {
         images(&scratch, &format!("data/{split}/a"), 12);
-        scratch.write(&format!("data/{split}/b/only.png"), &cut_short());
+        scratch.write(format!("data/{split}/b/only.png"), cut_short());
     }
     let said = scratch.says(&format!("{PRETRAIN} --data folder:data --steps 9 --diagnose-every 3 --name barren"));
     contains(
@@ -174,7 +176,7 @@ fn images_beside_the_splits_are_named_and_refused_by_strict() {
     let run = format!("{PRETRAIN} --data folder:data --steps 1");
     scratch.says(&format!("{run} --strict"));
     images(&scratch, "data/extra/b", 2);
-    scratch.write("data/lone.png", &picture(3));
+    scratch.write("data/lone.png", picture(3));
     let beside = |name: &str| format!("data/{name}: lies beside the folders that are used, not in one");
     let names = ["extra/b/000.png", "extra/b/001.png", "lone.png"].map(beside);
     for said in [scratch.says(&run), scratch.refuses(&format!("{run} --strict"), &[])] {

@@ -71,10 +71,11 @@ pub fn source(preprocessing: &Preprocessing) -> &'static str {
 ///
 /// # Errors
 /// If it has to be measured, and an image cannot be read.
-pub fn normalization(preprocessing: Preprocessing, splits: &data::Splits) -> Result<Normalization> {
-    let Normalization { mean, std } = preprocessing.on(splits)?;
-    say!("images are normalized with mean {mean:?}, std {std:?}: {}", source(&preprocessing));
-    Ok(Normalization { mean, std })
+pub fn normalization(preprocessing: &Preprocessing, splits: &data::Splits) -> Result<Normalization> {
+    let normalization = preprocessing.on(splits)?;
+    let Normalization { mean, std } = &normalization;
+    say!("images are normalized with mean {mean:?}, std {std:?}: {}", source(preprocessing));
+    Ok(normalization)
 }
 
 /// What a run begins with.
@@ -225,9 +226,9 @@ mod tests {
         let (own, flags) = (Normalization::CIFAR10, "--mean 0.5,-0.25,0 --std 1,2,0.5");
         assert_eq!(of("", None).unwrap(), None);
         assert_eq!(of(flags, None).unwrap(), Some(Preprocessing::Asked(asked.clone())));
-        let both = of(&format!("--init f {flags}"), Some(Some(own.clone())));
-        assert_eq!(both.unwrap(), Some(Preprocessing::Asked(asked)));
-        assert_eq!(of("--init f", Some(Some(own.clone()))).unwrap(), Some(Preprocessing::Checkpoint(own)));
+        let own_run = || Some(Some(own.clone()));
+        assert_eq!(of(&format!("--init f {flags}"), own_run()).unwrap(), Some(Preprocessing::Asked(asked)));
+        assert_eq!(of("--init f", own_run()).unwrap(), Some(Preprocessing::Checkpoint(own.clone())));
         assert_eq!(of("--init f", Some(None)).unwrap(), Some(Preprocessing::Images), "a checkpoint of 0.1.0");
         assert_eq!(of("--init f", None).unwrap(), Some(Preprocessing::ImageNet));
         for bad in ["--mean nan,0,0 --std 1,1,1", "--mean 0,0,0 --std 1,0,1", "--mean 0,0,0 --std=-1,1,1"] {

@@ -11,7 +11,7 @@ use super::encoder::{EncoderArgs, Opened, source};
 use super::options::OpenArgs;
 use super::progress::Progress;
 use super::signals;
-use crate::data::{self, BadImages, Dataset, Normalization, OpenOptions, Splits, evaluation_images, folder};
+use crate::data::{self, BadImages, Dataset, InMemory, Normalization, OpenOptions, evaluation_images, folder};
 use crate::tensor::{DType, Tensor};
 use crate::train::safetensors::{Beside, TensorFile, write_rows};
 use crate::{Error, Result, files};
@@ -50,12 +50,18 @@ pub fn run(args: &Args) -> Result<()> {
     let (side, options) = (found.model.encoder.config().image_size, args.open.options());
     let images = match (&args.data, &args.images) {
         (Some(spec), _) => Images::open(&data::absolute_spec(spec)?, &found, options)?,
-        (None, Some(path)) => Images { sets: vec![Set::Tensor(normalized_images(path, side)?)], folder: None },
+        (None, Some(path)) => {
+            let images = InMemory::new(normalized_images(path, side)?)?;
+            Images { sets: vec![Arc::new(images)], normalization: Normalization::NONE, folder: None }
+        }
         (None, None) => return Err(Error::config("no images", "give some: --data folder:DIR, or --images FILE")),
     };
     let tokens = if args.images.is_some() { !args.pooled } else { args.tokens };
-    let verb = if args.images.is_some() { "expects pixels" } else { "pixels are" };
-    match images.normalization().or(found.preprocessing.said()) {
+    let (verb, normalization) = match args.images {
+        Some(_) => ("expects pixels", found.preprocessing.said()),
+        None => ("pixels are", Some(images.normalization.clone())),
+    };
+    match normalization {
         Some(Normalization { mean, std }) => {
             let source = source(&found.preprocessing);
             say!("{verb} normalized by mean {mean:?} and standard deviation {std:?} ({source})");
@@ -68,7 +74,7 @@ pub fn run(args: &Args) -> Result<()> {
     signals::listen(); // not before: nothing asks while images are listed, or decoded with --strict
     let may_leave_out = images.folder.is_some() && options.bad_images == BadImages::Skip;
     let shape = encode(&found, &images, may_leave_out, tokens, &args.out)?;
-    let without = match images.skipped() {
+    let without = match images.sets.iter().map(|set| set.skipped()).sum::<usize>() {
         0 => String::new(),
         n => format!("; {n} images could not be used and are left out"),
     };
@@ -76,45 +82,13 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What is to be encoded, set after set.
+/// What is to be encoded.
 struct Images {
-    sets: Vec<Set>,
+    /// One after the other.
+    sets: Vec<Arc<dyn Dataset>>,
+    normalization: Normalization,
     /// The only set, if it is a folder, whose files have names.
     folder: Option<Arc<folder::Folder>>,
-}
-
-enum Set {
-    /// \[B, 3, S, S\], normalized already.
-    Tensor(Tensor),
-    /// Images, and how they are normalized.
-    Data(Arc<dyn Dataset>, Normalization),
-}
-
-impl Set {
-    fn len(&self) -> usize {
-        match self {
-            Set::Tensor(images) => images.shape()[0],
-            Set::Data(images, _) => images.len(),
-        }
-    }
-
-    /// \[B, 3, S, S\]: these images as an encoder takes them.
-    fn images(&self, range: Range<usize>, side: usize) -> Result<Tensor> {
-        match self {
-            Set::Tensor(images) => Ok(images.rows(range)),
-            Set::Data(images, normalization) => {
-                let n = range.len();
-                Ok(Tensor::new([n, 3, side, side], evaluation_images(&**images, range, normalization)?))
-            }
-        }
-    }
-
-    fn label(&self, index: usize) -> Option<usize> {
-        match self {
-            Set::Tensor(_) => None,
-            Set::Data(images, _) => images.label(index),
-        }
-    }
 }
 
 /// The number of an image in its set, after that of the set.
@@ -126,40 +100,25 @@ impl Images {
         let Some(dir) = spec.strip_prefix("folder:").filter(|dir| !dir.is_empty()) else {
             let splits = data::open_with(spec, side, options)?;
             let normalization = found.preprocessing.on(&splits)?;
-            let Splits { train, test, .. } = splits;
-            return Ok(Images {
-                sets: [train, test].map(|set| Set::Data(set, normalization.clone())).into(),
-                folder: None,
-            });
+            return Ok(Images { sets: vec![splits.train, splits.test], normalization, folder: None });
         };
         let folder = Arc::new(folder::open_all(Path::new(dir), side, options.bad_images)?);
         let normalization = found.preprocessing.said().ok_or_else(|| {
             let problem = "the checkpoint is an old one that does not say how its images were normalized";
             Error::config(problem, "say it: --mean R,G,B --std R,G,B")
         })?;
-        Ok(Images { sets: vec![Set::Data(folder.clone(), normalization)], folder: Some(folder) })
+        Ok(Images { sets: vec![folder.clone()], normalization, folder: Some(folder) })
     }
 
     fn len(&self) -> usize {
-        self.sets.iter().map(Set::len).sum()
-    }
-
-    fn normalization(&self) -> Option<Normalization> {
-        self.sets
-            .iter()
-            .find_map(|set| if let Set::Data(_, normalization) = set { Some(normalization.clone()) } else { None })
-    }
-
-    /// How many files turned out to be of no use so far, those left out at opening included.
-    fn skipped(&self) -> usize {
-        self.sets.iter().map(|set| if let Set::Data(images, _) = set { images.skipped() } else { 0 }).sum()
+        self.sets.iter().map(|set| set.len()).sum()
     }
 
     /// All images in their order, at most `most` at a time, none of two sets together.
     fn batches(&self, most: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
-        self.sets.iter().enumerate().flat_map(move |(k, set)| {
-            let n = set.len();
-            (0..n).step_by(most).map(move |start| (k, start..n.min(start + most)))
+        self.sets.iter().enumerate().flat_map(move |(set, images)| {
+            let n = images.len();
+            (0..n).step_by(most).map(move |start| (set, start..n.min(start + most)))
         })
     }
 
@@ -212,7 +171,8 @@ fn encode(found: &Opened, images: &Images, may_leave_out: bool, tokens: bool, ou
 
     let forward = |set: usize, range: Range<usize>| -> Result<Encoded> {
         signals::check()?;
-        let x = images.sets[set].images(range.clone(), sizes.image_size)?;
+        let pixels = evaluation_images(&*images.sets[set], range.clone(), &images.normalization)?;
+        let x = Tensor::new([range.len(), 3, sizes.image_size, sizes.image_size], pixels);
         let features = if tokens { found.model.tokens(&x) } else { found.model.features(&x) }?;
         Ok(Encoded { features: features.as_slice().to_vec(), images: range.map(|i| (set, i)).collect() })
     };

@@ -109,43 +109,25 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::data::testing::Made;
     use crate::paper::masking::MultiBlock;
     use crate::vit::Preset;
 
-    /// A thousand images, five hundred of a class; counts how many are looked at of each.
-    struct Counted([AtomicUsize; 2], Vec<String>);
-
-    impl Dataset for Counted {
-        fn len(&self) -> usize {
-            1000
-        }
-        fn image_size(&self) -> usize {
-            32
-        }
-        fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
-            self.0[index / 500].fetch_add(1, Ordering::Relaxed);
-            out.fill(index as u8);
-            Ok(())
-        }
-        fn label(&self, index: usize) -> Option<usize> {
-            Some(index / 500)
-        }
-        fn class_names(&self) -> &[String] {
-            &self.1
-        }
-        fn describe(&self) -> String {
-            "counted".to_owned()
-        }
-    }
-
+    /// Of a thousand images, five hundred of a class.
     #[test]
     fn only_the_images_that_are_shown_are_looked_at_and_they_are_of_all_classes() {
         let encoder = Preset::Toy.sizes().0;
         let masking = Masking::Blocks(MultiBlock::for_small_grid((encoder.grid(), encoder.grid())));
         for (n, expected) in [(6, [3, 3]), (0, [0, 0]), (40, [20, 20])] {
-            let images = Arc::new(Counted(Default::default(), vec!["a".into(), "b".into()]));
-            draw_masks(&masking, &encoder, 0, images.clone(), n).unwrap();
-            assert_eq!(images.0.each_ref().map(|count| count.load(Ordering::Relaxed)), expected);
+            let looked_at: Arc<[AtomicUsize; 2]> = Default::default();
+            let counts = Arc::clone(&looked_at);
+            let images = Made::labeled((0..1000).map(|i| Some(i / 500)).collect(), 32, move |i, _, out: &mut [u8]| {
+                counts[i / 500].fetch_add(1, Ordering::Relaxed);
+                out.fill(i as u8);
+                Ok(())
+            });
+            draw_masks(&masking, &encoder, 0, Arc::new(images), n).unwrap();
+            assert_eq!(looked_at.each_ref().map(|count| count.load(Ordering::Relaxed)), expected);
         }
     }
 }

@@ -122,7 +122,7 @@ fn begin(args: &Args) -> Result<()> {
         config.init = Some(Origin::of(file)?);
     }
     if let Some(preprocessing) = args.start.preprocessing(read.as_ref())? {
-        config.normalization = Some(normalization(preprocessing, &splits)?);
+        config.normalization = Some(normalization(&preprocessing, &splits)?);
     }
     let scheme = config.data.split(':').next().unwrap_or("data");
     let name = args.name.clone().unwrap_or_else(|| format!("{}-{scheme}", config.model.method.name()));

@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<()> {
     check(&args.probe, &splits)?;
     signals::listen(); // not before: nothing asks while images are listed, or decoded with --strict
     println!("{}, on {}", found.what, splits.train.describe());
-    let normalization = normalization(found.preprocessing, &splits)?;
+    let normalization = normalization(&found.preprocessing, &splits)?;
     let untrained = || fresh_encoder(encoder.config(), found.linear_init, found.seed);
     probe(&args.probe, (encoder, params), &untrained, (&splits, &normalization))
 }
@@ -268,38 +268,18 @@ fn percent(x: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::testing::Made;
     use crate::nn::LinearInit;
     use crate::vit::Preset;
 
-    /// Images of 8×8, each of noise of its own; some labels.
-    struct Images(Vec<Option<usize>>, Vec<String>);
-
-    impl Dataset for Images {
-        fn len(&self) -> usize {
-            self.0.len()
-        }
-        fn image_size(&self) -> usize {
-            8
-        }
-        fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+    /// Images of 8×8, each of noise of its own, with these labels.
+    fn splits(train: &[Option<usize>], test: &[Option<usize>]) -> Splits {
+        let noise = |index: usize, _: bool, out: &mut [u8]| {
             out.iter_mut().enumerate().for_each(|(i, v)| *v = (i * i * (index + 3) % 251) as u8);
             Ok(())
-        }
-        fn label(&self, index: usize) -> Option<usize> {
-            self.0[index]
-        }
-        fn class_names(&self) -> &[String] {
-            &self.1
-        }
-        fn describe(&self) -> String {
-            format!("{} images", self.0.len())
-        }
-    }
-
-    fn splits(train: &[Option<usize>], test: &[Option<usize>]) -> Splits {
-        let names = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen"].map(str::to_owned).to_vec();
-        let [train, test] = [train, test].map(|labels| Images(labels.to_vec(), names.clone()));
-        Splits::new(Arc::new(train), Arc::new(test)).with_normalization(Normalization::IMAGENET)
+        };
+        let [train, test] = [train, test].map(|labels| Arc::new(Made::labeled(labels.to_vec(), 8, noise)));
+        Splits::new(train, test).with_normalization(Normalization::IMAGENET)
     }
 
     const ALL: ProbeArgs = ProbeArgs { probe_images: None };

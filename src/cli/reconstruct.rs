@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> Result<()> {
         config.data.clone_from(data);
     }
     let splits = data::open_with(&config.data, config.model.encoder.image_size, args.open.options())?;
-    config.normalization = Some(normalization(Preprocessing::of_run(config.normalization), &splits)?);
+    config.normalization = Some(normalization(&Preprocessing::of_run(config.normalization), &splits)?);
     draw_predictions((predictor, &params), &config, &splits, usize::from(args.images))?.save_png(&args.out)?;
     println!("{} after {step} steps: {}", method.name(), args.out.display());
     Ok(())

@@ -288,6 +288,9 @@ mod tests {
         write(&scratch, "train.bin", &file(&CIFAR100, 37, 1));
         let (train, _) = cifar100(scratch.path()).unwrap();
         assert_eq!(train.label(0), Some(37));
+        let splits = crate::data::open(&format!("cifar100:{}", scratch.path().display()), 16).unwrap();
+        assert_eq!((splits.train.len(), splits.train.image_size()), (1, 16));
+        assert_eq!(splits.normalization().unwrap(), crate::data::Normalization::CIFAR100);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(super) fn read_whole(path: &Path, most: u64) -> Result<Vec<u8>> {
 }
 
 /// The first bytes of an ordinary file: at most `most`, fewer if it is shorter.
-#[cfg(feature = "images")]
+#[cfg(any(feature = "images", test))]
 pub(super) fn read_start(path: &Path, most: u64) -> Result<Vec<u8>> {
     files::ordinary(path, HINT)?;
     let failed = |e| Error::io("read", path, e);

@@ -150,6 +150,7 @@ mod tests {
         let images = evaluation_images(&*subset, 0..4, &normalization).unwrap();
         for (k, image) in images.chunks(128).enumerate() {
             let floats = subset.floats(k).unwrap();
+            assert_eq!((255.0 * floats[0]).round() as u8, pixels(&*subset, k)[0], "floats and bytes of one image");
             for (i, (x, v)) in image.iter().zip(&*floats).enumerate() {
                 let expected = if i < 64 { (v - 0.25) / 0.5 } else { (v - 0.5) / 2.0 };
                 assert!((x - expected).abs() < 1e-6, "image {k}, {i}: {x} and {expected}");

@@ -164,6 +164,12 @@ mod tests {
         }
         let flat = Normalization::measure(&gray(), 1).unwrap();
         assert_eq!(flat, Normalization::new([0.0; 3], [1.0 / 255.0; 3]), "a constant channel must not divide by 0");
+        let nearly = Made::new(1, 8, |_, _, out| {
+            out.fill(100);
+            out[0] = 101;
+            Ok(())
+        });
+        assert_eq!(Normalization::measure(&nearly, 1).unwrap().std[0], 1.0 / 255.0, "a gray level is the least");
         // Every stretch of the images is a class of its own gray: a few of them are as good as all.
         for sample in [16, 50, 100] {
             let Normalization { mean, std } = Normalization::measure(&gray(), sample).unwrap();
@@ -181,6 +187,11 @@ mod tests {
         for (c, expected) in [0.5, 0.6, 0.7, 0.8, 0.3].into_iter().enumerate() {
             assert!((mean[c] - expected).abs() < 1e-6, "{mean:?}");
             assert!((std[c] - if c == 4 { 1.0 } else { 0.5 }).abs() < 1e-6, "{std:?}");
+        }
+        // Of a constant, what is left of the variance by rounding is no scale.
+        for constant in [0.1, 0.2, 0.3, 0.7, 0.9, 1.1, 1.3] {
+            let images = InMemory::new(Tensor::full([3, 1, 5, 5], constant, DType::F32)).unwrap();
+            assert_eq!(*Normalization::measure(&images, 3).unwrap().std, [1.0], "{constant}");
         }
     }
 

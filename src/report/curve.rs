@@ -296,6 +296,8 @@ mod tests {
             }
         }
         assert!(well_formed(&svg_of(vec![])));
+        let not_on_log = svg_of(vec![panel("y", true, &[("s", &[(0.0, -1.0), (1.0, 1.0), (2.0, 0.0)])])]);
+        assert_eq!(not_on_log.matches("<circle").count(), 1, "one point is left");
     }
 
     /// An accuracy of 0.999 to 1 would otherwise look as if it fell.

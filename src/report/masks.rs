@@ -44,7 +44,9 @@ fn mask_row(image: &MaskedImage, size: usize, patch: usize, scale: usize) -> Vec
         let target = TokenSet::new(target, grid, cell);
         let mut tile = plain.clone();
         tile.paint(|x, y, was| if target.has_pixel(x, y) { was } else { mix(was, WHITE, 0.8) });
-        [&mut tile, &mut context_tile].map(|tile| target.outline(tile, line, *color));
+        for tile in [&mut tile, &mut context_tile] {
+            target.outline(tile, line, *color);
+        }
         row.push(tile);
     }
     row.insert(1, context_tile);
