@@ -114,15 +114,14 @@ mod tests {
     use super::*;
     use crate::data::Shapes;
     use crate::data::shapes::Task;
-    use crate::methods::{Method, Model, ModelConfig};
-    use crate::nn::LinearInit;
+    use crate::nn::{Init, LinearInit};
     use crate::rng::{Purpose, stream};
     use crate::tensor::DType;
-    use crate::vit::{EncoderConfig, PredictorConfig};
+    use crate::vit::EncoderConfig;
 
     #[test]
     fn features_are_the_mean_token_of_each_image_in_order() {
-        let encoder = EncoderConfig {
+        let config = EncoderConfig {
             image_size: 16,
             patch_size: 8,
             dim: 8,
@@ -133,24 +132,18 @@ mod tests {
             patch_std: 0.1,
             position_scale: 1.0,
         };
-        let predictor = PredictorConfig { dim: 4, depth: 1, heads: 1, learned_positions: false, embed_std: 0.02 };
-        let config = ModelConfig {
-            method: Method::Mae { normalize_patches: false },
-            encoder,
-            predictor,
-            linear_init: LinearInit::Normal,
-        };
-        let (model, params) = Model::new(&config, DType::F32, &mut stream(0, Purpose::Init, [0, 0])).unwrap();
+        let (mut params, rng) = (Params::new(), &mut stream(0, Purpose::Init, [0, 0]));
+        let mut init = Init { params: &mut params, rng, dtype: DType::F32, linear: LinearInit::Normal };
+        let encoder = Encoder::new(&config, &mut init);
         let dataset = Shapes::new(0, 2 * BATCH + 3, 16, Task::Class);
         let normalization = Normalization::measure(&dataset, 10).unwrap();
-        let features =
-            pooled_features(&model.encoder, &params.encoder, (&dataset, &normalization), 2, &|_| Ok(())).unwrap();
+        let features = pooled_features(&encoder, &params, (&dataset, &normalization), 2, &|_| Ok(())).unwrap();
         assert_eq!((features.len(), &features[0].shape()[..]), (2, &[2 * BATCH + 3, 8][..]));
 
         let index = BATCH + 1;
         let image = evaluation_images(&dataset, index..index + 1, &normalization).unwrap();
         let image = Var::constant(Tensor::new([1, 3, 16, 16], image));
-        let tokens = model.encoder.forward(&params.encoder.constants(), &image, None);
+        let tokens = encoder.forward(&params.constants(), &image, None);
         let tokens = tokens.value().as_slice::<f32>(); // the class token, then four patches
         for d in 0..8 {
             let mean = (1..5).map(|t| tokens[t * 8 + d]).sum::<f32>() / 4.0;
