@@ -11,8 +11,8 @@ use crate::tensor::Tensor;
 use crate::vit::Encoder;
 use crate::{Error, Result};
 
-/// Images that one thread encodes at a time, at most, and numbers in the tokens of one layer: few enough that they stay
-/// in its cache, and that whoever wants to stop need not wait for long.
+/// The most images that one thread encodes at a time, and the most numbers in the tokens of a layer of theirs: few enough
+/// to stay in a core's cache, and for a request to stop to be heard soon.
 const BATCH: usize = 8;
 const NUMBERS: usize = 1 << 16;
 
@@ -59,9 +59,9 @@ pub fn pooled_features(
     Ok(blocks.into_iter().map(|block| Tensor::new([dataset.len(), dim], block)).collect())
 }
 
-/// The pixels themselves, normalized, as features: the baseline that costs nothing. Images of more than [`PIXEL_SIDE`]
-/// pixels a side are shrunk to that, as [`resized()`] does it: a probe of 224 · 224 pixels has no use for them all, and
-/// takes hours. `progress` is told how many more images are done; an error of its ends the work.
+/// The pixels themselves, normalized, as features \[images, 3 · side · side\]: the baseline without an encoder. Larger
+/// images are shrunk to [`PIXEL_SIDE`] pixels a side by [`resized()`], as a probe of 3 · 224 · 224 features takes hours.
+/// `progress` is told how many more images are done; an error of its ends the work.
 ///
 /// # Errors
 /// When an image cannot be read, there is no memory for so many pixels, or `progress` says so.
@@ -81,7 +81,7 @@ pub fn pixel_features(
     Ok(Tensor::new([images.len(), dim], pixels))
 }
 
-/// Room for the features of so many images.
+/// Zeros for the features of so many images.
 fn zeros(rows: usize, dim: usize) -> Result<Vec<f32>> {
     let mut data = Vec::new();
     let enough = rows.checked_mul(dim).is_some_and(|n| data.try_reserve_exact(n).is_ok());
@@ -98,7 +98,7 @@ pub fn labels(dataset: &dyn Dataset) -> Option<Vec<u32>> {
     (0..dataset.len()).map(|i| dataset.label(i).map(|label| label as u32)).collect()
 }
 
-/// \[B, N, D\] → \[B, D\], without the first `skip` tokens: added to `means`.
+/// Adds to `means`, \[B, D\], the mean over the tokens of x, \[B, N, D\], but the first `skip`.
 pub fn mean_over_tokens(x: &Tensor, skip: usize, means: &mut [f32]) {
     let [_, tokens, dim] = x.dims("mean over tokens");
     let share = 1.0 / (tokens - skip) as f32;
