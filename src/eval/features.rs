@@ -8,11 +8,11 @@ use crate::autograd::Var;
 use crate::data::{Dataset, Normalization, evaluation_images, resized};
 use crate::nn::Params;
 use crate::tensor::Tensor;
-use crate::vit::Encoder;
+use crate::vit::{Encoder, EncoderConfig};
 use crate::{Error, Result};
 
-/// Images that one thread encodes at a time, at most, and numbers in the tokens of one layer: few enough that they stay
-/// in its cache, and that whoever wants to stop need not wait for long.
+/// The most images that one thread encodes at a time, and the most numbers in the tokens of a layer of theirs: few enough
+/// to stay in a core's cache, and for a request to stop to be heard soon.
 const BATCH: usize = 8;
 const NUMBERS: usize = 1 << 16;
 
@@ -37,7 +37,7 @@ pub fn pooled_features(
     k: usize,
     progress: &(dyn Fn(usize) -> Result<()> + Sync),
 ) -> Result<Vec<Tensor>> {
-    let (dim, side) = (encoder.config().dim, encoder.config().image_size);
+    let EncoderConfig { dim, channels, image_size: side, .. } = *encoder.config();
     let skip = usize::from(encoder.config().class_token);
     let batch = (NUMBERS / (encoder.config().patches() * dim)).clamp(1, BATCH);
     let mut blocks = (0..k).map(|_| zeros(dataset.len(), dim)).collect::<Result<Vec<_>>>()?;
@@ -49,8 +49,8 @@ pub fn pooled_features(
     let encode = |(i, places): (usize, Vec<&mut [f32]>)| -> Result<()> {
         let start = i * batch;
         let images = evaluation_images(dataset, start..(start + batch).min(dataset.len()), normalization)?;
-        let n = images.len() / (3 * side * side);
-        let images = Var::constant(Tensor::new([n, 3, side, side], images));
+        let n = images.len() / (channels * side * side);
+        let images = Var::constant(Tensor::new([n, channels, side, side], images));
         let outputs = encoder.last_blocks(&params.constants(), &images, None, k);
         places.into_iter().zip(&outputs).for_each(|(place, x)| mean_over_tokens(x.value(), skip, place));
         progress(n)
@@ -59,9 +59,9 @@ pub fn pooled_features(
     Ok(blocks.into_iter().map(|block| Tensor::new([dataset.len(), dim], block)).collect())
 }
 
-/// The pixels themselves, normalized, as features: the baseline that costs nothing. Images of more than [`PIXEL_SIDE`]
-/// pixels a side are shrunk to that, as [`resized()`] does it: a probe of 224 · 224 pixels has no use for them all, and
-/// takes hours. `progress` is told how many more images are done; an error of its ends the work.
+/// The pixels themselves, normalized, as features \[images, 3 · side · side\]: the baseline without an encoder. Larger
+/// images are shrunk to [`PIXEL_SIDE`] pixels a side by [`resized()`], as a probe of 3 · 224 · 224 features takes hours.
+/// `progress` is told how many more images are done; an error of its ends the work.
 ///
 /// # Errors
 /// When an image cannot be read, there is no memory for so many pixels, or `progress` says so.
@@ -71,7 +71,7 @@ pub fn pixel_features(
     progress: &(dyn Fn(usize) -> Result<()> + Sync),
 ) -> Result<Tensor> {
     let images = &*resized(Arc::clone(dataset), dataset.image_size().min(PIXEL_SIDE));
-    let dim = 3 * images.image_size().pow(2);
+    let dim = images.channels() * images.image_size().pow(2);
     let mut pixels = zeros(images.len(), dim)?;
     pixels.par_chunks_mut(BATCH * dim).enumerate().try_for_each(|(i, place)| {
         let (start, n) = (i * BATCH, place.len() / dim);
@@ -81,7 +81,7 @@ pub fn pixel_features(
     Ok(Tensor::new([images.len(), dim], pixels))
 }
 
-/// Room for the features of so many images.
+/// Zeros for the features of so many images.
 fn zeros(rows: usize, dim: usize) -> Result<Vec<f32>> {
     let mut data = Vec::new();
     let enough = rows.checked_mul(dim).is_some_and(|n| data.try_reserve_exact(n).is_ok());
@@ -98,7 +98,7 @@ pub fn labels(dataset: &dyn Dataset) -> Option<Vec<u32>> {
     (0..dataset.len()).map(|i| dataset.label(i).map(|label| label as u32)).collect()
 }
 
-/// \[B, N, D\] → \[B, D\], without the first `skip` tokens: added to `means`.
+/// Adds to `means`, \[B, D\], the mean over the tokens of x, \[B, N, D\], but the first `skip`.
 pub fn mean_over_tokens(x: &Tensor, skip: usize, means: &mut [f32]) {
     let [_, tokens, dim] = x.dims("mean over tokens");
     let share = 1.0 / (tokens - skip) as f32;
@@ -114,15 +114,13 @@ mod tests {
     use super::*;
     use crate::data::Shapes;
     use crate::data::shapes::Task;
-    use crate::methods::{MethodConfig, ModelConfig};
-    use crate::nn::LinearInit;
+    use crate::nn::{LinearInit, fresh};
     use crate::rng::{Purpose, stream};
     use crate::tensor::DType;
-    use crate::vit::{EncoderConfig, PredictorConfig};
 
     #[test]
     fn features_are_the_mean_token_of_each_image_in_order() {
-        let encoder = EncoderConfig {
+        let config = EncoderConfig {
             image_size: 16,
             patch_size: 8,
             channels: 3,
@@ -135,24 +133,17 @@ mod tests {
             patch_std: 0.1,
             position_scale: 1.0,
         };
-        let predictor = PredictorConfig { dim: 4, depth: 1, heads: 1, learned_positions: false, embed_std: 0.02 };
-        let config = ModelConfig {
-            method: MethodConfig::Mae { normalize_patches: false },
-            encoder,
-            predictor,
-            linear_init: LinearInit::Normal,
-        };
-        let (method, params) = config.build(DType::F32, &mut stream(0, Purpose::Init, [0, 0])).unwrap();
+        let mut rng = stream(0, Purpose::Init, [0, 0]);
+        let (encoder, params) = fresh(LinearInit::Normal, DType::F32, &mut rng, |init| Encoder::new(&config, init));
         let dataset = Shapes::new(0, 2 * BATCH + 3, 16, Task::Class);
         let normalization = Normalization::measure(&dataset, 10).unwrap();
-        let features =
-            pooled_features(method.encoder(), &params["encoder"], (&dataset, &normalization), 2, &|_| Ok(())).unwrap();
+        let features = pooled_features(&encoder, &params, (&dataset, &normalization), 2, &|_| Ok(())).unwrap();
         assert_eq!((features.len(), &features[0].shape()[..]), (2, &[2 * BATCH + 3, 8][..]));
 
         let index = BATCH + 1;
         let image = evaluation_images(&dataset, index..index + 1, &normalization).unwrap();
         let image = Var::constant(Tensor::new([1, 3, 16, 16], image));
-        let tokens = method.encoder().forward(&params["encoder"].constants(), &image, None);
+        let tokens = encoder.forward(&params.constants(), &image, None);
         let tokens = tokens.value().as_slice::<f32>(); // the class token, then four patches
         for d in 0..8 {
             let mean = (1..5).map(|t| tokens[t * 8 + d]).sum::<f32>() / 4.0;

@@ -35,7 +35,7 @@ const TRAIN_BLOCK: usize = 1024;
 /// Ties are broken by order: of equally similar training images the earlier ones are neighbors, of classes with
 /// equal votes the lower number wins. An all-zero feature vector has similarity 0 to everything.
 ///
-/// Beside the features, a copy of them is held, scaled to length 1. `cancel` is asked before each block of test images.
+/// Memory beside the features: a copy of them, scaled to length 1. `cancel` is asked before each block of test images.
 ///
 /// # Errors
 /// When a feature is not finite, or `cancel` says so.
@@ -81,7 +81,7 @@ fn neighbors(train: &Tensor, test: &Tensor, k: usize, cancel: CancelCheck) -> Re
     let ([images, dim], [_, test_dim]) = (train.dims("knn_top1"), test.dims("knn_top1"));
     assert_eq!(dim, test_dim, "knn_top1: training features of {dim}, test of {test_dim}");
     let k = k.min(images);
-    let blocks = |x, size| row_blocks(&unit_rows(x), size).collect::<Vec<Tensor>>();
+    let blocks = |x, size| row_blocks(x, size).map(unit_rows).collect::<Vec<Tensor>>();
     let keys = blocks(train, TRAIN_BLOCK);
     let nearest = blocks(test, TEST_BLOCK).into_par_iter().map(|queries| {
         cancel()?;
@@ -110,15 +110,15 @@ fn keep_nearest(nearest: &mut Vec<Neighbor>, k: usize, new: Neighbor) {
 }
 
 /// Rows scaled to length 1; zero rows stay zero.
-fn unit_rows(x: &Tensor) -> Tensor {
-    let (mut unit, dim) = (x.clone(), x.last_dim());
-    unit.as_mut_slice::<f32>().par_chunks_exact_mut(dim).for_each(|row| {
+fn unit_rows(mut x: Tensor) -> Tensor {
+    let dim = x.last_dim();
+    x.as_mut_slice::<f32>().par_chunks_exact_mut(dim).for_each(|row| {
         let norm = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
         if norm > 0.0 {
             row.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);
         }
     });
-    unit
+    x
 }
 
 #[cfg(test)]
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn neighbors_agree_with_sorting_all_similarities() {
         let (train, test) = (gaussian(1, TRAIN_BLOCK + 40, 5), gaussian(2, TEST_BLOCK + 3, 5));
-        let [u, v] = [&train, &test].map(unit_rows);
+        let [u, v] = [&train, &test].map(|x| unit_rows(x.clone()));
         let found = neighbors(&train, &test, 7);
         for (found, query) in found.iter().zip(v.as_slice::<f32>().chunks_exact(5)) {
             let similarity = |key: &[f32]| key.iter().zip(query).map(|(a, b)| a * b).sum::<f32>();

@@ -19,10 +19,10 @@
 //! Measured on 2 cores of an AMD EPYC, with 50,000 training images and the default five λ: 0.9 s for 192 features and
 //! 10 classes, 3.1 s for 192 and 100, 12 s for 768 and 100.
 //!
-//! Beside the features it holds a standardized copy of them, and at most: the Gram matrix XᵀX and its factor, only
-//! where there are at least as many images as features, so that neither is larger than twice the features, and for no
-//! more than 6144 features (300 MB each); and some twenty copies of the weights, which remember steps ([`lbfgs`]) in
-//! half a gigabyte.
+//! Memory beside the features: a standardized copy of them; the Gram matrix XᵀX and its factor, each at most twice the
+//! features, since both are made only where images are at least as many as features, and at most 300 MB, since they are
+//! made for at most 6144 features; and some twenty copies of the weights, for the past steps of [`lbfgs`], in half a
+//! gigabyte.
 //!
 //! The paper's linear evaluation (App. C.2, VISSL's protocol) trains the classifier by SGD with augmented crops and
 //! reports the best of several representations; this probe sees each image once, uncropped.
@@ -81,15 +81,17 @@ pub struct ProbeReport {
 /// a block of features stays in the cache between the two products that read it.
 const BLOCK: usize = 512;
 
-/// The gradient norm below which f32 products of standardized features carry no information.
+/// The gradient norm that rounding of f32 products of standardized features leaves.
 const GRADIENT_NOISE: f64 = 1e-6;
 
 /// The most features for which the preconditioner is made. More than that are fitted without one, in more steps.
 const MOST_PRECONDITIONED: usize = 6144;
 
-/// Most memory, in bytes, for the steps that L-BFGS remembers, and for the gradients of blocks that wait to be added
-/// up. At least two steps, and as many blocks as there are threads, are held whatever they take.
+/// The most memory for the past steps of L-BFGS, in bytes; two are kept however large they are.
 const MOST_REMEMBERED: usize = 1 << 29;
+
+/// The most memory for the gradients of blocks before they are added up, in bytes; as many as there are threads are kept
+/// however large they are.
 const MOST_WAITING: usize = 1 << 26;
 
 /// Keeps the preconditioner positive definite when λ is tiny and features depend on each other.
@@ -164,12 +166,11 @@ pub fn linear_probe(
     Ok(ProbeReport { train_top1, test_top1, lambda, held_out, iterations, gradient_norm, converged })
 }
 
-/// What knowing nothing of an image is worth: the share of the test images that get the right class from who always
-/// says the most frequent one of the training images; the mean of such shares where several are as frequent.
+/// Chance level: the accuracy on the test images of always answering the most frequent class of the training images. Where
+/// several classes are equally frequent, the mean over them.
 ///
-/// With as many training images of each class that is 1 / number of classes, whatever the test images are: what a probe
-/// of features that say nothing finds on average. With one frequent class it is the share of that class, which such a
-/// probe finds too, since its intercept is free. NaN without training or test images.
+/// A probe of features without information reaches it, since its intercept is free. With equally many training images of
+/// each class it is 1 / number of classes, whatever the test images are. NaN without training or test images.
 ///
 /// # Panics
 /// When a label is no class.

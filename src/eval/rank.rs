@@ -1,4 +1,4 @@
-//! How many directions do the features use? Two numbers that show a collapse while training, without labels.
+//! How many directions do the features use? Two numbers that show a collapse during training, without labels.
 //!
 //! RankMe (Q. Garrido et al., ICML 2023, Eq. 1) is the exponential of the entropy of the singular values σ of the
 //! feature matrix `[n, d]`: 1 when every image has the same features up to scale, d when all directions carry alike.
@@ -30,7 +30,7 @@ const MOST: usize = 4096;
 /// Where both rows and features are more than 4096, the matrix is that of 4096 of the rows, drawn always alike.
 ///
 /// # Errors
-/// When `cancel`, which is asked all along, says so.
+/// The first of `cancel`, which is asked again and again.
 pub fn singular_values(x: &Tensor, cancel: CancelCheck) -> Result<Vec<f64>> {
     /// Rows that are multiplied at a time.
     const BLOCK: usize = 1024;
@@ -66,7 +66,7 @@ fn transposed(x: &Tensor) -> Tensor {
 /// [at most 4096 rows](singular_values) where there are more features than that.
 ///
 /// # Errors
-/// When `cancel`, which is asked all along, says so.
+/// The first of `cancel`, which is asked again and again.
 pub fn rank_me(x: &Tensor, cancel: CancelCheck) -> Result<f64> {
     Ok(effective_rank(&singular_values(x, cancel)?))
 }

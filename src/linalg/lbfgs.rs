@@ -213,62 +213,49 @@ mod tests {
     }
 
     #[test]
-    fn quadratic_of_condition_number_ten_thousand() {
+    fn minima_known_by_hand() {
         let curvatures = [1.0, 1e1, 1e2, 1e3, 1e4];
-        let found = minimize(vec![5.0; 5], &OPTIONS, |_| (), |x| bowl(&curvatures, x));
-        assert!(found.converged && found.iterations < 60, "{found:?}");
-        // |xᵢ − i| ≤ ‖g‖ / smallest curvature.
-        assert!((0..5).all(|i| (found.point[i] - i as f64).abs() < 1e-8), "{found:?}");
-    }
-
-    #[test]
-    fn rosenbrock_valley() {
+        let quadratic = |x: &[f64]| bowl(&curvatures, x);
         let rosenbrock = |x: &[f64]| {
             let (a, b) = (1.0 - x[0], x[1] - x[0] * x[0]);
             (a * a + 100.0 * b * b, vec![-2.0 * a - 400.0 * x[0] * b, 200.0 * b])
         };
-        let found = minimize(vec![-1.2, 1.0], &OPTIONS, |_| (), rosenbrock);
-        assert!(found.converged && found.iterations < 60, "{found:?}");
-        assert!(found.point.iter().all(|x| (x - 1.0).abs() < 1e-7), "{found:?}");
+        // f(x) = 9(x − ln x), NaN below 0, where the first step from 3 leads.
+        let half_line = |x: &[f64]| (9.0 * (x[0] - x[0].ln()), vec![9.0 - 9.0 / x[0]]);
+        type Case<'a> = (&'a str, Vec<f64>, &'a dyn Fn(&[f64]) -> (f64, Vec<f64>), Vec<f64>);
+        let cases: [Case; 3] = [
+            ("condition number 10⁴", vec![5.0; 5], &quadratic, vec![0.0, 1.0, 2.0, 3.0, 4.0]),
+            ("Rosenbrock's valley", vec![-1.2, 1.0], &rosenbrock, vec![1.0, 1.0]),
+            ("a step out of the domain", vec![3.0], &half_line, vec![1.0]),
+        ];
+        for (name, start, f, minimum) in cases {
+            let found = minimize(start, &OPTIONS, |_| (), f);
+            assert!(found.converged && found.iterations < 60, "{name}: {found:?}");
+            assert!(found.point.iter().zip(minimum).all(|(x, m)| (x - m).abs() < 1e-7), "{name}: {found:?}");
+        }
     }
 
     #[test]
-    fn remembering_steps_pays() {
+    fn memory_and_the_true_hessian_pay() {
         let curvatures = [1.0, 1e1, 1e2, 1e3];
-        let steps = |history| {
-            minimize(vec![5.0; 4], &Options { history, ..OPTIONS }, |_| (), |x| bowl(&curvatures, x)).iterations
-        };
+        let start = || vec![5.0; 4];
+        let f = |x: &[f64]| bowl(&curvatures, x);
+        let steps = |history| minimize(start(), &Options { history, ..OPTIONS }, |_| (), f).iterations;
         assert!(steps(10) * 3 < steps(0), "{} against {} of steepest descent", steps(10), steps(0));
-    }
-
-    #[test]
-    fn with_the_true_hessian_it_is_newtons_method() {
-        let curvatures = [1e-3, 1.0, 1e3];
         let newton = |v: &mut [f64]| v.iter_mut().zip(curvatures).for_each(|(v, a)| *v /= a);
-        let found = minimize(vec![5.0; 3], &OPTIONS, newton, |x| bowl(&curvatures, x));
+        let found = minimize(start(), &OPTIONS, newton, f);
         assert!(found.converged && found.iterations == 1, "{found:?}");
-    }
-
-    #[test]
-    fn a_step_out_of_the_domain_is_shortened() {
-        // f(x) = 9(x − ln x), minimum at 1, NaN below 0, where the first step from 3 leads.
-        let found = minimize(vec![3.0], &OPTIONS, |_| (), |x| (9.0 * (x[0] - x[0].ln()), vec![9.0 - 9.0 / x[0]]));
-        assert!(found.converged && (found.point[0] - 1.0).abs() < 1e-8, "{found:?}");
     }
 
     #[test]
     fn an_error_of_the_function_ends_the_search() {
         let (curvatures, mut left) = ([1.0, 1e1, 1e2, 1e3], 7);
-        let found = super::minimize(
-            vec![5.0; 4],
-            &OPTIONS,
-            |_| (),
-            |x| {
-                left -= 1;
-                if left > 0 { Ok(bowl(&curvatures, x)) } else { Err("enough") }
-            },
-        );
-        assert_eq!((found, left), (Err("enough"), 0));
+        let f = |x: &[f64]| {
+            left -= 1;
+            if left > 0 { Ok(bowl(&curvatures, x)) } else { Err("enough") }
+        };
+        assert_eq!(super::minimize(vec![5.0; 4], &OPTIONS, |_| (), f), Err("enough"));
+        assert_eq!(left, 0);
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl WhitenedPositions {
         let l = pivoted_cholesky(&covariance, d_p, NEGLIGIBLE.powi(2) * largest);
         // Forward substitution, pivot by pivot. What no column of L can take away is free of noise.
         let mut noiseless: Vec<Vec<f64>> = psi.to_f64_vec().chunks(d_p.max(1)).map(<[f64]>::to_vec).collect();
-        let solve = |x: &mut Vec<f64>| {
+        let solve = |x: &mut Vec<f64>| -> Vec<f64> {
             let step = |(pivot, column): &(usize, Vec<f64>)| {
                 let w = x[*pivot] / column[*pivot];
                 add_scaled(x, -w, column);
@@ -100,10 +100,8 @@ impl WhitenedPositions {
     /// Whoever guesses between two positions at d′ from each other, from one draw, is right with probability Φ(d′/2):
     /// 69 % at 1, 98 % at 4.
     pub fn distance(&self, i: usize, j: usize) -> f64 {
-        match self.overlap(i, j) {
-            true => squared_distance(&self.whitened[i], &self.whitened[j]).sqrt(),
-            false => f64::INFINITY,
-        }
+        let squared = squared_distance(&self.whitened[i], &self.whitened[j]);
+        if self.overlap(i, j) { squared.sqrt() } else { f64::INFINITY }
     }
 
     /// [`distance`](Self::distance) between neighbors on a grid of `rows` × `cols` positions, row by row.
@@ -136,7 +134,8 @@ impl WhitenedPositions {
         for j in 0..positions {
             let possible: Vec<usize> = (0..positions).filter(|&k| self.overlap(j, k)).collect();
             for _ in 0..draws {
-                let seen: Vec<f64> = at[j].iter().map(|w| w + sample(rng)).collect();
+                let mut draw = || -> f64 { StandardNormal.sample(rng) };
+                let seen: Vec<f64> = at[j].iter().map(|w| w + draw()).collect();
                 let distances = possible.iter().map(|&k| (squared_distance(&seen, &at[k]), k));
                 // Of equal positions the first: right for one of them, as a guess among them would be on average.
                 let best = distances.min_by(|(a, _), (b, _)| a.total_cmp(b));
@@ -170,15 +169,10 @@ fn squared_distance(x: &[f64], y: &[f64]) -> f64 {
     x.iter().zip(y).map(|(x, y)| (x - y).powi(2)).sum()
 }
 
-/// A draw of N(0, 1).
-fn sample(rng: &mut impl Rng) -> f64 {
-    StandardNormal.sample(rng)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linalg::orthonormal_rows;
+    use crate::linalg::{dot, orthonormal_rows};
     use crate::paper::escapes::subspace_escape;
     use crate::rng::{Purpose, stream};
     use crate::vit::sincos;
@@ -197,6 +191,13 @@ mod tests {
 
     fn accuracy(positions: &WhitenedPositions, draws: usize) -> f64 {
         positions.decoding_accuracy(draws, &mut stream(0, Purpose::Eval, [2, 1]))
+    }
+
+    /// Within five standard errors of a share of so many draws, which is `expected`.
+    #[track_caller]
+    fn assert_share(found: f64, expected: f64, draws: f64) {
+        let error = (expected * (1.0 - expected) / draws).sqrt();
+        assert!((found - expected).abs() < 5.0 * error, "{found} instead of {expected}");
     }
 
     /// Φ, the distribution function of N(0, 1), by Simpson's rule.
@@ -238,22 +239,22 @@ mod tests {
             assert!((positions.distance(i, j) - d).abs() < 1e-14, "{i} {j}: {}", positions.distance(i, j));
         }
         // Neighbors on 2 × 2: 0–1, 2–3 beside each other, 0–2, 1–3 below each other. In a row of four: three.
-        let found = positions.neighbors((2, 2));
-        assert!((found.mean - (3.0 + 13f64.sqrt() + 2.0 + 4.0) / 4.0).abs() < 1e-14, "{found:?}");
-        assert!((found.least - 2.0).abs() < 1e-14, "{found:?}");
-        let (row, diagonal) = (positions.neighbors((1, 4)), positions.distance(1, 2));
-        assert!((row.mean - (3.0 + diagonal + 13f64.sqrt()) / 3.0).abs() < 1e-14, "{row:?}");
-        assert_eq!(positions.neighbors((4, 1)), row);
-    }
+        let (root, diagonal) = (13f64.sqrt(), positions.distance(1, 2));
+        for (shape, mean) in [
+            ((2, 2), (3.0 + root + 2.0 + 4.0) / 4.0),
+            ((1, 4), (3.0 + diagonal + root) / 3.0),
+            ((4, 1), (3.0 + diagonal + root) / 3.0),
+        ] {
+            let found = positions.neighbors(shape);
+            assert!((found.mean - mean).abs() < 1e-14, "{shape:?}: {found:?}");
+        }
+        assert!((positions.neighbors((2, 2)).least - 2.0).abs() < 1e-14);
 
-    #[test]
-    fn distances_are_those_of_the_inverse_covariance() {
         // Σ of full rank, mixed: Σ x = d is solved by hand through Σ's action, d = Σ x, and d′² = xᵀΣx.
         let (a, sigma) = (normal(6, 9, 1.0), Sigma::from_std(0.7));
         let x = [0.5, -1.0, 2.0, 0.0, 0.25, -3.0];
-        let covariance = covariance(&a, sigma).to_f64_vec();
-        let d: Vec<f64> = covariance.chunks(6).map(|row| row.iter().zip(&x).map(|(s, x)| s * x).sum()).collect();
-        let expected = d.iter().zip(&x).map(|(d, x)| d * x).sum::<f64>().sqrt();
+        let d: Vec<f64> = covariance(&a, sigma).to_f64_vec().chunks(6).map(|row| dot(row, &x)).collect();
+        let expected = dot(&d, &x).sqrt();
         let psi = Tensor::new([2, 6], [vec![1.0; 6], d.iter().map(|d| 1.0 + d).collect()].concat());
         let found = WhitenedPositions::new(&psi, &a, sigma).distance(0, 1);
         assert!((found - expected).abs() < 1e-10 * expected, "{found} instead of {expected}");
@@ -270,38 +271,27 @@ mod tests {
         assert_eq!(positions.distance(0, 3), f64::INFINITY, "partly outside it");
         assert_eq!(positions.neighbors((2, 2)), NeighborDistances { mean: f64::INFINITY, least: 2.0 });
         // 0 and 1 are confused with each other, 2 and 3 with none.
-        let expected = (2.0 * phi(1.0) + 2.0) / 4.0;
-        assert!((accuracy(&positions, 20_000) - expected).abs() < 5.0 * (4.0f64 * 80_000.0).powf(-0.5));
+        assert_share(accuracy(&positions, 20_000), (2.0 * phi(1.0) + 2.0) / 4.0, 80_000.0);
 
-        let noiseless = WhitenedPositions::new(&psi, &a, Sigma::from_std(0.0));
-        assert_eq!(noiseless.neighbors((1, 4)).least, f64::INFINITY);
-        assert_eq!(accuracy(&noiseless, 3), 1.0);
-        assert_eq!(
-            accuracy(&WhitenedPositions::new(&psi, &Tensor::zeros([3, 1], DType::F64), Sigma::OFFICIAL), 3),
-            1.0
-        );
-    }
-
-    #[test]
-    fn two_positions_are_told_apart_as_often_as_phi_says() {
-        let a = tensor(&[[3.0, 0.0], [0.0, 1.0]]);
-        for d in [0.5, 1.0, 2.0, 4.0] {
-            let psi = tensor(&[[0.0, 0.0], [1.5 * d, 0.0]]); // σ_std · 3 = 1.5 is one deviation
-            let found = accuracy(&WhitenedPositions::new(&psi, &a, Sigma::from_std(0.5)), 50_000);
-            // Five standard errors of 100,000 draws.
-            let (p, n) = (phi(d / 2.0), 100_000.0f64);
-            assert!((found - p).abs() < 5.0 * (p * (1.0 - p) / n).sqrt(), "d′ = {d}: {found}, Φ is {p}");
+        let silent = Sigma::from_std(0.0);
+        assert_eq!(WhitenedPositions::new(&psi, &a, silent).neighbors((1, 4)).least, f64::INFINITY);
+        for (a, sigma) in [(a, silent), (Tensor::zeros([3, 1], DType::F64), Sigma::OFFICIAL)] {
+            assert_eq!(accuracy(&WhitenedPositions::new(&psi, &a, sigma), 3), 1.0);
         }
     }
 
     #[test]
-    fn equal_positions_are_guessed_and_hopeless_ones_too() {
+    fn positions_are_told_apart_as_often_as_phi_says_and_guessed_where_there_is_no_telling() {
+        let a = tensor(&[[3.0, 0.0], [0.0, 1.0]]);
+        for d in [0.5, 1.0, 2.0, 4.0] {
+            let psi = tensor(&[[0.0, 0.0], [1.5 * d, 0.0]]); // σ_std · 3 = 1.5 is one deviation
+            let positions = WhitenedPositions::new(&psi, &a, Sigma::from_std(0.5));
+            assert_share(accuracy(&positions, 50_000), phi(d / 2.0), 100_000.0);
+        }
         let same = WhitenedPositions::new(&tensor(&[[1.0, 2.0]; 5]), &normal(2, 3, 1.0), Sigma::OFFICIAL);
-        assert_eq!(accuracy(&same, 10), 0.2);
-        assert_eq!(same.distance(0, 4), 0.0);
+        assert_eq!((accuracy(&same, 10), same.distance(0, 4)), (0.2, 0.0));
         let drowned = WhitenedPositions::new(&grid(16, 4), &normal(16, 24, 1e6), Sigma::OFFICIAL);
-        let found = accuracy(&drowned, 2000);
-        assert!((found - 1.0 / 16.0).abs() < 5.0 * (1.0f64 / 16.0 * 15.0 / 16.0 / 32_000.0).sqrt(), "{found}");
+        assert_share(accuracy(&drowned, 2000), 1.0 / 16.0, 32_000.0);
     }
 
     #[test]
@@ -328,17 +318,16 @@ mod tests {
     fn noise_off_the_span_of_positions_hides_none() {
         let (d_p, d_e, side) = (32, 48, 5);
         let (psi, a) = (grid(d_p, side), normal(d_p, d_e, 1.0));
-        let basis = orthonormal_rows(&psi.to_f64_vec(), d_p);
-        assert_eq!(basis.len(), 2 * side - 1, "the rank of a grid of sine-cosine positions");
+        let rank = orthonormal_rows(&psi.to_f64_vec(), d_p).len();
+        assert_eq!(rank, 2 * side - 1, "the rank of a grid of sine-cosine positions");
         let off = subspace_escape(&a, &psi);
+        let of = |a: &Tensor, scale: f64| WhitenedPositions::new(&psi, &a.scaled(scale), Sigma::OFFICIAL);
         for scale in [1.0, 1e6] {
-            let hidden = WhitenedPositions::new(&psi, &off.scaled(scale), Sigma::OFFICIAL);
-            assert_eq!(hidden.neighbors((side, side)).least, f64::INFINITY);
-            assert_eq!(accuracy(&hidden, 4), 1.0);
-            let seen = WhitenedPositions::new(&psi, &a.scaled(scale), Sigma::OFFICIAL);
-            assert!(seen.neighbors((side, side)).mean.is_finite());
+            assert_eq!(of(&off, scale).neighbors((side, side)).least, f64::INFINITY);
+            assert_eq!(accuracy(&of(&off, scale), 4), 1.0);
+            assert!(of(&a, scale).neighbors((side, side)).mean.is_finite());
         }
-        assert!(accuracy(&WhitenedPositions::new(&psi, &a.scaled(1e6), Sigma::OFFICIAL), 40) < 0.1);
+        assert!(accuracy(&of(&a, 1e6), 40) < 0.1);
     }
 
     /// Of the official ViT-B: A ~ N(0, 0.02²) of 384 × 768, a 14 × 14 grid, standard deviation 0.25.

@@ -24,10 +24,9 @@ pub struct Sigma {
 fn standard_deviation<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     use serde::de::{Deserialize, Error, Unexpected};
     let std = f64::deserialize(from)?;
-    match std >= 0.0 && std.is_finite() {
-        true => Ok(std),
-        false => Err(D::Error::invalid_value(Unexpected::Float(std), &"a standard deviation that is not negative")),
-    }
+    let fine = std >= 0.0 && std.is_finite();
+    let error = || D::Error::invalid_value(Unexpected::Float(std), &"a standard deviation that is not negative");
+    fine.then_some(std).ok_or_else(error)
 }
 
 impl Sigma {

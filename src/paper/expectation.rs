@@ -50,11 +50,8 @@ impl Quadrature {
         let reach = (d as f64).sqrt() * sigma.std();
         let point = |i: usize| {
             let (row, component) = (i / d, i % d);
-            match row / 2 == component {
-                true if row % 2 == 0 => reach,
-                true => -reach,
-                false => 0.0,
-            }
+            let sign = if row % 2 == 0 { 1.0 } else { -1.0 };
+            if row / 2 == component { sign * reach } else { 0.0 }
         };
         Self::equal_weights(Tensor::from_fn([2 * d, tokens, d_e], DType::F64, point))
     }
@@ -111,11 +108,10 @@ impl Quadrature {
         let [draws, tokens, d_e] = self.noise.dims("expect: noise");
         let weights = self.weights.to_f64_vec();
         let term = |k: usize| f(&self.noise.rows(k..k + 1).reshape([tokens, d_e])).scaled(weights[k]);
-        let sum = (0..draws).map(term).reduce(|mut sum, term| {
-            sum.add_assign(&term);
-            sum
-        });
-        sum.expect("expect: a rule without draws")
+        assert!(draws > 0, "expect: a rule without draws");
+        let mut sum = term(0);
+        (1..draws).for_each(|k| sum.add_assign(&term(k)));
+        sum
     }
 
     fn equal_weights(noise: Tensor) -> Self {

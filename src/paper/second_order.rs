@@ -11,8 +11,8 @@
 //! because the mixed term ∇²_{uv}G carries one factor n, and E n = 0. Derivations: docs/derivations/collapse.md.
 
 use super::Sigma;
-use super::prop_3_1::{RegressionTask, Regressor, gradient, squared_error};
-use crate::autograd::{Tape, Var, derivative_along, ops};
+use super::prop_3_1::{RegressionTask, Regressor, TaskSizes, gradient, squared_error};
+use crate::autograd::{Var, derivative_along, ops};
 use crate::linalg::Cholesky;
 use crate::tensor::{DType, Tensor};
 
@@ -127,37 +127,27 @@ pub fn critical_variance(det: &Tensor, m: &Tensor) -> Option<f64> {
 /// Proved by `a_calibrated_predictor`.
 #[track_caller]
 pub fn calibrated_gradient(f: &Regressor<'_>, task: &RegressionTask) -> Tensor {
-    let [rows, context, d_e] = task.x.dims("calibrated gradient: x");
-    let [_, tokens, width] = task.y.dims("calibrated gradient: y");
-    assert_eq!(width, 1, "calibrated gradient: F must give one number for each token");
+    let TaskSizes { rows, tokens, context, d_p, d_e } = task.sizes();
+    assert_eq!(task.y.last_dim(), 1, "calibrated gradient: F must give one number for each token");
+    // Deviations from the mean over rows: [rows, whatever is in a row].
     let centered = |t: &Tensor| {
-        let size = t.elements() / rows;
-        let t = t.to_f64_vec();
-        let mean = |k: usize| (0..rows).map(|r| t[r * size + k]).sum::<f64>() / rows as f64;
-        let means: Vec<f64> = (0..size).map(mean).collect();
-        t.iter().enumerate().map(|(i, t)| t - means[i % size]).collect::<Vec<f64>>()
+        let t = Var::constant(t.reshape([rows, t.elements() / rows]));
+        let mean = ops::matmul(&Var::constant(Tensor::full([1, rows], -1.0 / rows as f64, DType::F64)), &t);
+        ops::add(&t, &mean)
     };
-    let (x, y) = (centered(&task.x), centered(&task.y));
+    let covariance = ops::matmul_tn(&centered(&task.y), &centered(&task.x)); // R Cov(y_j, xᵢ), [tokens, context d_e]
     let u = task.positions();
-    let [_, _, d_p] = u.dims("calibrated gradient: positions");
-    let mut sum = vec![0.0; d_p * d_e];
+    let mut sum = Tensor::zeros([d_p, d_e], DType::F64);
     for j in 0..tokens {
         // ∇₂F of token j at v = 0: the same in every row, so the first one's is taken.
-        let tape = Tape::new();
-        let v = tape.leaf(Tensor::zeros([rows, context, d_p], DType::F64));
-        let pick = Tensor::from_fn([rows, tokens, 1], DType::F64, |i| if i == j { 1.0 } else { 0.0 });
-        let predicted = f(&u, &v);
-        let slope = if predicted.is_tracked() { tape.backward_from(&predicted, pick).take(&v) } else { None };
-        let slope = slope.map_or(vec![0.0; rows * context * d_p], |slope| slope.to_f64_vec());
-        for i in 0..context {
-            for e in 0..d_e {
-                let products = (0..rows).map(|r| y[r * tokens + j] * x[(r * context + i) * d_e + e]);
-                let covariance = products.sum::<f64>() / rows as f64;
-                (0..d_p).for_each(|p| sum[p * d_e + e] -= 2.0 * rows as f64 * slope[i * d_p + p] * covariance);
-            }
-        }
+        let pick = Var::constant(Tensor::from_fn([rows, tokens, 1], DType::F64, |i| f64::from(i == j)));
+        let predicted = |v: &Var| ops::sum(&ops::mul(&f(&u, v), &pick));
+        let slope = gradient(predicted, &Tensor::zeros([rows, context, d_p], DType::F64)).rows(0..1);
+        let of_token = covariance.value().rows(j..j + 1).reshape([context, d_e]);
+        let product = ops::matmul_tn(&slope.reshape([context, d_p]).into(), &of_token.into());
+        sum.add_assign(&product.value().scaled(-2.0));
     }
-    Tensor::new([d_p, d_e], sum)
+    sum
 }
 
 /// Nσ|Aᵀp|²: what the noise adds to the loss of a linear F = p·u + q·v over N terms, J_tied = J_det + Nσ|Aᵀp|².

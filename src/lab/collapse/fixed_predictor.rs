@@ -17,13 +17,11 @@
 //! | expectation | Gauss–Hermite in the two dimensions of n |
 //! | descent | plain gradient descent on A, its step halved whenever the loss would rise |
 
-use std::cell::Cell;
-
 use rayon::prelude::*;
 
 use super::ring::{self, Mlp};
 use super::training::{Schedule, fit};
-use crate::autograd::{Var, ops};
+use crate::autograd::{Tape, Var, ops};
 use crate::lab::Finding;
 use crate::nn::Params;
 use crate::paper::prop_3_1::{self, RegressionTask};
@@ -105,14 +103,10 @@ impl FixedPredictor {
         let f = |u: &Var, v: &Var| self.mlp.forward(&weights, u, v);
         let noise = Quadrature::gauss_hermite(nodes, FEATURES, sigma);
         let b = Var::constant(self.b.clone());
-        let value = Cell::new(0.0);
-        let loss = |a: &Var| {
-            let j = prop_3_1::expected_loss(&f, &self.task, a, if tied { a } else { &b }, &noise);
-            value.set(j.item());
-            j
-        };
-        let gradient = prop_3_1::gradient(loss, a);
-        (value.get(), gradient)
+        let tape = Tape::new();
+        let a = tape.leaf(a.clone());
+        let j = prop_3_1::expected_loss(&f, &self.task, &a, if tied { &a } else { &b }, &noise);
+        (j.item(), tape.backward(&j).take(&a).expect("J reads A"))
     }
 
     /// Gradient descent on J(A, A) when `tied`, else on J(A, B), until the norm of the gradient is below `tolerance`,

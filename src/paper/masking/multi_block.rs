@@ -3,7 +3,7 @@
 //! 1. **Sizes.** Draw one target size and one context size for the whole batch. A token budget K = ⌊L·scale⌋ and
 //!    an aspect a give the sides: height = √(K·a) and width = √(K/a), rounded, and cut down to the grid.
 //! 2. **Places.** For each image, place every target block and every context block at a random offset.
-//! 3. **PatchGrid out.** Remove the image's targets from its contexts. If too little is left, place again.
+//! 3. **Cut out.** Remove the image's targets from its contexts. If too little is left, place again.
 //! 4. **Truncate.** Shorten every context to the shortest of the batch, so that they stack.
 //!
 //! Source: Assran et al. (2023), §3 and `src/masks/multiblock.py` of I-JEPA; StoP's paper (§2, "Masking") takes them
@@ -136,48 +136,55 @@ impl MultiBlock {
     /// when one target can take so much of a context that fewer are left (the other sampler lets targets leak, D5).
     pub fn validate(&self) -> Result<()> {
         let (rows, columns) = self.grid;
-        if rows == 0 || columns == 0 {
-            let problem = format!("a grid of {rows}x{columns} has no tokens to mask");
-            return Err(Error::config(problem, "use images of at least one patch a side"));
-        }
+        let grid = format!("a grid of {rows}x{columns}");
+        let check = |fine: bool, problem: &dyn Fn() -> String, hint: &str| {
+            if fine { Ok(()) } else { Err(Error::config(problem(), hint)) }
+        };
+        let no_tokens = || format!("{grid} has no tokens to mask");
+        check(rows > 0 && columns > 0, &no_tokens, "use images of at least one patch a side")?;
         // Beyond this, products of sides overflow, here and where tokens are numbered by u32.
-        if rows.max(columns) > 1 << 14 {
-            let problem = format!("a grid of {rows}x{columns} tokens; {} a side is the most", 1 << 14);
-            return Err(Error::config(problem, "use larger patches"));
+        const MOST: usize = 1 << 14;
+        check(
+            rows.max(columns) <= MOST,
+            &|| format!("{grid} tokens; {MOST} a side is the most"),
+            "use larger patches",
+        )?;
+        let both = [("target", &self.target), ("context", &self.context)];
+        for (kind, blocks) in both {
+            blocks.validate(kind)?;
+            let many = || format!("{} {kind} blocks on {grid}", blocks.count);
+            check(blocks.count <= rows * columns, &many, "ask for no more blocks than there are tokens")?;
         }
-        self.target.validate("target")?;
-        self.context.validate("context")?;
-        for (kind, blocks) in [("target", &self.target), ("context", &self.context)] {
-            if blocks.count > rows.saturating_mul(columns) {
-                let problem = format!("{} {kind} blocks on a grid of {rows}x{columns}", blocks.count);
-                return Err(Error::config(problem, "ask for no more blocks than there are tokens"));
-            }
-        }
-        if self.is_enough(0) {
-            return Err(Error::config("with min_keep 0 a context could be left empty", "set min_keep to at least 1"));
-        }
+        let empty = || "with min_keep 0 a context could be left empty".to_owned();
+        check(!self.is_enough(0), &empty, "set min_keep to at least 1")?;
 
-        let (targets, contexts) = (self.drawable_sizes(&self.target), self.drawable_sizes(&self.context));
         let demand = match self.sampler {
             Sampler::Inclusive => format!("at least min_keep = {}", self.min_keep),
             Sampler::Official => format!("more than min_keep = {}", self.min_keep),
         };
-        for (kind, sizes) in [("target", &targets), ("context", &contexts)] {
-            if let Some((h, w)) = sizes.iter().find(|(h, w)| !self.is_enough(h * w)) {
-                let got =
-                    format!("on a grid of {rows}x{columns} a {kind} block of {h}x{w} = {} tokens can be drawn", h * w);
+        for (kind, blocks) in both {
+            for (h, w) in self.drawable_sizes(blocks) {
+                let small = || {
+                    let block = format!("a {kind} block of {h}x{w} = {} tokens", h * w);
+                    format!("on {grid} {block} can be drawn, but a block needs {demand}")
+                };
                 let hint = format!("lower min_keep, raise the {kind} scale, or use smaller patches");
-                return Err(Error::config(format!("{got}, but a block needs {demand}"), hint));
+                check(self.is_enough(h * w), &small, &hint)?;
             }
         }
-        if self.sampler == Sampler::Inclusive && !self.allow_overlap {
-            for (&(h, w), &(ch, cw)) in targets.iter().flat_map(|t| contexts.iter().map(move |c| (t, c))) {
+        if self.sampler == Sampler::Official || self.allow_overlap {
+            return Ok(());
+        }
+        let contexts = self.drawable_sizes(&self.context);
+        for (h, w) in self.drawable_sizes(&self.target) {
+            for &(ch, cw) in &contexts {
                 let left = ch * cw - h.min(ch) * w.min(cw); // when the smaller of the two lies inside the other
-                if !self.is_enough(left) {
-                    let got = format!("a target of {h}x{w} can leave {left} tokens of a context of {ch}x{cw}");
-                    let hint = "lower min_keep or the target scale, or raise the context scale";
-                    return Err(Error::config(format!("{got}, which needs {demand}"), hint));
-                }
+                let got = || {
+                    format!(
+                        "a target of {h}x{w} can leave {left} tokens of a context of {ch}x{cw}, which needs {demand}"
+                    )
+                };
+                check(self.is_enough(left), &got, "lower min_keep or the target scale, or raise the context scale")?;
             }
         }
         Ok(())
@@ -433,18 +440,12 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_repeats() {
-        for masks in assorted() {
-            assert_eq!(masks.sample(3, &mut rng(1)), masks.sample(3, &mut rng(1)));
-            assert_ne!(masks.sample(30, &mut rng(1)), masks.sample(30, &mut rng(2)));
-            assert_eq!(masks.sample(0, &mut rng(1)).context[0].rows(), 0);
-        }
-    }
-
-    /// Also where images are placed again and again.
-    #[test]
-    fn an_image_has_its_blocks_whatever_else_is_in_the_batch() {
+    fn a_seed_repeats_and_an_image_has_its_blocks_whatever_else_is_in_the_batch() {
         for settings in assorted() {
+            assert_eq!(settings.sample(3, &mut rng(1)), settings.sample(3, &mut rng(1)));
+            assert_ne!(settings.sample(30, &mut rng(1)), settings.sample(30, &mut rng(2)));
+            assert_eq!(settings.sample(0, &mut rng(1)).context[0].rows(), 0);
+            // Also where images are placed again and again.
             let [few, many] = [3, 20].map(|batch| settings.sample(batch, &mut rng(1)).targets);
             for (few, many) in few.iter().zip(&many) {
                 assert!((0..3).all(|image| few.row(image) == many.row(image)), "{settings:?}");

@@ -147,15 +147,10 @@ mod tests {
     }
 
     #[test]
-    fn far_away_the_weights_stay_finite() {
-        assert_eq!(two().posterior(&[1e6]), [0.0, 1.0]);
-        assert_eq!(two().posterior(&[-1e6]), [1.0, 0.0]);
-    }
-
-    #[test]
-    fn a_position_of_probability_zero_is_never_believed() {
-        let psi = Tensor::new([2, 1], vec![0.0, 2.0]);
-        let noisy = NoisyPosition::new(&psi, &[1.0, 0.0], GaussianKernel::unit(1));
+    fn weights_at_the_extremes() {
+        assert_eq!([1e6, -1e6].map(|far| two().posterior(&[far])), [[0.0, 1.0], [1.0, 0.0]]);
+        // A position of probability zero is never believed.
+        let noisy = NoisyPosition::new(&Tensor::new([2, 1], vec![0.0, 2.0]), &[1.0, 0.0], GaussianKernel::unit(1));
         assert_eq!(noisy.posterior(&[2.0]), [1.0, 0.0]);
     }
 
