@@ -6,37 +6,39 @@
 //! (Eq. 5), and uses the same matrix A to project the visible context (Eq. 6), so that silencing the noise would
 //! silence the context too.
 //!
-//! Every equation is one function in [`paper`], and the training loop calls those functions.
+#![doc = include_str!("../docs/equations.md")]
+//!
+//! Every equation is one function in [`paper`], and the training loop calls those functions. Here they train on images that
+//! one has already, a tensor of any number of channels:
 //!
 //! ```
-//! use stop_mim::methods::{Method, Model, ModelConfig, stop::TokenForm};
-//! use stop_mim::paper::{Sigma, masking::MultiBlock};
+//! use std::ops::ControlFlow;
+//!
+//! use stop_mim::data::InMemory;
+//! use stop_mim::methods::{MethodConfig, MethodOptions};
 //! use stop_mim::rng::{Purpose, stream};
-//! use stop_mim::train::{Batch, StepParams, Noise, Trainer};
-//! use stop_mim::{DType, Tensor, nn::LinearInit, vit::Preset};
+//! use stop_mim::train::{RunConfig, pretrain};
+//! use stop_mim::{DType, Tensor, vit::Preset};
 //!
 //! # fn main() -> stop_mim::Result<()> {
-//! let (mut encoder, mut predictor) = Preset::Toy.sizes();
-//! (encoder.dim, encoder.depth, predictor.dim, predictor.depth) = (24, 1, 12, 1);
-//! let method = Method::Stop { target_blocks: 1, sigma: Sigma::OFFICIAL, tokens: TokenForm::Official };
-//! let config = ModelConfig { method, encoder, predictor, linear_init: LinearInit::Normal };
-//! let (model, params) = Model::new(&config, DType::F32, &mut stream(0, Purpose::Init, [0, 0]))?;
-//! let mut trainer = Trainer::new(model, params);
+//! let images = Tensor::normal([80, 4, 32, 32], 0.3, DType::F32, &mut stream(0, Purpose::Eval, [0, 0])); // stand-ins
+//! let splits = InMemory::new(images)?.split(16)?; // 16 are held out, for diagnostics
 //!
-//! let mut rng = stream(0, Purpose::Mask, [0, 0]);
-//! let images = Tensor::normal([8, 3, 32, 32], 1.0, DType::F32, &mut rng); // stand-ins
-//! let hyper = StepParams { lr: 1e-3, weight_decay: 0.04, ema_momentum: 0.996 };
+//! let recipe = RunConfig::for_method(MethodConfig::new("stop", &MethodOptions::default())?, Preset::Toy);
+//! let mut config = RunConfig { batch: 16, ..recipe };
+//! config.model.encoder.channels = 4;
 //! let mut losses = Vec::new();
-//! for step in 1..=10 {
-//!     let masks = MultiBlock::for_small_grid((8, 8)).sample(8, &mut rng); // B_x and B_y
-//!     let noise = Noise::Drawn { seed: 0, step }; // n ~ N(0, σI), drawn anew in each step
-//!     let (context, targets) = (masks.context, masks.targets);
-//!     losses.push(trainer.step(&Batch { images: images.clone(), context, targets, noise }, &hyper)?);
-//! }
-//! assert!(losses[9] < losses[0]);
+//! let trained = pretrain(&config.with_steps(10), &splits, 5, &mut |report, _| {
+//!     losses.push(report.loss); // and |A|, |m|, effective rank, …: report.numbers, report.diagnostics
+//!     Ok(ControlFlow::Continue(()))
+//! })?;
+//! assert!(losses.len() == 10 && trained.params.evaluated().iter().all(|param| param.value.is_finite()));
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! More in few lines: [a method](methods) of one's own, [an operation](autograd::record) of one's own, published weights and
+//! [their features](train::weights::PretrainedEncoder), one's own predictor put to [the propositions](lab::prop_3_1::of).
 //!
 //! # Floor plan
 //!
@@ -46,18 +48,19 @@
 //! |---|---|---|
 //! | 8 | `cli` | the command line, one file for each subcommand (feature `cli`) |
 //! | 7 | [`report`] | pictures, curves, tables |
-//! | 6 | [`train`], [`eval`], [`lab`], `runs` | Algorithm 1, schedules, checkpoints; linear probe, k-NN, effective rank; the paper's statements, tested; a run's folder (feature `checkpoint`) |
-//! | 5 | [`methods`], [`data`] | I-JEPA, StoP, MAE; CIFAR, folders, procedural shapes |
-//! | 4 | [`paper`] | the equations, the masks |
-//! | 3 | [`vit`], [`nn`] | blocks, encoder, predictor; layers, parameters, AdamW, moving average |
-//! | 2 | [`autograd`] | the tape, one file for each operation, the gradient checker |
-//! | 1 | [`tensor`] | shape, element type, shared buffer |
-//! | 0 | [`kernels`] | plain loops over slices, behind one door |
+//! | 6 | [`lab`], `runs` | the paper's statements, tested; a run's folder (feature `checkpoint`) |
+//! | 5 | [`train`], [`eval`] | Algorithm 1, schedules, checkpoints; linear probe, k-NN, effective rank |
+//! | 4 | [`methods`], [`data`] | I-JEPA, StoP, MAE behind one trait; CIFAR, folders, tensors, procedural shapes |
+//! | 3 | [`paper`] | the equations, the masks |
+//! | 2 | [`vit`], [`nn`] | blocks, encoder, predictor; layers, parameters, AdamW, moving average |
+//! | 1 | [`autograd`] | the tape, the operations, the gradient checker |
+//! | 0 | [`linalg`], [`tensor`], [`kernels`] | Cholesky, eigenvalues, L-BFGS; shape, type, device, buffer; loops, one folder a family |
 //!
 //! # Reading order
 //!
-//! [`paper`] beside the PDF; [`train`]'s `algorithm_1.rs`, which is the paper's Algorithm 1 line by line;
-//! [`methods`], where I-JEPA and StoP differ in one function; then from the ground up.
+//! [`paper`] beside the PDF; [`train`]'s `algorithm_1.rs` and [`methods::MaskedPrediction`], which are the paper's Algorithm 1
+//! line by line; [`methods`], where I-JEPA and StoP differ in one function; then from the ground up, where each
+//! `reference.rs` of [`kernels`] says in plain loops what an operation is.
 
 #[macro_use]
 mod named;
