@@ -1,17 +1,14 @@
 // A method of your own: from the visible patches of an image, predict the mean color of each hidden one.
-//
 // `cargo run --release --example a_method_of_your_own`
 use std::{ops::ControlFlow, sync::Arc};
 
 use stop_mim::autograd::{Var, ops};
-use stop_mim::data::{self, Dataset, Subset};
-use stop_mim::eval::{ProbeConfig, labels, linear_probe, pooled_features};
-use stop_mim::methods::{Chunk, MaskedPrediction, MethodConfig, ModelParams, ModelWeights, Update};
-use stop_mim::nn::{LinearInit, Role, Weights, fresh};
+use stop_mim::methods::{Chunk, MaskedPrediction, MethodConfig, ModelWeights, Networks};
+use stop_mim::nn::{Role, Weights};
 use stop_mim::paper::{Loss, context_token, masked_token};
 use stop_mim::train::{RunConfig, Trainer, resume};
 use stop_mim::vit::{Encoder, Names, Predictor, Preset};
-use stop_mim::{DType, Result, Tensor, rng};
+use stop_mim::{DType, Result, data, eval, rng};
 
 #[derive(Debug)]
 struct MeanColors(Encoder, Predictor);
@@ -39,32 +36,22 @@ impl MaskedPrediction for MeanColors {
 }
 
 fn main() -> Result<()> {
-    let (sizes, decoder) = Preset::Toy.sizes();
-    let mut rng = rng::stream(0, rng::Purpose::Init, [0, 0]);
-    let (encoder, theta) = fresh(LinearInit::Normal, DType::F32, &mut rng, |init| Encoder::new(&sizes, init));
-    let (predictor, phi) = fresh(LinearInit::Normal, DType::F32, &mut rng, |init| {
-        Predictor::new(&decoder, (sizes.dim, 3), sizes.grid(), Names::Predictor, Role::Trained, init)
-    });
-    let params = ModelParams::new().with("encoder", Update::Trained, theta).with("predictor", Update::Trained, phi);
-    let trainer = Trainer::new(Arc::new(MeanColors(encoder, predictor)), params);
-
-    // I-JEPA's images, masks and schedules, and few steps.
+    // I-JEPA's networks, images, masks and schedules, but three numbers for each hidden patch, and few steps.
     let recipe = RunConfig::for_method(MethodConfig::Ijepa { target_blocks: 1 }, Preset::Toy);
     let (config, splits) = (RunConfig { batch: 16, ..recipe }.with_steps(50), data::open("shapes", 32)?);
+    let mut rng = rng::stream(0, rng::Purpose::Init, [0, 0]);
+    let networks = Networks::new(&config.model, 3, Names::Predictor, Role::Trained, DType::F32, &mut rng);
+    let method = MeanColors(networks.encoder.clone(), networks.predictor.clone());
+    let trainer = Trainer::new(Arc::new(method), networks.params());
+
     let trained = resume(trainer, &config, &splits, 0, &mut |report, _| {
         println!("step {:2}  loss {:.3}", report.step, report.loss);
         Ok(ControlFlow::Continue(()))
     });
-    let (trainer, normalization) = (trained.map_err(|failed| failed.error)?, splits.normalization()?);
+    let trainer = trained.map_err(|failed| failed.error)?;
 
-    let features = |images: &Arc<dyn Dataset>| -> Result<(Tensor, Vec<u32>)> {
-        let (some, encoder) = (Subset::even(images.clone(), 500), trainer.method.encoder());
-        let x = pooled_features(encoder, trainer.params.evaluated(), (&some, &normalization), 1, &|_| Ok(()))?;
-        Ok((x[0].clone(), labels(&some).expect("shapes have classes")))
-    };
-    let ((train, of_train), (test, of_test)) = (features(&splits.train)?, features(&splits.test)?);
-    let config = ProbeConfig::default();
-    let probe = linear_probe((&train, &of_train), (&test, &of_test), 10, &config, &|| Ok(()))?;
+    let trained = (trainer.method.encoder(), trainer.params.evaluated());
+    let probe = eval::probe_encoder(trained, &splits, 500, &eval::ProbeConfig::default())?;
     println!("a linear probe gets {:.1} % of 500 test images right", 100.0 * probe.test_top1);
     Ok(())
 }

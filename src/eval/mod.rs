@@ -28,7 +28,7 @@ pub mod standardize;
 
 pub use features::{PIXEL_SIDE, labels, mean_over_tokens, pixel_features, pooled_features};
 pub use knn::{KnnConfig, knn_top1};
-pub use probe::{ProbeConfig, ProbeReport, chance, linear_probe};
+pub use probe::{ProbeConfig, ProbeReport, chance, linear_probe, probe_encoder};
 pub use rank::{feature_std, rank_me};
 pub use resemblance::{cosines, resemblance};
 pub use spread::{noise_sensitivity, rms, target_std};

@@ -27,17 +27,22 @@
 //! The paper's linear evaluation (App. C.2, VISSL's protocol) trains the classifier by SGD with augmented crops and
 //! reports the best of several representations; this probe sees each image once, uncropped.
 
+use std::sync::Arc;
+
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
 use super::standardize::Standardizer;
-use super::{CancelCheck, argmax, check_labeled, select_rows, share};
-use crate::Result;
+use super::{CancelCheck, argmax, check_labeled, labels, pooled_features, select_rows, share};
 use crate::autograd::{Tape, Var, ops};
+use crate::data::{Dataset, Splits, Subset};
 use crate::linalg::lbfgs::{self, Minimum, Options};
 use crate::linalg::{Cholesky, gram, norm};
+use crate::nn::Params;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Indices, Tensor};
+use crate::vit::Encoder;
+use crate::{Error, Result};
 
 /// How to fit the probe.
 #[derive(Clone, Debug)]
@@ -164,6 +169,29 @@ pub fn linear_probe(
     let Minimum { point, iterations, gradient_norm, converged, .. } = found;
     let (train_top1, test_top1) = (objective.top1(&point), Objective { blocks: &test, ..objective }.top1(&point));
     Ok(ProbeReport { train_top1, test_top1, lambda, held_out, iterations, gradient_norm, converged })
+}
+
+/// [`linear_probe`] on the pooled features of an even choice of `images` training and as many test images.
+///
+/// # Errors
+/// When an image cannot be read or has no label, or a feature is not finite.
+pub fn probe_encoder(
+    (encoder, params): (&Encoder, &Params),
+    splits: &Splits,
+    images: usize,
+    config: &ProbeConfig,
+) -> Result<ProbeReport> {
+    let normalization = splits.normalization()?;
+    let features = |all: &Arc<dyn Dataset>| {
+        let some = Subset::even(Arc::clone(all), images);
+        let none = || Error::config(format!("no labels in {}", some.describe()), "probe on images with classes");
+        let labels = labels(&some).ok_or_else(none)?;
+        let x = pooled_features(encoder, params, (&some, &normalization), 1, &|_| Ok(()))?.swap_remove(0);
+        Ok::<_, Error>((x, labels))
+    };
+    let ((train, train_labels), (test, test_labels)) = (features(&splits.train)?, features(&splits.test)?);
+    let classes = splits.train.class_names().len();
+    linear_probe((&train, &train_labels), (&test, &test_labels), classes, config, &|| Ok(()))
 }
 
 /// Chance level: the accuracy on the test images of always answering the most frequent class of the training images. Where

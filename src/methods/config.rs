@@ -276,16 +276,22 @@ impl ModelConfig {
     }
 }
 
-/// The two networks that every method here has, fresh.
-pub(super) struct Networks {
+/// The two networks that every method of the paper's form has, with fresh parameters.
+#[derive(Clone, Debug)]
+pub struct Networks {
+    /// f_θ
     pub encoder: Encoder,
+    /// g_φ
     pub predictor: Predictor,
+    /// θ
     pub theta: Params,
+    /// φ
     pub phi: Params,
 }
 
 impl Networks {
-    /// With predictions of width `outputs`, and the mask token in this role.
+    /// Networks of the configuration's sizes, with predictions of width `outputs`, and the mask token in this role. The
+    /// configuration's method does not matter.
     pub fn new(
         config: &ModelConfig,
         outputs: usize,
@@ -302,15 +308,18 @@ impl Networks {
         Networks { encoder, predictor, theta, phi }
     }
 
-    /// `encoder`, `predictor`, and `target_encoder`: a moving average that starts as a copy of the encoder.
+    /// The modules `encoder`, `predictor`, and `target_encoder`: a moving average that starts as a copy of the encoder.
     pub fn with_target_encoder(self) -> ModelParams {
         let average = self.theta.clone();
-        let params = ModelParams::new().with("encoder", Update::Trained, self.theta);
-        let params = params.with("predictor", Update::Trained, self.phi);
-        params.with("target_encoder", Update::AverageOf("encoder"), average)
+        self.params().with("target_encoder", Update::AverageOf("encoder"), average)
     }
 
-    /// `encoder` and `predictor`, in files under one prefix.
+    /// The modules `encoder` and `predictor`.
+    pub fn params(self) -> ModelParams {
+        ModelParams::new().with("encoder", Update::Trained, self.theta).with("predictor", Update::Trained, self.phi)
+    }
+
+    /// The same, in files under one prefix.
     pub fn under_one_prefix(self, prefix: &'static str) -> ModelParams {
         let params = ModelParams::new().with_prefix("encoder", prefix, Update::Trained, self.theta);
         params.with_prefix("predictor", prefix, Update::Trained, self.phi)

@@ -21,7 +21,7 @@ mod params;
 pub mod stop;
 
 pub use batch::{Chunk, View};
-pub use config::{Masking, MethodConfig, MethodOptions, ModelConfig};
+pub use config::{Masking, MethodConfig, MethodOptions, ModelConfig, Networks};
 pub use ijepa::Ijepa;
 pub use mae::Mae;
 pub use method::{MaskedPrediction, Method, Number, Numbers, Recording, ViewConfig};
