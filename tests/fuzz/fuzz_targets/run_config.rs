@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use stop_mim::rng::{Purpose, stream};
-use stop_mim::train::{RunConfig, fresh_model};
+use stop_mim::train::{RunConfig, StepParams, fresh_model};
 use stop_mim_fuzz::is_small;
 
 fuzz_target!(|data: &[u8]| {
@@ -15,9 +15,9 @@ fuzz_target!(|data: &[u8]| {
     }
     let json = serde_json::to_string(&config).unwrap();
     assert_eq!(serde_json::from_str::<RunConfig>(&json).unwrap(), config);
-    let (lr, weight_decay, ema) = config.schedules();
     for step in [1, config.steps.div_ceil(2), config.steps] {
-        assert!(lr.at(step) >= 0.0 && weight_decay.at(step) >= 0.0 && (0.0..=1.0).contains(&ema.at(step)));
+        let StepParams { lr, weight_decay, ema_momentum } = config.step_params(step);
+        assert!(lr >= 0.0 && weight_decay >= 0.0 && (0.0..=1.0).contains(&ema_momentum));
     }
     if is_small(&config.model) {
         fresh_model(&config).unwrap();

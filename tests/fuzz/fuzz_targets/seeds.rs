@@ -7,12 +7,7 @@ use std::path::Path;
 
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use libfuzzer_sys::fuzz_target;
-use stop_mim::Precision;
-use stop_mim::data::Augment;
-use stop_mim::methods::stop::TokenForm;
-use stop_mim::methods::{Method, ModelConfig};
-use stop_mim::nn::LinearInit;
-use stop_mim::paper::Sigma;
+use stop_mim::methods::{MethodConfig, MethodOptions};
 use stop_mim::paper::masking::MultiBlock;
 use stop_mim::train::checkpoint::CheckpointPolicy;
 use stop_mim::train::{Masking, RunConfig, Trainer, checkpoint, fresh_model};
@@ -34,51 +29,33 @@ fn write_safetensors(targets: &[&str], name: &str, file: &[u8]) {
     }
 }
 
-fn config(method: Method) -> RunConfig {
-    let (mut encoder, mut predictor) = Preset::Toy.sizes();
+fn config(method: &str) -> RunConfig {
+    let method = MethodConfig::new(method, &MethodOptions::default()).unwrap();
+    let mut config = RunConfig { batch: 4, ..RunConfig::for_method(method, Preset::Toy) }.with_steps(10);
+    let (encoder, predictor) = (&mut config.model.encoder, &mut config.model.predictor);
     (encoder.image_size, encoder.dim, encoder.depth, encoder.heads) = (16, 4, 1, 1);
     (predictor.dim, predictor.depth, predictor.heads) = (4, 1, 1);
-    let mae = matches!(method, MethodConfig::Mae { .. });
-    encoder.class_token = mae;
-    let mut blocks = MultiBlock::for_small_grid((4, 4));
-    blocks.min_keep = 1;
-    RunConfig {
-        model: ModelConfig { method, encoder, predictor, linear_init: LinearInit::Normal },
-        data: "shapes".to_owned(),
-        normalization: None,
-        init: None,
-        masking: if mae { Masking::Random { ratio: 0.75 } } else { Masking::Blocks(blocks) },
-        augment: Augment::STOP,
-        batch: 4,
-        steps: 10,
-        warmup: 1,
-        lr: [1e-4, 1e-3, 1e-5],
-        weight_decay: [0.05, 0.05],
-        ema: [0.99, 1.0],
-        precision: Precision::F32,
-        seed: 0,
-    }
+    config.masking = match config.model.method.masking(4) {
+        Masking::Blocks(blocks) => Masking::Blocks(MultiBlock { min_keep: 1, ..blocks }),
+        random => random,
+    };
+    config
 }
 
 fuzz_target!(init: write_all(), |_data: &[u8]| {});
 
 fn write_all() {
-    let stop = MethodConfig::Stop { target_blocks: 1, sigma: Sigma::OFFICIAL, tokens: TokenForm::Official };
     let scratch = std::env::temp_dir().join(format!("stop-mim-seed-{}", std::process::id()));
-    for (name, method) in [
-        ("stop", stop),
-        ("ijepa", MethodConfig::Ijepa { target_blocks: 1 }),
-        ("mae", MethodConfig::Mae { normalize_patches: true }),
-    ] {
-        let config = config(method);
+    for name in MethodConfig::NAMES {
+        let config = config(name);
         config.validate().unwrap();
         write("run_config", name, serde_json::to_string(&config).unwrap().as_bytes());
-        let (model, params) = fresh_model(&config).unwrap();
+        let (method, params) = fresh_model(&config).unwrap();
         checkpoint::save(&scratch, &config, 3, &params).unwrap();
         write_safetensors(&["checkpoint", "weights"], name, &std::fs::read(&scratch).unwrap());
-        let upkeep =
+        let policy =
             CheckpointPolicy { diagnose_every: 1, checkpoint_every: 1, keep: 1, keep_every: 0, images: "few".to_owned() };
-        checkpoint::save_run(&scratch, &config, &upkeep, &Trainer::new(model, params)).unwrap();
+        checkpoint::save_run(&scratch, &config, &policy, &Trainer::new(method, params)).unwrap();
         write_safetensors(&["checkpoint", "weights"], &format!("{name}-run"), &std::fs::read(&scratch).unwrap());
     }
     for (dtype, size) in [("F64", 8), ("F32", 4), ("F16", 2), ("BF16", 2), ("I32", 4)] {
