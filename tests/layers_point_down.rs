@@ -105,7 +105,7 @@ fn heads<'a>(after: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// The crate's modules that a file uses: by `crate::…` or by as many `super::` as lead to the root.
-fn uses<'a>((path, source): &'a Source) -> BTreeSet<&'a str> {
+fn uses((path, source): &Source) -> BTreeSet<&str> {
     let mut place: Vec<&str> = path.trim_end_matches(".rs").split('/').filter(|part| *part != "mod").collect();
     let tokens = tokens(source);
     let (mut depth, mut inline, mut found) = (0, Vec::new(), BTreeSet::new());

@@ -267,7 +267,7 @@ fn training_step(method: &Method, learned_positions: bool) -> Finding {
             let report = check_value(&options, &statement, |x| loss(&trainer, x), &found.gradients, &point);
             finding(&statement, compared, &[report])
         }
-        Err(problem) => Finding::vanishes(&statement, &problem.to_string(), &[f64::NAN], 1.0, 0.0),
+        Err(problem) => Finding::vanishes(&statement, problem.to_string(), &f64::NAN, 1.0, 0.0),
     }
 }
 
