@@ -1,4 +1,4 @@
-//! Floor 2: reverse-mode automatic differentiation on a Wengert list.
+//! Floor 1: reverse-mode automatic differentiation on a Wengert list.
 //!
 //! A [`Tape`] records what ran, in order; [`Tape::backward`] walks it from the end. A [`Var`] is a tensor that may
 //! be on a tape; one that is not *is* stop-gradient. [`ops`] has the operations, [`record`] adds one of your own, and

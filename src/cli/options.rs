@@ -257,8 +257,6 @@ impl ModelArgs {
             learned_positions: self.learned_positions,
             embed_std: self.embed_std.unwrap_or(predictor.embed_std),
         };
-        not_negative("--patch-std", encoder.patch_std)?;
-        not_negative("--embed-std", predictor.embed_std)?;
         let linear_init = self.linear_init.unwrap_or(linear_init);
         let model = ModelConfig { method, encoder, predictor, linear_init };
         model.validate()?;

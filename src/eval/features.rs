@@ -87,7 +87,7 @@ fn zeros(rows: usize, dim: usize) -> Result<Vec<f32>> {
     let enough = rows.checked_mul(dim).is_some_and(|n| data.try_reserve_exact(n).is_ok());
     if !enough {
         let problem = format!("not enough memory for {dim} features of each of {rows} images");
-        return Err(Error::config(problem, "choose fewer of the images (--probe-images)"));
+        return Err(Error::config(problem, "choose fewer of the images (`probe images`)"));
     }
     data.resize(rows * dim, 0.0);
     Ok(data)

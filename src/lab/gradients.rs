@@ -11,7 +11,7 @@ use crate::autograd::{Tape, Var, ops};
 use crate::methods::{MethodConfig, Update};
 use crate::nn::{Init, LinearInit, Params, Role, Weights};
 use crate::paper::masked_token;
-use crate::rng::{Purpose, stream};
+use crate::rng::{Generator, Purpose, stream};
 use crate::tensor::{DType, Indices, Tensor};
 use crate::train::Trainer;
 use crate::vit::{Block, Encoder, EncoderConfig, Names, Predictor, PredictorConfig, Visible};
@@ -140,35 +140,32 @@ fn trained(params: &Params) -> impl Iterator<Item = Tensor> {
     params.iter().filter(|p| p.role == Role::Trained).map(|p| p.value.clone())
 }
 
-/// A layer: its inputs and its trained parameters are what is differentiated.
-fn layer(
-    name: &str,
-    of: &str,
-    make: impl FnOnce(&mut Init<'_, crate::rng::Generator>) -> Box<dyn Fn(&Weights, &[Var]) -> Var>,
-    inputs: &[Tensor],
-) -> Finding {
+/// A layer, as a function of its weights and its input.
+type Forward = Box<dyn Fn(&Weights, &Var) -> Var>;
+
+/// A layer: its input and its trained parameters are what is differentiated.
+fn layer(name: &str, of: &str, input: Tensor, make: impl FnOnce(&mut Init<'_, Generator>) -> Forward) -> Finding {
     let (mut params, mut rng) = (Params::new(), stream(1, Purpose::Init, [0, 0]));
     let linear = LinearInit::Normal;
     let forward = make(&mut Init { params: &mut params, rng: &mut rng, dtype: DType::F64, linear });
     small::perturb(&mut params, 0.3, 4);
 
-    let (tape, n) = (Tape::new(), inputs.len());
-    let (weights, xs) = (params.on(&tape), inputs.iter().map(|x| tape.leaf(x.clone())).collect::<Vec<_>>());
-    let y = forward(&weights, &xs);
+    let tape = Tape::new();
+    let (weights, x) = (params.on(&tape), tape.leaf(input.clone()));
+    let y = forward(&weights, &x);
     let u = normal(y.shape(), 5);
     let mut found = tape.backward_from(&y, u.clone());
-    let mut gradient = |v: &Var| found.take(v).unwrap_or_else(|| Tensor::zeros(*v.shape(), DType::F64));
-    let gradients: Vec<Tensor> =
-        xs.iter().chain(weights.iter().filter(|w| w.is_tracked())).map(&mut gradient).collect();
+    let gradient = |v: &Var| found.take(v).unwrap_or_else(|| Tensor::zeros(*v.shape(), DType::F64));
+    let leaves = std::iter::once(&x).chain(weights.iter().filter(|w| w.is_tracked()));
+    let gradients: Vec<Tensor> = leaves.map(gradient).collect();
 
     let value = |point: &[Tensor]| {
-        let weights = with_trained(&params, &mut point[n..].iter()).constants();
-        let xs: Vec<Var> = point[..n].iter().cloned().map(Var::constant).collect();
-        ops::sum(&ops::mul(&forward(&weights, &xs), &u.clone().into())).item()
+        let weights = with_trained(&params, &mut point[1..].iter()).constants();
+        ops::sum(&ops::mul(&forward(&weights, &point[0].clone().into()), &u.clone().into())).item()
     };
-    let point: Vec<Tensor> = inputs.iter().cloned().chain(trained(&params)).collect();
+    let point: Vec<Tensor> = std::iter::once(input).chain(trained(&params)).collect();
     let options = Options { max_elements: 20, ..Options::default() };
-    let compared = format!("{of}, {} parameters", point.len() - n);
+    let compared = format!("{of}, {} parameters", point.len() - 1);
     finding(name, &compared, &[check_value(&options, name, value, &gradients, &point)])
 }
 
@@ -190,58 +187,40 @@ pub fn layers() -> Vec<Finding> {
         position_scale: 0.5,
     };
     let encoder = |class_token, keep: Option<Indices>, masked: Option<Indices>| {
-        move |init: &mut Init<'_, crate::rng::Generator>| {
+        move |init: &mut Init<'_, Generator>| -> Forward {
             let encoder = Encoder::new(&sizes(class_token, masked.is_some()), init);
-            let forward = move |w: &Weights, x: &[Var]| {
+            Box::new(move |w, x| {
                 let visible = masked.as_ref().map_or_else(|| keep.as_ref().into(), Visible::Except);
-                encoder.forward(w, &x[0], visible)
-            };
-            Box::new(forward) as Box<dyn Fn(&Weights, &[Var]) -> Var>
+                encoder.forward(w, x, visible)
+            })
         }
-    };
-    let predictor = |init: &mut Init<'_, crate::rng::Generator>| {
-        let config = PredictorConfig { dim: 8, depth: 1, heads: 2, learned_positions: true, embed_std: 0.3 };
-        let p = Predictor::new(&config, (6, 5), 2, Names::Predictor, Role::Trained, init);
-        let forward = move |w: &Weights, x: &[Var]| {
-            let psi = |tokens: &[Vec<u32>]| ops::gather_tokens(&w[p.position], &Indices::from_rows(tokens));
-            let context = ops::add(&p.embed.forward(w, &x[0]), &psi(&[vec![0, 1], vec![2, 1]]));
-            p.forward(w, &context, &masked_token(&psi(&[vec![3, 2, 0], vec![0, 3, 3]]), &w[p.mask_token]))
-        };
-        Box::new(forward) as Box<dyn Fn(&Weights, &[Var]) -> Var>
     };
     let images = normal(&[2, 3, 8, 8], 6);
     vec![
-        layer(
-            "linear",
-            "with bias",
-            |init| {
-                let linear = init.linear("linear", 4, 5);
-                Box::new(move |w, x| linear.forward(w, &x[0]))
-            },
-            &[normal(&[2, 3, 4], 7)],
-        ),
-        layer(
-            "layer_norm",
-            "γ, β and x",
-            |init| {
-                let norm = init.layer_norm("norm", 6);
-                Box::new(move |w, x| norm.forward(w, &x[0]))
-            },
-            &[normal(&[2, 3, 6], 8)],
-        ),
-        layer(
-            "block",
-            "2 heads",
-            |init| {
-                let block = Block::new(init, "block", 6, 2, 24);
-                Box::new(move |w, x| block.forward(w, &x[0]))
-            },
-            &[normal(&[2, 3, 6], 9)],
-        ),
-        layer("encoder", "3 of 4 patches", encoder(false, Some(keep.clone()), None), std::slice::from_ref(&images)),
-        layer("encoder", "class token", encoder(true, None, None), std::slice::from_ref(&images)),
-        layer("encoder", "masked patches", encoder(false, None, Some(keep)), &[images]),
-        layer("predictor", "context, m, learned ψ", predictor, &[normal(&[2, 2, 6], 10)]),
+        layer("linear", "with bias", normal(&[2, 3, 4], 7), |init| {
+            let linear = init.linear("linear", 4, 5);
+            Box::new(move |w, x| linear.forward(w, x))
+        }),
+        layer("layer_norm", "γ, β and x", normal(&[2, 3, 6], 8), |init| {
+            let norm = init.layer_norm("norm", 6);
+            Box::new(move |w, x| norm.forward(w, x))
+        }),
+        layer("block", "2 heads", normal(&[2, 3, 6], 9), |init| {
+            let block = Block::new(init, "block", 6, 2, 24);
+            Box::new(move |w, x| block.forward(w, x))
+        }),
+        layer("encoder", "3 of 4 patches", images.clone(), encoder(false, Some(keep.clone()), None)),
+        layer("encoder", "class token", images.clone(), encoder(true, None, None)),
+        layer("encoder", "masked patches", images, encoder(false, None, Some(keep))),
+        layer("predictor", "context, m, learned ψ", normal(&[2, 2, 6], 10), |init| {
+            let config = PredictorConfig { dim: 8, depth: 1, heads: 2, learned_positions: true, embed_std: 0.3 };
+            let p = Predictor::new(&config, (6, 5), 2, Names::Predictor, Role::Trained, init);
+            Box::new(move |w, x| {
+                let psi = |tokens: &[Vec<u32>]| ops::gather_tokens(&w[p.position], &Indices::from_rows(tokens));
+                let context = ops::add(&p.embed.forward(w, x), &psi(&[vec![0, 1], vec![2, 1]]));
+                p.forward(w, &context, &masked_token(&psi(&[vec![3, 2, 0], vec![0, 3, 3]]), &w[p.mask_token]))
+            })
+        }),
     ]
 }
 
@@ -283,7 +262,7 @@ fn training_step(method: &MethodConfig, learned_positions: bool) -> Finding {
             let report = check_value(&options, &statement, |x| loss(&trainer, x), &found.gradients, &point);
             finding(&statement, compared, &[report])
         }
-        Err(problem) => Finding::vanishes(&statement, &problem.to_string(), &[f64::NAN], 1.0, 0.0),
+        Err(problem) => Finding::vanishes(&statement, problem.to_string(), &f64::NAN, 1.0, 0.0),
     }
 }
 

@@ -87,7 +87,7 @@ pub fn conditional_mean() -> Vec<Finding> {
 /// Eq. (14) and appendix B: with Z independent of (X, Y), the best prediction is the average of E\[Y | X = x\] over
 /// what X may have been. For addition, and for a mixing function that is not.
 pub fn clean_expectations() -> Vec<Finding> {
-    let test = |(name, g): (&str, fn(f64, f64) -> f64)| {
+    let test = |(name, g): (&str, Mixing)| {
         let joint = independent_joint(3, g);
         let (left, right) = factorization(&joint);
         let seen = joint.values(|o| o.r);
@@ -98,8 +98,7 @@ pub fn clean_expectations() -> Vec<Finding> {
             Finding::equal("App. B", format!("E[Y|r] and Σ E[Y|x]p(x|r), {name}"), &direct, &through, 1e-14),
         ]
     };
-    let mixing: [(&str, fn(f64, f64) -> f64); 3] =
-        [("R = X + Z", add), ("R = XZ", |x, z| x * z), ("R = max(X, Z)", f64::max)];
+    let mixing: [(&str, Mixing); 3] = [("R = X + Z", add), ("R = XZ", |x, z| x * z), ("R = max(X, Z)", f64::max)];
     mixing.into_iter().flat_map(test).collect()
 }
 
@@ -412,6 +411,9 @@ pub fn smooth_l1() -> Vec<Finding> {
         Finding::vanishes(claim, "errors below 1: slope at the mean", &narrow, 0.15, 1e-15),
     ]
 }
+
+/// g in R = g(X, Z).
+type Mixing = fn(f64, f64) -> f64;
 
 const CELLS: usize = 14;
 /// Where functions on the line are compared.

@@ -88,8 +88,8 @@ impl MethodConfig {
             (normalize_patches.is_some(), pixels, "normalize patches", "mae"),
         ] {
             if given && !fits {
-                let problem = format!("`{option}` is not for {name}");
-                return Err(Error::config(problem, format!("leave it out, or choose the method it is for: {owner}")));
+                let problem = format!("`{option}` means nothing to {name}");
+                return Err(Error::config(problem, format!("leave it out, or choose `method` {owner}")));
             }
         }
         let target_blocks = target_blocks.unwrap_or(1);
@@ -223,7 +223,7 @@ impl ModelConfig {
             ("embed_std", predictor.embed_std),
         ] {
             if !(x >= 0.0 && x.is_finite()) {
-                return Err(Error::config(format!("{name} is {x}"), "choose a number that is not negative"));
+                return Err(Error::config(format!("`{name}` is {x}"), "choose a number that is not negative"));
             }
         }
         // Tokens are told apart by their places alone: with a class token in front that the method does not expect, each
@@ -345,7 +345,7 @@ mod tests {
                     Ok(method) => assert!(owners.contains(&method.name())),
                     Err(error) => {
                         assert!(!owners.contains(&name), "{option} for {name}");
-                        assert!(error.to_string().contains(&format!("`{option}` is not for {name}")), "{error}");
+                        assert!(error.to_string().contains(&format!("`{option}` means nothing to {name}")), "{error}");
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! Floor 3: layers, parameters and what is done to them between steps.
+//! Floor 2: layers, parameters and what is done to them between steps.
 
 mod adamw;
 mod ema;

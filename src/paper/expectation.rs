@@ -8,13 +8,11 @@
 //! | [`antithetic`](Quadrature::antithetic) | what is linear in n: gradients at A = 0 | 2 |
 //! | [`cubature`](Quadrature::cubature) | polynomials of degree 3 in n, and so mean, covariance, Hessians at A = 0 | 2d |
 //! | [`gauss_hermite`](Quadrature::gauss_hermite) | polynomials of degree 2k − 1 in each component; smooth functions to rounding | kᵈ |
-//! | [`gauss_hermite_in_image`](Quadrature::gauss_hermite_in_image) | the same for functions of An | kʳ, r = rank A |
 //! | [`monte_carlo`](Quadrature::monte_carlo) | nothing; for z-tests | any |
 
 use rand::Rng;
 
 use super::{Sigma, sample_noise};
-use crate::linalg::orthonormal_rows;
 use crate::tensor::{DType, Tensor};
 
 /// Draws of the noise, and the weight of each.
@@ -70,27 +68,6 @@ impl Quadrature {
         let noise = Tensor::from_fn([count, 1, d_e], DType::F64, |i| sigma.std() * nodes[digit(i / d_e, i % d_e)]);
         let weights =
             Tensor::from_fn([count], DType::F64, |point| (0..d_e).map(|c| weights[digit(point, c)]).product());
-        Quadrature { noise, weights }
-    }
-
-    /// Gauss–Hermite where it matters: in the r directions of noise that A \[d_p, d_e\] does not throw away.
-    ///
-    /// With the rows of Q an orthonormal basis of the row space of A, An = A Qᵀ(Qn) and Qn ~ N(0, σI_r). The nodes are
-    /// n = Qᵀz. What they leave out of n has mean zero and is independent of An, so E\[∇f(An) nᵀ\] is exact too.
-    ///
-    /// # Panics
-    /// When kʳ is more than ten million.
-    #[track_caller]
-    pub fn gauss_hermite_in_image(k: usize, a: &Tensor, sigma: Sigma) -> Self {
-        let [_, d_e] = a.dims("gauss_hermite_in_image: A");
-        let basis = orthonormal_rows(&a.to_f64_vec(), d_e);
-        let rank = basis.len();
-        let Quadrature { noise: z, weights } = Self::gauss_hermite(k, rank, sigma);
-        let z = z.to_f64_vec();
-        let noise = Tensor::from_fn([weights.elements(), 1, d_e], DType::F64, |i| {
-            let (point, e) = (i / d_e, i % d_e);
-            (0..rank).map(|r| z[point * rank + r] * basis[r][e]).sum()
-        });
         Quadrature { noise, weights }
     }
 
@@ -222,18 +199,6 @@ mod tests {
         let exact = (0.35 * b.iter().map(|b| b * b).sum::<f64>()).exp();
         let mean = Quadrature::gauss_hermite(12, 3, sigma).expect(exponential).item();
         assert!((mean - exact).abs() < 1e-14, "{mean} {exact}");
-
-        // The same through the image of a 1 × 3 matrix, which takes one dimension.
-        let a = Tensor::new([1, 3], b.to_vec());
-        let rule = Quadrature::gauss_hermite_in_image(20, &a, sigma);
-        assert_eq!(rule.weights.elements(), 20);
-        assert!((rule.expect(exponential).item() - exact).abs() < 1e-14);
-        // Its gradient with respect to b: σ b exp(σ|b|²/2), all components of it.
-        let gradient = rule.expect(|n| n.scaled(exponential(n).item()));
-        for (g, b) in gradient.to_f64_vec().into_iter().zip(b) {
-            assert!((g - 0.7 * b * exact).abs() < 1e-14);
-        }
-        assert_eq!(Quadrature::gauss_hermite_in_image(20, &a.scaled(0.0), sigma).weights.elements(), 1, "A = 0");
     }
 
     #[test]

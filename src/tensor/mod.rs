@@ -1,4 +1,4 @@
-//! Floor 1: tensors. A [`Tensor`] is a shape and a shared buffer, contiguous and row-major.
+//! Floor 0, above the kernels: tensors. A [`Tensor`] is a shape and a shared buffer, contiguous and row-major.
 //!
 //! Not generic: its element type (`f32`, `f64`) is a fact at run time, so that a function of the paper reads
 //! `fn f(a: &Tensor) -> Tensor`, trains in f32, and is checked in f64 in the same build. What a tensor cannot do

@@ -182,7 +182,7 @@ struct File {
 }
 
 fn read(path: &Path, to_resume: bool, fresh: Option<(Arc<dyn Method>, ModelParams)>) -> Result<File> {
-    const HINT: &str = "give a checkpoint that `stop-mim pretrain` wrote; probe, features and pretrain --init read others' weights too";
+    const HINT: &str = "give a checkpoint of this program; `load_encoder` and `init` read others' weights too";
     let unusable = |problem: String| Error::file(path, problem, HINT);
     let mut file = TensorFile::open(path, HINT)?;
     let none = HashMap::new();
@@ -222,7 +222,7 @@ fn read(path: &Path, to_resume: bool, fresh: Option<(Arc<dyn Method>, ModelParam
             let draws = metadata.get("draws").map_or("an earlier version's".into(), |draws| shown(draws));
             let problem =
                 format!("its run draws by {draws}, and this version by {DRAWS}: it would not be the same run");
-            let hint = "resume it with the version that began it, or begin a new run with its weights (--init)";
+            let hint = "resume it with the version that began it, or begin a new run with its weights (`init`)";
             return Err(Error::file(path, problem, hint));
         }
         let policy = serde_json::from_str(field("policy")?).map_err(|e| unreadable("its checkpoint policy", e))?;
@@ -371,7 +371,7 @@ mod tests {
             save_to(&file, &trainer).unwrap();
             rewrite(&file, &[("draws", other)], &[]);
             let error = load_run(&file.0).unwrap_err().to_string();
-            assert!(error.contains(named) && error.contains(DRAWS) && error.contains("--init"), "{error}");
+            assert!(error.contains(named) && error.contains(DRAWS) && error.contains("`init`"), "{error}");
             assert!(bits_of(&load(&file.0).unwrap().params) == bits_of(&trainer.params));
         }
     }

@@ -135,7 +135,7 @@ impl RunConfig {
         check(
             self.steps as u64 <= Self::MOST_STEPS,
             format!("a run of {} steps", self.steps),
-            "ask for at most 10^12 steps: fewer --steps, or fewer --epochs",
+            "ask for at most 10^12 steps: fewer `steps`, or fewer `epochs`",
         )?;
         check(
             warmup <= self.steps,
@@ -154,7 +154,7 @@ impl RunConfig {
         }
         Err(Error::config(
             "products in bf16 need a processor with AVX512-BF16, and this one has none",
-            "train in f32: leave out --precision; a run that began in bf16 can go on where it began",
+            "train in f32: leave `precision` as it is; a run that began in bf16 can go on where it began",
         ))
     }
 

@@ -79,7 +79,7 @@ impl Trainer {
             return Err(Error::Training {
                 step: self.optimizer.steps() as usize,
                 problem: "features of held-out images are not finite".into(),
-                hint: "try a lower --lr or a longer --warmup".into(),
+                hint: "try a lower `lr` or a longer `warmup`".into(),
             });
         }
         let gamma = params["encoder"].value(encoder.last_norm());

@@ -1,4 +1,4 @@
-//! Floor 3: the vision transformer (Dosovitskiy et al., 2021), with the names and shapes of the official code.
+//! Floor 2: the vision transformer (Dosovitskiy et al., 2021), with the names and shapes of the official code.
 
 mod block;
 mod config;
