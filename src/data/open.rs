@@ -146,6 +146,7 @@ mod tests {
             ("imagenet", 32, "choose shapes,"),
             ("cifar10", 32, "add the folder after a colon, as in cifar10:"),
             ("folder:", 32, "add the folder after a colon"),
+            ("folder:nowhere", 32, if cfg!(feature = "images") { "nowhere: " } else { "with the feature `images`" }),
             ("shapes:color", 32, "shapes:distance"),
             ("shapes", 4, "choose an image size"),
         ] {
