@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::signals;
 use crate::data::{self, BadImages, Dataset, InMemory, Normalization, OpenOptions, evaluation_images, folder};
 use crate::tensor::{DType, Tensor};
-use crate::train::safetensors::{Beside, TensorFile, write_rows};
+use crate::train::safetensors::{Extra, TensorFile, write_rows};
 use crate::{Error, Result, files};
 
 #[derive(ClapArgs, Clone, Debug)]
@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let tokens = if args.images.is_some() { !args.pooled } else { args.tokens };
     let (verb, normalization) = match args.images {
-        Some(_) => ("expects pixels", found.preprocessing.said()),
+        Some(_) => ("expects pixels", found.preprocessing.normalization()),
         None => ("pixels are", Some(images.normalization.clone())),
     };
     match normalization {
@@ -103,7 +103,7 @@ impl Images {
             return Ok(Images { sets: vec![splits.train, splits.test], normalization, folder: None });
         };
         let folder = Arc::new(folder::open_all(Path::new(dir), side, options.bad_images)?);
-        let normalization = found.preprocessing.said().ok_or_else(|| {
+        let normalization = found.preprocessing.normalization().ok_or_else(|| {
             let problem = "the checkpoint is an old one that does not say how its images were normalized";
             Error::config(problem, "say it: --mean R,G,B --std R,G,B")
         })?;
@@ -123,14 +123,14 @@ impl Images {
     }
 
     /// What is known of the images that were kept: names of files, or labels.
-    fn beside(&self, kept: &[Number]) -> Vec<(String, Beside)> {
+    fn beside(&self, kept: &[Number]) -> Vec<(String, Extra)> {
         if let Some(folder) = &self.folder {
             let names = kept.iter().map(|(_, i)| folder.path(*i).as_os_str().as_encoded_bytes());
-            return vec![("names".into(), Beside::Bytes(names.collect::<Vec<_>>().join(&0)))];
+            return vec![("names".into(), Extra::Bytes(names.collect::<Vec<_>>().join(&0)))];
         }
         let label = |(set, i): &Number| self.sets[*set].label(*i).map(|label| label as i32);
         let labels: Option<Vec<i32>> = kept.iter().map(label).collect();
-        labels.map(|labels| ("labels".into(), Beside::Integers(labels))).into_iter().collect()
+        labels.map(|labels| ("labels".into(), Extra::Integers(labels))).into_iter().collect()
     }
 }
 

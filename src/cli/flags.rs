@@ -70,7 +70,7 @@ pub fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(fine).ok_or(format!("'{text}' is not a whole number from 1 to 10^12"))
 }
 
-/// That a flag's number is not negative.
+/// Checks that the number of a flag is not negative.
 ///
 /// # Errors
 /// When it is, or is not finite.

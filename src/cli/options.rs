@@ -425,24 +425,64 @@ mod tests {
         assert_eq!(config("--batch 100 --epochs 2 --warmup 0.2"), shorter);
     }
 
-    /// What the help says is the default, is: a flag with that value changes nothing.
+    /// What the help says is the default, is: a flag with that value changes nothing, and with another it does.
     #[test]
     fn the_help_has_the_recipes_defaults() {
-        let defaults = "--method stop --preset toy --sigma-std 0.25 --sigma-variance 0.0625 --stop-tokens official \
-            --target-blocks 1 --targets 4 --target-scale 0.15,0.25 --target-aspect 0.75,1.5 --context-scale 0.85,1 \
-            --min-keep 4 --epochs 16 --batch 64 --warmup 0.1 --lr 0.0005 --weight-decay 0.05,0.05 --ema 0.9995,1 \
-            --crop-scale 0.3,1 --precision f32 --seed 0";
-        let words: Vec<&str> = defaults.split_whitespace().collect();
-        for flag in words.chunks(2) {
-            let [name, value] = flag else { panic!("{flag:?}") };
-            assert_eq!(config(&flag.join(" ")), config(""), "{name}");
-            let line = Line::command();
-            let arg = line.get_arguments().find(|arg| arg.get_long() == Some(&name[2..])).unwrap();
+        let flags = [
+            ("method", "stop", "ijepa"),
+            ("preset", "toy", "vit-t16"),
+            ("sigma-std", "0.25", "1"),
+            ("sigma-variance", "0.0625", "1"),
+            ("stop-tokens", "official", "paper"),
+            ("target-blocks", "1", "2"),
+            ("targets", "4", "3"),
+            ("target-scale", "0.15,0.25", "0.15,0.2"),
+            ("target-aspect", "0.75,1.5", "1,1.5"),
+            ("context-scale", "0.85,1", "0.9,1"),
+            ("min-keep", "4", "3"),
+            ("epochs", "16", "3"),
+            ("batch", "64", "32"),
+            ("warmup", "0.1", "0"),
+            ("lr", "0.0005", "0.001"),
+            ("weight-decay", "0.05,0.05", "0.04,0.4"),
+            ("ema", "0.9995,1", "0.996,1"),
+            ("crop-scale", "0.3,1", "0.2,1"),
+            ("precision", "f32", ""),
+            ("seed", "0", "1"),
+        ];
+        let line = Line::command();
+        for (flag, default, other) in flags {
+            assert_eq!(config(&format!("--{flag} {default}")), config(""), "--{flag}");
+            assert!(other.is_empty() || config(&format!("--{flag} {other}")) != config(""), "--{flag}");
+            let arg = line.get_arguments().find(|arg| arg.get_long() == Some(flag)).unwrap();
             let help = arg.get_help().unwrap().to_string();
-            assert!(help.contains(&format!("[default: {value}")), "{name}: {help}");
+            assert!(help.contains(&format!("[default: {default}")), "--{flag}: {help}");
+        }
+        for other in [
+            "lr-start 1",
+            "lr-end 1",
+            "no-flip",
+            "official-masks",
+            "image-size 64",
+            "patch 2",
+            "dim 64",
+            "depth 2",
+            "heads 4",
+            "predictor-dim 32",
+            "predictor-depth 1",
+            "predictor-heads 1",
+            "learned-positions",
+            "linear-init xavier",
+            "patch-std 1",
+            "position-scale 1",
+            "embed-std 1",
+        ] {
+            assert_ne!(config(&format!("--{other}")), config(""), "--{other}");
         }
         let mae = config("--method mae");
         assert_eq!(config("--method mae --mask-ratio 0.75"), mae);
+        assert_ne!(config("--method mae --mask-ratio 0.5"), mae);
+        assert_ne!(config("--method mae --normalize-patches"), mae);
     }
 
     #[test]

@@ -71,50 +71,43 @@ pub fn draw_positions(trainer: &Trainer, seed: u64) -> Option<Canvas> {
     (positions.sigma.std() > 0.0).then(|| similarity_sheet(&maps, (side, side), 12, color))
 }
 
+/// A panel of the curves: what is on its axis, whether that is logarithmic, and the columns of the log by what they are
+/// called there.
+type Of = (&'static str, bool, &'static [(&'static str, &'static str)]);
+
+const OF_EVERY_METHOD: [Of; 4] = [
+    ("loss", true, &[("loss", "loss")]),
+    ("effective rank", false, &[("RankMe", "rank_me")]),
+    ("std over images", false, &[("pooled features", "feature_std"), ("targets", "target_std")]),
+    ("norm", true, &[("|A|", "norm_a"), ("visible |A|", "visible_norm_a"), ("|γ|", "norm_gamma"), ("|m|", "norm_m")]),
+];
+
+const OF_NOISE: [Of; 4] = [
+    ("RMS", true, &[("context A s", "context_rms"), ("noise A n", "noise_rms")]),
+    ("neighbors, d′", true, &[("mean", "neighbor_distance"), ("least", "least_neighbor_distance")]),
+    ("accuracy", false, &[("positions decoded", "position_accuracy")]),
+    ("prediction variance", true, &[("due to noise", "noise_sensitivity")]),
+];
+
+const LAST: [Of; 1] = [("learning rate", false, &[("learning rate", "lr")])];
+
 /// The log as a figure; what concerns noise, for a method that has it.
 pub fn curves(config: &RunConfig, rows: &[LogRow]) -> Curve {
-    let series = |name: &str, of: &str| {
-        let of = column(of);
-        (name.to_owned(), rows.iter().filter_map(|row| Some((row[0]?, row[of]?))).collect())
+    let panel = |(label, log, columns): &Of| {
+        let series = columns.iter().map(|(name, of)| {
+            let of = column(of);
+            ((*name).to_owned(), rows.iter().filter_map(|row| Some((row[0]?, row[of]?))).collect())
+        });
+        let range = (*label == "accuracy").then_some((0.0, 1.0));
+        Panel { y_label: (*label).into(), log: *log, range, series: series.collect() }
     };
-    let panel = |y_label: &str, log, series| Panel { y_label: y_label.into(), log, range: None, series };
-    let mut panels = vec![
-        panel("loss", true, vec![series("loss", "loss")]),
-        panel("effective rank", false, vec![series("RankMe", "rank_me")]),
-        panel(
-            "std over images",
-            false,
-            vec![series("pooled features", "feature_std"), series("targets", "target_std")],
-        ),
-        panel(
-            "norm",
-            true,
-            vec![
-                series("|A|", "norm_a"),
-                series("visible |A|", "visible_norm_a"),
-                series("|γ|", "norm_gamma"),
-                series("|m|", "norm_m"),
-            ],
-        ),
-    ];
-    if rows.iter().any(|row| row[column("noise_rms")] > Some(0.0)) {
-        panels.extend([
-            panel("RMS", true, vec![series("context A s", "context_rms"), series("noise A n", "noise_rms")]),
-            panel(
-                "neighbors, d′",
-                true,
-                vec![series("mean", "neighbor_distance"), series("least", "least_neighbor_distance")],
-            ),
-            Panel {
-                range: Some((0.0, 1.0)),
-                ..panel("accuracy", false, vec![series("positions decoded", "position_accuracy")])
-            },
-            panel("prediction variance", true, vec![series("due to noise", "noise_sensitivity")]),
-        ]);
+    let noisy = rows.iter().any(|row| row[column("noise_rms")] > Some(0.0));
+    let of_noise = if noisy { &OF_NOISE[..] } else { &[] };
+    Curve {
+        title: format!("{} on {}", config.model.method.name(), name_of(&config.data)),
+        x_label: "step".into(),
+        panels: OF_EVERY_METHOD.iter().chain(of_noise).chain(&LAST).map(panel).collect(),
     }
-    panels.push(panel("learning rate", false, vec![series("learning rate", "lr")]));
-    let title = format!("{} on {}", config.model.method.name(), name_of(&config.data));
-    Curve { title, x_label: "step".into(), panels }
 }
 
 /// Images, in a few words: of a path, its last part.

@@ -162,8 +162,8 @@ fn images(splits: &Splits) -> String {
     [splits.train.identity(), splits.test.identity()].join(HELD_OUT)
 }
 
-/// That the run can go on with these images, of which those to train on must be the same. If others are held out, which no
-/// weight depends on, a note says so.
+/// Checks that these are the images that the run trains on. Other held-out images are no error, as no weight depends on them: a
+/// note says so.
 fn check_images(data: &str, splits: &Splits, before: &str) -> Result<Option<String>> {
     let (train, held_out) = (splits.train.identity(), splits.test.identity());
     let other = |now: &str, before: &str| {

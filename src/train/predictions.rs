@@ -128,21 +128,21 @@ fn heat_maps(model: &Model, weights: &[Weights; 2], s_y: &[f64], chunk: &Chunk) 
 /// Where in `targets` the tokens stand that are looked at: the middle of the first block, and of the block farthest from
 /// it, unless all have the same.
 fn queries(targets: &Indices, grid: usize) -> Vec<usize> {
-    let place = |token: u32| [token as usize / grid, token as usize % grid].map(|x| x as f64);
+    let place = |token: &u32| [*token as usize / grid, *token as usize % grid].map(|x| x as f64);
     let apart = |a: [f64; 2], b: [f64; 2]| (a[0] - b[0]).powi(2) + (a[1] - b[1]).powi(2);
+    let n = targets.per_row();
     let middle = |block: usize| {
-        let (tokens, n) = (targets.row(block), targets.per_row());
-        let center = [0, 1].map(|axis| tokens.iter().map(|&token| place(token)[axis]).sum::<f64>() / n as f64);
-        let distance = |&k: &usize| apart(place(tokens[k]), center);
+        let places: Vec<[f64; 2]> = targets.row(block).iter().map(place).collect();
+        let center = [0, 1].map(|axis| places.iter().map(|place| place[axis]).sum::<f64>() / n as f64);
+        let distance = |k: &usize| apart(places[*k], center);
         let nearest = (0..n).min_by(|a, b| distance(a).total_cmp(&distance(b)));
         block * n + nearest.expect("a block of at least one token")
     };
-    let token = |at: usize| place(targets.as_slice()[at]);
     let middles: Vec<usize> = (0..targets.rows()).map(middle).collect();
-    let from_first = |at: &usize| apart(token(*at), token(middles[0]));
-    let farthest = middles.iter().copied().rev().max_by(|a, b| from_first(a).total_cmp(&from_first(b)));
-    let second = farthest.filter(|at| from_first(at) > 0.0);
-    middles.first().copied().into_iter().chain(second).collect()
+    let Some(&first) = middles.first() else { return Vec::new() };
+    let from_first = |at: &usize| apart(place(&targets.as_slice()[*at]), place(&targets.as_slice()[first]));
+    let farthest = middles.into_iter().rev().max_by(|a, b| from_first(a).total_cmp(&from_first(b)));
+    [first].into_iter().chain(farthest.filter(|at| from_first(at) > 0.0)).collect()
 }
 
 #[cfg(test)]

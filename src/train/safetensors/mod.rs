@@ -31,27 +31,27 @@ pub(super) use mismatch::shown;
 pub use mismatch::{Fit, Mismatch, Reason};
 pub(super) use read::Place;
 pub use read::TensorFile;
-pub use write::{Beside, write, write_rows};
+pub use write::{Extra, write, write_rows};
 
 use crc32fast::Hasher;
 
 use crate::tensor::Real;
 
-/// What was seen of the elements of a tensor that passed.
-struct Passed {
+/// What is known of the elements of a tensor after one pass over them.
+struct Digest {
     /// Of their bytes.
     crc: Hasher,
     finite: bool,
 }
 
-impl Passed {
-    /// Before the first.
-    fn nothing() -> Self {
-        Passed { crc: Hasher::new(), finite: true }
+impl Digest {
+    /// Of no elements.
+    fn new() -> Self {
+        Digest { crc: Hasher::new(), finite: true }
     }
 
     /// Takes in the next elements, and their bytes.
-    fn see<T: Real>(&mut self, values: &[T], bytes: &[u8]) {
+    fn update<T: Real>(&mut self, values: &[T], bytes: &[u8]) {
         self.crc.update(bytes);
         self.finite &= values.iter().fold(true, |finite, x| finite & x.is_finite());
     }

@@ -10,7 +10,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::header::{Header, checksums};
 use super::mismatch::{listed, shown};
-use super::{Fit, Mismatch, Passed, Reason};
+use super::{Digest, Fit, Mismatch, Reason};
 use crate::kernels::MAX_RANK;
 use crate::tensor::{DType, Real, Shape, Tensor};
 use crate::{Error, Result, files};
@@ -33,6 +33,13 @@ impl<'a> Place<'a> {
     /// One that lies in the file whole.
     pub fn whole(name: String, value: &'a mut Tensor) -> Self {
         Place { names: vec![name], value }
+    }
+
+    /// The shape of each part.
+    fn shape(&self) -> Vec<usize> {
+        let mut shape = self.value.shape().to_vec();
+        shape.iter_mut().take(1).for_each(|rows| *rows /= self.names.len());
+        shape
     }
 }
 
@@ -136,13 +143,10 @@ impl TensorFile {
     ) -> Result<Vec<Mismatch>> {
         let expected: HashSet<String> = places.iter().flat_map(|place| place.names.iter().cloned()).collect();
         let mut mismatches = Vec::new();
-        for Place { names, value } in places {
-            let mut shape = value.shape().to_vec();
-            if names.len() > 1 {
-                shape[0] /= names.len();
-            }
-            for (part, name) in names.into_iter().enumerate() {
-                mismatches.extend(self.read(&name, value, &shape, part)?.map(|reason| Mismatch { name, reason }));
+        for place in places {
+            let shape = place.shape();
+            for (part, name) in place.names.into_iter().enumerate() {
+                mismatches.extend(self.read(&name, place.value, &shape, part)?.map(|reason| Mismatch { name, reason }));
             }
         }
         let some_fit = mismatches.len() < expected.len();
@@ -155,17 +159,8 @@ impl TensorFile {
 
     /// Whether every one of `places` has its tensors here, in its shape: as the header says, nothing is read.
     pub(in crate::train) fn fits(&self, places: &[Place]) -> bool {
-        let fits = |place: &Place, name: &String| {
-            let parts = place.names.len();
-            self.info(name).is_ok_and(|info| {
-                let mut shape = info.shape;
-                if let Some(rows) = shape.first_mut() {
-                    *rows = rows.saturating_mul(parts);
-                }
-                shape == place.value.shape()[..]
-            })
-        };
-        places.iter().all(|place| place.names.iter().all(|name| fits(place, name)))
+        let fits = |name: &String, shape: &[usize]| self.info(name).is_ok_and(|info| info.shape == shape);
+        places.iter().all(|place| place.names.iter().all(|name| fits(name, &place.shape())))
     }
 
     /// The shape of a tensor as the header has it: nothing else is read.
@@ -189,10 +184,7 @@ impl TensorFile {
             return Err(Error::file(&self.path, problem, "reshape it"));
         }
         // Memory that cannot be had ends the process, unless it is asked for like this.
-        let of_each = match dtype {
-            DType::F32 => size_of::<f32>(),
-            DType::F64 => size_of::<f64>(),
-        };
+        let of_each = if dtype == DType::F32 { size_of::<f32>() } else { size_of::<f64>() };
         let bytes = shape.iter().product::<usize>().saturating_mul(of_each);
         if Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
             let problem = format!("{} is {shape:?}, for which there is not enough memory", shown(name));
@@ -236,13 +228,13 @@ impl TensorFile {
         };
         let elements = shape.iter().product::<usize>();
         let part = part * elements..(part + 1) * elements;
-        let passed = match place.dtype() {
+        let digest = match place.dtype() {
             DType::F32 => self.elements(&info, &mut place.as_mut_slice::<f32>()[part]),
             DType::F64 => self.elements(&info, &mut place.as_mut_slice::<f64>()[part]),
         };
-        let passed = passed.map_err(|e| Error::io("read", &self.path, e))?;
-        let whole = self.sums.as_ref().is_none_or(|sums| sums.get(name) == Some(&passed.checksum()));
-        Ok(match (whole, passed.finite) {
+        let digest = digest.map_err(|e| Error::io("read", &self.path, e))?;
+        let whole = self.sums.as_ref().is_none_or(|sums| sums.get(name) == Some(&digest.checksum()));
+        Ok(match (whole, digest.finite) {
             (false, _) => Some(Reason::Damaged),
             (true, false) => Some(Reason::NotFinite),
             (true, true) => None,
@@ -250,7 +242,7 @@ impl TensorFile {
     }
 
     /// The elements of a tensor, rounded to the nearest of type `T`. From f32 to f32 nothing is rounded.
-    fn elements<T: Real>(&mut self, info: &TensorInfo, out: &mut [T]) -> io::Result<Passed> {
+    fn elements<T: Real>(&mut self, info: &TensorInfo, out: &mut [T]) -> io::Result<Digest> {
         self.file.seek(SeekFrom::Start(self.start + info.data_offsets.0 as u64))?;
         match info.dtype {
             Dtype::F64 => convert(&mut self.file, out, f64::from_le_bytes),
@@ -267,16 +259,16 @@ fn convert<const N: usize, T: Real>(
     file: &mut File,
     out: &mut [T],
     number: impl Fn([u8; N]) -> f64,
-) -> io::Result<Passed> {
+) -> io::Result<Digest> {
     let mut bytes = vec![0; BLOCK.min(out.len() * N)];
-    let mut passed = Passed::nothing();
+    let mut digest = Digest::new();
     for out in out.chunks_mut(BLOCK / N) {
         let bytes = &mut bytes[..out.len() * N];
         file.read_exact(bytes)?;
         out.iter_mut().zip(bytes.as_chunks::<N>().0).for_each(|(x, bytes)| *x = T::from_f64(number(*bytes)));
-        passed.see(out, bytes);
+        digest.update(out, bytes);
     }
-    Ok(passed)
+    Ok(digest)
 }
 
 /// IEEE binary16: a sign, 5 bits of exponent with bias 15, 10 bits of fraction. Every one of them is an f32.

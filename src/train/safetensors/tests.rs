@@ -323,7 +323,7 @@ fn rows_that_come_one_after_the_other_make_the_same_tensor() {
         take(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0])?;
         take(&[])?;
         take(&[6.0, 7.0, 8.0])?;
-        Ok(vec![("l".into(), Beside::Integers(vec![-1, 7, 300])), ("n".into(), Beside::Bytes(b"a\0b".to_vec()))])
+        Ok(vec![("l".into(), Extra::Integers(vec![-1, 7, 300])), ("n".into(), Extra::Bytes(b"a\0b".to_vec()))])
     };
     assert_eq!(write_rows(&file.0, "x", &[1, 3], rows).unwrap(), 3);
     let bytes = fs::read(&file.0).unwrap();

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::mismatch::listed;
-use super::{Mismatch, Passed, Reason, checksum};
+use super::{Digest, Mismatch, Reason, checksum};
 use crate::tensor::Tensor;
 use crate::{Error, Result, files};
 
@@ -18,7 +18,7 @@ struct Entry<'a> {
     dtype: &'static str,
     shape: Vec<usize>,
     bytes: usize,
-    passed: Passed,
+    digest: Digest,
 }
 
 /// Writes tensors of f32 to a file as [`files::write_with`] does: an existing one is replaced only once the new one is
@@ -33,7 +33,7 @@ struct Entry<'a> {
 /// When a tensor is not of f32.
 pub fn write(path: &Path, metadata: BTreeMap<String, String>, tensors: &[(String, &Tensor)]) -> Result<()> {
     let entries: Vec<Entry> = tensors.par_iter().map(seen).collect();
-    let not_finite: Vec<&str> = entries.iter().filter(|entry| !entry.passed.finite).map(|entry| entry.name).collect();
+    let not_finite: Vec<&str> = entries.iter().filter(|entry| !entry.digest.finite).map(|entry| entry.name).collect();
     if !not_finite.is_empty() {
         return Err(refused(path, &not_finite));
     }
@@ -45,18 +45,18 @@ pub fn write(path: &Path, metadata: BTreeMap<String, String>, tensors: &[(String
 
 /// A tensor looked at before anything is written.
 fn seen<'a>((name, tensor): &'a (String, &Tensor)) -> Entry<'a> {
-    let (values, mut passed) = (tensor.as_slice::<f32>(), Passed::nothing());
+    let (values, mut digest) = (tensor.as_slice::<f32>(), Digest::new());
     let look = in_pieces(values, |values, bytes| {
-        passed.see(values, bytes);
+        digest.update(values, bytes);
         Ok(())
     });
     look.expect("nothing is written");
-    Entry { name, dtype: "F32", shape: tensor.shape().to_vec(), bytes: size_of_val(values), passed }
+    Entry { name, dtype: "F32", shape: tensor.shape().to_vec(), bytes: size_of_val(values), digest }
 }
 
 /// What lies behind the rows in a file of [`write_rows`]: a tensor of one dimension.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Beside {
+pub enum Extra {
     /// Of I32.
     Integers(Vec<i32>),
     /// Of U8.
@@ -79,38 +79,38 @@ pub fn write_rows(
     path: &Path,
     name: &str,
     row: &[usize],
-    work: impl FnOnce(&mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<(String, Beside)>>,
+    work: impl FnOnce(&mut dyn FnMut(&[f32]) -> Result<()>) -> Result<Vec<(String, Extra)>>,
 ) -> Result<usize> {
     let elements = row.iter().product::<usize>();
     let (mut failed, mut count) = (None, 0);
     let written = files::write_with(path, |file| {
         file.write_all(&[0; 8 + HEADER])?;
-        let mut passed = Passed::nothing();
+        let mut digest = Digest::new();
         let beside = work(&mut |rows| {
             assert!(rows.len().is_multiple_of(elements), "{} numbers in rows of {elements}", rows.len());
             let written = in_pieces(rows, |values, bytes| {
-                passed.see(values, bytes);
+                digest.update(values, bytes);
                 file.write_all(bytes)
             });
             written.map_err(|e| Error::io("write", path, e))?;
             count += rows.len() / elements;
-            if passed.finite { Ok(()) } else { Err(refused(path, &[name])) }
+            if digest.finite { Ok(()) } else { Err(refused(path, &[name])) }
         });
         let beside = beside.map_err(|e| {
             failed = Some(e);
             io::Error::other("not finished")
         })?;
         let (shape, bytes) = ([&[count], row].concat(), size_of::<f32>() * count * elements);
-        let mut entries = vec![Entry { name, dtype: "F32", shape, bytes, passed }];
+        let mut entries = vec![Entry { name, dtype: "F32", shape, bytes, digest }];
         for (name, tensor) in &beside {
             let (dtype, len, bytes) = match tensor {
-                Beside::Integers(x) => ("I32", x.len(), x.iter().flat_map(|x| x.to_le_bytes()).collect()),
-                Beside::Bytes(bytes) => ("U8", bytes.len(), bytes.clone()),
+                Extra::Integers(x) => ("I32", x.len(), x.iter().flat_map(|x| x.to_le_bytes()).collect()),
+                Extra::Bytes(bytes) => ("U8", bytes.len(), bytes.clone()),
             };
-            let mut passed = Passed::nothing();
-            passed.see::<f32>(&[], &bytes);
+            let mut digest = Digest::new();
+            digest.update::<f32>(&[], &bytes);
             file.write_all(&bytes)?;
-            entries.push(Entry { name, dtype, shape: vec![len], bytes: bytes.len(), passed });
+            entries.push(Entry { name, dtype, shape: vec![len], bytes: bytes.len(), digest });
         }
         let header = header(BTreeMap::new(), &entries, HEADER);
         assert!(header.len() == 8 + HEADER, "a header of {} bytes", header.len());
@@ -122,7 +122,7 @@ pub fn write_rows(
 
 /// The header of a file with these tensors one after the other, of `room` bytes or more.
 fn header(mut metadata: BTreeMap<String, String>, tensors: &[Entry], room: usize) -> Vec<u8> {
-    let sums: BTreeMap<&str, String> = tensors.iter().map(|x| (x.name, x.passed.checksum())).collect();
+    let sums: BTreeMap<&str, String> = tensors.iter().map(|x| (x.name, x.digest.checksum())).collect();
     metadata.insert("crc32".into(), serde_json::to_string(&sums).expect("plain data"));
     metadata.remove("checksum"); // of another content
     metadata.insert("checksum".into(), checksum(metadata.iter()));

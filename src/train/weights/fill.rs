@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use super::names::{Source, companion, sources};
-use super::{HINT, InitOptions, Said, positions};
+use super::{HINT, InitOptions, RunInfo, positions};
 use crate::nn::Params;
 use crate::tensor::{DType, Tensor};
 use crate::train::safetensors::{Fit, Mismatch, Place, TensorFile, shown};
@@ -24,14 +24,14 @@ pub(super) struct Opened {
     /// What is to be said about the reading.
     pub notes: Vec<String>,
     /// The run that it comes from, if this program wrote the file.
-    pub run: Option<Said>,
+    pub run: Option<RunInfo>,
 }
 
 impl Opened {
     /// Opens a file, in which `prefix` chooses one of several encoders.
     pub fn new(path: &Path, prefix: Option<&str>) -> Result<Self> {
         let file = TensorFile::open(path, HINT)?;
-        let run = Said::by(&file)?;
+        let run = RunInfo::by(&file)?;
         let names = file.names();
         let sources = sources(&names);
         let listed = || sources.iter().map(Source::shown).collect::<Vec<_>>().join(", ");

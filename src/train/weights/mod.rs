@@ -64,7 +64,7 @@ pub struct LoadedEncoder {
     /// What else is to be said about the reading, line by line.
     pub notes: Vec<String>,
     /// The run that it comes from, if this program wrote the file.
-    pub run: Option<Said>,
+    pub run: Option<RunInfo>,
 }
 
 /// What [`load_into`] did.
@@ -73,7 +73,7 @@ pub struct InitReport {
     /// What was read from where, and what was not.
     pub lines: Vec<String>,
     /// The run that they come from, if this program wrote the file.
-    pub run: Option<Said>,
+    pub run: Option<RunInfo>,
 }
 
 /// An encoder of these sizes with fresh parameters: the one that [`fresh_model`](super::fresh_model) makes of that seed.
@@ -201,7 +201,7 @@ pub fn load_into(path: &Path, model: &Model, params: &mut ModelParams, options: 
 
 /// What a checkpoint of this program says about its run, as far as it matters to whoever reads its encoder.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Said {
+pub struct RunInfo {
     /// The images it was trained on, as [`crate::data::open`] reads it.
     pub data: String,
     /// From which its weights were drawn.
@@ -209,23 +209,23 @@ pub struct Said {
     /// How its images were normalized; checkpoints of 0.1.0 do not say.
     #[serde(default)]
     pub normalization: Option<Normalization>,
-    model: SaidModel,
+    model: RunModel,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct SaidModel {
+struct RunModel {
     encoder: EncoderConfig,
     linear_init: LinearInit,
 }
 
-impl Said {
+impl RunInfo {
     /// How the run's linear layers began.
     pub fn linear_init(&self) -> LinearInit {
         self.model.linear_init
     }
 
     /// `None` where this program did not write the file.
-    fn by(file: &TensorFile) -> Result<Option<Said>> {
+    fn by(file: &TensorFile) -> Result<Option<RunInfo>> {
         let Some(config) = file.metadata().filter(|_| is_ours(file)).and_then(|metadata| metadata.get("config")) else {
             return Ok(None);
         };
@@ -233,7 +233,7 @@ impl Said {
             let problem = format!("its configuration cannot be read ({})", shown(why));
             Error::file(file.path(), problem, "give a checkpoint that this version of the program wrote")
         };
-        let said: Said = serde_json::from_str(config).map_err(|e| unusable(&e.to_string()))?;
+        let said: RunInfo = serde_json::from_str(config).map_err(|e| unusable(&e.to_string()))?;
         if let Some(Err(error)) = said.normalization.as_ref().map(Normalization::check) {
             return Err(unusable(error.to_string().lines().next().unwrap_or_default()));
         }

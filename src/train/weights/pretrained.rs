@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::{InitOptions, Said, load_encoder};
+use super::{InitOptions, RunInfo, load_encoder};
 use crate::autograd::Var;
 use crate::data::{Normalization, Splits};
 use crate::eval::mean_over_tokens;
@@ -108,7 +108,7 @@ pub enum Preprocessing {
 
 impl Preprocessing {
     /// As the run that the weights are of had it, or as is usual for weights from elsewhere.
-    pub fn of(run: Option<&Said>) -> Self {
+    pub fn of(run: Option<&RunInfo>) -> Self {
         run.map_or(Preprocessing::ImageNet, |run| Self::of_run(run.normalization.clone()))
     }
 
@@ -117,8 +117,8 @@ impl Preprocessing {
         said.map_or(Preprocessing::Images, Preprocessing::Checkpoint)
     }
 
-    /// With what; `None`: with what the data set suggests.
-    pub fn said(&self) -> Option<Normalization> {
+    /// The statistics; `None`: those that the data set suggests.
+    pub fn normalization(&self) -> Option<Normalization> {
         match self {
             Preprocessing::Asked(normalization) | Preprocessing::Checkpoint(normalization) => {
                 Some(normalization.clone())
@@ -128,11 +128,11 @@ impl Preprocessing {
         }
     }
 
-    /// With what, where these images are encoded.
+    /// The statistics for these images.
     ///
     /// # Errors
     /// If it has to be measured, and an image cannot be read.
     pub fn on(&self, splits: &Splits) -> Result<Normalization> {
-        splits.normalization_or(self.said().as_ref())
+        splits.normalization_or(self.normalization().as_ref())
     }
 }

@@ -139,7 +139,8 @@ fn a_fresh_encoder_is_the_fresh_models() {
 #[test]
 fn features_are_the_mean_of_an_images_tokens() {
     for class_token in [false, true] {
-        let file = file(&[("", &encoder(class_token, 0.5))], "");
+        let (_, params) = fresh_encoder(&EncoderConfig { class_token, ..tiny() }, LinearInit::Xavier, 3).unwrap();
+        let file = file(&[("", &params)], "");
         let pretrained = PretrainedEncoder::from_safetensors(&file.0, tiny()).unwrap();
         let images = Tensor::from_fn([11, 3, 8, 8], DType::F32, |i| (i as f64 * 0.37).sin());
         let (tokens, features) = (pretrained.tokens(&images).unwrap(), pretrained.features(&images).unwrap());
@@ -177,10 +178,12 @@ fn a_model_begins_with_what_a_file_has() {
         assert!(lines.contains(words), "{lines}");
     }
     // One encoder alone, or asked for, becomes both.
-    let context = InitOptions { prefix: Some("encoder".into()), ..strict() };
-    for (modules, options) in [(&official[..1], &strict()), (&official[..], &context)] {
-        let (params, lines) = init(modules, options);
-        assert!(same(&params.encoder, &online) && same(params.target.as_ref().unwrap(), &online), "{lines}");
+    let [context, averaged] =
+        ["encoder", "target_encoder"].map(|prefix| InitOptions { prefix: Some(prefix.into()), ..strict() });
+    let cases = [(&official[..1], strict(), &online), (&official, context, &online), (&official, averaged, &target)];
+    for (modules, options, both) in cases {
+        let (params, lines) = init(modules, &options);
+        assert!(same(&params.encoder, both) && same(params.target.as_ref().unwrap(), both), "{lines}");
         assert!(same(&params.predictor, &fresh.predictor) == (modules.len() == 1), "{lines}");
     }
     // A predictor with one block more is another one.
