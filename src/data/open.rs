@@ -20,7 +20,7 @@ pub fn open(spec: &str, image_size: usize) -> Result<Splits> {
 /// |---|---|
 /// | `shapes` | [`shapes`], labeled by class; `shapes:count` and `shapes:distance` label by these instead |
 /// | `cifar10:DIR`, `cifar100:DIR` | [`cifar`], [`resized()`] unless `image_size` is 32 |
-/// | `folder:DIR` | [`folder`] |
+/// | `folder:DIR` | image files in a folder: `data::folder` (feature `images`) |
 ///
 /// A `DIR` that begins with `~/` is in the user's home: the shell replaces a tilde only where a word begins.
 ///
