@@ -129,7 +129,7 @@ fn images_are_normalized_as_the_encoder_is_used_to() {
     for (args, said) in [
         (
             "weights --preset toy --image-size 16",
-            "by mean [0.485, 0.456, 0.406] and std [0.229, 0.224, 0.225]: ImageNet's",
+            "with mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]: ImageNet's",
         ),
         ("runs/run/checkpoint.safetensors", ": the checkpoint's own"),
     ] {

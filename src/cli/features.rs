@@ -218,3 +218,47 @@ fn encode(found: &Opened, images: &Images, may_leave_out: bool, tokens: bool, ou
     })?;
     Ok([&[count], &row[..]].concat())
 }
+
+#[cfg(test)]
+mod tests {
+    use safetensors::SafeTensors;
+
+    use super::*;
+    use crate::data::testing::Made;
+    use crate::nn::LinearInit;
+    use crate::train::weights::{Preprocessing, PretrainedEncoder, fresh_encoder};
+    use crate::vit::{EncoderConfig, Preset};
+
+    /// Enough images, of two sets, that several are encoded at a time; one among them cannot be used.
+    #[test]
+    fn features_and_labels_are_those_of_the_images_that_can_be_used_in_their_order() {
+        let sizes = EncoderConfig { image_size: 8, dim: 8, depth: 1, heads: 2, ..Preset::Toy.into() };
+        let (linear_init, seed) = (LinearInit::Normal, 0);
+        let (encoder, params) = fresh_encoder(&sizes, linear_init, seed).unwrap();
+        let model = PretrainedEncoder { encoder, params };
+        let (what, preprocessing) = (String::new(), Preprocessing::ImageNet);
+        let found = Opened { what, model, data: None, preprocessing, linear_init, seed };
+        let set = |labels: Range<usize>| -> Arc<dyn Dataset> {
+            Arc::new(Made::labeled(labels.map(Some).collect(), 8, |index, _, out: &mut [u8]| {
+                out.iter_mut().enumerate().for_each(|(i, v)| *v = (i * i * (index + 3) % 251) as u8);
+                if index == 11 { Err(Error::file("11", "is bad", "mend it")) } else { Ok(()) }
+            }))
+        };
+        let (sets, normalization) = (vec![set(0..300), set(300..309)], Normalization::IMAGENET);
+        let images = Images { sets, normalization, folder: None };
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("features");
+        assert!(encode(&found, &images, false, false, &out).is_err() && !out.exists());
+        assert_eq!(encode(&found, &images, true, false, &out).unwrap(), [308, 8]);
+        let bytes = std::fs::read(&out).unwrap();
+        let labels = SafeTensors::deserialize(&bytes).unwrap().tensor("labels").unwrap().data().to_vec();
+        let labels = labels.as_chunks::<4>().0.iter().map(|bytes| i32::from_le_bytes(*bytes));
+        assert!(labels.eq((0..309).filter(|label| *label != 11)));
+        let features = TensorFile::open(&out, "").unwrap().tensor("features", DType::F32).unwrap();
+        for (row, set, index) in [(0, 0, 0), (10, 0, 10), (11, 0, 12), (298, 0, 299), (299, 1, 0), (307, 1, 8)] {
+            let pixels = evaluation_images(&*images.sets[set], index..index + 1, &images.normalization).unwrap();
+            let alone = found.model.features(&Tensor::new([1, 3, 8, 8], pixels)).unwrap();
+            assert!(features.rows(row..row + 1).max_abs_diff(&alone) < 1e-6, "image {index} of set {set}");
+        }
+    }
+}

@@ -54,9 +54,10 @@ fn print(findings: &[Finding], all: bool) {
     let mut rows = Vec::new();
     for group in findings.chunk_by(|a, b| a.statement == b.statement) {
         let worst = group.iter().max_by(|a, b| badness(a).total_cmp(&badness(b)));
-        match all {
-            true => rows.extend(group.iter().map(|f| row(f, 0))),
-            false => rows.extend(worst.map(|f| row(f, group.len() - 1))),
+        if all {
+            rows.extend(group.iter().map(|f| row(f, 0)));
+        } else {
+            rows.extend(worst.map(|f| row(f, group.len() - 1)));
         }
     }
     println!("{}", table(&["statement", "compared", "scale", "worst error", "allowed", "verdict"], &rows));

@@ -76,11 +76,10 @@ impl<'de> Deserialize<'de> for Texts {
 
 /// Whether an entry of this name may follow `before` others.
 fn may_follow<E: serde::de::Error>(before: usize, name: &str, is_new: bool) -> Result<(), E> {
-    match is_new {
-        false => Err(E::custom(format!("{} stands there twice", shown(name)))),
-        true if before >= MOST_ENTRIES => Err(E::custom(format!("more than {MOST_ENTRIES} entries"))),
-        true => Ok(()),
+    if !is_new {
+        return Err(E::custom(format!("{} stands there twice", shown(name))));
     }
+    if before >= MOST_ENTRIES { Err(E::custom(format!("more than {MOST_ENTRIES} entries"))) } else { Ok(()) }
 }
 
 /// The checksums of tensors in a file's metadata; `None` in a file without.

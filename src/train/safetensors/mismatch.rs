@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_mismatchs_the_first_are_listed() {
+    fn of_many_mismatches_the_first_are_listed() {
         let mismatches = |n: usize| {
             let mismatch = |k| Mismatch { name: format!("t{k}"), reason: Reason::Missing };
             listed(&(0..n).map(mismatch).collect::<Vec<_>>())

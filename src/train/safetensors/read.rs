@@ -199,10 +199,12 @@ impl TensorFile {
 
     fn unusable(&self, mismatches: &[Mismatch]) -> Error {
         let all = |what: fn(&Reason) -> bool| mismatches.iter().all(|mismatch| what(&mismatch.reason));
-        let hint = match () {
-            () if all(|reason| !reason.can_be_left_out()) => "take another copy of the file, or an earlier one",
-            () if all(|reason| matches!(reason, Reason::Elements(_))) => "convert it to floating point, such as F32",
-            () => self.hint,
+        let hint = if all(|reason| !reason.can_be_left_out()) {
+            "take another copy of the file, or an earlier one"
+        } else if all(|reason| matches!(reason, Reason::Elements(_))) {
+            "convert it to floating point, such as F32"
+        } else {
+            self.hint
         };
         Error::file(&self.path, listed(mismatches), hint)
     }

@@ -107,10 +107,7 @@ impl Source {
 
     /// The prefix as it is shown: `teacher.backbone.*`.
     pub fn shown(&self) -> String {
-        match self.prefix.is_empty() {
-            true => "plain names".to_owned(),
-            false => format!("{}*", super::shown(&self.prefix)),
-        }
+        if self.prefix.is_empty() { "plain names".to_owned() } else { format!("{}*", super::shown(&self.prefix)) }
     }
 
     /// Where a tensor stands in the order that the head of this file gives.
