@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// How the name of a file ends that is being written. A process that is killed leaves it behind.
+/// What is appended to the name of a file while it is being written. A process that is killed leaves such a file behind.
 pub const UNFINISHED: &str = ".tmp";
 
 /// A file that is being written, whose beginning may be written last.

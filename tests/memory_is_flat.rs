@@ -51,12 +51,6 @@ impl Dataset for Eight {
         out.iter_mut().enumerate().for_each(|(i, v)| *v = (i * 7 + index * 31) as u8);
         Ok(())
     }
-    fn label(&self, _: usize) -> Option<usize> {
-        None
-    }
-    fn class_names(&self) -> &[String] {
-        &[]
-    }
     fn describe(&self) -> String {
         "8 images".to_owned()
     }

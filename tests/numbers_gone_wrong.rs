@@ -224,12 +224,6 @@ impl Dataset for Faulty {
         out.fill(100);
         Ok(())
     }
-    fn label(&self, index: usize) -> Option<usize> {
-        self.images.label(index)
-    }
-    fn class_names(&self) -> &[String] {
-        self.images.class_names()
-    }
     fn describe(&self) -> String {
         self.images.describe()
     }

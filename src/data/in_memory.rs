@@ -92,6 +92,7 @@ impl Dataset for InMemory {
 
     /// Values beyond 0 to 1 are clamped.
     fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
+        assert_eq!(out.len(), self.numbers(), "InMemory::pixels: a buffer of another size");
         let byte = |(out, v): (&mut u8, &f32)| *out = (255.0 * v).round() as u8; // `as` clamps
         out.iter_mut().zip(self.image(index)).for_each(byte);
         Ok(())

@@ -47,8 +47,8 @@ pub use subset::Subset;
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
-use crate::Result;
 use crate::tensor::Tensor;
+use crate::{Error, Result};
 
 /// A numbered set of square images, with labels or without. What an index holds never changes.
 ///
@@ -84,7 +84,7 @@ pub trait Dataset: Send + Sync {
     /// If `out` does not hold C·S·S bytes.
     fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()>;
 
-    /// As [`pixels`](Dataset::pixels), for those who do not ask for the label: where no image of the class can be read, one
+    /// Like [`pixels`](Dataset::pixels), for callers that do not use the label: where no image of the class can be read, one
     /// of another class may be written. Use it through [`Subset::unlabeled`], which has no label to be wrong.
     ///
     /// # Errors
@@ -115,14 +115,14 @@ pub trait Dataset: Send + Sync {
     /// One line for the log: what this is, how many images, of what size.
     fn describe(&self) -> String;
 
-    /// By what a run knows its images again, without looking at a pixel: the same as long as every index stands for the
-    /// same image, wherever the files lie now, and although some of them may have gone bad. Where
-    /// [`describe`](Dataset::describe) says more than that, a data set says less here.
+    /// Identifies the images of a run without looking at a pixel: the same as long as every index stands for the same image,
+    /// wherever the files lie and whichever of them have gone bad since. To be overridden where
+    /// [`describe`](Dataset::describe) depends on more than that.
     fn identity(&self) -> String {
         self.describe()
     }
 
-    /// How many files turned out to be unusable so far, and were left out or stand-ins shown for them.
+    /// How many files have turned out to be unusable so far: they were left out, or other images are shown in their place.
     fn skipped(&self) -> usize {
         0
     }
@@ -211,10 +211,13 @@ impl Splits {
     /// takes as long as reading a thousand images.
     ///
     /// # Errors
-    /// If one of the images to measure cannot be read.
+    /// If one of the images to measure cannot be read, or there are none.
     pub fn normalization(&self) -> Result<Normalization> {
         if let Some(known) = self.normalization.get() {
             return Ok(known.clone());
+        }
+        if self.train.is_empty() {
+            return Err(Error::config("there are no images to train on", "give some, or say how they are normalized"));
         }
         let measured = Normalization::measure(&*self.train, MEASURED)?;
         Ok(self.normalization.get_or_init(|| measured).clone())

@@ -119,7 +119,7 @@ impl Normalization {
     pub fn to_bytes(&self, image: &[f32]) -> Vec<u8> {
         let (n, channels) = (image.len(), self.mean.len());
         assert!(n.is_multiple_of(channels), "Normalization::to_bytes: {n} numbers are not {channels} planes");
-        let planes = image.chunks(n.div_ceil(channels).max(1)).zip(self.mean.iter().zip(&*self.std));
+        let planes = image.chunks((n / channels.max(1)).max(1)).zip(self.mean.iter().zip(&*self.std));
         // `as` clamps, and NaN becomes 0.
         planes.flat_map(|(plane, (m, s))| plane.iter().map(move |x| (255.0 * (x * s + m)).round() as u8)).collect()
     }

@@ -20,7 +20,7 @@ pub fn open(spec: &str, image_size: usize) -> Result<Splits> {
 /// |---|---|
 /// | `shapes` | [`shapes`], labeled by class; `shapes:count` and `shapes:distance` label by these instead |
 /// | `cifar10:DIR`, `cifar100:DIR` | [`cifar`], [`resized()`] unless `image_size` is 32 |
-/// | `folder:DIR` | [`folder`] |
+/// | `folder:DIR` | image files in a folder: `data::folder` (feature `images`) |
 ///
 /// A `DIR` that begins with `~/` is in the user's home: the shell replaces a tilde only where a word begins.
 ///
@@ -146,6 +146,7 @@ mod tests {
             ("imagenet", 32, "choose shapes,"),
             ("cifar10", 32, "add the folder after a colon, as in cifar10:"),
             ("folder:", 32, "add the folder after a colon"),
+            ("folder:nowhere", 32, if cfg!(feature = "images") { "nowhere: " } else { "with the feature `images`" }),
             ("shapes:color", 32, "shapes:distance"),
             ("shapes", 4, "choose an image size"),
         ] {

@@ -174,6 +174,13 @@ mod tests {
         assert_eq!(Canvas::tiled(&[], 1, A), Canvas::new(1, 1, A));
     }
 
+    #[cfg(not(feature = "images"))]
+    #[test]
+    fn a_png_needs_a_feature() {
+        let error = Canvas::new(1, 1, A).save_png("never.png").unwrap_err().to_string();
+        assert!(error.contains("with the feature `images`"), "{error}");
+    }
+
     #[cfg(feature = "images")]
     #[test]
     fn a_png_reads_back_as_it_was_drawn() {

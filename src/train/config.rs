@@ -95,7 +95,8 @@ impl RunConfig {
         self.model.validate()?;
         check_image_size(self.model.encoder.image_size)?; // before masks, whose check grows with the grid
         self.augment.check()?;
-        self.normalization.as_ref().map_or(Ok(()), Normalization::check)?;
+        let channels = self.model.encoder.channels;
+        self.normalization.as_ref().map_or(Ok(()), |n| n.check_channels(channels))?;
         match &self.masking {
             Masking::Blocks(blocks) => {
                 let side = self.model.encoder.grid();

@@ -237,40 +237,19 @@ mod tests {
 
     use super::super::schedule::{LearningRate, WeightDecay};
     use super::*;
-    use crate::data::{self, Normalization};
+    use crate::data::{self, Normalization, testing::Made};
     use crate::train::small;
 
-    /// Some images of another data set, of which one is bad: an error, or a bug of the program.
-    struct Few {
-        images: Arc<dyn Dataset>,
-        len: usize,
-        bad: Option<usize>,
-        panics: bool,
-    }
-
-    impl Dataset for Few {
-        fn len(&self) -> usize {
-            self.len
-        }
-        fn image_size(&self) -> usize {
-            self.images.image_size()
-        }
-        fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
-            if self.bad == Some(index) {
-                assert!(!self.panics, "image {index} is haunted");
+    /// The first images of another data set, of which one is bad: an error, or a bug of the program.
+    fn few(images: &Arc<dyn Dataset>, len: usize, bad: Option<usize>, panics: bool) -> Arc<dyn Dataset> {
+        let images = Arc::clone(images);
+        Arc::new(Made::new(len, images.image_size(), move |index, _, out| {
+            if bad == Some(index) {
+                assert!(!panics, "image {index} is haunted");
                 return Err(Error::file("some/image.png", "is bad", "mend it"));
             }
-            self.images.pixels(index, out)
-        }
-        fn label(&self, _: usize) -> Option<usize> {
-            None
-        }
-        fn class_names(&self) -> &[String] {
-            &[]
-        }
-        fn describe(&self) -> String {
-            "few images".to_owned()
-        }
+            images.pixels(index, out)
+        }))
     }
 
     /// Two epochs of six steps on images without labels.
@@ -279,9 +258,6 @@ mod tests {
         let normalization = Some(Normalization::CIFAR10);
         let config = RunConfig { steps: 12, normalization, ..small::run(&trainer) };
         let shapes = data::open("shapes", 16).unwrap();
-        let few = |images: &Arc<dyn Dataset>, len, bad, panics| -> Arc<dyn Dataset> {
-            Arc::new(Few { images: images.clone(), len, bad, panics })
-        };
         let train = few(&shapes.train, 60, train.0, train.1);
         let splits = Splits::new(train, few(&shapes.test, test.0, test.1, test.2));
         (config, trainer, splits)

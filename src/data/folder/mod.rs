@@ -14,9 +14,9 @@
 //! if more images lie in them than beside them. A class with a single image gives it to training. What is held out depends
 //! on the names alone, and never changes.
 //!
-//! Read are JPEG, PNG and BMP files, and WebP and GIF if the crate is compiled with the feature of that name, under their
-//! usual extensions in any case; what they are is told by their content. Any size and color type comes in; what goes out
-//! is the largest centered square, resized to S×S, as RGB. An alpha channel and an EXIF orientation are ignored, and of an
+//! JPEG, PNG and BMP files are read, and WebP and GIF if the crate is compiled with the feature of that name. They are found
+//! by their usual extensions, in upper or lower case; their format is told by their content. Any size and color type will
+//! do; what is used is the largest centered square, resized to S×S, as RGB. An alpha channel and an EXIF orientation are ignored, and of an
 //! animation the first image is taken. Files are decoded when first asked for, and kept in memory up to a limit
 //! ([`OpenOptions::cache`]). Files of other kinds are passed over, which a line on standard error says; names that begin
 //! with a dot are not looked at.
@@ -29,11 +29,11 @@
 //! - Opening looks at the first bytes of every file. What cannot be read, is no image, or is a PNG of an impossible size
 //!   is left out then. Which images are test images is decided by the names alone, before that: an unreadable file moves
 //!   no other from one split to the other.
-//! - What only shows while a file is decoded is met in the middle of a run, when the images have their numbers. In the
-//!   place of such an image stands the next good one of its class, in the order of the files, beginning again after the
-//!   last: the labels stay true, and what an index holds depends on the files alone, not on the order in which threads
-//!   ask for them. If there is no good one in its class, whoever asks for [`Dataset::pixels`] gets an error, and whoever
-//!   does without labels ([`Dataset::unlabeled_pixels`]) the next one of all.
+//! - Damage that only shows when a file is decoded is found in the middle of a run, when the images already have their
+//!   numbers. Such an image is replaced by the next good one of its class, in the order of the files, beginning again after
+//!   the last: the labels stay true, and what an index holds depends on the files alone, not on the order in which threads
+//!   ask for them. If its class has no good image, [`Dataset::pixels`] is an error, and for those who do without labels,
+//!   [`Dataset::unlabeled_pixels`] takes the next one of all.
 //!
 //! An image beside class folders or beside `train` is left out, a class folder without an image is no class, and a test
 //! image of a class that has no training image has no label. With [`BadImages::Refuse`] each of these is an error, and so are images of

@@ -140,20 +140,17 @@ impl Walk<'_> {
     }
 
     fn file(&mut self, relative: PathBuf) {
-        match named(&relative) {
-            Named::Image => self.found.images.push(relative),
-            named => {
-                let plain = |ext: &&str| ext.len() <= 8 && ext.chars().all(|c| c.is_ascii_alphanumeric());
-                let kind = match relative.extension() {
-                    None => "without an extension".to_owned(),
-                    Some(extension) => match extension.to_str().filter(plain) {
-                        Some(extension) => format!(".{}", extension.to_ascii_lowercase()),
-                        None => "with other names".to_owned(),
-                    },
-                };
-                self.pass_over(kind, relative, named);
-            }
+        let named = named(&relative);
+        if named == Named::Image {
+            return self.found.images.push(relative);
         }
+        let plain = |ext: &&str| ext.len() <= 8 && ext.chars().all(|c| c.is_ascii_alphanumeric());
+        let kind = match relative.extension().map(|extension| extension.to_str().filter(plain)) {
+            None => "without an extension".to_owned(),
+            Some(None) => "with other names".to_owned(),
+            Some(Some(extension)) => format!(".{}", extension.to_ascii_lowercase()),
+        };
+        self.pass_over(kind, relative, named);
     }
 
     fn pass_over(&mut self, kind: String, relative: PathBuf, named: Named) {
@@ -196,12 +193,10 @@ impl Listing {
 
     /// An error for each kind of image among what was passed over.
     pub(super) fn unreadable(&self, root: &Path) -> Vec<Error> {
-        let refused = self.passed_over.iter().filter_map(|(name, kind)| match kind.named {
-            Named::Unreadable(why) => {
-                let problem = format!("one of {} {name} files, {}", kind.files, unreadable(why));
-                Some(Error::file(root.join(&kind.first), problem, "convert them to JPEG or PNG, or remove them"))
-            }
-            _ => None,
+        let refused = self.passed_over.iter().filter_map(|(name, kind)| {
+            let Named::Unreadable(why) = kind.named else { return None };
+            let problem = format!("one of {} {name} files, {}", kind.files, unreadable(why));
+            Some(Error::file(root.join(&kind.first), problem, "convert them to JPEG or PNG, or remove them"))
         });
         refused.collect()
     }
@@ -209,10 +204,7 @@ impl Listing {
 
 /// Why an image is not read.
 fn unreadable(feature: Option<&str>) -> String {
-    match feature {
-        Some(feature) => format!("read by a build with the feature `{feature}`"),
-        None => "not read here".to_owned(),
-    }
+    feature.map_or("not read here".to_owned(), |feature| format!("read by a build with the feature `{feature}`"))
 }
 
 #[cfg(test)]

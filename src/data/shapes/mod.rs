@@ -92,10 +92,7 @@ impl Shapes {
     }
 
     /// What is to be seen on image `index`. The same at every image size.
-    ///
-    /// # Panics
-    /// If `index` is not below the number of images.
-    pub fn scene(&self, index: usize) -> Scene {
+    fn scene(&self, index: usize) -> Scene {
         Scene::draw(&mut self.stream(index), MOST)
     }
 
@@ -144,7 +141,8 @@ type Color = [f32; 3];
 
 /// One image's contents.
 #[derive(Clone, Debug)]
-pub struct Scene {
+struct Scene {
+    /// What the shapes are, an index into [`NAMES`].
     class: usize,
     ground: Ground,
     /// From which side the shapes are lit, as a unit vector.
@@ -170,18 +168,8 @@ impl Shape {
 }
 
 impl Scene {
-    /// What the shapes are, an index into [`NAMES`].
-    pub fn class(&self) -> usize {
-        self.class
-    }
-
-    /// How many shapes there are: 1 to 4.
-    pub fn count(&self) -> usize {
-        self.shapes.len()
-    }
-
     /// The range that the nearest shape's depth falls into: 0 (nearest) to 3 (farthest).
-    pub fn distance(&self) -> usize {
+    fn distance(&self) -> usize {
         (self.shapes[0].depth * 4.0) as usize
     }
 
