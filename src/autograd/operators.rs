@@ -140,10 +140,12 @@ mod tests {
     use crate::Tensor;
     use crate::autograd::check::assert_op;
 
+    type Formula = (fn(&Var, &Var) -> Var, fn(f64, f64) -> f64);
+
     #[test]
     fn formulas_are_what_they_say() {
         let (a, b) = (Tensor::new([2], vec![3.0, -1.5]), Tensor::new([2], vec![2.0, 4.0]));
-        let formulas: [(fn(&Var, &Var) -> Var, fn(f64, f64) -> f64); 6] = [
+        let formulas: [Formula; 6] = [
             (|a, b| a + b - a * b, |a, b| a + b - a * b),
             (|a, b| a / b + b / a, |a, b| a / b + b / a),
             (|a, b| 2.0 * a - 1.0 / b + 3.0, |a, b| 2.0 * a - 1.0 / b + 3.0),

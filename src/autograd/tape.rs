@@ -440,14 +440,6 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "gradient: this value is on another tape")]
-    fn sums_are_for_leaves_of_this_tape() {
-        let (tape, other) = (Tape::new(), Tape::new());
-        let (y, x) = (ops::scale(&tape.leaf(one(1.0)), 2.0), other.leaf(one(1.0)));
-        tape.backward_onto(&y, one(1.0), [(&x, one(1.0))]);
-    }
-
-    #[test]
     fn the_target_branch_leaves_no_trace() {
         let tape = Tape::new();
         let x = tape.leaf(one(3.0));
@@ -477,22 +469,6 @@ mod tests {
         assert_eq!(tape.take_apart(), expected);
         assert!(tape.is_empty());
         drop(weights);
-    }
-
-    #[test]
-    #[should_panic(expected = "this tape was swept before")]
-    fn a_tape_is_swept_once() {
-        let tape = Tape::new();
-        let y = ops::scale(&tape.leaf(one(1.0)), 2.0);
-        tape.backward(&y);
-        tape.backward(&y);
-    }
-
-    #[test]
-    #[should_panic(expected = "add: the operands are on different tapes")]
-    fn two_tapes_do_not_mix() {
-        let (a, b) = (Tape::new(), Tape::new());
-        ops::add(&a.leaf(one(1.0)), &b.leaf(one(1.0)));
     }
 
     #[test]
@@ -531,6 +507,9 @@ mod tests {
         says(&|| _ = ops::scale(&x, 2.0), "scale: this tape was swept already; start a new one");
         let (y, two) = (ops::scale(&foreign, 2.0), || Tensor::zeros([2], crate::DType::F64));
         says(&|| _ = other.backward_onto(&y, one(1.0), [(&foreign, two())]), "the sum for a leaf of [1] is [2]");
+        let (a, b) = (Tape::new(), Tape::new());
+        let (y, leaf) = (ops::scale(&a.leaf(one(1.0)), 2.0), b.leaf(one(1.0)));
+        says(&|| _ = a.backward_onto(&y, one(1.0), [(&leaf, one(1.0))]), "gradient: this value is on another tape");
         let another = Tape::new();
         let z = ops::scale(&another.leaf(one(1.0)), 2.0);
         says(&|| _ = another.backward_onto(&z, one(1.0), [(&z, one(1.0))]), "this value was computed, and keeps none");

@@ -209,7 +209,7 @@ thread_local! {
 }
 
 /// Bytes of elements in the buffers that this thread made, less those that it dropped. What a computation on one thread
-/// adds to it is what it keeps alive. (What size classes round up comes on top; see [`Storage`].)
+/// adds to it is what it keeps alive. (What size classes round up comes on top.)
 pub fn live_bytes() -> isize {
     LIVE_BYTES.get()
 }

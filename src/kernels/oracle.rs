@@ -25,9 +25,6 @@ fn agree(name: &str, tolerance: [f64; 2], lengths: &[usize], door: impl Fn(Vec<B
             let scale = exact.iter().fold(0.0f64, |most, x| most.max(x.abs()));
             let off = fast.iter().zip(&exact).map(|(x, y)| (x - y).abs());
             let worst = off.fold(0.0f64, |worst, x| if worst.is_nan() || x <= worst { worst } else { x });
-            if std::env::var_os("STOP_MIM_SHOW_ERRORS").is_some() {
-                println!("{name}: result {which} in {dtype}: {:.1e}", worst / scale);
-            }
             assert!(worst <= tolerance * scale, "{name}: result {which} in {dtype} is off by {worst:e} of {scale:e}");
         }
     }
@@ -127,7 +124,7 @@ fn rows() {
             let plain = layer_norm::forward(cols, &x[0], None, 1e-3).0;
             vec![layer_norm::recompute(cols, &x[0], affine, &stats), y, stats, plain]
         });
-        agree(&name, [2e-5, 4e-14], &[n, cols, n, n], |x| {
+        agree(&name, [6e-6, 3e-14], &[n, cols, n, n], |x| {
             let stats = layer_norm::forward(cols, &x[0], None, 1e-3).1;
             let (dgamma, dbeta) = layer_norm::backward_affine(cols, &x[0], &stats, &x[2]);
             let dx = |sum, gamma| layer_norm::backward_input(sum, cols, &x[0], gamma, &stats, x[2].clone());

@@ -116,5 +116,8 @@ mod tests {
         assert_eq!(Indices::concat(&[i.slice_rows(0..1), i.slice_rows(1..3)]), i);
         assert_eq!(i.repeat(2).row(4), &[3, 4]);
         assert_eq!(Indices::all(2, 3).row(1), &[0, 1, 2]);
+        let there = i.to_device(Device::Reference);
+        let made = [there.slice_rows(1..3), Indices::concat(&[there.clone(), there.clone()]), there.repeat(2)];
+        assert!(made.iter().all(|made| made.device() == Device::Reference), "what is made of them stays there");
     }
 }

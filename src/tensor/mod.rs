@@ -222,14 +222,13 @@ impl Tensor {
     pub fn transpose(&self, a: usize, b: usize) -> Self {
         let (first, second) = (a.min(b), a.max(b));
         let [outer, n, _] = self.around("transpose", first);
-        let [before, m, inner] = self.around("transpose", second);
-        let shape = self.shape.with(first, m).with(second, n);
+        let [_, m, inner] = self.around("transpose", second);
         if first == second {
             return self.clone();
         }
         let mid = self.shape[first + 1..second].iter().product();
-        debug_assert_eq!(before, outer * n * mid);
-        Tensor { shape, buffer: tokens::swap_axes([outer, n, mid, m, inner], &self.buffer) }
+        let buffer = tokens::swap_axes([outer, n, mid, m, inner], &self.buffer);
+        Tensor { shape: self.shape.with(first, m).with(second, n), buffer }
     }
 
     /// The part of an axis in `range`. A copy.

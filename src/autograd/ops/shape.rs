@@ -78,7 +78,7 @@ pub fn slice(x: &Var, axis: usize, range: Range<usize>) -> Var {
 /// Token sequences one after the other: \[B, N₁, D\], \[B, N₂, D\], … → \[B, N₁ + N₂ + …, D\].
 ///
 /// # Panics
-/// As [`concat`].
+/// As [`concat()`].
 #[track_caller]
 pub fn concat_tokens(parts: &[&Var]) -> Var {
     concat(parts, 1)

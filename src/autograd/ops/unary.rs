@@ -66,9 +66,11 @@ mod tests {
     use super::super::testing::*;
     use super::*;
 
+    type Function = fn(&Var) -> Var;
+
     #[test]
     fn known_values() {
-        let known: [(fn(&Var) -> Var, &[f64], &[f64]); 7] = [
+        let known: [(Function, &[f64], &[f64]); 7] = [
             (exp, &[0.0, 1.0], &[1.0, std::f64::consts::E]),
             (ln, &[1.0, std::f64::consts::E], &[0.0, 1.0]),
             (tanh, &[0.0, 0.549_306_144_334_054_8], &[0.0, 0.5]), // ½ ln 3
@@ -89,10 +91,10 @@ mod tests {
     #[test]
     fn gradient() {
         let away_from_0 = random([37], 1).map(|x| x + x.signum());
-        for (name, f) in [("exp", exp as fn(&Var) -> Var), ("tanh", tanh), ("relu", relu), ("abs", abs)] {
+        for (name, f) in [("exp", exp as Function), ("tanh", tanh), ("relu", relu), ("abs", abs)] {
             assert_op(name, |x| f(&x[0]), std::slice::from_ref(&away_from_0));
         }
-        for (name, f) in [("ln", ln as fn(&Var) -> Var), ("sqrt", sqrt)] {
+        for (name, f) in [("ln", ln as Function), ("sqrt", sqrt)] {
             assert_op(name, |x| f(&x[0]), &[away_from_0.map(f64::abs)]);
         }
         assert_op("gelu", |x| gelu(&x[0]), &[random([37], 1).scaled(4.0)]);

@@ -83,7 +83,7 @@ impl Unary {
         }
     }
 
-    /// Whether [`slope`](Self::slope) is a function of f(x); if not, of x.
+    /// Whether the derivative is computed from f(x); if not, from x.
     pub fn slope_reads_result(self) -> bool {
         matches!(self, Unary::Exp | Unary::Tanh | Unary::Sqrt)
     }

@@ -100,7 +100,7 @@ pub fn slice(rows: usize, row: usize, start: usize, width: usize, x: &Buffer) ->
     y
 }
 
-/// The transpose of [`slice`]: rows of zeros but for `width` elements from `start` on.
+/// The transpose of [`slice()`]: rows of zeros but for `width` elements from `start` on.
 #[track_caller]
 pub fn unslice(rows: usize, row: usize, start: usize, width: usize, dy: &Buffer) -> Buffer {
     check_len("slice", "dy", dy, rows * width);
