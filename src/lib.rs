@@ -6,7 +6,7 @@
 //! (Eq. 5), and uses the same matrix A to project the visible context (Eq. 6), so that silencing the noise would
 //! silence the context too.
 //!
-#![doc = include_str!("../docs/equations.md")]
+#![doc = include_str!("equations.md")]
 //!
 //! Every equation is one function in [`paper`], and the training loop calls those functions. Here they train on images that
 //! one has already, a tensor of any number of channels:

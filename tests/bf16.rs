@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use stop_mim::data;
 use stop_mim::lab::small;
 use stop_mim::train::checkpoint::{CheckpointPolicy, load_run, save_run};
-use stop_mim::train::{RunConfig, Trainer, fresh_model, pretrain, resume};
+use stop_mim::train::{RunConfig, Trainer, pretrain, resume};
 use stop_mim::{DType, Precision, Tensor};
 
 fn config() -> RunConfig {
@@ -81,15 +81,4 @@ fn the_same_bits_on_any_number_of_threads_and_after_an_interruption() {
     std::fs::remove_file(&path).unwrap();
     assert_eq!([saved.config.precision, saved.trainer.precision], [Precision::Bf16; 2]);
     assert!(small::bits(&run(&saved.config, Some(saved.trainer), 5)) == small::bits(&whole), "after an interruption");
-}
-
-/// A checkpoint of a version that knew f32 only has no word about it.
-#[test]
-fn a_configuration_without_a_precision_is_in_f32() {
-    let mut json = serde_json::to_value(config()).unwrap();
-    assert_eq!(json["precision"], "bf16");
-    json.as_object_mut().unwrap().remove("precision");
-    let config: RunConfig = serde_json::from_value(json).unwrap();
-    assert_eq!(config.precision, Precision::F32);
-    fresh_model(&config).unwrap();
 }

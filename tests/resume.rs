@@ -57,7 +57,7 @@ fn bits(run: &Path) -> (Vec<u8>, Vec<u8>, Vec<Vec<String>>) {
     let log = std::fs::read_to_string(run.join("log.csv")).unwrap();
     let rows = log.lines().map(|line| line.split(',').map(str::to_owned).collect::<Vec<_>>());
     let rows = rows.map(|mut cells| {
-        cells.remove(9);
+        cells.remove(6); // images_per_second
         cells
     });
     let newest = newest(run).unwrap();
@@ -337,7 +337,7 @@ fn what_cannot_be_resumed_is_refused() {
     // The weights alone are no checkpoint to go on from; and a state is one to probe.
     let weights = run_of(&scratch, "run").join("checkpoint.safetensors");
     scratch.write("weights/checkpoints/step-00000003.safetensors", std::fs::read(&weights).unwrap());
-    refused("pretrain --resume weights", &["no 'upkeep' in its metadata"]);
+    refused("pretrain --resume weights", &["no 'policy' in its metadata"]);
     let probe = |path: &Path| scratch.succeeds(&format!("probe {} --probe-images 4,2", path.display()));
     assert_eq!(probe(&state), probe(&weights));
     // One image more: another epoch, another run.

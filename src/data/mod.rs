@@ -186,12 +186,13 @@ impl Splits {
     ///     batch_size: 8,
     ///     seed: 0,
     ///     first_step: 0,
-    ///     augment: Some(Augment::STOP),
+    ///     views: vec![Some(Augment::STOP)],
+    ///     labels: false,
     ///     normalization: splits.normalization()?, // measured
     ///     threads: 1,
     /// };
     /// let mut batches = Loader::new(splits.train, options)?;
-    /// assert_eq!(batches.next().unwrap()?.shape()[..], [8, 4, 16, 16]);
+    /// assert_eq!(batches.next().unwrap()?.views[0].shape()[..], [8, 4, 16, 16]);
     /// # Ok(())
     /// # }
     /// ```

@@ -172,6 +172,7 @@ macro_rules! impl_real {
         }
 
         impl sealed::Sealed for $t {
+            // SAFETY: what it asks is said where it is declared.
             unsafe fn gemm(product: &Product<Self>) {
                 // SAFETY: the caller's promise; the functions are those for this type.
                 unsafe {

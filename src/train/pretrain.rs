@@ -15,6 +15,7 @@ use crate::kernels::meter::{self, Phase};
 use crate::methods::{Method, ModelParams, Numbers, ViewConfig};
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Indices, Tensor};
+use crate::vit::EncoderConfig;
 use crate::{Error, Result};
 
 /// What is reported after a step.
@@ -127,6 +128,15 @@ fn steps(
     config.validate()?;
     config.supported()?;
     trainer.precision = config.precision;
+    for images in [&splits.train, &splits.test] {
+        let EncoderConfig { channels, image_size, .. } = *trainer.method.encoder().config();
+        if (images.channels(), images.image_size()) != (channels, image_size) && !images.is_empty() {
+            let (c, s) = (images.channels(), images.image_size());
+            let problem =
+                format!("images of {c} channels, {s}x{s}, for an encoder of {channels}, {image_size}x{image_size}");
+            return Err(Error::config(problem, "set channels and image_size of the encoder to those of the images"));
+        }
+    }
     let Watch { diagnose_every, every_number } = watch;
     let done = *whole;
     let normalization = no_panic(done + 1, || splits.normalization_or(config.normalization.as_ref()))?;
