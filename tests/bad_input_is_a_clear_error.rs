@@ -126,7 +126,7 @@ fn checkpoints_that_are_not() {
             Some(edited("\"encoder.norm.weight\"", "\"encoder.morn.weight\"")),
             &["encoder.norm.weight is missing", "encoder.morn.weight is unexpected"],
         ),
-        ("other-format", Some(edited("stop-mim-2", "stop-mim-9")), &["stop-mim-9", "stop-mim-1"]),
+        ("other-format", Some(edited("stop-mim-2", "stop-mim-9")), &["stop-mim-9", "stop-mim-2"]),
         ("bad-config", Some(edited("patch_size", "patch_sise")), &["patch_sise"]),
         ("other-size", Some(edited("\\\"dim\\\":16", "\\\"dim\\\":20")), &["instead of"]),
     ];

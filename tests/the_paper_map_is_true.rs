@@ -46,7 +46,7 @@ fn every_row() {
             let here = |kind: &str| {
                 let item = format!("{kind} {name}");
                 let mut after = source.match_indices(&item).map(|(at, _)| &source[at + item.len()..]);
-                after.any(|rest| rest.starts_with(['(', '<', ' ', ';']))
+                after.any(|rest| rest.starts_with(['(', '<', ' ', ';', ':']))
             };
             let exists = ["fn", "struct", "enum", "mod"].iter().any(|kind| here(kind));
             assert!(exists, "{paper}: {file} has no {name}");
