@@ -38,7 +38,7 @@
 //! ```
 //!
 //! More in few lines: [a method](methods) of one's own, [an operation](autograd::record) of one's own, published weights and
-//! [their features](train::weights::PretrainedEncoder), one's own predictor put to [the propositions](lab::prop_3_1::of).
+//! their features (`train::weights::PretrainedEncoder`), one's own predictor put to [the propositions](lab::prop_3_1::of).
 //!
 //! # Floor plan
 //!

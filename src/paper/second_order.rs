@@ -1,7 +1,7 @@
 //! Beyond the paper: what happens around A = 0, to second order.
 //!
 //! Proposition 3.1 says when the gradient vanishes at A = 0; whether A then stays there is a question of curvature.
-//! With G(u, v) the squared error at tokens u and v (see [`squared_error`](super::prop_3_1::squared_error)),
+//! With G(u, v) the squared error at tokens u and v (see [`squared_error`]),
 //!
 //! ```text
 //! D²J_untied(0) = σ M(v) ⊗ I        M(v) = Σ_{r,j} ∇²_{u_j} G(ψ + m, v) = Σ 2∇₁F∇₁Fᵀ + 2(F − y)∇₁²F
