@@ -1,9 +1,8 @@
 // A method of your own: from the visible patches of an image, predict the mean color of each hidden one.
-// `cargo run --release --example a_method_of_your_own`
 use std::{ops::ControlFlow, sync::Arc};
 
 use stop_mim::autograd::{Var, ops};
-use stop_mim::methods::{Chunk, MaskedPrediction, MethodConfig, ModelWeights, Networks};
+use stop_mim::methods::{Chunk, MaskedPrediction, Method, MethodConfig, ModelWeights, Networks, Recording};
 use stop_mim::nn::{Role, Weights};
 use stop_mim::paper::{Loss, context_token, masked_token};
 use stop_mim::train::{RunConfig, Trainer, resume};
@@ -14,9 +13,14 @@ use stop_mim::{DType, Result, data, eval, rng};
 struct MeanColors(Encoder, Predictor);
 
 #[rustfmt::skip]
-impl MaskedPrediction for MeanColors {
+impl Method for MeanColors {
     fn name(&self) -> &str { "mean-colors" }
     fn encoder(&self) -> &Encoder { &self.0 }
+    fn record(&self, w: &ModelWeights, chunk: &Chunk) -> Recording { self.record_prediction(w, chunk) }
+}
+
+#[rustfmt::skip]
+impl MaskedPrediction for MeanColors {
     fn predictor(&self) -> &Predictor { &self.1 }
     fn loss(&self) -> Loss { Loss::SquaredError }
 
@@ -43,13 +47,11 @@ fn main() -> Result<()> {
     let networks = Networks::new(&config.model, 3, Names::Predictor, Role::Trained, DType::F32, &mut rng);
     let method = MeanColors(networks.encoder.clone(), networks.predictor.clone());
     let trainer = Trainer::new(Arc::new(method), networks.params());
-
     let trained = resume(trainer, &config, &splits, 0, &mut |report, _| {
         println!("step {:2}  loss {:.3}", report.step, report.loss);
         Ok(ControlFlow::Continue(()))
     });
     let trainer = trained.map_err(|failed| failed.error)?;
-
     let trained = (trainer.method.encoder(), trainer.params.evaluated());
     let probe = eval::probe_encoder(trained, &splits, 500, &eval::ProbeConfig::default())?;
     println!("a linear probe gets {:.1} % of 500 test images right", 100.0 * probe.test_top1);

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use stop_mim::autograd::{Var, ops};
+use stop_mim::autograd::ops;
 use stop_mim::data::{self, Augment};
 use stop_mim::lab::small;
 use stop_mim::methods::{
@@ -15,7 +15,7 @@ use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::checkpoint::{CheckpointPolicy, load_run_of, save_run};
 use stop_mim::train::{Batch, BatchView, Noise, RunConfig, Trainer, resume};
 use stop_mim::vit::{Encoder, EncoderConfig, Visible};
-use stop_mim::{DType, Indices, Tensor};
+use stop_mim::{DType, Device, Indices, Tensor};
 
 /// Features of the masked second view follow those of the whole first view, less their running center; and a fixed random
 /// map of them tells the classes.
@@ -24,12 +24,6 @@ struct Follow {
     encoder: Encoder,
     head: Linear,
     fixed: Linear,
-}
-
-fn mean_token(x: &Var) -> Var {
-    let [rows, tokens, dim] = x.dims("mean_token");
-    let ones = Tensor::full([rows, 1, tokens], 1.0 / tokens as f64, x.dtype());
-    ops::reshape(&ops::matmul(&ones.into(), x), [rows, dim])
 }
 
 impl Follow {
@@ -45,12 +39,12 @@ impl Follow {
         let (fixed, of_fixed) = linear("fixed", 10);
         let (encoder, theta) = fresh(LinearInit::Xavier, dtype, &mut rng, |init| Encoder::new(&sizes, init));
         let average = theta.clone();
-        let mut params = ModelParams::new()
+        let params = ModelParams::new()
             .with("encoder", Update::Trained, theta)
             .with("head", Update::Trained, of_head)
             .with("fixed", Update::Fixed, of_fixed)
-            .with("teacher", Update::AverageOf("encoder"), average);
-        params.state.push(("center".into(), Tensor::zeros([1, dim], dtype)));
+            .with("teacher", Update::AverageOf("encoder"), average)
+            .with_state("center", Tensor::zeros([dim], dtype));
         (Arc::new(Follow { encoder, head, fixed }), params)
     }
 }
@@ -76,19 +70,15 @@ impl Method for Follow {
     fn record(&self, w: &ModelWeights, chunk: &Chunk) -> Recording {
         let [whole, masked] = &chunk.views[..] else { panic!("two views") };
         assert!(whole.context.is_none() && whole.targets.is_none());
-        let teacher = mean_token(&self.encoder.forward(&w["teacher"], &whole.images.clone().into(), None));
-        let target = ops::add(&teacher, &ops::scale(w.state("center"), -1.0));
+        let teacher = self.encoder.forward(&w["teacher"], &whole.images.clone().into(), None).mean_axis(1);
+        let target = &teacher - w.state("center");
         let hidden = masked.targets.as_ref().expect("masks").slice_rows(0..masked.images.shape()[0]);
         let seen = self.encoder.forward(&w["encoder"], &masked.images.clone().into(), Visible::Except(&hidden));
-        let student = self.head.forward(&w["head"], &mean_token(&seen));
+        let student = self.head.forward(&w["head"], &seen.mean_axis(1));
         let logits = self.fixed.forward(&w["fixed"], &student);
         let told = ops::cross_entropy(&logits, chunk.labels.as_ref().expect("labels"));
-        let loss = ops::add(&ops::mse(&student, &target), &ops::scale(&told, 0.1));
-        // The mean over the chunk's images, as a row.
-        let [rows, _] = teacher.dims("teacher");
-        let ones = Tensor::full([1, rows], 1.0 / rows as f64, teacher.dtype());
-        let mean = ops::matmul(&ones.into(), &teacher.detach());
-        Recording { loss, means: vec![mean.value().clone(), told.value().clone()] }
+        let loss = ops::mse(&student, &target) + &told * 0.1;
+        Recording { loss, means: vec![teacher.detach().mean_axis(0).value().clone(), told.value().clone()] }
     }
 
     fn group(&self, module: &str, param: &Param) -> ParamGroup {
@@ -130,7 +120,7 @@ fn run(threads: usize, chunk_images: usize, to: usize, trainer: Trainer) -> (Tra
 }
 
 fn state(trainer: &Trainer) -> Vec<f64> {
-    trainer.params.state[0].1.to_f64_vec()
+    trainer.params.state("center").unwrap().to_f64_vec()
 }
 
 #[test]
@@ -159,6 +149,19 @@ fn means_are_over_the_batch_however_it_is_cut() {
         let cut = state(&one_step(chunk_images));
         assert!(whole.iter().zip(&cut).all(|(a, b)| (a - b).abs() < 1e-6), "chunks of {chunk_images}");
     }
+}
+
+/// Masks, labels, means and state go where the parameters are.
+#[test]
+fn it_trains_on_another_device() {
+    let (cpu, _) = run(1, 10, 1, trainer());
+    let Trainer { method, params, .. } = trainer();
+    let (reference, _) = run(1, 10, 1, Trainer::new(method, params.to_device(Device::Reference)));
+    let back = Trainer { params: reference.params.to_device(Device::Cpu), ..reference };
+    assert!(state(&cpu).iter().zip(state(&back)).all(|(a, b)| (a - b).abs() < 1e-5));
+    assert!(back.params["encoder"].iter().zip(cpu.params["encoder"].iter()).all(|(a, b)| {
+        a.value.max_abs_diff(&b.value) < 0.02 // twice the learning rate: AdamW's first step follows signs
+    }));
 }
 
 #[test]

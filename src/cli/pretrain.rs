@@ -20,7 +20,7 @@ use crate::methods::Number;
 use crate::runs::{RunFolder, standard_policy};
 use crate::train::checkpoint::{CheckpointPolicy, SavedRun};
 use crate::train::weights::{fresh_encoder, load_into};
-use crate::train::{Origin, RunConfig, StepReport, Trainer, fresh_model};
+use crate::train::{DIAGNOSTICS, Origin, RunConfig, StepReport, Trainer, fresh_model};
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
@@ -172,10 +172,11 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
             draw_masks(&config.masking, &config.model.encoder, config.seed, images, 6)?.save_png(path)
         });
     }
-    let mut numbers = Vec::new();
-    let trained = with_progress(args, run, splits, folder, &mut numbers);
+    let own = run.trainer.method.numbers(&run.trainer.params, &[]).0;
+    let known: Vec<Number> = own.into_iter().chain(DIAGNOSTICS).collect();
+    let trained = with_progress(args, run, splits, folder);
     // Also when training failed: what was logged shows how it came to that.
-    let drawn = keep("curves.svg", &|path| curves(&config, &folder.log()?, &numbers).save_svg(path));
+    let drawn = keep("curves.svg", &|path| curves(&config, &folder.log()?, &known).save_svg(path));
     let trainer = trained?;
     let mut written = vec!["checkpoint.safetensors", "log.csv"];
     written.extend(drawn);
@@ -206,14 +207,8 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
     Ok(())
 }
 
-/// Trains, and shows how it goes; the numbers that were reported last are left in `seen`.
-fn with_progress(
-    args: &Args,
-    run: SavedRun,
-    splits: &Splits,
-    folder: &RunFolder,
-    seen: &mut Vec<Number>,
-) -> Result<Trainer> {
+/// Trains, and shows how it goes.
+fn with_progress(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Result<Trainer> {
     let (steps, batch, done) = (run.config.steps, run.config.batch, run.trainer.optimizer.steps() as usize);
     let progress = Progress::new(steps, "pretrain");
     progress.advance(done, String::new);
@@ -223,9 +218,6 @@ fn with_progress(
         speed += (report.images_per_second - speed) / (report.step - done).min(50) as f64;
         if let Some(d) = &report.diagnostics {
             diagnosis = format!("rank {:.1}, std {:.3}", d["rank_me"], d["feature_std"]);
-            *seen = report.numbers.0.iter().chain(&d.0).copied().collect();
-        } else if seen.is_empty() {
-            seen.clone_from(&report.numbers.0);
         }
         progress.advance(1, || {
             let StepReport { step, loss, params, ref numbers, .. } = *report;

@@ -20,7 +20,7 @@ pub struct Chunk {
     pub views: Vec<View>,
     /// The class of each image, where the method wants it.
     pub labels: Option<Indices>,
-    /// n, \[P E b, N_t, d_e\]: noise for the targets of the first view, where the method [wants](super::Method::sigma) it.
+    /// n, \[P E b, N_t, d_e\]: noise for the targets of the first view that has any, where the method [wants](super::Method::sigma) it.
     pub noise: Option<Tensor>,
 }
 

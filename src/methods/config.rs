@@ -83,9 +83,9 @@ impl MethodConfig {
         };
         for (given, fits, option, owner) in [
             (sigma.is_some(), noise, "sigma", "stop"),
-            (tokens.is_some(), noise, "stop tokens", "stop"),
-            (target_blocks.is_some(), blocks, "target blocks", "ijepa and stop"),
-            (normalize_patches.is_some(), pixels, "normalize patches", "mae"),
+            (tokens.is_some(), noise, "tokens", "stop"),
+            (target_blocks.is_some(), blocks, "target_blocks", "ijepa and stop"),
+            (normalize_patches.is_some(), pixels, "normalize_patches", "mae"),
         ] {
             if given && !fits {
                 let problem = format!("`{option}` means nothing to {name}");
@@ -145,13 +145,17 @@ impl MethodConfig {
 impl fmt::Display for MethodConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
+        if let MethodConfig::Stop { tokens, .. } = self
+            && *tokens != TokenForm::Official
+        {
+            write!(f, ", {tokens} tokens")?;
+        }
         match self {
-            MethodConfig::Ijepa { target_blocks } | MethodConfig::Stop { target_blocks, .. } if *target_blocks > 1 => {
-                write!(f, ", K = {target_blocks}")
+            MethodConfig::Ijepa { target_blocks: k @ 2.. } | MethodConfig::Stop { target_blocks: k @ 2.., .. } => {
+                write!(f, ", K = {k}")
             }
-            MethodConfig::Stop { tokens, .. } => write!(f, ", {tokens:?}"),
             MethodConfig::Mae { normalize_patches: true } => f.write_str(", normalized patches"),
-            MethodConfig::Ijepa { .. } | MethodConfig::Mae { .. } => Ok(()),
+            _ => Ok(()),
         }
     }
 }
@@ -178,10 +182,15 @@ impl Masking {
     /// for every image.
     ///
     /// # Errors
-    /// When no token would be kept, or none removed.
+    /// When no token would be kept, or none removed; when blocks are for another number of tokens.
     pub fn sample(&self, batch: usize, tokens: usize, rng: &mut impl Rng) -> Result<(Vec<Indices>, Vec<Indices>)> {
         Ok(match self {
             Masking::Blocks(blocks) => {
+                let (rows, columns) = blocks.grid;
+                if rows * columns != tokens {
+                    let problem = format!("masks for {rows}x{columns} tokens, of images that have {tokens}");
+                    return Err(Error::config(problem, "draw masks on the grid of the encoder"));
+                }
                 let masks = blocks.sample(batch, rng);
                 (masks.context, masks.targets)
             }
@@ -320,7 +329,7 @@ impl Networks {
     }
 
     /// The same, in files under one prefix.
-    pub fn under_one_prefix(self, prefix: &'static str) -> ModelParams {
+    pub(super) fn under_one_prefix(self, prefix: &'static str) -> ModelParams {
         let params = ModelParams::new().with_prefix("encoder", prefix, Update::Trained, self.theta);
         params.with_prefix("predictor", prefix, Update::Trained, self.phi)
     }
@@ -334,9 +343,9 @@ mod tests {
     fn an_option_of_another_method_is_refused() {
         let options = [
             ("sigma", MethodOptions { sigma: Some(Sigma::OFFICIAL), ..Default::default() }, vec!["stop"]),
-            ("stop tokens", MethodOptions { tokens: Some(TokenForm::Paper), ..Default::default() }, vec!["stop"]),
-            ("target blocks", MethodOptions { target_blocks: Some(2), ..Default::default() }, vec!["stop", "ijepa"]),
-            ("normalize patches", MethodOptions { normalize_patches: Some(true), ..Default::default() }, vec!["mae"]),
+            ("tokens", MethodOptions { tokens: Some(TokenForm::Paper), ..Default::default() }, vec!["stop"]),
+            ("target_blocks", MethodOptions { target_blocks: Some(2), ..Default::default() }, vec!["stop", "ijepa"]),
+            ("normalize_patches", MethodOptions { normalize_patches: Some(true), ..Default::default() }, vec!["mae"]),
         ];
         for name in MethodConfig::NAMES {
             assert_eq!(MethodConfig::new(name, &MethodOptions::default()).unwrap().name(), name);

@@ -3,11 +3,11 @@
 use rand::Rng;
 
 use super::config::{ModelConfig, Networks};
-use super::{Chunk, MaskedPrediction, ModelParams, ModelWeights};
+use super::{Chunk, MaskedPrediction, Method, ModelParams, ModelWeights, Numbers, Recording};
 use crate::autograd::{Var, ops};
 use crate::nn::{Role, Weights};
 use crate::paper::{Loss, context_token, masked_token};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 use crate::vit::{Encoder, Names, Predictor};
 
 /// Deterministic positions, Eqs. (1) and (2); targets are an averaged encoder's features.
@@ -29,7 +29,7 @@ impl Ijepa {
     }
 }
 
-impl MaskedPrediction for Ijepa {
+impl Method for Ijepa {
     fn name(&self) -> &str {
         self.config.method.name()
     }
@@ -38,12 +38,26 @@ impl MaskedPrediction for Ijepa {
         &self.encoder
     }
 
-    fn predictor(&self) -> &Predictor {
-        &self.predictor
+    fn record(&self, w: &ModelWeights, chunk: &Chunk) -> Recording {
+        self.record_prediction(w, chunk)
+    }
+
+    fn numbers(&self, params: &ModelParams, _: &[Tensor]) -> Numbers {
+        self.norms(params)
     }
 
     fn config(&self) -> Option<&ModelConfig> {
         Some(&self.config)
+    }
+
+    fn as_masked_prediction(&self) -> Option<&dyn MaskedPrediction> {
+        Some(self)
+    }
+}
+
+impl MaskedPrediction for Ijepa {
+    fn predictor(&self) -> &Predictor {
+        &self.predictor
     }
 
     /// Eqs. (1) and (2): cᵢ = ψᵢ + B s_{xᵢ} + b, m_j = ψ_j + m. The bias b is the official code's; see [`context_token`].

@@ -6,7 +6,7 @@
 use rand::Rng;
 
 use super::config::{ModelConfig, Networks};
-use super::{Chunk, MaskedPrediction, ModelParams, ModelWeights};
+use super::{Chunk, MaskedPrediction, Method, ModelParams, ModelWeights, Numbers, Recording};
 use crate::autograd::{Var, ops};
 use crate::nn::{Role, Weights};
 use crate::paper::{Loss, context_token, masked_token};
@@ -36,7 +36,7 @@ impl Mae {
     }
 }
 
-impl MaskedPrediction for Mae {
+impl Method for Mae {
     fn name(&self) -> &str {
         self.config.method.name()
     }
@@ -45,12 +45,26 @@ impl MaskedPrediction for Mae {
         &self.encoder
     }
 
-    fn predictor(&self) -> &Predictor {
-        &self.decoder
+    fn record(&self, w: &ModelWeights, chunk: &Chunk) -> Recording {
+        self.record_prediction(w, chunk)
+    }
+
+    fn numbers(&self, params: &ModelParams, _: &[Tensor]) -> Numbers {
+        self.norms(params)
     }
 
     fn config(&self) -> Option<&ModelConfig> {
         Some(&self.config)
+    }
+
+    fn as_masked_prediction(&self) -> Option<&dyn MaskedPrediction> {
+        Some(self)
+    }
+}
+
+impl MaskedPrediction for Mae {
+    fn predictor(&self) -> &Predictor {
+        &self.decoder
     }
 
     /// The class token and the kept patches, projected (Eq. 1); the mask token at the removed positions (Eq. 2).
@@ -79,7 +93,7 @@ impl MaskedPrediction for Mae {
     }
 }
 
-/// What it should answer: the pixels of the removed patches, (py, px, c) inside a patch, \[R, N_t, C p²\].
+/// s_y: the pixels of the removed patches, (py, px, c) inside a patch, \[R, N_t, C p²\].
 ///
 /// With `normalize`, each patch minus its mean, over √(variance + 10⁻⁶); the variance is the unbiased one, as the
 /// official code computes it.

@@ -79,8 +79,8 @@ impl Number {
 /// A method of pretraining: what Algorithm 1 asks it.
 ///
 /// A method holds places of parameters, never their values, and knows nothing of threads, schedules, optimizer and files.
-/// Those that predict the masked tokens of one view by a [`Predictor`], as all in the paper do, answer the narrower questions of
-/// [`MaskedPrediction`] instead.
+/// Those that predict the masked tokens of one view by a [`Predictor`], as all in the paper do, answer the questions of
+/// [`MaskedPrediction`] too, which has their `record`.
 pub trait Method: fmt::Debug + Send + Sync {
     /// Its name in logs and on the command line.
     fn name(&self) -> &str;
@@ -101,7 +101,7 @@ pub trait Method: fmt::Debug + Send + Sync {
         false
     }
 
-    /// σ of the noise that line 9 draws for it; `None`: no noise.
+    /// σ of the noise that line 9 draws for the targets of the first view that has any; `None`: no noise.
     fn sigma(&self) -> Option<Sigma> {
         None
     }
@@ -125,12 +125,12 @@ pub trait Method: fmt::Debug + Send + Sync {
         let _ = (state, means);
     }
 
-    /// The configuration that it was made of, if it is one of this crate's; only such a model can be saved with its run.
+    /// The configuration that it was made of, if it is one of this crate's.
     fn config(&self) -> Option<&ModelConfig> {
         None
     }
 
-    /// The narrower questions, if it answers them: diagnostics and pictures of predictions ask them too.
+    /// Itself, if it is of the paper's form: for diagnostics, and for pictures of predictions.
     fn as_masked_prediction(&self) -> Option<&dyn MaskedPrediction> {
         None
     }
@@ -140,13 +140,7 @@ pub trait Method: fmt::Debug + Send + Sync {
 /// the masked ones. The modules are called `encoder` and `predictor`.
 ///
 /// I-JEPA and StoP differ in [`tokens`](Self::tokens) only.
-pub trait MaskedPrediction: fmt::Debug + Send + Sync {
-    /// As [`Method::name`].
-    fn name(&self) -> &str;
-
-    /// f_θ
-    fn encoder(&self) -> &Encoder;
-
+pub trait MaskedPrediction: Method {
     /// g_φ
     fn predictor(&self) -> &Predictor;
 
@@ -154,21 +148,11 @@ pub trait MaskedPrediction: fmt::Debug + Send + Sync {
     /// \[P E b, N_t, d_p\].
     fn tokens(&self, phi: &Weights, s_x: &Var, chunk: &Chunk) -> (Var, Var);
 
-    /// s_y: what the predictor should answer, \[P E b, N_t, outputs\], off the tape.
+    /// s_y: what the predictor is to predict, \[P E b, N_t, outputs\], off the tape.
     fn targets(&self, w: &ModelWeights, chunk: &Chunk) -> Var;
 
     /// L
     fn loss(&self) -> Loss;
-
-    /// As [`Method::sigma`].
-    fn sigma(&self) -> Option<Sigma> {
-        None
-    }
-
-    /// As [`Method::config`].
-    fn config(&self) -> Option<&ModelConfig> {
-        None
-    }
 
     /// The parameter that is m.
     fn mask_token(&self) -> ParamId {
@@ -201,56 +185,36 @@ pub trait MaskedPrediction: fmt::Debug + Send + Sync {
         let (c, m) = self.tokens(&w["predictor"], &s_x, chunk);
         self.predict(&w["predictor"], &c, &m)
     }
-}
 
-impl<M: MaskedPrediction> Method for M {
-    fn name(&self) -> &str {
-        MaskedPrediction::name(self)
-    }
-
-    fn encoder(&self) -> &Encoder {
-        MaskedPrediction::encoder(self)
-    }
-
+    /// Lines 5 to 16: what [`Method::record`] is for a method of this form.
     #[doc(alias = "Algorithm 1")]
-    fn record(&self, w: &ModelWeights, chunk: &Chunk) -> Recording {
+    fn record_prediction(&self, w: &ModelWeights, chunk: &Chunk) -> Recording {
         use Phase::{Context, Predictor, Target};
         let (theta, phi) = (&w["encoder"], &w["predictor"]);
 
-        let s_x = timed(Context, || self.encode(theta, chunk)); //             5, 7:   s_x ← f_θ(x)
-        let (c, m) = timed(Predictor, || self.tokens(phi, &s_x, chunk)); //    11, 12: m = An + ψ_By + m,  c = As_x + ψ_Bx
-        let s_y_hat = timed(Predictor, || self.predict(phi, &c, &m)); //       14:     ŝ_y ← g_φ(c, m)
-        let s_y = timed(Target, || self.targets(w, chunk)); //                 15:     s_y ← get_target(y)
+        let s_x = timed(Context, || self.encode(theta, chunk)); //            5, 7:   s_x ← f_θ(x)
+        let (c, m) = timed(Predictor, || self.tokens(phi, &s_x, chunk)); //   11, 12: m = An + ψ_By + m,  c = As_x + ψ_Bx
+        let s_y_hat = timed(Predictor, || self.predict(phi, &c, &m)); //      14:     ŝ_y ← g_φ(c, m)
+        let s_y = timed(Target, || self.targets(w, chunk)); //                15:     s_y ← get_target(y)
         let loss = timed(Predictor, || masked_loss(self.loss(), &s_y_hat, &s_y)); // 16: loss ← L(ŝ_y, s_y)
 
         Recording { loss, means: Vec::new() }
     }
-    fn sigma(&self) -> Option<Sigma> {
-        MaskedPrediction::sigma(self)
-    }
 
-    fn config(&self) -> Option<&ModelConfig> {
-        MaskedPrediction::config(self)
-    }
-
-    /// |A| (or |B|), |m|, and RMS(A n) = √(tr Σ / d_p), the root mean square of the noise on a component of a position.
-    fn numbers(&self, params: &ModelParams, _: &[Tensor]) -> Numbers {
+    /// |A| (or |B|), |m|, and with noise RMS(A n) = √(tr Σ / d_p), the root mean square of the noise on a component of a
+    /// position: [`Method::numbers`] of a method of this form.
+    fn norms(&self, params: &ModelParams) -> Numbers {
         let phi = &params["predictor"];
         let a = phi.value(self.predictor().embed.weight);
-        let noise_power = expected_noise_power(a, MaskedPrediction::sigma(self).unwrap_or(Sigma::SILENT));
         let mut numbers = vec![
             Number::new("norm_a", "|A|", "norm", a.norm()),
             Number::new("norm_m", "|m|", "norm", phi.value(self.mask_token()).norm()),
         ];
-        if MaskedPrediction::sigma(self).is_some() {
-            let noise_rms = (noise_power / a.shape()[0] as f64).sqrt();
+        if let Some(sigma) = self.sigma() {
+            let noise_rms = (expected_noise_power(a, sigma) / a.shape()[0] as f64).sqrt();
             numbers.push(Number::new("noise_rms", "noise A n", "RMS", noise_rms));
         }
         Numbers(numbers)
-    }
-
-    fn as_masked_prediction(&self) -> Option<&dyn MaskedPrediction> {
-        Some(self)
     }
 }
 

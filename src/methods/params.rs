@@ -34,9 +34,8 @@ pub struct Module {
 #[derive(Clone, Debug, Default)]
 pub struct ModelParams {
     modules: Vec<Module>,
-    /// Tensors by name that are no parameters: a running center. [`Method::next_state`](super::Method::next_state) moves
-    /// them; checkpoints carry them.
-    pub state: Vec<(String, Tensor)>,
+    /// See [`with_state`](Self::with_state).
+    pub(crate) state: Vec<(String, Tensor)>,
 }
 
 impl ModelParams {
@@ -48,7 +47,8 @@ impl ModelParams {
     /// With one more module, whose name in files is its own.
     ///
     /// # Panics
-    /// When the name is taken, or it is the average of a module that is not there or has other parameters.
+    /// When the name is taken, or a parameter's name in files; when it is the average of a module that is not there, is not
+    /// trained, has other parameters or has an average already.
     #[must_use]
     #[track_caller]
     pub fn with(self, name: &'static str, update: Update, params: Params) -> Self {
@@ -64,12 +64,37 @@ impl ModelParams {
     pub fn with_prefix(mut self, name: &'static str, prefix: &'static str, update: Update, params: Params) -> Self {
         assert!(self.get(name).is_none(), "there is a module called {name} already");
         if let Update::AverageOf(other) = update {
-            let names = |params: &Params| params.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
-            let Some(online) = self.get(other) else { panic!("{name} is the average of {other}, which is not there") };
-            assert_eq!(names(online), names(&params), "{name} has not the parameters of {other}, whose average it is");
+            let online = self.modules.iter().find(|m| m.name == other && m.update == Update::Trained);
+            let Some(online) = online else { panic!("{name} is the average of {other}, which is no trained module") };
+            let is = |p: &Param| (p.name.clone(), *p.value.shape(), p.value.dtype());
+            let same = online.params.iter().map(is).eq(params.iter().map(is));
+            assert!(same, "{name} does not have the parameters of {other}, whose average it is");
+            let another = self.modules.iter().find(|m| m.update == update).map(|m| m.name);
+            assert!(another.is_none(), "{other} has an average already: {another:?}");
         }
+        let shared = self.modules.iter().filter(|m| m.prefix == prefix).flat_map(|m| m.params.iter());
+        let taken = shared.into_iter().find(|p| params.get(&p.name).is_some()).map(|p| &p.name);
+        assert!(taken.is_none() && prefix != "state", "in files there is a {prefix}.{taken:?} already");
         self.modules.push(Module { name, prefix, update, params });
         self
+    }
+
+    /// With a tensor that is no parameter: a running center. [`Method::next_state`](super::Method::next_state) moves it;
+    /// checkpoints carry it.
+    ///
+    /// # Panics
+    /// When the name is taken.
+    #[must_use]
+    #[track_caller]
+    pub fn with_state(mut self, name: &str, value: Tensor) -> Self {
+        assert!(self.state(name).is_none(), "there is a state called {name} already");
+        self.state.push((name.to_owned(), value));
+        self
+    }
+
+    /// What is remembered under this name.
+    pub fn state(&self, name: &str) -> Option<&Tensor> {
+        self.state.iter().find(|(other, _)| other == name).map(|(_, value)| value)
     }
 
     /// The modules in order.
@@ -83,7 +108,7 @@ impl ModelParams {
     }
 
     /// The modules, and what else is remembered, to change.
-    pub fn modules_and_state_mut(&mut self) -> (&mut [Module], &mut [(String, Tensor)]) {
+    pub(crate) fn modules_and_state_mut(&mut self) -> (&mut [Module], &mut [(String, Tensor)]) {
         (&mut self.modules, &mut self.state)
     }
 

@@ -3,15 +3,15 @@
 use rand::Rng;
 
 use super::config::{ModelConfig, Networks};
-use super::{Chunk, MaskedPrediction, ModelParams, ModelWeights, ijepa};
+use super::{Chunk, MaskedPrediction, Method, ModelParams, ModelWeights, Numbers, Recording, ijepa};
 use crate::autograd::{Var, ops};
 use crate::nn::{ParamId, Role, Weights};
 use crate::paper::{Loss, Sigma, context_token, tied_tokens};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 use crate::vit::{Encoder, Names, Predictor};
 
 named! {
-    /// Of what a masked token is made.
+    /// What a masked token is made of.
     #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
     pub enum TokenForm: "form of masked tokens" {
         /// As the official code: m_j = A n_j + ψ_j + b, c = A s_x + ψ + b, with b the bias of `predictor_embed`;
@@ -55,7 +55,7 @@ impl Stop {
     }
 }
 
-impl MaskedPrediction for Stop {
+impl Method for Stop {
     fn name(&self) -> &str {
         self.config.method.name()
     }
@@ -64,16 +64,30 @@ impl MaskedPrediction for Stop {
         &self.encoder
     }
 
-    fn predictor(&self) -> &Predictor {
-        &self.predictor
+    fn record(&self, w: &ModelWeights, chunk: &Chunk) -> Recording {
+        self.record_prediction(w, chunk)
+    }
+
+    fn sigma(&self) -> Option<Sigma> {
+        (self.form != TokenForm::PositionsOnly).then_some(self.sigma)
+    }
+
+    fn numbers(&self, params: &ModelParams, _: &[Tensor]) -> Numbers {
+        self.norms(params)
     }
 
     fn config(&self) -> Option<&ModelConfig> {
         Some(&self.config)
     }
 
-    fn sigma(&self) -> Option<Sigma> {
-        (self.form != TokenForm::PositionsOnly).then_some(self.sigma)
+    fn as_masked_prediction(&self) -> Option<&dyn MaskedPrediction> {
+        Some(self)
+    }
+}
+
+impl MaskedPrediction for Stop {
+    fn predictor(&self) -> &Predictor {
+        &self.predictor
     }
 
     /// In the official form the bias of `predictor_embed`.

@@ -66,9 +66,16 @@ impl Log {
         Ok(Log { path, file, columns })
     }
 
-    /// Appends a row. A number that no row had before gets a column of its own behind the others.
+    /// Appends a row. A number that no row had before gets a column of its own behind the others. Two numbers of one name
+    /// are an error.
     pub fn append(&mut self, report: &StepReport) -> Result<()> {
         let numbers = numbers(report);
+        for (i, (name, _)) in numbers.iter().enumerate() {
+            if numbers[..i].iter().any(|other| other.0 == *name) || name.contains([',', '"', '\n']) {
+                let problem = format!("a number called '{name}' cannot be logged");
+                return Err(Error::config(problem, "give each number a name of its own, without commas or quotes"));
+            }
+        }
         let new = |name: &str| !self.columns.iter().any(|column| column == name);
         let new: Vec<String> = numbers.iter().map(|n| n.0).filter(|name| new(name)).map(str::to_owned).collect();
         if !new.is_empty() {
@@ -111,12 +118,14 @@ pub(super) fn read(path: &Path, done: usize) -> Result<(Vec<String>, Vec<String>
 pub(super) fn logged(path: &Path) -> Result<Logged> {
     let (columns, lines) = read(path, usize::MAX)?;
     let stride = lines.len().div_ceil(POINTS).max(1);
-    let rows = lines.iter().filter_map(|line| cells(line, columns.len()));
-    // Diagnostics are in the last columns.
+    let rows: Vec<_> = lines.iter().filter_map(|line| cells(line, columns.len())).collect();
+    // Rows that have what the first step, and so most steps, do not: diagnostics.
+    let blank: Vec<bool> = rows.first().map_or(Vec::new(), |row| row.iter().map(Option::is_none).collect());
     let of_interest = |row: &Vec<Option<f64>>| {
-        row[0].is_some_and(|step| (step as usize).is_multiple_of(stride)) || row.last().is_some_and(Option::is_some)
+        let rare = row.iter().zip(&blank).any(|(cell, blank)| *blank && cell.is_some());
+        rare || row[0].is_some_and(|step| (step as usize).is_multiple_of(stride))
     };
-    Ok(Logged { rows: rows.filter(of_interest).collect(), columns })
+    Ok(Logged { rows: rows.into_iter().filter(of_interest).collect(), columns })
 }
 
 /// The numbers of a whole line of the log.

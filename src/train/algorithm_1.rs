@@ -126,7 +126,7 @@ pub struct LossAndGradients {
     pub means: Vec<Tensor>,
 }
 
-/// What a step has to say.
+/// What a step returns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepOutcome {
     /// The loss before the step.
@@ -201,10 +201,13 @@ impl Trainer {
     }
 
     /// What of the loss and the gradients is not finite, if anything.
-    fn not_finite(&self, LossAndGradients { loss, gradients, .. }: &LossAndGradients) -> Option<String> {
+    fn not_finite(&self, LossAndGradients { loss, gradients, means }: &LossAndGradients) -> Option<String> {
         let _phase = meter::phase_of_all(Phase::Optimizer);
         if !loss.is_finite() {
             return Some(format!("the loss is {}", loss.item()));
+        }
+        if let Some(bad) = means.iter().position(|mean| !mean.is_finite()) {
+            return Some(format!("mean {bad} that {} asks for is not finite", self.method.name()));
         }
         if count_non_finite(&gradients.iter().collect::<Vec<_>>()).item() == 0.0 {
             return None;
@@ -253,6 +256,7 @@ impl Trainer {
         let _phase = meter::phase(Phase::GradientSum);
         left.loss.add_assign(&right.loss);
         left.gradients.iter_mut().zip(&right.gradients).for_each(|(sum, g)| sum.add_assign(g));
+        assert_eq!(left.means.len(), right.means.len(), "a method has as many means in every chunk");
         left.means.iter_mut().zip(&right.means).for_each(|(sum, mean)| sum.add_assign(mean));
         Ok(left)
     }
@@ -280,6 +284,7 @@ impl Trainer {
         let mut before = Vec::new();
         if let Some(sum) = sum {
             found.loss.add_assign(&sum.loss);
+            assert_eq!(found.means.len(), sum.means.len(), "a method has as many means in every chunk");
             found.means.iter_mut().zip(&sum.means).for_each(|(mean, sum)| mean.add_assign(sum));
             before = sum.gradients;
         }
@@ -315,7 +320,8 @@ impl Trainer {
 
     /// Line 9: the noise for some images of a batch, \[P E b, N_t, d_e\].
     fn noise(&self, batch: &Batch, images: Range<usize>) -> Option<Tensor> {
-        let (sigma, view) = (self.method.sigma()?, &batch.views[0]);
+        let sigma = self.method.sigma()?;
+        let view = batch.views.iter().find(|view| !view.targets.is_empty())?;
         let (context_masks, per_image) = (view.context.len().max(1), view.targets[0].per_row());
         let runs: Vec<Tensor> = match &batch.noise {
             Noise::Drawn { seed, step } => {

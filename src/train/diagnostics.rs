@@ -10,7 +10,7 @@ use crate::eval::{feature_std, noise_sensitivity, pooled_features, rank_me, rms,
 use crate::methods::{Chunk, MaskedPrediction, Number, Numbers};
 use crate::paper::{PositionDistribution, Sigma, WhitenedPositions, visible_norm};
 use crate::rng::{Purpose, stream};
-use crate::tensor::{Indices, Tensor};
+use crate::tensor::{DType, Device, Indices, Tensor};
 use crate::{Error, Result};
 
 /// Held-out images that rank and deviation of features are measured on.
@@ -20,7 +20,26 @@ const PREDICTED: usize = 64;
 /// Draws in all that positions are decoded from: a standard error of at most half a per cent.
 const DECODED: usize = 10_000;
 /// Key of the random streams of diagnostics: no step of training draws from them.
-const DIAGNOSTICS: u64 = 1;
+const KEY: u64 = 1;
+
+/// The diagnostics, as logs and figures show them, without their values.
+pub const DIAGNOSTICS: [Number; 10] = [
+    Number::new("feature_std", "pooled features", "std over images", f64::NAN),
+    Number::new("rank_me", "RankMe", "effective rank", f64::NAN),
+    Number::new("norm_gamma", "|γ|", "norm", f64::NAN),
+    Number::new("target_std", "targets", "std over images", f64::NAN),
+    Number::new("visible_norm_a", "visible |A|", "norm", f64::NAN),
+    Number::new("context_rms", "context A s", "RMS", f64::NAN),
+    Number::new("neighbor_distance", "mean d′", "neighbors", f64::NAN),
+    Number::new("least_neighbor_distance", "least d′", "neighbors", f64::NAN),
+    Number::new("position_accuracy", "positions decoded", "accuracy", f64::NAN),
+    Number::new("noise_sensitivity", "due to noise", "prediction variance", f64::NAN),
+];
+
+/// The diagnostics from `first` on, with these values.
+fn measured<const N: usize>(first: usize, values: [f64; N]) -> impl Iterator<Item = Number> {
+    values.into_iter().zip(&DIAGNOSTICS[first..]).map(|(value, number)| Number { value, ..*number })
+}
 
 impl Trainer {
     /// The distribution of the positions that masked tokens stand at, Eqs. (3) and (4), with ψ \[1, K, d_p\] of every
@@ -71,7 +90,9 @@ impl Trainer {
         config: &RunConfig,
         (held_out, normalization): (&dyn Dataset, &Normalization),
     ) -> Result<Numbers> {
-        let Trainer { method, params, .. } = self;
+        // Images come to the CPU in f32.
+        let here = Trainer { params: self.params.to_device(Device::Cpu).to_dtype(DType::F32), ..self.clone() };
+        let Trainer { method, params, .. } = &here;
         let encoder = method.encoder();
         let features = pooled_features(encoder, params.evaluated(), (held_out, normalization), 1, &|_| Ok(()))?;
         let feature_std = feature_std(&features[0]);
@@ -83,35 +104,23 @@ impl Trainer {
             });
         }
         let gamma = params["encoder"].value(encoder.last_norm());
-        let mut numbers = vec![
-            Number::new("feature_std", "pooled features", "std over images", feature_std),
-            Number::new("rank_me", "RankMe", "effective rank", rank_me(&features[0], &|| Ok(()))?),
-            Number::new("norm_gamma", "|γ|", "norm", gamma.norm()),
-        ];
+        let rank = rank_me(&features[0], &|| Ok(()))?;
+        let mut numbers: Vec<Number> = measured(0, [feature_std, rank, gamma.norm()]).collect();
         let (Some(method), Some(positions)) = (method.as_masked_prediction(), self.positions()) else {
             return Ok(Numbers(numbers));
         };
         let [context_rms, noise_sensitivity, target_std] =
-            look_at_predictions(self, method, config, (held_out, normalization))?;
+            look_at_predictions(&here, method, config, (held_out, normalization))?;
         let PositionDistribution { psi, a, sigma } = positions;
-        numbers.extend([
-            Number::new("target_std", "targets", "std over images", target_std),
-            Number::new("visible_norm_a", "visible |A|", "norm", visible_norm(a.value())),
-            Number::new("context_rms", "context A s", "RMS", context_rms),
-        ]);
+        numbers.extend(measured(3, [target_std, visible_norm(a.value()), context_rms]));
         if sigma.std() > 0.0 {
             let [_, patches, d_p] = psi.dims("diagnose: psi");
             let grid = encoder.config().grid();
             let positions = WhitenedPositions::new(&psi.value().reshape([patches, d_p]), a.value(), sigma);
             let neighbors = positions.neighbors((grid, grid));
-            let mut rng = stream(config.seed, Purpose::Eval, [DIAGNOSTICS, 0]);
+            let mut rng = stream(config.seed, Purpose::Eval, [KEY, 0]);
             let accuracy = positions.decoding_accuracy(DECODED.div_ceil(patches), &mut rng);
-            numbers.extend([
-                Number::new("neighbor_distance", "mean d′", "neighbors", neighbors.mean),
-                Number::new("least_neighbor_distance", "least d′", "neighbors", neighbors.least),
-                Number::new("position_accuracy", "positions decoded", "accuracy", accuracy),
-                Number::new("noise_sensitivity", "due to noise", "prediction variance", noise_sensitivity),
-            ]);
+            numbers.extend(measured(6, [neighbors.mean, neighbors.least, accuracy, noise_sensitivity]));
         }
         Ok(Numbers(numbers))
     }
@@ -128,7 +137,7 @@ fn look_at_predictions(
     let count = held_out.len().min(PREDICTED);
     let images = evaluation_images(held_out, 0..count, normalization)?;
     let images = Tensor::new([count, encoder.channels, encoder.image_size, encoder.image_size], images);
-    let mut rng = stream(config.seed, Purpose::Eval, [DIAGNOSTICS, 1]);
+    let mut rng = stream(config.seed, Purpose::Eval, [KEY, 1]);
     let (context, targets) = config.masking.sample(count, encoder.patches(), &mut rng)?;
     // Under the noise of two steps that no run comes to.
     let batches = [u64::MAX - 1, u64::MAX].map(|step| {
@@ -144,7 +153,8 @@ fn look_at_predictions(
             let (c, m) = method.tokens(phi, &s_x, chunk);
             method.predict(phi, &c, &m).value().clone()
         };
-        let sensitivity = noise_sensitivity(&predict(&first), &predict(&second));
+        let noisy = method.sigma().is_some_and(|sigma| sigma.std() > 0.0);
+        let sensitivity = if noisy { noise_sensitivity(&predict(&first), &predict(&second)) } else { 0.0 };
         let a_s_x = ops::linear(&s_x, &phi[method.predictor().embed.weight], None);
         let everywhere = first.with_targets(Indices::all(part.len(), encoder.patches()));
         let targets = method.targets(&w, &everywhere).value().clone();

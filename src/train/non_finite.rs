@@ -9,7 +9,6 @@ use super::algorithm_1::{Batch, Trainer};
 use crate::autograd::{NonFinite, Origin, Tape};
 use crate::methods::{Module, Update};
 use crate::nn::Role;
-use crate::tensor::Tensor;
 
 /// The first number in a step that is not finite.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +59,7 @@ pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<NonFiniteSou
             let place = |m: &Module| if on(m) { m.params.on(&tape) } else { m.params.constants() };
             let loss = trainer.method.record(&params.weights(place), &chunk).loss;
             if tape.first_non_finite().is_none() && loss.is_tracked() {
-                tape.backward_from(&loss, Tensor::full(*loss.shape(), 1.0, loss.dtype()));
+                tape.backward_from(&loss, loss.value().full_like(1.0));
             }
             let leaves = params.modules().iter().filter(|m| on(m)).flat_map(|m| m.params.iter());
             let mut leaves = leaves.filter(|p| p.role == Role::Trained);

@@ -13,8 +13,9 @@ use crate::data::{Dataset, Loaded, Loader, LoaderOptions, Splits, Subset};
 use crate::error::panic_message;
 use crate::kernels::meter::{self, Phase};
 use crate::methods::{Method, ModelParams, Numbers, ViewConfig};
+use crate::nn::Param;
 use crate::rng::{Purpose, stream};
-use crate::tensor::{DType, Indices, Tensor};
+use crate::tensor::{DType, Device, Indices, Tensor};
 use crate::vit::EncoderConfig;
 use crate::{Error, Result};
 
@@ -154,7 +155,7 @@ fn steps(
     let loader = Loader::new(splits.train.clone(), options)?;
     let (mut clock, mut readable) = (Instant::now(), true);
     for (step, loaded) in (done + 1..=config.steps).zip(loader) {
-        let batch = batch(config, &*trainer.method, step, loaded?)?;
+        let batch = batch(config, trainer, step, loaded?)?;
         let params = config.step_params(step);
         let StepOutcome { loss, numbers } = no_panic(step, || {
             if every_number {
@@ -210,7 +211,7 @@ fn no_panic<R>(step: usize, work: impl FnOnce() -> Result<R>) -> Result<R> {
         Err(Error::Training {
             step,
             problem: format!("a thread panicked: {}", panic_message(&*panic)),
-            hint: "this is a bug in the program or its data set, not in the data: please report it".into(),
+            hint: "this is a bug in the program, the method or the data set, not in the data: please report it".into(),
         })
     })
 }
@@ -223,22 +224,26 @@ pub fn fresh_model(config: &RunConfig) -> Result<(Arc<dyn Method>, ModelParams)>
     config.model.build(DType::F32, &mut stream(config.seed, Purpose::Init, [0, 0]))
 }
 
-/// Lines 4 and 6 of Algorithm 1: a batch of images with the masks of this step.
-fn batch(config: &RunConfig, method: &dyn Method, step: usize, loaded: Loaded) -> Result<Batch> {
+/// Lines 4 and 6 of Algorithm 1: a batch of images with the masks of this step, where the parameters are.
+fn batch(config: &RunConfig, trainer: &Trainer, step: usize, loaded: Loaded) -> Result<Batch> {
     let _phase = meter::phase(Phase::Data);
+    let Trainer { method, params, .. } = trainer;
+    let place = |p: &Param| (p.value.device(), p.value.dtype());
+    let (device, dtype) = params.trained_params().next().map_or((Device::Cpu, DType::F32), place);
     let tokens = method.encoder().config().patches();
     let view = |(i, (images, view)): (usize, (Tensor, ViewConfig))| {
         let mut rng = stream(config.seed, Purpose::Mask, [step as u64, i as u64]);
         let (context, targets) =
             if view.masked { config.masking.sample(config.batch, tokens, &mut rng)? } else { (vec![], vec![]) };
-        Ok(BatchView { images, context, targets })
+        Ok(BatchView { images: images.to_dtype(dtype), context, targets })
     };
     let Loaded { views, labels } = loaded;
-    Ok(Batch {
+    let batch = Batch {
         views: views.into_iter().zip(method.views()).enumerate().map(view).collect::<Result<_>>()?,
         labels: labels.map(|labels| Indices::new(labels.len(), 1, labels)),
         noise: Noise::Drawn { seed: config.seed, step: step as u64 },
-    })
+    };
+    Ok(batch.to_device(device))
 }
 
 #[cfg(test)]

@@ -143,7 +143,10 @@ fn masks(masked: &Indices, tokens: usize, x: &Var) -> [Var; 2] {
         masked.row(row).iter().for_each(|&token| mask[token as usize] = 1.0);
     }
     let shape = [masked.rows(), tokens, 1];
-    [false, true].map(|rest| Tensor::from_fn(shape, x.dtype(), |i| if rest { 1.0 - mask[i] } else { mask[i] }).into())
+    [false, true].map(|rest| {
+        let mask = Tensor::from_fn(shape, x.dtype(), |i| if rest { 1.0 - mask[i] } else { mask[i] });
+        mask.to_device(x.value().device()).into()
+    })
 }
 
 #[cfg(test)]
