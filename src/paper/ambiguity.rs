@@ -12,7 +12,7 @@ use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::{Sigma, covariance, expected_noise_power};
-use crate::autograd::ops;
+use crate::autograd::{Var, ops};
 use crate::linalg::{add_scaled, pivoted_cholesky};
 use crate::tensor::{DType, Tensor};
 
@@ -22,11 +22,9 @@ use crate::tensor::{DType, Tensor};
 /// to all components alike is lost, of the noise as of the context, and so is its share of |A|.
 #[track_caller]
 pub fn visible_norm(a: &Tensor) -> f64 {
-    let [d_p, d_e] = a.dims("visible norm: A");
-    let a = a.to_f64_vec();
-    let mean = |column: usize| a.iter().skip(column).step_by(d_e).sum::<f64>() / d_p as f64;
-    let means: Vec<f64> = (0..d_e).map(mean).collect();
-    a.chunks(d_e.max(1)).flat_map(|row| row.iter().zip(&means)).map(|(a, m)| (a - m).powi(2)).sum::<f64>().sqrt()
+    let [_, d_e] = a.dims("visible norm: A");
+    let a = Var::from(a.to_dtype(DType::F64));
+    (&a - a.mean_axis(0).reshape([1, d_e])).value().norm()
 }
 
 /// |ψ| / √(|ψ|² + σ|A|²): how much the noise shrinks a cosine, for a position of length |ψ| = `length` (Fig. 5).
@@ -154,10 +152,8 @@ impl WhitenedPositions {
     /// positions spans 2g − 2 dimensions of the many. N(0, I) stays N(0, I), and a draw costs less.
     fn coordinates(&self) -> Vec<Vec<f64>> {
         let (positions, dim) = (self.whitened.len(), self.whitened.first().map_or(0, Vec::len));
-        let mean = |c: usize| self.whitened.iter().map(|w| w[c]).sum::<f64>() / positions as f64;
-        let means: Vec<f64> = (0..dim).map(mean).collect();
-        let centered = self.whitened.iter().flat_map(|w| w.iter().zip(&means).map(|(w, m)| w - m)).collect();
-        let centered = Tensor::new([positions, dim], centered).into();
+        let w = Var::from(Tensor::new([positions, dim], self.whitened.concat()));
+        let centered = &w - w.mean_axis(0).reshape([1, dim]);
         let gram = ops::matmul_nt(&centered, &centered).value().to_f64_vec();
         // A thousandth of a standard deviation of the noise decides nothing.
         let l = pivoted_cholesky(&gram, positions, 1e-6);
@@ -217,8 +213,7 @@ mod tests {
         // The matrix of the definition, (I − 11ᵀ/d)A.
         let (a, d) = (normal(5, 3, 1.0), 5);
         let centering = Tensor::from_fn([d, d], DType::F64, |ij| f64::from(ij % d == ij / d) - 1.0 / d as f64);
-        let product = ops::matmul(&centering.into(), &a.clone().into());
-        assert!((visible_norm(&a) - product.value().norm()).abs() < 1e-14);
+        assert!((visible_norm(&a) - Var::from(centering).matmul(&a.into()).value().norm()).abs() < 1e-14);
     }
 
     #[test]

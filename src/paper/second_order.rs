@@ -132,8 +132,7 @@ pub fn calibrated_gradient(f: &Regressor<'_>, task: &RegressionTask) -> Tensor {
     // Deviations from the mean over rows: [rows, whatever is in a row].
     let centered = |t: &Tensor| {
         let t = Var::constant(t.reshape([rows, t.elements() / rows]));
-        let mean = ops::matmul(&Var::constant(Tensor::full([1, rows], -1.0 / rows as f64, DType::F64)), &t);
-        ops::add(&t, &mean)
+        &t - t.mean_axis(0).reshape([1, t.value().last_dim()])
     };
     let covariance = ops::matmul_tn(&centered(&task.y), &centered(&task.x)); // R Cov(y_j, xᵢ), [tokens, context d_e]
     let u = task.positions();
@@ -141,7 +140,7 @@ pub fn calibrated_gradient(f: &Regressor<'_>, task: &RegressionTask) -> Tensor {
     for j in 0..tokens {
         // ∇₂F of token j at v = 0: the same in every row, so the first one's is taken.
         let pick = Var::constant(Tensor::from_fn([rows, tokens, 1], DType::F64, |i| f64::from(i == j)));
-        let predicted = |v: &Var| ops::sum(&ops::mul(&f(&u, v), &pick));
+        let predicted = |v: &Var| (f(&u, v) * &pick).sum();
         let slope = gradient(predicted, &Tensor::zeros([rows, context, d_p], DType::F64)).rows(0..1);
         let of_token = covariance.value().rows(j..j + 1).reshape([context, d_e]);
         let product = ops::matmul_tn(&slope.reshape([context, d_p]).into(), &of_token.into());
