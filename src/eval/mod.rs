@@ -37,22 +37,6 @@ pub use spread::{noise_sensitivity, rms, target_std};
 /// does.
 pub type CancelCheck<'a> = &'a (dyn Fn() -> Result<()> + Sync);
 
-/// The columns of all `parts` beside each other: features of several blocks as one vector per image.
-///
-/// # Panics
-/// When there are no parts, or they are of different images.
-#[track_caller]
-pub fn concat_features(parts: &[Tensor]) -> Tensor {
-    let columns = parts.iter().map(|part| {
-        let [rows, dim] = part.dims("concat_features");
-        part.reshape([rows, dim, 1]).into()
-    });
-    let columns: Vec<_> = columns.collect();
-    let all = ops::concat_tokens(&columns.iter().collect::<Vec<_>>());
-    let [rows, dim, _] = all.dims("concat_features");
-    all.value().reshape([rows, dim])
-}
-
 /// That all features are numbers. `whose` they are is for the message.
 ///
 /// # Errors
@@ -149,19 +133,9 @@ mod tests {
     }
 
     #[test]
-    fn a_feature_that_is_no_number_is_named() {
-        let x = features(2, 3, vec![0.0, 1.0, 2.0, 3.0, f32::NAN, f32::INFINITY]);
-        let message = check_finite(&x, "the encoder").unwrap_err().to_string();
-        assert!(message.contains("the encoder: feature 1 of image 1 is NaN"), "{message}");
-        assert!(check_finite(&select_rows(&x, &[0]), "the encoder").is_ok());
-    }
-
-    #[test]
-    fn columns_and_rows() {
-        let both = concat_features(&[features(2, 1, vec![1.0, 2.0]), features(2, 2, vec![3.0, 4.0, 5.0, 6.0])]);
-        assert_eq!((&both.shape()[..], both.as_slice::<f32>()), (&[2, 3][..], &[1.0, 3.0, 4.0, 2.0, 5.0, 6.0][..]));
-        assert_eq!(select_rows(&both, &[1, 1]).as_slice::<f32>(), [2.0, 5.0, 6.0, 2.0, 5.0, 6.0]);
-        let sizes: Vec<usize> = row_blocks(&features(5, 1, vec![0.0; 5]), 2).map(|block| block.shape()[0]).collect();
-        assert_eq!(sizes, [2, 2, 1]);
+    fn rows_are_selected_and_cut_into_blocks() {
+        let x = features(5, 2, (0..10u8).map(f32::from).collect());
+        assert_eq!(select_rows(&x, &[4, 1, 1]).as_slice::<f32>(), [8.0, 9.0, 2.0, 3.0, 2.0, 3.0]);
+        assert_eq!(row_blocks(&x, 2).map(|block| block.shape()[0]).collect::<Vec<_>>(), [2, 2, 1]);
     }
 }

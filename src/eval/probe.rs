@@ -360,7 +360,7 @@ impl Objective<'_> {
 
 /// xW + b: `[n, dim] → [n, classes]`.
 fn logits(x: &Tensor, w: &Var, b: &Var) -> Var {
-    ops::add(&ops::matmul(&x.clone().into(), w), b)
+    Var::from(x.clone()).matmul(w) + b
 }
 
 #[cfg(test)]

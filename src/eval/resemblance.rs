@@ -1,5 +1,7 @@
 //! What does a token resemble? Its cosine with others, and the heat map of Fig. 6.
 
+use crate::linalg::dot;
+
 /// The cosine of the angle between `query` and each of the vectors in `rows`, `[n, query.len()]` → `[n]`. Zero vectors
 /// give 0.
 ///
@@ -9,7 +11,6 @@
 pub fn cosines(query: &[f64], rows: &[f64]) -> Vec<f64> {
     let dim = query.len();
     assert!(dim > 0 && rows.len().is_multiple_of(dim), "cosines: {} numbers, vectors of {dim}", rows.len());
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let cosine = |row: &[f64]| match (dot(query, query) * dot(row, row)).sqrt() {
         0.0 => 0.0,
         lengths => dot(query, row) / lengths,
