@@ -70,14 +70,10 @@ pub(super) fn on_all(test: impl Fn(&Subject) -> Vec<Finding>) -> Vec<Finding> {
 
 /// F = p·u_j + Σᵢ q·vᵢ.
 pub fn linear() -> Subject {
-    let TaskSizes { context, d_p, .. } = SIZES;
     let mut rng = rng(1);
-    let (p, q) = (normal(&[1, d_p], 1.0, &mut rng), normal(&[1, d_p], 1.0, &mut rng));
-    let ones = Var::constant(Tensor::full([1, context], 1.0, DType::F64));
+    let [p, q] = [(); 2].map(|()| normal(&[1, SIZES.d_p], 1.0, &mut rng));
     let f = move |u: &Var, v: &Var| {
-        let rows = v.shape()[0];
-        let seen = ops::reshape(&ops::linear(v, &q, None), [rows, context]);
-        ops::add(&ops::linear(u, &p, None), &ops::reshape(&ops::linear(&seen, &ones, None), [rows, 1, 1]))
+        ops::linear(u, &p, None) + ops::linear(v, &q, None).sum_axis(1).reshape([v.shape()[0], 1, 1])
     };
     Subject::new("linear map", f, random_task(SIZES, 1, &mut rng))
 }
@@ -90,8 +86,8 @@ pub fn perceptron() -> Subject {
     let v_weight = normal(&[hidden, context * d_p], 0.5, &mut rng);
     let out = normal(&[1, hidden], 1.0, &mut rng);
     let f = move |u: &Var, v: &Var| {
-        let seen = ops::linear(&ops::reshape(v, [v.shape()[0], 1, context * d_p]), &v_weight, None);
-        ops::linear(&ops::gelu(&ops::add(&ops::linear(u, &u_weight, Some(&bias)), &seen)), &out, None)
+        let seen = ops::linear(&v.reshape([v.shape()[0], 1, context * d_p]), &v_weight, None);
+        ops::linear(&ops::gelu(&(ops::linear(u, &u_weight, Some(&bias)) + seen)), &out, None)
     };
     Subject::new("perceptron", f, random_task(SIZES, 1, &mut rng))
 }
@@ -106,7 +102,7 @@ pub fn attention_block() -> Subject {
     let w = shaken(params, &mut rng);
     let (psi, out) = (normal(&[context, d_p], 1.0, &mut rng), normal(&[1, d_p], 1.0, &mut rng));
     let f = move |u: &Var, v: &Var| {
-        let y = block.forward(&w, &ops::concat_tokens(&[&ops::add(v, &psi), u]));
+        let y = block.forward(&w, &ops::concat_tokens(&[&(v + &psi), u]));
         ops::linear(&ops::slice_tokens(&y, context, tokens), &out, None)
     };
     Subject::new("attention block", f, random_task(SIZES, 1, &mut rng))
@@ -121,7 +117,7 @@ pub fn vit_predictor() -> Subject {
     let predictor = Predictor::new(&config, (sizes.d_e, outputs), 3, Names::Predictor, Role::Fixed, &mut init);
     let w = shaken(params, &mut rng);
     let psi = normal(&[sizes.context, sizes.d_p], 1.0, &mut rng);
-    let f = move |u: &Var, v: &Var| predictor.forward(&w, &ops::add(v, &psi), u);
+    let f = move |u: &Var, v: &Var| predictor.forward(&w, &(v + &psi), u);
     Subject::new("ViT predictor", f, random_task(sizes, outputs, &mut rng))
 }
 

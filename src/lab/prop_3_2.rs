@@ -26,10 +26,10 @@ use crate::tensor::{DType, Tensor};
 /// proposition holds with no approximation; `clean` has that period, and r lies in \[0, `around`).
 ///
 /// ```
-/// use stop_mim::autograd::{Var, ops};
+/// use stop_mim::autograd::Var;
 /// use stop_mim::lab::{Finding, prop_3_2};
 ///
-/// let halved = |r: &Var| ops::scale(r, 0.5);
+/// let halved = |r: &Var| r / 2.0;
 /// prop_3_2::of("r/2", halved, f64::sin, std::f64::consts::TAU).iter().for_each(Finding::assert_pass);
 /// ```
 ///
@@ -474,7 +474,6 @@ fn random_joint(seed: u64) -> Joint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::autograd::ops;
 
     #[test]
     #[should_panic(expected = "mine: what F predicts is in f32: the proposition is tested in f64")]
@@ -490,7 +489,7 @@ mod tests {
             Tensor::from_fn([r.len(), 1, 1], DType::F64, |i| (-0.5f64).exp() * r[i].sin()).into()
         };
         let of = |f: &dyn Fn(&Var) -> Var| of("mine", f, f64::sin, 2.0 * PI);
-        let found = [of(&best), of(&|r| ops::scale(&best(r), 0.9))];
+        let found = [of(&best), of(&|r| 0.9 * best(r))];
         found.iter().flatten().for_each(Finding::assert_pass);
         let least = 0.5 * (1.0 - (-1f64).exp());
         assert!((found[0][0].scale - least).abs() < 1e-13 && found[1][0].scale > least + 1e-4, "{found:?}");

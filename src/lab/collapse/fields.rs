@@ -74,7 +74,7 @@ impl Images {
             mode(i % (MODES * MODES), i / (MODES * MODES)) / MODES as f64
         });
         let coefficients = Tensor::normal([rows, MODES * MODES, FEATURES], 1.0, DTYPE, rng);
-        let features = ops::matmul(&modes.into(), &coefficients.into());
+        let features = Var::from(modes).matmul(&coefficients.into());
         let mut places: Vec<u32> = (0..(GRID * GRID) as u32).collect();
         let mut drawn = [Vec::new(), Vec::new()];
         for _ in 0..rows {

@@ -118,8 +118,7 @@ impl FixedPredictor {
         let (mut loss, mut gradient) = self.loss(tied, sigma, nodes(sigma), &a);
         let mut norms = vec![a.norm()];
         while norms.len() <= max_steps && gradient.norm() > tolerance {
-            let mut next = a.clone();
-            next.add_assign(&gradient.scaled(-rate));
+            let next = (Var::from(a.clone()) - rate * Var::from(gradient.clone())).value().clone();
             let (next_loss, next_gradient) = self.loss(tied, sigma, nodes(sigma), &next);
             // Near the end the loss changes by less than its rounding.
             if next_loss > loss * (1.0 + 1e-13) {

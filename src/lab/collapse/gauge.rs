@@ -79,8 +79,8 @@ impl GaugeTraining {
         let world = |rows: usize, rng: &mut Generator| {
             let z = Tensor::normal([rows, 1, FEATURES], 1.0, DTYPE, rng);
             let normal = ops::layer_norm(&z.clone().into(), None, LayerNorm::EPS);
-            let four = ops::slice_tokens(&ops::reshape(&normal, [rows, FEATURES, 1]), 0, RANK);
-            (Var::constant(z), Var::constant(ring::field(&four.value().reshape([rows, RANK]))))
+            let four = normal.slice(2, 0..RANK).reshape([rows, RANK]);
+            (Var::constant(z), Var::constant(ring::field(four.value())))
         };
         let (many, _) = world(MEASURED, &mut stream(seed, Purpose::Eval, [0, 0]));
         let (mut norm, mut gamma, mut noise_to_signal) = (Trace::new(), Trace::new(), Trace::new());
