@@ -119,8 +119,7 @@ impl FieldTraining {
         setup.network.set_role(predictor.embed.bias, Role::Unread);
         let (a, b) = setup.pair(tied, [config.dim, FEATURES], 0.35, false);
         let before = setup.projections.value(a).norm();
-        let mut norm = Trace::new();
-        let end = setup.train(
+        let ([norm], end) = setup.train(
             &schedule,
             Images::draw,
             |w, p, images, rng| {
@@ -135,7 +134,7 @@ impl FieldTraining {
                 };
                 predictor.forward(w, &c, &masked)
             },
-            |step, projections| norm.push((step as f64, projections.value(a).norm() / before)),
+            |projections| [projections.value(a).norm() / before],
         );
         FieldRun { norm, end }
     }

@@ -86,7 +86,7 @@ impl FixedPredictor {
         let y = Var::constant(task.y.clone());
         let schedule = Schedule { steps: 500, lr: 0.01, decay: 0.0 };
         let loss = |w: &_, _: &_| ops::mse(&mlp.forward(w, &u, &v), &y);
-        fit(&schedule, [&mut params, &mut Params::new()], loss, |_, _| ());
+        let [] = fit(&schedule, [&mut params, &mut Params::new()], loss, |_| []);
         FixedPredictor { task, mlp, params, b, seed }
     }
 

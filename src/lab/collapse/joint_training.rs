@@ -86,8 +86,7 @@ impl JointTraining {
         let mlp = setup.predictor(|params, rng| Mlp::new(d_p, 64, DTYPE, params, rng));
         let (a, b) = setup.pair(tied, [d_p, RANK], ENTRY, true);
         let before = setup.projections.value(a).norm();
-        let (mut norm, mut in_span) = (Trace::new(), Trace::new());
-        let end = setup.train(
+        let ([norm, in_span], end) = setup.train(
             &schedule,
             |rows, rng| {
                 let x = Tensor::normal([rows, 1, RANK], 1.0, DTYPE, rng);
@@ -98,10 +97,9 @@ impl JointTraining {
                 let n = sample_noise([x.shape()[0], POSITIONS, RANK], sigma, DTYPE, rng);
                 mlp.predict(w, (&p[a], &p[b]), x, n)
             },
-            |step, projections| {
+            |projections| {
                 let a = projections.value(a);
-                norm.push((step as f64, a.norm() / before));
-                in_span.push((step as f64, a.rows(0..RANK).norm() / before)); // the first four axes are span ψ
+                [a.norm() / before, a.rows(0..RANK).norm() / before] // the first four axes are span ψ
             },
         );
         JointRun { norm, in_span, end }
