@@ -209,15 +209,15 @@ pub fn sampled_positions() -> Vec<Finding> {
     let exact = covariance(&a, sigma()).to_f64_vec();
     let noise = Quadrature::monte_carlo(draws, 1, d_e, sigma(), &mut stream(1, Purpose::Noise, [0x3e1, 0])).noise;
     let origin = Var::constant(Tensor::zeros([1, 1, d_p], DType::F64));
-    let sample = ops::reshape(&stochastic_position(&a.into(), &noise.into(), &origin), [draws, d_p]);
+    let sample = stochastic_position(&a.into(), &noise.into(), &origin).reshape([draws, d_p]);
     let k = draws as f64;
     let sums = ops::matmul_tn(&sample, &sample).value().to_f64_vec();
     let z_covariance = |at: usize| {
         let (s_ii, s_jj, s_ij) = (exact[at / d_p * (d_p + 1)], exact[at % d_p * (d_p + 1)], exact[at]);
         (sums[at] / k - s_ij) / ((s_ii * s_jj + s_ij * s_ij) / k).sqrt()
     };
-    let values = sample.value().to_f64_vec();
-    let z_mean = |i: usize| values.iter().skip(i).step_by(d_p).sum::<f64>() / k / (exact[i * (d_p + 1)] / k).sqrt();
+    let means = sample.mean_axis(0).value().to_f64_vec();
+    let z_mean = |i: usize| means[i] / (exact[i * (d_p + 1)] / k).sqrt();
     let z_covariance: Vec<f64> = (0..d_p * d_p).map(z_covariance).collect();
     let z_mean: Vec<f64> = (0..d_p).map(z_mean).collect();
     let rank = |d_p: usize, d_e: usize| {
