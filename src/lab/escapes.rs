@@ -1,7 +1,7 @@
 //! Ways out of the tying, put to the test: each exactly what it says it is.
 
 use super::Finding;
-use super::predictors::{Subject, VARIANCE, cubature, draw, matrix, on_all, random, vit_predictor};
+use super::predictors::{Subject, VARIANCE, cubature, draw, matrix, random, vit_predictor};
 use crate::autograd::{Var, ops};
 use crate::linalg::orthonormal_rows;
 use crate::paper::escapes::{gauge_escape, rescaling_escape, subspace_escape};
@@ -35,21 +35,19 @@ pub fn gauge() -> Vec<Finding> {
 }
 
 /// (A/c, F with its context amplified by c): J_tied − J_det falls as 1/c².
-pub fn rescaling() -> Vec<Finding> {
-    on_all(|Subject { name, f, task }| {
-        let (a, noise) = (matrix(task, 21), cubature(task));
-        let det = deterministic_loss(&**f, task, &a.clone().into()).item();
-        let excess = |c: f64| {
-            let f = rescaling_escape(&**f, c);
-            c * c * (tied_loss(&f, task, &a.scaled(1.0 / c).into(), &noise).item() - det)
-        };
-        // c²(J_tied − J_det) → ½σ tr(AᵀMA), M at the context that F sees; the rest is of order 1/c².
-        let a = Var::from(a.clone());
-        let m = Var::from(position_curvature(&**f, task, task.context(&a).value()));
-        let limit = 0.5 * VARIANCE * (m.matmul(&a) * &a).sum();
-        let compared = format!("c²(J_tied − J_det) at c = 1000 and ½σ tr(AᵀMA), {name}");
-        vec![Finding::equal("rescaling escape", compared, &excess(1000.0), &limit, 1e-5)]
-    })
+pub fn rescaling(Subject { name, f, task }: &Subject) -> Vec<Finding> {
+    let (a, noise) = (matrix(task, 21), cubature(task));
+    let det = deterministic_loss(&**f, task, &a.clone().into()).item();
+    let excess = |c: f64| {
+        let f = rescaling_escape(&**f, c);
+        c * c * (tied_loss(&f, task, &a.scaled(1.0 / c).into(), &noise).item() - det)
+    };
+    // c²(J_tied − J_det) → ½σ tr(AᵀMA), M at the context that F sees; the rest is of order 1/c².
+    let a = Var::from(a.clone());
+    let m = Var::from(position_curvature(&**f, task, task.context(&a).value()));
+    let limit = 0.5 * VARIANCE * (m.matmul(&a) * &a).sum();
+    let compared = format!("c²(J_tied − J_det) at c = 1000 and ½σ tr(AᵀMA), {name}");
+    vec![Finding::equal("rescaling escape", compared, &excess(1000.0), &limit, 1e-5)]
 }
 
 /// A outside the span of ψ: however large the noise, the projection on that span gives every position back.

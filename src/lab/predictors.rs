@@ -64,7 +64,7 @@ pub fn subjects() -> Vec<Subject> {
 }
 
 /// What a test says of each of them.
-pub(super) fn on_all(test: impl Fn(&Subject) -> Vec<Finding>) -> Vec<Finding> {
+pub fn on_all(test: impl Fn(&Subject) -> Vec<Finding>) -> Vec<Finding> {
     subjects().iter().flat_map(test).collect()
 }
 

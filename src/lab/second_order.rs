@@ -46,16 +46,14 @@ pub fn curvature_without_tying() -> Vec<Finding> {
 }
 
 /// D²J_tied(0) = D²J_det(0) + σM(0)⊗I: tying adds the curvature of the noise to that of the context, and nothing mixed.
-pub fn curvature_with_tying() -> Vec<Finding> {
-    on_all(|Subject { name, f, task }| {
-        let (zero, noise) = (task.zero(), cubature(task));
-        let tied = hessian(|a| tied_loss(&**f, task, a, &noise), &zero);
-        let mut sum = hessian(|b| deterministic_loss(&**f, task, b), &zero);
-        let m = position_curvature(&**f, task, task.context(&zero.into()).value());
-        sum.add_assign(&kron_identity(&m, task.sizes().d_e, VARIANCE));
-        let compared = format!("D²J_tied(0) and D²J_det(0) + σM⊗I, {name}");
-        vec![Finding::equal("curvature, tied", compared, &tied, &sum, 1e-11)]
-    })
+pub fn curvature_with_tying(Subject { name, f, task }: &Subject) -> Vec<Finding> {
+    let (zero, noise) = (task.zero(), cubature(task));
+    let tied = hessian(|a| tied_loss(&**f, task, a, &noise), &zero);
+    let mut sum = hessian(|b| deterministic_loss(&**f, task, b), &zero);
+    let m = position_curvature(&**f, task, task.context(&zero.into()).value());
+    sum.add_assign(&kron_identity(&m, task.sizes().d_e, VARIANCE));
+    let compared = format!("D²J_tied(0) and D²J_det(0) + σM⊗I, {name}");
+    vec![Finding::equal("curvature, tied", compared, &tied, &sum, 1e-11)]
 }
 
 /// With a calibrated F, A = 0 is critical if and only if context and targets are linearly uncorrelated, seen through
@@ -148,18 +146,16 @@ pub fn noise_on_the_context_too() -> Vec<Finding> {
 }
 
 /// Noise scaled by the context, n → h(x)n: the gradient at 0 is that of J_det still.
-pub fn noise_scaled_by_the_context() -> Vec<Finding> {
-    on_all(|Subject { name, f, task }| {
-        let TaskSizes { rows, tokens, d_e, .. } = task.sizes();
-        let scales: Vec<f64> = (0..rows).map(|r| 0.5 + task.x.rows(r..r + 1).norm()).collect();
-        let rule = cubature(task);
-        let h = Var::constant(Tensor::new([1, rows, 1, 1], scales));
-        let n = Var::from(rule.noise.reshape([rule.weights.elements(), 1, tokens, d_e])) * h;
-        let loss = |a: &Var| expected_loss_under(&**f, task, (a, &n), a, None, &rule.weights);
-        let (zero, compared) = (task.zero(), format!("gradients at 0, {name}"));
-        let det = gradient(|b| deterministic_loss(&**f, task, b), &zero);
-        vec![Finding::equal("noise scaled by x", compared, &gradient(loss, &zero), &det, 1e-13)]
-    })
+pub fn noise_scaled_by_the_context(Subject { name, f, task }: &Subject) -> Vec<Finding> {
+    let TaskSizes { rows, tokens, d_e, .. } = task.sizes();
+    let scales: Vec<f64> = (0..rows).map(|r| 0.5 + task.x.rows(r..r + 1).norm()).collect();
+    let rule = cubature(task);
+    let h = Var::constant(Tensor::new([1, rows, 1, 1], scales));
+    let n = Var::from(rule.noise.reshape([rule.weights.elements(), 1, tokens, d_e])) * h;
+    let loss = |a: &Var| expected_loss_under(&**f, task, (a, &n), a, None, &rule.weights);
+    let (zero, compared) = (task.zero(), format!("gradients at 0, {name}"));
+    let det = gradient(|b| deterministic_loss(&**f, task, b), &zero);
+    vec![Finding::equal("noise scaled by x", compared, &gradient(loss, &zero), &det, 1e-13)]
 }
 
 /// Adding noise does not always hurt: F = u², ψ = 0, y = 1, σ = 1 has J(A) = 3A⁴ − 2A² + 1, least at A² = 1/3, not at

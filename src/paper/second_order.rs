@@ -104,16 +104,17 @@ pub fn critical_variance(det: &Tensor, m: &Tensor) -> Option<f64> {
         sum.add_assign(&kron_identity(m, n / d_p, variance));
         Cholesky::new(sum.to_f64_vec(), n).is_some()
     };
-    if definite(0.0) {
+    let (mut low, mut high) = (-40.0f64, 40.0f64); // powers of 2
+    if definite(low.exp2()) {
         return Some(0.0);
     }
-    let mut high = (-40..=40).map(|power| 2f64.powi(power)).find(|&variance| definite(variance))?;
-    let mut low = if high == 2f64.powi(-40) { return Some(0.0) } else { 0.5 * high };
-    while high - low > 1e-11 * high {
-        let middle = 0.5 * (low + high);
-        if definite(middle) { high = middle } else { low = middle }
-    }
-    Some(high)
+    definite(high.exp2()).then(|| {
+        while high - low > 1e-11 {
+            let middle = 0.5 * (low + high);
+            if definite(middle.exp2()) { high = middle } else { low = middle }
+        }
+        high.exp2()
+    })
 }
 
 /// The gradient at A = 0 of a *calibrated* F, one with F(ψ_j + m, 0) = mean over images of y_j:
