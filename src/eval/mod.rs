@@ -5,8 +5,7 @@
 //! | how well does a linear classifier read the class? | [`probe`], on [`standardize`]d columns |
 //! | are neighbors of the same class? | [`knn`] |
 //! | how many directions do the features use; have they collapsed? | [`rank`] |
-//! | what does a predicted token resemble? (Fig. 6) | [`resemblance`](mod@resemblance) |
-//! | how much do predictions vary with the noise, and targets with the image? | [`spread`] |
+//! | how much do predictions vary with the noise, and targets with the image; what do they resemble? (Fig. 6) | [`tokens`] |
 //!
 //! Features are f32 tensors `[images, dim]`; [`pooled_features`] makes them from an encoder. Measures can take long: each
 //! asks now and then whether to [cancel](CancelCheck). None needs more memory than a small multiple of the features: what
@@ -22,16 +21,14 @@ mod features;
 pub mod knn;
 pub mod probe;
 pub mod rank;
-pub mod resemblance;
-pub mod spread;
 pub mod standardize;
+pub mod tokens;
 
 pub use features::{PIXEL_SIDE, labels, mean_over_tokens, pixel_features, pooled_features};
 pub use knn::{KnnConfig, knn_top1};
 pub use probe::{ProbeConfig, ProbeReport, chance, linear_probe, probe_encoder};
 pub use rank::{feature_std, rank_me};
-pub use resemblance::{cosines, resemblance};
-pub use spread::{noise_sensitivity, rms, target_std};
+pub use tokens::{cosines, noise_sensitivity, resemblance, rms, target_std};
 
 /// Asked now and then during long work: its error ends the work, as when the user wants to stop. `&|| Ok(())` never
 /// does.
