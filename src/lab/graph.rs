@@ -128,32 +128,29 @@ fn look(trainer: &Trainer, batch: &Batch, untrained: Untrained<'_>) -> Lint {
     };
     let (trained, unread) = (names_with(Role::Trained), names_with(Role::Unread));
     // An exact statement: none of the names is among `wrong`, where all `of` them could have been.
-    let none_of = |statement: &str, fine: String, wrong: Vec<&String>, of: usize| {
-        let names: Vec<&str> = wrong.iter().map(|name| &name[..]).collect();
-        let compared = if wrong.is_empty() { fine } else { names.join(", ") };
+    let none_of = |statement: &str, fine: String, wrong: Vec<String>, of: usize| {
+        let compared = if wrong.is_empty() { fine } else { wrong.join(", ") };
         Finding::vanishes(statement, compared, &(wrong.len() as f64), of as f64, 0.0)
     };
     let all_trained = || format!("{} trained parameters", trained.len());
-    let to_be_read = |names: &'_ Vec<String>| names.iter().filter(|name| !unread.contains(name)).cloned().collect();
-    let (cut_off, silent): (Vec<String>, Vec<String>) = (to_be_read(&unreached), to_be_read(&zero));
-
+    let to_be_read = |names: &[String]| names.iter().filter(|name| !unread.contains(name)).cloned().collect();
     let claim = "a gradient reaches what is trained";
-    let mut findings = vec![same, none_of(claim, all_trained(), cut_off.iter().collect(), trained.len())];
+    let mut findings = vec![same, none_of(claim, all_trained(), to_be_read(&unreached), trained.len())];
     if !unread.is_empty() {
-        let read = unread.iter().filter(|name| !unreached.contains(name)).collect();
+        let read = unread.iter().filter(|name| !unreached.contains(name)).cloned().collect();
         let fine = format!("none reaches {}", unread.join(", "));
         findings.push(none_of("none reaches what is unread", fine, read, unread.len()));
     }
-    findings.push(none_of("no gradient is all zero", all_trained(), silent.iter().collect(), trained.len()));
+    findings.push(none_of("no gradient is all zero", all_trained(), to_be_read(&zero), trained.len()));
     let (compared, of) = match target_operations {
         0 => ("target pixels".to_owned(), entries),
         n => (format!("the {n} operations of the target encoder"), n),
     };
     findings.push(Finding::vanishes("targets are off the tape", compared, &on_tape, of as f64, 0.0));
     let non_finite = first_non_finite(&declared, batch);
-    let source: Vec<String> = non_finite.iter().map(NonFiniteSource::to_string).collect();
+    let source = non_finite.iter().map(NonFiniteSource::to_string).collect();
     let fine = format!("{entries} values and their gradients");
-    findings.push(none_of("all numbers are finite", fine, source.iter().collect(), entries));
+    findings.push(none_of("all numbers are finite", fine, source, entries));
     let accounted = freed.iter().map(|(_, bytes)| *bytes as f64).sum::<f64>();
     let compared = "bytes that entries free, with bytes alive";
     findings.push(Finding::equal("all that is kept has an owner", compared, &accounted, &kept, 0.0));

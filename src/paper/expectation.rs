@@ -140,7 +140,6 @@ pub fn hermite_nodes(k: usize) -> (Vec<f64>, Vec<f64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::{Purpose, stream};
 
     /// E n^power for a standard normal n: (power − 1)!! if even, 0 if odd.
     fn moment(power: u32) -> f64 {
@@ -176,26 +175,5 @@ mod tests {
             Tensor::from_fn([6, 6, 6], DType::F64, |i| n[i / 36] * n[i / 6 % 6] * n[i % 6])
         });
         assert!(third.norm() < 1e-16);
-    }
-
-    #[test]
-    fn product_rules_agree_with_closed_forms() {
-        // E exp(⟨b, n⟩) = exp(σ|b|²/2)
-        let (b, sigma) = ([0.5, -0.8, 0.3], Sigma::from_variance(0.7));
-        let exponential = |n: &Tensor| {
-            let exponent: f64 = n.to_f64_vec().iter().zip(b).map(|(n, b)| n * b).sum();
-            Tensor::scalar(exponent.exp(), DType::F64)
-        };
-        let exact = (0.35 * b.iter().map(|b| b * b).sum::<f64>()).exp();
-        let mean = Quadrature::gauss_hermite(12, 3, sigma).expect(exponential).item();
-        assert!((mean - exact).abs() < 1e-14, "{mean} {exact}");
-    }
-
-    #[test]
-    fn an_antithetic_pair_cancels_what_is_odd() {
-        let n = Tensor::normal([2, 3], 1.0, DType::F64, &mut stream(0, Purpose::Noise, [0, 0]));
-        let rule = Quadrature::antithetic(&n);
-        assert_eq!(rule.expect(|n| n.clone()).norm(), 0.0);
-        assert_eq!(rule.expect(|n| Tensor::scalar(n.norm(), DType::F64)).item(), n.norm());
     }
 }

@@ -153,17 +153,13 @@ impl MultiBlock {
             &|| format!("{grid} tokens; {MOST} a side is the most"),
             "use larger patches",
         )?;
-        let both = [("target", &self.target), ("context", &self.context)];
-        for (kind, blocks) in both {
+        let empty = || "with min_keep 0 a context could be left empty".to_owned();
+        check(!self.is_enough(0), &empty, "set min_keep to at least 1")?;
+        let demand = format!("{} min_keep = {}", if self.official() { "more than" } else { "at least" }, self.min_keep);
+        for (kind, blocks) in [("target", &self.target), ("context", &self.context)] {
             blocks.validate(kind)?;
             let many = || format!("{} {kind} blocks on {grid}", blocks.count);
             check(blocks.count <= rows * columns, &many, "ask for no more blocks than there are tokens")?;
-        }
-        let empty = || "with min_keep 0 a context could be left empty".to_owned();
-        check(!self.is_enough(0), &empty, "set min_keep to at least 1")?;
-
-        let demand = format!("{} min_keep = {}", if self.official() { "more than" } else { "at least" }, self.min_keep);
-        for (kind, blocks) in both {
             for (h, w) in self.drawable_sizes(blocks) {
                 let small = || {
                     let block = format!("a {kind} block of {h}x{w} = {} tokens", h * w);
