@@ -5,7 +5,7 @@
 //! | how well does a linear classifier read the class? | [`probe`], on [`standardize`]d columns |
 //! | are neighbors of the same class? | [`knn`] |
 //! | how many directions do the features use; have they collapsed? | [`rank`] |
-//! | how much do predictions vary with the noise, and targets with the image; what do they resemble? (Fig. 6) | [`tokens`] |
+//! | what do predictions vary with, and targets; what do they resemble (Fig. 6)? | [`tokens`] |
 //!
 //! Features are f32 tensors `[images, dim]`; [`pooled_features`] makes them from an encoder. Measures can take long: each
 //! asks now and then whether to [cancel](CancelCheck). None needs more memory than a small multiple of the features: what

@@ -105,8 +105,8 @@ const MIN_RIDGE: f64 = 1e-8;
 /// 2. Choose λ on that tenth (ties: the strongest).
 /// 3. Fit on all training rows, and count.
 ///
-/// With fewer than ten training images there is nothing to hold out, and the
-/// strongest λ is taken. `cancel` is asked before each evaluation of the loss.
+/// With fewer than ten training images there is nothing to hold out, and the strongest λ is taken. `cancel` is asked
+/// before each evaluation of the loss.
 ///
 /// # Errors
 /// When a feature is not finite, or `cancel` says so.

@@ -22,8 +22,8 @@ use crate::tensor::Tensor;
 /// The most rows and columns of the matrix whose eigenvalues are found: 128 MiB, and under a minute.
 const MOST: usize = 4096;
 
-/// RankMe: the effective number of directions, from 1 to `min(rows, dim)`. 0 when all features are zero, NaN if one is not
-/// finite.
+/// RankMe: the effective number of directions, from 1 to `min(rows, dim)`. 0 when all features are zero, NaN if one is
+/// not finite.
 ///
 /// Singular values are the roots of the eigenvalues of XᵀX, or of XXᵀ when that is smaller. Squaring halves the digits:
 /// values below 1e-8 of the largest are noise, which is what features in f32 carry anyway.

@@ -11,8 +11,6 @@
 //! and by Sylvester's law of inertia as many of them are negative as T has eigenvalues below x. So the k-th
 //! eigenvalue is found by bisection, each on its own, and the search cannot fail to converge.
 //!
-//! Jacobi's rotations would be shorter to write, but cost some ten sweeps of 2n³ multiplications each.
-//!
 //! - G. H. Golub, C. F. Van Loan, Matrix Computations, 4th ed., sections 8.3.1 and 8.4.1.
 
 use rayon::prelude::*;

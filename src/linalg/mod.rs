@@ -1,14 +1,5 @@
 //! Linear algebra on small dense matrices, in f64: row-major slices, and one copy of each algorithm.
 //!
-//! | function | what | source |
-//! |---|---|---|
-//! | [`Cholesky`] | a positive definite M as LLᵀ, to solve MX = B | Golub and Van Loan, section 4.2 |
-//! | [`pivoted_cholesky`] | the same of a semi-definite M, with as many columns as M has rank | Higham (1990) |
-//! | [`orthonormal_rows`] | a basis of what rows span | Gram–Schmidt, each row twice |
-//! | [`symmetric_eigenvalues`] | all eigenvalues of a symmetric matrix | Householder, then bisection |
-//! | [`gram`] | XᵀX of f32 rows | |
-//! | [`lbfgs`] | the minimum of a smooth function | Liu and Nocedal (1989) |
-//!
 //! Products that may be large go through the doors of [`crate::kernels`].
 
 mod cholesky;

@@ -3,7 +3,7 @@
 //!
 //! | file | what | holds when |
 //! |---|---|---|
-//! | `eq7_eq13_eq14_regression` | the risk E\[(f(R) − Y)²\], and E\[Y \| R\] which minimizes it | always, given second moments |
+//! | `eq7_eq13_eq14_regression` | the risk E\[(f(R) − Y)²\], and its optimum E\[Y \| R\] | always, given second moments |
 //! | | the same through E\[Y \| X\], and what that needs | Z independent of (X, Y) *jointly* |
 //! | `eq15_convolution` | a convolution of E\[Y \| X\] with a Gaussian | R = X + Z, Z Gaussian, and a *flat* prior on X |
 //! | `general_prior` | what it is for any other prior, discrete positions included | R = X + Z, Z Gaussian |
