@@ -17,14 +17,14 @@ fn main() {
 
     // F(u_j, v): a hidden layer of a masked token u_j [R, 3, 6] and of the only context token v [R, 1, 6].
     let f = move |u: &Var, v: &Var| {
-        let hidden = ops::add(&ops::linear(u, &of_position, None), &ops::linear(v, &of_context, None));
+        let hidden = ops::linear(u, &of_position, None) + ops::linear(v, &of_context, None);
         ops::linear(&ops::gelu(&hidden), &out, None)
     };
     let sizes = TaskSizes { rows: 8, tokens: 3, context: 1, d_p: 6, d_e: 4 };
     let mine = Subject::new("my network", f, random_task(sizes, 2, &mut stream(1, Purpose::Eval, [0, 0])));
 
     // Of one number: the position r of X + Z, where Y = sin X and X is anywhere on a circle.
-    let line = |r: &Var| ops::scale(r, 0.1);
+    let line = |r: &Var| r / 10.0;
     let of_line = prop_3_2::of("r/10", line, f64::sin, std::f64::consts::TAU);
     for found in prop_3_1::of(&mine).iter().chain(&of_line) {
         println!(

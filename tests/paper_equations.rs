@@ -5,8 +5,8 @@ use rand::RngExt;
 use stop_mim::autograd::check::check_gradient;
 use stop_mim::autograd::{Tape, Var, ops};
 use stop_mim::paper::{
-    Loss, PositionDistribution, Sigma, context_token, covariance, expected_noise_power, masked_loss, masked_token,
-    sample_noise, stochastic_position, tied_tokens,
+    Loss, PositionDistribution, Quadrature, Sigma, context_token, covariance, expected_noise_power, masked_loss,
+    masked_token, sample_noise, stochastic_position, tied_tokens,
 };
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::{DType, Tensor};
@@ -87,50 +87,25 @@ fn covariance_is_equation_4() {
     }
 }
 
-/// The cubature formula of degree 3: 2d points ±√(d σ) e_k with equal weights have exactly the mean and covariance of
-/// N(0, σI). So the mean and covariance of ψ̂ over these points are exactly those of Eqs. (3) and (4).
+/// Cubature has exactly the mean and covariance of N(0, σI), so that those of ψ̂ over its points are exactly those of
+/// Eqs. (3) and (4).
 #[test]
 fn positions_have_the_distribution_of_equations_3_and_4() {
-    let sigma = Sigma::from_variance(0.3);
-    let psi = random(&[1, 1, D_P], 1);
+    let (sigma, psi) = (Sigma::from_variance(0.3), random(&[1, 1, D_P], 1));
     let distribution = PositionDistribution { psi: psi.clone().into(), a: var(&[D_P, D_E], 2), sigma };
-    let reach = (D_E as f64 * sigma.variance()).sqrt();
-    let points = (0..2 * D_E).map(|i| {
-        let sign = if i % 2 == 0 { reach } else { -reach };
-        let n = Tensor::from_fn([1, 1, D_E], DType::F64, |k| if k == i / 2 { sign } else { 0.0 });
-        distribution.at(&n.into()).value().to_f64_vec()
-    });
-    let (mean, second) = moments(points.collect());
-    assert_close(&psi.clone().into(), &mean, 1e-15);
+    let points = Quadrature::cubature(1, D_E, sigma).noise;
+    let (mean, second) = moments(&distribution.at(&points.into()).value().to_f64_vec());
+    assert_close(&psi.into(), &mean, 1e-15);
     assert_close(&distribution.covariance().into(), &second, 1e-15);
-
-    // Sampling, as a z-test: 10⁵ draws, five standard errors of each entry.
-    let draws = 100_000;
-    let wide = PositionDistribution {
-        psi: Tensor::from_fn([1, draws, D_P], DType::F64, |i| psi.to_f64_vec()[i % D_P]).into(),
-        ..distribution.clone()
-    };
-    let sample = wide.sample(&mut stream(1, Purpose::Noise, [0, 0])).value().to_f64_vec();
-    let (mean, second) = moments(sample.chunks(D_P).map(<[f64]>::to_vec).collect());
-    let exact = distribution.covariance().to_f64_vec();
-    let variance = |i: usize| exact[i * D_P + i];
-    for i in 0..D_P {
-        let z = (mean[i] - psi.to_f64_vec()[i]) / (variance(i) / draws as f64).sqrt();
-        assert!(z.abs() < 5.0, "mean {i}: z = {z}");
-        for j in 0..D_P {
-            let s = exact[i * D_P + j];
-            let z = (second[i * D_P + j] - s) / ((variance(i) * variance(j) + s * s) / draws as f64).sqrt();
-            assert!(z.abs() < 5.0, "covariance {i}, {j}: z = {z}");
-        }
-    }
 }
 
 /// Mean and (biased) covariance.
-fn moments(points: Vec<Vec<f64>>) -> (Vec<f64>, Vec<f64>) {
-    let (n, d) = (points.len() as f64, points[0].len());
-    let mean: Vec<f64> = (0..d).map(|i| points.iter().map(|p| p[i]).sum::<f64>() / n).collect();
-    let entry = |i: usize, j: usize| points.iter().map(|p| (p[i] - mean[i]) * (p[j] - mean[j])).sum::<f64>() / n;
-    let second = (0..d * d).map(|k| entry(k / d, k % d)).collect();
+fn moments(points: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    let n = (points.len() / D_P) as f64;
+    let mean_of = |of: &dyn Fn(&[f64]) -> f64| points.chunks(D_P).map(of).sum::<f64>() / n;
+    let mean: Vec<f64> = (0..D_P).map(|i| mean_of(&|p| p[i])).collect();
+    let entry = |i: usize, j: usize| mean_of(&|p| (p[i] - mean[i]) * (p[j] - mean[j]));
+    let second = (0..D_P * D_P).map(|k| entry(k / D_P, k % D_P)).collect();
     (mean, second)
 }
 
@@ -149,7 +124,7 @@ fn the_gradient_reaches_a() {
     let (n, psi, w) = (var(&[1, TOKENS, D_E], 1), var(&[1, TOKENS, D_P], 2), var(&[1, TOKENS, D_P], 3));
     let tape = Tape::new();
     let a = tape.leaf(random(&[D_P, D_E], 4));
-    let f = ops::sum(&ops::mul(&stochastic_position(&a, &n, &psi), &w));
+    let f = (stochastic_position(&a, &n, &psi) * &w).sum();
     let gradient = tape.backward(&f).of(&a).expect("a gradient").clone();
     let (n, w) = (n.value().to_f64_vec(), w.value().to_f64_vec());
     let entry = |p: usize, e: usize| (0..TOKENS).map(|j| w[j * D_P + p] * n[j * D_E + e]).sum::<f64>();
@@ -184,7 +159,7 @@ fn tied_tokens_are_equation_6() {
     let inputs = [a, s_x, psi_x, n, psi_y, m].map(|x| x.value().clone());
     let both = |x: &[Var]| {
         let (c, m_j) = tied_tokens(&x[0], (&x[1], &x[2]), (&x[3], &x[4]), &x[5], Some(&x[5]));
-        ops::add(&ops::sum(&ops::gelu(&c)), &ops::sum(&ops::gelu(&m_j)))
+        ops::gelu(&c).sum() + ops::gelu(&m_j).sum()
     };
     check_gradient("Eq. 6", both, &inputs).assert_pass();
 }
@@ -192,7 +167,7 @@ fn tied_tokens_are_equation_6() {
 #[test]
 fn the_loss_is_the_mean_over_targets() {
     let (predictions, targets) = (var(&[ROWS, TOKENS, D_E], 1), var(&[ROWS, TOKENS, D_E], 2));
-    let predictions = ops::scale(&predictions, 3.0); // on both sides of |d| = 1
+    let predictions = 3.0 * predictions; // on both sides of |d| = 1
     let (p, t) = (predictions.value().to_f64_vec(), targets.value().to_f64_vec());
     let per_target = |loss: &dyn Fn(f64) -> f64| {
         let d: Vec<f64> = p.iter().zip(&t).map(|(p, t)| loss(p - t)).collect();

@@ -290,7 +290,15 @@ impl Fixture {
             let noise = self.tensor(&label("mask_noise"));
             let [images, tokens] = noise.dims("mask_noise");
             let masks = masks_from_noise(&noise.to_f64_vec(), images, tokens, ratio).unwrap();
-            let mask = Tensor::new([images, tokens], masks.mask.clone());
+            // Where in kept and then removed a token stands: the official `ids_restore`, of which its mask follows.
+            let mut places = vec![0; images * tokens];
+            for image in 0..images {
+                let shuffled = masks.kept.row(image).iter().chain(masks.removed.row(image)).zip(0..);
+                shuffled.for_each(|(&token, place)| places[image * tokens + token as usize] = place);
+            }
+            let restore = Indices::new(images, tokens, places);
+            let removed = |at: usize| f64::from(restore.as_slice()[at] as usize >= masks.kept.per_row());
+            let mask = Tensor::from_fn([images, tokens], DType::F32, removed);
             worst.compare(&label("mask"), &mask, self.tensor(&label("mask")));
 
             let batch = Batch::masked(
@@ -307,7 +315,7 @@ impl Fixture {
             // token.
             let all = method.predictor().forward_all(&phi, &ops::concat_tokens(&[&c, &m]));
             let patches = ops::slice_tokens(&all, 1, tokens);
-            let predictions: Var = ops::gather_tokens(&patches, &masks.restore);
+            let predictions: Var = ops::gather_tokens(&patches, &restore);
             let name = label("out.predictions");
             worst.compare(&name, predictions.value(), self.tensor(&name));
 

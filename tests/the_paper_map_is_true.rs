@@ -96,11 +96,15 @@ fn no_statement_is_left_out() {
     let (list, mut found) = (read(&lab.join("mod.rs")), 0);
     let tests = read(&root().join("tests/propositions.rs"));
     for part in ["prop_3_1", "second_order", "escapes", "prop_3_2"] {
-        for line in read(&lab.join(format!("{part}.rs"))).lines().filter(|l| l.contains("() -> Vec<Finding>")) {
-            let name = line.trim_start_matches("pub fn ").split('(').next().unwrap();
-            assert!(list.contains(&format!("{part}::{name},")), "stop-mim check leaves {name} out");
-            let asserted = [';', ','].iter().any(|end| tests.contains(&format!("{part}::{name}{end}")));
-            assert!(asserted, "no test asserts {name}");
+        for line in read(&lab.join(format!("{part}.rs"))).lines().filter(|l| l.contains("-> Vec<Finding>")) {
+            let Some(name) = line.strip_prefix("pub fn ").map(|line| line.split('(').next().unwrap()) else { continue };
+            let named =
+                |text: &str, ends: &[&str]| ends.iter().any(|end| text.contains(&format!("{part}::{name}{end}")));
+            if name == "of" {
+                continue; // of one's own predictor
+            }
+            assert!(named(&list, &[",", "),"]), "stop-mim check leaves {name} out");
+            assert!(named(&tests, &["()", ")"]), "no test asserts {name}");
             found += 1;
         }
     }

@@ -255,7 +255,8 @@ fn judge(
         "-".to_owned()
     } else {
         doing("linear probe of the last blocks");
-        let [train, test] = [train, test].map(|blocks| eval::concat_features(&blocks));
+        let [train, test] =
+            [train, test].map(|blocks: Vec<Tensor>| Tensor::concat(&blocks.iter().collect::<Vec<_>>(), 1));
         linear(&train, &test)?
     };
     Ok([of_last, of_all, percent(knn), rank])

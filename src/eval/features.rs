@@ -61,7 +61,7 @@ pub fn pooled_features(
 
 /// The pixels themselves, normalized, as features \[images, 3 · side · side\]: the baseline without an encoder. Larger
 /// images are shrunk to [`PIXEL_SIDE`] pixels a side by [`resized()`], as a probe of 3 · 224 · 224 features takes hours.
-/// `progress` is told how many more images are done; an error of its ends the work.
+/// `progress` is as for [`pooled_features`].
 ///
 /// # Errors
 /// When an image cannot be read, there is no memory for so many pixels, or `progress` says so.

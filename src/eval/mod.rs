@@ -5,8 +5,7 @@
 //! | how well does a linear classifier read the class? | [`probe`], on [`standardize`]d columns |
 //! | are neighbors of the same class? | [`knn`] |
 //! | how many directions do the features use; have they collapsed? | [`rank`] |
-//! | what does a predicted token resemble? (Fig. 6) | [`resemblance`](mod@resemblance) |
-//! | how much do predictions vary with the noise, and targets with the image? | [`spread`] |
+//! | what do predictions vary with, and targets; what do they resemble (Fig. 6)? | [`tokens`] |
 //!
 //! Features are f32 tensors `[images, dim]`; [`pooled_features`] makes them from an encoder. Measures can take long: each
 //! asks now and then whether to [cancel](CancelCheck). None needs more memory than a small multiple of the features: what
@@ -22,36 +21,18 @@ mod features;
 pub mod knn;
 pub mod probe;
 pub mod rank;
-pub mod resemblance;
-pub mod spread;
 pub mod standardize;
+pub mod tokens;
 
 pub use features::{PIXEL_SIDE, labels, mean_over_tokens, pixel_features, pooled_features};
 pub use knn::{KnnConfig, knn_top1};
 pub use probe::{ProbeConfig, ProbeReport, chance, linear_probe, probe_encoder};
 pub use rank::{feature_std, rank_me};
-pub use resemblance::{cosines, resemblance};
-pub use spread::{noise_sensitivity, rms, target_std};
+pub use tokens::{cosines, noise_sensitivity, resemblance, rms, target_std};
 
 /// Asked now and then during long work: its error ends the work, as when the user wants to stop. `&|| Ok(())` never
 /// does.
 pub type CancelCheck<'a> = &'a (dyn Fn() -> Result<()> + Sync);
-
-/// The columns of all `parts` beside each other: features of several blocks as one vector per image.
-///
-/// # Panics
-/// When there are no parts, or they are of different images.
-#[track_caller]
-pub fn concat_features(parts: &[Tensor]) -> Tensor {
-    let columns = parts.iter().map(|part| {
-        let [rows, dim] = part.dims("concat_features");
-        part.reshape([rows, dim, 1]).into()
-    });
-    let columns: Vec<_> = columns.collect();
-    let all = ops::concat_tokens(&columns.iter().collect::<Vec<_>>());
-    let [rows, dim, _] = all.dims("concat_features");
-    all.value().reshape([rows, dim])
-}
 
 /// That all features are numbers. `whose` they are is for the message.
 ///
@@ -149,19 +130,9 @@ mod tests {
     }
 
     #[test]
-    fn a_feature_that_is_no_number_is_named() {
-        let x = features(2, 3, vec![0.0, 1.0, 2.0, 3.0, f32::NAN, f32::INFINITY]);
-        let message = check_finite(&x, "the encoder").unwrap_err().to_string();
-        assert!(message.contains("the encoder: feature 1 of image 1 is NaN"), "{message}");
-        assert!(check_finite(&select_rows(&x, &[0]), "the encoder").is_ok());
-    }
-
-    #[test]
-    fn columns_and_rows() {
-        let both = concat_features(&[features(2, 1, vec![1.0, 2.0]), features(2, 2, vec![3.0, 4.0, 5.0, 6.0])]);
-        assert_eq!((&both.shape()[..], both.as_slice::<f32>()), (&[2, 3][..], &[1.0, 3.0, 4.0, 2.0, 5.0, 6.0][..]));
-        assert_eq!(select_rows(&both, &[1, 1]).as_slice::<f32>(), [2.0, 5.0, 6.0, 2.0, 5.0, 6.0]);
-        let sizes: Vec<usize> = row_blocks(&features(5, 1, vec![0.0; 5]), 2).map(|block| block.shape()[0]).collect();
-        assert_eq!(sizes, [2, 2, 1]);
+    fn rows_are_selected_and_cut_into_blocks() {
+        let x = features(5, 2, (0..10u8).map(f32::from).collect());
+        assert_eq!(select_rows(&x, &[4, 1, 1]).as_slice::<f32>(), [8.0, 9.0, 2.0, 3.0, 2.0, 3.0]);
+        assert_eq!(row_blocks(&x, 2).map(|block| block.shape()[0]).collect::<Vec<_>>(), [2, 2, 1]);
     }
 }

@@ -22,28 +22,35 @@ use crate::tensor::Tensor;
 /// The most rows and columns of the matrix whose eigenvalues are found: 128 MiB, and under a minute.
 const MOST: usize = 4096;
 
-/// Singular values of the feature matrix, largest first: `min(rows, dim)` of them. NaN if a feature is not finite.
+/// RankMe: the effective number of directions, from 1 to `min(rows, dim)`. 0 when all features are zero, NaN if one is
+/// not finite.
 ///
-/// They are the roots of the eigenvalues of XᵀX, or of XXᵀ when that is smaller. Squaring halves the digits: values
-/// below 1e-8 of the largest are noise, which is what features in f32 carry anyway.
+/// Singular values are the roots of the eigenvalues of XᵀX, or of XXᵀ when that is smaller. Squaring halves the digits:
+/// values below 1e-8 of the largest are noise, which is what features in f32 carry anyway.
 ///
 /// Where both rows and features are more than 4096, the matrix is that of 4096 of the rows, drawn always alike.
 ///
 /// # Errors
 /// The first of `cancel`, which is asked again and again.
-pub fn singular_values(x: &Tensor, cancel: CancelCheck) -> Result<Vec<f64>> {
+pub fn rank_me(x: &Tensor, cancel: CancelCheck) -> Result<f64> {
     /// Rows that are multiplied at a time.
     const BLOCK: usize = 1024;
     let x = some_rows(x, MOST);
-    let [rows, dim] = x.dims("singular_values");
-    let n = rows.min(dim);
-    if n == 0 || !x.is_finite() {
-        return Ok(vec![f64::NAN; n]);
+    let [rows, dim] = x.dims("rank_me");
+    if !x.is_finite() {
+        return Ok(f64::NAN);
     }
-    let tall = if rows < dim { transposed(&x) } else { x };
-    let gram = gram(row_blocks(&tall, BLOCK), n, cancel)?;
+    let n = rows.min(dim);
+    let tall = if rows < dim { x.transpose(0, 1) } else { x };
+    let squares = symmetric_eigenvalues(gram(row_blocks(&tall, BLOCK), n, cancel)?, n, cancel)?;
     // Rounding can leave an eigenvalue of a singular Gram matrix a little below 0.
-    Ok(symmetric_eigenvalues(gram, n, cancel)?.into_iter().map(|value| value.max(0.0).sqrt()).collect())
+    let values: Vec<f64> = squares.into_iter().map(|value| value.max(0.0).sqrt()).collect();
+    let sum: f64 = values.iter().sum();
+    if sum == 0.0 {
+        return Ok(0.0);
+    }
+    let entropy = |p: f64| if p == 0.0 { 0.0 } else { -p * p.ln() };
+    Ok(values.iter().map(|value| entropy(value / sum)).sum::<f64>().exp())
 }
 
 /// So many of the rows that rows or features are at most `most`.
@@ -55,30 +62,6 @@ fn some_rows(x: &Tensor, most: usize) -> Tensor {
     let mut chosen = index::sample(&mut stream(0, Purpose::Eval, [0, 1]), rows, most).into_vec();
     chosen.sort_unstable();
     select_rows(x, &chosen.into_iter().map(|row| row as u32).collect::<Vec<_>>())
-}
-
-fn transposed(x: &Tensor) -> Tensor {
-    let ([rows, dim], numbers) = (x.dims("transposed"), x.as_slice::<f32>());
-    Tensor::new([dim, rows], (0..dim).flat_map(|j| numbers[j..].iter().step_by(dim)).copied().collect())
-}
-
-/// RankMe: the effective number of directions, from 1 to `min(rows, dim)`. 0 when all features are zero. Of
-/// [at most 4096 rows](singular_values) where there are more features than that.
-///
-/// # Errors
-/// The first of `cancel`, which is asked again and again.
-pub fn rank_me(x: &Tensor, cancel: CancelCheck) -> Result<f64> {
-    Ok(effective_rank(&singular_values(x, cancel)?))
-}
-
-/// exp of the entropy of `values` scaled to sum 1.
-fn effective_rank(values: &[f64]) -> f64 {
-    let sum: f64 = values.iter().sum();
-    if sum == 0.0 {
-        return 0.0;
-    }
-    let entropy = |p: f64| if p == 0.0 { 0.0 } else { -p * p.ln() };
-    values.iter().map(|value| entropy(value / sum)).sum::<f64>().exp()
 }
 
 /// The standard deviation of a feature over images, averaged over features. 0 is complete collapse.
@@ -116,15 +99,6 @@ mod tests {
     }
 
     #[test]
-    fn singular_values_of_orthogonal_columns_are_their_lengths() {
-        // Hadamard columns of length 2, scaled by 1, 2, 3, 4.
-        let signs = [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]];
-        let x = signs.iter().flat_map(|row| (0..4).map(|j| (row[j] * (j as i32 + 1)) as f32)).collect();
-        let found = singular_values(&features(4, 4, x), &|| Ok(())).unwrap();
-        assert!(found.iter().zip([8.0, 6.0, 4.0, 2.0]).all(|(f, e)| (f - e).abs() < 1e-12), "{found:?}");
-    }
-
-    #[test]
     fn rows_are_drawn_only_where_rows_and_features_are_both_many() {
         let of = |rows: usize, dim: usize| features(rows, dim, (0..rows * dim).map(|i| i as f32).collect());
         assert_eq!([(4, 9), (9, 4)].map(|(rows, dim)| some_rows(&of(rows, dim), 4).shape()[0]), [4, 9]);
@@ -141,10 +115,5 @@ mod tests {
         for after in [0, 1, 3] {
             assert!(matches!(ended_after(after, |cancel| rank_me(&x, cancel)).0, Err(Error::Interrupted)), "{after}");
         }
-    }
-
-    #[test]
-    fn feature_std_averages_over_features() {
-        assert_eq!(feature_std(&features(2, 2, vec![1.0, 5.0, 3.0, 5.0])), 0.5);
     }
 }

@@ -1,7 +1,7 @@
 //! Ways out of the tying, put to the test: each exactly what it says it is.
 
 use super::Finding;
-use super::predictors::{Subject, VARIANCE, cubature, draw, matrix, on_all, random, vit_predictor};
+use super::predictors::{Subject, VARIANCE, cubature, draw, matrix, random, vit_predictor};
 use crate::autograd::{Var, ops};
 use crate::linalg::orthonormal_rows;
 use crate::paper::escapes::{gauge_escape, rescaling_escape, subspace_escape};
@@ -21,7 +21,7 @@ pub fn gauge() -> Vec<Finding> {
         let a = Var::constant(a.clone());
         let s_x = ops::layer_norm(&features, Some((&gamma.clone().into(), &beta.clone().into())), 1e-6);
         let silent = Var::constant(Tensor::zeros(*psi.shape(), DType::F64));
-        (context_token(&psi, &a, &s_x, None).value().clone(), stochastic_position(&a, &n, &silent).value().clone())
+        (context_token(&psi, &a, &s_x, None), stochastic_position(&a, &n, &silent))
     };
     let [a_c, gamma_c, beta_c] = gauge_escape(&a, &gamma, &beta, c);
     let (before, after) = (tokens(&a, &gamma, &beta), tokens(&a_c, &gamma_c, &beta_c));
@@ -29,27 +29,25 @@ pub fn gauge() -> Vec<Finding> {
     let norms = [a.norm() * gamma.norm(), a_c.norm() * gamma_c.norm()];
     vec![
         Finding::equal(claim, "context tokens before and after", &before.0, &after.0, 1e-14),
-        Finding::equal(claim, "noise before, and c times after", &before.1, &after.1.scaled(c), 1e-14),
+        Finding::equal(claim, "noise before, and c times after", &before.1, &(c * &after.1), 1e-14),
         Finding::equal(claim, "|A||γ| before and after", &norms[0], &norms[1], 1e-14),
     ]
 }
 
 /// (A/c, F with its context amplified by c): J_tied − J_det falls as 1/c².
-pub fn rescaling() -> Vec<Finding> {
-    on_all(|Subject { name, f, task }| {
-        let (a, noise) = (matrix(task, 21), cubature(task));
-        let det = deterministic_loss(&**f, task, &a.clone().into()).item();
-        let excess = |c: f64| {
-            let f = rescaling_escape(&**f, c);
-            c * c * (tied_loss(&f, task, &a.scaled(1.0 / c).into(), &noise).item() - det)
-        };
-        // c²(J_tied − J_det) → ½σ tr(AᵀMA), M at the context that F sees; the rest is of order 1/c².
-        let m = position_curvature(&**f, task, task.context(&a.clone().into()).value());
-        let ama = ops::mul(&ops::matmul(&m.into(), &a.clone().into()), &a.clone().into());
-        let limit = 0.5 * VARIANCE * ops::sum(&ama).item();
-        let compared = format!("c²(J_tied − J_det) at c = 1000 and ½σ tr(AᵀMA), {name}");
-        vec![Finding::equal("rescaling escape", compared, &excess(1000.0), &limit, 1e-5)]
-    })
+pub fn rescaling(Subject { name, f, task }: &Subject) -> Vec<Finding> {
+    let (a, noise) = (matrix(task, 21), cubature(task));
+    let det = deterministic_loss(&**f, task, &a.clone().into()).item();
+    let excess = |c: f64| {
+        let f = rescaling_escape(&**f, c);
+        c * c * (tied_loss(&f, task, &a.scaled(1.0 / c).into(), &noise).item() - det)
+    };
+    // c²(J_tied − J_det) → ½σ tr(AᵀMA), M at the context that F sees; the rest is of order 1/c².
+    let a = Var::from(a.clone());
+    let m = Var::from(position_curvature(&**f, task, task.context(&a).value()));
+    let limit = 0.5 * VARIANCE * (m.matmul(&a) * &a).sum();
+    let compared = format!("c²(J_tied − J_det) at c = 1000 and ½σ tr(AᵀMA), {name}");
+    vec![Finding::equal("rescaling escape", compared, &excess(1000.0), &limit, 1e-5)]
 }
 
 /// A outside the span of ψ: however large the noise, the projection on that span gives every position back.
@@ -61,9 +59,8 @@ pub fn subspace() -> Vec<Finding> {
         let hidden = subspace_escape(&a, &psi);
         let psi = Var::constant(psi.reshape([1, grid * grid, d_p]));
         let q = Var::constant(Tensor::new([basis.len(), d_p], basis.concat()));
-        let mut noise =
-            ops::linear(&stochastic_position(&hidden.clone().into(), &n.into(), &psi), &q, None).value().clone();
-        noise.add_assign(&ops::linear(&psi, &q, None).value().scaled(-1.0));
+        let draw = stochastic_position(&hidden.clone().into(), &n.into(), &psi);
+        let noise = ops::linear(&draw, &q, None) - ops::linear(&psi, &q, None);
         let claim = "subspace escape";
         let of = |what: &str| format!("{what}, {grid} × {grid} grid, d_p = {d_p}");
         [
@@ -78,19 +75,12 @@ pub fn subspace() -> Vec<Finding> {
 /// A pre-LN predictor does not see 1wᵀ in A: its layer norms remove the mean of every token.
 pub fn null_direction() -> Vec<Finding> {
     let Subject { f, task, .. } = vit_predictor();
-    let (a, w) = (matrix(&task, 24), random(&[1, task.sizes().d_e], 25));
-    let mut shifted = a.clone();
-    let ones = Tensor::full([task.sizes().d_p, 1], 1.0, DType::F64);
-    shifted.add_assign(ops::matmul(&ones.into(), &w.into()).value());
-    let noise = draw(&task);
-    let predictions = |a: &Tensor| {
-        let a = Var::constant(a.clone());
-        let u = stochastic_position(&a, &noise.noise.clone().into(), &task.positions());
-        f(&u, &task.context(&a)).value().clone()
-    };
-    let (before, after, elsewhere) = (predictions(&a), predictions(&shifted), predictions(&a.scaled(1.5)));
+    let (a, w) = (Var::from(matrix(&task, 24)), Var::from(random(&[1, task.sizes().d_e], 25)));
+    let n = Var::from(draw(&task).noise);
+    let predictions = |a: &Var| f(&stochastic_position(a, &n, &task.positions()), &task.context(a));
+    let (before, after, elsewhere) = (predictions(&a), predictions(&(&a + w)), predictions(&(1.5 * &a)));
     let claim = "null direction";
-    let (unseen, seen) = (before.max_abs_diff(&after), before.max_abs_diff(&elsewhere));
+    let [unseen, seen] = [&after, &elsewhere].map(|other| before.value().max_abs_diff(other.value()));
     vec![
         Finding::equal(claim, "predictions with A and A + 1wᵀ, ViT predictor", &before, &after, 1e-13),
         Finding::below(claim, "a change of A that is visible changes them a million times more", 1e6 * unseen, seen),

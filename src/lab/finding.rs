@@ -1,5 +1,6 @@
 //! What one comparison found.
 
+use crate::autograd::Var;
 use crate::autograd::check::Verdict;
 use crate::tensor::Tensor;
 
@@ -24,34 +25,24 @@ pub trait Numbers {
     fn numbers(&self) -> Vec<f64>;
 }
 
-impl Numbers for f64 {
-    fn numbers(&self) -> Vec<f64> {
-        vec![*self]
-    }
+macro_rules! numbers {
+    ($([$($N:ident)?] $T:ty: |$x:ident| $all:expr;)*) => {
+        $(impl$(<const $N: usize>)? Numbers for $T {
+            fn numbers(&self) -> Vec<f64> {
+                let $x = self;
+                $all
+            }
+        })*
+    };
 }
 
-impl Numbers for [f64] {
-    fn numbers(&self) -> Vec<f64> {
-        self.to_vec()
-    }
-}
-
-impl<const N: usize> Numbers for [f64; N] {
-    fn numbers(&self) -> Vec<f64> {
-        self.to_vec()
-    }
-}
-
-impl Numbers for Vec<f64> {
-    fn numbers(&self) -> Vec<f64> {
-        self.clone()
-    }
-}
-
-impl Numbers for Tensor {
-    fn numbers(&self) -> Vec<f64> {
-        self.to_f64_vec()
-    }
+numbers! {
+    [] f64: |x| vec![*x];
+    [] [f64]: |x| x.to_vec();
+    [N] [f64; N]: |x| x.to_vec();
+    [] Vec<f64>: |x| x.clone();
+    [] Tensor: |x| x.to_f64_vec();
+    [] Var: |x| x.value().to_f64_vec();
 }
 
 impl Finding {

@@ -161,7 +161,7 @@ fn layer(name: &str, of: &str, input: Tensor, make: impl FnOnce(&mut Init<'_, Ge
 
     let value = |point: &[Tensor]| {
         let weights = with_trained(&params, &mut point[1..].iter()).constants();
-        ops::sum(&ops::mul(&forward(&weights, &point[0].clone().into()), &u.clone().into())).item()
+        (forward(&weights, &point[0].clone().into()) * Var::from(u.clone())).sum().item()
     };
     let point: Vec<Tensor> = std::iter::once(input).chain(trained(&params)).collect();
     let options = Options { max_elements: 20, ..Options::default() };
@@ -217,7 +217,7 @@ pub fn layers() -> Vec<Finding> {
             let p = Predictor::new(&config, (6, 5), 2, Names::Predictor, Role::Trained, init);
             Box::new(move |w, x| {
                 let psi = |tokens: &[Vec<u32>]| ops::gather_tokens(&w[p.position], &Indices::from_rows(tokens));
-                let context = ops::add(&p.embed.forward(w, x), &psi(&[vec![0, 1], vec![2, 1]]));
+                let context = p.embed.forward(w, x) + psi(&[vec![0, 1], vec![2, 1]]);
                 p.forward(w, &context, &masked_token(&psi(&[vec![3, 2, 0], vec![0, 3, 3]]), &w[p.mask_token]))
             })
         }),

@@ -128,32 +128,29 @@ fn look(trainer: &Trainer, batch: &Batch, untrained: Untrained<'_>) -> Lint {
     };
     let (trained, unread) = (names_with(Role::Trained), names_with(Role::Unread));
     // An exact statement: none of the names is among `wrong`, where all `of` them could have been.
-    let none_of = |statement: &str, fine: String, wrong: Vec<&String>, of: usize| {
-        let names: Vec<&str> = wrong.iter().map(|name| &name[..]).collect();
-        let compared = if wrong.is_empty() { fine } else { names.join(", ") };
+    let none_of = |statement: &str, fine: String, wrong: Vec<String>, of: usize| {
+        let compared = if wrong.is_empty() { fine } else { wrong.join(", ") };
         Finding::vanishes(statement, compared, &(wrong.len() as f64), of as f64, 0.0)
     };
     let all_trained = || format!("{} trained parameters", trained.len());
-    let to_be_read = |names: &'_ Vec<String>| names.iter().filter(|name| !unread.contains(name)).cloned().collect();
-    let (cut_off, silent): (Vec<String>, Vec<String>) = (to_be_read(&unreached), to_be_read(&zero));
-
+    let to_be_read = |names: &[String]| names.iter().filter(|name| !unread.contains(name)).cloned().collect();
     let claim = "a gradient reaches what is trained";
-    let mut findings = vec![same, none_of(claim, all_trained(), cut_off.iter().collect(), trained.len())];
+    let mut findings = vec![same, none_of(claim, all_trained(), to_be_read(&unreached), trained.len())];
     if !unread.is_empty() {
-        let read = unread.iter().filter(|name| !unreached.contains(name)).collect();
+        let read = unread.iter().filter(|name| !unreached.contains(name)).cloned().collect();
         let fine = format!("none reaches {}", unread.join(", "));
         findings.push(none_of("none reaches what is unread", fine, read, unread.len()));
     }
-    findings.push(none_of("no gradient is all zero", all_trained(), silent.iter().collect(), trained.len()));
+    findings.push(none_of("no gradient is all zero", all_trained(), to_be_read(&zero), trained.len()));
     let (compared, of) = match target_operations {
         0 => ("target pixels".to_owned(), entries),
         n => (format!("the {n} operations of the target encoder"), n),
     };
     findings.push(Finding::vanishes("targets are off the tape", compared, &on_tape, of as f64, 0.0));
     let non_finite = first_non_finite(&declared, batch);
-    let source: Vec<String> = non_finite.iter().map(NonFiniteSource::to_string).collect();
+    let source = non_finite.iter().map(NonFiniteSource::to_string).collect();
     let fine = format!("{entries} values and their gradients");
-    findings.push(none_of("all numbers are finite", fine, source.iter().collect(), entries));
+    findings.push(none_of("all numbers are finite", fine, source, entries));
     let accounted = freed.iter().map(|(_, bytes)| *bytes as f64).sum::<f64>();
     let compared = "bytes that entries free, with bytes alive";
     findings.push(Finding::equal("all that is kept has an owner", compared, &accounted, &kept, 0.0));
@@ -230,33 +227,49 @@ mod tests {
         }
     }
 
+    /// A trainer that something was done to, and what is found then.
+    fn spoiled(spoil: impl Fn(&mut Trainer)) -> (Trainer, Lint) {
+        let (mut trainer, batch) = stop();
+        spoil(&mut trainer);
+        let found = lint(&trainer, &batch);
+        (trainer, found)
+    }
+
+    fn value<'a>(trainer: &'a mut Trainer, module: &str, name: &str) -> &'a mut Tensor {
+        &mut trainer.params[module].iter_mut().find(|p| p.name == name).expect(name).value
+    }
+
     #[test]
     fn a_role_that_is_wrong_is_named() {
-        let (mut trainer, batch) = stop();
-        let predictor = trainer.method.as_masked_prediction().unwrap().predictor();
-        let (mask_token, bias) = (predictor.mask_token, predictor.embed.bias);
-        trainer.params["predictor"].set_role(mask_token, Role::Trained);
-        let found = lint(&trainer, &batch);
+        let predictor = |trainer: &Trainer| trainer.method.as_masked_prediction().unwrap().predictor().clone();
+        let (_, found) = spoiled(|trainer| {
+            let mask_token = predictor(trainer).mask_token;
+            trainer.params["predictor"].set_role(mask_token, Role::Trained);
+        });
         assert_eq!(failed(&found), ["this is the training step", "a gradient reaches what is trained"]);
         assert_eq!((&found.findings[1].compared[..], &found.unreached[..]), ("mask_token", &["mask_token".into()][..]));
-
-        let (mut trainer, batch) = stop();
-        trainer.params["predictor"].set_role(bias, Role::Unread);
-        let found = lint(&trainer, &batch);
+        let (_, found) = spoiled(|trainer| {
+            let bias = predictor(trainer).embed.bias;
+            trainer.params["predictor"].set_role(bias, Role::Unread);
+        });
         assert_eq!(failed(&found), ["none reaches what is unread"]);
         assert_eq!(found.findings[2].compared, "predictor_embed.bias");
     }
 
     #[test]
-    fn gradients_that_are_all_zero_are_named() {
-        let (mut trainer, batch) = stop();
-        // Nothing of the context gets through, and so nothing comes back to the encoder.
-        let mut params = trainer.params["predictor"].iter_mut();
-        let a = params.find(|p| p.name == "predictor_embed.weight").expect("A");
-        a.value = a.value.scaled(0.0);
-        let found = lint(&trainer, &batch);
+    fn gradients_that_are_all_zero_or_not_finite_are_findings() {
+        // With A = 0 nothing of the context gets through, and so nothing comes back to the encoder.
+        let (_, found) = spoiled(|trainer| {
+            let a = value(trainer, "predictor", "predictor_embed.weight");
+            *a = a.scaled(0.0);
+        });
         assert_eq!(failed(&found), ["no gradient is all zero"]);
         assert!(found.zero.contains(&"patch_embed.proj.weight".to_owned()), "{:?}", found.zero);
+        let (trainer, found) = spoiled(|trainer| {
+            value(trainer, "encoder", "blocks.1.mlp.fc1.weight").as_mut_slice::<f32>()[3] = f32::NAN;
+        });
+        assert_eq!(failed(&found), ["all numbers are finite"]);
+        assert_eq!(found.non_finite, first_non_finite(&Trainer { chunk_images: 7, ..trainer }, &stop().1));
     }
 
     #[test]
@@ -302,15 +315,5 @@ mod tests {
         assert_eq!(bytes("attention"), 4 * 3 * (encoder * 12 + 2 * all * 8));
         assert!(lint.saved.is_sorted_by_key(|s| std::cmp::Reverse(s.bytes)));
         assert_eq!(lint.saved.iter().map(|s| s.entries).sum::<usize>(), lint.entries);
-    }
-
-    #[test]
-    fn a_number_that_is_not_finite_is_a_finding() {
-        let (mut trainer, batch) = stop();
-        let param = trainer.params["encoder"].iter_mut().find(|p| p.name == "blocks.1.mlp.fc1.weight").unwrap();
-        param.value.as_mut_slice::<f32>()[3] = f32::NAN;
-        let lint = lint(&trainer, &batch);
-        assert_eq!(failed(&lint), ["all numbers are finite"]);
-        assert_eq!(lint.non_finite, first_non_finite(&Trainer { chunk_images: 7, ..trainer }, &batch));
     }
 }

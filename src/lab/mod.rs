@@ -19,6 +19,8 @@ pub use finding::{Finding, Numbers};
 
 pub use crate::train::small;
 
+use predictors::on_all;
+
 /// The test of a statement.
 pub type Statement = fn() -> Vec<Finding>;
 
@@ -28,23 +30,23 @@ pub fn statements() -> Vec<Statement> {
         prop_3_1::sampled_positions,
         prop_3_1::reparametrization,
         prop_3_1::equation_8,
-        prop_3_1::silence,
-        prop_3_1::equations_9_and_10,
-        prop_3_1::appendix_gradient,
-        prop_3_1::proposition_a_1,
+        || on_all(prop_3_1::silence),
+        || on_all(prop_3_1::equations_9_and_10),
+        || on_all(prop_3_1::appendix_gradient),
+        || on_all(prop_3_1::proposition_a_1),
         prop_3_1::proposition_3_1,
         second_order::curvature_without_tying,
-        second_order::curvature_with_tying,
+        || on_all(second_order::curvature_with_tying),
         second_order::calibrated,
         second_order::tikhonov,
         second_order::noise_on_the_context_too,
-        second_order::noise_scaled_by_the_context,
+        || on_all(second_order::noise_scaled_by_the_context),
         second_order::noise_can_help,
         second_order::a_saddle_until_fitted,
         second_order::a_kink,
         second_order::minimum_at_zero,
         escapes::gauge,
-        escapes::rescaling,
+        || on_all(escapes::rescaling),
         escapes::subspace,
         escapes::null_direction,
         prop_3_2::conditional_mean,

@@ -153,39 +153,36 @@ pub fn profile(config: &RunConfig, splits: &Splits, warm_up: usize, steps: usize
     // One more than is measured: the last step of a run has diagnostics.
     let last = warm_up + steps;
     let config = RunConfig { steps: config.steps.max(last + 1), ..config.clone() };
-    rayon::scope(|_| measure(&config, splits, warm_up, last))
-}
-
-/// [`profile`], on a thread of the pool.
-fn measure(config: &RunConfig, splits: &Splits, warm_up: usize, last: usize) -> Result<Profile> {
-    let (mut running, mut clock, mut waited) = (None, Instant::now(), None);
-    let (mut wall, mut totals, mut loss) = (Duration::ZERO, Totals::new(), f64::NAN);
-    let trainer = pretrain(config, splits, usize::MAX, &mut |report, _| {
-        if report.step == warm_up {
-            waited = waited_for_a_core();
-            running = Some(meter::start());
-            clock = Instant::now();
-        }
-        if report.step < last {
-            return Ok(ControlFlow::Continue(()));
-        }
-        (wall, loss) = (clock.elapsed(), report.loss);
-        totals = running.take().map(meter::Running::stop).unwrap_or_default();
-        waited = waited_for_a_core().zip(waited).map(|(after, before)| after.saturating_sub(before));
-        Ok(ControlFlow::Break(()))
-    })?;
-    Ok(Profile {
-        steps: last - warm_up,
-        batch: config.batch,
-        chunk_images: trainer.chunk_images.min(config.batch),
-        threads: rayon::current_num_threads(),
-        wall,
-        waited,
-        totals,
-        precision: trainer.precision,
-        peak: peak_of_all_threads(trainer.precision),
-        saved: saved_by_a_chunk(config, &trainer)?,
-        loss,
+    rayon::scope(|_| {
+        let (mut running, mut clock, mut waited) = (None, Instant::now(), None);
+        let (mut wall, mut totals, mut loss) = (Duration::ZERO, Totals::new(), f64::NAN);
+        let trainer = pretrain(&config, splits, usize::MAX, &mut |report, _| {
+            if report.step == warm_up {
+                waited = waited_for_a_core();
+                running = Some(meter::start());
+                clock = Instant::now();
+            }
+            if report.step < last {
+                return Ok(ControlFlow::Continue(()));
+            }
+            (wall, loss) = (clock.elapsed(), report.loss);
+            totals = running.take().map(meter::Running::stop).unwrap_or_default();
+            waited = waited_for_a_core().zip(waited).map(|(after, before)| after.saturating_sub(before));
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(Profile {
+            steps: last - warm_up,
+            batch: config.batch,
+            chunk_images: trainer.chunk_images.min(config.batch),
+            threads: rayon::current_num_threads(),
+            wall,
+            waited,
+            totals,
+            precision: trainer.precision,
+            peak: peak_of_all_threads(trainer.precision),
+            saved: saved_by_a_chunk(&config, &trainer)?,
+            loss,
+        })
     })
 }
 

@@ -26,10 +26,10 @@ use crate::tensor::{DType, Tensor};
 /// proposition holds with no approximation; `clean` has that period, and r lies in \[0, `around`).
 ///
 /// ```
-/// use stop_mim::autograd::{Var, ops};
+/// use stop_mim::autograd::Var;
 /// use stop_mim::lab::{Finding, prop_3_2};
 ///
-/// let halved = |r: &Var| ops::scale(r, 0.5);
+/// let halved = |r: &Var| r / 2.0;
 /// prop_3_2::of("r/2", halved, f64::sin, std::f64::consts::TAU).iter().for_each(Finding::assert_pass);
 /// ```
 ///
@@ -48,15 +48,10 @@ pub fn of(name: &str, f: impl Fn(&Var) -> Var, clean: impl Fn(f64) -> f64, aroun
     let risk = |f: &[f64]| mean(&|i| gaussian_convolution(|x| (f[i] - clean(x)).powi(2), r[i]));
     let f = predicted.to_f64_vec();
     let (of_f, least, apart) = (risk(&f), risk(&best), mean(&|i| (f[i] - best[i]).powi(2)));
+    let (sum, apart) = (least + apart, format!("risk of {name}, and least risk + E(F − f*)²"));
     let compared = format!("risk of the convolution, and of {name}");
     vec![
-        Finding::equal(
-            "Prop. 3.2",
-            format!("risk of {name}, and least risk + E(F − f*)²"),
-            &of_f,
-            &(least + apart),
-            1e-13,
-        ),
+        Finding::equal("Prop. 3.2", apart, &of_f, &sum, 1e-13),
         Finding::below("Prop. 3.2", compared, least, of_f * (1.0 + 1e-13)),
     ]
 }
@@ -474,7 +469,6 @@ fn random_joint(seed: u64) -> Joint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::autograd::ops;
 
     #[test]
     #[should_panic(expected = "mine: what F predicts is in f32: the proposition is tested in f64")]
@@ -490,7 +484,7 @@ mod tests {
             Tensor::from_fn([r.len(), 1, 1], DType::F64, |i| (-0.5f64).exp() * r[i].sin()).into()
         };
         let of = |f: &dyn Fn(&Var) -> Var| of("mine", f, f64::sin, 2.0 * PI);
-        let found = [of(&best), of(&|r| ops::scale(&best(r), 0.9))];
+        let found = [of(&best), of(&|r| 0.9 * best(r))];
         found.iter().flatten().for_each(Finding::assert_pass);
         let least = 0.5 * (1.0 - (-1f64).exp());
         assert!((found[0][0].scale - least).abs() < 1e-13 && found[1][0].scale > least + 1e-4, "{found:?}");

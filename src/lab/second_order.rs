@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::f64::consts::PI;
+use std::ops::Range;
 
 use super::Finding;
 use super::finding::largest;
@@ -9,7 +10,7 @@ use super::predictors::{
     Subject, VARIANCE, attention_block, coefficients, cubature, linear, matrix, number, on_all, one_number, perceptron,
     random, sigma,
 };
-use crate::autograd::{Var, ops};
+use crate::autograd::Var;
 use crate::linalg::{dot, symmetric_eigenvalues};
 use crate::paper::prop_3_1::{
     RegressionTask, TaskSizes, deterministic_loss, expected_loss, expected_loss_under, gradient, gradient_at_zero,
@@ -45,16 +46,14 @@ pub fn curvature_without_tying() -> Vec<Finding> {
 }
 
 /// D²J_tied(0) = D²J_det(0) + σM(0)⊗I: tying adds the curvature of the noise to that of the context, and nothing mixed.
-pub fn curvature_with_tying() -> Vec<Finding> {
-    on_all(|Subject { name, f, task }| {
-        let (zero, noise) = (task.zero(), cubature(task));
-        let tied = hessian(|a| tied_loss(&**f, task, a, &noise), &zero);
-        let mut sum = hessian(|b| deterministic_loss(&**f, task, b), &zero);
-        let m = position_curvature(&**f, task, task.context(&zero.into()).value());
-        sum.add_assign(&kron_identity(&m, task.sizes().d_e, VARIANCE));
-        let compared = format!("D²J_tied(0) and D²J_det(0) + σM⊗I, {name}");
-        vec![Finding::equal("curvature, tied", compared, &tied, &sum, 1e-11)]
-    })
+pub fn curvature_with_tying(Subject { name, f, task }: &Subject) -> Vec<Finding> {
+    let (zero, noise) = (task.zero(), cubature(task));
+    let tied = hessian(|a| tied_loss(&**f, task, a, &noise), &zero);
+    let mut sum = hessian(|b| deterministic_loss(&**f, task, b), &zero);
+    let m = position_curvature(&**f, task, task.context(&zero.into()).value());
+    sum.add_assign(&kron_identity(&m, task.sizes().d_e, VARIANCE));
+    let compared = format!("D²J_tied(0) and D²J_det(0) + σM⊗I, {name}");
+    vec![Finding::equal("curvature, tied", compared, &tied, &sum, 1e-11)]
 }
 
 /// With a calibrated F, A = 0 is critical if and only if context and targets are linearly uncorrelated, seen through
@@ -64,11 +63,8 @@ pub fn calibrated() -> Vec<Finding> {
         // Targets whose mean over images is what F says without context.
         let mut task = task.clone();
         let zero = task.context(&task.zero().into());
-        let predicted = f(&task.positions(), &zero).value().to_f64_vec();
-        let (rows, y) = (task.sizes().rows, task.y.to_f64_vec());
-        let size = y.len() / rows;
-        let mean = |k: usize| (0..rows).map(|r| y[r * size + k]).sum::<f64>() / rows as f64;
-        task.y = Tensor::from_fn(*task.y.shape(), DType::F64, |i| y[i] - mean(i % size) + predicted[i % size]);
+        let y = Var::from(task.y.clone());
+        task.y = (&y - y.mean_axis(0) + f(&task.positions(), &zero)).value().clone();
         let found = gradient_at_zero(&**f, &task);
         let covariances = calibrated_gradient(&**f, &task);
 
@@ -92,8 +88,10 @@ pub fn tikhonov() -> Vec<Finding> {
     let (p, _) = coefficients(&subject);
     let Subject { f, task, .. } = subject;
     let (a, noise, p) = (matrix(&task, 8), cubature(&task), Tensor::new([p.len()], p));
-    let tied = tied_loss(&*f, &task, &a.clone().into(), &noise).item();
-    let det = deterministic_loss(&*f, &task, &a.clone().into()).item();
+    let [tied, det] = {
+        let a = Var::from(a.clone());
+        [tied_loss(&*f, &task, &a, &noise), deterministic_loss(&*f, &task, &a)].map(|loss| loss.item())
+    };
     let penalty = tikhonov_penalty(&a, &p, sigma(), task.sizes().rows * task.sizes().tokens);
     let claim = "Tikhonov";
     let compared = "J_tied and J_det + Nσ|Aᵀp|² at a random A, linear map";
@@ -108,7 +106,7 @@ pub fn tikhonov() -> Vec<Finding> {
     let best = |variance: f64| xy / (xx + 20.0 * variance);
     let slope = |a: f64, variance: f64| {
         let noise = Quadrature::cubature(1, 1, Sigma::from_variance(variance));
-        gradient(|a| tied_loss(&ops::add, &ridge, a, &noise), &number(a)).item()
+        gradient(|a| tied_loss(&|u: &Var, v: &Var| u + v, &ridge, a, &noise), &number(a)).item()
     };
     for variance in [0.1, 1.0, 10.0] {
         let compared = format!("gradient of J_tied at the ridge solution, σ = {variance}");
@@ -131,9 +129,8 @@ pub fn noise_on_the_context_too() -> Vec<Finding> {
         // One cubature rule over masked tokens and context together: they are independent.
         let joint = Quadrature::cubature(tokens + context, d_e, sigma());
         let all = Var::constant(joint.noise.clone());
-        let part =
-            |start, len| ops::reshape(&ops::slice_tokens(&all, start, len), [joint.weights.elements(), 1, len, d_e]);
-        let (n, on_context) = (part(0, tokens), part(tokens, context));
+        let part = |at: Range<usize>| all.slice(1, at.clone()).reshape([joint.weights.elements(), 1, at.len(), d_e]);
+        let (n, on_context) = (part(0..tokens), part(tokens..tokens + context));
         let loss = |a: &Var| expected_loss_under(&**f, task, (a, &n), a, Some(&on_context), &joint.weights);
         let zero = task.zero();
         let det = gradient(|b| deterministic_loss(&**f, task, b), &zero);
@@ -149,25 +146,23 @@ pub fn noise_on_the_context_too() -> Vec<Finding> {
 }
 
 /// Noise scaled by the context, n → h(x)n: the gradient at 0 is that of J_det still.
-pub fn noise_scaled_by_the_context() -> Vec<Finding> {
-    on_all(|Subject { name, f, task }| {
-        let TaskSizes { rows, tokens, d_e, .. } = task.sizes();
-        let scales: Vec<f64> = (0..rows).map(|r| 0.5 + task.x.rows(r..r + 1).norm()).collect();
-        let rule = cubature(task);
-        let h = Var::constant(Tensor::new([1, rows, 1, 1], scales));
-        let n = ops::mul(&rule.noise.reshape([rule.weights.elements(), 1, tokens, d_e]).into(), &h);
-        let loss = |a: &Var| expected_loss_under(&**f, task, (a, &n), a, None, &rule.weights);
-        let (zero, compared) = (task.zero(), format!("gradients at 0, {name}"));
-        let det = gradient(|b| deterministic_loss(&**f, task, b), &zero);
-        vec![Finding::equal("noise scaled by x", compared, &gradient(loss, &zero), &det, 1e-13)]
-    })
+pub fn noise_scaled_by_the_context(Subject { name, f, task }: &Subject) -> Vec<Finding> {
+    let TaskSizes { rows, tokens, d_e, .. } = task.sizes();
+    let scales: Vec<f64> = (0..rows).map(|r| 0.5 + task.x.rows(r..r + 1).norm()).collect();
+    let rule = cubature(task);
+    let h = Var::constant(Tensor::new([1, rows, 1, 1], scales));
+    let n = Var::from(rule.noise.reshape([rule.weights.elements(), 1, tokens, d_e])) * h;
+    let loss = |a: &Var| expected_loss_under(&**f, task, (a, &n), a, None, &rule.weights);
+    let (zero, compared) = (task.zero(), format!("gradients at 0, {name}"));
+    let det = gradient(|b| deterministic_loss(&**f, task, b), &zero);
+    vec![Finding::equal("noise scaled by x", compared, &gradient(loss, &zero), &det, 1e-13)]
 }
 
 /// Adding noise does not always hurt: F = u², ψ = 0, y = 1, σ = 1 has J(A) = 3A⁴ − 2A² + 1, least at A² = 1/3, not at
 /// 0.
 pub fn noise_can_help() -> Vec<Finding> {
     let task = one_number(0.0, &[0.0], &[1.0]);
-    let square = |u: &Var, _: &Var| ops::mul(u, u);
+    let square = |u: &Var, _: &Var| u * u;
     let noise = Quadrature::gauss_hermite(6, 1, Sigma::from_variance(1.0));
     let j = |a: f64| expected_loss(&square, &task, &number(a).into(), &number(0.0).into(), &noise).item();
     let points = [0.0, 0.3, -0.7, 1.2];
@@ -204,10 +199,7 @@ pub fn a_saddle_until_fitted() -> Vec<Finding> {
 /// its two sides (σ = 1).
 pub fn a_kink() -> Vec<Finding> {
     let task = one_number(0.0, &[0.0], &[-0.5]);
-    let modulus = |u: &Var, _: &Var| {
-        let signs = u.value().to_f64_vec();
-        ops::mul(u, &Tensor::from_fn(*u.shape(), DType::F64, |i| signs[i].signum()).into())
-    };
+    let modulus = |u: &Var, _: &Var| u.abs();
     // The same numbers as the Gaussian's |n|: its mean √(2/π) and second moment 1, in two draws and their mirrors.
     let (mean, spread) = ((2.0 / PI).sqrt(), (1.0 - 2.0 / PI).sqrt());
     let draws = vec![mean + spread, mean - spread, -mean - spread, -mean + spread];
@@ -223,7 +215,7 @@ pub fn a_kink() -> Vec<Finding> {
 pub fn minimum_at_zero() -> Vec<Finding> {
     let (slope, xs) = (1.3, [0.4, -1.1, 0.7, 1.9]);
     let task = one_number(0.6, &xs, &xs.map(|x: f64| slope * 0.6 + x * x));
-    let f = |u: &Var, v: &Var| ops::add(&ops::scale(u, slope), &ops::mul(v, v));
+    let f = |u: &Var, v: &Var| slope * u + v * v;
     let exact = 2.0 * xs.iter().map(|x| x.powi(4)).sum::<f64>() / 4.0 / (slope * slope);
     let zero = task.zero();
     let det = hessian(|b| deterministic_loss(&f, &task, b), &zero);

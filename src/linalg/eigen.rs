@@ -11,11 +11,11 @@
 //! and by Sylvester's law of inertia as many of them are negative as T has eigenvalues below x. So the k-th
 //! eigenvalue is found by bisection, each on its own, and the search cannot fail to converge.
 //!
-//! Jacobi's rotations would be shorter to write, but cost some ten sweeps of 2n³ multiplications each.
-//!
 //! - G. H. Golub, C. F. Van Loan, Matrix Computations, 4th ed., sections 8.3.1 and 8.4.1.
 
 use rayon::prelude::*;
+
+use super::{add_scaled, dot, norm};
 
 /// All eigenvalues, largest first, of the symmetric row-major `[n, n]` matrix `a`, to about 1e-15 of the largest.
 ///
@@ -54,24 +54,24 @@ fn tridiagonal<E>(mut a: Vec<f64>, n: usize, cancel: impl Fn() -> Result<(), E>)
         }
         // Row k right of the diagonal is, by symmetry, the column to be reflected onto (alpha, 0, 0, …).
         let mut v = a[k * n + k + 1..(k + 1) * n].to_vec();
-        let length = v.iter().map(|v| v * v).sum::<f64>().sqrt();
         // The sign that avoids cancellation in v₀ − alpha.
-        let alpha = if v[0] > 0.0 { -length } else { length };
+        let alpha = if v[0] > 0.0 { -norm(&v) } else { norm(&v) };
         e.push(alpha);
         v[0] -= alpha;
-        let vv: f64 = v.iter().map(|v| v * v).sum();
+        let vv = dot(&v, &v);
         if vv == 0.0 {
             continue;
         }
         // PBP = B − v wᵀ − w vᵀ for the block B below and right of k, with p = 2Bv/vᵀv and w = p − (vᵀp/vᵀv) v.
         let mut w = vec![0.0; v.len()];
         for (row, vi) in a.chunks_exact(n).skip(k + 1).zip(&v) {
-            w.iter_mut().zip(&row[k + 1..]).for_each(|(w, b)| *w += 2.0 * vi / vv * b);
+            add_scaled(&mut w, 2.0 * vi / vv, &row[k + 1..]);
         }
-        let along = v.iter().zip(&w).map(|(v, p)| v * p).sum::<f64>() / vv;
-        w.iter_mut().zip(&v).for_each(|(w, v)| *w -= along * v);
+        let along = dot(&v, &w) / vv;
+        add_scaled(&mut w, -along, &v);
         for (row, (vi, wi)) in a.chunks_exact_mut(n).skip(k + 1).zip(v.iter().zip(&w)) {
-            row[k + 1..].iter_mut().zip(v.iter().zip(&w)).for_each(|(b, (v, w))| *b -= vi * w + wi * v);
+            add_scaled(&mut row[k + 1..], -vi, &w);
+            add_scaled(&mut row[k + 1..], -wi, &v);
         }
     }
     Ok((d, e))
@@ -98,7 +98,6 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
-    use crate::linalg::dot;
     use crate::rng::{Purpose, stream};
     use crate::tensor::{DType, Tensor};
 
@@ -112,7 +111,7 @@ mod tests {
             for _ in 0..2 {
                 for row in a.chunks_exact_mut(n) {
                     let share = 2.0 * dot(row, v) / dot(v, v);
-                    row.iter_mut().zip(v).for_each(|(a, v)| *a -= share * v);
+                    add_scaled(row, -share, v);
                 }
                 a = (0..n * n).map(|ij| a[ij % n * n + ij / n]).collect();
             }

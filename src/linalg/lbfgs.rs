@@ -248,17 +248,6 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_function_ends_the_search() {
-        let (curvatures, mut left) = ([1.0, 1e1, 1e2, 1e3], 7);
-        let f = |x: &[f64]| {
-            left -= 1;
-            if left > 0 { Ok(bowl(&curvatures, x)) } else { Err("enough") }
-        };
-        assert_eq!(super::minimize(vec![5.0; 4], &OPTIONS, |_| (), f), Err("enough"));
-        assert_eq!(left, 0);
-    }
-
-    #[test]
     fn ends_where_there_is_nothing_to_find() {
         let flat = minimize(vec![1.0], &OPTIONS, |_| (), |_| (0.0, vec![0.0]));
         assert!(flat.converged && flat.iterations == 0);

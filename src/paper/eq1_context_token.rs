@@ -18,5 +18,5 @@ use crate::autograd::{Var, ops};
 #[doc(alias = "Eq. 1")]
 #[track_caller]
 pub fn context_token(psi: &Var, b: &Var, s_x: &Var, bias: Option<&Var>) -> Var {
-    ops::add(&ops::linear(s_x, b, bias), psi)
+    ops::linear(s_x, b, bias) + psi
 }

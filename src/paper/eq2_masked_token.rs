@@ -1,6 +1,6 @@
 //! Eq. (2), section 2: how the predictor is asked about a patch it does not see.
 
-use crate::autograd::{Var, ops};
+use crate::autograd::Var;
 
 /// Eq. (2): m_j = ψ_j + m
 ///
@@ -17,5 +17,5 @@ use crate::autograd::{Var, ops};
 #[doc(alias = "Eq. 2")]
 #[track_caller]
 pub fn masked_token(psi: &Var, m: &Var) -> Var {
-    ops::add(psi, m)
+    psi + m
 }

@@ -19,7 +19,7 @@ use crate::tensor::Tensor;
 #[track_caller]
 pub fn covariance(a: &Tensor, sigma: Sigma) -> Tensor {
     let a = a.clone().into();
-    ops::scale(&ops::matmul_nt(&a, &a), sigma.variance()).value().clone()
+    (sigma.variance() * ops::matmul_nt(&a, &a)).value().clone()
 }
 
 /// E|An|² = tr Σ = σ|A|²: the expected squared length of the noise on a position, without making Σ.

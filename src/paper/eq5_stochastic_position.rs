@@ -21,7 +21,7 @@ use crate::tensor::{DType, Shape, Tensor};
 #[doc(alias = "Eq. 5")]
 #[track_caller]
 pub fn stochastic_position(a: &Var, n: &Var, psi: &Var) -> Var {
-    ops::add(&ops::linear(n, a, None), psi)
+    ops::linear(n, a, None) + psi
 }
 
 /// n_j ~ N(0, σI): fresh, independent noise for every masked token.

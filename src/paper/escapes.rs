@@ -29,7 +29,7 @@ pub fn gauge_escape(a: &Tensor, gamma: &Tensor, beta: &Tensor, c: f64) -> [Tenso
 ///
 /// Proved by `the_rescaling_escape`.
 pub fn rescaling_escape<'f>(f: &'f Regressor<'f>, c: f64) -> impl Fn(&Var, &Var) -> Var + 'f {
-    move |u, v| f(u, &ops::scale(v, c))
+    move |u, v| f(u, &(c * v))
 }
 
 /// A without its part in the span of the positions ψ \[K, d_p\]: (I − P)A with P the projection on that span.
@@ -40,12 +40,8 @@ pub fn rescaling_escape<'f>(f: &'f Regressor<'f>, c: f64) -> impl Fn(&Var, &Var)
 /// Proved by `the_subspace_escape`.
 #[track_caller]
 pub fn subspace_escape(a: &Tensor, psi: &Tensor) -> Tensor {
-    let [d_p, d_e] = a.dims("subspace escape: A");
-    let mut rest = a.clone();
-    for q in orthonormal_rows(&psi.to_f64_vec(), d_p) {
-        let entries = rest.as_mut_slice::<f64>();
-        let share: Vec<f64> = (0..d_e).map(|e| (0..d_p).map(|p| q[p] * entries[p * d_e + e]).sum()).collect();
-        (0..d_p * d_e).for_each(|i| entries[i] -= q[i / d_e] * share[i % d_e]);
-    }
-    rest
+    let [d_p, _] = a.dims("subspace escape: A");
+    let basis = orthonormal_rows(&psi.to_f64_vec(), d_p);
+    let (a, q) = (Var::from(a.clone()), Var::from(Tensor::new([basis.len(), d_p], basis.concat())));
+    (&a - ops::matmul_tn(&q, &q.matmul(&a))).value().clone()
 }

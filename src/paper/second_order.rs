@@ -104,16 +104,17 @@ pub fn critical_variance(det: &Tensor, m: &Tensor) -> Option<f64> {
         sum.add_assign(&kron_identity(m, n / d_p, variance));
         Cholesky::new(sum.to_f64_vec(), n).is_some()
     };
-    if definite(0.0) {
+    let (mut low, mut high) = (-40.0f64, 40.0f64); // powers of 2
+    if definite(low.exp2()) {
         return Some(0.0);
     }
-    let mut high = (-40..=40).map(|power| 2f64.powi(power)).find(|&variance| definite(variance))?;
-    let mut low = if high == 2f64.powi(-40) { return Some(0.0) } else { 0.5 * high };
-    while high - low > 1e-11 * high {
-        let middle = 0.5 * (low + high);
-        if definite(middle) { high = middle } else { low = middle }
-    }
-    Some(high)
+    definite(high.exp2()).then(|| {
+        while high - low > 1e-11 {
+            let middle = 0.5 * (low + high);
+            if definite(middle.exp2()) { high = middle } else { low = middle }
+        }
+        high.exp2()
+    })
 }
 
 /// The gradient at A = 0 of a *calibrated* F, one with F(ψ_j + m, 0) = mean over images of y_j:
@@ -132,8 +133,7 @@ pub fn calibrated_gradient(f: &Regressor<'_>, task: &RegressionTask) -> Tensor {
     // Deviations from the mean over rows: [rows, whatever is in a row].
     let centered = |t: &Tensor| {
         let t = Var::constant(t.reshape([rows, t.elements() / rows]));
-        let mean = ops::matmul(&Var::constant(Tensor::full([1, rows], -1.0 / rows as f64, DType::F64)), &t);
-        ops::add(&t, &mean)
+        &t - t.mean_axis(0).reshape([1, t.value().last_dim()])
     };
     let covariance = ops::matmul_tn(&centered(&task.y), &centered(&task.x)); // R Cov(y_j, xᵢ), [tokens, context d_e]
     let u = task.positions();
@@ -141,7 +141,7 @@ pub fn calibrated_gradient(f: &Regressor<'_>, task: &RegressionTask) -> Tensor {
     for j in 0..tokens {
         // ∇₂F of token j at v = 0: the same in every row, so the first one's is taken.
         let pick = Var::constant(Tensor::from_fn([rows, tokens, 1], DType::F64, |i| f64::from(i == j)));
-        let predicted = |v: &Var| ops::sum(&ops::mul(&f(&u, v), &pick));
+        let predicted = |v: &Var| (f(&u, v) * &pick).sum();
         let slope = gradient(predicted, &Tensor::zeros([rows, context, d_p], DType::F64)).rows(0..1);
         let of_token = covariance.value().rows(j..j + 1).reshape([context, d_e]);
         let product = ops::matmul_tn(&slope.reshape([context, d_p]).into(), &of_token.into());

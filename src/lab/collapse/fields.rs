@@ -4,15 +4,6 @@
 //! In tokens of width 32 the positions of a 6 × 6 grid span 11 dimensions, which leaves A much room beside them.
 //! Without weight decay nothing makes an A vanish that nobody reads, so the untied |A| stalls while its noise loses its
 //! effect. Weight decay on A and B takes away what is not needed: then untied and tied part.
-//!
-//! | what | here |
-//! |---|---|
-//! | images | 6 × 6 patches of 8 features, each feature a random field of the nine lowest cosines, of power 1 |
-//! | context, masked | 12 patches each, drawn anew for every image |
-//! | targets | the features of the masked patches |
-//! | F | [`Predictor`] of width 32, one block, two heads; sine-cosine positions; m learned |
-//! | A, B | \[32, 8\], random, entries of 0.35 |
-//! | training | 3000 Adam steps on 16 fresh images, learning rate 0.002 falling to 0, noise of standard deviation 1 |
 
 use std::f64::consts::PI;
 
@@ -34,8 +25,9 @@ const GRID: usize = 6;
 const FEATURES: usize = 8;
 /// Frequencies along each side.
 const MODES: usize = 3;
-/// Patches seen, and patches asked for.
+/// Patches seen, and patches asked for: drawn anew for every image.
 const TOKENS: usize = 12;
+
 /// One way of training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FieldTraining {
@@ -64,7 +56,7 @@ struct Images {
 }
 
 impl Images {
-    /// Some images, and what is asked for.
+    /// Some images, each of the features a random field of power 1, and the features of the patches that are asked for.
     fn draw(rows: usize, rng: &mut Generator) -> (Self, Var) {
         // Cosines that are orthonormal on the grid, each of power 1/9 in the sum.
         let wave = |mode: usize, at: usize| (PI * mode as f64 * (at as f64 + 0.5) / GRID as f64).cos();
@@ -74,7 +66,7 @@ impl Images {
             mode(i % (MODES * MODES), i / (MODES * MODES)) / MODES as f64
         });
         let coefficients = Tensor::normal([rows, MODES * MODES, FEATURES], 1.0, DTYPE, rng);
-        let features = ops::matmul(&modes.into(), &coefficients.into());
+        let features = Var::from(modes).matmul(&coefficients.into());
         let mut places: Vec<u32> = (0..(GRID * GRID) as u32).collect();
         let mut drawn = [Vec::new(), Vec::new()];
         for _ in 0..rows {
@@ -119,8 +111,7 @@ impl FieldTraining {
         setup.network.set_role(predictor.embed.bias, Role::Unread);
         let (a, b) = setup.pair(tied, [config.dim, FEATURES], 0.35, false);
         let before = setup.projections.value(a).norm();
-        let mut norm = Trace::new();
-        let end = setup.train(
+        let ([norm], end) = setup.train(
             &schedule,
             Images::draw,
             |w, p, images, rng| {
@@ -135,7 +126,7 @@ impl FieldTraining {
                 };
                 predictor.forward(w, &c, &masked)
             },
-            |step, projections| norm.push((step as f64, projections.value(a).norm() / before)),
+            |projections| [projections.value(a).norm() / before],
         );
         FieldRun { norm, end }
     }

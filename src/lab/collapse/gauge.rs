@@ -79,26 +79,23 @@ impl GaugeTraining {
         let world = |rows: usize, rng: &mut Generator| {
             let z = Tensor::normal([rows, 1, FEATURES], 1.0, DTYPE, rng);
             let normal = ops::layer_norm(&z.clone().into(), None, LayerNorm::EPS);
-            let four = ops::slice_tokens(&ops::reshape(&normal, [rows, FEATURES, 1]), 0, RANK);
-            (Var::constant(z), Var::constant(ring::field(&four.value().reshape([rows, RANK]))))
+            let four = normal.slice(2, 0..RANK).reshape([rows, RANK]);
+            (Var::constant(z), Var::constant(ring::field(four.value())))
         };
         let (many, _) = world(MEASURED, &mut stream(seed, Purpose::Eval, [0, 0]));
-        let (mut norm, mut gamma, mut noise_to_signal) = (Trace::new(), Trace::new(), Trace::new());
-        let end = setup.train(
+        let ([norm, gamma, noise_to_signal], end) = setup.train(
             &schedule,
             world,
             |w, p, z, rng| {
                 let n = sample_noise([z.shape()[0], POSITIONS, FEATURES], sigma, DTYPE, rng);
                 mlp.predict(w, (&p[a], &p[a]), &layer_norm.forward(p, z), n)
             },
-            |step, projections| {
-                let step = step as f64;
+            |projections| {
                 let [of_a, of_gamma] = [a, layer_norm.weight].map(|id| projections.value(id).norm());
                 let p = projections.constants();
                 let a_s = ops::linear(&layer_norm.forward(&p, &many), &p[a], None);
-                norm.push((step, of_a / before[0]));
-                gamma.push((step, of_gamma / before[1]));
-                noise_to_signal.push((step, sigma.std() * of_a / (a_s.value().norm() / (MEASURED as f64).sqrt())));
+                let signal = a_s.value().norm() / (MEASURED as f64).sqrt();
+                [of_a / before[0], of_gamma / before[1], sigma.std() * of_a / signal]
             },
         );
         GaugeRun { norm, gamma, noise_to_signal, end }

@@ -9,15 +9,6 @@
 //! image of A: |A| stays large, and so does half of its part within span ψ, while the noise changes next to no
 //! prediction. |A| alone would call that a success. (The exact subspace escape, an A orthogonal to span ψ, is a limit
 //! of this that training does not go to.)
-//!
-//! | what | here |
-//! |---|---|
-//! | positions | 12 on a ring, ψ of rank 4 = (cos t, sin t, cos 2t, sin 2t, 0, …) in d_p dimensions |
-//! | images | x ~ N(0, I₄), one context token; 16 fresh ones a step |
-//! | targets | the field on the ring with coefficients x, of power 1 |
-//! | F | 64 hidden GELUs on u and v |
-//! | A, B | \[d_p, 4\], random, of norm 0.6 (d_p = 4) or 1.2 (d_p = 16): entries of 0.15 |
-//! | training | 6000 Adam steps, learning rate 0.002 falling to 0, fresh noise for every token |
 
 use rayon::prelude::*;
 
@@ -54,6 +45,7 @@ pub struct JointRun {
 
 /// Entries of A and B at the start.
 pub(super) const ENTRY: f64 = 0.15;
+
 impl JointTraining {
     /// The full run: 6000 steps.
     pub fn new(tied: bool, d_p: usize, sigma: Sigma) -> Self {
@@ -86,10 +78,10 @@ impl JointTraining {
         let mlp = setup.predictor(|params, rng| Mlp::new(d_p, 64, DTYPE, params, rng));
         let (a, b) = setup.pair(tied, [d_p, RANK], ENTRY, true);
         let before = setup.projections.value(a).norm();
-        let (mut norm, mut in_span) = (Trace::new(), Trace::new());
-        let end = setup.train(
+        let ([norm, in_span], end) = setup.train(
             &schedule,
             |rows, rng| {
+                // One context token an image, whose features are the coefficients of the field.
                 let x = Tensor::normal([rows, 1, RANK], 1.0, DTYPE, rng);
                 let y = ring::field(&x.reshape([rows, RANK]));
                 (Var::constant(x), Var::constant(y))
@@ -98,10 +90,9 @@ impl JointTraining {
                 let n = sample_noise([x.shape()[0], POSITIONS, RANK], sigma, DTYPE, rng);
                 mlp.predict(w, (&p[a], &p[b]), x, n)
             },
-            |step, projections| {
+            |projections| {
                 let a = projections.value(a);
-                norm.push((step as f64, a.norm() / before));
-                in_span.push((step as f64, a.rows(0..RANK).norm() / before)); // the first four axes are span ψ
+                [a.norm() / before, a.rows(0..RANK).norm() / before] // the first four axes are span ψ
             },
         );
         JointRun { norm, in_span, end }

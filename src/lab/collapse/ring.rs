@@ -35,13 +35,9 @@ pub fn positions(d_p: usize) -> Tensor {
 /// \[R, 4\] → \[R, 12, 1\]. With E hhᵀ = I, the mean of y² over positions and images is 1.
 pub fn field(coefficients: &Tensor) -> Tensor {
     let [rows, _] = coefficients.dims("ring: coefficients");
-    let dtype = coefficients.dtype();
-    let (psi, h) = (positions(RANK).to_f64_vec(), coefficients.to_f64_vec());
-    let (psi, h): (Vec<&[f64]>, Vec<&[f64]>) = (psi.chunks(RANK).collect(), h.chunks(RANK).collect());
-    Tensor::from_fn([rows, POSITIONS, 1], dtype, |i| {
-        let product = psi[i % POSITIONS].iter().zip(h[i / POSITIONS]).map(|(psi, h)| psi * h).sum::<f64>();
-        std::f64::consts::FRAC_1_SQRT_2 * product
-    })
+    let (psi, h) = (positions(RANK).into(), coefficients.to_dtype(DType::F64).into());
+    let y = std::f64::consts::FRAC_1_SQRT_2 * ops::matmul_nt(&h, &psi);
+    y.value().reshape([rows, POSITIONS, 1]).to_dtype(coefficients.dtype())
 }
 
 /// F(u, v) = w · GELU(W_u u + W_v v + b) + b′.
@@ -65,8 +61,7 @@ impl Mlp {
 
     /// u \[R, N, d_p\], v \[R, 1, d_p\] → \[R, N, 1\].
     pub fn forward(&self, w: &Weights, u: &Var, v: &Var) -> Var {
-        let hidden = ops::add(&self.masked.forward(w, u), &self.context.forward(w, v));
-        self.out.forward(w, &ops::gelu(&hidden))
+        self.out.forward(w, &ops::gelu(&(self.masked.forward(w, u) + self.context.forward(w, v))))
     }
 
     /// F(An_j + ψ_j, Bx) at every position, with the noise `n` \[R, 12, d_e\] and features x \[R, 1, d_e\] → \[R, 12, 1\].

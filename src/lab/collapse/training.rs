@@ -66,25 +66,26 @@ impl Setup {
         (a, if tied { a } else { self.projection("B", shape, entry, exact) })
     }
 
-    /// Trains on fresh images of `world`, and then measures F on [`MEASURED`] more, under two draws of the noise. `watch`
-    /// sees the projections, as in [`fit`].
-    pub fn train<X>(
+    /// Trains on fresh images of `world`, with the traces of what `watch` sees, as in [`fit`], and then measures F on
+    /// [`MEASURED`] more, under two draws of the noise.
+    pub fn train<X, const N: usize>(
         mut self,
         schedule: &Schedule,
         world: impl Fn(usize, &mut Generator) -> (X, Var),
         predict: impl Fn(&Weights, &Weights, &X, &mut Generator) -> Var,
-        watch: impl FnMut(usize, &Params),
-    ) -> Measured {
+        watch: impl Fn(&Params) -> [f64; N],
+    ) -> ([Trace; N], Measured) {
         let Setup { network, projections, noise, .. } = &mut self;
         let loss = |w: &Weights, p: &Weights| {
             let (x, y) = world(ROWS, noise);
             ops::mse(&predict(w, p, &x, noise), &y)
         };
-        fit(schedule, [&mut *network, &mut *projections], loss, watch);
+        let traces = fit(schedule, [&mut *network, &mut *projections], loss, watch);
         let (w, p) = (network.constants(), projections.constants());
         let (x, y) = world(MEASURED, noise);
         let draws = [(); 2].map(|()| predict(&w, &p, &x, noise));
-        Measured { sensitivity: 0.5 * ops::mse(&draws[0], &draws[1]).item(), loss: ops::mse(&draws[0], &y).item() }
+        let [apart, loss] = [&draws[1], &y].map(|other| ops::mse(&draws[0], other).item());
+        (traces, Measured { sensitivity: 0.5 * apart, loss })
     }
 }
 
@@ -98,19 +99,23 @@ pub struct Measured {
     pub loss: f64,
 }
 
-/// Trains a network and the projections A and B that feed it. `loss` is what a step lowers; `watch` sees the
-/// projections, and how many steps they have made: 0, and then after every hundredth of the run.
-pub(super) fn fit(
+/// Trains a network and the projections A and B that feed it. `loss` is what a step lowers. `watch` sees the projections
+/// before the first step and after every hundredth of the run: the traces are of what it gives.
+pub(super) fn fit<const N: usize>(
     schedule: &Schedule,
     [network, projections]: [&mut Params; 2],
     mut loss: impl FnMut(&Weights, &Weights) -> Var,
-    mut watch: impl FnMut(usize, &Params),
-) {
+    watch: impl Fn(&Params) -> [f64; N],
+) -> [Trace; N] {
+    let mut traces = [(); N].map(|()| Trace::new());
+    let mut look = |step: usize, projections: &Params| {
+        traces.iter_mut().zip(watch(projections)).for_each(|(trace, y)| trace.push((step as f64, y)));
+    };
     let Schedule { steps, lr, decay } = *schedule;
     let mut optimizers = [AdamW::new(&[network]), AdamW::new(&[projections])];
     for step in 0..steps {
         if step % (steps / 100).max(1) == 0 {
-            watch(step, projections);
+            look(step, projections);
         }
         let tape = Tape::new();
         let weights = [network.on(&tape), projections.on(&tape)];
@@ -123,7 +128,8 @@ pub(super) fn fit(
             optimizers[i].update(&mut [params], found, lr, decay);
         }
     }
-    watch(steps, projections);
+    look(steps, projections);
+    traces
 }
 
 /// A quantity over training: (step, value).
@@ -163,11 +169,11 @@ impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Spread { mean, sd } = *self;
         let small = mean.abs() < 0.01 && mean != 0.0;
-        match (small, sd) {
-            (false, Some(sd)) => write!(f, "{mean:.3} ± {sd:.3}"),
-            (false, None) => write!(f, "{mean:.3}"),
-            (true, Some(sd)) => write!(f, "{mean:.1e} ± {sd:.0e}"),
-            (true, None) => write!(f, "{mean:.1e}"),
+        if small { write!(f, "{mean:.1e}") } else { write!(f, "{mean:.3}") }?;
+        match sd {
+            Some(sd) if small => write!(f, " ± {sd:.0e}"),
+            Some(sd) => write!(f, " ± {sd:.3}"),
+            None => Ok(()),
         }
     }
 }

@@ -128,6 +128,10 @@ impl MultiBlock {
         MultiBlock { sampler: Sampler::Official, truncation: Truncation::Raster, ..self }
     }
 
+    fn official(&self) -> bool {
+        self.sampler == Sampler::Official
+    }
+
     /// Whether [`sample`](Self::sample) can always meet these settings.
     ///
     /// # Errors
@@ -149,20 +153,13 @@ impl MultiBlock {
             &|| format!("{grid} tokens; {MOST} a side is the most"),
             "use larger patches",
         )?;
-        let both = [("target", &self.target), ("context", &self.context)];
-        for (kind, blocks) in both {
+        let empty = || "with min_keep 0 a context could be left empty".to_owned();
+        check(!self.is_enough(0), &empty, "set min_keep to at least 1")?;
+        let demand = format!("{} min_keep = {}", if self.official() { "more than" } else { "at least" }, self.min_keep);
+        for (kind, blocks) in [("target", &self.target), ("context", &self.context)] {
             blocks.validate(kind)?;
             let many = || format!("{} {kind} blocks on {grid}", blocks.count);
             check(blocks.count <= rows * columns, &many, "ask for no more blocks than there are tokens")?;
-        }
-        let empty = || "with min_keep 0 a context could be left empty".to_owned();
-        check(!self.is_enough(0), &empty, "set min_keep to at least 1")?;
-
-        let demand = match self.sampler {
-            Sampler::Inclusive => format!("at least min_keep = {}", self.min_keep),
-            Sampler::Official => format!("more than min_keep = {}", self.min_keep),
-        };
-        for (kind, blocks) in both {
             for (h, w) in self.drawable_sizes(blocks) {
                 let small = || {
                     let block = format!("a {kind} block of {h}x{w} = {} tokens", h * w);
@@ -172,7 +169,7 @@ impl MultiBlock {
                 check(self.is_enough(h * w), &small, &hint)?;
             }
         }
-        if self.sampler == Sampler::Official || self.allow_overlap {
+        if self.official() || self.allow_overlap {
             return Ok(());
         }
         let contexts = self.drawable_sizes(&self.context);
@@ -210,10 +207,8 @@ impl MultiBlock {
         let seed = rng.random();
         let mut rngs: Vec<Generator> = (0..batch as u64).map(|i| stream(seed, Purpose::Mask, [i, 0])).collect();
         for rng in &mut rngs {
-            let (blocks, visible) = match self.sampler {
-                Sampler::Inclusive => self.place_image(target, context, rng),
-                Sampler::Official => self.place_image_as_official(target, context, rng),
-            };
+            let place = if self.official() { Self::place_image_as_official } else { Self::place_image };
+            let (blocks, visible) = place(self, target, context, rng);
             targets.iter_mut().zip(&blocks).for_each(|(rows, block)| rows.push(block.tokens_outside(&[], self.grid.1)));
             contexts.iter_mut().zip(visible).for_each(|(rows, tokens)| rows.push(tokens));
         }
@@ -229,10 +224,7 @@ impl MultiBlock {
     /// (1) The height and width that all blocks of one kind have in one batch.
     fn draw_size(&self, blocks: &Blocks, rng: &mut impl Rng) -> (usize, usize) {
         let u: f64 = rng.random();
-        let v = match self.sampler {
-            Sampler::Inclusive => rng.random(),
-            Sampler::Official => u, // D1
-        };
+        let v = if self.official() { u } else { rng.random() }; // D1
         self.size(self.budget(between(blocks.scale, u)), between(blocks.aspect, v))
     }
 
@@ -244,10 +236,7 @@ impl MultiBlock {
     /// The height and width nearest to `budget` tokens with this aspect; halves round to even, as in Python.
     fn size(&self, budget: usize, aspect: f64) -> (usize, usize) {
         let side = |area: f64, grid_side: usize| {
-            let longest = match self.sampler {
-                Sampler::Inclusive => grid_side,
-                Sampler::Official => grid_side - 1, // D2
-            };
+            let longest = if self.official() { grid_side - 1 } else { grid_side }; // D2
             (area.sqrt().round_ties_even() as usize).min(longest)
         };
         (side(budget as f64 * aspect, self.grid.0), side(budget as f64 / aspect, self.grid.1))
@@ -261,10 +250,7 @@ impl MultiBlock {
         let mut sizes = BTreeSet::new();
         for budget in self.budget(blocks.scale.0)..=self.budget(blocks.scale.1) {
             let k = budget as f64;
-            let (low, high) = match self.sampler {
-                Sampler::Inclusive => blocks.aspect,
-                Sampler::Official => self.aspects_drawn_with(budget, blocks), // D1
-            };
+            let (low, high) = self.aspects_drawn_with(budget, blocks);
             // Height passes s + ½ at aspect (s + ½)²/K, width at K/(s + ½)². Sides beyond the grid are cut anyway.
             let halves = |from: f64, to: f64, grid_side: usize| {
                 (from.sqrt() as usize..=(to.sqrt() as usize).min(grid_side)).map(|s| (s as f64 + 0.5).powi(2))
@@ -279,10 +265,10 @@ impl MultiBlock {
         sizes.into_iter().collect()
     }
 
-    /// The range of aspects that one shared draw u can give together with this budget (D1).
+    /// The range of aspects that can be drawn together with this budget: a part of them if both share one draw u (D1).
     fn aspects_drawn_with(&self, budget: usize, blocks: &Blocks) -> (f64, f64) {
         let (low, high) = blocks.scale;
-        if low == high {
+        if !self.official() || low == high {
             return blocks.aspect;
         }
         let share = |tokens: usize| tokens as f64 / (self.grid.0 * self.grid.1) as f64;
@@ -343,19 +329,14 @@ impl MultiBlock {
 
     /// (2) One block of this size at a random offset.
     fn place(&self, (height, width): (usize, usize), rng: &mut impl Rng) -> Block {
-        let mut offset = |room: usize| match self.sampler {
-            Sampler::Inclusive => rng.random_range(0..=room),
-            Sampler::Official => rng.random_range(0..room), // D3; D2 leaves room for one
-        };
+        let last = usize::from(self.official()); // D3; D2 leaves room for one
+        let mut offset = |room: usize| rng.random_range(0..=room - last);
         Block { top: offset(self.grid.0 - height), left: offset(self.grid.1 - width), height, width }
     }
 
     /// Whether a block of this many tokens may be used (D4).
     fn is_enough(&self, tokens: usize) -> bool {
-        match self.sampler {
-            Sampler::Inclusive => tokens >= self.min_keep,
-            Sampler::Official => tokens > self.min_keep,
-        }
+        tokens >= self.min_keep + usize::from(self.official())
     }
 
     /// (4) Leaves `keep` of these tokens, in their order (D7).

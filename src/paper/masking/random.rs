@@ -3,12 +3,10 @@
 //! 1. Give each token a uniform number (the noise).
 //! 2. Sort: the order of the tokens by their noise is a uniformly random permutation, `shuffle`.
 //! 3. Keep the first ⌊L·(1 − ratio)⌋ of the permuted tokens, remove the rest.
-//! 4. Invert the permutation, so that a decoder can put kept and removed tokens back in raster order.
-//! 5. Mark each token in raster order: 0 is keep, 1 is remove.
 //!
 //! Source: He et al. (2021), §3; `random_masking` in the official `models_mae.py`. Departures:
 //!
-//! 1. The removed tokens are listed too (the paper's B_y); the original recovers them from the mask.
+//! 1. The removed tokens are listed (the paper's B_y); the original has the inverse permutation and a mask for them.
 //! 2. Equal noise is ordered by token, on every machine; the original's sort leaves ties open, and f32 noise has some.
 //! 3. A ratio that keeps no token or removes none is an error; the original goes on to a loss of NaN.
 
@@ -24,10 +22,6 @@ pub struct RandomMasks {
     pub kept: Indices,
     /// `[B, L − K]`: the tokens to predict (B_y), in shuffled order.
     pub removed: Indices,
-    /// `[B, L]`: `restore[b][t]` is where token t stands in `kept[b]` followed by `removed[b]`. MAE's `ids_restore`.
-    pub restore: Indices,
-    /// `[B, L]`, row-major, in raster order: 0 is keep, 1 is remove.
-    pub mask: Vec<f32>,
 }
 
 /// Random masks for `batch` images of `tokens` tokens each, of which the share `mask_ratio` is removed (MAE: 0.75).
@@ -52,7 +46,7 @@ pub fn masks_from_noise(noise: &[f64], batch: usize, tokens: usize, mask_ratio: 
     assert_eq!(noise.len(), batch * tokens, "masks_from_noise: noise for {batch} images of {tokens} tokens");
     let keep = kept_tokens(tokens, mask_ratio)?;
 
-    let (mut kept, mut removed, mut restore, mut mask) = (vec![], vec![], vec![], vec![]);
+    let (mut kept, mut removed) = (vec![], vec![]);
     for noise in noise.chunks_exact(tokens) {
         // (2) A stable sort: equal noise leaves the tokens in raster order.
         let mut shuffle: Vec<u32> = (0..tokens as u32).collect();
@@ -60,21 +54,8 @@ pub fn masks_from_noise(noise: &[f64], batch: usize, tokens: usize, mask_ratio: 
         // (3)
         kept.extend_from_slice(&shuffle[..keep]);
         removed.extend_from_slice(&shuffle[keep..]);
-        // (4) place[shuffle[k]] = k.
-        let mut place = vec![0; tokens];
-        for (k, &token) in shuffle.iter().enumerate() {
-            place[token as usize] = k as u32;
-        }
-        // (5)
-        mask.extend(place.iter().map(|&k| if (k as usize) < keep { 0.0 } else { 1.0 }));
-        restore.extend(place);
     }
-    Ok(RandomMasks {
-        kept: Indices::new(batch, keep, kept),
-        removed: Indices::new(batch, tokens - keep, removed),
-        restore: Indices::new(batch, tokens, restore),
-        mask,
-    })
+    Ok(RandomMasks { kept: Indices::new(batch, keep, kept), removed: Indices::new(batch, tokens - keep, removed) })
 }
 
 /// K = ⌊L·(1 − ratio)⌋, computed in f64 and cut off as the original does: 0.9 of 10 tokens keeps 0.999…, that is, none.
@@ -105,8 +86,6 @@ mod tests {
         let masks = masks_from_noise(&noise, 2, 4, 0.5).unwrap();
         assert_eq!(masks.kept.as_slice(), [1, 3, 3, 1]);
         assert_eq!(masks.removed.as_slice(), [0, 2, 0, 2]);
-        assert_eq!(masks.restore.as_slice(), [2, 0, 3, 1, 2, 1, 3, 0]);
-        assert_eq!(masks.mask, [1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
         // Three levels of noise in a row so long that an unstable sort would shuffle the ties.
         let noise: Vec<f64> = (0..60).map(|token| f64::from(token % 3)).collect();
         let order = (0..3).flat_map(|level| (level..60).step_by(3));
@@ -114,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn kept_and_removed_are_an_exact_partition_that_restore_undoes() {
+    fn kept_and_removed_are_an_exact_partition() {
         let mut rng = stream(1, Purpose::Mask, [0, 0]);
         for (tokens, ratio, keep) in [(196, 0.75, 49), (64, 0.75, 16), (7, 0.5, 3), (2, 0.5, 1), (10, 0.6, 4)] {
             let masks = random_masks(5, tokens, ratio, &mut rng).unwrap();
@@ -123,12 +102,9 @@ mod tests {
             assert!(draw(1) == draw(1) && (tokens < 64 || draw(1) != draw(2)), "a seed repeats");
             assert!(tokens < 64 || draw(1).kept.row(0) != draw(1).kept.row(1), "images differ");
             for b in 0..5 {
-                let shuffled = [masks.kept.row(b), masks.removed.row(b)].concat();
-                for token in 0..tokens {
-                    let place = masks.restore.row(b)[token] as usize;
-                    assert_eq!(shuffled[place], token as u32);
-                    assert_eq!(masks.mask[b * tokens + token], if place < keep { 0.0 } else { 1.0 });
-                }
+                let mut all = [masks.kept.row(b), masks.removed.row(b)].concat();
+                all.sort_unstable();
+                assert!(all.into_iter().eq(0..tokens as u32));
             }
         }
     }

@@ -1,13 +1,5 @@
 //! Appendix A: the losses with and without noise, tied and untied, and their gradients at A = 0.
 //!
-//! | file | what |
-//! |---|---|
-//! | `eq8_expected_loss` | J(A, B): context through B, noise through A; and variants with more noise |
-//! | `eq9_tied_loss` | J_tied(A) = J(A, A) |
-//! | `eq10_deterministic_loss` | J_det(B) = J(0, B) |
-//! | `eq11_eq12_gradient_at_zero` | the gradients of J_tied and J_det at 0, the same (Propositions A.2 and 3.1) |
-//! | `prop_a1_untied_gradient` | the gradient of J with respect to A, zero at A = 0 (Proposition A.1) |
-//!
 //! All of it works on any F: a closure from masked tokens and projected context to predictions, made of operations on
 //! the tape. The paper's F is a function of one masked and one context token; here it sees all N_t and N_c tokens of an
 //! image, so that an attention network is an F too. The context positions ψᵢ of Eq. (1) are left out of the appendix;
@@ -15,21 +7,15 @@
 //!
 //! What the proposition says, what it does not, and the derivations: docs/derivations/collapse.md.
 
-mod eq10_deterministic_loss;
-mod eq11_eq12_gradient_at_zero;
-mod eq8_expected_loss;
-mod eq9_tied_loss;
-mod prop_a1_untied_gradient;
+mod appendix_a;
 
 use super::masked_token;
 use crate::autograd::{Tape, Var, ops};
 use crate::tensor::{DType, Tensor};
 
-pub use eq8_expected_loss::{expected_loss, expected_loss_under};
-pub use eq9_tied_loss::tied_loss;
-pub use eq10_deterministic_loss::deterministic_loss;
-pub use eq11_eq12_gradient_at_zero::gradient_at_zero;
-pub use prop_a1_untied_gradient::untied_gradient;
+pub use appendix_a::{
+    deterministic_loss, expected_loss, expected_loss_under, gradient_at_zero, tied_loss, untied_gradient,
+};
 
 /// F: masked tokens \[R, N_t, d_p\] and projected context \[R, N_c, d_p\] → predictions \[R, N_t, D\].
 ///
@@ -97,8 +83,8 @@ impl RegressionTask {
 /// Its [gradients](gradient) with respect to u and v are 2(F − y)∇₁F and 2(F − y)∇₂F, the factors that the appendix's
 /// gradients are made of.
 pub fn squared_error(f: &Regressor<'_>, y: &Tensor, u: &Var, v: &Var) -> Var {
-    let error = ops::add(&f(u, v), &Var::constant(y.scaled(-1.0)));
-    ops::sum(&ops::mul(&error, &error))
+    let error = f(u, v) - Var::constant(y.clone());
+    (&error * &error).sum()
 }
 
 /// The gradient of a scalar function of one matrix, by the tape; zero where it does not depend on it.

