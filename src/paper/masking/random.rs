@@ -13,6 +13,7 @@
 use rand::{Rng, RngExt};
 
 use crate::error::{Error, Result};
+use crate::rng::{Purpose, stream};
 use crate::tensor::Indices;
 
 /// What MAE keeps and removes of B images of L tokens, of which K are kept.
@@ -30,8 +31,11 @@ pub struct RandomMasks {
 /// [`Error::Config`] as for [`masks_from_noise`].
 pub fn random_masks(batch: usize, tokens: usize, mask_ratio: f64, rng: &mut impl Rng) -> Result<RandomMasks> {
     kept_tokens(tokens, mask_ratio)?; // a bad ratio is answered before anything is drawn
-    let noise: Vec<f64> = (0..batch * tokens).map(|_| rng.random()).collect(); // (1)
-    masks_from_noise(&noise, batch, tokens, mask_ratio)
+    // A generator for each image: its mask is the same in a batch of any size.
+    let seed = rng.random();
+    let rngs = (0..batch as u64).map(|i| stream(seed, Purpose::Mask, [i, 0]));
+    let noise = rngs.flat_map(|mut rng| (0..tokens).map(move |_| rng.random())); // (1)
+    masks_from_noise(&noise.collect::<Vec<f64>>(), batch, tokens, mask_ratio)
 }
 
 /// [`random_masks`] from given `noise` `[batch, tokens]`, row-major: in each row the smallest are kept.

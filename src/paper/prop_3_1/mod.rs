@@ -7,13 +7,13 @@
 //!
 //! What the proposition says, what it does not, and the derivations: docs/derivations/collapse.md.
 
-mod appendix_a;
+mod eq8_eq9_eq10_eq11_eq12_appendix_a;
 
 use super::masked_token;
 use crate::autograd::{Tape, Var, ops};
 use crate::tensor::{DType, Tensor};
 
-pub use appendix_a::{
+pub use eq8_eq9_eq10_eq11_eq12_appendix_a::{
     deterministic_loss, expected_loss, expected_loss_under, gradient_at_zero, tied_loss, untied_gradient,
 };
 
