@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::Dataset;
-use super::file::read_whole;
+use super::file::{how_to_unpack, read_whole};
 use crate::{Error, Result};
 
 /// The side of an image in pixels.
@@ -97,11 +97,7 @@ pub fn cifar100(dir: &Path) -> Result<(Cifar, Cifar)> {
 
 fn splits(layout: &'static Layout, dir: &Path) -> Result<(Cifar, Cifar)> {
     if dir.is_file() {
-        let folder = dir.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let (archive, folder) = (dir.display(), folder.display());
-        let is_archive = dir.extension().is_some_and(|ext| ext == "gz" || ext == "tgz" || ext == "tar");
-        let unpack = || format!("unpack it (tar -xf {archive} -C {folder}), and give the folder {folder}");
-        let hint = if is_archive { unpack() } else { layout.explain() };
+        let hint = how_to_unpack(dir).unwrap_or_else(|| layout.explain());
         return Err(Error::file(dir, format!("is a file, not {}'s folder", layout.name), hint));
     }
     let inner = dir.join(layout.folder);
@@ -174,12 +170,10 @@ impl Layout {
         let archive = dir.join(self.archive);
         // The version for Python has the same names without an ending.
         let python = path.with_extension("").is_file() || dir.join(self.python_folder).is_dir();
-        let hint = if archive.is_file() {
-            format!("unpack the archive beside it: tar -xf {} -C {}", archive.display(), dir.display())
-        } else if python {
-            format!("what lies here is the version for Python; {}", self.explain())
-        } else {
-            self.explain()
+        let hint = match how_to_unpack(&archive).filter(|_| archive.is_file()) {
+            Some(how) => format!("the archive lies beside it: {how}"),
+            None if python => format!("what lies here is the version for Python; {}", self.explain()),
+            None => self.explain(),
         };
         Error::file(path, "there is no such file", hint)
     }
@@ -332,7 +326,7 @@ mod tests {
         let command = format!("tar -xf {} -C {}", archive.display(), scratch.path().display());
         assert!(message.contains("is a file, not CIFAR-10's folder") && message.contains(&command), "{message}");
         let message = error(cifar10(scratch.path()));
-        assert!(message.contains("unpack the archive beside it") && message.contains(&command), "{message}");
+        assert!(message.contains("the archive lies beside it") && message.contains(&command), "{message}");
         write(&scratch, "notes.txt", b"");
         let message = error(cifar100(&scratch.path().join("notes.txt")));
         assert!(message.contains("is a file, not CIFAR-100's folder") && message.contains("unpacks to"), "{message}");

@@ -1,25 +1,6 @@
 //! A folder of image files, with classes or without.
 //!
-//! | under `DIR` | training images | test images | labels |
-//! |---|---|---|---|
-//! | `train/CLASS/…`, `test/CLASS/…` | those in `train` | those in `test` | yes |
-//! | `train/CLASS/…` | four fifths of each class | the others | yes |
-//! | `CLASS/…` | four fifths of each class | the others | yes |
-//! | `train/…`, `test/…` | those in `train` | those in `test` | no |
-//! | `train/…` | all but those held out | a fifth, at most 512 | no |
-//! | `…` | all but those held out | a fifth, at most 512 | no |
-//!
-//! The dots are files, or folders of any depth with files. `val`, `valid` and `validation` serve as `test` does; of
-//! several, the first that fits is taken, so that ImageNet's flat `test` is ignored beside `val/CLASS`. Folders are classes
-//! if more images lie in them than beside them. A class with a single image gives it to training. What is held out depends
-//! on the names alone, and never changes.
-//!
-//! JPEG, PNG and BMP files are read, and WebP and GIF if the crate is compiled with the feature of that name. They are found
-//! by their usual extensions, in upper or lower case; their format is told by their content. Any size and color type will
-//! do; what is used is the largest centered square, resized to S×S, as RGB. An alpha channel and an EXIF orientation are ignored, and of an
-//! animation the first image is taken. Files are decoded when first asked for, and kept in memory up to a limit
-//! ([`OpenOptions::cache`]). Files of other kinds are passed over, which a line on standard error says; names that begin
-//! with a dot are not looked at.
+#![doc = include_str!("../../../docs/data.md")]
 //!
 //! # Files that cannot be used
 //!
@@ -205,53 +186,22 @@ mod tests {
     use tempfile::tempdir;
 
     use crate::data::testing::{pixels, write};
-    use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
+    use image::{ImageFormat, Rgb, RgbImage};
 
-    /// The file that `image` makes.
-    fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+    /// A PNG of 8×8 pixels of one gray level.
+    fn gray(level: u8) -> Vec<u8> {
         let mut bytes = std::io::Cursor::new(Vec::new());
-        image.into().write_to(&mut bytes, format).unwrap();
+        RgbImage::from_pixel(8, 8, Rgb([level; 3])).write_to(&mut bytes, ImageFormat::Png).unwrap();
         bytes.into_inner()
-    }
-
-    fn plain(width: u32, height: u32, color: [u8; 3]) -> RgbImage {
-        RgbImage::from_pixel(width, height, Rgb(color))
-    }
-
-    #[test]
-    fn png_jpeg_gray_and_16_bit_files_become_planes_of_rgb() {
-        let scratch = tempdir().unwrap();
-        let red = [200, 10, 30];
-        write(&scratch, "train/b/1.png", &encoded(plain(8, 8, red), ImageFormat::Png));
-        write(&scratch, "train/b/2.JPG", &encoded(plain(20, 8, red), ImageFormat::Jpeg));
-        let gray = GrayImage::from_pixel(9, 9, Luma([77]));
-        write(&scratch, "train/a/gray.png", &encoded(gray, ImageFormat::Png));
-        let deep = DynamicImage::ImageRgba8(DynamicImage::from(plain(8, 8, red)).into_rgba8()).into_rgba16();
-        write(&scratch, "train/b/3.png", &encoded(deep, ImageFormat::Png));
-        write(&scratch, "train/b/notes.txt", b"not an image");
-        for class in ["a", "b"] {
-            write(&scratch, &format!("val/{class}/x.png"), &encoded(plain(8, 8, red), ImageFormat::Png));
-        }
-        let (train, test) = open(scratch.path(), 8, BadImages::Skip.into()).unwrap();
-        assert_eq!((train.len(), test.len()), (4, 2));
-        assert_eq!(train.class_names(), ["a", "b"]);
-        assert_eq!((0..4).filter_map(|k| train.label(k)).collect::<Vec<_>>(), [0, 1, 1, 1]);
-        assert!(pixels(&train, 0).iter().all(|&v| v == 77));
-        for k in 1..4 {
-            for (c, plane) in pixels(&train, k).chunks(64).enumerate() {
-                let tolerance = if k == 2 { 3 } else { 0 }; // JPEG is lossy
-                assert!(plane.iter().all(|v| v.abs_diff(red[c]) <= tolerance), "image {k}: {plane:?}");
-            }
-        }
     }
 
     #[test]
     fn every_image_under_a_folder_with_its_path() {
         let scratch = tempdir().unwrap();
         for (k, name) in ["top.png", "train/b/1.png", "train/a/2.png", "val/x.png"].into_iter().enumerate() {
-            write(&scratch, name, &encoded(plain(8, 8, [k as u8; 3]), ImageFormat::Png));
+            write(&scratch, name, &gray(k as u8));
         }
-        write(&scratch, "late.png", &encoded(plain(8, 8, [7; 3]), ImageFormat::Png)[..60]);
+        write(&scratch, "late.png", &gray(7)[..60]);
         write(&scratch, "early.png", b"hello");
         let folder = open_all(scratch.path(), 8, BadImages::Skip).unwrap();
         let paths: Vec<_> = (0..folder.len()).map(|k| folder.path(k).to_str().unwrap()).collect();
@@ -276,7 +226,7 @@ mod tests {
     fn a_list_of_files_is_known_again_wherever_it_lies_and_whatever_is_in_them() {
         let identity = |names: &[(&str, usize)]| {
             let scratch = tempdir().unwrap();
-            let whole = encoded(plain(8, 8, [9; 3]), ImageFormat::Png);
+            let whole = gray(9);
             names.iter().for_each(|(name, bytes)| write(&scratch, name, &whole[..whole.len().min(*bytes)]));
             let (train, test) = open(scratch.path(), 8, BadImages::Skip.into()).unwrap();
             train.unlabeled_pixels(0, &mut [0; 192]).unwrap();
@@ -296,7 +246,7 @@ mod tests {
     #[test]
     fn no_more_is_kept_than_was_said() {
         let scratch = tempdir().unwrap();
-        (0..10).for_each(|k| write(&scratch, &format!("{k}.png"), &encoded(plain(8, 8, [k; 3]), ImageFormat::Png)));
+        (0..10).for_each(|k| write(&scratch, &format!("{k}.png"), &gray(k)));
         let kept = |cache| {
             let (train, test) = open(scratch.path(), 8, OpenOptions { cache, ..OpenOptions::default() }).unwrap();
             (0..train.len()).for_each(|k| drop(pixels(&train, k)));

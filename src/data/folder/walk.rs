@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::data::file::how_to_unpack;
 use crate::data::picture::{Named, named};
 use crate::{Error, Result};
 
@@ -55,13 +56,7 @@ pub(super) fn walk(root: &Path) -> Result<Listing> {
 fn walk_within(root: &Path, most_links: usize) -> Result<Listing> {
     let failed = |e| Error::io("read", root, e);
     if std::fs::metadata(root).map_err(failed)?.is_file() {
-        let hint = match root.to_string_lossy().to_ascii_lowercase() {
-            name if name.ends_with(".zip") => format!("unpack it (unzip {}), and give the folder", root.display()),
-            name if [".tar", ".gz", ".tgz", ".xz", ".bz2"].iter().any(|end| name.ends_with(end)) => {
-                format!("unpack it (tar -xf {}), and give the folder", root.display())
-            }
-            _ => "give the folder that it lies in".to_owned(),
-        };
+        let hint = how_to_unpack(root).unwrap_or_else(|| "give the folder that it lies in".to_owned());
         return Err(Error::file(root, "is a file, not a folder of images", hint));
     }
     let mut walk = Walk { root, found: Listing::default(), entries: 0, links_left: most_links, chain: Vec::new() };

@@ -6,7 +6,7 @@ use std::f32::consts::{PI, TAU};
 
 use super::{NAMES, Point, dot};
 
-/// A class's form: turned upright, with π as its area like the unit disc's, centerd roughly on its center of gravity.
+/// A class's form: turned upright, with π as its area like the unit disc's, centered roughly on its center of gravity.
 pub(super) struct Outline {
     form: Form,
     /// No point of it is farther from the center.
