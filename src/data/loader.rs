@@ -343,14 +343,6 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_the_same_whether_they_are_kept_or_dropped_at_once() {
-        let kept = batches(options(), 40);
-        for (batch, kept) in loader(options()).map(first_view).zip(&kept) {
-            assert_eq!(contents(&[batch]), contents(std::slice::from_ref(kept)));
-        }
-    }
-
-    #[test]
     fn memory_serves_again_once_nobody_holds_the_batch() {
         let place = |images: &Tensor| images.as_slice::<f32>().as_ptr();
         let mut memory = Memory::default();
@@ -369,9 +361,10 @@ mod tests {
         assert_eq!(memory.lent.len(), Memory::KEPT, "however many are held elsewhere");
     }
 
+    /// Those that are skipped are dropped at once, and their memory serves again.
     #[test]
     fn resuming_at_a_step_equals_skipping_to_it() {
-        for first_step in [3, 4, 6] {
+        for first_step in [3, 4, 30] {
             let skipped: Vec<_> = loader(options()).skip(first_step).take(3).map(first_view).collect();
             let resumed = batches(LoaderOptions { first_step, ..options() }, 3);
             assert_eq!(contents(&skipped), contents(&resumed), "from step {first_step}");

@@ -163,12 +163,24 @@ impl Folder {
         errors.collect::<Vec<_>>().into_iter().flatten().collect()
     }
 
-    /// Tries image `index` and then the others of its group. Gives the group, and whether one was good.
-    fn pixels_of_group(&self, index: usize, out: &mut [u8]) -> Result<(&Group, bool)> {
+    /// Writes image `index` into `out`, or another one of its group, or, where labels do not count, of any.
+    fn write(&self, index: usize, labeled: bool, out: &mut [u8]) -> Result<()> {
+        if !self.stand_ins {
+            return self.own_pixels(index, out).inspect_err(|error| self.set_aside(index, error));
+        }
         let group = self.group(index);
         let start = group.checked_sub(1).map_or(0, |before| self.groups[before].end);
-        let good = self.first_good((index..self.groups[group].end).chain(start..index), out)?;
-        Ok((&self.groups[group], good))
+        let Group { ref name, end, ref barren, .. } = self.groups[group];
+        if self.first_good((index..end).chain(start..index), out)? {
+            return Ok(());
+        }
+        if labeled {
+            return Err(self.undecodable(name));
+        }
+        if !barren.swap(true, Relaxed) && self.groups.len() > 1 {
+            warn(&format!("{}: others stand in where labels do not count", self.none_of(name)));
+        }
+        if self.first_good((end..self.len()).chain(0..start), out)? { Ok(()) } else { Err(self.undecodable("")) }
     }
 
     /// "no train image of class a can be decoded", as far as there are splits and classes.
@@ -198,26 +210,11 @@ impl Dataset for Folder {
     }
 
     fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
-        if !self.stand_ins {
-            return self.own_pixels(index, out).inspect_err(|error| self.set_aside(index, error));
-        }
-        let (group, good) = self.pixels_of_group(index, out)?;
-        if good { Ok(()) } else { Err(self.undecodable(&group.name)) }
+        self.write(index, true, out)
     }
 
     fn unlabeled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
-        if !self.stand_ins {
-            return self.pixels(index, out);
-        }
-        let (group, good) = self.pixels_of_group(index, out)?;
-        if good {
-            return Ok(());
-        }
-        if !group.barren.swap(true, Relaxed) && self.groups.len() > 1 {
-            warn(&format!("{}: others stand in where labels do not count", self.none_of(&group.name)));
-        }
-        let good = self.first_good((group.end..self.len()).chain(0..index), out)?;
-        if good { Ok(()) } else { Err(self.undecodable("")) }
+        self.write(index, false, out)
     }
 
     fn label(&self, index: usize) -> Option<usize> {

@@ -86,9 +86,9 @@ impl Walk<'_> {
             let problem = format!("more than {MOST_ENTRIES} files and folders are in here");
             return Err(Error::file(self.root, problem, "give a folder that holds the images and little else"));
         }
-        self.chain.push(real);
+        self.chain.push(real.clone());
         for (name, kind) in entries {
-            let relative = relative.join(name);
+            let relative = relative.join(&name);
             let path = self.root.join(&relative);
             let linked = kind.is_symlink();
             let is_folder =
@@ -96,33 +96,27 @@ impl Walk<'_> {
             match is_folder {
                 Err(e) => self.found.bad.push(Error::io("read", path, e)),
                 Ok(false) => self.file(relative),
-                Ok(true) => self.folder(relative, &path, linked)?,
+                Ok(true) => self.folder(relative, &path, real.join(name), linked)?,
             }
         }
         self.chain.pop();
         Ok(None)
     }
 
-    fn folder(&mut self, relative: PathBuf, path: &Path, linked: bool) -> Result<()> {
-        let real = match (linked, self.chain.last(), path.file_name()) {
-            (false, Some(above), Some(name)) => above.join(name),
-            _ => match std::fs::canonicalize(path) {
-                Ok(real) => real,
-                Err(e) => {
-                    self.found.bad.push(Error::io("read", path, e));
-                    return Ok(());
-                }
-            },
-        };
+    /// Enters the folder at `path`; `real` is where it lies if it is not `linked`.
+    fn folder(&mut self, relative: PathBuf, path: &Path, mut real: PathBuf, linked: bool) -> Result<()> {
         if linked {
+            match std::fs::canonicalize(path) {
+                Ok(to) => real = to,
+                Err(e) => return Ok(self.found.bad.push(Error::io("read", path, e))),
+            }
             let Some(left) = self.links_left.checked_sub(1) else {
                 let problem = "too many links to folders are in here, or links that lead to each other";
                 return Err(Error::file(self.root, problem, "replace them by what they lead to"));
             };
             self.links_left = left;
             if self.chain.iter().any(|entered| entered.starts_with(&real)) {
-                self.pass_over("links back to a folder above".to_owned(), relative, Named::Other);
-                return Ok(());
+                return Ok(self.pass_over("links back to a folder above".to_owned(), relative, Named::Other));
             }
         }
         let unread = match self.chain.len() {
