@@ -55,27 +55,29 @@ fn taps(from: usize, to: usize) -> Vec<Tap> {
 }
 
 impl Resized {
-    /// Resizes the planes of an image, rows first, and then columns.
-    fn resize<T: Copy + Into<f32>>(&self, planes: &[T], write: impl FnMut(f32)) {
+    /// The planes of an image, resized: rows first, and then columns.
+    fn resize<T: Copy + Into<f32>>(&self, planes: &[T]) -> Vec<f32> {
         let from = self.whole.image_size();
-        let mut resized = Vec::with_capacity(self.taps.len() * from);
-        let mut low = vec![0.0f32; from];
-        let mut write = write;
+        let mut resized = Vec::with_capacity(self.numbers());
+        let mut line = vec![0.0f32; from];
+        let mut low = Vec::with_capacity(self.taps.len() * from);
         for plane in planes.chunks_exact(from * from) {
-            resized.clear();
+            low.clear();
             for Tap { first, weights } in &self.taps {
-                low.fill(0.0);
+                line.fill(0.0);
                 for (row, w) in plane[first * from..].chunks_exact(from).zip(weights) {
-                    low.iter_mut().zip(row).for_each(|(sum, &v)| *sum += v.into() * w);
+                    line.iter_mut().zip(row).for_each(|(sum, &v)| *sum += v.into() * w);
                 }
-                resized.extend_from_slice(&low);
+                low.extend_from_slice(&line);
             }
-            for row in resized.chunks_exact(from) {
-                for Tap { first, weights } in &self.taps {
-                    write(row[*first..].iter().zip(weights).fold(0.0, |sum, (v, w)| sum + v * w));
-                }
+            for row in low.chunks_exact(from) {
+                let sum = |Tap { first, weights }: &Tap| {
+                    row[*first..].iter().zip(weights).fold(0.0, |sum, (v, w)| sum + v * w)
+                };
+                resized.extend(self.taps.iter().map(sum));
             }
         }
+        resized
     }
 
     /// Writes into `out` the image that `read` gives at its own size.
@@ -84,8 +86,7 @@ impl Resized {
         assert_eq!(out.len(), self.numbers(), "Resized::pixels: a buffer for {to}x{to} pixels");
         let mut planes = vec![0; self.whole.numbers()];
         read(&mut planes)?;
-        let mut out = out.iter_mut();
-        self.resize(&planes, |v| *out.next().expect("as many as were counted") = v.round() as u8);
+        out.iter_mut().zip(self.resize(&planes)).for_each(|(byte, v)| *byte = v.round() as u8);
         Ok(())
     }
 }
@@ -112,10 +113,7 @@ impl Dataset for Resized {
     }
 
     fn floats(&self, index: usize) -> Option<Cow<'_, [f32]>> {
-        let planes = self.whole.floats(index)?;
-        let mut floats = Vec::with_capacity(self.numbers());
-        self.resize(&planes, |v| floats.push(v));
-        Some(floats.into())
+        self.whole.floats(index).map(|planes| self.resize(&planes).into())
     }
 
     fn label(&self, index: usize) -> Option<usize> {

@@ -31,7 +31,7 @@ use rayon::prelude::*;
 
 pub use self::images::Folder;
 use self::layout::{Class, HINT, Layout, layout};
-use self::report::{brief, few, refuse, report_all, warn};
+use self::report::{NAMED, REPORTED, brief, few, warn};
 use self::walk::walk;
 use super::picture::{self, check_start};
 use super::{BadImages, Dataset, OpenOptions, check_image_size, free_memory};
@@ -140,15 +140,24 @@ fn keep_sound(dir: &Path, classes: &mut Vec<Class>, bad: &mut Vec<Error>) -> Vec
 /// What becomes of the files that are `bad`, and, where none may be, of those that cannot be decoded.
 fn settle(dir: &Path, mut bad: Vec<Error>, folders: &[&Folder], bad_images: BadImages) -> Result<()> {
     if bad_images == BadImages::Skip {
-        report_all(&bad);
+        bad.iter().take(REPORTED).for_each(|error| warn(&format!("skipped {}", brief(error))));
+        if bad.len() > REPORTED {
+            warn(&format!("skipped {} more files", bad.len() - REPORTED));
+        }
         return Ok(());
     }
     bad.extend(folders.iter().flat_map(|folder| folder.decode_all()));
-    refuse(dir, &bad)
+    if bad.is_empty() {
+        return Ok(());
+    }
+    let named = bad.iter().take(NAMED).map(brief).collect::<Vec<_>>().join("; ");
+    let more = if bad.len() > NAMED { "; …" } else { "" };
+    let problem = format!("{} files cannot be used: {named}{more}", bad.len());
+    Err(Error::file(dir, problem, "replace or remove them, or skip them (`BadImages::Skip`)"))
 }
 
 fn nothing_good(dir: &Path, split: &str, bad: &[Error]) -> Error {
-    let reasons = bad.iter().take(report::NAMED).map(|e| format!("; {}", brief(e))).collect::<String>();
+    let reasons = bad.iter().take(NAMED).map(|e| format!("; {}", brief(e))).collect::<String>();
     Error::file(dir, format!("no {split}image can be used{reasons}"), picture::HINT)
 }
 

@@ -2,9 +2,8 @@
 
 use std::fmt::Display;
 use std::io::Write;
-use std::path::Path;
 
-use crate::{Error, Result};
+use crate::Error;
 
 /// Bad files that one error names.
 pub(super) const NAMED: usize = 10;
@@ -18,25 +17,6 @@ const CLASSES_NAMED: usize = 5;
 /// Says something on standard error that is no reason to end.
 pub(super) fn warn(what: &str) {
     let _ = writeln!(std::io::stderr(), "warning: {what}");
-}
-
-/// Says which files are not used.
-pub(super) fn report_all(bad: &[Error]) {
-    bad.iter().take(REPORTED).for_each(|error| warn(&format!("skipped {}", brief(error))));
-    if bad.len() > REPORTED {
-        warn(&format!("skipped {} more files", bad.len() - REPORTED));
-    }
-}
-
-/// An error if there are files that cannot be used.
-pub(super) fn refuse(dir: &Path, bad: &[Error]) -> Result<()> {
-    if bad.is_empty() {
-        return Ok(());
-    }
-    let named = bad.iter().take(NAMED).map(brief).collect::<Vec<_>>().join("; ");
-    let more = if bad.len() > NAMED { "; …" } else { "" };
-    let problem = format!("{} files cannot be used: {named}{more}", bad.len());
-    Err(Error::file(dir, problem, "replace or remove them, or skip them (`BadImages::Skip`)"))
 }
 
 /// An error without its advice, on one line.
