@@ -5,7 +5,7 @@
 //! MAE has no target blocks: its row is the image and the visible patches.
 
 use super::canvas::Canvas;
-use super::color::{CATEGORIES, WHITE, mix, sequential};
+use super::color::{CATEGORIES, Rgb, WHITE, mix};
 
 /// One image and its masks. A token's index is its row times the width of the token grid, plus its column.
 #[derive(Clone, Copy, Debug)]
@@ -34,23 +34,32 @@ pub fn mask_sheet(images: &[MaskedImage], size: usize, patch: usize, scale: usiz
 fn mask_row(image: &MaskedImage, size: usize, patch: usize, scale: usize) -> Vec<Canvas> {
     let plain = Canvas::from_planes(image.pixels, size).upscaled(scale);
     let (grid, cell) = (size / patch, patch * scale);
-    let line = line(cell);
-    let context = TokenSet::new(image.context, grid, cell);
-    let hatch = |x: usize, y: usize| if (x + y) % (4 * line) < line { [190; 3] } else { [232; 3] };
-    let mut context_tile = plain.clone();
-    context_tile.paint(|x, y, was| if context.has_pixel(x, y) { was } else { hatch(x, y) });
-    let mut row = vec![plain.clone()];
-    for (target, color) in image.targets.iter().zip(CATEGORIES.iter().cycle()) {
-        let target = TokenSet::new(target, grid, cell);
-        let mut tile = plain.clone();
+    let hatch = |x: usize, y: usize| if (x + y) % (4 * line(cell)) < line(cell) { [190; 3] } else { [232; 3] };
+    let context = context_tile(&plain, image.context, image.targets, (grid, cell), hatch);
+    let target = |(target, color): (&&[u32], &Rgb)| {
+        let (target, mut tile) = (TokenSet::new(target, grid, cell), plain.clone());
         tile.paint(|x, y, was| if target.has_pixel(x, y) { was } else { mix(was, WHITE, 0.8) });
-        for tile in [&mut tile, &mut context_tile] {
-            target.outline(tile, line, *color);
-        }
-        row.push(tile);
+        target.outline(&mut tile, line(cell), *color);
+        tile
+    };
+    let targets = image.targets.iter().zip(CATEGORIES.iter().cycle()).map(target);
+    [plain.clone(), context].into_iter().chain(targets).collect()
+}
+
+/// `image` with `hidden(x, y)` in place of what is not in the context, and the targets outlined, each in its color.
+pub(super) fn context_tile(
+    image: &Canvas,
+    context: &[u32],
+    targets: &[impl AsRef<[u32]>],
+    (grid, cell): (usize, usize),
+    hidden: impl Fn(usize, usize) -> Rgb,
+) -> Canvas {
+    let (context, mut tile) = (TokenSet::new(context, grid, cell), image.clone());
+    tile.paint(|x, y, was| if context.has_pixel(x, y) { was } else { hidden(x, y) });
+    for (target, color) in targets.iter().zip(CATEGORIES.iter().cycle()) {
+        TokenSet::new(target.as_ref(), grid, cell).outline(&mut tile, line(cell), *color);
     }
-    row.insert(1, context_tile);
-    row
+    tile
 }
 
 /// Width of an outline around cells of `cell` pixels.
@@ -94,18 +103,6 @@ impl TokenSet {
             if self.has_pixel(x, y) && on_border() { color } else { was }
         });
     }
-}
-
-/// How often each position of a token grid (rows, columns) was chosen: one square of `cell` pixels per position, dark
-/// for never, yellow for `full` times or more. As `full` the number of samples shows shares, the largest count gives
-/// contrast.
-///
-/// # Panics
-/// When there are not rows · columns counts.
-#[track_caller]
-pub fn coverage_map(counts: &[u32], grid: (usize, usize), full: u32, cell: usize) -> Canvas {
-    let shares: Vec<f32> = counts.iter().map(|&count| count as f32 / full.max(1) as f32).collect();
-    Canvas::heat_map(&shares, grid, cell, sequential)
 }
 
 #[cfg(test)]
@@ -173,14 +170,6 @@ mod tests {
                 ".........",
             ]
         );
-    }
-
-    #[test]
-    fn coverage_is_relative_to_full() {
-        let map = coverage_map(&[0, 5, 10, 20], (2, 2), 10, 1);
-        let expected = [sequential(0.0), sequential(0.5), sequential(1.0), sequential(1.0)];
-        assert_eq!([map.get(0, 0), map.get(1, 0), map.get(0, 1), map.get(1, 1)], expected);
-        assert_eq!(coverage_map(&[0], (1, 1), 0, 1).get(0, 0), sequential(0.0));
     }
 
     #[test]
