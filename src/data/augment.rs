@@ -231,16 +231,6 @@ mod tests {
     }
 
     #[test]
-    fn a_flip_mirrors_and_a_second_flip_restores() {
-        let mirror = Crop { flip: true, ..Crop::whole(S) };
-        let to_bytes = |floats: Vec<f32>| floats.iter().map(|x| (x * 255.0).round() as u8).collect::<Vec<_>>();
-        let once = to_bytes(apply(mirror, &busy(), &Normalization::NONE));
-        assert_eq!((once[0], once[S]), (busy()[S - 1], busy()[2 * S - 1]));
-        assert_ne!(once, busy());
-        assert_eq!(to_bytes(apply(mirror, &once, &Normalization::NONE)), busy());
-    }
-
-    #[test]
     fn drawn_crops_have_the_asked_for_areas_ratios_and_flips() {
         let mut rng = stream(1, Purpose::Augment, [0, 0]);
         let n = 4000;

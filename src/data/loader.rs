@@ -6,9 +6,9 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
@@ -54,13 +54,11 @@ const PREFETCH: usize = 2;
 
 /// An endless iterator over training batches. It ends only after it has handed out an error.
 pub struct Loader {
-    /// Gone once the loader is being dropped.
-    batches: Option<Receiver<Result<Loaded>>>,
-    /// Gone once it has been joined.
-    thread: Option<JoinHandle<()>>,
+    /// Without this receiver, the background's next send fails, and it ends.
+    batches: Receiver<Result<Loaded>>,
+    /// Its threads end when it is dropped.
+    _pool: ThreadPool,
     steps_per_epoch: usize,
-    /// Batches before the next one.
-    step: usize,
 }
 
 impl Loader {
@@ -70,7 +68,7 @@ impl Loader {
     /// If there are not enough images for one batch, the options cannot work or are for images of other channels, or no
     /// thread can be started.
     pub fn new(dataset: Arc<dyn Dataset>, options: LoaderOptions) -> Result<Self> {
-        let LoaderOptions { batch_size, first_step, threads, .. } = options;
+        let LoaderOptions { batch_size, threads, .. } = options;
         if batch_size == 0 || batch_size > dataset.len() {
             let problem = format!("a batch of {batch_size} images cannot be taken from {}", dataset.describe());
             return Err(Error::config(problem, format!("choose a batch size from 1 to {}", dataset.len())));
@@ -80,23 +78,18 @@ impl Loader {
         }
         options.views.iter().flatten().try_for_each(Augment::check)?;
         options.normalization.check_channels(dataset.channels())?;
-        let no_thread = |e: &dyn std::fmt::Display| {
-            Error::config(format!("cannot start a thread: {e}"), "end other programs, or raise the limit (ulimit -u)")
-        };
         // A pool of its own: in the trainer's it could wait for a worker that waits for the loader.
-        let name = |k| format!("loader-{k}");
-        let pool =
-            ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build().map_err(|e| no_thread(&e))?;
+        let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|k| format!("loader-{k}")).build();
+        let pool = pool.map_err(|e| {
+            Error::config(format!("cannot start a thread: {e}"), "end other programs, or raise the limit (ulimit -u)")
+        })?;
         // Unless labels are asked for, none is looked at.
         let steps_per_epoch = dataset.len() / batch_size;
         let dataset = if options.labels { dataset } else { Arc::new(Subset::even(dataset, usize::MAX).unlabeled()) };
         let source = Source { steps_per_epoch, dataset, options };
         let (sender, batches) = sync_channel(PREFETCH);
-        let thread = std::thread::Builder::new()
-            .name("loader".to_owned())
-            .spawn(move || source.run(&pool, &sender))
-            .map_err(|e| no_thread(&e))?;
-        Ok(Self { batches: Some(batches), thread: Some(thread), steps_per_epoch, step: first_step })
+        pool.spawn(move || source.run(&sender));
+        Ok(Self { batches, _pool: pool, steps_per_epoch })
     }
 
     /// Full batches in an epoch.
@@ -111,33 +104,11 @@ impl Iterator for Loader {
     /// The next batch; waits until it is ready.
     fn next(&mut self) -> Option<Result<Loaded>> {
         let _phase = meter::phase(Phase::Data);
-        if let Ok(batch) = self.batches.as_ref()?.recv() {
-            self.step += 1;
-            return Some(batch);
-        }
-        // The thread is gone: after an error, which has been handed out, or in a panic, which has not.
-        let panic = self.thread.take()?.join().err()?;
-        Some(Err(Error::Training {
-            step: self.step + 1,
-            problem: format!("the loader panicked: {}", panic_message(&*panic)),
-            hint: "this is a bug in the data set's code, not in the data: please report it".to_owned(),
-        }))
+        self.batches.recv().ok()
     }
 }
 
-impl Drop for Loader {
-    /// Stops the thread and waits for it: for one batch at most.
-    fn drop(&mut self) {
-        // Without a receiver, the thread's next send fails, and it returns.
-        drop(self.batches.take());
-        if let Some(thread) = self.thread.take() {
-            // A panic that nobody was there to be told of.
-            let _ = thread.join();
-        }
-    }
-}
-
-/// The background thread's side.
+/// The background's side.
 struct Source {
     dataset: Arc<dyn Dataset>,
     options: LoaderOptions,
@@ -145,8 +116,8 @@ struct Source {
 }
 
 impl Source {
-    /// Sends one batch after the other, until nobody listens or there was an error.
-    fn run(&self, pool: &ThreadPool, sender: &SyncSender<Result<Loaded>>) {
+    /// Sends one batch after the other, until nobody listens or there was an error; a panic is one.
+    fn run(&self, sender: &SyncSender<Result<Loaded>>) {
         let (mut order, mut memory) = (Vec::new(), Memory::default());
         for step in self.options.first_step.. {
             let (epoch, within) = (step / self.steps_per_epoch, step % self.steps_per_epoch);
@@ -154,7 +125,14 @@ impl Source {
                 order = permutation(self.options.seed, epoch, self.dataset.len());
             }
             let indices = &order[within * self.options.batch_size..][..self.options.batch_size];
-            let batch = pool.install(|| self.batch(epoch, indices, &mut memory));
+            let batch = catch_unwind(AssertUnwindSafe(|| self.batch(epoch, indices, &mut memory)));
+            let batch = batch.unwrap_or_else(|panic| {
+                Err(Error::Training {
+                    step: step + 1,
+                    problem: format!("the loader panicked: {}", panic_message(&*panic)),
+                    hint: "this is a bug in the data set's code, not in the data: please report it".to_owned(),
+                })
+            });
             let last = batch.is_err();
             if sender.send(batch).is_err() || last {
                 return;

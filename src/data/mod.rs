@@ -9,8 +9,7 @@
 //! | [`open()`] | all of these but the last by name, as a command line gives it |
 //! | [`augment`] | random resized crop and flip, and the step from pixels to normalized floats |
 //! | [`Normalization`] | the statistics of that step |
-//! | [`resized()`] | images of another size than their data set has them |
-//! | [`subset`] | a fixed, even choice of some images, with their labels or without |
+//! | [`subset`] | a fixed, even choice of some images, with their labels or without; images of another size |
 //! | [`loader`] | shuffled, prefetched batches, the same on any number of threads and after any resume |
 //!
 //! Every image is square and stored channel first, `[C][S][S]`; of files and shapes it is RGB, 8 bits a channel. Left out on
@@ -40,9 +39,8 @@ pub use in_memory::InMemory;
 pub use loader::{Loaded, Loader, LoaderOptions, evaluation_images};
 pub use normalization::Normalization;
 pub use open::{absolute_spec, check_image_size, open, open_with};
-pub use resized::resized;
 pub use shapes::Shapes;
-pub use subset::Subset;
+pub use subset::{Subset, resized};
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};

@@ -50,19 +50,27 @@ struct Group {
 }
 
 impl Folder {
-    /// The images of `classes`, of which the first `kept` are kept once they are decoded.
-    pub(super) fn new(dir: &Path, size: usize, classes: Vec<Class>, kept: usize, bad_images: BadImages) -> Self {
+    /// The images of `classes`, labeled by where `class_names` has their names; the first `kept` are kept once they are
+    /// decoded.
+    pub(super) fn new(
+        (dir, size, bad_images): (&Path, usize, BadImages),
+        classes: Vec<Class>,
+        class_names: &[String],
+        kept: usize,
+    ) -> Self {
+        let labels: HashMap<&str, usize> = class_names.iter().enumerate().map(|(k, name)| (&**name, k)).collect();
         let (mut files, mut groups) = (Vec::new(), Vec::new());
         for Class { name, images } in classes {
             files.extend(images);
-            groups.push(Group { name, label: None, end: files.len(), barren: AtomicBool::new(false) });
+            let label = labels.get(&*name).copied();
+            groups.push(Group { name, label, end: files.len(), barren: AtomicBool::new(false) });
         }
         Folder {
             dir: dir.to_owned(),
             split: "",
             layout: String::new(),
             size,
-            class_names: Vec::new(),
+            class_names: class_names.to_vec(),
             undecodable: files.iter().map(|_| AtomicBool::new(false)).collect(),
             files,
             groups,
@@ -73,15 +81,6 @@ impl Folder {
             cache: (0..kept).map(|_| OnceLock::new()).collect(),
             cache_is_full: AtomicBool::new(false),
         }
-    }
-
-    /// Labels each group by its name's place in `class_names`.
-    pub(super) fn name_classes(&mut self, class_names: &[String]) {
-        let labels: HashMap<&str, usize> = class_names.iter().enumerate().map(|(k, name)| (&**name, k)).collect();
-        for group in &mut self.groups {
-            group.label = labels.get(&*group.name).copied();
-        }
-        self.class_names = class_names.to_vec();
     }
 
     /// The classes that `other` has no images of.

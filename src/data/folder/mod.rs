@@ -71,9 +71,8 @@ pub fn open(dir: &Path, size: usize, OpenOptions { bad_images, cache }: OpenOpti
     let folder = |split, classes: Vec<Class>, left_out| {
         let share = u128::from(bytes) * count(&classes) as u128 / n as u128 / (3 * size * size) as u128;
         let kept = share.min(count(&classes) as u128) as usize;
-        let mut folder = Folder::new(dir, size, classes, kept, bad_images);
+        let mut folder = Folder::new((dir, size, bad_images), classes, &class_names, kept);
         (folder.split, folder.layout, folder.left_out) = (split, what.clone(), left_out);
-        folder.name_classes(&class_names);
         folder
     };
     let (train, test) = (folder("train", train, left_out), folder("test", test, bad.len() - left_out));
@@ -117,7 +116,7 @@ pub fn open_all(dir: &Path, size: usize, bad_images: BadImages) -> Result<Folder
     if all.is_empty() {
         return Err(nothing_good(dir, "", &bad));
     }
-    let mut folder = Folder::new(dir, size, all, 0, bad_images);
+    let mut folder = Folder::new((dir, size, bad_images), all, &[], 0);
     (folder.stand_ins, folder.left_out) = (false, bad.len());
     if bad_images == BadImages::Refuse {
         bad.extend(found.unreadable(dir));

@@ -60,7 +60,7 @@ fn walk_within(root: &Path, most_links: usize) -> Result<Listing> {
         return Err(Error::file(root, "is a file, not a folder of images", hint));
     }
     let mut walk = Walk { root, found: Listing::default(), entries: 0, links_left: most_links, chain: Vec::new() };
-    walk.enter(Path::new(""), std::fs::canonicalize(root).map_err(failed)?)?.map_or(Ok(()), Err)?;
+    walk.enter(Path::new(""), std::fs::canonicalize(root).map_err(failed)?, sorted(root)?)?;
     walk.found.images.sort();
     Ok(walk.found)
 }
@@ -75,12 +75,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Looks at the folder at `relative`, which without links is `real`. Gives why it cannot be read, if it cannot.
-    fn enter(&mut self, relative: &Path, real: PathBuf) -> Result<Option<Error>> {
-        let entries = match sorted(&self.root.join(relative)) {
-            Ok(entries) => entries,
-            Err(error) => return Ok(Some(error)),
-        };
+    /// Looks at what is in the folder at `relative`, which without links is `real`.
+    fn enter(&mut self, relative: &Path, real: PathBuf, entries: Entries) -> Result<()> {
         self.entries += entries.len();
         if self.entries > MOST_ENTRIES {
             let problem = format!("more than {MOST_ENTRIES} files and folders are in here");
@@ -89,41 +85,37 @@ impl Walk<'_> {
         self.chain.push(real.clone());
         for (name, kind) in entries {
             let relative = relative.join(&name);
-            let path = self.root.join(&relative);
-            let linked = kind.is_symlink();
-            let is_folder =
-                if linked { std::fs::metadata(&path).map(|target| target.is_dir()) } else { Ok(kind.is_dir()) };
-            match is_folder {
+            let (path, linked) = (self.root.join(&relative), kind.is_symlink());
+            match if linked { std::fs::canonicalize(&path) } else { Ok(real.join(name)) } {
                 Err(e) => self.found.bad.push(Error::io("read", path, e)),
-                Ok(false) => self.file(relative),
-                Ok(true) => self.folder(relative, &path, real.join(name), linked)?,
+                Ok(to) if kind.is_dir() || linked && to.is_dir() => self.folder(relative, &path, to, linked)?,
+                Ok(_) => self.file(relative),
             }
         }
         self.chain.pop();
-        Ok(None)
+        Ok(())
     }
 
-    /// Enters the folder at `path`; `real` is where it lies if it is not `linked`.
-    fn folder(&mut self, relative: PathBuf, path: &Path, mut real: PathBuf, linked: bool) -> Result<()> {
+    fn folder(&mut self, relative: PathBuf, path: &Path, real: PathBuf, linked: bool) -> Result<()> {
         if linked {
-            match std::fs::canonicalize(path) {
-                Ok(to) => real = to,
-                Err(e) => return Ok(self.found.bad.push(Error::io("read", path, e))),
-            }
             let Some(left) = self.links_left.checked_sub(1) else {
                 let problem = "too many links to folders are in here, or links that lead to each other";
                 return Err(Error::file(self.root, problem, "replace them by what they lead to"));
             };
             self.links_left = left;
             if self.chain.iter().any(|entered| entered.starts_with(&real)) {
-                return Ok(self.pass_over("links back to a folder above".to_owned(), relative, Named::Other));
+                self.pass_over("links back to a folder above".to_owned(), relative, Named::Other);
+                return Ok(());
             }
         }
-        let unread = match self.chain.len() {
-            DEEPEST.. => Some(Error::file(path, "lies too deep to be looked at", "move its images up")),
-            _ => self.enter(&relative, real)?,
-        };
-        self.found.bad.extend(unread);
+        if self.chain.len() >= DEEPEST {
+            self.found.bad.push(Error::file(path, "lies too deep to be looked at", "move its images up"));
+        } else {
+            match sorted(path) {
+                Ok(entries) => self.enter(&relative, real, entries)?,
+                Err(error) => self.found.bad.push(error),
+            }
+        }
         self.found.folders.push(relative);
         Ok(())
     }
@@ -147,8 +139,11 @@ impl Walk<'_> {
     }
 }
 
+/// What is in a folder: names and what they are.
+type Entries = Vec<(std::ffi::OsString, std::fs::FileType)>;
+
 /// What is in `dir`, sorted: the system's own order differs between machines.
-fn sorted(dir: &Path) -> Result<Vec<(std::ffi::OsString, std::fs::FileType)>> {
+fn sorted(dir: &Path) -> Result<Entries> {
     let failed = |e| Error::io("read", dir, e);
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed)? {
