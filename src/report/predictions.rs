@@ -85,19 +85,6 @@ mod tests {
         Prediction { pixels: vec![100; 48], context: vec![0, 3], targets: vec![vec![1], vec![2]], predicted }
     }
 
-    /// Rows of `sheet` as text: `.` for white, `#` for what is hidden, `i` for the image, digits for outlines, `r` for
-    /// what was reconstructed.
-    fn picture(sheet: &Canvas) -> Vec<String> {
-        let letter = |pixel: Rgb| match pixel {
-            WHITE => '.',
-            HIDDEN => '#',
-            [100, 100, 100] => 'i',
-            [7, 7, 7] => 'r',
-            other => CATEGORIES.iter().position(|c| *c == other).map_or('?', |i| char::from(b'0' + i as u8)),
-        };
-        sheet.letters(letter)
-    }
-
     #[test]
     fn removed_patches_are_gray_and_then_predicted() {
         let mut filled = vec![100; 48];
@@ -113,7 +100,8 @@ mod tests {
             ".iiii.##ii.rrii.",
             "................",
         ];
-        assert_eq!(picture(&sheet), expected);
+        // Hidden, the image, and what was reconstructed.
+        assert_eq!(sheet.letters(&[(HIDDEN, '#'), ([100; 3], 'i'), ([7; 3], 'r')]), expected);
     }
 
     #[test]

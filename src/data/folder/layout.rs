@@ -258,7 +258,7 @@ mod tests {
             // Fewer images beside folders than in them are strays.
             ("*1 a/*2 b/ b/c/", fifth, "a 1", "a 1", "1 beside, b empty"),
             ("*2 a/*2", "images without classes, 1 held out", "3", "1", ""),
-            ("a/*1 b/*1 c/*1", "CLASS, 1 classes of one image each held out", "a 1, c 1", "b 1", ""),
+            ("a/*1 b/*1 c/*1", "CLASS, 1 classes of one image each held out", "b 1, c 1", "a 1", ""),
         ] {
             let layout = of(paths).unwrap();
             assert_eq!([&*layout.what, &sizes(&layout.train), &sizes(&layout.test)], [what, train, test], "{paths}");
