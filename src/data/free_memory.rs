@@ -76,35 +76,32 @@ mod tests {
     fn the_least_of_all_accounts_counts() {
         let scratch = tempdir().unwrap();
         assert_eq!(found(&scratch), None);
-        write(&scratch, "proc/meminfo", b"MemTotal:       16000 kB\nMemAvailable:    8192 kB\nSwapFree: 9 kB\n");
-        assert_eq!(found(&scratch), Some(8 * MIB));
-        // A group without a limit, in one with a limit.
-        write(&scratch, "proc/self/cgroup", b"0::/a/b\n");
-        write(&scratch, "cgroup/a/b/memory.max", b"max\n");
-        assert_eq!(found(&scratch), Some(8 * MIB));
-        write(&scratch, "cgroup/a/memory.max", b"7340032\n");
-        assert_eq!(found(&scratch), Some(7 * MIB));
-        // Version 1, with a path that is not to be seen from inside.
-        write(&scratch, "proc/self/cgroup", b"12:cpu,cpuacct:/x\n5:memory:/outside\n");
-        write(&scratch, "cgroup/memory/memory.limit_in_bytes", b"6291456\n");
-        assert_eq!(found(&scratch), Some(6 * MIB));
         let limits = |space: &str, data: &str| {
-            let text = format!(
+            format!(
                 "Limit                     Soft Limit           Hard Limit           Units\n\
                  Max data size             {data}            unlimited            bytes\n\
                  Max address space         {space}           unlimited            bytes\n"
-            );
-            write(&scratch, "proc/self/limits", text.as_bytes());
+            )
         };
-        write(&scratch, "proc/self/status", b"Name:\tx\nVmSize:\t    1024 kB\nVmData:\t     512 kB\n");
-        limits("unlimited", "unlimited");
-        assert_eq!(found(&scratch), Some(6 * MIB));
-        limits("6291456", "unlimited");
-        assert_eq!(found(&scratch), Some(5 * MIB));
-        limits("6291456", "3145728");
-        assert_eq!(found(&scratch), Some(5 * MIB / 2));
-        limits("1024", "3145728");
-        assert_eq!(found(&scratch), Some(0), "the limit is below what is in use");
+        for (file, text, expected) in [
+            ("proc/meminfo", "MemTotal:       16000 kB\nMemAvailable:    8192 kB\nSwapFree: 9 kB\n", 8 * MIB),
+            // A group without a limit, in one with a limit.
+            ("proc/self/cgroup", "0::/a/b\n", 8 * MIB),
+            ("cgroup/a/b/memory.max", "max\n", 8 * MIB),
+            ("cgroup/a/memory.max", "7340032\n", 7 * MIB),
+            // Version 1, with a path that is not to be seen from inside.
+            ("proc/self/cgroup", "12:cpu,cpuacct:/x\n5:memory:/outside\n", 8 * MIB),
+            ("cgroup/memory/memory.limit_in_bytes", "6291456\n", 6 * MIB),
+            ("proc/self/status", "Name:\tx\nVmSize:\t    1024 kB\nVmData:\t     512 kB\n", 6 * MIB),
+            ("proc/self/limits", &limits("unlimited", "unlimited"), 6 * MIB),
+            ("proc/self/limits", &limits("6291456", "unlimited"), 5 * MIB),
+            ("proc/self/limits", &limits("6291456", "3145728"), 5 * MIB / 2),
+            // The limit is below what is in use.
+            ("proc/self/limits", &limits("1024", "3145728"), 0),
+        ] {
+            write(&scratch, file, text.as_bytes());
+            assert_eq!(found(&scratch), Some(expected), "{file}: {text}");
+        }
     }
 
     #[test]

@@ -210,11 +210,11 @@ fn write_images(
         || vec![0u8; numbers],
         |bytes, (image, &index)| {
             if let Some(floats) = dataset.floats(index) {
-                crop(index).apply(&floats, size, normalization, image);
-                return Ok(());
+                crop(index).apply((&*floats, 1.0), size, normalization, image);
+            } else {
+                dataset.pixels(index, bytes)?;
+                crop(index).apply((&**bytes, 255.0), size, normalization, image);
             }
-            dataset.pixels(index, bytes)?;
-            crop(index).apply(bytes, size, normalization, image);
             Ok(())
         },
     )

@@ -34,7 +34,7 @@ pub mod subset;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use augment::{Augment, Crop, Level};
+pub use augment::{Augment, Crop};
 pub use in_memory::InMemory;
 pub use loader::{Loaded, Loader, LoaderOptions, evaluation_images};
 pub use normalization::Normalization;

@@ -200,7 +200,7 @@ mod tests {
         for n in [Normalization::CIFAR10, Normalization::IMAGENET, Normalization::new([0.2, 0.5], [0.1, 0.3])] {
             let pixels: Vec<u8> = (0..n.mean.len() * 256).map(|i| (i % 256) as u8).collect();
             let mut numbers = vec![0.0; pixels.len()];
-            Crop::whole(16).apply(&pixels, 16, &n, &mut numbers);
+            Crop::whole(16).apply((&pixels, 255.0), 16, &n, &mut numbers);
             assert_eq!(n.to_bytes(&numbers), pixels);
         }
         assert_eq!(Normalization::CIFAR10.to_bytes(&[-9.0, 9.0, f32::NAN]), [0, 255, 0]);

@@ -92,16 +92,12 @@ pub fn absolute_spec(spec: &str) -> Result<String> {
 
 /// `path`, with the user's home in the place of a tilde at its beginning.
 fn at_home(path: &str) -> Result<PathBuf> {
-    let within = match path.strip_prefix('~') {
-        Some("") => Path::new(""),
-        Some(rest) if rest.starts_with(std::path::is_separator) => Path::new(&rest[1..]),
-        _ => return Ok(PathBuf::from(path)),
-    };
-    match std::env::home_dir().filter(|home| !home.as_os_str().is_empty()) {
-        Some(home) if within.as_os_str().is_empty() => Ok(home),
-        Some(home) => Ok(home.join(within)),
-        None => Err(Error::config(format!("'{path}': there is no home folder"), "set HOME, or write the path out")),
-    }
+    let is_home = |rest: &&str| rest.is_empty() || rest.starts_with(std::path::is_separator);
+    let Some(rest) = path.strip_prefix('~').filter(is_home) else { return Ok(PathBuf::from(path)) };
+    let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty()).ok_or_else(|| {
+        Error::config(format!("'{path}': there is no home folder"), "set HOME, or write the path out")
+    })?;
+    Ok(home.join(rest.trim_start_matches(std::path::is_separator)).components().collect())
 }
 
 /// Checks that every data set can be had with images of this size.

@@ -26,24 +26,21 @@ pub struct MaskedImage<'a> {
 #[track_caller]
 pub fn mask_sheet(images: &[MaskedImage], size: usize, patch: usize, scale: usize) -> Canvas {
     assert!(patch > 0 && size.is_multiple_of(patch), "mask_sheet: patches of {patch} on an image of {size}");
-    let rows: Vec<Vec<Canvas>> = images.iter().map(|image| mask_row(image, size, patch, scale)).collect();
-    Canvas::tiled(&rows, (patch * scale / 2).max(1), WHITE)
-}
-
-/// The tiles of one image.
-fn mask_row(image: &MaskedImage, size: usize, patch: usize, scale: usize) -> Vec<Canvas> {
-    let plain = Canvas::from_planes(image.pixels, size).upscaled(scale);
     let (grid, cell) = (size / patch, patch * scale);
     let hatch = |x: usize, y: usize| if (x + y) % (4 * line(cell)) < line(cell) { [190; 3] } else { [232; 3] };
-    let context = context_tile(&plain, image.context, image.targets, (grid, cell), hatch);
-    let target = |(target, color): (&&[u32], &Rgb)| {
-        let (target, mut tile) = (TokenSet::new(target, grid, cell), plain.clone());
-        tile.paint(|x, y, was| if target.has_pixel(x, y) { was } else { mix(was, WHITE, 0.8) });
-        target.outline(&mut tile, line(cell), *color);
-        tile
+    let row = |image: &MaskedImage| {
+        let plain = Canvas::from_planes(image.pixels, size).upscaled(scale);
+        let context = context_tile(&plain, image.context, image.targets, (grid, cell), hatch);
+        let target = |(target, color): (&&[u32], &Rgb)| {
+            let (target, mut tile) = (TokenSet::new(target, grid, cell), plain.clone());
+            tile.paint(|x, y, was| if target.has_pixel(x, y) { was } else { mix(was, WHITE, 0.8) });
+            target.outline(&mut tile, line(cell), *color);
+            tile
+        };
+        let targets = image.targets.iter().zip(CATEGORIES.iter().cycle()).map(target);
+        [plain.clone(), context].into_iter().chain(targets).collect()
     };
-    let targets = image.targets.iter().zip(CATEGORIES.iter().cycle()).map(target);
-    [plain.clone(), context].into_iter().chain(targets).collect()
+    Canvas::tiled(&images.iter().map(row).collect::<Vec<_>>(), (cell / 2).max(1), WHITE)
 }
 
 /// `image` with `hidden(x, y)` in place of what is not in the context, and the targets outlined, each in its color.
