@@ -39,15 +39,13 @@ const START: u64 = 24;
 pub(super) const HINT: &str = "replace it by a sound JPEG or PNG file, or remove it";
 
 /// What files of the formats that can be read are called.
-const EXTENSIONS: [(&str, ImageFormat); 8] = [
-    ("jpg", ImageFormat::Jpeg),
-    ("jpeg", ImageFormat::Jpeg),
-    ("jpe", ImageFormat::Jpeg),
-    ("jfif", ImageFormat::Jpeg),
-    ("png", ImageFormat::Png),
-    ("bmp", ImageFormat::Bmp),
-    ("webp", ImageFormat::WebP),
-    ("gif", ImageFormat::Gif),
+const FORMATS: [(&[&str], Option<ImageFormat>); 6] = [
+    (&["jpg", "jpeg", "jpe", "jfif"], Some(ImageFormat::Jpeg)),
+    (&["png"], Some(ImageFormat::Png)),
+    (&["bmp"], Some(ImageFormat::Bmp)),
+    (&["webp"], Some(ImageFormat::WebP)),
+    (&["gif"], Some(ImageFormat::Gif)),
+    (&FOREIGN, None),
 ];
 
 /// What photos of other formats are called.
@@ -68,11 +66,10 @@ pub(super) enum Named {
 /// What the name of the file at `path` says that it is.
 pub(super) fn named(path: &Path) -> Named {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    let is = |known: &str| known.eq_ignore_ascii_case(extension);
-    match EXTENSIONS.iter().find(|(known, _)| is(known)) {
-        Some((_, format)) if format.reading_enabled() => Named::Image,
-        Some((feature, _)) => Named::Unreadable(Some(feature)),
-        None if FOREIGN.iter().any(|known| is(known)) => Named::Unreadable(None),
+    let is = |known: &&str| known.eq_ignore_ascii_case(extension);
+    match FORMATS.iter().find(|(names, _)| names.iter().any(is)) {
+        Some((_, Some(format))) if format.reading_enabled() => Named::Image,
+        Some((names, format)) => Named::Unreadable(format.map(|_| names[0])),
         None => Named::Other,
     }
 }
@@ -129,7 +126,7 @@ fn format(bytes: &[u8]) -> Result<ImageFormat, String> {
     }
     let format = image::guess_format(bytes).map_err(|_| "it is no image of a known format".to_owned())?;
     let name = format.extensions_str()[0];
-    if !EXTENSIONS.iter().any(|(_, known)| *known == format) {
+    if !FORMATS.iter().any(|(_, known)| *known == Some(format)) {
         return Err(format!("it is a .{name} file, which is not read here"));
     }
     if !format.reading_enabled() {
@@ -163,6 +160,8 @@ fn png_size(bytes: &[u8]) -> Result<(u32, u32), String> {
 fn jpeg_size(bytes: &[u8]) -> Result<(u32, u32), String> {
     const CUT_SHORT: &str = "it is cut short: a JPEG's end marker is missing";
     let half = |at: usize| bytes.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
+    // Whether 0xFF and this byte begin a segment: not the escape 0xFF 0, fill bytes, or markers without content.
+    let is_marker = |byte: u8| !matches!(byte, 0x00 | 0x01 | 0xD0..=0xD8 | 0xFF);
     let (mut at, mut size) = (2, None);
     loop {
         let found = bytes.get(at..).and_then(|rest| rest.windows(2).position(|w| w[0] == 0xFF && is_marker(w[1])));
@@ -191,11 +190,6 @@ fn check_webp_end(bytes: &[u8]) -> Result<(), String> {
         return Ok(());
     }
     Err("it is cut short: a WebP file that is shorter than its header says".to_owned())
-}
-
-/// Whether 0xFF and this byte begin a segment: not the escape 0xFF 0, fill bytes, or markers without content.
-fn is_marker(byte: u8) -> bool {
-    !matches!(byte, 0x00 | 0x01 | 0xD0..=0xD8 | 0xFF)
 }
 
 /// The largest centered square of `image`, resized to `size`×`size` by a triangle filter, which averages when it

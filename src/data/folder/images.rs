@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use rayon::prelude::*;
 
 use super::layout::Class;
-use super::report::{REPORTED, brief, few, warn};
+use super::{REPORTED, brief, few, warn};
 use crate::data::picture::decode;
 use crate::data::{BadImages, Dataset};
 use crate::{Error, Result};
@@ -226,7 +226,7 @@ impl Dataset for Folder {
 
     fn describe(&self) -> String {
         let (n, s) = (self.len(), self.size);
-        let dir = [self.dir.display().to_string(), self.split.to_owned()].join(" ");
+        let dir = format!("{} {}", self.dir.display(), self.split);
         let labeled = !self.class_names.is_empty();
         let classes = if labeled { format!("of {} classes", self.groups.len()) } else { "without labels".to_owned() };
         let layout = if self.layout.is_empty() { String::new() } else { format!(" ({})", self.layout) };

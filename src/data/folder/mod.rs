@@ -16,26 +16,34 @@
 //!   ask for them. If its class has no good image, [`Dataset::pixels`] is an error, and for those who do without labels,
 //!   [`Dataset::unlabeled_pixels`] takes the next one of all.
 //!
-//! An image beside class folders or beside `train` is left out, a class folder without an image is no class, and a test
-//! image of a class that has no training image has no label. With [`BadImages::Refuse`] each of these is an error, and so are images of
-//! formats that are not read here.
+//! A class folder without an image is no class, and a test image of a class that has no training image has no label. With
+//! [`BadImages::Refuse`] all that `--strict` refuses is an error.
 
 mod images;
 mod layout;
-mod report;
 mod walk;
 
+use std::fmt::Display;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 pub use self::images::Folder;
 use self::layout::{Class, HINT, Layout, layout};
-use self::report::{NAMED, REPORTED, brief, few, warn};
 use self::walk::walk;
 use super::picture::{self, check_start};
 use super::{BadImages, Dataset, OpenOptions, check_image_size, free_memory};
 use crate::{Error, Result};
+
+/// Bad files that one error names.
+const NAMED: usize = 10;
+
+/// Bad files that are reported one by one, when a split is opened and after that.
+const REPORTED: usize = 100;
+
+/// Classes that a line names.
+const CLASSES_NAMED: usize = 5;
 
 /// Lists the training and test images under `dir`, to be shown at `size`×`size` pixels.
 ///
@@ -174,18 +182,37 @@ fn check_classes(train: &Folder, test: &Folder, test_folder: Option<&str>, bad_i
     let sides = [("train", &only_train), (test_folder.unwrap_or("test"), &only_test)];
     let sides = sides.into_iter().filter(|(_, only)| !only.is_empty());
     let sides: Vec<String> = sides.map(|(side, only)| format!("only in {side}: {}", few(only))).collect();
-    let line = format!("{}: not the same classes in both splits: {}", train.dir.display(), sides.join("; "));
-    if only_test.is_empty() {
-        warn(&line);
-        return Ok(());
-    }
-    let line = line + " (these have no label, and features cannot be judged by them)";
-    if bad_images == BadImages::Refuse {
-        let hint = "give both splits the same class folders, or go on without those labels (`BadImages::Skip`)";
-        return Err(Error::config(line, hint));
+    let mut line = format!("{}: not the same classes in both splits: {}", train.dir.display(), sides.join("; "));
+    if !only_test.is_empty() {
+        line += " (these have no label, and features cannot be judged by them)";
+        if bad_images == BadImages::Refuse {
+            let hint = "give both splits the same class folders, or go on without those labels (`BadImages::Skip`)";
+            return Err(Error::config(line, hint));
+        }
     }
     warn(&line);
     Ok(())
+}
+
+/// Says something on standard error that is no reason to end.
+fn warn(what: &str) {
+    let _ = writeln!(std::io::stderr(), "warning: {what}");
+}
+
+/// An error without its advice, on one line.
+fn brief(error: &Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// The first of `names`, and how many there are besides.
+fn few(names: impl IntoIterator<Item = impl Display, IntoIter: ExactSizeIterator>) -> String {
+    let names = names.into_iter();
+    let more = names.len().saturating_sub(CLASSES_NAMED);
+    let mut said: Vec<String> = names.take(CLASSES_NAMED).map(|name| name.to_string()).collect();
+    if more > 0 {
+        said.push(format!("… and {more} more"));
+    }
+    said.join(", ")
 }
 
 #[cfg(test)]
