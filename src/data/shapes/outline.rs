@@ -143,6 +143,8 @@ mod tests {
                 // At an angle to every side, or a whole side could fall between two rows.
                 let (x, y) = (at(k % n) + 0.3 * at(k / n), at(k / n) - 0.3 * at(k % n));
                 let distance = outline.distance([x, y]);
+                let turned = outline.distance([y, -x]);
+                assert!(*name != "cross" || (turned - distance).abs() < 1e-5, "four arms alike");
                 if distance < 0.0 {
                     inside += 1;
                     assert!(x.hypot(y) <= outline.reach, "{name} reaches beyond {}", outline.reach);
