@@ -86,7 +86,7 @@ fn ways(sources: &[Source], quick: bool) -> String {
         let augment = an_image(rounds.times(|| {
             for i in 0..images as u64 {
                 let crop: Crop = Augment::STOP.draw(SIDE, &mut stream(0, Purpose::Augment, [0, i]));
-                crop.apply(&pixels, SIDE, &normalization, &mut out);
+                crop.apply((&pixels[..], 255.0), SIDE, &normalization, &mut out);
                 black_box(&out);
             }
         }));

@@ -7,8 +7,7 @@
 use stop_mim::Indices;
 use stop_mim::paper::masking::MultiBlock;
 use stop_mim::report::canvas::Canvas;
-use stop_mim::report::color::WHITE;
-use stop_mim::report::masks::coverage_map;
+use stop_mim::report::color::{WHITE, sequential};
 use stop_mim::rng::{Purpose, stream};
 
 const GRID: usize = 8;
@@ -42,8 +41,12 @@ fn main() -> stop_mim::Result<()> {
             never(&as_target),
             never(&as_context)
         );
-        let full = as_target.iter().chain(&as_context).copied().max().unwrap_or(1);
-        rows.push([as_target, as_context].map(|c| coverage_map(&c, (GRID, GRID), full, 24)).to_vec());
+        let full = as_target.iter().chain(&as_context).copied().max().unwrap_or(1) as f32;
+        let map = |counts: Vec<u32>| {
+            let counts: Vec<f32> = counts.iter().map(|&count| count as f32).collect();
+            Canvas::heat_map(&counts, (GRID, GRID), 24, |count| sequential(count / full))
+        };
+        rows.push([as_target, as_context].map(map).to_vec());
     }
     let file = std::env::temp_dir().join("mask_coverage.png");
     Canvas::tiled(&rows, 12, WHITE).save_png(&file)?;

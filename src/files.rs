@@ -1,18 +1,13 @@
 //! Writing files so that none is ever half written, and telling files from what is none.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, BufWriter, Seek, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
 /// What is appended to the name of a file while it is being written. A process that is killed leaves such a file behind.
 pub const UNFINISHED: &str = ".tmp";
-
-/// A file that is being written, whose beginning may be written last.
-pub trait WriteAnywhere: Write + Seek {}
-
-impl<T: Write + Seek> WriteAnywhere for T {}
 
 /// Writes `bytes` to `path` as [`write_with`] does.
 ///
@@ -29,7 +24,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 /// When the folder or the file cannot be written, for want of space too: the old file is still there (unless syncing the
 /// folder is what failed), and the temporary one is removed. When there is a folder, a device or a pipe, which a file
 /// would replace.
-pub fn write_with(path: &Path, write: impl FnOnce(&mut dyn WriteAnywhere) -> io::Result<()>) -> Result<()> {
+pub fn write_with(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
     let beside = beside(path)?;
     let replace = || {
         let mut file = BufWriter::with_capacity(1 << 20, File::create(&beside)?);

@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::Dataset;
-use super::file::read_whole;
+use super::file::{how_to_unpack, read_whole};
 use crate::{Error, Result};
 
 /// The side of an image in pixels.
@@ -97,11 +97,7 @@ pub fn cifar100(dir: &Path) -> Result<(Cifar, Cifar)> {
 
 fn splits(layout: &'static Layout, dir: &Path) -> Result<(Cifar, Cifar)> {
     if dir.is_file() {
-        let folder = dir.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let (archive, folder) = (dir.display(), folder.display());
-        let is_archive = dir.extension().is_some_and(|ext| ext == "gz" || ext == "tgz" || ext == "tar");
-        let unpack = || format!("unpack it (tar -xf {archive} -C {folder}), and give the folder {folder}");
-        let hint = if is_archive { unpack() } else { layout.explain() };
+        let hint = how_to_unpack(dir).unwrap_or_else(|| layout.explain());
         return Err(Error::file(dir, format!("is a file, not {}'s folder", layout.name), hint));
     }
     let inner = dir.join(layout.folder);
@@ -174,12 +170,10 @@ impl Layout {
         let archive = dir.join(self.archive);
         // The version for Python has the same names without an ending.
         let python = path.with_extension("").is_file() || dir.join(self.python_folder).is_dir();
-        let hint = if archive.is_file() {
-            format!("unpack the archive beside it: tar -xf {} -C {}", archive.display(), dir.display())
-        } else if python {
-            format!("what lies here is the version for Python; {}", self.explain())
-        } else {
-            self.explain()
+        let hint = match how_to_unpack(&archive).filter(|_| archive.is_file()) {
+            Some(how) => format!("the archive lies beside it: {how}"),
+            None if python => format!("what lies here is the version for Python; {}", self.explain()),
+            None => self.explain(),
         };
         Error::file(path, "there is no such file", hint)
     }
@@ -236,7 +230,7 @@ mod tests {
     use super::*;
     use tempfile::{TempDir, tempdir};
 
-    use crate::data::testing::write;
+    use crate::data::testing::{pixels, write};
 
     /// `n` records whose labels and pixels count up from `first`.
     fn file(layout: &Layout, first: usize, n: usize) -> Vec<u8> {
@@ -253,93 +247,73 @@ mod tests {
         }
     }
 
-    fn error(result: Result<(Cifar, Cifar)>) -> String {
-        result.err().expect("must fail").to_string()
+    /// The message of the error that opening ends in, with these words.
+    #[track_caller]
+    fn refused(result: Result<(Cifar, Cifar)>, words: &[&str]) {
+        let message = result.err().expect("must fail").to_string();
+        assert!(words.iter().all(|words| message.contains(words)), "{message}");
     }
 
     #[test]
-    fn cifar10_reads_back_from_the_folder_or_its_parent() {
+    fn records_read_back_from_the_folder_or_its_parent() {
         let scratch = tempdir().unwrap();
         write_all(&scratch, &CIFAR10, "cifar-10-batches-bin/");
         for dir in [scratch.path().to_owned(), scratch.path().join("cifar-10-batches-bin")] {
             let (train, test) = cifar10(&dir).unwrap();
-            assert_eq!((train.len(), test.len()), (60, 12));
-            assert_eq!(train.class_names()[9], "truck");
-            let mut pixels = vec![0; PIXELS];
+            assert_eq!((train.len(), test.len(), &*train.class_names()[9]), (60, 12, "truck"));
             for index in [0, 11, 12, 59] {
-                train.pixels(index, &mut pixels).unwrap();
-                assert_eq!(
-                    (train.label(index), pixels[0], pixels[5]),
-                    (Some(index % 10), index as u8, index as u8 + 5)
-                );
+                let pixels = pixels(&train, index);
+                let first = index as u8;
+                assert_eq!((train.label(index), pixels[0], pixels[5]), (Some(index % 10), first, first + 5));
             }
-            assert_eq!(test.label(0), Some(60 % 10));
-            assert_eq!(test.describe(), "CIFAR-10 test: 12 images of 32x32");
+            assert_eq!((test.label(0), &*test.describe()), (Some(0), "CIFAR-10 test: 12 images of 32x32"));
         }
-    }
-
-    #[test]
-    fn cifar100_is_labeled_by_its_fine_classes() {
-        let scratch = tempdir().unwrap();
+        // CIFAR-100 is labeled by its fine classes, whose names are built in.
         write_all(&scratch, &CIFAR100, "");
-        let (train, _) = cifar100(scratch.path()).unwrap();
-        assert_eq!(train.class_names().len(), 100, "the built-in names");
-        assert_eq!(train.class_names()[99], "worm");
         write(&scratch, "train.bin", &file(&CIFAR100, 37, 1));
         let (train, _) = cifar100(scratch.path()).unwrap();
-        assert_eq!(train.label(0), Some(37));
+        assert_eq!((train.class_names().len(), &*train.class_names()[99], train.label(0)), (100, "worm", Some(37)));
         let splits = crate::data::open(&format!("cifar100:{}", scratch.path().display()), 16).unwrap();
         assert_eq!((splits.train.len(), splits.train.image_size()), (1, 16));
         assert_eq!(splits.normalization().unwrap(), crate::data::Normalization::CIFAR100);
     }
 
     #[test]
-    fn names_come_from_the_file_beside_the_images() {
+    fn what_is_wrong_with_a_file_is_said_with_its_name() {
         let scratch = tempdir().unwrap();
         write_all(&scratch, &CIFAR10, "");
         write(&scratch, "batches.meta.txt", b"a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n");
         assert_eq!(cifar10(scratch.path()).unwrap().0.class_names()[9], "j");
-        write(&scratch, "batches.meta.txt", b"a\nb\n");
-        assert!(error(cifar10(scratch.path())).contains("2 names for 10 classes"));
-    }
-
-    #[test]
-    fn missing_truncated_and_mislabeled_files_are_named() {
-        let scratch = tempdir().unwrap();
-        write_all(&scratch, &CIFAR10, "");
-        let broken = |name: &str, bytes: &[u8], expected: &str| {
-            write(&scratch, name, bytes);
-            let message = error(cifar10(scratch.path()));
-            assert!(message.contains(name) && message.contains(expected), "{message}");
-        };
-        broken("test_batch.bin", &file(&CIFAR10, 0, 2)[1..], "6145 bytes are not a whole number of records of 3073");
-        broken("test_batch.bin", &[], "0 bytes");
         let mut mislabeled = file(&CIFAR10, 0, 3);
         mislabeled[2 * CIFAR10.record()] = 10;
-        broken("data_batch_4.bin", &mislabeled, "record 2 has label 10");
+        for (name, bytes, expected) in [
+            ("test_batch.bin", &[][..], "0 bytes"),
+            ("test_batch.bin", &mislabeled[1..], "9218 bytes are not a whole number of records of 3073"),
+            ("data_batch_4.bin", &mislabeled, "record 2 has label 10"),
+            ("batches.meta.txt", b"a\nb\n", "2 names for 10 classes"),
+        ] {
+            write(&scratch, name, bytes);
+            refused(cifar10(scratch.path()), &[name, expected]);
+        }
+        std::fs::remove_file(scratch.path().join("batches.meta.txt")).unwrap();
         std::fs::remove_file(scratch.path().join("data_batch_3.bin")).unwrap();
-        let message = error(cifar10(scratch.path()));
-        assert!(message.contains("data_batch_3.bin: there is no such file"), "{message}");
-        assert!(message.contains("unpacks to cifar-10-batches-bin/"), "{message}");
+        let words = ["data_batch_3.bin: there is no such file", "unpacks to cifar-10-batches-bin/"];
+        refused(cifar10(scratch.path()), &words);
     }
 
     #[test]
     fn archives_and_the_version_for_python_are_recognized() {
         let scratch = tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
         write(&scratch, "cifar-10-binary.tar.gz", b"");
-        let archive = scratch.path().join("cifar-10-binary.tar.gz");
-        let message = error(cifar10(&archive));
-        let command = format!("tar -xf {} -C {}", archive.display(), scratch.path().display());
-        assert!(message.contains("is a file, not CIFAR-10's folder") && message.contains(&command), "{message}");
-        let message = error(cifar10(scratch.path()));
-        assert!(message.contains("unpack the archive beside it") && message.contains(&command), "{message}");
+        let command = format!("tar -xf {} -C {}", at("cifar-10-binary.tar.gz").display(), scratch.path().display());
+        refused(cifar10(&at("cifar-10-binary.tar.gz")), &["is a file, not CIFAR-10's folder", &command]);
+        refused(cifar10(scratch.path()), &["the archive lies beside it", &command]);
         write(&scratch, "notes.txt", b"");
-        let message = error(cifar100(&scratch.path().join("notes.txt")));
-        assert!(message.contains("is a file, not CIFAR-100's folder") && message.contains("unpacks to"), "{message}");
+        refused(cifar100(&at("notes.txt")), &["is a file, not CIFAR-100's folder", "unpacks to"]);
         write(&scratch, "py/train", b"");
-        let message = error(cifar100(&scratch.path().join("py")));
-        assert!(message.contains("the version for Python") && message.contains("cifar-100-binary/"), "{message}");
+        refused(cifar100(&at("py")), &["the version for Python", "cifar-100-binary/"]);
         write(&scratch, "above/cifar-10-batches-py/data_batch_1", b"");
-        assert!(error(cifar10(&scratch.path().join("above"))).contains("the version for Python"));
+        refused(cifar10(&at("above")), &["the version for Python"]);
     }
 }

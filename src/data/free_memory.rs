@@ -24,53 +24,39 @@ fn share_of(free: Option<u64>) -> u64 {
 
 /// The least of what is free by each account that there is. `proc` and `cgroup` are where Linux has these file systems.
 fn free(proc: &Path, cgroup: &Path) -> Option<u64> {
-    let machine = value(&proc.join("meminfo"), "MemAvailable:");
-    [
-        machine,
-        group_limit(proc, cgroup),
-        left(proc, "Max address space", "VmSize:"),
-        left(proc, "Max data size", "VmData:"),
-    ]
-    .into_iter()
-    .flatten()
-    .min()
+    let kilobytes = |file, name| number(&proc.join(file), name).map(|kilobytes| kilobytes.saturating_mul(1024));
+    // What is left of a limit; there is no number where it is "unlimited".
+    let left = |limit, used| {
+        let used = kilobytes("self/status", used).unwrap_or(0);
+        number(&proc.join("self/limits"), limit).map(|soft| soft.saturating_sub(used))
+    };
+    let (space, data) = (left("Max address space", "VmSize:"), left("Max data size", "VmData:"));
+    [kilobytes("meminfo", "MemAvailable:"), group_limit(proc, cgroup), space, data].into_iter().flatten().min()
 }
 
-/// The number of kilobytes behind `name` in a file of `name: N kB`, in bytes.
-fn value(path: &Path, name: &str) -> Option<u64> {
+/// The number behind `name` in a file with a line for each name.
+fn number(path: &Path, name: &str) -> Option<u64> {
     let text = read_to_string(path).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
-}
-
-/// What the process may still take of the limit that is called `limit`, of which `used` is its share so far. There is
-/// nothing to say where the limit is "unlimited".
-fn left(proc: &Path, limit: &str, used: &str) -> Option<u64> {
-    let limits = read_to_string(proc.join("self/limits")).ok()?;
-    let soft =
-        limits.lines().find_map(|line| line.strip_prefix(limit))?.split_whitespace().next()?.parse::<u64>().ok()?;
-    Some(soft.saturating_sub(value(&proc.join("self/status"), used).unwrap_or(0)))
+    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
 
 /// The least limit of the control groups that the process is in, of either version. How much of it is in use is not asked:
 /// most of that is files that the system would let go of.
 fn group_limit(proc: &Path, cgroup: &Path) -> Option<u64> {
-    let groups = read_to_string(proc.join("self/cgroup")).ok()?;
-    let limits = groups.lines().flat_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, group) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+    let limits = |line: &str| {
+        let (controllers, group) = line.split_once(':')?.1.split_once(':')?;
         let (root, file) = match controllers {
             "" => (cgroup.to_owned(), "memory.max"),
-            _ => (cgroup.join("memory"), "memory.limit_in_bytes"),
+            _ if controllers.split(',').any(|one| one == "memory") => (cgroup.join("memory"), "memory.limit_in_bytes"),
+            _ => return None,
         };
-        let ours = controllers.is_empty() || controllers.split(',').any(|controller| controller == "memory");
-        let group = Path::new(group).components().filter(|part| matches!(part, Component::Normal(_)));
+        let group: PathBuf =
+            Path::new(group).components().filter(|part| matches!(part, Component::Normal(_))).collect();
         // A limit of any group above holds too. Inside a container, those above are not to be seen.
-        let group: PathBuf = group.collect();
-        let files = group.ancestors().map(|group| root.join(group).join(file)).collect::<Vec<_>>();
-        files.into_iter().filter(move |_| ours)
-    });
-    limits.filter_map(|file| read_to_string(file).ok()?.trim().parse().ok()).min()
+        let files = group.ancestors().map(|group| root.join(group).join(file));
+        files.filter_map(|file| read_to_string(file).ok()?.trim().parse().ok()).min()
+    };
+    read_to_string(proc.join("self/cgroup")).ok()?.lines().filter_map(limits).min()
 }
 
 #[cfg(test)]
@@ -90,35 +76,32 @@ mod tests {
     fn the_least_of_all_accounts_counts() {
         let scratch = tempdir().unwrap();
         assert_eq!(found(&scratch), None);
-        write(&scratch, "proc/meminfo", b"MemTotal:       16000 kB\nMemAvailable:    8192 kB\nSwapFree: 9 kB\n");
-        assert_eq!(found(&scratch), Some(8 * MIB));
-        // A group without a limit, in one with a limit.
-        write(&scratch, "proc/self/cgroup", b"0::/a/b\n");
-        write(&scratch, "cgroup/a/b/memory.max", b"max\n");
-        assert_eq!(found(&scratch), Some(8 * MIB));
-        write(&scratch, "cgroup/a/memory.max", b"7340032\n");
-        assert_eq!(found(&scratch), Some(7 * MIB));
-        // Version 1, with a path that is not to be seen from inside.
-        write(&scratch, "proc/self/cgroup", b"12:cpu,cpuacct:/x\n5:memory:/outside\n");
-        write(&scratch, "cgroup/memory/memory.limit_in_bytes", b"6291456\n");
-        assert_eq!(found(&scratch), Some(6 * MIB));
         let limits = |space: &str, data: &str| {
-            let text = format!(
+            format!(
                 "Limit                     Soft Limit           Hard Limit           Units\n\
                  Max data size             {data}            unlimited            bytes\n\
                  Max address space         {space}           unlimited            bytes\n"
-            );
-            write(&scratch, "proc/self/limits", text.as_bytes());
+            )
         };
-        write(&scratch, "proc/self/status", b"Name:\tx\nVmSize:\t    1024 kB\nVmData:\t     512 kB\n");
-        limits("unlimited", "unlimited");
-        assert_eq!(found(&scratch), Some(6 * MIB));
-        limits("6291456", "unlimited");
-        assert_eq!(found(&scratch), Some(5 * MIB));
-        limits("6291456", "3145728");
-        assert_eq!(found(&scratch), Some(5 * MIB / 2));
-        limits("1024", "3145728");
-        assert_eq!(found(&scratch), Some(0), "the limit is below what is in use");
+        for (file, text, expected) in [
+            ("proc/meminfo", "MemTotal:       16000 kB\nMemAvailable:    8192 kB\nSwapFree: 9 kB\n", 8 * MIB),
+            // A group without a limit, in one with a limit.
+            ("proc/self/cgroup", "0::/a/b\n", 8 * MIB),
+            ("cgroup/a/b/memory.max", "max\n", 8 * MIB),
+            ("cgroup/a/memory.max", "7340032\n", 7 * MIB),
+            // Version 1, with a path that is not to be seen from inside.
+            ("proc/self/cgroup", "12:cpu,cpuacct:/x\n5:memory:/outside\n", 8 * MIB),
+            ("cgroup/memory/memory.limit_in_bytes", "6291456\n", 6 * MIB),
+            ("proc/self/status", "Name:\tx\nVmSize:\t    1024 kB\nVmData:\t     512 kB\n", 6 * MIB),
+            ("proc/self/limits", &limits("unlimited", "unlimited"), 6 * MIB),
+            ("proc/self/limits", &limits("6291456", "unlimited"), 5 * MIB),
+            ("proc/self/limits", &limits("6291456", "3145728"), 5 * MIB / 2),
+            // The limit is below what is in use.
+            ("proc/self/limits", &limits("1024", "3145728"), 0),
+        ] {
+            write(&scratch, file, text.as_bytes());
+            assert_eq!(found(&scratch), Some(expected), "{file}: {text}");
+        }
     }
 
     #[test]

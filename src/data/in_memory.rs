@@ -138,14 +138,14 @@ mod tests {
         assert_eq!(&*test.floats(1).unwrap(), &ten().as_slice::<f32>()[8 * 128..9 * 128]);
         assert_eq!(pixels(&*test, 2)[127], 255, "1279 of 1280");
         assert_eq!(test.describe(), "3 images in memory of 2 channels, 8x8");
-        let unlabeled = Splits::from_tensor(ten(), 0).unwrap();
+        let unlabeled = InMemory::new(ten()).unwrap().split(0).unwrap();
         assert_eq!((unlabeled.train.label(3), unlabeled.test.is_empty()), (None, true));
     }
 
     /// Through every wrapper: a float that became a byte on the way would be off by up to 1/510.
     #[test]
     fn floats_reach_the_trainer_as_they_are() {
-        let Splits { train, .. } = Splits::from_tensor(ten(), 0).unwrap();
+        let Splits { train, .. } = InMemory::new(ten()).unwrap().split(0).unwrap();
         let normalization = Normalization::new([0.25, 0.5], [0.5, 2.0]);
         let subset: Arc<dyn Dataset> = Arc::new(Subset::even(Arc::clone(&train), 4).unlabeled());
         let images = evaluation_images(&*subset, 0..4, &normalization).unwrap();
@@ -189,9 +189,8 @@ mod tests {
         let names = || vec!["one".to_owned()];
         let labeled = |labels| InMemory::new(ten()).unwrap().labeled(labels, names());
         assert!(labeled(vec![0; 9]).is_err() && labeled(vec![1; 10]).is_err() && labeled(vec![0; 10]).is_ok());
-        assert!(Splits::from_tensor(ten(), 9).is_ok());
-        for held_out in [10, 11, usize::MAX] {
-            assert!(Splits::from_tensor(ten(), held_out).is_err());
+        for (held_out, fine) in [(9, true), (10, false), (11, false), (usize::MAX, false)] {
+            assert_eq!(InMemory::new(ten()).unwrap().split(held_out).is_ok(), fine, "{held_out}");
         }
     }
 }

@@ -9,8 +9,7 @@
 //! | [`open()`] | all of these but the last by name, as a command line gives it |
 //! | [`augment`] | random resized crop and flip, and the step from pixels to normalized floats |
 //! | [`Normalization`] | the statistics of that step |
-//! | [`resized()`] | images of another size than their data set has them |
-//! | [`subset`] | a fixed, even choice of some images, with their labels or without |
+//! | [`subset`] | a fixed, even choice of some images, with their labels or without; images of another size |
 //! | [`loader`] | shuffled, prefetched batches, the same on any number of threads and after any resume |
 //!
 //! Every image is square and stored channel first, `[C][S][S]`; of files and shapes it is RGB, 8 bits a channel. Left out on
@@ -35,19 +34,17 @@ pub mod subset;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use augment::{Augment, Crop, Level};
+pub use augment::{Augment, Crop};
 pub use in_memory::InMemory;
 pub use loader::{Loaded, Loader, LoaderOptions, evaluation_images};
 pub use normalization::Normalization;
 pub use open::{absolute_spec, check_image_size, open, open_with};
-pub use resized::resized;
 pub use shapes::Shapes;
-pub use subset::Subset;
+pub use subset::{Subset, resized};
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
-use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// A numbered set of square images, with labels or without. What an index holds never changes.
@@ -167,43 +164,12 @@ pub struct Splits {
 }
 
 impl Splits {
-    /// Images to train on and images to test on.
+    /// Images to train on, and images to test on.
     pub fn new(train: Arc<dyn Dataset>, test: Arc<dyn Dataset>) -> Self {
         Splits { train, test, normalization: OnceLock::new() }
     }
 
-    /// Images in memory, `[N, C, S, S]` of f32, of which the last `held_out` are tested on. [`InMemory`] says more, and takes
-    /// labels too.
-    ///
-    /// ```
-    /// use stop_mim::data::{Augment, Loader, LoaderOptions, Splits};
-    /// use stop_mim::{DType, Tensor};
-    ///
-    /// # fn main() -> stop_mim::Result<()> {
-    /// let images = Tensor::from_fn([24, 4, 16, 16], DType::F32, |i| (i % 97) as f64 / 97.0); // four channels
-    /// let splits = Splits::from_tensor(images, 4)?;
-    /// let options = LoaderOptions {
-    ///     batch_size: 8,
-    ///     seed: 0,
-    ///     first_step: 0,
-    ///     views: vec![Some(Augment::STOP)],
-    ///     labels: false,
-    ///     normalization: splits.normalization()?, // measured
-    ///     threads: 1,
-    /// };
-    /// let mut batches = Loader::new(splits.train, options)?;
-    /// assert_eq!(batches.next().unwrap()?.views[0].shape()[..], [8, 4, 16, 16]);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// If these are no images, or none would be left to train on.
-    pub fn from_tensor(images: Tensor, held_out: usize) -> Result<Self> {
-        InMemory::new(images)?.split(held_out)
-    }
-
-    /// The same with a normalization that is known, as for data sets whose statistics are published.
+    /// These with a normalization that is known, as for data sets whose statistics are published.
     pub fn with_normalization(self, normalization: Normalization) -> Self {
         Splits { normalization: normalization.into(), ..self }
     }

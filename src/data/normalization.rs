@@ -78,21 +78,21 @@ impl Normalization {
         assert!(sample > 0, "Normalization::measure: no images to measure");
         let plane = dataset.image_size().pow(2);
         let mut bytes = vec![0u8; dataset.channels() * plane];
-        let mut sums = vec![Sums::default(); dataset.channels()];
+        let mut sums = vec![[0.0; 2]; dataset.channels()];
         let mut white = 255.0;
         for k in 0..sample {
             let index = k * dataset.len() / sample;
             if let Some(floats) = dataset.floats(index) {
                 white = 1.0;
-                sums.iter_mut().zip(floats.chunks_exact(plane)).for_each(|(sums, plane)| sums.add(plane));
+                sums.iter_mut().zip(floats.chunks_exact(plane)).for_each(|(sums, plane)| add(sums, plane));
             } else {
                 dataset.unlabeled_pixels(index, &mut bytes)?;
-                sums.iter_mut().zip(bytes.chunks_exact(plane)).for_each(|(sums, plane)| sums.add(plane));
+                sums.iter_mut().zip(bytes.chunks_exact(plane)).for_each(|(sums, plane)| add(sums, plane));
             }
         }
         let n = (sample * plane) as f64;
-        let statistics = |sums: &Sums| {
-            let (mean, square) = (sums.values / n, sums.squares / n);
+        let statistics = |sums: &[f64; 2]| {
+            let [mean, square] = sums.map(|sum| sum / n);
             let variance = square - mean.powi(2);
             // A channel that never changes has no scale: a standard deviation of one gray level stands in, or of 1 where
             // pixels are floats, so that nothing divides by 0 or by an error of rounding.
@@ -125,18 +125,10 @@ impl Normalization {
     }
 }
 
-/// Of the values of a channel. Sums of bytes are whole numbers below 2⁵³, and so exact.
-#[derive(Clone, Default)]
-struct Sums {
-    values: f64,
-    squares: f64,
-}
-
-impl Sums {
-    fn add<T: Copy + Into<f64>>(&mut self, plane: &[T]) {
-        self.values += plane.iter().map(|&v| v.into()).sum::<f64>();
-        self.squares += plane.iter().map(|&v| v.into().powi(2)).sum::<f64>();
-    }
+/// Adds the values of a channel, and their squares. Sums of bytes are whole numbers below 2⁵³, and so exact.
+fn add<T: Copy + Into<f64>>([values, squares]: &mut [f64; 2], plane: &[T]) {
+    *values += plane.iter().map(|&v| v.into()).sum::<f64>();
+    *squares += plane.iter().map(|&v| v.into().powi(2)).sum::<f64>();
 }
 
 #[cfg(test)]
@@ -200,7 +192,7 @@ mod tests {
         for n in [Normalization::CIFAR10, Normalization::IMAGENET, Normalization::new([0.2, 0.5], [0.1, 0.3])] {
             let pixels: Vec<u8> = (0..n.mean.len() * 256).map(|i| (i % 256) as u8).collect();
             let mut numbers = vec![0.0; pixels.len()];
-            Crop::whole(16).apply(&pixels, 16, &n, &mut numbers);
+            Crop::whole(16).apply((&pixels, 255.0), 16, &n, &mut numbers);
             assert_eq!(n.to_bytes(&numbers), pixels);
         }
         assert_eq!(Normalization::CIFAR10.to_bytes(&[-9.0, 9.0, f32::NAN]), [0, 255, 0]);

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Normalization, OpenOptions, Splits, cifar, resized, shapes};
+use super::shapes::Task;
+use super::{Normalization, OpenOptions, Shapes, Splits, cifar, resized};
 use crate::{Error, Result};
 
 /// [`open_with`] with the default options: bad images are skipped.
@@ -18,7 +19,7 @@ pub fn open(spec: &str, image_size: usize) -> Result<Splits> {
 ///
 /// | `spec` | what |
 /// |---|---|
-/// | `shapes` | [`shapes`], labeled by class; `shapes:count` and `shapes:distance` label by these instead |
+/// | `shapes` | [`Shapes`], labeled by class; `shapes:count` and `shapes:distance` label by these instead |
 /// | `cifar10:DIR`, `cifar100:DIR` | [`cifar`], [`resized()`] unless `image_size` is 32 |
 /// | `folder:DIR` | image files in a folder: `data::folder` (feature `images`) |
 ///
@@ -32,8 +33,10 @@ pub fn open_with(spec: &str, image_size: usize, options: impl Into<OpenOptions>)
     let (scheme, rest) = spec.split_once(':').unwrap_or((spec, ""));
     match scheme {
         "shapes" => {
-            let (train, test) = shapes::splits(image_size, shapes::Task::parse(rest)?);
-            Ok(Splits::new(Arc::new(train), Arc::new(test)))
+            let task = if rest.is_empty() { Task::default() } else { rest.parse()? };
+            // As many images as CIFAR has. Like CIFAR's, they are always the same: a run's seed does not reach them.
+            let series = |seed, len| Arc::new(Shapes::new(seed, len, image_size, task));
+            Ok(Splits::new(series(0, 50_000), series(1, 10_000)))
         }
         "cifar10" | "cifar100" | "folder" if rest.is_empty() => Err(Error::config(
             format!("'{spec}' does not say where the images are"),
@@ -89,16 +92,12 @@ pub fn absolute_spec(spec: &str) -> Result<String> {
 
 /// `path`, with the user's home in the place of a tilde at its beginning.
 fn at_home(path: &str) -> Result<PathBuf> {
-    let within = match path.strip_prefix('~') {
-        Some("") => Path::new(""),
-        Some(rest) if rest.starts_with(std::path::is_separator) => Path::new(&rest[1..]),
-        _ => return Ok(PathBuf::from(path)),
-    };
-    match std::env::home_dir().filter(|home| !home.as_os_str().is_empty()) {
-        Some(home) if within.as_os_str().is_empty() => Ok(home),
-        Some(home) => Ok(home.join(within)),
-        None => Err(Error::config(format!("'{path}': there is no home folder"), "set HOME, or write the path out")),
-    }
+    let is_home = |rest: &&str| rest.is_empty() || rest.starts_with(std::path::is_separator);
+    let Some(rest) = path.strip_prefix('~').filter(is_home) else { return Ok(PathBuf::from(path)) };
+    let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty()).ok_or_else(|| {
+        Error::config(format!("'{path}': there is no home folder"), "set HOME, or write the path out")
+    })?;
+    Ok(home.join(rest.trim_start_matches(std::path::is_separator)).components().collect())
 }
 
 /// Checks that every data set can be had with images of this size.
@@ -147,7 +146,7 @@ mod tests {
             ("cifar10", 32, "add the folder after a colon, as in cifar10:"),
             ("folder:", 32, "add the folder after a colon"),
             ("folder:nowhere", 32, if cfg!(feature = "images") { "nowhere: " } else { "with the feature `images`" }),
-            ("shapes:color", 32, "shapes:distance"),
+            ("shapes:color", 32, "'color'\n  there are: class, count, distance"),
             ("shapes", 4, "choose an image size"),
         ] {
             let error = open(spec, size).err().expect(spec).to_string();

@@ -10,7 +10,7 @@
 
 use std::ffi::OsStr;
 use std::io::Cursor;
-use std::panic::{UnwindSafe, catch_unwind};
+use std::panic::catch_unwind;
 use std::path::Path;
 
 use image::imageops::{self, FilterType};
@@ -39,15 +39,13 @@ const START: u64 = 24;
 pub(super) const HINT: &str = "replace it by a sound JPEG or PNG file, or remove it";
 
 /// What files of the formats that can be read are called.
-const EXTENSIONS: [(&str, ImageFormat); 8] = [
-    ("jpg", ImageFormat::Jpeg),
-    ("jpeg", ImageFormat::Jpeg),
-    ("jpe", ImageFormat::Jpeg),
-    ("jfif", ImageFormat::Jpeg),
-    ("png", ImageFormat::Png),
-    ("bmp", ImageFormat::Bmp),
-    ("webp", ImageFormat::WebP),
-    ("gif", ImageFormat::Gif),
+const FORMATS: [(&[&str], Option<ImageFormat>); 6] = [
+    (&["jpg", "jpeg", "jpe", "jfif"], Some(ImageFormat::Jpeg)),
+    (&["png"], Some(ImageFormat::Png)),
+    (&["bmp"], Some(ImageFormat::Bmp)),
+    (&["webp"], Some(ImageFormat::WebP)),
+    (&["gif"], Some(ImageFormat::Gif)),
+    (&FOREIGN, None),
 ];
 
 /// What photos of other formats are called.
@@ -68,11 +66,10 @@ pub(super) enum Named {
 /// What the name of the file at `path` says that it is.
 pub(super) fn named(path: &Path) -> Named {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    let is = |known: &str| known.eq_ignore_ascii_case(extension);
-    match EXTENSIONS.iter().find(|(known, _)| is(known)) {
-        Some((_, format)) if format.reading_enabled() => Named::Image,
-        Some((feature, _)) => Named::Unreadable(Some(feature)),
-        None if FOREIGN.iter().any(|known| is(known)) => Named::Unreadable(None),
+    let is = |known: &&str| known.eq_ignore_ascii_case(extension);
+    match FORMATS.iter().find(|(names, _)| names.iter().any(is)) {
+        Some((_, Some(format))) if format.reading_enabled() => Named::Image,
+        Some((names, format)) => Named::Unreadable(format.map(|_| names[0])),
         None => Named::Other,
     }
 }
@@ -90,18 +87,15 @@ pub(super) fn check_start(path: &Path) -> Result<()> {
 /// Reads an image and fits it into `out`, `[3][size][size]`. On an error `out` is as it was.
 pub(super) fn decode(path: &Path, size: usize, out: &mut [u8]) -> Result<()> {
     let bytes = read_whole(path, MAX_FILE_BYTES)?;
-    let image = guarded(|| decode_bytes(&bytes))
+    // The decoders are others' code: should one panic, that is the file's fault and not the end of the run.
+    let image = catch_unwind(|| decode_bytes(&bytes))
+        .unwrap_or_else(|_| Err("the decoder panicked".to_owned()))
         .map_err(|problem| Error::file(path, format!("cannot be decoded: {problem}"), HINT))?;
     let square = fit(&image, size);
     for (c, plane) in out.chunks_exact_mut(size * size).enumerate() {
         plane.iter_mut().zip(square.pixels()).for_each(|(byte, pixel)| *byte = pixel[c]);
     }
     Ok(())
-}
-
-/// The decoders are others' code: should one panic, that is the file's fault and not the end of the run.
-fn guarded<R>(decode: impl FnOnce() -> Result<R, String> + UnwindSafe) -> Result<R, String> {
-    catch_unwind(decode).unwrap_or_else(|_| Err("the decoder panicked".to_owned()))
 }
 
 fn decode_bytes(bytes: &[u8]) -> Result<RgbImage, String> {
@@ -132,7 +126,7 @@ fn format(bytes: &[u8]) -> Result<ImageFormat, String> {
     }
     let format = image::guess_format(bytes).map_err(|_| "it is no image of a known format".to_owned())?;
     let name = format.extensions_str()[0];
-    if !EXTENSIONS.iter().any(|(_, known)| *known == format) {
+    if !FORMATS.iter().any(|(_, known)| *known == Some(format)) {
         return Err(format!("it is a .{name} file, which is not read here"));
     }
     if !format.reading_enabled() {
@@ -166,6 +160,8 @@ fn png_size(bytes: &[u8]) -> Result<(u32, u32), String> {
 fn jpeg_size(bytes: &[u8]) -> Result<(u32, u32), String> {
     const CUT_SHORT: &str = "it is cut short: a JPEG's end marker is missing";
     let half = |at: usize| bytes.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
+    // Whether 0xFF and this byte begin a segment: not the escape 0xFF 0, fill bytes, or markers without content.
+    let is_marker = |byte: u8| !matches!(byte, 0x00 | 0x01 | 0xD0..=0xD8 | 0xFF);
     let (mut at, mut size) = (2, None);
     loop {
         let found = bytes.get(at..).and_then(|rest| rest.windows(2).position(|w| w[0] == 0xFF && is_marker(w[1])));
@@ -196,11 +192,6 @@ fn check_webp_end(bytes: &[u8]) -> Result<(), String> {
     Err("it is cut short: a WebP file that is shorter than its header says".to_owned())
 }
 
-/// Whether 0xFF and this byte begin a segment: not the escape 0xFF 0, fill bytes, or markers without content.
-fn is_marker(byte: u8) -> bool {
-    !matches!(byte, 0x00 | 0x01 | 0xD0..=0xD8 | 0xFF)
-}
-
 /// The largest centered square of `image`, resized to `size`×`size` by a triangle filter, which averages when it
 /// shrinks. Cutting first keeps a ribbon of 1×16384 pixels from being blown up before it is cut.
 fn fit(image: &RgbImage, size: usize) -> RgbImage {
@@ -217,12 +208,6 @@ fn fit(image: &RgbImage, size: usize) -> RgbImage {
 mod tests {
     use super::*;
     use image::Rgb;
-
-    #[test]
-    fn a_panic_in_a_decoder_is_the_files_fault() {
-        assert_eq!(guarded(|| Ok(5)), Ok(5));
-        assert_eq!(guarded::<u8>(|| panic!("a bug of a decoder")), Err("the decoder panicked".to_owned()));
-    }
 
     #[test]
     fn the_middle_square_is_kept_and_shrunk_by_averaging() {

@@ -105,10 +105,14 @@ impl Canvas {
         sheet
     }
 
-    /// Rows of pixels as text, a letter for each.
+    /// Rows of pixels as text: a letter for each known color, `.` for white, and digits for [`CATEGORIES`].
     #[cfg(test)]
-    pub(super) fn letters(&self, letter: impl Fn(Rgb) -> char) -> Vec<String> {
-        self.pixels.chunks(self.width).map(|row| row.iter().map(|&pixel| letter(pixel)).collect()).collect()
+    pub(super) fn letters(&self, known: &[(Rgb, char)]) -> Vec<String> {
+        use super::color::{CATEGORIES, WHITE};
+        let digits = CATEGORIES.into_iter().zip('0'..);
+        let colors: Vec<_> = known.iter().copied().chain([(WHITE, '.')]).chain(digits).collect();
+        let letter = |pixel: &Rgb| colors.iter().find(|(color, _)| color == pixel).map_or('?', |(_, letter)| *letter);
+        self.pixels.chunks(self.width).map(|row| row.iter().map(letter).collect()).collect()
     }
 
     /// Saves as PNG. An existing file is replaced only once the new one is complete.

@@ -5,7 +5,7 @@
 //! MAE has no target blocks: its row is the image and the visible patches.
 
 use super::canvas::Canvas;
-use super::color::{CATEGORIES, WHITE, mix, sequential};
+use super::color::{CATEGORIES, Rgb, WHITE, mix};
 
 /// One image and its masks. A token's index is its row times the width of the token grid, plus its column.
 #[derive(Clone, Copy, Debug)]
@@ -26,31 +26,37 @@ pub struct MaskedImage<'a> {
 #[track_caller]
 pub fn mask_sheet(images: &[MaskedImage], size: usize, patch: usize, scale: usize) -> Canvas {
     assert!(patch > 0 && size.is_multiple_of(patch), "mask_sheet: patches of {patch} on an image of {size}");
-    let rows: Vec<Vec<Canvas>> = images.iter().map(|image| mask_row(image, size, patch, scale)).collect();
-    Canvas::tiled(&rows, (patch * scale / 2).max(1), WHITE)
+    let (grid, cell) = (size / patch, patch * scale);
+    let hatch = |x: usize, y: usize| if (x + y) % (4 * line(cell)) < line(cell) { [190; 3] } else { [232; 3] };
+    let row = |image: &MaskedImage| {
+        let plain = Canvas::from_planes(image.pixels, size).upscaled(scale);
+        let context = context_tile(&plain, image.context, image.targets, (grid, cell), hatch);
+        let target = |(target, color): (&&[u32], &Rgb)| {
+            let (target, mut tile) = (TokenSet::new(target, grid, cell), plain.clone());
+            tile.paint(|x, y, was| if target.has_pixel(x, y) { was } else { mix(was, WHITE, 0.8) });
+            target.outline(&mut tile, line(cell), *color);
+            tile
+        };
+        let targets = image.targets.iter().zip(CATEGORIES.iter().cycle()).map(target);
+        [plain.clone(), context].into_iter().chain(targets).collect()
+    };
+    Canvas::tiled(&images.iter().map(row).collect::<Vec<_>>(), (cell / 2).max(1), WHITE)
 }
 
-/// The tiles of one image.
-fn mask_row(image: &MaskedImage, size: usize, patch: usize, scale: usize) -> Vec<Canvas> {
-    let plain = Canvas::from_planes(image.pixels, size).upscaled(scale);
-    let (grid, cell) = (size / patch, patch * scale);
-    let line = line(cell);
-    let context = TokenSet::new(image.context, grid, cell);
-    let hatch = |x: usize, y: usize| if (x + y) % (4 * line) < line { [190; 3] } else { [232; 3] };
-    let mut context_tile = plain.clone();
-    context_tile.paint(|x, y, was| if context.has_pixel(x, y) { was } else { hatch(x, y) });
-    let mut row = vec![plain.clone()];
-    for (target, color) in image.targets.iter().zip(CATEGORIES.iter().cycle()) {
-        let target = TokenSet::new(target, grid, cell);
-        let mut tile = plain.clone();
-        tile.paint(|x, y, was| if target.has_pixel(x, y) { was } else { mix(was, WHITE, 0.8) });
-        for tile in [&mut tile, &mut context_tile] {
-            target.outline(tile, line, *color);
-        }
-        row.push(tile);
+/// `image` with `hidden(x, y)` in place of what is not in the context, and the targets outlined, each in its color.
+pub(super) fn context_tile(
+    image: &Canvas,
+    context: &[u32],
+    targets: &[impl AsRef<[u32]>],
+    (grid, cell): (usize, usize),
+    hidden: impl Fn(usize, usize) -> Rgb,
+) -> Canvas {
+    let (context, mut tile) = (TokenSet::new(context, grid, cell), image.clone());
+    tile.paint(|x, y, was| if context.has_pixel(x, y) { was } else { hidden(x, y) });
+    for (target, color) in targets.iter().zip(CATEGORIES.iter().cycle()) {
+        TokenSet::new(target.as_ref(), grid, cell).outline(&mut tile, line(cell), *color);
     }
-    row.insert(1, context_tile);
-    row
+    tile
 }
 
 /// Width of an outline around cells of `cell` pixels.
@@ -96,33 +102,13 @@ impl TokenSet {
     }
 }
 
-/// How often each position of a token grid (rows, columns) was chosen: one square of `cell` pixels per position, dark
-/// for never, yellow for `full` times or more. As `full` the number of samples shows shares, the largest count gives
-/// contrast.
-///
-/// # Panics
-/// When there are not rows · columns counts.
-#[track_caller]
-pub fn coverage_map(counts: &[u32], grid: (usize, usize), full: u32, cell: usize) -> Canvas {
-    let shares: Vec<f32> = counts.iter().map(|&count| count as f32 / full.max(1) as f32).collect();
-    Canvas::heat_map(&shares, grid, cell, sequential)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Rows of `canvas` as text: `.` for white paper, `h` for hatching, `i` for the image, `f` for the faded image,
-    /// digits for outlines.
+    /// `h` is hatching, `i` the image, `f` the faded image, digits are outlines.
     fn picture(canvas: &Canvas) -> Vec<String> {
-        let letter = |pixel: [u8; 3]| match pixel {
-            [255, 255, 255] => '.',
-            [190, 190, 190] | [232, 232, 232] => 'h',
-            [10, 20, 30] => 'i',
-            [206, 208, 210] => 'f',
-            other => CATEGORIES.iter().position(|c| *c == other).map_or('?', |i| char::from(b'0' + i as u8)),
-        };
-        canvas.letters(letter)
+        canvas.letters(&[([190; 3], 'h'), ([232; 3], 'h'), ([10, 20, 30], 'i'), ([206, 208, 210], 'f')])
     }
 
     /// A 6 × 6 image of one color; patches of 3 make a grid of 2 × 2.
@@ -173,14 +159,6 @@ mod tests {
                 ".........",
             ]
         );
-    }
-
-    #[test]
-    fn coverage_is_relative_to_full() {
-        let map = coverage_map(&[0, 5, 10, 20], (2, 2), 10, 1);
-        let expected = [sequential(0.0), sequential(0.5), sequential(1.0), sequential(1.0)];
-        assert_eq!([map.get(0, 0), map.get(1, 0), map.get(0, 1), map.get(1, 1)], expected);
-        assert_eq!(coverage_map(&[0], (1, 1), 0, 1).get(0, 0), sequential(0.0));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! | what is drawn | file |
 //! |---|---|
 //! | pixels, tiles, PNG files | [`canvas`], with the colors of [`color`] |
-//! | images under context and target masks; how often a position is masked | [`masks`] |
+//! | images under context and target masks | [`masks`] |
 //! | what a model predicts: reconstructions, heat maps (Fig. 6) | [`predictions`] |
 //! | how similar the embeddings of two positions are (Fig. 5) | [`similarity`] |
 //! | losses, ranks, learning rates over training, as SVG | `curve` (feature `cli`) |

@@ -1,8 +1,8 @@
 //! What a model predicts of images, one row for each: reconstructions (MAE), or heat maps (I-JEPA, StoP; Fig. 6).
 
 use super::canvas::Canvas;
-use super::color::{CATEGORIES, Rgb, WHITE, mix, sequential};
-use super::masks::{TokenSet, line};
+use super::color::{Rgb, WHITE, mix, sequential};
+use super::masks::{TokenSet, context_tile, line};
 use crate::train::predictions::{HeatMaps, Predicted, Prediction};
 
 /// What stands for a patch that the model does not see.
@@ -26,15 +26,15 @@ pub fn prediction_sheet(predictions: &[Prediction], size: usize, patch: usize, s
     let gap = (cell / 2).clamp(1, MOST_GAP);
     let row = |prediction: &Prediction| {
         let image = Canvas::from_planes(&prediction.pixels, size).upscaled(scale);
-        let seen = TokenSet::new(&prediction.context, grid, cell);
-        let mut context = image.clone();
-        context.paint(|x, y, was| if seen.has_pixel(x, y) { was } else { HIDDEN });
+        let context =
+            |targets: &[Vec<u32>]| context_tile(&image, &prediction.context, targets, (grid, cell), |_, _| HIDDEN);
         match &prediction.predicted {
-            Predicted::Pixels(filled) => vec![image, context, Canvas::from_planes(filled, size).upscaled(scale)],
+            Predicted::Pixels(filled) => {
+                let context = context(&[]);
+                vec![image, context, Canvas::from_planes(filled, size).upscaled(scale)]
+            }
             Predicted::Features(maps) => {
-                for (target, color) in prediction.targets.iter().zip(CATEGORIES.iter().cycle()) {
-                    TokenSet::new(target, grid, cell).outline(&mut context, line(cell), *color);
-                }
+                let mut context = context(&prediction.targets);
                 let queries: Vec<u32> = maps.iter().map(|maps| maps.query).collect();
                 let queries = TokenSet::new(&queries, grid, cell);
                 context.paint(|x, y, was| if queries.has_pixel(x, y) { WHITE } else { was });
@@ -77,24 +77,12 @@ const HEAT: f32 = 0.65;
 
 #[cfg(test)]
 mod tests {
+    use super::super::color::CATEGORIES;
     use super::*;
 
     /// A 4 × 4 image in patches of 2, all of one gray.
     fn prediction(predicted: Predicted) -> Prediction {
         Prediction { pixels: vec![100; 48], context: vec![0, 3], targets: vec![vec![1], vec![2]], predicted }
-    }
-
-    /// Rows of `sheet` as text: `.` for white, `#` for what is hidden, `i` for the image, digits for outlines, `r` for
-    /// what was reconstructed.
-    fn picture(sheet: &Canvas) -> Vec<String> {
-        let letter = |pixel: Rgb| match pixel {
-            WHITE => '.',
-            HIDDEN => '#',
-            [100, 100, 100] => 'i',
-            [7, 7, 7] => 'r',
-            other => CATEGORIES.iter().position(|c| *c == other).map_or('?', |i| char::from(b'0' + i as u8)),
-        };
-        sheet.letters(letter)
     }
 
     #[test]
@@ -112,7 +100,8 @@ mod tests {
             ".iiii.##ii.rrii.",
             "................",
         ];
-        assert_eq!(picture(&sheet), expected);
+        // Hidden, the image, and what was reconstructed.
+        assert_eq!(sheet.letters(&[(HIDDEN, '#'), ([100; 3], 'i'), ([7; 3], 'r')]), expected);
     }
 
     #[test]

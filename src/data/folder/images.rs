@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use rayon::prelude::*;
 
 use super::layout::Class;
-use super::report::{REPORTED, brief, few, warn};
+use super::{REPORTED, brief, few, warn};
 use crate::data::picture::decode;
 use crate::data::{BadImages, Dataset};
 use crate::{Error, Result};
@@ -50,19 +50,27 @@ struct Group {
 }
 
 impl Folder {
-    /// The images of `classes`, of which the first `kept` are kept once they are decoded.
-    pub(super) fn new(dir: &Path, size: usize, classes: Vec<Class>, kept: usize, bad_images: BadImages) -> Self {
+    /// The images of `classes`, labeled by where `class_names` has their names; the first `kept` are kept once they are
+    /// decoded.
+    pub(super) fn new(
+        (dir, size, bad_images): (&Path, usize, BadImages),
+        classes: Vec<Class>,
+        class_names: &[String],
+        kept: usize,
+    ) -> Self {
+        let labels: HashMap<&str, usize> = class_names.iter().enumerate().map(|(k, name)| (&**name, k)).collect();
         let (mut files, mut groups) = (Vec::new(), Vec::new());
         for Class { name, images } in classes {
             files.extend(images);
-            groups.push(Group { name, label: None, end: files.len(), barren: AtomicBool::new(false) });
+            let label = labels.get(&*name).copied();
+            groups.push(Group { name, label, end: files.len(), barren: AtomicBool::new(false) });
         }
         Folder {
             dir: dir.to_owned(),
             split: "",
             layout: String::new(),
             size,
-            class_names: Vec::new(),
+            class_names: class_names.to_vec(),
             undecodable: files.iter().map(|_| AtomicBool::new(false)).collect(),
             files,
             groups,
@@ -73,15 +81,6 @@ impl Folder {
             cache: (0..kept).map(|_| OnceLock::new()).collect(),
             cache_is_full: AtomicBool::new(false),
         }
-    }
-
-    /// Labels each group by its name's place in `class_names`.
-    pub(super) fn name_classes(&mut self, class_names: &[String]) {
-        let labels: HashMap<&str, usize> = class_names.iter().enumerate().map(|(k, name)| (&**name, k)).collect();
-        for group in &mut self.groups {
-            group.label = labels.get(&*group.name).copied();
-        }
-        self.class_names = class_names.to_vec();
     }
 
     /// The classes that `other` has no images of.
@@ -163,12 +162,24 @@ impl Folder {
         errors.collect::<Vec<_>>().into_iter().flatten().collect()
     }
 
-    /// Tries image `index` and then the others of its group. Gives the group, and whether one was good.
-    fn pixels_of_group(&self, index: usize, out: &mut [u8]) -> Result<(&Group, bool)> {
+    /// Writes image `index` into `out`, or another one of its group, or, where labels do not count, of any.
+    fn write(&self, index: usize, labeled: bool, out: &mut [u8]) -> Result<()> {
+        if !self.stand_ins {
+            return self.own_pixels(index, out).inspect_err(|error| self.set_aside(index, error));
+        }
         let group = self.group(index);
         let start = group.checked_sub(1).map_or(0, |before| self.groups[before].end);
-        let good = self.first_good((index..self.groups[group].end).chain(start..index), out)?;
-        Ok((&self.groups[group], good))
+        let Group { ref name, end, ref barren, .. } = self.groups[group];
+        if self.first_good((index..end).chain(start..index), out)? {
+            return Ok(());
+        }
+        if labeled {
+            return Err(self.undecodable(name));
+        }
+        if !barren.swap(true, Relaxed) && self.groups.len() > 1 {
+            warn(&format!("{}: others stand in where labels do not count", self.none_of(name)));
+        }
+        if self.first_good((end..self.len()).chain(0..start), out)? { Ok(()) } else { Err(self.undecodable("")) }
     }
 
     /// "no train image of class a can be decoded", as far as there are splits and classes.
@@ -198,26 +209,11 @@ impl Dataset for Folder {
     }
 
     fn pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
-        if !self.stand_ins {
-            return self.own_pixels(index, out).inspect_err(|error| self.set_aside(index, error));
-        }
-        let (group, good) = self.pixels_of_group(index, out)?;
-        if good { Ok(()) } else { Err(self.undecodable(&group.name)) }
+        self.write(index, true, out)
     }
 
     fn unlabeled_pixels(&self, index: usize, out: &mut [u8]) -> Result<()> {
-        if !self.stand_ins {
-            return self.pixels(index, out);
-        }
-        let (group, good) = self.pixels_of_group(index, out)?;
-        if good {
-            return Ok(());
-        }
-        if !group.barren.swap(true, Relaxed) && self.groups.len() > 1 {
-            warn(&format!("{}: others stand in where labels do not count", self.none_of(&group.name)));
-        }
-        let good = self.first_good((group.end..self.len()).chain(0..index), out)?;
-        if good { Ok(()) } else { Err(self.undecodable("")) }
+        self.write(index, false, out)
     }
 
     fn label(&self, index: usize) -> Option<usize> {
@@ -230,7 +226,7 @@ impl Dataset for Folder {
 
     fn describe(&self) -> String {
         let (n, s) = (self.len(), self.size);
-        let dir = [self.dir.display().to_string(), self.split.to_owned()].join(" ");
+        let dir = format!("{} {}", self.dir.display(), self.split);
         let labeled = !self.class_names.is_empty();
         let classes = if labeled { format!("of {} classes", self.groups.len()) } else { "without labels".to_owned() };
         let layout = if self.layout.is_empty() { String::new() } else { format!(" ({})", self.layout) };

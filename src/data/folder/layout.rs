@@ -207,123 +207,82 @@ fn hold_out<T: Ord>(all: &mut Vec<T>, n: usize, number: u64) -> Vec<T> {
 mod tests {
     use super::*;
 
-    /// The layout of these paths; those that end in a slash are empty folders.
-    fn of(paths: &[&str]) -> Result<Layout> {
+    /// The layout of these paths: `a/*3` stands for three images in the folder `a`, `a/` for the folder alone.
+    fn of(paths: &str) -> Result<Layout> {
         let mut found = Listing::default();
-        for path in paths.iter().map(Path::new) {
-            let is_folder = path.to_str().unwrap().ends_with('/');
-            for folder in path.ancestors().skip(usize::from(!is_folder)).filter(|f| !f.as_os_str().is_empty()) {
+        for path in paths.split_whitespace() {
+            let (folder, images) = path.split_once('*').unwrap_or((path, "0"));
+            for folder in Path::new(folder).ancestors().filter(|folder| !folder.as_os_str().is_empty()) {
                 let folder: PathBuf = folder.components().collect();
                 if !found.folders.contains(&folder) {
                     found.folders.push(folder);
                 }
             }
-            if !is_folder {
-                found.images.push(path.to_owned());
-            }
+            found.images.extend((0..images.parse().unwrap()).map(|k| Path::new(folder).join(format!("{k:04}.png"))));
         }
         found.images.sort();
         layout(Path::new("DIR"), &mut found)
     }
 
     /// Class names and numbers of images.
-    fn sizes(classes: &[Class]) -> Vec<(&str, usize)> {
-        classes.iter().map(|class| (class.name.as_str(), class.images.len())).collect()
-    }
-
-    fn many(folder: &str, n: usize) -> Vec<String> {
-        (0..n).map(|k| format!("{folder}{k:03}.png")).collect()
-    }
-
-    fn refs(paths: &[Vec<String>]) -> Vec<&str> {
-        paths.iter().flatten().map(String::as_str).collect()
+    fn sizes(classes: &[Class]) -> String {
+        let sizes = classes.iter().map(|class| format!("{} {}", class.name, class.images.len()).trim().to_owned());
+        sizes.collect::<Vec<_>>().join(", ")
     }
 
     #[test]
-    fn class_folders_give_a_fifth_of_each_class() {
-        let paths = [many("a/", 10), many("b/deeper/still/", 4), many("b/", 5), many("c/", 1)];
-        let layout = of(&refs(&paths)).unwrap();
-        assert_eq!(sizes(&layout.train), [("a", 8), ("b", 8), ("c", 1)]);
-        assert_eq!(sizes(&layout.test), [("a", 2), ("b", 1)]);
-        assert!(layout.labeled && layout.ignored.is_empty());
-        assert_eq!(layout.what, "CLASS, a fifth of each class held out");
-        let again = of(&refs(&paths)).unwrap();
-        assert_eq!((&layout.train, &layout.test), (&again.train, &again.test));
-        let all: HashSet<_> = layout.train.iter().chain(&layout.test).flat_map(|class| &class.images).collect();
-        assert_eq!(all.len(), 20, "no image is in both");
-    }
-
-    #[test]
-    fn imagenet_as_distributed() {
-        let paths = [many("train/n1/", 6), many("train/n2/", 6), many("val/n1/", 2), many("val/n2/", 2)];
-        let flat = [&paths[..], &[many("test/", 5)]].concat();
-        let layout = of(&refs(&flat)).unwrap();
-        assert_eq!(sizes(&layout.train), [("n1", 6), ("n2", 6)]);
-        assert_eq!((sizes(&layout.test), layout.test_folder), (vec![("n1", 2), ("n2", 2)], Some("val")));
-        assert_eq!(layout.ignored, ["test/ with its 5 images is ignored: it has no class folders"]);
-        assert_eq!(layout.what, "train/CLASS and val/CLASS");
-        // Both with classes: test comes first.
-        let both = [&paths[..], &[many("test/n1/", 3), many("", 1), many("extra/", 2)]].concat();
-        let layout = of(&refs(&both)).unwrap();
-        assert_eq!((sizes(&layout.test), layout.test_folder), (vec![("n1", 3)], Some("test")));
-        assert_eq!(layout.ignored, ["val/ with its 4 images is ignored: there is another test split"]);
-        assert_eq!(layout.beside.len(), 3);
-        // A flat test beside training classes: as if it were not there.
-        let layout = of(&refs(&[many("train/a/", 10), many("test/", 5)])).unwrap();
-        assert_eq!((sizes(&layout.train), sizes(&layout.test)), (vec![("a", 8)], vec![("a", 2)]));
-    }
-
-    #[test]
-    fn a_folder_called_train_may_be_a_class() {
-        let paths = [many("train/", 5), many("bus/", 5), many("car/", 5)];
-        assert_eq!(sizes(&of(&refs(&paths)).unwrap().train), [("bus", 4), ("car", 4), ("train", 4)]);
-        // Alone it is a split.
-        let layout = of(&refs(&[many("train/bus/", 5), many("train/car/", 5)])).unwrap();
-        assert_eq!(sizes(&layout.train), [("bus", 4), ("car", 4)]);
-        assert_eq!(layout.what, "train/CLASS, a fifth of each class held out");
-    }
-
-    #[test]
-    fn images_without_classes() {
-        for (folder, below) in [("", "more/"), ("train/", "train/more/")] {
-            let layout = of(&refs(&[many(folder, 40), many(below, 10)])).unwrap();
-            assert_eq!((sizes(&layout.train), sizes(&layout.test)), (vec![("", 40)], vec![("", 10)]));
-            assert!(!layout.labeled && layout.what.ends_with("images without classes, 10 held out"), "{}", layout.what);
+    fn paths_tell_splits_and_classes() {
+        let imagenet = "train/n1/*6 train/n2/*6 val/n1/*2 val/n2/*2";
+        let (flat, both) = (format!("{imagenet} test/*5"), format!("{imagenet} test/n1/*3 *1 extra/*2"));
+        let fifth = "CLASS, a fifth of each class held out";
+        let fifth_of_train = "train/CLASS, a fifth of each class held out";
+        let no_classes = "train/images without classes and test/images without classes";
+        let flat_test = "test/ with its 5 images is ignored: it has no class folders";
+        let other_test = "val/ with its 4 images is ignored: there is another test split, 3 beside";
+        for (paths, what, train, test, not_used) in [
+            ("a/*10 b/deeper/still/*4 b/*5 c/*1", fifth, "a 8, b 8, c 1", "a 2, b 1", ""),
+            (&flat, "train/CLASS and val/CLASS", "n1 6, n2 6", "n1 2, n2 2", flat_test),
+            (&both, "train/CLASS and test/CLASS", "n1 6, n2 6", "n1 3", other_test),
+            ("train/a/*10 test/*5", fifth_of_train, "a 8", "a 2", flat_test),
+            ("train/a/*10 test/", fifth_of_train, "a 8", "a 2", "test/ is ignored: it has no images"),
+            // Among other classes `train` is one of them; alone it is a split.
+            ("train/*5 bus/*5 car/*5", fifth, "bus 4, car 4, train 4", "bus 1, car 1, train 1", ""),
+            ("train/bus/*5 train/car/*5", fifth_of_train, "bus 4, car 4", "bus 1, car 1", ""),
+            ("*40 more/*10", "images without classes, 10 held out", "40", "10", ""),
+            ("train/*40 train/more/*10", "train/images without classes, 10 held out", "40", "10", ""),
+            ("*5000", "images without classes, 512 held out", "4488", "512", ""),
+            ("*2", "images without classes, 1 held out", "1", "1", ""),
+            ("train/*4 test/*3", no_classes, "4", "3", ""),
+            ("train/*4 val/*3", &no_classes.replace("test", "val"), "4", "3", ""),
+            ("train/*4 test/odd/*3", no_classes, "4", "3", ""),
+            // Fewer images beside folders than in them are strays.
+            ("*1 a/*2 b/ b/c/", fifth, "a 1", "a 1", "1 beside, b empty"),
+            ("*2 a/*2", "images without classes, 1 held out", "3", "1", ""),
+            ("a/*1 b/*1 c/*1", "CLASS, 1 classes of one image each held out", "b 1, c 1", "a 1", ""),
+        ] {
+            let layout = of(paths).unwrap();
+            assert_eq!([&*layout.what, &sizes(&layout.train), &sizes(&layout.test)], [what, train, test], "{paths}");
+            assert_eq!(layout.labeled, what.contains("CLASS"), "{paths}");
+            let ignored = layout.ignored.iter().cloned();
+            let beside = (!layout.beside.is_empty()).then(|| format!("{} beside", layout.beside.len()));
+            let empty = layout.empty.iter().map(|folder| format!("{} empty", folder.display()));
+            assert_eq!(ignored.chain(beside).chain(empty).collect::<Vec<_>>().join(", "), not_used, "{paths}");
+            let again = of(paths).unwrap();
+            assert_eq!((&layout.train, &layout.test), (&again.train, &again.test));
+            let used = || layout.train.iter().chain(&layout.test).flat_map(|class| &class.images);
+            assert_eq!(used().collect::<HashSet<_>>().len(), used().count(), "no image is in both");
         }
-        let layout = of(&refs(&[many("", 5000)])).unwrap();
-        assert_eq!(sizes(&layout.test), [("", 512)]);
-        for test in ["test/", "val/", "test/odd/"] {
-            let layout = of(&refs(&[many("train/", 4), many(test, 3)])).unwrap();
-            assert_eq!((sizes(&layout.train), sizes(&layout.test)), (vec![("", 4)], vec![("", 3)]));
-            assert!(!layout.labeled);
-        }
-        assert_eq!(sizes(&of(&["a.png", "b.png"]).unwrap().test), [("", 1)]);
-    }
-
-    #[test]
-    fn fewer_images_beside_folders_than_in_them_are_strays() {
-        let layout = of(&["x.png", "a/1.png", "a/2.png", "b/", "b/c/"]).unwrap();
-        assert!(layout.labeled);
-        assert_eq!((layout.beside, layout.empty), (vec![PathBuf::from("x.png")], vec![PathBuf::from("b")]));
-        assert!(!of(&["x.png", "y.png", "a/1.png", "a/2.png"]).unwrap().labeled);
-    }
-
-    #[test]
-    fn classes_of_one_image_each_are_held_out_whole() {
-        let layout = of(&["a/1.png", "b/1.png", "c/1.png"]).unwrap();
-        assert_eq!((layout.train.len(), layout.test.len()), (2, 1));
-        assert!(layout.labeled);
     }
 
     #[test]
     fn what_cannot_be_divided_is_an_error() {
         for (paths, expected) in [
-            (&[][..], "DIR: no images in here"),
-            (&["a/"], "DIR: no images in here"),
-            (&["train/", "test/a/1.png"], "train: no images in here"),
-            (&["val/a/1.png", "val/a/2.png"], "no folder train beside val"),
-            (&["one.png"], "a single image"),
-            (&["a/one.png"], "a single image"),
+            ("", "DIR: no images in here"),
+            ("a/", "DIR: no images in here"),
+            ("train/ test/a/*1", "train: no images in here"),
+            ("val/a/*2", "no folder train beside val"),
+            ("*1", "a single image"),
+            ("a/*1", "a single image"),
         ] {
             let error = of(paths).err().unwrap_or_else(|| panic!("{paths:?}")).to_string();
             assert!(error.contains(expected), "{paths:?}: {error}");

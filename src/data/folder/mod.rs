@@ -1,25 +1,6 @@
 //! A folder of image files, with classes or without.
 //!
-//! | under `DIR` | training images | test images | labels |
-//! |---|---|---|---|
-//! | `train/CLASS/…`, `test/CLASS/…` | those in `train` | those in `test` | yes |
-//! | `train/CLASS/…` | four fifths of each class | the others | yes |
-//! | `CLASS/…` | four fifths of each class | the others | yes |
-//! | `train/…`, `test/…` | those in `train` | those in `test` | no |
-//! | `train/…` | all but those held out | a fifth, at most 512 | no |
-//! | `…` | all but those held out | a fifth, at most 512 | no |
-//!
-//! The dots are files, or folders of any depth with files. `val`, `valid` and `validation` serve as `test` does; of
-//! several, the first that fits is taken, so that ImageNet's flat `test` is ignored beside `val/CLASS`. Folders are classes
-//! if more images lie in them than beside them. A class with a single image gives it to training. What is held out depends
-//! on the names alone, and never changes.
-//!
-//! JPEG, PNG and BMP files are read, and WebP and GIF if the crate is compiled with the feature of that name. They are found
-//! by their usual extensions, in upper or lower case; their format is told by their content. Any size and color type will
-//! do; what is used is the largest centered square, resized to S×S, as RGB. An alpha channel and an EXIF orientation are ignored, and of an
-//! animation the first image is taken. Files are decoded when first asked for, and kept in memory up to a limit
-//! ([`OpenOptions::cache`]). Files of other kinds are passed over, which a line on standard error says; names that begin
-//! with a dot are not looked at.
+#![doc = include_str!("../../../docs/data.md")]
 //!
 //! # Files that cannot be used
 //!
@@ -35,26 +16,34 @@
 //!   ask for them. If its class has no good image, [`Dataset::pixels`] is an error, and for those who do without labels,
 //!   [`Dataset::unlabeled_pixels`] takes the next one of all.
 //!
-//! An image beside class folders or beside `train` is left out, a class folder without an image is no class, and a test
-//! image of a class that has no training image has no label. With [`BadImages::Refuse`] each of these is an error, and so are images of
-//! formats that are not read here.
+//! A class folder without an image is no class, and a test image of a class that has no training image has no label. With
+//! [`BadImages::Refuse`] all that `--strict` refuses is an error.
 
 mod images;
 mod layout;
-mod report;
 mod walk;
 
+use std::fmt::Display;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 pub use self::images::Folder;
 use self::layout::{Class, HINT, Layout, layout};
-use self::report::{brief, few, refuse, report_all, warn};
 use self::walk::walk;
 use super::picture::{self, check_start};
 use super::{BadImages, Dataset, OpenOptions, check_image_size, free_memory};
 use crate::{Error, Result};
+
+/// Bad files that one error names.
+const NAMED: usize = 10;
+
+/// Bad files that are reported one by one, when a split is opened and after that.
+const REPORTED: usize = 100;
+
+/// Classes that a line names.
+const CLASSES_NAMED: usize = 5;
 
 /// Lists the training and test images under `dir`, to be shown at `size`×`size` pixels.
 ///
@@ -90,9 +79,8 @@ pub fn open(dir: &Path, size: usize, OpenOptions { bad_images, cache }: OpenOpti
     let folder = |split, classes: Vec<Class>, left_out| {
         let share = u128::from(bytes) * count(&classes) as u128 / n as u128 / (3 * size * size) as u128;
         let kept = share.min(count(&classes) as u128) as usize;
-        let mut folder = Folder::new(dir, size, classes, kept, bad_images);
+        let mut folder = Folder::new((dir, size, bad_images), classes, &class_names, kept);
         (folder.split, folder.layout, folder.left_out) = (split, what.clone(), left_out);
-        folder.name_classes(&class_names);
         folder
     };
     let (train, test) = (folder("train", train, left_out), folder("test", test, bad.len() - left_out));
@@ -136,7 +124,7 @@ pub fn open_all(dir: &Path, size: usize, bad_images: BadImages) -> Result<Folder
     if all.is_empty() {
         return Err(nothing_good(dir, "", &bad));
     }
-    let mut folder = Folder::new(dir, size, all, 0, bad_images);
+    let mut folder = Folder::new((dir, size, bad_images), all, &[], 0);
     (folder.stand_ins, folder.left_out) = (false, bad.len());
     if bad_images == BadImages::Refuse {
         bad.extend(found.unreadable(dir));
@@ -159,15 +147,24 @@ fn keep_sound(dir: &Path, classes: &mut Vec<Class>, bad: &mut Vec<Error>) -> Vec
 /// What becomes of the files that are `bad`, and, where none may be, of those that cannot be decoded.
 fn settle(dir: &Path, mut bad: Vec<Error>, folders: &[&Folder], bad_images: BadImages) -> Result<()> {
     if bad_images == BadImages::Skip {
-        report_all(&bad);
+        bad.iter().take(REPORTED).for_each(|error| warn(&format!("skipped {}", brief(error))));
+        if bad.len() > REPORTED {
+            warn(&format!("skipped {} more files", bad.len() - REPORTED));
+        }
         return Ok(());
     }
     bad.extend(folders.iter().flat_map(|folder| folder.decode_all()));
-    refuse(dir, &bad)
+    if bad.is_empty() {
+        return Ok(());
+    }
+    let named = bad.iter().take(NAMED).map(brief).collect::<Vec<_>>().join("; ");
+    let more = if bad.len() > NAMED { "; …" } else { "" };
+    let problem = format!("{} files cannot be used: {named}{more}", bad.len());
+    Err(Error::file(dir, problem, "replace or remove them, or skip them (`BadImages::Skip`)"))
 }
 
 fn nothing_good(dir: &Path, split: &str, bad: &[Error]) -> Error {
-    let reasons = bad.iter().take(report::NAMED).map(|e| format!("; {}", brief(e))).collect::<String>();
+    let reasons = bad.iter().take(NAMED).map(|e| format!("; {}", brief(e))).collect::<String>();
     Error::file(dir, format!("no {split}image can be used{reasons}"), picture::HINT)
 }
 
@@ -185,18 +182,37 @@ fn check_classes(train: &Folder, test: &Folder, test_folder: Option<&str>, bad_i
     let sides = [("train", &only_train), (test_folder.unwrap_or("test"), &only_test)];
     let sides = sides.into_iter().filter(|(_, only)| !only.is_empty());
     let sides: Vec<String> = sides.map(|(side, only)| format!("only in {side}: {}", few(only))).collect();
-    let line = format!("{}: not the same classes in both splits: {}", train.dir.display(), sides.join("; "));
-    if only_test.is_empty() {
-        warn(&line);
-        return Ok(());
-    }
-    let line = line + " (these have no label, and features cannot be judged by them)";
-    if bad_images == BadImages::Refuse {
-        let hint = "give both splits the same class folders, or go on without those labels (`BadImages::Skip`)";
-        return Err(Error::config(line, hint));
+    let mut line = format!("{}: not the same classes in both splits: {}", train.dir.display(), sides.join("; "));
+    if !only_test.is_empty() {
+        line += " (these have no label, and features cannot be judged by them)";
+        if bad_images == BadImages::Refuse {
+            let hint = "give both splits the same class folders, or go on without those labels (`BadImages::Skip`)";
+            return Err(Error::config(line, hint));
+        }
     }
     warn(&line);
     Ok(())
+}
+
+/// Says something on standard error that is no reason to end.
+fn warn(what: &str) {
+    let _ = writeln!(std::io::stderr(), "warning: {what}");
+}
+
+/// An error without its advice, on one line.
+fn brief(error: &Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// The first of `names`, and how many there are besides.
+fn few(names: impl IntoIterator<Item = impl Display, IntoIter: ExactSizeIterator>) -> String {
+    let names = names.into_iter();
+    let more = names.len().saturating_sub(CLASSES_NAMED);
+    let mut said: Vec<String> = names.take(CLASSES_NAMED).map(|name| name.to_string()).collect();
+    if more > 0 {
+        said.push(format!("… and {more} more"));
+    }
+    said.join(", ")
 }
 
 #[cfg(test)]
@@ -205,53 +221,22 @@ mod tests {
     use tempfile::tempdir;
 
     use crate::data::testing::{pixels, write};
-    use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
+    use image::{ImageFormat, Rgb, RgbImage};
 
-    /// The file that `image` makes.
-    fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+    /// A PNG of 8×8 pixels of one gray level.
+    fn gray(level: u8) -> Vec<u8> {
         let mut bytes = std::io::Cursor::new(Vec::new());
-        image.into().write_to(&mut bytes, format).unwrap();
+        RgbImage::from_pixel(8, 8, Rgb([level; 3])).write_to(&mut bytes, ImageFormat::Png).unwrap();
         bytes.into_inner()
-    }
-
-    fn plain(width: u32, height: u32, color: [u8; 3]) -> RgbImage {
-        RgbImage::from_pixel(width, height, Rgb(color))
-    }
-
-    #[test]
-    fn png_jpeg_gray_and_16_bit_files_become_planes_of_rgb() {
-        let scratch = tempdir().unwrap();
-        let red = [200, 10, 30];
-        write(&scratch, "train/b/1.png", &encoded(plain(8, 8, red), ImageFormat::Png));
-        write(&scratch, "train/b/2.JPG", &encoded(plain(20, 8, red), ImageFormat::Jpeg));
-        let gray = GrayImage::from_pixel(9, 9, Luma([77]));
-        write(&scratch, "train/a/gray.png", &encoded(gray, ImageFormat::Png));
-        let deep = DynamicImage::ImageRgba8(DynamicImage::from(plain(8, 8, red)).into_rgba8()).into_rgba16();
-        write(&scratch, "train/b/3.png", &encoded(deep, ImageFormat::Png));
-        write(&scratch, "train/b/notes.txt", b"not an image");
-        for class in ["a", "b"] {
-            write(&scratch, &format!("val/{class}/x.png"), &encoded(plain(8, 8, red), ImageFormat::Png));
-        }
-        let (train, test) = open(scratch.path(), 8, BadImages::Skip.into()).unwrap();
-        assert_eq!((train.len(), test.len()), (4, 2));
-        assert_eq!(train.class_names(), ["a", "b"]);
-        assert_eq!((0..4).filter_map(|k| train.label(k)).collect::<Vec<_>>(), [0, 1, 1, 1]);
-        assert!(pixels(&train, 0).iter().all(|&v| v == 77));
-        for k in 1..4 {
-            for (c, plane) in pixels(&train, k).chunks(64).enumerate() {
-                let tolerance = if k == 2 { 3 } else { 0 }; // JPEG is lossy
-                assert!(plane.iter().all(|v| v.abs_diff(red[c]) <= tolerance), "image {k}: {plane:?}");
-            }
-        }
     }
 
     #[test]
     fn every_image_under_a_folder_with_its_path() {
         let scratch = tempdir().unwrap();
         for (k, name) in ["top.png", "train/b/1.png", "train/a/2.png", "val/x.png"].into_iter().enumerate() {
-            write(&scratch, name, &encoded(plain(8, 8, [k as u8; 3]), ImageFormat::Png));
+            write(&scratch, name, &gray(k as u8));
         }
-        write(&scratch, "late.png", &encoded(plain(8, 8, [7; 3]), ImageFormat::Png)[..60]);
+        write(&scratch, "late.png", &gray(7)[..60]);
         write(&scratch, "early.png", b"hello");
         let folder = open_all(scratch.path(), 8, BadImages::Skip).unwrap();
         let paths: Vec<_> = (0..folder.len()).map(|k| folder.path(k).to_str().unwrap()).collect();
@@ -276,7 +261,7 @@ mod tests {
     fn a_list_of_files_is_known_again_wherever_it_lies_and_whatever_is_in_them() {
         let identity = |names: &[(&str, usize)]| {
             let scratch = tempdir().unwrap();
-            let whole = encoded(plain(8, 8, [9; 3]), ImageFormat::Png);
+            let whole = gray(9);
             names.iter().for_each(|(name, bytes)| write(&scratch, name, &whole[..whole.len().min(*bytes)]));
             let (train, test) = open(scratch.path(), 8, BadImages::Skip.into()).unwrap();
             train.unlabeled_pixels(0, &mut [0; 192]).unwrap();
@@ -296,7 +281,7 @@ mod tests {
     #[test]
     fn no_more_is_kept_than_was_said() {
         let scratch = tempdir().unwrap();
-        (0..10).for_each(|k| write(&scratch, &format!("{k}.png"), &encoded(plain(8, 8, [k; 3]), ImageFormat::Png)));
+        (0..10).for_each(|k| write(&scratch, &format!("{k}.png"), &gray(k)));
         let kept = |cache| {
             let (train, test) = open(scratch.path(), 8, OpenOptions { cache, ..OpenOptions::default() }).unwrap();
             (0..train.len()).for_each(|k| drop(pixels(&train, k)));

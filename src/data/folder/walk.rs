@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::data::file::how_to_unpack;
 use crate::data::picture::{Named, named};
 use crate::{Error, Result};
 
@@ -55,17 +56,11 @@ pub(super) fn walk(root: &Path) -> Result<Listing> {
 fn walk_within(root: &Path, most_links: usize) -> Result<Listing> {
     let failed = |e| Error::io("read", root, e);
     if std::fs::metadata(root).map_err(failed)?.is_file() {
-        let hint = match root.to_string_lossy().to_ascii_lowercase() {
-            name if name.ends_with(".zip") => format!("unpack it (unzip {}), and give the folder", root.display()),
-            name if [".tar", ".gz", ".tgz", ".xz", ".bz2"].iter().any(|end| name.ends_with(end)) => {
-                format!("unpack it (tar -xf {}), and give the folder", root.display())
-            }
-            _ => "give the folder that it lies in".to_owned(),
-        };
+        let hint = how_to_unpack(root).unwrap_or_else(|| "give the folder that it lies in".to_owned());
         return Err(Error::file(root, "is a file, not a folder of images", hint));
     }
     let mut walk = Walk { root, found: Listing::default(), entries: 0, links_left: most_links, chain: Vec::new() };
-    walk.enter(Path::new(""), std::fs::canonicalize(root).map_err(failed)?)?.map_or(Ok(()), Err)?;
+    walk.enter(Path::new(""), std::fs::canonicalize(root).map_err(failed)?, sorted(root)?)?;
     walk.found.images.sort();
     Ok(walk.found)
 }
@@ -80,45 +75,28 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Looks at the folder at `relative`, which without links is `real`. Gives why it cannot be read, if it cannot.
-    fn enter(&mut self, relative: &Path, real: PathBuf) -> Result<Option<Error>> {
-        let entries = match sorted(&self.root.join(relative)) {
-            Ok(entries) => entries,
-            Err(error) => return Ok(Some(error)),
-        };
+    /// Looks at what is in the folder at `relative`, which without links is `real`.
+    fn enter(&mut self, relative: &Path, real: PathBuf, entries: Entries) -> Result<()> {
         self.entries += entries.len();
         if self.entries > MOST_ENTRIES {
             let problem = format!("more than {MOST_ENTRIES} files and folders are in here");
             return Err(Error::file(self.root, problem, "give a folder that holds the images and little else"));
         }
-        self.chain.push(real);
+        self.chain.push(real.clone());
         for (name, kind) in entries {
-            let relative = relative.join(name);
-            let path = self.root.join(&relative);
-            let linked = kind.is_symlink();
-            let is_folder =
-                if linked { std::fs::metadata(&path).map(|target| target.is_dir()) } else { Ok(kind.is_dir()) };
-            match is_folder {
+            let relative = relative.join(&name);
+            let (path, linked) = (self.root.join(&relative), kind.is_symlink());
+            match if linked { std::fs::canonicalize(&path) } else { Ok(real.join(name)) } {
                 Err(e) => self.found.bad.push(Error::io("read", path, e)),
-                Ok(false) => self.file(relative),
-                Ok(true) => self.folder(relative, &path, linked)?,
+                Ok(to) if kind.is_dir() || linked && to.is_dir() => self.folder(relative, &path, to, linked)?,
+                Ok(_) => self.file(relative),
             }
         }
         self.chain.pop();
-        Ok(None)
+        Ok(())
     }
 
-    fn folder(&mut self, relative: PathBuf, path: &Path, linked: bool) -> Result<()> {
-        let real = match (linked, self.chain.last(), path.file_name()) {
-            (false, Some(above), Some(name)) => above.join(name),
-            _ => match std::fs::canonicalize(path) {
-                Ok(real) => real,
-                Err(e) => {
-                    self.found.bad.push(Error::io("read", path, e));
-                    return Ok(());
-                }
-            },
-        };
+    fn folder(&mut self, relative: PathBuf, path: &Path, real: PathBuf, linked: bool) -> Result<()> {
         if linked {
             let Some(left) = self.links_left.checked_sub(1) else {
                 let problem = "too many links to folders are in here, or links that lead to each other";
@@ -130,11 +108,14 @@ impl Walk<'_> {
                 return Ok(());
             }
         }
-        let unread = match self.chain.len() {
-            DEEPEST.. => Some(Error::file(path, "lies too deep to be looked at", "move its images up")),
-            _ => self.enter(&relative, real)?,
-        };
-        self.found.bad.extend(unread);
+        if self.chain.len() >= DEEPEST {
+            self.found.bad.push(Error::file(path, "lies too deep to be looked at", "move its images up"));
+        } else {
+            match sorted(path) {
+                Ok(entries) => self.enter(&relative, real, entries)?,
+                Err(error) => self.found.bad.push(error),
+            }
+        }
         self.found.folders.push(relative);
         Ok(())
     }
@@ -158,8 +139,11 @@ impl Walk<'_> {
     }
 }
 
+/// What is in a folder: names and what they are.
+type Entries = Vec<(std::ffi::OsString, std::fs::FileType)>;
+
 /// What is in `dir`, sorted: the system's own order differs between machines.
-fn sorted(dir: &Path) -> Result<Vec<(std::ffi::OsString, std::fs::FileType)>> {
+fn sorted(dir: &Path) -> Result<Entries> {
     let failed = |e| Error::io("read", dir, e);
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed)? {

@@ -19,8 +19,8 @@ use rand::RngExt;
 use self::ground::Ground;
 use self::outline::Outline;
 use super::Dataset;
+use crate::Result;
 use crate::rng::{Purpose, stream};
-use crate::{Error, Result};
 
 /// The classes.
 pub const NAMES: [&str; 10] =
@@ -33,34 +33,19 @@ const MOST: usize = 4;
 const NEAR: f32 = 0.27;
 const FAR: f32 = 0.12;
 
-/// What an image's label says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Task {
-    /// Which of [`NAMES`] the shapes are.
-    Class,
-    /// How many there are: label k means k + 1.
-    Count,
-    /// How far away the nearest, which is the largest, is: one of four ranges of equal width in log size.
-    Distance,
+named! {
+    /// What an image's label says.
+    pub enum Task: "label of shapes" {
+        /// Which of [`NAMES`] the shapes are.
+        Class => "class",
+        /// How many there are: label k means k + 1.
+        Count => "count",
+        /// How far away the nearest, which is the largest, is: one of four ranges of equal width in log size.
+        Distance => "distance",
+    }
 }
 
 impl Task {
-    /// The task called `name`; no name means the class.
-    ///
-    /// # Errors
-    /// If there is no such task.
-    pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "" | "class" => Ok(Task::Class),
-            "count" => Ok(Task::Count),
-            "distance" => Ok(Task::Distance),
-            _ => Err(Error::config(
-                format!("shapes cannot be labeled by '{name}'"),
-                "choose shapes (by class), shapes:count or shapes:distance",
-            )),
-        }
-    }
-
     fn label_names(self) -> Vec<String> {
         let names: &[&str] = match self {
             Task::Class => &NAMES,
@@ -78,11 +63,6 @@ pub struct Shapes {
     size: usize,
     task: Task,
     names: Vec<String>,
-}
-
-/// As many images as CIFAR has. Like CIFAR's, they are always the same: a run's seed does not reach them.
-pub(crate) fn splits(size: usize, task: Task) -> (Shapes, Shapes) {
-    (Shapes::new(0, 50_000, size, task), Shapes::new(1, 10_000, size, task))
 }
 
 impl Shapes {
@@ -132,7 +112,7 @@ impl Dataset for Shapes {
 
     fn describe(&self) -> String {
         let (n, s, seed) = (self.len, self.size, self.seed);
-        format!("drawn shapes (series {seed}): {n} images of {s}x{s}, labeled by {:?}", self.task).to_lowercase()
+        format!("drawn shapes (series {seed}): {n} images of {s}x{s}, labeled by {}", self.task)
     }
 }
 

@@ -6,7 +6,7 @@ use std::f32::consts::{PI, TAU};
 
 use super::{NAMES, Point, dot};
 
-/// A class's form: turned upright, with π as its area like the unit disc's, centerd roughly on its center of gravity.
+/// A class's form: turned upright, with π as its area like the unit disc's, centered roughly on its center of gravity.
 pub(super) struct Outline {
     form: Form,
     /// No point of it is farther from the center.
@@ -41,20 +41,11 @@ impl Outline {
             "triangle" => polygon(&wheel(3, &[1.0])),
             "square" => polygon(&wheel(4, &[1.0])),
             "star" => polygon(&wheel(10, &[1.0, 0.42])),
-            "cross" => polygon(&[
-                [1.0, 3.0],
-                [1.0, 1.0],
-                [3.0, 1.0],
-                [3.0, -1.0],
-                [1.0, -1.0],
-                [1.0, -3.0],
-                [-1.0, -3.0],
-                [-1.0, -1.0],
-                [-3.0, -1.0],
-                [-3.0, 1.0],
-                [-1.0, 1.0],
-                [-1.0, 3.0],
-            ]),
+            "cross" => {
+                let arm = [[1.0, 3.0], [1.0, 1.0], [3.0, 1.0]];
+                let turned = [arm, arm.map(|[x, y]| [y, -x]), arm.map(|[x, y]| [-x, -y]), arm.map(|[x, y]| [-y, x])];
+                polygon(turned.as_flattened())
+            }
             "arrow" => {
                 polygon(&[[0.0, -2.6], [2.4, 0.0], [0.9, 0.0], [0.9, 2.6], [-0.9, 2.6], [-0.9, 0.0], [-2.4, 0.0]])
             }
@@ -152,6 +143,8 @@ mod tests {
                 // At an angle to every side, or a whole side could fall between two rows.
                 let (x, y) = (at(k % n) + 0.3 * at(k / n), at(k / n) - 0.3 * at(k % n));
                 let distance = outline.distance([x, y]);
+                let turned = outline.distance([y, -x]);
+                assert!(*name != "cross" || (turned - distance).abs() < 1e-5, "four arms alike");
                 if distance < 0.0 {
                     inside += 1;
                     assert!(x.hypot(y) <= outline.reach, "{name} reaches beyond {}", outline.reach);

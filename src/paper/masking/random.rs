@@ -81,7 +81,6 @@ pub fn kept_tokens(tokens: usize, mask_ratio: f64) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::{Purpose, stream};
 
     #[test]
     fn a_case_worked_by_hand() {

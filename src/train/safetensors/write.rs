@@ -1,7 +1,7 @@
 //! Writing, with checksums.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Seek, Write};
 use std::path::Path;
 
 use rayon::prelude::*;
