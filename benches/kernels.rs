@@ -251,13 +251,13 @@ mod elements {
     #[divan::bench(args = hidden())]
     fn gelu(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let x = numbers(rows * cols);
-        measure(bencher, 2 * rows * cols, rows * cols, || stop_mim::kernels::gelu::forward(&x));
+        measure(bencher, 2 * rows * cols, rows * cols, || elementwise::unary(elementwise::Unary::Gelu, &x));
     }
 
     #[divan::bench(args = hidden())]
     fn gelu_backward(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let (x, dy) = (numbers(rows * cols), numbers(rows * cols));
-        measure(bencher, 3 * rows * cols, rows * cols, || stop_mim::kernels::gelu::backward(&x, &dy));
+        measure(bencher, 3 * rows * cols, rows * cols, || elementwise::unary_backward(elementwise::Unary::Gelu, &x, &dy));
     }
 
     fn features() -> impl Iterator<Item = Rows> {
@@ -301,7 +301,6 @@ mod tokens {
     //! What only moves numbers.
 
     use super::*;
-    use stop_mim::kernels::patchify::{PatchGrid, PatchOrder};
     use stop_mim::kernels::{IndexBuffer, tokens};
 
     /// Picks `kept` of `of` tokens of each of `rows` images.
@@ -355,10 +354,9 @@ mod tokens {
 
     #[divan::bench(args = [(8, 32, 4), (1, 224, 16)])]
     fn patchify(bencher: Bencher<'_, '_>, (batch, side, patch): (usize, usize, usize)) {
-        let cut = PatchGrid { batch, channels: 3, height: side, width: side, patch, order: PatchOrder::ChannelFirst };
-        let len = batch * 3 * side * side;
-        let images = numbers(len);
-        measure(bencher, 2 * len, len, || stop_mim::kernels::patchify::patchify(&cut, &images));
+        let (grid, len) = (side / patch, batch * 3 * side * side);
+        let (shape, images) = ([batch, 3, grid, patch, grid, patch], numbers(len));
+        measure(bencher, 2 * len, len, || tokens::permute("patchify", &shape, &[0, 2, 4, 1, 3, 5], &images));
     }
 }
 

@@ -20,12 +20,10 @@
 
 pub mod attention;
 pub mod elementwise;
-pub mod gelu;
 pub mod layer_norm;
 pub mod loss;
 pub mod matmul;
 pub mod optim;
-pub mod patchify;
 pub mod reduce;
 pub mod softmax;
 pub mod tokens;

@@ -1,12 +1,11 @@
 //! Every kernel against its definition: the CPU's loops and the reference's, over awkward shapes (nothing, one, primes, one
 //! past a vector or a tile, enough for the parallel paths), in both element types.
 
-use super::elementwise::{self, Binary, Broadcast, Unary};
+use super::elementwise::{self, Binary, Unary, Walk};
 use super::optim::{self, AdamWStep, AdamWUpdate, EmaStep};
-use super::patchify::{self, PatchGrid, PatchOrder};
 use super::reduce::{self, Finite};
 use super::testing::numbers;
-use super::{Buffer, DType, Device, IndexBuffer, attention, gelu, layer_norm, loss, matmul, softmax, tokens};
+use super::{Buffer, DType, Device, IndexBuffer, attention, layer_norm, loss, matmul, softmax, tokens};
 
 /// Calls `door` with random buffers of these lengths, −1 to 1, on both devices, and compares all that it gives: the largest
 /// difference over the largest number must stay below the tolerance, of f32 and of f64. 0 asks for the same numbers.
@@ -148,7 +147,7 @@ fn rows() {
 fn elements() {
     for n in unless_miri([1, 7, 64, 1009, 0, 70_001], 4) {
         let name = |what: &str| format!("{what} of {n}");
-        for op in [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div] {
+        for op in Binary::ALL {
             agree(&name(op.name()), EXACT, &[n, n], |x| vec![elementwise::binary(op, None, n, &x[0], &x[1])]);
         }
         for f in Unary::ALL {
@@ -162,8 +161,8 @@ fn elements() {
             });
         }
         agree(&name("gelu"), FEW, &[n, n], |x| {
-            let (y, dx) = gelu::forward_and_backward(&elementwise::scale(&x[0], 4.0), x[1].clone());
-            vec![gelu::forward(&x[0]), gelu::backward(&x[0], &x[1]), y, dx]
+            let (y, dx) = elementwise::unary_and_backward(Unary::Gelu, &elementwise::scale(&x[0], 4.0), x[1].clone());
+            vec![y, dx]
         });
         agree(&name("scale, accumulate, map, zip_map"), FEW, &[n, n], |x| {
             let mut sum = x[0].clone();
@@ -203,10 +202,10 @@ fn broadcasting_and_sums() {
         [&[3, 300], &[300], &[3, 300]],
     ];
     for [a, b, y] in shapes {
-        let (how, name) = (Broadcast::new(a, b, y), format!("{a:?} and {b:?}"));
+        let (how, name) = (Walk::broadcast(a, b, y), format!("{a:?} and {b:?}"));
         let [of_a, of_b, of_y] = how.elements();
         assert_eq!([of_a, of_b, of_y], [a, b, y].map(|shape| shape.iter().product::<usize>()));
-        for op in [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div] {
+        for op in Binary::ALL {
             agree(&name, EXACT, &[of_a, of_b], |x| vec![elementwise::binary(op, Some(&how), of_y, &x[0], &x[1])]);
         }
         agree(&name, SUM, &[of_y], |x| [a, b].map(|to| elementwise::reduce_to(&x[0], y, to)).into());
@@ -241,17 +240,16 @@ fn what_only_moves() {
             vec![tokens::unslice(rows, row, start, width, &x[1]), cut, joined]
         });
     }
-    for dims in [[2, 3, 1, 5, 4], [1, 2, 3, 4, 1], [2, 1, 1, 1, 3], [1, 0, 2, 3, 4], [3, 7, 2, 5, 17]] {
-        agree("transpose", EXACT, &[dims.iter().product()], |x| vec![tokens::swap_axes(dims, &x[0])]);
-    }
-    for (batch, channels, height, width, patch) in [(2, 3, 4, 6, 2), (1, 1, 5, 5, 5), (0, 3, 4, 4, 2), (1, 2, 3, 2, 1)]
-    {
-        for order in [PatchOrder::ChannelFirst, PatchOrder::ChannelLast] {
-            let grid = PatchGrid { batch, channels, height, width, patch, order };
-            agree("patchify", EXACT, &[grid.elements()], |x| {
-                vec![patchify::patchify(&grid, &x[0]), patchify::unpatchify(&grid, &x[0])]
-            });
-        }
+    let permutations: [(&[usize], &[usize]); 6] = [
+        (&[], &[]),
+        (&[5, 3], &[1, 0]),
+        (&[2, 3, 1, 5, 4], &[0, 3, 2, 1, 4]),
+        (&[1, 0, 2, 3, 4], &[0, 3, 2, 1, 4]),
+        (&[2, 3, 2, 4, 3, 2], &[0, 2, 4, 1, 3, 5]),
+        (&[2, 3, 2, 4, 3, 2], &[0, 2, 4, 3, 5, 1]),
+    ];
+    for (shape, order) in permutations {
+        agree("permute", EXACT, &[shape.iter().product()], |x| vec![tokens::permute("permute", shape, order, &x[0])]);
     }
 }
 
@@ -340,7 +338,7 @@ fn the_reference_is_right() {
     same("softmax, dx", softmax::backward(2, &x(&[0.25, 0.75]), &x(&[1., 0.])), &[0.1875, -0.1875]);
     let affine = (x(&[2., 3.]), x(&[0., 1.]));
     same("layer norm", layer_norm::forward(2, &x(&[1., 3.]), Some((&affine.0, &affine.1)), 0.0).0, &[-2., 4.]);
-    same("gelu", gelu::forward(&x(&[0., 1.])), &[0., 0.841_344_746_068_543]);
+    same("gelu", elementwise::unary(Unary::Gelu, &x(&[0., 1.])), &[0., 0.841_344_746_068_543]);
     // One query of 0 attends alike to values 2 and 4.
     let sizes = attention::Sizes { batch: 1, tokens: 2, queries: 0..1, heads: 1, head_dim: 1 };
     same("attention", attention::forward(&sizes, &x(&[0., 1., 2., 0., 9., 4.])), &[3.]);
@@ -350,14 +348,14 @@ fn the_reference_is_right() {
         &[(4f64 / 3.0).ln()],
     );
     same("smooth L1", loss::smooth_l1(&x(&[0.5, 3.]), &x(&[0., 0.]), 1.0), &[(0.125 + 2.5) / 2.0]);
-    let how = Broadcast::new(&[2, 1], &[2], &[2, 2]);
+    let how = Walk::broadcast(&[2, 1], &[2], &[2, 2]);
     same(
         "a − b",
         elementwise::binary(Binary::Sub, Some(&how), 4, &x(&[1., 2.]), &x(&[10., 20.])),
         &[-9., -19., -8., -18.],
     );
     same("Σ", elementwise::reduce_to(&x(&[1., 2., 3., 4.]), &[2, 2], &[2, 1]), &[3., 7.]);
-    same("swap", tokens::swap_axes([1, 2, 1, 3, 1], &a), &[1., 4., 2., 5., 3., 6.]);
+    same("aᵀ", tokens::permute("transpose", &[2, 3], &[1, 0], &a), &[1., 4., 2., 5., 3., 6.]);
     // From m = v = 0 the first step is lr in the direction of the gradient's sign.
     let (mut m, mut v, mut w, mut mean) = (x(&[0.]), x(&[0.]), x(&[2.]), x(&[0.]));
     let update = AdamWUpdate { betas: (0.9, 0.999), eps: 0.0, step: 1 };

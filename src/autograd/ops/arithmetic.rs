@@ -11,7 +11,7 @@
 
 use crate::autograd::Var;
 use crate::autograd::tape::record;
-use crate::kernels::elementwise::{self, Binary, Broadcast};
+use crate::kernels::elementwise::{self, Binary, Walk};
 use crate::tensor::{Shape, Tensor};
 
 #[track_caller]
@@ -19,7 +19,7 @@ fn forward(op: Binary, a: &Tensor, b: &Tensor) -> Tensor {
     let Some(shape) = a.shape().broadcast(b.shape()) else {
         panic!("{}: shapes {} and {} do not broadcast", op.name(), a.shape(), b.shape())
     };
-    let how = (a.shape() != b.shape()).then(|| Broadcast::new(a.shape(), b.shape(), &shape));
+    let how = (a.shape() != b.shape()).then(|| Walk::broadcast(a.shape(), b.shape(), &shape));
     Tensor::from_buffer(shape, elementwise::binary(op, how.as_ref(), shape.elements(), a.buffer(), b.buffer()))
 }
 

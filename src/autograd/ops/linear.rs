@@ -10,7 +10,8 @@
 
 use crate::autograd::Var;
 use crate::autograd::tape::{Slot, record_adding};
-use crate::kernels::{Buffer, gelu as gelu_kernel, layer_norm as norm_kernel, matmul as kernel, reduce};
+use crate::kernels::elementwise::{self, Unary};
+use crate::kernels::{Buffer, layer_norm as norm_kernel, matmul as kernel, reduce};
 use crate::tensor::Tensor;
 
 /// f(x): what a linear map reads.
@@ -76,7 +77,7 @@ fn forward(input: Input<'_>, weight: &Tensor, bias: Option<&Tensor>, residual: O
     }
     let (z, function) = match input {
         Input::Plain(_) => (x.buffer().clone(), Function::Plain),
-        Input::Gelu(_) => (gelu_kernel::forward(x.buffer()), Function::Gelu),
+        Input::Gelu(_) => (elementwise::unary(Unary::Gelu, x.buffer()), Function::Gelu),
         Input::Norm { gamma, beta, eps, .. } => {
             let (gamma, beta) = (gamma.value().clone(), beta.value().clone());
             let (z, stats) = norm_kernel::forward(inputs, x.buffer(), Some((gamma.buffer(), beta.buffer())), eps);
@@ -123,10 +124,10 @@ fn backward(saved: &Saved, dy: &Tensor, mut to: Each<&mut Slot>) {
         }
         Function::Gelu => {
             let (z, dx) = if to.x.wanted() {
-                let (z, dx) = gelu_kernel::forward_and_backward(x.buffer(), dz(None));
+                let (z, dx) = elementwise::unary_and_backward(Unary::Gelu, x.buffer(), dz(None));
                 (z, Some(dx))
             } else {
-                (gelu_kernel::forward(x.buffer()), None)
+                (elementwise::unary(Unary::Gelu, x.buffer()), None)
             };
             add_weight(to.weight, &z);
             if let Some(dx) = dx {

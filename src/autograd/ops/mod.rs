@@ -24,15 +24,13 @@ pub use layer_norm::layer_norm;
 pub use linear::{Input, linear, linear_of};
 pub use loss::{cross_entropy, mse, smooth_l1};
 pub use matmul::{matmul, matmul_nt, matmul_tn};
-pub use patchify::{patchify, unpatchify};
+pub use patchify::{PatchOrder, patchify, unpatchify};
 pub use reduce::{l1_norm, l2_norm, mean, mean_axis, sum, sum_axis};
 pub use shape::{concat, concat_tokens, repeat_batch, reshape, slice, slice_tokens, transpose};
 pub use shape::{merge_heads, split_heads};
 pub use softmax::softmax;
 pub use tokens::gather_tokens;
 pub use unary::{abs, exp, gelu, ln, relu, sqrt, tanh};
-
-pub use crate::kernels::patchify::PatchOrder;
 
 /// What the operations' tests share.
 #[cfg(test)]

@@ -13,7 +13,6 @@
 use crate::autograd::Var;
 use crate::autograd::tape::record;
 use crate::kernels::elementwise::{self, Unary};
-use crate::kernels::gelu as kernel;
 use crate::tensor::Tensor;
 
 #[track_caller]
@@ -49,16 +48,8 @@ functions! {
     abs = Abs;
     /// √x; NaN below 0.
     sqrt = Sqrt;
-}
-
-/// GELU(x) = x Φ(x).
-#[track_caller]
-pub fn gelu(x: &Var) -> Var {
-    let saved = x.value().clone();
-    let y = Tensor::from_buffer(*x.shape(), kernel::forward(saved.buffer()));
-    record("gelu", [x], y, move |dy, _| {
-        [Some(Tensor::from_buffer(*saved.shape(), kernel::backward(saved.buffer(), dy.buffer())))]
-    })
+    /// GELU(x) = x Φ(x).
+    gelu = Gelu;
 }
 
 #[cfg(test)]
