@@ -257,7 +257,9 @@ mod elements {
     #[divan::bench(args = hidden())]
     fn gelu_backward(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let (x, dy) = (numbers(rows * cols), numbers(rows * cols));
-        measure(bencher, 3 * rows * cols, rows * cols, || elementwise::unary_backward(elementwise::Unary::Gelu, &x, &dy));
+        measure(bencher, 3 * rows * cols, rows * cols, || {
+            elementwise::unary_backward(elementwise::Unary::Gelu, &x, &dy)
+        });
     }
 
     fn features() -> impl Iterator<Item = Rows> {
@@ -280,11 +282,13 @@ mod elements {
         measure(bencher, rows * cols + cols, rows * cols, || reduce::accumulate_rows(None, cols, &dy));
     }
 
+    const SMOOTH_L1: loss::Regression = loss::Regression::SmoothL1 { beta: 1.0 };
+
     /// Difference, square, half, sum.
     #[divan::bench(args = features())]
     fn smooth_l1(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let (x, y) = (numbers(rows * cols), numbers(rows * cols));
-        measure(bencher, 2 * rows * cols, 4 * rows * cols, || loss::smooth_l1(&x, &y, 1.0));
+        measure(bencher, 2 * rows * cols, 4 * rows * cols, || loss::regression(SMOOTH_L1, &x, &y));
     }
 
     /// Difference, clamped, times a number.
@@ -292,7 +296,7 @@ mod elements {
     fn smooth_l1_backward(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let (x, y) = (numbers(rows * cols), numbers(rows * cols));
         let dy = numbers(1);
-        measure(bencher, 3 * rows * cols, 2 * rows * cols, || loss::smooth_l1_backward(&x, &y, 1.0, &dy));
+        measure(bencher, 3 * rows * cols, 2 * rows * cols, || loss::regression_backward(SMOOTH_L1, &x, &y, &dy));
     }
 }
 

@@ -4,6 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use stop_mim::kernels::elementwise::{self, Binary, Unary, Walk};
+use stop_mim::kernels::loss::Regression;
 use stop_mim::kernels::optim::{self, AdamWStep, AdamWUpdate, EmaStep};
 use stop_mim::kernels::{Buffer, DType, Device, IndexBuffer};
 use stop_mim::kernels::{attention, layer_norm, loss, matmul, reduce, softmax, tokens};
@@ -83,10 +84,10 @@ fn wrong_lengths_are_refused() {
     for order in [&[0, 1][..], &[0, 1, 1], &[0, 1, 2, 2], &[0, 1, 3]] {
         assert!(catch_unwind(|| tokens::permute("", &[2, 3, 4], order, &buffer(24))).is_err(), "axes {order:?}");
     }
-    refuses("smooth_l1", &[6, 6], |b| _ = loss::smooth_l1(&b[0], &b[1], 1.0));
-    refuses("smooth_l1", &[6, 6, 1], |b| _ = loss::smooth_l1_backward(&b[0], &b[1], 1.0, &b[2]));
-    refuses("mse", &[6, 6], |b| _ = loss::squared_error(&b[0], &b[1]));
-    refuses("mse", &[6, 6, 1], |b| _ = loss::squared_error_backward(&b[0], &b[1], &b[2]));
+    for of in [Regression::SmoothL1 { beta: 1.0 }, Regression::Squared] {
+        refuses(of.name(), &[6, 6], |b| _ = loss::regression(of, &b[0], &b[1]));
+        refuses(of.name(), &[6, 6, 1], |b| _ = loss::regression_backward(of, &b[0], &b[1], &b[2]));
+    }
     let classes = IndexBuffer::new([0, 2]);
     refuses("cross_entropy", &[6], |b| _ = loss::cross_entropy(3, &b[0], &classes));
     refuses("cross_entropy", &[6, 1], |b| _ = loss::cross_entropy_backward(3, &b[0], &classes, &b[1]));

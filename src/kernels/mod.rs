@@ -41,7 +41,7 @@ mod special;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use launch::{check_device, check_len, check_optional, launch, rows};
+use launch::{check_device, check_len, launch, rows};
 
 pub use buffer::{Buffer, Device, IndexBuffer, live_bytes};
 pub use precision::{Precision, Scope};

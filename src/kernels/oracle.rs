@@ -2,6 +2,7 @@
 //! past a vector or a tile, enough for the parallel paths), in both element types.
 
 use super::elementwise::{self, Binary, Unary, Walk};
+use super::loss::Regression;
 use super::optim::{self, AdamWStep, AdamWUpdate, EmaStep};
 use super::reduce::{self, Finite};
 use super::testing::numbers;
@@ -174,12 +175,8 @@ fn elements() {
         if n > 0 {
             agree(&name("losses"), [4e-7, 2e-14], &[n, n, 1], |x| {
                 let (x, t, dy) = (elementwise::scale(&x[0], 2.0), &x[1], &x[2]);
-                vec![
-                    loss::smooth_l1(&x, t, 0.7),
-                    loss::smooth_l1_backward(&x, t, 0.7, dy),
-                    loss::squared_error(&x, t),
-                    loss::squared_error_backward(&x, t, dy),
-                ]
+                let both = |of| [loss::regression(of, &x, t), loss::regression_backward(of, &x, t, dy)];
+                [Regression::SmoothL1 { beta: 0.7 }, Regression::Squared].map(both).concat()
             });
         }
     }
@@ -347,7 +344,10 @@ fn the_reference_is_right() {
         loss::cross_entropy(2, &x(&[0., ln3]), &IndexBuffer::new([1]).to_device(Device::Reference)),
         &[(4f64 / 3.0).ln()],
     );
-    same("smooth L1", loss::smooth_l1(&x(&[0.5, 3.]), &x(&[0., 0.]), 1.0), &[(0.125 + 2.5) / 2.0]);
+    let smooth_l1 = Regression::SmoothL1 { beta: 2.0 };
+    // 1/16, 1/4, 2 (where both forms agree) and 1.
+    same("smooth L1", loss::regression(smooth_l1, &x(&[0.5, -1., 3., 2.]), &x(&[0.; 4])), &[(0.3125 + 2. + 1.) / 4.]);
+    same("squared", loss::regression(Regression::Squared, &x(&[1., -3.]), &x(&[2., 0.])), &[5.]);
     let how = Walk::broadcast(&[2, 1], &[2], &[2, 2]);
     same(
         "a − b",

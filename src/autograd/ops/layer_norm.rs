@@ -56,35 +56,3 @@ pub fn layer_norm(x: &Var, affine: Option<(&Var, &Var)>, eps: f64) -> Var {
         slots[0].add_by(|sum| backward_input(&saved, sum, dy));
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::super::testing::*;
-    use super::*;
-
-    #[test]
-    fn values() {
-        // Mean 2, variance 1; with ε = 3 the standard deviation is 2.
-        let x = Tensor::new([2, 2], vec![1.0, 3.0, 3.0, 1.0]);
-        let (gamma, beta) = (Tensor::new([2], vec![2.0, 3.0]), Tensor::new([2], vec![0.0, 1.0]));
-        same(&forward(&x, Some((&gamma, &beta)), 0.0).0, [2, 2], &[-2.0, 4.0, 2.0, -2.0]);
-        same(&forward(&x, None, 3.0).0, [2, 2], &[-0.5, 0.5, 0.5, -0.5]);
-        same(&forward(&Tensor::zeros([0, 4], crate::DType::F64), None, 1e-6).0, [0, 4], &[]);
-    }
-
-    #[test]
-    fn gradient() {
-        for n in [2, 7, 20] {
-            let affine = |x: &[Var]| layer_norm(&x[0], Some((&x[1], &x[2])), 1e-3);
-            assert_op("layer_norm", affine, &[random([5, n], 1), random([n], 2), random([n], 3)]);
-            assert_op("layer_norm without affine", |x| layer_norm(&x[0], None, 1e-3), &[random([5, n], 1)]);
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "layer_norm: gamma has 3 elements, its shape says 4")]
-    fn gamma_of_another_length() {
-        let (x, g) = (Var::from(random([2, 4], 1)), Var::from(random([3], 2)));
-        layer_norm(&x, Some((&g, &g)), 1e-6);
-    }
-}

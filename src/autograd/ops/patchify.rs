@@ -70,23 +70,3 @@ pub fn unpatchify(patches: &Var, image: [usize; 3], patch: usize, order: PatchOr
     assert!(fits, "unpatchify: {} are not the patches of images of {image:?}", patches.shape());
     record("unpatchify", [patches], grid.to_images(patches.value()), move |dy, _| [Some(grid.to_patches(&dy))])
 }
-
-#[cfg(test)]
-mod tests {
-    use super::super::testing::*;
-    use super::*;
-
-    #[test]
-    fn element_order() {
-        // Two channels of 2 × 4 pixels, numbered in order; two patches of 2 × 2.
-        let images = Tensor::from_fn([1, 2, 2, 4], crate::DType::F64, |i| i as f64);
-        for (order, exact) in [
-            (PatchOrder::ChannelFirst, [0., 1., 4., 5., 8., 9., 12., 13., 2., 3., 6., 7., 10., 11., 14., 15.]),
-            (PatchOrder::ChannelLast, [0., 8., 1., 9., 4., 12., 5., 13., 2., 10., 3., 11., 6., 14., 7., 15.]),
-        ] {
-            let patches = patchify(&images.clone().into(), 2, order);
-            same(patches.value(), [1, 2, 8], &exact);
-            same(unpatchify(&patches, [2, 2, 4], 2, order).value(), [1, 2, 2, 4], &images.to_f64_vec());
-        }
-    }
-}

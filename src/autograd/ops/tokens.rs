@@ -37,33 +37,3 @@ pub fn gather_tokens(x: &Var, indices: &Indices) -> Var {
     let indices = indices.clone();
     record("gather_tokens", [x], y, move |dy, _| [Some(backward(&shape, &indices, &dy))])
 }
-
-#[cfg(test)]
-mod tests {
-    use super::super::testing::*;
-    use super::*;
-
-    #[test]
-    fn values() {
-        let x = Tensor::new([2, 3, 2], (0..12).map(f64::from).collect());
-        let two_rows = Indices::from_rows(&[vec![2, 0], vec![1, 1]]);
-        same(&forward(&x, &two_rows).0, [2, 2, 2], &[4., 5., 0., 1., 8., 9., 8., 9.]);
-        // Four rows of indices into two images: the images come round again.
-        let four = Indices::from_rows(&[vec![0], vec![0], vec![1], vec![1]]);
-        same(&forward(&x, &four).0, [4, 1, 2], &[0., 1., 6., 7., 2., 3., 8., 9.]);
-        same(&forward(&x, &Indices::new(2, 0, vec![])).0, [2, 0, 2], &[]);
-    }
-
-    #[test]
-    fn gradient() {
-        let indices = Indices::from_rows(&[vec![2, 0, 2], vec![1, 1, 0], vec![0, 1, 2], vec![2, 2, 2]]);
-        assert_op("gather_tokens", |x| gather_tokens(&x[0], &indices), &[random([2, 3, 5], 1)]);
-        assert_op("gather_tokens from a table", |x| gather_tokens(&x[0], &indices), &[random([1, 4, 2], 1)]);
-    }
-
-    #[test]
-    #[should_panic(expected = "gather_tokens: index 3 into 3 tokens")]
-    fn an_index_out_of_range() {
-        gather_tokens(&random([1, 3, 2], 1).into(), &Indices::from_rows(&[vec![3]]));
-    }
-}

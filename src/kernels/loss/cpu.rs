@@ -1,40 +1,29 @@
+use super::Regression;
 use crate::kernels::simd::{reduce, vectorized};
 use crate::kernels::{Real, softmax};
 
 vectorized! {
-    /// loss ← the mean of d²/2β where |d| < β and |d| − β/2 elsewhere, d = x − y.
-    pub(super) fn smooth_l1<T>(x: &[T], y: &[T], beta: f64, loss: &mut [T]) {
-        let (beta, half) = (T::from_f64(beta), T::from_f64(0.5));
-        let per_element = |d: T| if d < beta { half * d * d / beta } else { d - half * beta };
-        let sum = reduce(x, y, 0.0, |sum, x, y| sum + per_element((x - y).abs()).to_f64(), |a, b| a + b);
+    /// loss ← the mean cost of x − y.
+    pub(super) fn regression<T>(of: Regression, x: &[T], y: &[T], loss: &mut [T]) {
+        let sum = match of {
+            Regression::SmoothL1 { .. } => sum_of(of, x, y),
+            Regression::Squared => sum_of(Regression::Squared, x, y),
+        };
         loss[0] = T::from_f64(sum / x.len() as f64);
     }
 
-    /// loss ← the mean of (x − y)².
-    pub(super) fn squared_error<T>(x: &[T], y: &[T], loss: &mut [T]) {
-        let sum = reduce(x, y, 0.0, |sum, x, y| sum + ((x - y) * (x - y)).to_f64(), |a, b| a + b);
-        loss[0] = T::from_f64(sum / x.len() as f64);
-    }
-
-    /// dx ← clamp((x − y)/β, −1, 1) dy / elements.
-    pub(super) fn smooth_l1_backward<T>(x: &[T], y: &[T], beta: f64, dy: &[T], dx: &mut [T]) {
-        let (beta, dy) = (T::from_f64(beta), each(dy, x.len()));
-        for ((dx, &x), &y) in dx.iter_mut().zip(x).zip(y) {
-            let d = (x - y) / beta;
-            let d = if d > T::ONE { T::ONE } else { d };
-            let d = if d < -T::ONE { -T::ONE } else { d };
-            *dx = d * dy;
-        }
-    }
-
-    /// dx ← 2 (x − y) dy / elements.
-    pub(super) fn squared_error_backward<T>(x: &[T], y: &[T], dy: &[T], dx: &mut [T]) {
+    /// dx ← its slope at x − y, times dy / elements.
+    pub(super) fn regression_backward<T>(of: Regression, x: &[T], y: &[T], dy: &[T], dx: &mut [T]) {
         let dy = each(dy, x.len());
-        let twice = dy + dy;
         for ((dx, &x), &y) in dx.iter_mut().zip(x).zip(y) {
-            *dx = (x - y) * twice;
+            *dx = of.slope(x - y) * dy;
         }
     }
+}
+
+#[inline(always)]
+fn sum_of<T: Real>(of: Regression, x: &[T], y: &[T]) -> f64 {
+    reduce(x, y, 0.0, |sum, x, y| sum + of.value(x - y).to_f64(), |a, b| a + b)
 }
 
 /// The share of one of `n` in the gradient of a mean.

@@ -16,20 +16,26 @@ mod reference;
 #[cfg(target_arch = "x86_64")]
 mod registers;
 
-use super::{Buffer, check_len, check_optional, launch};
+use super::{Buffer, check_len, launch};
 
-/// How the matrices of one operand of a batch of products lie in its buffer.
+/// Products as a loop takes them: c ← a b + what is added, for each of a batch.
 #[derive(Clone, Copy, Debug)]
-struct Layout {
-    /// Elements from one matrix to the next; 0 when a single one serves the whole batch.
-    step: usize,
-    /// Whether each is read transposed.
-    transposed: bool,
+struct Products {
+    batch: usize,
+    /// m, k, n: a is (m, k), b (k, n), c (m, n).
+    dims: [usize; 3],
+    /// Elements from one matrix to the next of a, of b and of c; 0 where a single one serves the whole batch.
+    steps: [usize; 3],
+    /// Whether those of a and of b are read transposed.
+    transposed: [bool; 2],
+    /// Whether c is added to.
+    own: bool,
 }
 
-impl Layout {
-    fn new(step: usize, transposed: bool) -> Self {
-        Layout { step, transposed }
+impl Products {
+    fn new(batch: usize, dims: [usize; 3], transposed: [bool; 2]) -> Self {
+        let [m, k, n] = dims;
+        Products { batch, dims, steps: [m * k, k * n, m * n], transposed, own: false }
     }
 }
 
@@ -37,17 +43,17 @@ impl Layout {
 /// single matrix serves the whole batch.
 #[track_caller]
 pub fn matmul(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buffer, tb: bool) -> Buffer {
-    let [m, k, n] = dims;
-    let layout = |name, buffer: &Buffer, size: usize, transposed| {
-        if buffer.len() == size && batch != 1 {
-            return Layout::new(0, transposed);
+    let mut of = Products::new(batch, dims, [ta, tb]);
+    for (step, name, buffer) in [(0, "a", a), (1, "b", b)] {
+        if buffer.len() == of.steps[step] && batch != 1 {
+            of.steps[step] = 0;
+        } else {
+            check_len("matmul", name, buffer, batch * of.steps[step]);
         }
-        check_len("matmul", name, buffer, batch * size);
-        Layout::new(size, transposed)
-    };
-    let (of_a, of_b) = (layout("a", a, m * k, ta), layout("b", b, k * n, tb));
-    let mut c = a.like(batch * m * n);
-    launch!("matmul", [a, b], [c] => batch_of_products(dims, a, of_a, b, of_b, c));
+    }
+    let mut c = a.like(batch * of.steps[2]);
+    let (bias, residual) = (None::<&Buffer>, None::<&Buffer>);
+    launch!("matmul", [a, b, bias, residual], [c] => products(&of, a, b, bias, residual, c));
     c
 }
 
@@ -57,8 +63,10 @@ pub fn matmul_sum(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buff
     let [m, k, n] = dims;
     check_len("matmul", "a", a, batch * m * k);
     check_len("matmul", "b", b, batch * k * n);
-    let mut c = a.like(m * n);
-    launch!("matmul", [a, b], [c] => sum_of_products(batch, dims, a, ta, b, tb, c));
+    let of = Products { steps: [m * k, k * n, 0], own: true, ..Products::new(batch, dims, [ta, tb]) };
+    let mut c = Buffer::full(m * n, 0.0, a.dtype(), a.device());
+    let (bias, residual) = (None::<&Buffer>, None::<&Buffer>);
+    launch!("matmul", [a, b, bias, residual], [c] => products(&of, a, b, bias, residual, c));
     c
 }
 
@@ -69,10 +77,10 @@ pub fn linear(dims: [usize; 3], x: &Buffer, w: &Buffer, bias: Option<&Buffer>, r
     let [rows, inputs, outputs] = dims;
     check_len("linear", "x", x, rows * inputs);
     check_len("linear", "weight", w, outputs * inputs);
-    check_optional("linear", "bias", bias, outputs);
-    check_optional("linear", "residual", residual, rows * outputs);
-    let mut y = x.like(rows * outputs);
-    launch!("linear", [x, w, bias, residual], [y] => linear(dims, x, w, bias, residual, y));
+    check_len("linear", "bias", bias, outputs);
+    check_len("linear", "residual", residual, rows * outputs);
+    let (of, mut y) = (Products::new(1, dims, [false, true]), x.like(rows * outputs));
+    launch!("linear", [x, w, bias, residual], [y] => products(&of, x, w, bias, residual, y));
     y
 }
 
@@ -82,9 +90,10 @@ pub fn linear_backward(sum: Option<Buffer>, dims: [usize; 3], a: &Buffer, ta: bo
     let [m, k, n] = dims;
     check_len("linear", "a", a, m * k);
     check_len("linear", "b", b, k * n);
-    let add = sum.is_some();
+    let of = Products { own: sum.is_some(), ..Products::new(1, dims, [ta, tb]) };
     let mut c = sum.unwrap_or_else(|| a.like(m * n));
     check_len("linear", "the sum", &c, m * n);
-    launch!("linear", [a, b], [c] => product_onto(dims, a, ta, b, tb, add, c));
+    let (bias, residual) = (None::<&Buffer>, None::<&Buffer>);
+    launch!("linear", [a, b, bias, residual], [c] => products(&of, a, b, bias, residual, c));
     c
 }

@@ -73,7 +73,7 @@ fn check_run(row: usize, start: usize, width: usize) {
 /// Without any part, or when one has not `rows` runs of its length.
 #[track_caller]
 pub fn concat(rows: usize, parts: &[(&Buffer, usize)]) -> Buffer {
-    parts.iter().for_each(|(x, width)| check_len("concat", "a part", x, rows * width));
+    parts.iter().for_each(|(x, width)| check_len("concat", "a part", *x, rows * width));
     let Some((first, _)) = parts.first() else { panic!("concat: nothing to concatenate") };
     let row = parts.iter().map(|(_, width)| width).sum();
     let (mut y, mut start) = (first.like(rows * row), 0);
