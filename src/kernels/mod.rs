@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `mod.rs` | the door: checks every length, allocates the result where its inputs live (*plan*), hands over (*launch*) |
 //! | `reference.rs` | the definition in its simplest loops: what to read first, and what the others are compared with |
-//! | `cpu.rs` | the same for speed: vector code, blocks, threads |
+//! | `cpu.rs` | the same (so not documented again) for speed: vector code, blocks, threads |
 //!
 //! A door takes [`Buffer`]s and sizes. It never reads a number out of a buffer, so that a device which computes
 //! asynchronously need not be waited for, and nothing outside this module sees a slice. `launch!` matches on where the

@@ -256,33 +256,15 @@ fn updates() {
         agree("adamw and ema", FEW, &[n; 10], |mut x| {
             for step in 1..=2 {
                 let update = AdamWUpdate { betas: (0.9, 0.999), eps: 1e-8, step };
-                let [g, m, v, weight, average, g2, m2, v2, weight2, other] = &mut x[..] else { panic!() };
+                let [g, m, v, weight, average, g2, m2, v2, weight2, mean] = &mut x[..] else { panic!() };
                 *v = elementwise::unary(Unary::Abs, v);
                 *v2 = elementwise::unary(Unary::Abs, v2);
-                optim::adamw(
-                    &update,
-                    vec![
-                        AdamWStep {
-                            gradient: g.clone(),
-                            m,
-                            v,
-                            weight,
-                            lr: 1e-2,
-                            weight_decay: 0.3,
-                            average: Some((0.7, average)),
-                        },
-                        AdamWStep {
-                            gradient: g2.clone(),
-                            m: m2,
-                            v: v2,
-                            weight: weight2,
-                            lr: 2e-2,
-                            weight_decay: 0.0,
-                            average: None,
-                        },
-                    ],
-                );
-                optim::ema(vec![EmaStep { momentum: 0.9, weight: weight2, average: other }]);
+                let (gradient, with) = (g.clone(), Some((0.7, average)));
+                let one = AdamWStep { gradient, m, v, weight, lr: 1e-2, weight_decay: 0.3, average: with };
+                let (gradient, m, v, weight) = (g2.clone(), m2, v2, &mut *weight2);
+                let other = AdamWStep { gradient, m, v, weight, lr: 2e-2, weight_decay: 0.0, average: None };
+                optim::adamw(&update, vec![one, other]);
+                optim::ema(vec![EmaStep { momentum: 0.9, weight: weight2, average: mean }]);
             }
             x
         });

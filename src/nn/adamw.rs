@@ -235,22 +235,6 @@ mod tests {
     }
 
     #[test]
-    fn the_cut_of_a_long_parameter_into_shares_of_threads_moves_no_bit() {
-        let (mut whole, mut rows) = (Params::new(), Params::new());
-        let (w, g) = (Tensor::new([8, LONG / 8], numbers(LONG, 1)), Tensor::new([8, LONG / 8], numbers(LONG, 2)));
-        whole.add("w", w.clone(), Role::Trained);
-        (0..8).for_each(|i| _ = rows.add(format!("w{i}"), w.rows(i..i + 1), Role::Trained));
-        let (mut whole_target, mut rows_target) = (whole.clone(), rows.clone());
-        let step = |params: &mut Params, target, gradients| {
-            let ema = Ema { momentum: 0.75, target };
-            AdamW::new(&[params]).update_averaged([(&mut *params, Some(ema))], gradients, 0.1, 0.3);
-        };
-        step(&mut whole, &mut whole_target, vec![g.clone()]);
-        step(&mut rows, &mut rows_target, (0..8).map(|i| g.rows(i..i + 1)).collect());
-        assert_eq!((bits(&whole), bits(&whole_target)), (bits(&rows), bits(&rows_target)));
-    }
-
-    #[test]
     #[should_panic(expected = "ema: the two have different parameters")]
     fn the_average_of_something_else() {
         let (mut params, mut other) = (some_params(DType::F32), Params::new());

@@ -56,36 +56,24 @@ fn binary(op: Binary, a: &Var, b: &Var) -> Var {
 }
 
 /// a + b. As in NumPy, shapes align at the last dimension, and a dimension that is 1 or missing is repeated.
-///
-/// # Panics
-/// When the shapes do not broadcast.
 #[track_caller]
 pub fn add(a: &Var, b: &Var) -> Var {
     binary(Binary::Add, a, b)
 }
 
 /// a − b. Shapes broadcast as in [`add`].
-///
-/// # Panics
-/// When the shapes do not broadcast.
 #[track_caller]
 pub fn sub(a: &Var, b: &Var) -> Var {
     binary(Binary::Sub, a, b)
 }
 
 /// a ⊙ b, element by element. Shapes broadcast as in [`add`].
-///
-/// # Panics
-/// When the shapes do not broadcast.
 #[track_caller]
 pub fn mul(a: &Var, b: &Var) -> Var {
     binary(Binary::Mul, a, b)
 }
 
 /// a / b, element by element. Shapes broadcast as in [`add`].
-///
-/// # Panics
-/// When the shapes do not broadcast.
 #[track_caller]
 pub fn div(a: &Var, b: &Var) -> Var {
     binary(Binary::Div, a, b)

@@ -12,33 +12,8 @@ use crate::autograd::tape::record;
 use crate::kernels::attention::{self as kernel, Sizes};
 use crate::tensor::Tensor;
 
-/// The projection.
-struct Saved {
-    sizes: Sizes,
-    qkv: Tensor,
-}
-
-#[track_caller]
-fn forward(qkv: &Tensor, heads: usize, queries: Range<usize>) -> (Tensor, Saved) {
-    let [batch, tokens, width] = qkv.dims("attention");
-    let fits = heads > 0 && width % (3 * heads) == 0;
-    assert!(fits, "attention: {heads} heads do not divide a third of the projection {}", qkv.shape());
-    let inside = queries.start <= queries.end && queries.end <= tokens;
-    assert!(inside, "attention: queries {queries:?} of {tokens} tokens");
-    let sizes = Sizes { batch, tokens, queries, heads, head_dim: width / (3 * heads) };
-    let out = Tensor::from_buffer([batch, sizes.queries.len(), width / 3], kernel::forward(&sizes, qkv.buffer()));
-    (out, Saved { sizes, qkv: qkv.clone() })
-}
-
-fn backward(Saved { sizes, qkv }: &Saved, dout: &Tensor) -> Tensor {
-    Tensor::from_buffer(*qkv.shape(), kernel::backward(sizes, qkv.buffer(), dout.buffer()))
-}
-
 /// Self-attention with `heads` heads: `qkv` \[B, N, 3 h d\] (queries, keys, values; inside each, head by head) →
 /// \[B, N, h d\].
-///
-/// # Panics
-/// When `heads` does not divide a third of the last dimension.
 #[track_caller]
 pub fn attention(qkv: &Var, heads: usize) -> Var {
     let [_, tokens, _] = qkv.dims("attention");
@@ -46,11 +21,17 @@ pub fn attention(qkv: &Var, heads: usize) -> Var {
 }
 
 /// [`attention`] of a run of the tokens only, to all of them: \[B, M, h d\], what it says about these M tokens.
-///
-/// # Panics
-/// As [`attention`]; and when there are no such tokens.
 #[track_caller]
 pub fn attention_of(qkv: &Var, heads: usize, queries: Range<usize>) -> Var {
-    let (out, saved) = forward(qkv.value(), heads, queries);
-    record("attention", [qkv], out, move |dout, _| [Some(backward(&saved, &dout))])
+    let [batch, tokens, width] = qkv.dims("attention");
+    let fits = heads > 0 && width % (3 * heads) == 0;
+    assert!(fits, "attention: {heads} heads do not divide a third of the projection {}", qkv.shape());
+    let inside = queries.start <= queries.end && queries.end <= tokens;
+    assert!(inside, "attention: queries {queries:?} of {tokens} tokens");
+    let sizes = Sizes { batch, tokens, queries, heads, head_dim: width / (3 * heads) };
+    let (saved, shape) = (qkv.value().clone(), [batch, sizes.queries.len(), width / 3]);
+    let out = Tensor::from_buffer(shape, kernel::forward(&sizes, saved.buffer()));
+    record("attention", [qkv], out, move |dout, _| {
+        [Some(Tensor::from_buffer(*saved.shape(), kernel::backward(&sizes, saved.buffer(), dout.buffer())))]
+    })
 }

@@ -157,9 +157,6 @@ fn backward(saved: &Saved, dy: &Tensor, mut to: Each<&mut Slot>) {
 }
 
 /// f(x) Wᵀ + b + r: x \[…, inputs\], W \[outputs, inputs\], b \[outputs\], r and the result \[…, outputs\].
-///
-/// # Panics
-/// When the shapes do not fit.
 #[track_caller]
 pub fn linear_of(input: Input<'_>, weight: &Var, bias: Option<&Var>, residual: Option<&Var>) -> Var {
     let (y, saved) = forward(input, weight.value(), bias.map(Var::value), residual.map(Var::value));
@@ -186,9 +183,6 @@ pub fn linear_of(input: Input<'_>, weight: &Var, bias: Option<&Var>, residual: O
 }
 
 /// x Wᵀ + b: x \[…, inputs\], W \[outputs, inputs\], b \[outputs\] → \[…, outputs\].
-///
-/// # Panics
-/// When the shapes do not fit.
 #[track_caller]
 pub fn linear(x: &Var, weight: &Var, bias: Option<&Var>) -> Var {
     linear_of(Input::Plain(x), weight, bias, None)

@@ -56,9 +56,6 @@ pub fn smooth_l1(x: &Var, target: &Var, beta: f64) -> Var {
 }
 
 /// Mean squared error between predictions and targets.
-///
-/// # Panics
-/// When the shapes differ.
 #[track_caller]
 pub fn mse(x: &Var, target: &Var) -> Var {
     regression(Regression::Squared, x, target)

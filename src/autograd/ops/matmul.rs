@@ -9,14 +9,6 @@ use crate::autograd::tape::record;
 use crate::kernels::matmul as kernel;
 use crate::tensor::{Shape, Tensor};
 
-/// The operands, and whether each is read transposed.
-struct Saved {
-    a: Tensor,
-    b: Tensor,
-    ta: bool,
-    tb: bool,
-}
-
 /// (batch, m, k, n) of a product.
 #[track_caller]
 fn sizes(a: &Tensor, ta: bool, b: &Tensor, tb: bool) -> [usize; 4] {
@@ -35,68 +27,50 @@ fn sizes(a: &Tensor, ta: bool, b: &Tensor, tb: bool) -> [usize; 4] {
 }
 
 #[track_caller]
-fn forward(a: &Tensor, ta: bool, b: &Tensor, tb: bool) -> (Tensor, Saved) {
-    let [batch, m, k, n] = sizes(a, ta, b, tb);
-    let wider = if a.shape().len() >= b.shape().len() { a.shape() } else { b.shape() };
-    let rank = wider.len();
-    let shape = wider.with(rank - 2, m).with(rank - 1, n);
-    let c = kernel::matmul(batch, [m, k, n], a.buffer(), ta, b.buffer(), tb);
-    (Tensor::from_buffer(shape, c), Saved { a: a.clone(), b: b.clone(), ta, tb })
-}
-
-fn backward(Saved { a, b, ta, tb }: &Saved, dc: &Tensor, needed: [bool; 2]) -> [Option<Tensor>; 2] {
-    let [batch, m, k, n] = sizes(a, *ta, b, *tb);
-    // The gradient of `x` is the product of two others, summed over the batch when x served all of it.
-    let gradient = |x: &Tensor, dims, p: &Tensor, tp, q: &Tensor, tq| {
-        let product = if x.shape().len() == 2 && batch > 1 { kernel::matmul_sum } else { kernel::matmul };
-        Tensor::from_buffer(*x.shape(), product(batch, dims, p.buffer(), tp, q.buffer(), tq))
-    };
-    [
-        needed[0].then(|| {
-            if *ta {
-                gradient(a, [k, n, m], b, *tb, dc, true) // dAᵀ, stored as A is: op(B) dCᵀ
-            } else {
-                gradient(a, [m, n, k], dc, false, b, !tb) // dA = dC op(B)ᵀ
-            }
-        }),
-        needed[1].then(|| {
-            if *tb {
-                gradient(b, [n, m, k], dc, true, a, *ta) // dBᵀ = dCᵀ op(A)
-            } else {
-                gradient(b, [k, m, n], a, !ta, dc, false) // dB = op(A)ᵀ dC
-            }
-        }),
-    ]
-}
-
-#[track_caller]
 fn run(name: &'static str, a: &Var, ta: bool, b: &Var, tb: bool) -> Var {
-    let (c, saved) = forward(a.value(), ta, b.value(), tb);
-    record(name, [a, b], c, move |dc, needed| backward(&saved, &dc, needed))
+    let (of_a, of_b) = (a, b);
+    let [a, b] = [a, b].map(|x| x.value().clone());
+    let [batch, m, k, n] = sizes(&a, ta, &b, tb);
+    let wider = if a.shape().len() >= b.shape().len() { a.shape() } else { b.shape() };
+    let shape = wider.with(wider.len() - 2, m).with(wider.len() - 1, n);
+    let c = Tensor::from_buffer(shape, kernel::matmul(batch, [m, k, n], a.buffer(), ta, b.buffer(), tb));
+    record(name, [of_a, of_b], c, move |dc, needed| {
+        // The gradient of `x` is the product of two others, summed over the batch when x served all of it.
+        let gradient = |x: &Tensor, dims, p: &Tensor, tp, q: &Tensor, tq| {
+            let product = if x.shape().len() == 2 && batch > 1 { kernel::matmul_sum } else { kernel::matmul };
+            Tensor::from_buffer(*x.shape(), product(batch, dims, p.buffer(), tp, q.buffer(), tq))
+        };
+        let da = || {
+            if ta {
+                gradient(&a, [k, n, m], &b, tb, &dc, true) // dAᵀ, stored as A is: op(B) dCᵀ
+            } else {
+                gradient(&a, [m, n, k], &dc, false, &b, !tb) // dA = dC op(B)ᵀ
+            }
+        };
+        let db = || {
+            if tb {
+                gradient(&b, [n, m, k], &dc, true, &a, ta) // dBᵀ = dCᵀ op(A)
+            } else {
+                gradient(&b, [k, m, n], &a, !ta, &dc, false) // dB = op(A)ᵀ dC
+            }
+        };
+        [needed[0].then(da), needed[1].then(db)]
+    })
 }
 
 /// A B for matrices (m, k) and (k, n), or batches \[…, m, k\] and \[…, k, n\]; a single matrix serves a whole batch.
-///
-/// # Panics
-/// When the shapes do not fit.
 #[track_caller]
 pub fn matmul(a: &Var, b: &Var) -> Var {
     run("matmul", a, false, b, false)
 }
 
 /// A Bᵀ for A \[…, m, k\] and B \[…, n, k\].
-///
-/// # Panics
-/// When the shapes do not fit.
 #[track_caller]
 pub fn matmul_nt(a: &Var, b: &Var) -> Var {
     run("matmul_nt", a, false, b, true)
 }
 
 /// Aᵀ B for A \[…, k, m\] and B \[…, k, n\].
-///
-/// # Panics
-/// When the shapes do not fit.
 #[track_caller]
 pub fn matmul_tn(a: &Var, b: &Var) -> Var {
     run("matmul_tn", a, true, b, false)

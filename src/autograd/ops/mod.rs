@@ -1,6 +1,5 @@
-//! Operations, those that belong together in one file, always in this order: the derivation; `forward`, a pure function to
-//! a tensor and what it saves; `backward`, a pure function from what was saved and dy to gradients; the function that runs
-//! the one and [records](super::record) the other. Their tests are in tests.rs and, for gradients, in
+//! Operations, those that belong together in one file: the derivation, and the function that computes the value and
+//! [records](super::record) the rule by which gradients go back. Their tests are in tests.rs and, for gradients, in
 //! src/lab/gradients.rs.
 //!
 //! An operation panics on shapes that do not fit, naming itself and both shapes. No operation is forward-only.

@@ -48,9 +48,6 @@ impl Grid {
 }
 
 /// Images \[B, C, H, W\] → patches \[B, K, C p²\], K = HW/p², in raster order.
-///
-/// # Panics
-/// When p does not divide H and W.
 #[track_caller]
 pub fn patchify(images: &Var, patch: usize, order: PatchOrder) -> Var {
     let grid = Grid::new("patchify", images.dims("patchify"), patch, order);
@@ -58,9 +55,6 @@ pub fn patchify(images: &Var, patch: usize, order: PatchOrder) -> Var {
 }
 
 /// Patches \[B, K, C p²\] → images \[B, C, H, W\], `image` being \[C, H, W\].
-///
-/// # Panics
-/// When the patches are not those of such images.
 #[track_caller]
 pub fn unpatchify(patches: &Var, image: [usize; 3], patch: usize, order: PatchOrder) -> Var {
     let [batch, k, width] = patches.dims("unpatchify");

@@ -39,18 +39,12 @@ pub fn mean(x: &Var) -> Var {
 }
 
 /// Σ along an axis, which the result does not have.
-///
-/// # Panics
-/// When there is no such axis.
 #[track_caller]
 pub fn sum_axis(x: &Var, axis: usize) -> Var {
     along("sum_axis", x, axis, |_| 1.0)
 }
 
 /// The mean along an axis, which the result does not have.
-///
-/// # Panics
-/// When there is no such axis.
 #[track_caller]
 pub fn mean_axis(x: &Var, axis: usize) -> Var {
     along("mean_axis", x, axis, |n| 1.0 / n)

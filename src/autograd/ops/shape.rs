@@ -11,9 +11,6 @@ use crate::kernels::{reduce, tokens};
 use crate::tensor::{Shape, Tensor};
 
 /// x in another shape, without a copy.
-///
-/// # Panics
-/// When the number of elements would change.
 #[track_caller]
 pub fn reshape(x: &Var, shape: impl Into<Shape>) -> Var {
     let from = *x.shape();
@@ -21,18 +18,12 @@ pub fn reshape(x: &Var, shape: impl Into<Shape>) -> Var {
 }
 
 /// x with two axes exchanged.
-///
-/// # Panics
-/// When there are no such axes.
 #[track_caller]
 pub fn transpose(x: &Var, a: usize, b: usize) -> Var {
     record("transpose", [x], x.value().transpose(a, b), move |dy, _| [Some(dy.transpose(a, b))])
 }
 
 /// Tokens into heads: \[B, N, h d\] → \[B, h, N, d\].
-///
-/// # Panics
-/// When `heads` does not divide the last dimension.
 #[track_caller]
 pub fn split_heads(x: &Var, heads: usize) -> Var {
     let [b, n, width] = x.dims("split_heads");
@@ -66,9 +57,6 @@ pub fn concat(parts: &[&Var], axis: usize) -> Var {
 }
 
 /// The part of an axis in `range`.
-///
-/// # Panics
-/// When `range` is not inside it.
 #[track_caller]
 pub fn slice(x: &Var, axis: usize, range: Range<usize>) -> Var {
     let (n, start) = (x.shape().get(axis).copied().unwrap_or(0), range.start);
@@ -76,18 +64,12 @@ pub fn slice(x: &Var, axis: usize, range: Range<usize>) -> Var {
 }
 
 /// Token sequences one after the other: \[B, N₁, D\], \[B, N₂, D\], … → \[B, N₁ + N₂ + …, D\].
-///
-/// # Panics
-/// As [`concat()`].
 #[track_caller]
 pub fn concat_tokens(parts: &[&Var]) -> Var {
     concat(parts, 1)
 }
 
 /// Tokens `start .. start + len` of each sequence: \[B, N, D\] → \[B, len, D\].
-///
-/// # Panics
-/// When there are not that many tokens.
 #[track_caller]
 pub fn slice_tokens(x: &Var, start: usize, len: usize) -> Var {
     slice(x, 1, start..start + len)

@@ -7,18 +7,13 @@ use crate::autograd::tape::record;
 use crate::kernels::softmax as kernel;
 use crate::tensor::Tensor;
 
-fn forward(x: &Tensor) -> Tensor {
-    Tensor::from_buffer(*x.shape(), kernel::forward(x.last_dim(), x.buffer()))
-}
-
-fn backward(y: &Tensor, dy: &Tensor) -> Tensor {
-    Tensor::from_buffer(*y.shape(), kernel::backward(y.last_dim(), y.buffer(), dy.buffer()))
-}
-
 /// Softmax along the last dimension.
 #[track_caller]
 pub fn softmax(x: &Var) -> Var {
-    let y = forward(x.value());
+    let (shape, cols) = (*x.shape(), x.value().last_dim());
+    let y = Tensor::from_buffer(shape, kernel::forward(cols, x.value().buffer()));
     let saved = y.clone();
-    record("softmax", [x], y, move |dy, _| [Some(backward(&saved, &dy))])
+    record("softmax", [x], y, move |dy, _| {
+        [Some(Tensor::from_buffer(shape, kernel::backward(cols, saved.buffer(), dy.buffer())))]
+    })
 }

@@ -6,23 +6,7 @@
 use crate::autograd::Var;
 use crate::autograd::tape::record;
 use crate::kernels::tokens;
-use crate::tensor::{Indices, Shape, Tensor};
-
-#[track_caller]
-fn forward(x: &Tensor, indices: &Indices) -> (Tensor, Shape) {
-    let [sources, n, dim] = x.dims("gather_tokens");
-    let rows = indices.rows();
-    let fits = sources > 0 && rows.is_multiple_of(sources);
-    assert!(fits, "gather_tokens: {rows} rows of indices into {} (they must be a multiple of its rows)", x.shape());
-    let y = tokens::gather(x.buffer(), n, dim, indices.buffer(), indices.per_row());
-    (Tensor::from_buffer([rows, indices.per_row(), dim], y), *x.shape())
-}
-
-fn backward(shape: &Shape, indices: &Indices, dy: &Tensor) -> Tensor {
-    let (n, dim) = (shape[1], shape[2]);
-    let dx = tokens::scatter_add(dy.buffer(), n, dim, indices.buffer(), indices.per_row(), shape.elements());
-    Tensor::from_buffer(*shape, dx)
-}
+use crate::tensor::{Indices, Tensor};
 
 /// Tokens by index: x \[S, T, D\], `indices` of R rows of K → \[R, K, D\].
 ///
@@ -33,7 +17,14 @@ fn backward(shape: &Shape, indices: &Indices, dy: &Tensor) -> Tensor {
 /// When an index is not below T or R is not a multiple of S.
 #[track_caller]
 pub fn gather_tokens(x: &Var, indices: &Indices) -> Var {
-    let (y, shape) = forward(x.value(), indices);
-    let indices = indices.clone();
-    record("gather_tokens", [x], y, move |dy, _| [Some(backward(&shape, &indices, &dy))])
+    let (shape, [sources, n, dim]) = (*x.shape(), x.dims("gather_tokens"));
+    let (rows, per_row) = (indices.rows(), indices.per_row());
+    let fits = sources > 0 && rows.is_multiple_of(sources);
+    assert!(fits, "gather_tokens: {rows} rows of indices into {shape} (they must be a multiple of its rows)");
+    let indices = indices.buffer().clone();
+    let y = Tensor::from_buffer([rows, per_row, dim], tokens::gather(x.value().buffer(), n, dim, &indices, per_row));
+    record("gather_tokens", [x], y, move |dy, _| {
+        let dx = tokens::scatter_add(dy.buffer(), n, dim, &indices, per_row, shape.elements());
+        [Some(Tensor::from_buffer(shape, dx))]
+    })
 }

@@ -23,14 +23,12 @@ vectorized! {
         with_constant!(Binary::{Add Sub Mul Div}, op => elements.for_each(|((y, &a), &b)| *y = op.value(a, b)));
     }
 
-    /// y ← f(x).
     pub(super) fn unary<T>(f: Unary, x: &[T], y: &mut [T]) {
         with_constant!(Unary::{Exp Ln Tanh Relu Abs Sqrt Gelu}, f => {
             y.iter_mut().zip(x).for_each(|(y, &x)| *y = f.value(x));
         });
     }
 
-    /// dx ← f′(x) dy.
     pub(super) fn unary_backward<T>(f: Unary, saved: &[T], dy: &[T], dx: &mut [T]) {
         let elements = dx.iter_mut().zip(saved).zip(dy);
         with_constant!(Unary::{Exp Ln Tanh Relu Abs Sqrt Gelu}, f => {
@@ -48,14 +46,12 @@ vectorized! {
         });
     }
 
-    /// y ← y + x.
     pub(in crate::kernels) fn accumulate<T>(x: &[T], y: &mut [T]) {
         for (y, &x) in y.iter_mut().zip(x) {
             *y += x;
         }
     }
 
-    /// y ← factor x.
     pub(super) fn scale<T>(x: &[T], factor: f64, y: &mut [T]) {
         let factor = T::from_f64(factor);
         for (y, &x) in y.iter_mut().zip(x) {
@@ -116,7 +112,6 @@ fn broadcast<T: Real>(how: &Walk, a: &[T], b: &[T], y: &mut [T], op: impl Fn(T, 
     });
 }
 
-/// y ← x, walked through from these elements on.
 pub(in crate::kernels) fn copy<T: Real>(how: &Walk, [from, to]: [usize; 2], x: &[T], y: &mut [T]) {
     let [n, a, b] = [how.dims, how.a, how.b].map(|of| of[MAX_RANK - 1]);
     for_each_row(how, |_, i, j| {
@@ -129,7 +124,6 @@ pub(in crate::kernels) fn copy<T: Real>(how: &Walk, [from, to]: [usize; 2], x: &
     });
 }
 
-/// dx ← the sum of the parts of `dy` (shape `from`) that a broadcast operand of shape `to` was copied into.
 pub(super) fn reduce_to<T: Real>(dy: &[T], from: &[usize], to: &[usize], dx: &mut [T]) {
     dx.fill(T::ZERO);
     let how = Walk::broadcast(to, to, from);
@@ -145,7 +139,6 @@ pub(super) fn reduce_to<T: Real>(dy: &[T], from: &[usize], to: &[usize], dx: &mu
     });
 }
 
-/// y ← x in another element type.
 pub(super) fn convert<T: Real>(x: &[T], y: &mut Buffer) {
     fn to<T: Real, U: Real>(x: &[T], y: &mut Buffer) {
         y.make_mut::<U>("to_dtype").iter_mut().zip(x).for_each(|(y, x)| *y = U::from_f64(x.to_f64()));
@@ -159,14 +152,12 @@ pub(super) fn convert<T: Real>(x: &[T], y: &mut Buffer) {
 /// Elements that are worth a task of their own to a closure of unknown cost.
 const MAPPED: usize = 16 << 10;
 
-/// y ← f(x).
 pub(super) fn map<T: Real>(f: impl Fn(f64) -> f64 + Sync, x: &[T], y: &mut [T]) {
     y.par_chunks_mut(MAPPED).zip(x.par_chunks(MAPPED)).for_each(|(y, x)| {
         y.iter_mut().zip(x).for_each(|(y, x)| *y = T::from_f64(f(x.to_f64())));
     });
 }
 
-/// y ← f(a, b).
 pub(super) fn zip_map<T: Real>(f: impl Fn(f64, f64) -> f64 + Sync, a: &[T], b: &[T], y: &mut [T]) {
     y.par_chunks_mut(MAPPED).zip(a.par_chunks(MAPPED)).zip(b.par_chunks(MAPPED)).for_each(|((y, a), b)| {
         y.iter_mut().zip(a).zip(b).for_each(|((y, a), b)| *y = T::from_f64(f(a.to_f64(), b.to_f64())));

@@ -3,27 +3,17 @@ use crate::kernels::simd::{reduce, vectorized};
 use crate::kernels::{Real, softmax};
 
 vectorized! {
-    /// loss ← the mean cost of x − y.
     pub(super) fn regression<T>(of: Regression, x: &[T], y: &[T], loss: &mut [T]) {
-        let sum = match of {
-            Regression::SmoothL1 { .. } => sum_of(of, x, y),
-            Regression::Squared => sum_of(Regression::Squared, x, y),
-        };
+        let sum = reduce(x, y, 0.0, |sum, x, y| sum + of.value(x - y).to_f64(), |a, b| a + b);
         loss[0] = T::from_f64(sum / x.len() as f64);
     }
 
-    /// dx ← its slope at x − y, times dy / elements.
     pub(super) fn regression_backward<T>(of: Regression, x: &[T], y: &[T], dy: &[T], dx: &mut [T]) {
         let dy = each(dy, x.len());
         for ((dx, &x), &y) in dx.iter_mut().zip(x).zip(y) {
             *dx = of.slope(x - y) * dy;
         }
     }
-}
-
-#[inline(always)]
-fn sum_of<T: Real>(of: Regression, x: &[T], y: &[T]) -> f64 {
-    reduce(x, y, 0.0, |sum, x, y| sum + of.value(x - y).to_f64(), |a, b| a + b)
 }
 
 /// The share of one of `n` in the gradient of a mean.
@@ -43,7 +33,6 @@ pub(super) fn cross_entropy<T: Real>(cols: usize, x: &[T], classes: &[u32], loss
     loss[0] = T::from_f64(rows.map(of_row).sum::<f64>() / classes.len() as f64);
 }
 
-/// p ← (p − onehot(class)) dy / rows, where p is the softmax of each row.
 pub(super) fn cross_entropy_backward<T: Real>(cols: usize, classes: &[u32], dy: &[T], p: &mut [T]) {
     let dy = each(dy, classes.len());
     for (row, &class) in p.chunks_exact_mut(cols.max(1)).zip(classes) {

@@ -39,6 +39,13 @@ impl Products {
     }
 }
 
+#[track_caller]
+fn products(op: &'static str, of: &Products, ab: [&Buffer; 2], plus: [Option<&Buffer>; 2], mut c: Buffer) -> Buffer {
+    let ([a, b], [bias, residual]) = (ab, plus);
+    launch!(op, [a, b, bias, residual], [c] => products(of, a, b, bias, residual, c));
+    c
+}
+
 /// a b for each of `batch` pairs of matrices; a is (m, k) or, transposed, (k, m), and b alike. An operand with a
 /// single matrix serves the whole batch.
 #[track_caller]
@@ -51,10 +58,7 @@ pub fn matmul(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buffer, 
             check_len("matmul", name, buffer, batch * of.steps[step]);
         }
     }
-    let mut c = a.like(batch * of.steps[2]);
-    let (bias, residual) = (None::<&Buffer>, None::<&Buffer>);
-    launch!("matmul", [a, b, bias, residual], [c] => products(&of, a, b, bias, residual, c));
-    c
+    products("matmul", &of, [a, b], [None; 2], a.like(batch * of.steps[2]))
 }
 
 /// Σ over the batch of a b: the gradient of an operand that served a whole batch of products.
@@ -64,10 +68,7 @@ pub fn matmul_sum(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buff
     check_len("matmul", "a", a, batch * m * k);
     check_len("matmul", "b", b, batch * k * n);
     let of = Products { steps: [m * k, k * n, 0], own: true, ..Products::new(batch, dims, [ta, tb]) };
-    let mut c = Buffer::full(m * n, 0.0, a.dtype(), a.device());
-    let (bias, residual) = (None::<&Buffer>, None::<&Buffer>);
-    launch!("matmul", [a, b, bias, residual], [c] => products(&of, a, b, bias, residual, c));
-    c
+    products("matmul", &of, [a, b], [None; 2], Buffer::full(m * n, 0.0, a.dtype(), a.device()))
 }
 
 /// x Wᵀ + b + residual for `rows` rows: x is (rows, inputs), W (outputs, inputs), b (outputs), the residual
@@ -79,9 +80,7 @@ pub fn linear(dims: [usize; 3], x: &Buffer, w: &Buffer, bias: Option<&Buffer>, r
     check_len("linear", "weight", w, outputs * inputs);
     check_len("linear", "bias", bias, outputs);
     check_len("linear", "residual", residual, rows * outputs);
-    let (of, mut y) = (Products::new(1, dims, [false, true]), x.like(rows * outputs));
-    launch!("linear", [x, w, bias, residual], [y] => products(&of, x, w, bias, residual, y));
-    y
+    products("linear", &Products::new(1, dims, [false, true]), [x, w], [bias, residual], x.like(rows * outputs))
 }
 
 /// A gradient of [`linear`]: a b, as [`matmul`] for one pair, added to `sum` if there is one.
@@ -91,9 +90,7 @@ pub fn linear_backward(sum: Option<Buffer>, dims: [usize; 3], a: &Buffer, ta: bo
     check_len("linear", "a", a, m * k);
     check_len("linear", "b", b, k * n);
     let of = Products { own: sum.is_some(), ..Products::new(1, dims, [ta, tb]) };
-    let mut c = sum.unwrap_or_else(|| a.like(m * n));
+    let c = sum.unwrap_or_else(|| a.like(m * n));
     check_len("linear", "the sum", &c, m * n);
-    let (bias, residual) = (None::<&Buffer>, None::<&Buffer>);
-    launch!("linear", [a, b, bias, residual], [c] => products(&of, a, b, bias, residual, c));
-    c
+    products("linear", &of, [a, b], [None; 2], c)
 }

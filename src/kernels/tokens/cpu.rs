@@ -3,14 +3,12 @@ use crate::kernels::Real;
 use crate::kernels::elementwise::cpu::accumulate;
 pub(super) use crate::kernels::elementwise::cpu::copy;
 
-/// y\[r, k\] ← x\[r mod sources, indices\[r, k\]\].
 pub(super) fn gather<T: Real>(g: Gather, x: &[T], indices: &[u32], y: &mut [T]) {
     for_each_token(g, indices, |at, token| {
         y[at * g.dim..(at + 1) * g.dim].copy_from_slice(&x[token * g.dim..(token + 1) * g.dim]);
     });
 }
 
-/// dx\[r mod sources, indices\[r, k\]\] ← the sum of dy\[r, k\].
 pub(super) fn scatter_add<T: Real>(g: Gather, dy: &[T], indices: &[u32], dx: &mut [T]) {
     dx.fill(T::ZERO);
     for_each_token(g, indices, |at, token| {
