@@ -1,6 +1,6 @@
-//! Tests of all operations: values known by hand, gradients where src/lab/gradients.rs, which checks each
-//! operation and which tests/gradients.rs asserts, has no such case, and what is refused. That kernels compute what they should is
-//! tested in [`crate::kernels`].
+//! Tests of all operations: values known by hand, gradients of what src/lab/gradients.rs (which checks each operation, and
+//! which tests/gradients.rs asserts) has no case for, and what is refused. That kernels compute what they should is tested
+//! in [`crate::kernels`].
 
 use super::*;
 use crate::autograd::check::assert_op;
