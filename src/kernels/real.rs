@@ -152,8 +152,8 @@ macro_rules! impl_real {
         }
 
         impl sealed::Sealed for $t {
+            // SAFETY: the caller's promise; the functions are those for this type.
             unsafe fn gemm(product: &Product<Self>) {
-                // SAFETY: the caller's promise; the functions are those for this type.
                 unsafe {
                     if !$simd(product) {
                         portable(product, matrixmultiply::$gemm);
