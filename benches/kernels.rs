@@ -251,13 +251,15 @@ mod elements {
     #[divan::bench(args = hidden())]
     fn gelu(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let x = numbers(rows * cols);
-        measure(bencher, 2 * rows * cols, rows * cols, || stop_mim::kernels::gelu::forward(&x));
+        measure(bencher, 2 * rows * cols, rows * cols, || elementwise::unary(elementwise::Unary::Gelu, &x));
     }
 
     #[divan::bench(args = hidden())]
     fn gelu_backward(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let (x, dy) = (numbers(rows * cols), numbers(rows * cols));
-        measure(bencher, 3 * rows * cols, rows * cols, || stop_mim::kernels::gelu::backward(&x, &dy));
+        measure(bencher, 3 * rows * cols, rows * cols, || {
+            elementwise::unary_backward(elementwise::Unary::Gelu, &x, &dy)
+        });
     }
 
     fn features() -> impl Iterator<Item = Rows> {
@@ -280,11 +282,13 @@ mod elements {
         measure(bencher, rows * cols + cols, rows * cols, || reduce::accumulate_rows(None, cols, &dy));
     }
 
+    const SMOOTH_L1: loss::Regression = loss::Regression::SmoothL1 { beta: 1.0 };
+
     /// Difference, square, half, sum.
     #[divan::bench(args = features())]
     fn smooth_l1(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let (x, y) = (numbers(rows * cols), numbers(rows * cols));
-        measure(bencher, 2 * rows * cols, 4 * rows * cols, || loss::smooth_l1(&x, &y, 1.0));
+        measure(bencher, 2 * rows * cols, 4 * rows * cols, || loss::regression(SMOOTH_L1, &x, &y));
     }
 
     /// Difference, clamped, times a number.
@@ -292,7 +296,7 @@ mod elements {
     fn smooth_l1_backward(bencher: Bencher<'_, '_>, Rows { rows, cols }: Rows) {
         let (x, y) = (numbers(rows * cols), numbers(rows * cols));
         let dy = numbers(1);
-        measure(bencher, 3 * rows * cols, 2 * rows * cols, || loss::smooth_l1_backward(&x, &y, 1.0, &dy));
+        measure(bencher, 3 * rows * cols, 2 * rows * cols, || loss::regression_backward(SMOOTH_L1, &x, &y, &dy));
     }
 }
 
@@ -301,7 +305,6 @@ mod tokens {
     //! What only moves numbers.
 
     use super::*;
-    use stop_mim::kernels::patchify::{PatchGrid, PatchOrder};
     use stop_mim::kernels::{IndexBuffer, tokens};
 
     /// Picks `kept` of `of` tokens of each of `rows` images.
@@ -355,10 +358,9 @@ mod tokens {
 
     #[divan::bench(args = [(8, 32, 4), (1, 224, 16)])]
     fn patchify(bencher: Bencher<'_, '_>, (batch, side, patch): (usize, usize, usize)) {
-        let cut = PatchGrid { batch, channels: 3, height: side, width: side, patch, order: PatchOrder::ChannelFirst };
-        let len = batch * 3 * side * side;
-        let images = numbers(len);
-        measure(bencher, 2 * len, len, || stop_mim::kernels::patchify::patchify(&cut, &images));
+        let (grid, len) = (side / patch, batch * 3 * side * side);
+        let (shape, images) = ([batch, 3, grid, patch, grid, patch], numbers(len));
+        measure(bencher, 2 * len, len, || tokens::permute("patchify", &shape, &[0, 2, 4, 1, 3, 5], &images));
     }
 }
 

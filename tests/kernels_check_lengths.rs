@@ -3,11 +3,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use stop_mim::kernels::elementwise::{self, Binary, Broadcast, Unary};
+use stop_mim::kernels::elementwise::{self, Binary, Unary, Walk};
+use stop_mim::kernels::loss::Regression;
 use stop_mim::kernels::optim::{self, AdamWStep, AdamWUpdate, EmaStep};
-use stop_mim::kernels::patchify::{self, PatchGrid, PatchOrder};
 use stop_mim::kernels::{Buffer, DType, Device, IndexBuffer};
-use stop_mim::kernels::{attention, gelu, layer_norm, loss, matmul, reduce, softmax, tokens};
+use stop_mim::kernels::{attention, layer_norm, loss, matmul, reduce, softmax, tokens};
 
 fn buffer(len: usize) -> Buffer {
     Buffer::full(len, 0.5, DType::F64, Device::Cpu)
@@ -39,8 +39,8 @@ fn wrong_lengths_are_refused() {
     refuses("linear", &[8, 6, 12], |b| {
         _ = matmul::linear_backward(Some(x(&b, 0)), [2, 3, 4], &b[1], false, &b[2], false);
     });
-    let how = Broadcast::new(&[2, 1, 4], &[3, 1], &[2, 3, 4]);
-    let nothing = Broadcast::new(&[2, 0], &[1], &[2, 0]);
+    let how = Walk::broadcast(&[2, 1, 4], &[3, 1], &[2, 3, 4]);
+    let nothing = Walk::broadcast(&[2, 0], &[1], &[2, 0]);
     let add = |how, len, a: &Buffer, b: &Buffer| elementwise::binary(Binary::Add, how, len, a, b);
     refuses("add", &[6, 6], |b| _ = add(None, 6, &b[0], &b[1]));
     refuses("add", &[8, 3], |b| _ = add(Some(&how), 24, &b[0], &b[1]));
@@ -54,8 +54,7 @@ fn wrong_lengths_are_refused() {
     refuses("sum", &[8], |b| _ = reduce::sum_backward([2, 3, 4], 1.0, &b[0]));
     refuses("sum_rows", &[3, 6], |b| _ = reduce::accumulate_rows(Some(x(&b, 0)), 3, &b[1]));
     refuses("l2_norm", &[1], |b| _ = reduce::norm_backward(&buffer(6), &b[0]));
-    refuses("gelu", &[6, 6], |b| _ = gelu::backward(&b[0], &b[1]));
-    refuses("gelu", &[6, 6], |b| _ = gelu::forward_and_backward(&b[0], x(&b, 1)));
+    refuses("gelu", &[6, 6], |b| _ = elementwise::unary_and_backward(Unary::Gelu, &b[0], x(&b, 1)));
     refuses("layer_norm", &[6, 3, 3], |b| _ = layer_norm::forward(3, &b[0], Some((&b[1], &b[2])), 1e-6));
     refuses("layer_norm", &[6, 3, 3, 4], |b| _ = layer_norm::recompute(3, &b[0], (&b[1], &b[2]), &b[3]));
     refuses("layer_norm", &[6, 6, 3, 4, 6], |b| {
@@ -81,14 +80,14 @@ fn wrong_lengths_are_refused() {
     refuses("slice", &[6], |b| _ = tokens::unslice(2, 5, 1, 3, &b[0]));
     assert!(catch_unwind(|| tokens::slice(2, 5, 3, 3, &buffer(10))).is_err(), "past the end of a row");
     assert!(catch_unwind(|| tokens::unslice(2, 5, usize::MAX, 3, &buffer(6))).is_err(), "past the end of a row");
-    refuses("transpose", &[24], |b| _ = tokens::swap_axes([2, 3, 1, 4, 1], &b[0]));
-    let grid = PatchGrid { batch: 1, channels: 3, height: 4, width: 6, patch: 2, order: PatchOrder::ChannelFirst };
-    refuses("patchify", &[72], |b| _ = patchify::patchify(&grid, &b[0]));
-    refuses("unpatchify", &[72], |b| _ = patchify::unpatchify(&grid, &b[0]));
-    refuses("smooth_l1", &[6, 6], |b| _ = loss::smooth_l1(&b[0], &b[1], 1.0));
-    refuses("smooth_l1", &[6, 6, 1], |b| _ = loss::smooth_l1_backward(&b[0], &b[1], 1.0, &b[2]));
-    refuses("mse", &[6, 6], |b| _ = loss::squared_error(&b[0], &b[1]));
-    refuses("mse", &[6, 6, 1], |b| _ = loss::squared_error_backward(&b[0], &b[1], &b[2]));
+    refuses("transpose", &[24], |b| _ = tokens::permute("transpose", &[2, 3, 4], &[0, 2, 1], &b[0]));
+    for order in [&[0, 1][..], &[0, 1, 1], &[0, 1, 2, 2], &[0, 1, 3]] {
+        assert!(catch_unwind(|| tokens::permute("", &[2, 3, 4], order, &buffer(24))).is_err(), "axes {order:?}");
+    }
+    for of in [Regression::SmoothL1 { beta: 1.0 }, Regression::Squared] {
+        refuses(of.name(), &[6, 6], |b| _ = loss::regression(of, &b[0], &b[1]));
+        refuses(of.name(), &[6, 6, 1], |b| _ = loss::regression_backward(of, &b[0], &b[1], &b[2]));
+    }
     let classes = IndexBuffer::new([0, 2]);
     refuses("cross_entropy", &[6], |b| _ = loss::cross_entropy(3, &b[0], &classes));
     refuses("cross_entropy", &[6, 1], |b| _ = loss::cross_entropy_backward(3, &b[0], &classes, &b[1]));

@@ -4,31 +4,24 @@
 //! faults and cold caches; so a dropped [`Storage`] of the CPU goes to a free list of its thread, by size class, last in
 //! first out: the next buffer of that size is the one whose memory is still in this core's cache.
 
+use std::any::Any;
 use std::cell::Cell;
-use std::fmt;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::real::sealed::Sealed;
 use super::real::{DType, Real};
 
-/// Where elements live, and so which loops compute with them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Device {
-    /// Main memory, and loops made for speed: vector code, blocks, threads.
-    #[default]
-    Cpu,
-    /// Main memory, and each operation's definition in its simplest loops: the oracle that the other devices are compared
-    /// with, and the code to read first. Hundreds of times slower. Its buffers start as NaN, also in release builds; it
-    /// computes in f64 whatever the elements are, and knows no [`Precision`](super::Precision).
-    Reference,
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Device::Cpu => "cpu",
-            Device::Reference => "reference",
-        })
+named! {
+    /// Where elements live, and so which loops compute with them.
+    #[derive(Hash)]
+    pub enum Device: "device" {
+        /// Main memory, and loops made for speed: vector code, blocks, threads.
+        Cpu => "cpu",
+        /// Main memory, and each operation's definition in its simplest loops: the oracle that the other devices are
+        /// compared with, and the code to read first. Hundreds of times slower. Its buffers start as NaN, also in release
+        /// builds; it computes in f64 whatever the elements are, and knows no [`Precision`](super::Precision).
+        Reference => "reference",
     }
 }
 
@@ -43,10 +36,10 @@ pub enum Elements {
     F64(Arc<Storage<f64>>),
 }
 
-/// Evaluates `$body` with `$storage` the storage of a buffer, whatever its element type.
+/// Evaluates `$body` with `$storage` the storage of some elements, whatever their type.
 macro_rules! with_storage {
-    ($buffer:expr, $storage:ident => $body:expr) => {
-        match &$buffer.0 {
+    ($elements:expr, $storage:ident => $body:expr) => {
+        match $elements {
             Elements::F32($storage) => $body,
             Elements::F64($storage) => $body,
         }
@@ -60,16 +53,13 @@ impl Buffer {
     }
 
     /// The element with index i is `f(i)`; on the CPU.
-    pub fn from_fn(len: usize, dtype: DType, f: impl FnMut(usize) -> f64) -> Self {
-        fn fill<T: Real>(len: usize, mut f: impl FnMut(usize) -> f64) -> Buffer {
-            let mut storage = Storage::unspecified(len, Device::Cpu);
-            storage.as_mut_slice().iter_mut().enumerate().for_each(|(i, x)| *x = T::from_f64(f(i)));
-            T::wrap(storage)
-        }
+    pub fn from_fn(len: usize, dtype: DType, mut f: impl FnMut(usize) -> f64) -> Self {
+        let mut buffer = Self::unspecified(len, dtype, Device::Cpu);
         match dtype {
-            DType::F32 => fill::<f32>(len, f),
-            DType::F64 => fill::<f64>(len, f),
+            DType::F32 => (0..).zip(buffer.make_mut::<f32>("from_fn")).for_each(|(i, x)| *x = f(i) as f32),
+            DType::F64 => (0..).zip(buffer.make_mut::<f64>("from_fn")).for_each(|(i, x)| *x = f(i)),
         }
+        buffer
     }
 
     /// `len` elements, all `value`.
@@ -97,7 +87,7 @@ impl Buffer {
 
     /// Where the elements live.
     pub fn device(&self) -> Device {
-        with_storage!(self, storage => storage.device)
+        with_storage!(&self.0, storage => storage.device)
     }
 
     /// What the elements are.
@@ -110,7 +100,7 @@ impl Buffer {
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        with_storage!(self, storage => storage.len)
+        with_storage!(&self.0, storage => storage.len)
     }
 
     /// Whether there are no elements.
@@ -120,7 +110,7 @@ impl Buffer {
 
     /// Whether another tensor has the same elements, so that a change would copy them.
     pub fn is_shared(&self) -> bool {
-        with_storage!(self, storage => Arc::strong_count(storage) > 1)
+        with_storage!(&self.0, storage => Arc::strong_count(storage) > 1)
     }
 
     /// The same elements on another device; shared, not copied, when they already are there.
@@ -128,7 +118,7 @@ impl Buffer {
         if self.device() == device {
             return self.clone();
         }
-        with_storage!(self, storage => Sealed::wrap(storage.copy_to(device)))
+        with_storage!(&self.0, storage => Sealed::wrap(storage.copy_to(device)))
     }
 
     /// The elements, read out.
@@ -137,7 +127,8 @@ impl Buffer {
     /// When they are of another type; the message names `op`.
     #[track_caller]
     pub fn as_slice<T: Real>(&self, op: &str) -> &[T] {
-        match T::unwrap(self) {
+        let storage = with_storage!(&self.0, storage => (storage as &dyn Any).downcast_ref::<Arc<Storage<T>>>());
+        match storage {
             Some(storage) => storage.as_slice(),
             None => panic!("{op}: expected {} but got {}; convert with to_dtype", T::DTYPE, self.dtype()),
         }
@@ -150,7 +141,9 @@ impl Buffer {
     #[track_caller]
     pub fn make_mut<T: Real>(&mut self, op: &str) -> &mut [T] {
         let dtype = self.dtype();
-        match T::unwrap_mut(self) {
+        let storage =
+            with_storage!(&mut self.0, storage => (storage as &mut dyn Any).downcast_mut::<Arc<Storage<T>>>());
+        match storage {
             Some(storage) => Arc::make_mut(storage).as_mut_slice(),
             None => panic!("{op}: expected {} but got {dtype}; convert with to_dtype", T::DTYPE),
         }
@@ -279,15 +272,14 @@ impl<T: Real> Clone for Storage<T> {
 impl<T: Real> Drop for Storage<T> {
     fn drop(&mut self) {
         LIVE_BYTES.set(LIVE_BYTES.get() - (self.len * size_of::<T>()) as isize);
-        let elements = std::mem::take(&mut self.elements);
+        let mut elements = std::mem::take(&mut self.elements);
         // Only whole size classes are kept: a vector that came from outside is of any length.
         if self.device != Device::Cpu || elements.len() != size_class(elements.len()) {
             return;
         }
-        let overflow = T::with_free_list(|list| list.push(elements, LOCAL_BYTES, LOCAL_OF_A_SIZE));
-        if let Some(elements) = overflow {
+        if !T::with_free_list(|list| list.push(&mut elements, LOCAL_BYTES, LOCAL_OF_A_SIZE)) {
             // Some other thread is short of what this one has too much of (gradients move between threads).
-            drop(lock(T::shared_free_list()).push(elements, SHARED_BYTES, usize::MAX));
+            lock(T::shared_free_list()).push(&mut elements, SHARED_BYTES, usize::MAX);
         }
     }
 }
@@ -306,52 +298,38 @@ fn size_class(len: usize) -> usize {
     len.div_ceil(step) * step
 }
 
-fn lock<T: Real>(list: &std::sync::Mutex<FreeList<T>>) -> std::sync::MutexGuard<'_, FreeList<T>> {
+fn lock<T: Real>(list: &Mutex<FreeList<T>>) -> MutexGuard<'_, FreeList<T>> {
     // A list is a stack of plain buffers: whole at every moment, so a panic elsewhere cannot have broken it.
-    list.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    list.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Free buffers by size class, the last one in first out.
+/// Free buffers by size class, the last one in first out. A model has a few dozen classes.
 #[derive(Debug)]
 pub struct FreeList<T> {
-    /// Sorted by size class. A model has a few dozen.
-    classes: Vec<(usize, Vec<Vec<T>>)>,
+    classes: BTreeMap<usize, Vec<Vec<T>>>,
     bytes: usize,
 }
 
 impl<T> FreeList<T> {
     /// Nothing kept yet.
-    pub const fn new() -> Self {
-        FreeList { classes: Vec::new(), bytes: 0 }
-    }
+    pub const EMPTY: Self = FreeList { classes: BTreeMap::new(), bytes: 0 };
 
     fn pop(&mut self, class: usize) -> Option<Vec<T>> {
-        let at = self.classes.binary_search_by_key(&class, |c| c.0).ok()?;
-        let elements = self.classes[at].1.pop()?;
+        let elements = self.classes.get_mut(&class)?.pop()?;
         self.bytes -= class * size_of::<T>();
         Some(elements)
     }
 
-    /// Keeps `elements`, or hands them back when that would make more than `limit` bytes, or `most` of the size class.
-    fn push(&mut self, elements: Vec<T>, limit: usize, most: usize) -> Option<Vec<T>> {
-        let class = elements.len();
-        let bytes = class * size_of::<T>();
-        if class == 0 || self.bytes + bytes > limit {
-            return Some(elements);
+    /// Takes `elements` and keeps them, unless that would make more than `limit` bytes, or `most` of the size class.
+    fn push(&mut self, elements: &mut Vec<T>, limit: usize, most: usize) -> bool {
+        let bytes = elements.len() * size_of::<T>();
+        let of_its_size = self.classes.entry(elements.len()).or_default();
+        let keeps = bytes > 0 && self.bytes + bytes <= limit && of_its_size.len() < most;
+        if keeps {
+            self.bytes += bytes;
+            of_its_size.push(std::mem::take(elements));
         }
-        match self.classes.binary_search_by_key(&class, |c| c.0) {
-            Ok(at) if self.classes[at].1.len() >= most => return Some(elements),
-            Ok(at) => self.classes[at].1.push(elements),
-            Err(at) => self.classes.insert(at, (class, vec![elements])),
-        }
-        self.bytes += bytes;
-        None
-    }
-}
-
-impl<T> Default for FreeList<T> {
-    fn default() -> Self {
-        Self::new()
+        keeps
     }
 }
 

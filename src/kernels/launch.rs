@@ -115,17 +115,11 @@ pub(super) fn check_device(op: &str, expected: Device, found: Device) {
     assert!(expected == found, "{op}: operands on {expected} and on {found}; move them with to_device");
 }
 
+/// A buffer, if it is there, must have this length.
 #[track_caller]
-pub(super) fn check_len(op: &str, what: &str, buffer: &Buffer, len: usize) {
-    assert_eq!(buffer.len(), len, "{op}: {what} has {} elements, its shape says {len}", buffer.len());
-}
-
-/// [`check_len`] of an operand that may be absent.
-#[track_caller]
-pub(super) fn check_optional(op: &str, what: &str, buffer: Option<&Buffer>, len: usize) {
-    if let Some(buffer) = buffer {
-        check_len(op, what, buffer, len);
-    }
+pub(super) fn check_len<'a>(op: &str, what: &str, buffer: impl Into<Option<&'a Buffer>>, len: usize) {
+    let found = buffer.into().map_or(len, Buffer::len);
+    assert_eq!(found, len, "{op}: {what} has {found} elements, its shape says {len}");
 }
 
 /// How many rows of `cols` elements a buffer holds.

@@ -130,14 +130,12 @@ pub struct Scope {
     _thread: PhantomData<*const ()>,
 }
 
-impl Scope {
-    const fn unchanged() -> Self {
-        Scope { back: None, shared: None, _thread: PhantomData }
-    }
-
-    fn back_to(place: Option<Place>) -> Self {
-        Scope { back: Some(place), shared: None, _thread: PhantomData }
-    }
+/// Goes where `to` says, if the meter runs.
+#[inline]
+fn enter(to: impl FnOnce(&mut Thread) -> Option<Place>) -> Scope {
+    let go = |thread: &mut Thread| to(thread).map(|place| thread.go(Some(place)));
+    let back = if on() { THREAD.with_borrow_mut(go) } else { None };
+    Scope { back, shared: None, _thread: PhantomData }
 }
 
 impl Drop for Scope {
@@ -154,36 +152,27 @@ impl Drop for Scope {
 /// This thread is in `phase`.
 #[inline]
 pub fn phase(phase: Phase) -> Scope {
-    if !on() {
-        return Scope::unchanged();
-    }
-    Scope::back_to(THREAD.with_borrow_mut(|thread| thread.go(Some(Place { phase, op: None }))))
+    enter(|_| Some(Place { phase, op: None }))
 }
 
 /// This thread is in `phase`, and so are the operations of every thread that is in no phase of its own: for a part of a
 /// step that is spread over threads.
 pub fn phase_of_all(phase: Phase) -> Scope {
-    if !on() {
-        return Scope::unchanged();
-    }
     let mut scope = self::phase(phase);
-    scope.shared = Some(std::mem::replace(&mut *lock(&SHARED), phase));
+    scope.shared = on().then(|| std::mem::replace(&mut *lock(&SHARED), phase));
     scope
 }
 
 /// This thread is in the operation `name` of its phase. An operation inside an operation is a part of it.
 #[inline]
 pub fn op(name: &'static str) -> Scope {
-    if !on() {
-        return Scope::unchanged();
-    }
-    THREAD.with_borrow_mut(|thread| {
+    enter(|thread| {
         if let Some(Place { op: Some(_), .. }) = thread.place {
-            return Scope::unchanged();
+            return None;
         }
         let place = Place { phase: thread.phase(), op: Some(name) };
         thread.sums.entry(place).or_default().calls += 1;
-        Scope::back_to(thread.go(Some(place)))
+        Some(place)
     })
 }
 
@@ -210,10 +199,7 @@ pub fn here() -> Here {
 impl Here {
     /// This thread is there too.
     pub fn enter(self) -> Scope {
-        match self.0 {
-            Some(place) if on() => Scope::back_to(THREAD.with_borrow_mut(|thread| thread.go(Some(place)))),
-            _ => Scope::unchanged(),
-        }
+        enter(|_| self.0)
     }
 }
 

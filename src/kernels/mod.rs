@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `mod.rs` | the door: checks every length, allocates the result where its inputs live (*plan*), hands over (*launch*) |
 //! | `reference.rs` | the definition in its simplest loops: what to read first, and what the others are compared with |
-//! | `cpu.rs` | the same for speed: vector code, blocks, threads |
+//! | `cpu.rs` | the same (so not documented again) for speed: vector code, blocks, threads |
 //!
 //! A door takes [`Buffer`]s and sizes. It never reads a number out of a buffer, so that a device which computes
 //! asynchronously need not be waited for, and nothing outside this module sees a slice. `launch!` matches on where the
@@ -20,12 +20,10 @@
 
 pub mod attention;
 pub mod elementwise;
-pub mod gelu;
 pub mod layer_norm;
 pub mod loss;
 pub mod matmul;
 pub mod optim;
-pub mod patchify;
 pub mod reduce;
 pub mod softmax;
 pub mod tokens;
@@ -43,7 +41,7 @@ mod special;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use launch::{check_device, check_len, check_optional, launch, rows};
+use launch::{check_device, check_len, launch, rows};
 
 pub use buffer::{Buffer, Device, IndexBuffer, live_bytes};
 pub use precision::{Precision, Scope};

@@ -1,12 +1,12 @@
 //! Every kernel against its definition: the CPU's loops and the reference's, over awkward shapes (nothing, one, primes, one
 //! past a vector or a tile, enough for the parallel paths), in both element types.
 
-use super::elementwise::{self, Binary, Broadcast, Unary};
+use super::elementwise::{self, Binary, Unary, Walk};
+use super::loss::Regression;
 use super::optim::{self, AdamWStep, AdamWUpdate, EmaStep};
-use super::patchify::{self, PatchGrid, PatchOrder};
 use super::reduce::{self, Finite};
 use super::testing::numbers;
-use super::{Buffer, DType, Device, IndexBuffer, attention, gelu, layer_norm, loss, matmul, softmax, tokens};
+use super::{Buffer, DType, Device, IndexBuffer, attention, layer_norm, loss, matmul, softmax, tokens};
 
 /// Calls `door` with random buffers of these lengths, −1 to 1, on both devices, and compares all that it gives: the largest
 /// difference over the largest number must stay below the tolerance, of f32 and of f64. 0 asks for the same numbers.
@@ -148,7 +148,7 @@ fn rows() {
 fn elements() {
     for n in unless_miri([1, 7, 64, 1009, 0, 70_001], 4) {
         let name = |what: &str| format!("{what} of {n}");
-        for op in [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div] {
+        for op in Binary::ALL {
             agree(&name(op.name()), EXACT, &[n, n], |x| vec![elementwise::binary(op, None, n, &x[0], &x[1])]);
         }
         for f in Unary::ALL {
@@ -162,8 +162,8 @@ fn elements() {
             });
         }
         agree(&name("gelu"), FEW, &[n, n], |x| {
-            let (y, dx) = gelu::forward_and_backward(&elementwise::scale(&x[0], 4.0), x[1].clone());
-            vec![gelu::forward(&x[0]), gelu::backward(&x[0], &x[1]), y, dx]
+            let (y, dx) = elementwise::unary_and_backward(Unary::Gelu, &elementwise::scale(&x[0], 4.0), x[1].clone());
+            vec![y, dx]
         });
         agree(&name("scale, accumulate, map, zip_map"), FEW, &[n, n], |x| {
             let mut sum = x[0].clone();
@@ -175,12 +175,8 @@ fn elements() {
         if n > 0 {
             agree(&name("losses"), [4e-7, 2e-14], &[n, n, 1], |x| {
                 let (x, t, dy) = (elementwise::scale(&x[0], 2.0), &x[1], &x[2]);
-                vec![
-                    loss::smooth_l1(&x, t, 0.7),
-                    loss::smooth_l1_backward(&x, t, 0.7, dy),
-                    loss::squared_error(&x, t),
-                    loss::squared_error_backward(&x, t, dy),
-                ]
+                let both = |of| [loss::regression(of, &x, t), loss::regression_backward(of, &x, t, dy)];
+                [Regression::SmoothL1 { beta: 0.7 }, Regression::Squared].map(both).concat()
             });
         }
     }
@@ -203,10 +199,10 @@ fn broadcasting_and_sums() {
         [&[3, 300], &[300], &[3, 300]],
     ];
     for [a, b, y] in shapes {
-        let (how, name) = (Broadcast::new(a, b, y), format!("{a:?} and {b:?}"));
+        let (how, name) = (Walk::broadcast(a, b, y), format!("{a:?} and {b:?}"));
         let [of_a, of_b, of_y] = how.elements();
         assert_eq!([of_a, of_b, of_y], [a, b, y].map(|shape| shape.iter().product::<usize>()));
-        for op in [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div] {
+        for op in Binary::ALL {
             agree(&name, EXACT, &[of_a, of_b], |x| vec![elementwise::binary(op, Some(&how), of_y, &x[0], &x[1])]);
         }
         agree(&name, SUM, &[of_y], |x| [a, b].map(|to| elementwise::reduce_to(&x[0], y, to)).into());
@@ -241,17 +237,16 @@ fn what_only_moves() {
             vec![tokens::unslice(rows, row, start, width, &x[1]), cut, joined]
         });
     }
-    for dims in [[2, 3, 1, 5, 4], [1, 2, 3, 4, 1], [2, 1, 1, 1, 3], [1, 0, 2, 3, 4], [3, 7, 2, 5, 17]] {
-        agree("transpose", EXACT, &[dims.iter().product()], |x| vec![tokens::swap_axes(dims, &x[0])]);
-    }
-    for (batch, channels, height, width, patch) in [(2, 3, 4, 6, 2), (1, 1, 5, 5, 5), (0, 3, 4, 4, 2), (1, 2, 3, 2, 1)]
-    {
-        for order in [PatchOrder::ChannelFirst, PatchOrder::ChannelLast] {
-            let grid = PatchGrid { batch, channels, height, width, patch, order };
-            agree("patchify", EXACT, &[grid.elements()], |x| {
-                vec![patchify::patchify(&grid, &x[0]), patchify::unpatchify(&grid, &x[0])]
-            });
-        }
+    let permutations: [(&[usize], &[usize]); 6] = [
+        (&[], &[]),
+        (&[5, 3], &[1, 0]),
+        (&[2, 3, 1, 5, 4], &[0, 3, 2, 1, 4]),
+        (&[1, 0, 2, 3, 4], &[0, 3, 2, 1, 4]),
+        (&[2, 3, 2, 4, 3, 2], &[0, 2, 4, 1, 3, 5]),
+        (&[2, 3, 2, 4, 3, 2], &[0, 2, 4, 3, 5, 1]),
+    ];
+    for (shape, order) in permutations {
+        agree("permute", EXACT, &[shape.iter().product()], |x| vec![tokens::permute("permute", shape, order, &x[0])]);
     }
 }
 
@@ -261,33 +256,15 @@ fn updates() {
         agree("adamw and ema", FEW, &[n; 10], |mut x| {
             for step in 1..=2 {
                 let update = AdamWUpdate { betas: (0.9, 0.999), eps: 1e-8, step };
-                let [g, m, v, weight, average, g2, m2, v2, weight2, other] = &mut x[..] else { panic!() };
+                let [g, m, v, weight, average, g2, m2, v2, weight2, mean] = &mut x[..] else { panic!() };
                 *v = elementwise::unary(Unary::Abs, v);
                 *v2 = elementwise::unary(Unary::Abs, v2);
-                optim::adamw(
-                    &update,
-                    vec![
-                        AdamWStep {
-                            gradient: g.clone(),
-                            m,
-                            v,
-                            weight,
-                            lr: 1e-2,
-                            weight_decay: 0.3,
-                            average: Some((0.7, average)),
-                        },
-                        AdamWStep {
-                            gradient: g2.clone(),
-                            m: m2,
-                            v: v2,
-                            weight: weight2,
-                            lr: 2e-2,
-                            weight_decay: 0.0,
-                            average: None,
-                        },
-                    ],
-                );
-                optim::ema(vec![EmaStep { momentum: 0.9, weight: weight2, average: other }]);
+                let (gradient, with) = (g.clone(), Some((0.7, average)));
+                let one = AdamWStep { gradient, m, v, weight, lr: 1e-2, weight_decay: 0.3, average: with };
+                let (gradient, m, v, weight) = (g2.clone(), m2, v2, &mut *weight2);
+                let other = AdamWStep { gradient, m, v, weight, lr: 2e-2, weight_decay: 0.0, average: None };
+                optim::adamw(&update, vec![one, other]);
+                optim::ema(vec![EmaStep { momentum: 0.9, weight: weight2, average: mean }]);
             }
             x
         });
@@ -340,7 +317,7 @@ fn the_reference_is_right() {
     same("softmax, dx", softmax::backward(2, &x(&[0.25, 0.75]), &x(&[1., 0.])), &[0.1875, -0.1875]);
     let affine = (x(&[2., 3.]), x(&[0., 1.]));
     same("layer norm", layer_norm::forward(2, &x(&[1., 3.]), Some((&affine.0, &affine.1)), 0.0).0, &[-2., 4.]);
-    same("gelu", gelu::forward(&x(&[0., 1.])), &[0., 0.841_344_746_068_543]);
+    same("gelu", elementwise::unary(Unary::Gelu, &x(&[0., 1.])), &[0., 0.841_344_746_068_543]);
     // One query of 0 attends alike to values 2 and 4.
     let sizes = attention::Sizes { batch: 1, tokens: 2, queries: 0..1, heads: 1, head_dim: 1 };
     same("attention", attention::forward(&sizes, &x(&[0., 1., 2., 0., 9., 4.])), &[3.]);
@@ -349,15 +326,18 @@ fn the_reference_is_right() {
         loss::cross_entropy(2, &x(&[0., ln3]), &IndexBuffer::new([1]).to_device(Device::Reference)),
         &[(4f64 / 3.0).ln()],
     );
-    same("smooth L1", loss::smooth_l1(&x(&[0.5, 3.]), &x(&[0., 0.]), 1.0), &[(0.125 + 2.5) / 2.0]);
-    let how = Broadcast::new(&[2, 1], &[2], &[2, 2]);
+    let smooth_l1 = Regression::SmoothL1 { beta: 2.0 };
+    // 1/16, 1/4, 2 (where both forms agree) and 1.
+    same("smooth L1", loss::regression(smooth_l1, &x(&[0.5, -1., 3., 2.]), &x(&[0.; 4])), &[(0.3125 + 2. + 1.) / 4.]);
+    same("squared", loss::regression(Regression::Squared, &x(&[1., -3.]), &x(&[2., 0.])), &[5.]);
+    let how = Walk::broadcast(&[2, 1], &[2], &[2, 2]);
     same(
         "a − b",
         elementwise::binary(Binary::Sub, Some(&how), 4, &x(&[1., 2.]), &x(&[10., 20.])),
         &[-9., -19., -8., -18.],
     );
     same("Σ", elementwise::reduce_to(&x(&[1., 2., 3., 4.]), &[2, 2], &[2, 1]), &[3., 7.]);
-    same("swap", tokens::swap_axes([1, 2, 1, 3, 1], &a), &[1., 4., 2., 5., 3., 6.]);
+    same("aᵀ", tokens::permute("transpose", &[2, 3], &[1, 0], &a), &[1., 4., 2., 5., 3., 6.]);
     // From m = v = 0 the first step is lr in the direction of the gradient's sign.
     let (mut m, mut v, mut w, mut mean) = (x(&[0.]), x(&[0.]), x(&[2.]), x(&[0.]));
     let update = AdamWUpdate { betas: (0.9, 0.999), eps: 0.0, step: 1 };

@@ -1,20 +1,23 @@
 //! The two element types, sealed: `f32` for training, `f64` for gradient checks.
 
+use std::cell::RefCell;
 use std::fmt::{Debug, Display};
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::buffer::{Buffer, Elements, FreeList, Storage};
 use super::matmul::gemm::{Product, portable};
 
-/// What a tensor's elements are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DType {
-    /// 32-bit floating point: training.
-    F32,
-    /// 64-bit floating point: gradient checks and parity.
-    F64,
+named! {
+    /// What a tensor's elements are.
+    #[derive(Hash)]
+    pub enum DType: "element type" {
+        /// 32-bit floating point: training.
+        F32 => "f32",
+        /// 64-bit floating point: gradient checks and parity.
+        F64 => "f64",
+    }
 }
 
 impl DType {
@@ -24,15 +27,6 @@ impl DType {
             DType::F32 => 4,
             DType::F64 => 8,
         }
-    }
-}
-
-impl Display for DType {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            DType::F32 => "f32",
-            DType::F64 => "f64",
-        })
     }
 }
 
@@ -107,19 +101,20 @@ pub(super) mod sealed {
         fn wrap(storage: Storage<Self>) -> Buffer
         where
             Self: Real;
-        /// The storage, when `buffer` holds this type.
-        fn unwrap(buffer: &Buffer) -> Option<&Arc<Storage<Self>>>
-        where
-            Self: Real;
-        /// The storage to write to, when `buffer` holds this type.
-        fn unwrap_mut(buffer: &mut Buffer) -> Option<&mut Arc<Storage<Self>>>
-        where
-            Self: Real;
         /// This thread's free buffers of this type.
-        fn with_free_list<R>(f: impl FnOnce(&mut FreeList<Self>) -> R) -> R;
+        fn with_free_list<R>(f: impl FnMut(&mut FreeList<Self>) -> R) -> R;
         /// The free buffers that any thread may take.
-        fn shared_free_list() -> &'static std::sync::Mutex<FreeList<Self>>;
+        fn shared_free_list() -> &'static Mutex<FreeList<Self>>;
     }
+}
+
+macro_rules! of_std {
+    ($t:ident: $($f:ident)*) => {$(
+        #[inline(always)]
+        fn $f(self) -> Self {
+            $t::$f(self)
+        }
+    )*};
 }
 
 macro_rules! impl_real {
@@ -137,14 +132,7 @@ macro_rules! impl_real {
             fn to_f64(self) -> f64 {
                 self as f64
             }
-            #[inline(always)]
-            fn sqrt(self) -> Self {
-                $t::sqrt(self)
-            }
-            #[inline(always)]
-            fn abs(self) -> Self {
-                $t::abs(self)
-            }
+            of_std!($t: sqrt abs ln tanh);
             #[inline(always)]
             fn mul_add(self, a: Self, b: Self) -> Self {
                 $t::mul_add(self, a, b)
@@ -152,14 +140,6 @@ macro_rules! impl_real {
             #[inline(always)]
             fn exp(self) -> Self {
                 super::special::exp::$t(self)
-            }
-            #[inline(always)]
-            fn ln(self) -> Self {
-                $t::ln(self)
-            }
-            #[inline(always)]
-            fn tanh(self) -> Self {
-                $t::tanh(self)
             }
             #[inline(always)]
             fn normal_pdf_cdf(self) -> (Self, Self) {
@@ -185,31 +165,16 @@ macro_rules! impl_real {
             fn wrap(storage: Storage<Self>) -> Buffer {
                 Buffer(Elements::$dtype(Arc::new(storage)))
             }
-            fn unwrap(buffer: &Buffer) -> Option<&Arc<Storage<Self>>> {
-                match &buffer.0 {
-                    Elements::$dtype(storage) => Some(storage),
-                    _ => None,
-                }
-            }
-            fn unwrap_mut(buffer: &mut Buffer) -> Option<&mut Arc<Storage<Self>>> {
-                match &mut buffer.0 {
-                    Elements::$dtype(storage) => Some(storage),
-                    _ => None,
-                }
-            }
-            fn with_free_list<R>(f: impl FnOnce(&mut FreeList<Self>) -> R) -> R {
+            fn with_free_list<R>(mut f: impl FnMut(&mut FreeList<Self>) -> R) -> R {
                 thread_local! {
-                    static LIST: std::cell::RefCell<FreeList<$t>> = const { std::cell::RefCell::new(FreeList::new()) };
+                    static LIST: RefCell<FreeList<$t>> = const { RefCell::new(FreeList::EMPTY) };
                 }
                 // While a thread ends its list may be gone already: then work on a list that frees at once.
-                let mut f = Some(f);
-                LIST.try_with(|list| f.take().map(|f| f(&mut list.borrow_mut())))
-                    .ok()
-                    .flatten()
-                    .unwrap_or_else(|| (f.take().expect("not taken: the list was not reached"))(&mut FreeList::new()))
+                let mut none = FreeList::EMPTY;
+                LIST.try_with(|list| f(&mut list.borrow_mut())).unwrap_or_else(|_| f(&mut none))
             }
-            fn shared_free_list() -> &'static std::sync::Mutex<FreeList<Self>> {
-                static LIST: std::sync::Mutex<FreeList<$t>> = std::sync::Mutex::new(FreeList::new());
+            fn shared_free_list() -> &'static Mutex<FreeList<Self>> {
+                static LIST: Mutex<FreeList<$t>> = Mutex::new(FreeList::EMPTY);
                 &LIST
             }
         }

@@ -220,15 +220,20 @@ impl Tensor {
     /// When there are no such axes.
     #[track_caller]
     pub fn transpose(&self, a: usize, b: usize) -> Self {
-        let (first, second) = (a.min(b), a.max(b));
-        let [outer, n, _] = self.around("transpose", first);
-        let [_, m, inner] = self.around("transpose", second);
-        if first == second {
+        let mut order: Vec<usize> = (0..self.shape.len()).collect();
+        assert!(a.max(b) < order.len(), "transpose: axis {} of a tensor of {}", a.max(b), self.shape);
+        if a == b {
             return self.clone();
         }
-        let mid = self.shape[first + 1..second].iter().product();
-        let buffer = tokens::swap_axes([outer, n, mid, m, inner], &self.buffer);
-        Tensor { shape: self.shape.with(first, m).with(second, n), buffer }
+        order.swap(a, b);
+        self.permute("transpose", &order)
+    }
+
+    /// The axes in another order: axis i of the result is axis `order[i]` of this tensor. A copy, for the operation `op`.
+    pub(crate) fn permute(&self, op: &'static str, order: &[usize]) -> Self {
+        let buffer = tokens::permute(op, &self.shape, order, &self.buffer);
+        let shape: Vec<usize> = order.iter().map(|&axis| self.shape[axis]).collect();
+        Tensor { shape: Shape::new(&shape), buffer }
     }
 
     /// The part of an axis in `range`. A copy.

@@ -11,7 +11,7 @@
 
 use crate::autograd::Var;
 use crate::autograd::tape::record;
-use crate::kernels::elementwise::{self, Binary, Broadcast};
+use crate::kernels::elementwise::{self, Binary, Walk};
 use crate::tensor::{Shape, Tensor};
 
 #[track_caller]
@@ -19,7 +19,7 @@ fn forward(op: Binary, a: &Tensor, b: &Tensor) -> Tensor {
     let Some(shape) = a.shape().broadcast(b.shape()) else {
         panic!("{}: shapes {} and {} do not broadcast", op.name(), a.shape(), b.shape())
     };
-    let how = (a.shape() != b.shape()).then(|| Broadcast::new(a.shape(), b.shape(), &shape));
+    let how = (a.shape() != b.shape()).then(|| Walk::broadcast(a.shape(), b.shape(), &shape));
     Tensor::from_buffer(shape, elementwise::binary(op, how.as_ref(), shape.elements(), a.buffer(), b.buffer()))
 }
 
@@ -56,36 +56,24 @@ fn binary(op: Binary, a: &Var, b: &Var) -> Var {
 }
 
 /// a + b. As in NumPy, shapes align at the last dimension, and a dimension that is 1 or missing is repeated.
-///
-/// # Panics
-/// When the shapes do not broadcast.
 #[track_caller]
 pub fn add(a: &Var, b: &Var) -> Var {
     binary(Binary::Add, a, b)
 }
 
 /// a − b. Shapes broadcast as in [`add`].
-///
-/// # Panics
-/// When the shapes do not broadcast.
 #[track_caller]
 pub fn sub(a: &Var, b: &Var) -> Var {
     binary(Binary::Sub, a, b)
 }
 
 /// a ⊙ b, element by element. Shapes broadcast as in [`add`].
-///
-/// # Panics
-/// When the shapes do not broadcast.
 #[track_caller]
 pub fn mul(a: &Var, b: &Var) -> Var {
     binary(Binary::Mul, a, b)
 }
 
 /// a / b, element by element. Shapes broadcast as in [`add`].
-///
-/// # Panics
-/// When the shapes do not broadcast.
 #[track_caller]
 pub fn div(a: &Var, b: &Var) -> Var {
     binary(Binary::Div, a, b)
@@ -95,54 +83,4 @@ pub fn div(a: &Var, b: &Var) -> Var {
 #[track_caller]
 pub fn scale(x: &Var, factor: f64) -> Var {
     record("scale", [x], x.value().scaled(factor), move |dy, _| [Some(dy.scaled(factor))])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::testing::*;
-    use super::*;
-
-    type Op = fn(&Var, &Var) -> Var;
-    const ALL: [(&str, Op); 4] = [("add", add), ("sub", sub), ("mul", mul), ("div", div)];
-
-    #[test]
-    fn values() {
-        let (a, b) =
-            (Var::from(Tensor::new([2, 1, 2], vec![1.0, 2.0, 3.0, 4.0])), Tensor::new([2, 1], vec![10.0, -1.0]));
-        let exact = [
-            [11.0, 12.0, 0.0, 1.0, 13.0, 14.0, 2.0, 3.0],
-            [-9.0, -8.0, 2.0, 3.0, -7.0, -6.0, 4.0, 5.0],
-            [10.0, 20.0, -1.0, -2.0, 30.0, 40.0, -3.0, -4.0],
-            [0.1, 0.2, -1.0, -2.0, 0.3, 0.4, -3.0, -4.0],
-        ];
-        for ((_, op), exact) in ALL.into_iter().zip(exact) {
-            same(op(&a, &b.clone().into()).value(), [2, 2, 2], &exact);
-            same(op(&Tensor::zeros([0, 3], crate::DType::F64).into(), &random([3], 1).into()).value(), [0, 3], &[]);
-        }
-        same(scale(&Tensor::new([2], vec![1.0, -2.0]).into(), -3.0).value(), [2], &[-3.0, 6.0]);
-    }
-
-    #[test]
-    fn gradient() {
-        let shapes: [[&[usize]; 2]; 5] =
-            [[&[2, 3, 5], &[2, 3, 5]], [&[7], &[2, 1, 7]], [&[2, 1, 3], &[4, 1]], [&[], &[3]], [&[3], &[1]]];
-        for (name, op) in ALL {
-            for [a, b] in shapes {
-                let away_from_0 = random(b, 2).map(|x| x + 2.0 * x.signum());
-                assert_op(name, |x| op(&x[0], &x[1]), &[random(a, 1), away_from_0]);
-            }
-            let with_itself = |x: &[Var]| mul(&op(&x[0], &x[0]), &x[0]);
-            let x = [random([4], 3).map(|x| x + 2.0)];
-            if name != "sub" {
-                assert_op(name, with_itself, &x);
-            }
-        }
-        assert_op("scale", |x| scale(&x[0], -1.7), &[random([3, 2], 1)]);
-    }
-
-    #[test]
-    #[should_panic(expected = "add: shapes [2, 3] and [2] do not broadcast")]
-    fn shapes_that_do_not_broadcast() {
-        add(&random([2, 3], 1).into(), &random([2], 2).into());
-    }
 }

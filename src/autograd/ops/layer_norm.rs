@@ -5,86 +5,31 @@
 
 use crate::autograd::Var;
 use crate::autograd::tape::record_adding;
-use crate::kernels::{Buffer, layer_norm as kernel};
+use crate::kernels::layer_norm as kernel;
 use crate::tensor::Tensor;
-
-/// x, γ if there is one, and each row's (μ, 1/s).
-struct Saved {
-    x: Tensor,
-    gamma: Option<Tensor>,
-    stats: Buffer,
-}
-
-#[track_caller]
-fn forward(x: &Tensor, affine: Option<(&Tensor, &Tensor)>, eps: f64) -> (Tensor, Saved) {
-    let buffers = affine.map(|(gamma, beta)| (gamma.buffer(), beta.buffer()));
-    let (y, stats) = kernel::forward(x.last_dim(), x.buffer(), buffers, eps);
-    let gamma = affine.map(|(gamma, _)| gamma.clone());
-    (Tensor::from_buffer(*x.shape(), y), Saved { x: x.clone(), gamma, stats })
-}
-
-fn backward_input(Saved { x, gamma, stats }: &Saved, sum: Option<Tensor>, dy: Tensor) -> Tensor {
-    let (sum, gamma) = (sum.map(Tensor::into_buffer), gamma.as_ref().map(Tensor::buffer));
-    let dx = kernel::backward_input(sum, x.last_dim(), x.buffer(), gamma, stats, dy.into_buffer());
-    Tensor::from_buffer(*x.shape(), dx)
-}
-
-fn backward_affine(Saved { x, stats, .. }: &Saved, dy: &Tensor) -> [Tensor; 2] {
-    let n = x.last_dim();
-    let (dgamma, dbeta) = kernel::backward_affine(n, x.buffer(), stats, dy.buffer());
-    [Tensor::from_buffer([n], dgamma), Tensor::from_buffer([n], dbeta)]
-}
 
 /// Layer normalization along the last dimension, with γ and β (each of that length) or without.
 ///
 /// ε is 10⁻⁶ in the encoder and predictor, 10⁻⁵ (and no affine part) on the targets, as in the official code.
-///
-/// # Panics
-/// When γ or β has another length than the last dimension.
 #[track_caller]
 pub fn layer_norm(x: &Var, affine: Option<(&Var, &Var)>, eps: f64) -> Var {
-    let (y, saved) = forward(x.value(), affine.map(|(gamma, beta)| (gamma.value(), beta.value())), eps);
+    let (saved, n) = (x.value().clone(), x.value().last_dim());
+    let buffers = affine.map(|(gamma, beta)| (gamma.value().buffer(), beta.value().buffer()));
+    let (y, stats) = kernel::forward(n, saved.buffer(), buffers, eps);
+    let saved_gamma = affine.map(|(gamma, _)| gamma.value().clone());
     let inputs: Vec<&Var> = [x].into_iter().chain(affine.into_iter().flat_map(|(gamma, beta)| [gamma, beta])).collect();
-    record_adding("layer_norm", &inputs, y, move |dy, slots| {
+    record_adding("layer_norm", &inputs, Tensor::from_buffer(*x.shape(), y), move |dy, slots| {
         if let [_, to_gamma, to_beta] = slots
             && (to_gamma.wanted() || to_beta.wanted())
         {
-            let [dgamma, dbeta] = backward_affine(&saved, &dy);
-            to_gamma.add(dgamma);
-            to_beta.add(dbeta);
+            let (dgamma, dbeta) = kernel::backward_affine(n, saved.buffer(), &stats, dy.buffer());
+            to_gamma.add(Tensor::from_buffer([n], dgamma));
+            to_beta.add(Tensor::from_buffer([n], dbeta));
         }
-        slots[0].add_by(|sum| backward_input(&saved, sum, dy));
+        slots[0].add_by(|sum| {
+            let (sum, gamma) = (sum.map(Tensor::into_buffer), saved_gamma.as_ref().map(Tensor::buffer));
+            let dx = kernel::backward_input(sum, n, saved.buffer(), gamma, &stats, dy.into_buffer());
+            Tensor::from_buffer(*saved.shape(), dx)
+        });
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::testing::*;
-    use super::*;
-
-    #[test]
-    fn values() {
-        // Mean 2, variance 1; with ε = 3 the standard deviation is 2.
-        let x = Tensor::new([2, 2], vec![1.0, 3.0, 3.0, 1.0]);
-        let (gamma, beta) = (Tensor::new([2], vec![2.0, 3.0]), Tensor::new([2], vec![0.0, 1.0]));
-        same(&forward(&x, Some((&gamma, &beta)), 0.0).0, [2, 2], &[-2.0, 4.0, 2.0, -2.0]);
-        same(&forward(&x, None, 3.0).0, [2, 2], &[-0.5, 0.5, 0.5, -0.5]);
-        same(&forward(&Tensor::zeros([0, 4], crate::DType::F64), None, 1e-6).0, [0, 4], &[]);
-    }
-
-    #[test]
-    fn gradient() {
-        for n in [2, 7, 20] {
-            let affine = |x: &[Var]| layer_norm(&x[0], Some((&x[1], &x[2])), 1e-3);
-            assert_op("layer_norm", affine, &[random([5, n], 1), random([n], 2), random([n], 3)]);
-            assert_op("layer_norm without affine", |x| layer_norm(&x[0], None, 1e-3), &[random([5, n], 1)]);
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "layer_norm: gamma has 3 elements, its shape says 4")]
-    fn gamma_of_another_length() {
-        let (x, g) = (Var::from(random([2, 4], 1)), Var::from(random([3], 2)));
-        layer_norm(&x, Some((&g, &g)), 1e-6);
-    }
 }

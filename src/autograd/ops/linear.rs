@@ -10,7 +10,8 @@
 
 use crate::autograd::Var;
 use crate::autograd::tape::{Slot, record_adding};
-use crate::kernels::{Buffer, gelu as gelu_kernel, layer_norm as norm_kernel, matmul as kernel, reduce};
+use crate::kernels::elementwise::{self, Unary};
+use crate::kernels::{Buffer, layer_norm as norm_kernel, matmul as kernel, reduce};
 use crate::tensor::Tensor;
 
 /// f(x): what a linear map reads.
@@ -76,7 +77,7 @@ fn forward(input: Input<'_>, weight: &Tensor, bias: Option<&Tensor>, residual: O
     }
     let (z, function) = match input {
         Input::Plain(_) => (x.buffer().clone(), Function::Plain),
-        Input::Gelu(_) => (gelu_kernel::forward(x.buffer()), Function::Gelu),
+        Input::Gelu(_) => (elementwise::unary(Unary::Gelu, x.buffer()), Function::Gelu),
         Input::Norm { gamma, beta, eps, .. } => {
             let (gamma, beta) = (gamma.value().clone(), beta.value().clone());
             let (z, stats) = norm_kernel::forward(inputs, x.buffer(), Some((gamma.buffer(), beta.buffer())), eps);
@@ -123,10 +124,10 @@ fn backward(saved: &Saved, dy: &Tensor, mut to: Each<&mut Slot>) {
         }
         Function::Gelu => {
             let (z, dx) = if to.x.wanted() {
-                let (z, dx) = gelu_kernel::forward_and_backward(x.buffer(), dz(None));
+                let (z, dx) = elementwise::unary_and_backward(Unary::Gelu, x.buffer(), dz(None));
                 (z, Some(dx))
             } else {
-                (gelu_kernel::forward(x.buffer()), None)
+                (elementwise::unary(Unary::Gelu, x.buffer()), None)
             };
             add_weight(to.weight, &z);
             if let Some(dx) = dx {
@@ -156,9 +157,6 @@ fn backward(saved: &Saved, dy: &Tensor, mut to: Each<&mut Slot>) {
 }
 
 /// f(x) Wᵀ + b + r: x \[…, inputs\], W \[outputs, inputs\], b \[outputs\], r and the result \[…, outputs\].
-///
-/// # Panics
-/// When the shapes do not fit.
 #[track_caller]
 pub fn linear_of(input: Input<'_>, weight: &Var, bias: Option<&Var>, residual: Option<&Var>) -> Var {
     let (y, saved) = forward(input, weight.value(), bias.map(Var::value), residual.map(Var::value));
@@ -185,81 +183,7 @@ pub fn linear_of(input: Input<'_>, weight: &Var, bias: Option<&Var>, residual: O
 }
 
 /// x Wᵀ + b: x \[…, inputs\], W \[outputs, inputs\], b \[outputs\] → \[…, outputs\].
-///
-/// # Panics
-/// When the shapes do not fit.
 #[track_caller]
 pub fn linear(x: &Var, weight: &Var, bias: Option<&Var>) -> Var {
     linear_of(Input::Plain(x), weight, bias, None)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::testing::*;
-    use super::super::{gelu, layer_norm, matmul_nt, reshape};
-    use super::*;
-
-    /// x, W, b, γ, β and r.
-    fn inputs() -> [Tensor; 6] {
-        [random([2, 3, 4], 1), random([5, 4], 2), random([5], 3), random([4], 4), random([4], 5), random([2, 3, 5], 6)]
-    }
-
-    fn norm(x: &[Var]) -> Input<'_> {
-        Input::Norm { x: &x[0], gamma: &x[3], beta: &x[4], eps: 1e-3 }
-    }
-
-    #[test]
-    fn equals_its_parts() {
-        let x = inputs().map(Var::from);
-        let parts =
-            |z: &Var| (matmul_nt(&reshape(z, [6, 4]), &x[1]) + &x[2] + reshape(&x[5], [6, 5])).value().to_f64_vec();
-        let whole = |f: Input<'_>| linear_of(f, &x[1], Some(&x[2]), Some(&x[5]));
-        same(whole(Input::Plain(&x[0])).value(), [2, 3, 5], &parts(&x[0]));
-        same(whole(Input::Gelu(&x[0])).value(), [2, 3, 5], &parts(&gelu(&x[0])));
-        let normal = layer_norm(&x[0], Some((&x[3], &x[4])), 1e-3);
-        same(whole(norm(&x)).value(), [2, 3, 5], &parts(&normal));
-    }
-
-    #[test]
-    fn gradient() {
-        let x = inputs();
-        assert_op("linear", |x| linear(&x[0], &x[1], Some(&x[2])), &x[..3]);
-        assert_op("linear without bias", |x| linear(&x[0], &x[1], None), &x[..2]);
-        let onto = |x: &[Var]| linear_of(Input::Plain(&x[0]), &x[1], Some(&x[2]), Some(&x[3]));
-        assert_op("linear with residual", onto, &[x[0].clone(), x[1].clone(), x[2].clone(), x[5].clone()]);
-        assert_op("norm_linear", |x| linear_of(norm(x), &x[1], Some(&x[2]), Some(&x[5])), &x);
-        let gelu = |x: &[Var]| linear_of(Input::Gelu(&x[0]), &x[1], Some(&x[2]), None);
-        assert_op("gelu_linear", gelu, &x[..3]);
-        // Its own input as the residual: the gradient goes both ways.
-        let own = |x: &[Var]| linear_of(Input::Gelu(&x[0]), &x[1], None, Some(&x[0]));
-        assert_op("gelu_linear onto itself", own, &[random([3, 4], 1), random([4, 4], 2)]);
-    }
-
-    #[test]
-    fn weights_alone_can_be_trained() {
-        let x = inputs();
-        for constant in 0..6 {
-            let tape = crate::autograd::Tape::new();
-            let place = |(i, x): (usize, &Tensor)| if i == constant { x.clone().into() } else { tape.leaf(x.clone()) };
-            let v: Vec<Var> = x.iter().enumerate().map(place).collect();
-            let y = linear_of(norm(&v), &v[1], Some(&v[2]), Some(&v[5]));
-            let found = tape.backward_from(&y, Tensor::full([2, 3, 5], 1.0, x[0].dtype()));
-            for (i, v) in v.iter().enumerate().filter(|(i, _)| *i != constant) {
-                assert!(found.of(v).is_some_and(|g| g.shape() == x[i].shape()), "{i} without {constant}");
-            }
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "linear: x is [2, 3] but the weight [5, 4] takes rows of 4")]
-    fn rows_of_another_length() {
-        linear(&random([2, 3], 1).into(), &random([5, 4], 2).into(), None);
-    }
-
-    #[test]
-    #[should_panic(expected = "linear: the residual is [2, 4], the result [2, 5]")]
-    fn a_residual_of_another_size() {
-        let (x, w, r) = (random([2, 4], 1).into(), random([5, 4], 2).into(), random([2, 4], 3).into());
-        linear_of(Input::Plain(&x), &w, None, Some(&r));
-    }
 }

@@ -9,14 +9,6 @@ use crate::autograd::tape::record;
 use crate::kernels::matmul as kernel;
 use crate::tensor::{Shape, Tensor};
 
-/// The operands, and whether each is read transposed.
-struct Saved {
-    a: Tensor,
-    b: Tensor,
-    ta: bool,
-    tb: bool,
-}
-
 /// (batch, m, k, n) of a product.
 #[track_caller]
 fn sizes(a: &Tensor, ta: bool, b: &Tensor, tb: bool) -> [usize; 4] {
@@ -35,118 +27,51 @@ fn sizes(a: &Tensor, ta: bool, b: &Tensor, tb: bool) -> [usize; 4] {
 }
 
 #[track_caller]
-fn forward(a: &Tensor, ta: bool, b: &Tensor, tb: bool) -> (Tensor, Saved) {
-    let [batch, m, k, n] = sizes(a, ta, b, tb);
-    let wider = if a.shape().len() >= b.shape().len() { a.shape() } else { b.shape() };
-    let rank = wider.len();
-    let shape = wider.with(rank - 2, m).with(rank - 1, n);
-    let c = kernel::matmul(batch, [m, k, n], a.buffer(), ta, b.buffer(), tb);
-    (Tensor::from_buffer(shape, c), Saved { a: a.clone(), b: b.clone(), ta, tb })
-}
-
-fn backward(Saved { a, b, ta, tb }: &Saved, dc: &Tensor, needed: [bool; 2]) -> [Option<Tensor>; 2] {
-    let [batch, m, k, n] = sizes(a, *ta, b, *tb);
-    // The gradient of `x` is the product of two others, summed over the batch when x served all of it.
-    let gradient = |x: &Tensor, dims, p: &Tensor, tp, q: &Tensor, tq| {
-        let product = if x.shape().len() == 2 && batch > 1 { kernel::matmul_sum } else { kernel::matmul };
-        Tensor::from_buffer(*x.shape(), product(batch, dims, p.buffer(), tp, q.buffer(), tq))
-    };
-    [
-        needed[0].then(|| {
-            if *ta {
-                gradient(a, [k, n, m], b, *tb, dc, true) // dAᵀ, stored as A is: op(B) dCᵀ
-            } else {
-                gradient(a, [m, n, k], dc, false, b, !tb) // dA = dC op(B)ᵀ
-            }
-        }),
-        needed[1].then(|| {
-            if *tb {
-                gradient(b, [n, m, k], dc, true, a, *ta) // dBᵀ = dCᵀ op(A)
-            } else {
-                gradient(b, [k, m, n], a, !ta, dc, false) // dB = op(A)ᵀ dC
-            }
-        }),
-    ]
-}
-
-#[track_caller]
 fn run(name: &'static str, a: &Var, ta: bool, b: &Var, tb: bool) -> Var {
-    let (c, saved) = forward(a.value(), ta, b.value(), tb);
-    record(name, [a, b], c, move |dc, needed| backward(&saved, &dc, needed))
+    let (of_a, of_b) = (a, b);
+    let [a, b] = [a, b].map(|x| x.value().clone());
+    let [batch, m, k, n] = sizes(&a, ta, &b, tb);
+    let wider = if a.shape().len() >= b.shape().len() { a.shape() } else { b.shape() };
+    let shape = wider.with(wider.len() - 2, m).with(wider.len() - 1, n);
+    let c = Tensor::from_buffer(shape, kernel::matmul(batch, [m, k, n], a.buffer(), ta, b.buffer(), tb));
+    record(name, [of_a, of_b], c, move |dc, needed| {
+        // The gradient of `x` is the product of two others, summed over the batch when x served all of it.
+        let gradient = |x: &Tensor, dims, p: &Tensor, tp, q: &Tensor, tq| {
+            let product = if x.shape().len() == 2 && batch > 1 { kernel::matmul_sum } else { kernel::matmul };
+            Tensor::from_buffer(*x.shape(), product(batch, dims, p.buffer(), tp, q.buffer(), tq))
+        };
+        let da = || {
+            if ta {
+                gradient(&a, [k, n, m], &b, tb, &dc, true) // dAᵀ, stored as A is: op(B) dCᵀ
+            } else {
+                gradient(&a, [m, n, k], &dc, false, &b, !tb) // dA = dC op(B)ᵀ
+            }
+        };
+        let db = || {
+            if tb {
+                gradient(&b, [n, m, k], &dc, true, &a, ta) // dBᵀ = dCᵀ op(A)
+            } else {
+                gradient(&b, [k, m, n], &a, !ta, &dc, false) // dB = op(A)ᵀ dC
+            }
+        };
+        [needed[0].then(da), needed[1].then(db)]
+    })
 }
 
 /// A B for matrices (m, k) and (k, n), or batches \[…, m, k\] and \[…, k, n\]; a single matrix serves a whole batch.
-///
-/// # Panics
-/// When the shapes do not fit.
 #[track_caller]
 pub fn matmul(a: &Var, b: &Var) -> Var {
     run("matmul", a, false, b, false)
 }
 
 /// A Bᵀ for A \[…, m, k\] and B \[…, n, k\].
-///
-/// # Panics
-/// When the shapes do not fit.
 #[track_caller]
 pub fn matmul_nt(a: &Var, b: &Var) -> Var {
     run("matmul_nt", a, false, b, true)
 }
 
 /// Aᵀ B for A \[…, k, m\] and B \[…, k, n\].
-///
-/// # Panics
-/// When the shapes do not fit.
 #[track_caller]
 pub fn matmul_tn(a: &Var, b: &Var) -> Var {
     run("matmul_tn", a, true, b, false)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::testing::*;
-    use super::*;
-
-    /// Shape of an operand of `rows` × `cols`, stored transposed or not, with or without a batch.
-    fn stored(batch: &[usize], rows: usize, cols: usize, transposed: bool) -> Shape {
-        let matrix = if transposed { [cols, rows] } else { [rows, cols] };
-        Shape::new(&[batch, &matrix].concat())
-    }
-
-    #[test]
-    fn values() {
-        let (a, b) =
-            (Tensor::new([2, 3], vec![1., 2., 3., 4., 5., 6.]), Tensor::new([3, 2], vec![1., 0., 0., 1., 2., 0.]));
-        let exact = [7., 2., 16., 5.];
-        let [a, b, at, bt] = [a.clone(), b.clone(), a.transpose(0, 1), b.transpose(0, 1)].map(Var::from);
-        for c in [matmul(&a, &b), matmul_nt(&a, &bt), matmul_tn(&at, &b)] {
-            same(c.value(), [2, 2], &exact);
-        }
-        // A single matrix serves the whole batch, on either side.
-        let two = |x: &Var| Var::from(Tensor::concat_rows(&[x.value().clone(), x.value().scaled(2.0)]));
-        let twice: Vec<f64> = exact.iter().chain(&exact.map(|x| 2.0 * x)).copied().collect();
-        let (many_a, many_b) = (two(&a).reshape([2, 2, 3]), two(&b).reshape([1, 2, 3, 2]));
-        same(matmul(&many_a, &b).value(), [2, 2, 2], &twice);
-        same(matmul(&a, &many_b).value(), [1, 2, 2, 2], &twice);
-        same(matmul(&random([2, 0], 1).into(), &random([0, 1], 1).into()).value(), [2, 1], &[0.0, 0.0]);
-    }
-
-    #[test]
-    fn gradient() {
-        let [m, k, n] = [2, 3, 4];
-        for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
-            for (batch_a, batch_b) in [(vec![], vec![]), (vec![3], vec![3]), (vec![], vec![3]), (vec![3], vec![])] {
-                let inputs = [random(stored(&batch_a, m, k, ta), 1), random(stored(&batch_b, k, n, tb), 2)];
-                assert_op("matmul", |x| run("matmul", &x[0], ta, &x[1], tb), &inputs);
-            }
-        }
-        assert_op("x xᵀ", |x| matmul_nt(&x[0], &x[0]), &[random([3, 2], 1)]);
-    }
-
-    #[test]
-    #[should_panic(expected = "matmul: shapes [2, 3] and [2, 2] transposed do not fit")]
-    fn shapes_that_do_not_fit() {
-        let x = Var::from(random([2, 3], 1));
-        matmul_nt(&x, &random([2, 2], 1).into());
-    }
 }

@@ -4,81 +4,63 @@
 
 use crate::autograd::Var;
 use crate::autograd::tape::record;
-use crate::kernels::patchify::{self as kernel, PatchGrid, PatchOrder};
 use crate::tensor::Tensor;
 
-#[track_caller]
-fn grid(op: &str, [batch, channels, height, width]: [usize; 4], patch: usize, order: PatchOrder) -> PatchGrid {
-    let fits = patch > 0 && height % patch == 0 && width % patch == 0;
-    assert!(fits, "{op}: patches of {patch} do not tile images of {height} × {width}");
-    PatchGrid { batch, channels, height, width, patch, order }
+/// The order of the elements inside a patch of C channels and p × p pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchOrder {
+    /// (c, py, px): as a convolution's weight \[D, C, p, p\] is laid out. I-JEPA, StoP.
+    ChannelFirst,
+    /// (py, px, c): as MAE lays out its pixel targets.
+    ChannelLast,
 }
 
-fn to_patches(grid: &PatchGrid, images: &Tensor) -> Tensor {
-    let patches = (grid.height / grid.patch) * (grid.width / grid.patch);
-    let shape = [grid.batch, patches, grid.channels * grid.patch * grid.patch];
-    Tensor::from_buffer(shape, kernel::patchify(grid, images.buffer()))
+/// Images as \[B, C, H/p, p, W/p, p\], and the order in which patches have these axes.
+struct Grid {
+    shape: [usize; 6],
+    order: [usize; 6],
 }
 
-fn to_images(grid: &PatchGrid, patches: &Tensor) -> Tensor {
-    let shape = [grid.batch, grid.channels, grid.height, grid.width];
-    Tensor::from_buffer(shape, kernel::unpatchify(grid, patches.buffer()))
+impl Grid {
+    #[track_caller]
+    fn new(op: &str, [batch, channels, height, width]: [usize; 4], patch: usize, order: PatchOrder) -> Self {
+        let fits = patch > 0 && height % patch == 0 && width % patch == 0;
+        assert!(fits, "{op}: patches of {patch} do not tile images of {height} × {width}");
+        let order = match order {
+            PatchOrder::ChannelFirst => [0, 2, 4, 1, 3, 5],
+            PatchOrder::ChannelLast => [0, 2, 4, 3, 5, 1],
+        };
+        Grid { shape: [batch, channels, height / patch, patch, width / patch, patch], order }
+    }
+
+    fn to_patches(&self, images: &Tensor) -> Tensor {
+        let [batch, channels, rows, p, cols, _] = self.shape;
+        let patches = images.reshape(self.shape).permute("patchify", &self.order);
+        patches.reshape([batch, rows * cols, channels * p * p])
+    }
+
+    fn to_images(&self, patches: &Tensor) -> Tensor {
+        let [batch, channels, rows, p, cols, _] = self.shape;
+        let back = [0, 1, 2, 3, 4, 5].map(|axis| self.order.iter().position(|&of| of == axis).expect("a permutation"));
+        let images = patches.reshape(self.order.map(|axis| self.shape[axis])).permute("unpatchify", &back);
+        images.reshape([batch, channels, rows * p, cols * p])
+    }
 }
 
 /// Images \[B, C, H, W\] → patches \[B, K, C p²\], K = HW/p², in raster order.
-///
-/// # Panics
-/// When p does not divide H and W.
 #[track_caller]
 pub fn patchify(images: &Var, patch: usize, order: PatchOrder) -> Var {
-    let grid = grid("patchify", images.dims("patchify"), patch, order);
-    record("patchify", [images], to_patches(&grid, images.value()), move |dy, _| [Some(to_images(&grid, &dy))])
+    let grid = Grid::new("patchify", images.dims("patchify"), patch, order);
+    record("patchify", [images], grid.to_patches(images.value()), move |dy, _| [Some(grid.to_images(&dy))])
 }
 
 /// Patches \[B, K, C p²\] → images \[B, C, H, W\], `image` being \[C, H, W\].
-///
-/// # Panics
-/// When the patches are not those of such images.
 #[track_caller]
 pub fn unpatchify(patches: &Var, image: [usize; 3], patch: usize, order: PatchOrder) -> Var {
     let [batch, k, width] = patches.dims("unpatchify");
     let [c, h, w] = image;
-    let grid = grid("unpatchify", [batch, c, h, w], patch, order);
+    let grid = Grid::new("unpatchify", [batch, c, h, w], patch, order);
     let fits = k * patch * patch == h * w && width == c * patch * patch;
     assert!(fits, "unpatchify: {} are not the patches of images of {image:?}", patches.shape());
-    record("unpatchify", [patches], to_images(&grid, patches.value()), move |dy, _| [Some(to_patches(&grid, &dy))])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::testing::*;
-    use super::*;
-
-    #[test]
-    fn element_order() {
-        // Two channels of 2 × 4 pixels, numbered in order; two patches of 2 × 2.
-        let images = Tensor::from_fn([1, 2, 2, 4], crate::DType::F64, |i| i as f64);
-        for (order, exact) in [
-            (PatchOrder::ChannelFirst, [0., 1., 4., 5., 8., 9., 12., 13., 2., 3., 6., 7., 10., 11., 14., 15.]),
-            (PatchOrder::ChannelLast, [0., 8., 1., 9., 4., 12., 5., 13., 2., 10., 3., 11., 6., 14., 7., 15.]),
-        ] {
-            let patches = patchify(&images.clone().into(), 2, order);
-            same(patches.value(), [1, 2, 8], &exact);
-            same(unpatchify(&patches, [2, 2, 4], 2, order).value(), [1, 2, 2, 4], &images.to_f64_vec());
-        }
-    }
-
-    #[test]
-    fn gradient() {
-        for order in [PatchOrder::ChannelFirst, PatchOrder::ChannelLast] {
-            assert_op("patchify", |x| patchify(&x[0], 2, order), &[random([1, 2, 4, 2], 1)]);
-            assert_op("unpatchify", |x| unpatchify(&x[0], [2, 4, 2], 2, order), &[random([1, 2, 8], 1)]);
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "patchify: patches of 3 do not tile images of 4 × 6")]
-    fn patches_that_do_not_tile() {
-        patchify(&random([1, 1, 4, 6], 1).into(), 3, PatchOrder::ChannelFirst);
-    }
+    record("unpatchify", [patches], grid.to_images(patches.value()), move |dy, _| [Some(grid.to_patches(&dy))])
 }

@@ -1,49 +1,57 @@
 use rayon::prelude::*;
 
-use super::{Binary, Broadcast, Unary};
+use super::{Binary, Unary, Walk};
 use crate::kernels::simd::vectorized;
 use crate::kernels::{Buffer, DType, MAX_RANK, Real};
+
+/// Evaluates `$body` with `$f` a constant, for each that it may be: then loops over it become vector code.
+macro_rules! with_constant {
+    ($Type:ident::{$($name:ident)*}, $f:ident => $body:expr) => {
+        match $f {
+            $($Type::$name => {
+                let $f = $Type::$name;
+                $body
+            })*
+        }
+    };
+}
 
 vectorized! {
     /// y ← a ∘ b, equally long.
     fn binary_same<T>(op: Binary, a: &[T], b: &[T], y: &mut [T]) {
         let elements = y.iter_mut().zip(a).zip(b);
-        match op {
-            Binary::Add => elements.for_each(|((y, &a), &b)| *y = a + b),
-            Binary::Sub => elements.for_each(|((y, &a), &b)| *y = a - b),
-            Binary::Mul => elements.for_each(|((y, &a), &b)| *y = a * b),
-            Binary::Div => elements.for_each(|((y, &a), &b)| *y = a / b),
-        }
+        with_constant!(Binary::{Add Sub Mul Div}, op => elements.for_each(|((y, &a), &b)| *y = op.value(a, b)));
     }
 
-    /// y ← f(x).
     pub(super) fn unary<T>(f: Unary, x: &[T], y: &mut [T]) {
-        // With f a constant in each of them, these are six loops of vector code.
-        macro_rules! arms {
-            ($($name:ident)*) => {
-                match f {
-                    $(Unary::$name => y.iter_mut().zip(x).for_each(|(y, &x)| *y = Unary::$name.value(x)),)*
-                }
-            };
-        }
-        arms!(Exp Ln Tanh Relu Abs Sqrt);
+        with_constant!(Unary::{Exp Ln Tanh Relu Abs Sqrt Gelu}, f => {
+            y.iter_mut().zip(x).for_each(|(y, &x)| *y = f.value(x));
+        });
     }
 
-    /// dx ← f′(x) dy.
     pub(super) fn unary_backward<T>(f: Unary, saved: &[T], dy: &[T], dx: &mut [T]) {
-        for ((dx, &saved), &dy) in dx.iter_mut().zip(saved).zip(dy) {
-            *dx = f.slope(saved) * dy;
-        }
+        let elements = dx.iter_mut().zip(saved).zip(dy);
+        with_constant!(Unary::{Exp Ln Tanh Relu Abs Sqrt Gelu}, f => {
+            elements.for_each(|((dx, &saved), &dy)| *dx = f.slope(saved) * dy);
+        });
     }
 
-    /// y ← y + x.
+    /// y ← f(x) and d ← f′(x) d at once: of GELU they share an exponential.
+    pub(super) fn unary_and_backward<T>(f: Unary, x: &[T], y: &mut [T], d: &mut [T]) {
+        with_constant!(Unary::{Exp Ln Tanh Relu Abs Sqrt Gelu}, f => {
+            for ((y, &x), d) in y.iter_mut().zip(x).zip(d) {
+                *y = f.value(x);
+                *d = f.slope(x) * *d;
+            }
+        });
+    }
+
     pub(in crate::kernels) fn accumulate<T>(x: &[T], y: &mut [T]) {
         for (y, &x) in y.iter_mut().zip(x) {
             *y += x;
         }
     }
 
-    /// y ← factor x.
     pub(super) fn scale<T>(x: &[T], factor: f64, y: &mut [T]) {
         let factor = T::from_f64(factor);
         for (y, &x) in y.iter_mut().zip(x) {
@@ -53,18 +61,13 @@ vectorized! {
 }
 
 /// y ← a ∘ b, with broadcasting where there is any.
-pub(super) fn binary<T: Real>(op: Binary, how: Option<&Broadcast>, a: &[T], b: &[T], y: &mut [T]) {
+pub(super) fn binary<T: Real>(op: Binary, how: Option<&Walk>, a: &[T], b: &[T], y: &mut [T]) {
     let Some(how) = how else { return binary_same(op, a, b, y) };
-    match op {
-        Binary::Add => broadcast(how, a, b, y, |a, b| a + b),
-        Binary::Sub => broadcast(how, a, b, y, |a, b| a - b),
-        Binary::Mul => broadcast(how, a, b, y, |a, b| a * b),
-        Binary::Div => broadcast(how, a, b, y, |a, b| a / b),
-    }
+    with_constant!(Binary::{Add Sub Mul Div}, op => broadcast(how, a, b, y, |a, b| op.value(a, b)));
 }
 
 /// Calls `row(at_out, at_a, at_b)` with the offsets of each run along the last dimension.
-fn for_each_row(how: &Broadcast, mut row: impl FnMut(usize, usize, usize)) {
+pub(in crate::kernels) fn for_each_row(how: &Walk, mut row: impl FnMut(usize, usize, usize)) {
     if how.dims.contains(&0) {
         return;
     }
@@ -95,7 +98,7 @@ fn for_each_row(how: &Broadcast, mut row: impl FnMut(usize, usize, usize)) {
 }
 
 /// y ← op(a, b) with broadcasting.
-fn broadcast<T: Real>(how: &Broadcast, a: &[T], b: &[T], y: &mut [T], op: impl Fn(T, T) -> T) {
+fn broadcast<T: Real>(how: &Walk, a: &[T], b: &[T], y: &mut [T], op: impl Fn(T, T) -> T) {
     let n = how.dims[MAX_RANK - 1];
     let (sa, sb) = (how.a[MAX_RANK - 1], how.b[MAX_RANK - 1]);
     for_each_row(how, |at, i, j| {
@@ -109,10 +112,21 @@ fn broadcast<T: Real>(how: &Broadcast, a: &[T], b: &[T], y: &mut [T], op: impl F
     });
 }
 
-/// dx ← the sum of the parts of `dy` (shape `from`) that a broadcast operand of shape `to` was copied into.
+pub(in crate::kernels) fn copy<T: Real>(how: &Walk, [from, to]: [usize; 2], x: &[T], y: &mut [T]) {
+    let [n, a, b] = [how.dims, how.a, how.b].map(|of| of[MAX_RANK - 1]);
+    for_each_row(how, |_, i, j| {
+        let (i, j) = (from + i, to + j);
+        if (a, b) == (1, 1) {
+            y[j..j + n].copy_from_slice(&x[i..i + n]);
+        } else {
+            (0..n).for_each(|k| y[j + k * b] = x[i + k * a]);
+        }
+    });
+}
+
 pub(super) fn reduce_to<T: Real>(dy: &[T], from: &[usize], to: &[usize], dx: &mut [T]) {
     dx.fill(T::ZERO);
-    let how = Broadcast::new(to, to, from);
+    let how = Walk::broadcast(to, to, from);
     let n = how.dims[MAX_RANK - 1];
     let stride = how.a[MAX_RANK - 1];
     for_each_row(&how, |at, i, _| {
@@ -125,7 +139,6 @@ pub(super) fn reduce_to<T: Real>(dy: &[T], from: &[usize], to: &[usize], dx: &mu
     });
 }
 
-/// y ← x in another element type.
 pub(super) fn convert<T: Real>(x: &[T], y: &mut Buffer) {
     fn to<T: Real, U: Real>(x: &[T], y: &mut Buffer) {
         y.make_mut::<U>("to_dtype").iter_mut().zip(x).for_each(|(y, x)| *y = U::from_f64(x.to_f64()));
@@ -139,14 +152,12 @@ pub(super) fn convert<T: Real>(x: &[T], y: &mut Buffer) {
 /// Elements that are worth a task of their own to a closure of unknown cost.
 const MAPPED: usize = 16 << 10;
 
-/// y ← f(x).
 pub(super) fn map<T: Real>(f: impl Fn(f64) -> f64 + Sync, x: &[T], y: &mut [T]) {
     y.par_chunks_mut(MAPPED).zip(x.par_chunks(MAPPED)).for_each(|(y, x)| {
         y.iter_mut().zip(x).for_each(|(y, x)| *y = T::from_f64(f(x.to_f64())));
     });
 }
 
-/// y ← f(a, b).
 pub(super) fn zip_map<T: Real>(f: impl Fn(f64, f64) -> f64 + Sync, a: &[T], b: &[T], y: &mut [T]) {
     y.par_chunks_mut(MAPPED).zip(a.par_chunks(MAPPED)).zip(b.par_chunks(MAPPED)).for_each(|((y, a), b)| {
         y.iter_mut().zip(a).zip(b).for_each(|((y, a), b)| *y = T::from_f64(f(a.to_f64(), b.to_f64())));

@@ -1,68 +1,57 @@
 //! Element by element: sums and products with broadcasting, functions of one number, scaling, accumulation, conversion.
 
 pub(super) mod cpu;
-mod reference;
+pub(super) mod reference;
 
 use super::{Buffer, DType, MAX_RANK, Real, check_len, launch};
 
-/// An operation on two numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Binary {
-    /// a + b
-    Add,
-    /// a − b
-    Sub,
-    /// a b
-    Mul,
-    /// a / b
-    Div,
+named! {
+    /// An operation on two numbers.
+    pub enum Binary: "operation" {
+        /// a + b
+        Add => "add",
+        /// a − b
+        Sub => "sub",
+        /// a b
+        Mul => "mul",
+        /// a / b
+        Div => "div",
+    }
 }
 
 impl Binary {
-    /// `"add"`, `"sub"`, …
-    pub fn name(self) -> &'static str {
+    #[inline(always)]
+    fn value<T: Real>(self, a: T, b: T) -> T {
         match self {
-            Binary::Add => "add",
-            Binary::Sub => "sub",
-            Binary::Mul => "mul",
-            Binary::Div => "div",
+            Binary::Add => a + b,
+            Binary::Sub => a - b,
+            Binary::Mul => a * b,
+            Binary::Div => a / b,
         }
     }
 }
 
-/// A function of one number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unary {
-    /// eˣ
-    Exp,
-    /// ln x
-    Ln,
-    /// tanh x
-    Tanh,
-    /// max(x, 0)
-    Relu,
-    /// |x|
-    Abs,
-    /// √x
-    Sqrt,
+named! {
+    /// A function of one number.
+    pub enum Unary: "function" {
+        /// eˣ
+        Exp => "exp",
+        /// ln x
+        Ln => "ln",
+        /// tanh x
+        Tanh => "tanh",
+        /// max(x, 0)
+        Relu => "relu",
+        /// |x|
+        Abs => "abs",
+        /// √x
+        Sqrt => "sqrt",
+        /// x Φ(x), Φ the normal distribution function: exact GELU (Hendrycks and Gimpel, 2016).
+        Gelu => "gelu",
+    }
 }
 
 impl Unary {
-    /// All of them.
-    pub const ALL: [Unary; 6] = [Unary::Exp, Unary::Ln, Unary::Tanh, Unary::Relu, Unary::Abs, Unary::Sqrt];
-
-    /// `"exp"`, `"ln"`, …
-    pub fn name(self) -> &'static str {
-        match self {
-            Unary::Exp => "exp",
-            Unary::Ln => "ln",
-            Unary::Tanh => "tanh",
-            Unary::Relu => "relu",
-            Unary::Abs => "abs",
-            Unary::Sqrt => "sqrt",
-        }
-    }
-
     /// y = f(x).
     #[inline(always)]
     fn value<T: Real>(self, x: T) -> T {
@@ -80,6 +69,7 @@ impl Unary {
             }
             Unary::Abs => x.abs(),
             Unary::Sqrt => x.sqrt(),
+            Unary::Gelu => x * x.normal_pdf_cdf().1,
         }
     }
 
@@ -113,35 +103,54 @@ impl Unary {
                 }
             }
             Unary::Sqrt => T::ONE / (y + y),
+            Unary::Gelu => {
+                let (pdf, cdf) = x.normal_pdf_cdf();
+                cdf + x * pdf
+            }
         }
     }
 }
 
-/// A tensor's dimensions and, per dimension, how far the next element is (0: broadcast), aligned right in
-/// [`MAX_RANK`] places.
+/// How a loop walks through two operands: its dimensions and, for each, how far the next element of a and of b is
+/// (0: the same again), aligned right in [`MAX_RANK`] places.
 #[derive(Clone, Copy, Debug)]
-pub struct Broadcast {
+pub struct Walk {
     dims: [usize; MAX_RANK],
     a: [usize; MAX_RANK],
     b: [usize; MAX_RANK],
 }
 
-impl Broadcast {
+fn strides(shape: &[usize]) -> [usize; MAX_RANK] {
+    let (mut strides, mut step) = ([0; MAX_RANK], 1);
+    for (i, &d) in shape.iter().enumerate().rev() {
+        strides[MAX_RANK - shape.len() + i] = if d == 1 { 0 } else { step };
+        step *= d;
+    }
+    strides
+}
+
+impl Walk {
     /// How operands of shapes `a` and `b` meet in the shape `out`. As in NumPy: aligned at the last dimension,
     /// and a dimension that is 1 or missing is repeated.
-    pub fn new(a: &[usize], b: &[usize], out: &[usize]) -> Self {
-        let strides = |shape: &[usize]| {
-            let mut strides = [0; MAX_RANK];
-            let mut step = 1;
-            for (i, &d) in shape.iter().enumerate().rev() {
-                strides[MAX_RANK - shape.len() + i] = if d == 1 { 0 } else { step };
-                step *= d;
-            }
-            strides
-        };
+    pub fn broadcast(a: &[usize], b: &[usize], out: &[usize]) -> Self {
         let mut dims = [1; MAX_RANK];
         dims[MAX_RANK - out.len()..].copy_from_slice(out);
-        Broadcast { dims, a: strides(a), b: strides(b) }
+        Walk { dims, a: strides(a), b: strides(b) }
+    }
+
+    /// From a of this shape to b, which has its axes in this order.
+    pub(super) fn permuted(shape: &[usize], order: &[usize]) -> Self {
+        let (from, first) = (strides(shape), MAX_RANK - shape.len());
+        let out: Vec<usize> = order.iter().map(|&axis| shape[axis]).collect();
+        let mut walk = Self::broadcast(&[], &out, &out);
+        order.iter().enumerate().for_each(|(i, &axis)| walk.a[first + i] = from[first + axis]);
+        walk
+    }
+
+    /// `width` elements in each of some rows, which are `row_a` and `row_b` elements apart.
+    pub(super) fn runs(rows: usize, width: usize, row_a: usize, row_b: usize) -> Self {
+        let last = |row: usize, one: usize| [0, 0, 0, 0, row, one];
+        Walk { dims: [1, 1, 1, 1, rows, width], a: last(row_a, 1), b: last(row_b, 1) }
     }
 
     /// How many elements a, b and the result have.
@@ -167,8 +176,8 @@ pub fn to_dtype(x: &Buffer, dtype: DType) -> Buffer {
 
 /// a ∘ b with broadcasting; the result has `len` elements.
 #[track_caller]
-pub fn binary(op: Binary, how: Option<&Broadcast>, len: usize, a: &Buffer, b: &Buffer) -> Buffer {
-    let [of_a, of_b, of_y] = how.map_or([len; 3], Broadcast::elements);
+pub fn binary(op: Binary, how: Option<&Walk>, len: usize, a: &Buffer, b: &Buffer) -> Buffer {
+    let [of_a, of_b, of_y] = how.map_or([len; 3], Walk::elements);
     assert_eq!(of_y, len, "{}: a result of {len} elements, its shape says {of_y}", op.name());
     check_len(op.name(), "a", a, of_a);
     check_len(op.name(), "b", b, of_b);
@@ -191,6 +200,16 @@ pub fn unary_backward(f: Unary, saved: &Buffer, dy: &Buffer) -> Buffer {
     let mut dx = dy.like(dy.len());
     launch!(f.name(), [saved, dy], [dx] => unary_backward(f, saved, dy, dx));
     dx
+}
+
+/// f(x), and its gradient f′(x) dy in the place of `dy`: for a derivative that is computed from x, in one pass.
+#[track_caller]
+pub fn unary_and_backward(f: Unary, x: &Buffer, mut dy: Buffer) -> (Buffer, Buffer) {
+    debug_assert!(!f.slope_reads_result());
+    check_len(f.name(), "dy", &dy, x.len());
+    let mut y = x.like(x.len());
+    launch!(f.name(), [x], [y, dy] => unary_and_backward(f, x, y, dy));
+    (y, dy)
 }
 
 /// Sums `dy` of shape `from` down to shape `to`, which had been broadcast.

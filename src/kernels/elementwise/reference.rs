@@ -1,11 +1,11 @@
 //! The definition, in its simplest loops: computed in f64, each number rounded once when it is written.
 #![allow(clippy::needless_range_loop, reason = "index expressions are written out")]
 
-use super::{Binary, Broadcast, Unary};
+use super::{Binary, Unary, Walk};
 use crate::kernels::{Buffer, DType, MAX_RANK, Real};
 
 /// Where element i of a result comes from in a and in b.
-fn sources(how: &Broadcast, i: usize) -> [usize; 2] {
+fn sources(how: &Walk, i: usize) -> [usize; 2] {
     let (mut rest, mut at) = (i, [0, 0]);
     for axis in (0..MAX_RANK).rev() {
         let k = rest % how.dims[axis];
@@ -17,16 +17,19 @@ fn sources(how: &Broadcast, i: usize) -> [usize; 2] {
 }
 
 /// y ← a ∘ b.
-pub(super) fn binary<T: Real>(op: Binary, how: Option<&Broadcast>, a: &[T], b: &[T], y: &mut [T]) {
+pub(super) fn binary<T: Real>(op: Binary, how: Option<&Walk>, a: &[T], b: &[T], y: &mut [T]) {
     for i in 0..y.len() {
         let at = how.map_or([i, i], |how| sources(how, i));
         let (a, b) = (a[at[0]].to_f64(), b[at[1]].to_f64());
-        y[i] = T::from_f64(match op {
-            Binary::Add => a + b,
-            Binary::Sub => a - b,
-            Binary::Mul => a * b,
-            Binary::Div => a / b,
-        });
+        y[i] = T::from_f64(op.value(a, b));
+    }
+}
+
+/// y ← x, walked through from these elements on.
+pub(in crate::kernels) fn copy<T: Real>(how: &Walk, [from, to]: [usize; 2], x: &[T], y: &mut [T]) {
+    for i in 0..how.dims.iter().product() {
+        let at = sources(how, i);
+        y[to + at[1]] = x[from + at[0]];
     }
 }
 
@@ -44,9 +47,17 @@ pub(super) fn unary_backward<T: Real>(f: Unary, saved: &[T], dy: &[T], dx: &mut 
     }
 }
 
+/// Both, the gradient in the place of dy.
+pub(super) fn unary_and_backward<T: Real>(f: Unary, x: &[T], y: &mut [T], dy: &mut [T]) {
+    unary(f, x, y);
+    for i in 0..x.len() {
+        dy[i] = T::from_f64(f.slope(x[i].to_f64()) * dy[i].to_f64());
+    }
+}
+
 /// dx ← the sum of the parts of `dy` (shape `from`) that a broadcast operand of shape `to` was copied into.
 pub(super) fn reduce_to<T: Real>(dy: &[T], from: &[usize], to: &[usize], dx: &mut [T]) {
-    let (how, mut sums) = (Broadcast::new(to, to, from), vec![0.0; dx.len()]);
+    let (how, mut sums) = (Walk::broadcast(to, to, from), vec![0.0; dx.len()]);
     for i in 0..dy.len() {
         sums[sources(&how, i)[0]] += dy[i].to_f64();
     }

@@ -19,7 +19,6 @@ fn normalize<T: Real>(x: &[T], affine: Option<(&[T], &[T])>, [mean, inverse_std]
 }
 
 vectorized! {
-    /// y ← γ ⊙ x̂ + β, and each row's (μ, 1/√(v + ε)) into `stats`.
     pub(super) fn forward<T>(
         cols: usize,
         x: &[T],
@@ -73,7 +72,6 @@ vectorized! {
         }
     }
 
-    /// dγ ← Σ over rows of dy ⊙ x̂, dβ ← Σ over rows of dy.
     pub(super) fn backward_affine<T>(
         cols: usize,
         x: &[T],

@@ -4,15 +4,15 @@
 mod cpu;
 mod reference;
 
-use super::{Buffer, check_len, check_optional, launch, rows};
+use super::{Buffer, check_len, launch, rows};
 
 /// Layer norm of rows of `cols`, without γ and β as if they were 1 and 0; the second buffer holds (μ, 1/√(v + ε)) for
 /// each row.
 #[track_caller]
 pub fn forward(cols: usize, x: &Buffer, affine: Option<(&Buffer, &Buffer)>, eps: f64) -> (Buffer, Buffer) {
     let (gamma, beta) = affine.unzip();
-    check_optional("layer_norm", "gamma", gamma, cols);
-    check_optional("layer_norm", "beta", beta, cols);
+    check_len("layer_norm", "gamma", gamma, cols);
+    check_len("layer_norm", "beta", beta, cols);
     let (mut y, mut stats) = (x.like(x.len()), x.like(2 * rows("layer_norm", x, cols)));
     launch!("layer_norm", [x, gamma, beta], [y, stats] => forward(cols, x, gamma, beta, eps, y, stats));
     (y, stats)
@@ -43,7 +43,7 @@ pub fn backward_input(
     check_len("layer_norm", "the sum", &dx, x.len());
     check_len("layer_norm", "dy", &dy, x.len());
     check_len("layer_norm", "the statistics", stats, 2 * rows("layer_norm", x, cols));
-    check_optional("layer_norm", "gamma", gamma, cols);
+    check_len("layer_norm", "gamma", gamma, cols);
     launch!("layer_norm", [x, gamma, stats], [dy, dx] => backward_input(cols, x, gamma, stats, dy, dx));
     dx
 }

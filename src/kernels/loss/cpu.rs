@@ -1,38 +1,17 @@
+use super::Regression;
 use crate::kernels::simd::{reduce, vectorized};
 use crate::kernels::{Real, softmax};
 
 vectorized! {
-    /// loss ← the mean of d²/2β where |d| < β and |d| − β/2 elsewhere, d = x − y.
-    pub(super) fn smooth_l1<T>(x: &[T], y: &[T], beta: f64, loss: &mut [T]) {
-        let (beta, half) = (T::from_f64(beta), T::from_f64(0.5));
-        let per_element = |d: T| if d < beta { half * d * d / beta } else { d - half * beta };
-        let sum = reduce(x, y, 0.0, |sum, x, y| sum + per_element((x - y).abs()).to_f64(), |a, b| a + b);
+    pub(super) fn regression<T>(of: Regression, x: &[T], y: &[T], loss: &mut [T]) {
+        let sum = reduce(x, y, 0.0, |sum, x, y| sum + of.value(x - y).to_f64(), |a, b| a + b);
         loss[0] = T::from_f64(sum / x.len() as f64);
     }
 
-    /// loss ← the mean of (x − y)².
-    pub(super) fn squared_error<T>(x: &[T], y: &[T], loss: &mut [T]) {
-        let sum = reduce(x, y, 0.0, |sum, x, y| sum + ((x - y) * (x - y)).to_f64(), |a, b| a + b);
-        loss[0] = T::from_f64(sum / x.len() as f64);
-    }
-
-    /// dx ← clamp((x − y)/β, −1, 1) dy / elements.
-    pub(super) fn smooth_l1_backward<T>(x: &[T], y: &[T], beta: f64, dy: &[T], dx: &mut [T]) {
-        let (beta, dy) = (T::from_f64(beta), each(dy, x.len()));
-        for ((dx, &x), &y) in dx.iter_mut().zip(x).zip(y) {
-            let d = (x - y) / beta;
-            let d = if d > T::ONE { T::ONE } else { d };
-            let d = if d < -T::ONE { -T::ONE } else { d };
-            *dx = d * dy;
-        }
-    }
-
-    /// dx ← 2 (x − y) dy / elements.
-    pub(super) fn squared_error_backward<T>(x: &[T], y: &[T], dy: &[T], dx: &mut [T]) {
+    pub(super) fn regression_backward<T>(of: Regression, x: &[T], y: &[T], dy: &[T], dx: &mut [T]) {
         let dy = each(dy, x.len());
-        let twice = dy + dy;
         for ((dx, &x), &y) in dx.iter_mut().zip(x).zip(y) {
-            *dx = (x - y) * twice;
+            *dx = of.slope(x - y) * dy;
         }
     }
 }
@@ -54,7 +33,6 @@ pub(super) fn cross_entropy<T: Real>(cols: usize, x: &[T], classes: &[u32], loss
     loss[0] = T::from_f64(rows.map(of_row).sum::<f64>() / classes.len() as f64);
 }
 
-/// p ← (p − onehot(class)) dy / rows, where p is the softmax of each row.
 pub(super) fn cross_entropy_backward<T: Real>(cols: usize, classes: &[u32], dy: &[T], p: &mut [T]) {
     let dy = each(dy, classes.len());
     for (row, &class) in p.chunks_exact_mut(cols.max(1)).zip(classes) {

@@ -3,43 +3,70 @@
 mod cpu;
 mod reference;
 
-use super::{Buffer, IndexBuffer, check_len, launch, softmax};
+use super::{Buffer, IndexBuffer, Real, check_len, launch, softmax};
 
-/// The mean of d²/2β where |d| < β and |d| − β/2 elsewhere, d = x − y.
+/// What a distance d = x − target costs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Regression {
+    /// d²/2β where |d| < β and |d| − β/2 elsewhere.
+    SmoothL1 {
+        /// β
+        beta: f64,
+    },
+    /// d²
+    Squared,
+}
+
+impl Regression {
+    /// `"smooth_l1"` or `"mse"`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Regression::SmoothL1 { .. } => "smooth_l1",
+            Regression::Squared => "mse",
+        }
+    }
+
+    #[inline(always)]
+    fn value<T: Real>(self, d: T) -> T {
+        match self {
+            Regression::SmoothL1 { beta } => {
+                let (d, beta, half) = (d.abs(), T::from_f64(beta), T::from_f64(0.5));
+                if d < beta { half * d * d / beta } else { d - half * beta }
+            }
+            Regression::Squared => d * d,
+        }
+    }
+
+    /// Its derivative: clamp(d/β, −1, 1), or 2 d.
+    #[inline(always)]
+    fn slope<T: Real>(self, d: T) -> T {
+        match self {
+            Regression::SmoothL1 { beta } => {
+                let d = d / T::from_f64(beta);
+                let d = if d > T::ONE { T::ONE } else { d };
+                if d < -T::ONE { -T::ONE } else { d }
+            }
+            Regression::Squared => d + d,
+        }
+    }
+}
+
+/// The mean cost of x − target.
 #[track_caller]
-pub fn smooth_l1(x: &Buffer, y: &Buffer, beta: f64) -> Buffer {
-    check_len("smooth_l1", "target", y, x.len());
+pub fn regression(of: Regression, x: &Buffer, target: &Buffer) -> Buffer {
+    check_len(of.name(), "target", target, x.len());
     let mut loss = x.like(1);
-    launch!("smooth_l1", [x, y], [loss] => smooth_l1(x, y, beta, loss));
+    launch!(of.name(), [x, target], [loss] => regression(of, x, target, loss));
     loss
 }
 
-/// clamp((x − y)/β, −1, 1) dy / elements: the gradient of [`smooth_l1`] with respect to x.
+/// The gradient of [`regression`] with respect to x.
 #[track_caller]
-pub fn smooth_l1_backward(x: &Buffer, y: &Buffer, beta: f64, dy: &Buffer) -> Buffer {
-    check_len("smooth_l1", "target", y, x.len());
-    check_len("smooth_l1", "dy", dy, 1);
+pub fn regression_backward(of: Regression, x: &Buffer, target: &Buffer, dy: &Buffer) -> Buffer {
+    check_len(of.name(), "target", target, x.len());
+    check_len(of.name(), "dy", dy, 1);
     let mut dx = x.like(x.len());
-    launch!("smooth_l1", [x, y, dy], [dx] => smooth_l1_backward(x, y, beta, dy, dx));
-    dx
-}
-
-/// The mean of (x − y)².
-#[track_caller]
-pub fn squared_error(x: &Buffer, y: &Buffer) -> Buffer {
-    check_len("mse", "target", y, x.len());
-    let mut loss = x.like(1);
-    launch!("mse", [x, y], [loss] => squared_error(x, y, loss));
-    loss
-}
-
-/// 2 (x − y) dy / elements: the gradient of [`squared_error`] with respect to x.
-#[track_caller]
-pub fn squared_error_backward(x: &Buffer, y: &Buffer, dy: &Buffer) -> Buffer {
-    check_len("mse", "target", y, x.len());
-    check_len("mse", "dy", dy, 1);
-    let mut dx = x.like(x.len());
-    launch!("mse", [x, y, dy], [dx] => squared_error_backward(x, y, dy, dx));
+    launch!(of.name(), [x, target, dy], [dx] => regression_backward(of, x, target, dy, dx));
     dx
 }
 

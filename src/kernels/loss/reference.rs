@@ -1,44 +1,20 @@
 //! The definition, in its simplest loops: computed in f64, each number rounded once when it is written.
 #![allow(clippy::needless_range_loop, reason = "index expressions are written out")]
 
+use super::Regression;
 use crate::kernels::Real;
 
-/// d = x − y of element i.
-fn difference<T: Real>(x: &[T], y: &[T], i: usize) -> f64 {
-    x[i].to_f64() - y[i].to_f64()
-}
-
-/// loss ← the mean of d²/2β where |d| < β and |d| − β/2 elsewhere.
-pub(super) fn smooth_l1<T: Real>(x: &[T], y: &[T], beta: f64, loss: &mut [T]) {
-    let mut sum = 0.0;
-    for i in 0..x.len() {
-        let d = difference(x, y, i).abs();
-        sum += if d < beta { d * d / (2.0 * beta) } else { d - beta / 2.0 };
-    }
+/// loss ← the mean cost of x − y.
+pub(super) fn regression<T: Real>(of: Regression, x: &[T], y: &[T], loss: &mut [T]) {
+    let sum: f64 = (0..x.len()).map(|i| of.value(x[i].to_f64() - y[i].to_f64())).sum();
     loss[0] = T::from_f64(sum / x.len() as f64);
 }
 
-/// dx ← clamp(d/β, −1, 1) dy / elements.
-pub(super) fn smooth_l1_backward<T: Real>(x: &[T], y: &[T], beta: f64, dy: &[T], dx: &mut [T]) {
+/// dx ← its slope at x − y, times dy / elements.
+pub(super) fn regression_backward<T: Real>(of: Regression, x: &[T], y: &[T], dy: &[T], dx: &mut [T]) {
     for i in 0..x.len() {
-        let slope = (difference(x, y, i) / beta).clamp(-1.0, 1.0);
+        let slope = of.slope(x[i].to_f64() - y[i].to_f64());
         dx[i] = T::from_f64(slope * dy[0].to_f64() / x.len() as f64);
-    }
-}
-
-/// loss ← the mean of d².
-pub(super) fn squared_error<T: Real>(x: &[T], y: &[T], loss: &mut [T]) {
-    let mut sum = 0.0;
-    for i in 0..x.len() {
-        sum += difference(x, y, i).powi(2);
-    }
-    loss[0] = T::from_f64(sum / x.len() as f64);
-}
-
-/// dx ← 2 d dy / elements.
-pub(super) fn squared_error_backward<T: Real>(x: &[T], y: &[T], dy: &[T], dx: &mut [T]) {
-    for i in 0..x.len() {
-        dx[i] = T::from_f64(2.0 * difference(x, y, i) * dy[0].to_f64() / x.len() as f64);
     }
 }
 

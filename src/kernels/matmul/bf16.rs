@@ -13,7 +13,7 @@ use std::mem::transmute;
 
 use super::gemm::Product;
 use super::microkernel::run;
-use super::registers::{Register, transpose_rows};
+use super::registers::{Operand, Register, transpose_rows};
 use crate::kernels::simd::has_avx512_bf16;
 
 /// Computes the product.
@@ -23,7 +23,7 @@ use crate::kernels::simd::has_avx512_bf16;
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
 pub(super) unsafe fn avx512(product: &Product<f32>) {
     // SAFETY: the caller's promise.
-    unsafe { run::<Pairs>(product) }
+    unsafe { run::<__m512, 2>(product) }
 }
 
 /// x ← x + a b + a b in twelve registers, `rounds` times over: what is timed to find the limit of arithmetic, see
@@ -36,18 +36,18 @@ pub(in crate::kernels) fn chains(rounds: usize, a: f32, b: f32, _fused: bool) ->
     fn chains(rounds: usize, a: f32, b: f32) -> f32 {
         // SAFETY: registers only.
         unsafe {
-            let (a, b) = (Pairs::splat(pair(a, a)), Pairs::splat(pair(b, b)));
-            let mut sums = [Pairs::splat(0.0); 12];
+            let (a, b) = (__m512::splat(pair(a, a)), __m512::splat(pair(b, b)));
+            let mut sums = [__m512::splat(0.0); 12];
             for _ in 0..rounds {
                 for sum in &mut sums {
-                    *sum = sum.plus_product(a, b);
+                    *sum = Operand::<2>::plus_product(*sum, a, b);
                 }
             }
-            let mut all = Pairs::splat(0.0);
+            let mut all = __m512::splat(0.0);
             for sum in sums {
                 all = all.plus(sum);
             }
-            _mm512_reduce_add_ps(all.0)
+            _mm512_reduce_add_ps(all)
         }
     }
     assert!(has_avx512_bf16());
@@ -70,55 +70,20 @@ fn pair(x: f32, next: f32) -> f32 {
     f32::from_bits(rounded(next) << 16 | rounded(x))
 }
 
-/// Sixteen numbers of f32, or sixteen pairs.
-#[derive(Clone, Copy)]
-struct Pairs(__m512);
-
-// SAFETY: as for `__m512`, which does what is the same for both.
-impl Register for Pairs {
-    const LANES: usize = 16;
-    const ROWS: usize = 12;
-    const K: usize = 2;
-    type Mask = __mmask16;
-
-    #[inline(always)]
-    fn first(n: usize) -> __mmask16 {
-        __m512::first(n)
-    }
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        Pairs(unsafe { __m512::splat(x) })
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32, mask: __mmask16) -> Self {
-        Pairs(unsafe { __m512::load(from, mask) })
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32, mask: __mmask16) {
-        unsafe { self.0.store(to, mask) }
-    }
-    #[inline(always)]
-    unsafe fn plus(self, x: Self) -> Self {
-        Pairs(unsafe { self.0.plus(x.0) })
-    }
-    #[inline(always)]
-    unsafe fn times(self, x: Self) -> Self {
-        Pairs(unsafe { self.0.times(x.0) })
-    }
+// SAFETY: as for products of f32 in registers.rs.
+impl Operand<2> for __m512 {
     #[inline(always)]
     unsafe fn plus_product(self, a: Self, b: Self) -> Self {
         // SAFETY: bits are bits.
-        unsafe {
-            Pairs(_mm512_dpbf16_ps(self.0, transmute::<__m512, __m512bh>(a.0), transmute::<__m512, __m512bh>(b.0)))
-        }
+        unsafe { _mm512_dpbf16_ps(self, transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b)) }
     }
     #[inline(always)]
     unsafe fn operand(self, next: Self) -> Self {
         // SAFETY: bits are bits.
         unsafe {
-            let low = _mm512_cvtepu16_epi32(transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0)));
-            let high = _mm512_cvtepu16_epi32(transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(next.0)));
-            Pairs(_mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high))))
+            let low = _mm512_cvtepu16_epi32(transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self)));
+            let high = _mm512_cvtepu16_epi32(transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(next)));
+            _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))
         }
     }
     #[inline(always)]
@@ -144,42 +109,13 @@ mod tests {
     use super::super::microkernel::tests::{Kernel, assert_every_edge_shape, assert_large_shapes};
     use super::*;
 
-    /// The twin of [`Pairs`]: four pairs in plain memory.
-    #[derive(Clone, Copy)]
-    struct Twin([f32; 4]);
-
-    // SAFETY: but for the lanes of a mask, which are to lie in memory as those of a register, it asks nothing.
-    impl Register for Twin {
-        const LANES: usize = 4;
-        const ROWS: usize = 3;
-        const K: usize = 2;
-        type Mask = usize;
-
-        fn first(n: usize) -> usize {
-            <[f32; 4]>::first(n)
-        }
-        unsafe fn splat(x: f32) -> Self {
-            Twin([x; 4])
-        }
-        unsafe fn load(from: *const f32, mask: usize) -> Self {
-            // SAFETY: the caller's promise.
-            Twin(unsafe { <[f32; 4]>::load(from, mask) })
-        }
-        unsafe fn store(self, to: *mut f32, mask: usize) {
-            // SAFETY: the caller's promise.
-            unsafe { self.0.store(to, mask) }
-        }
-        unsafe fn plus(self, x: Self) -> Self {
-            Twin(std::array::from_fn(|i| self.0[i] + x.0[i]))
-        }
-        unsafe fn times(self, x: Self) -> Self {
-            Twin(std::array::from_fn(|i| self.0[i] * x.0[i]))
-        }
+    // SAFETY: as the twin of registers of f32, four pairs in plain memory.
+    impl Operand<2> for [f32; 4] {
         unsafe fn plus_product(self, a: Self, b: Self) -> Self {
-            Twin(std::array::from_fn(|i| plus_pairs(self.0[i], unpaired(a.0[i]), unpaired(b.0[i]))))
+            std::array::from_fn(|i| plus_pairs(self[i], unpaired(a[i]), unpaired(b[i])))
         }
         unsafe fn operand(self, next: Self) -> Self {
-            Twin(std::array::from_fn(|i| pair(self.0[i], next.0[i])))
+            std::array::from_fn(|i| pair(self[i], next[i]))
         }
         fn lane(x: f32, next: f32) -> f32 {
             pair(x, next)
@@ -218,7 +154,7 @@ mod tests {
     fn kernels() -> Vec<(&'static str, Kernel)> {
         let mut all: Vec<(&'static str, Kernel)> = vec![("twin", |product| {
             // SAFETY: the caller's promise; the twin needs nothing of the processor.
-            unsafe { run::<Twin>(product) };
+            unsafe { run::<[f32; 4], 2>(product) };
             true
         })];
         if has_avx512_bf16() {
@@ -292,8 +228,8 @@ mod tests {
     unsafe fn rounded_by_instruction(from: *const f32, to: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe {
-            let x = Pairs::load(from, !0);
-            x.operand(x).store(to, !0);
+            let x = __m512::load(from, !0);
+            Operand::<2>::operand(x, x).store(to, !0);
         }
     }
 }

@@ -1,6 +1,6 @@
 use rayon::prelude::*;
 
-use super::Layout;
+use super::Products;
 use super::gemm::{Epilogue, Mat, MatMut, gemm};
 use crate::kernels::{Precision, Real, meter};
 
@@ -12,97 +12,53 @@ const PARALLEL_FROM: usize = 1 << 28;
 /// Rows of one such block.
 const BLOCK_ROWS: usize = 256;
 
-/// c ← a b + what `plus` says, for row-major operands, each optionally read transposed: c is (m, n), a is (m, k), b is
-/// (k, n).
-fn product<T: Real>(
-    dims: [usize; 3],
-    a: &[T],
-    transpose_a: bool,
-    b: &[T],
-    transpose_b: bool,
-    plus: Epilogue<'_, T>,
-    c: &mut [T],
-) {
+/// Calls `of_part` for each part of `size` elements of c, in parallel, on threads that take over the phase and the
+/// precision of this one.
+fn in_parallel<T: Real>(c: &mut [T], size: usize, of_part: impl Fn(usize, &mut [T]) + Sync) {
+    let (here, precision) = (meter::here(), Precision::here());
+    let _waiting = Precision::F32.enter(); // work of others, which this thread may be given meanwhile, says its own
+    c.par_chunks_mut(size).enumerate().for_each(|(i, c)| {
+        let _there = (here.enter(), precision.enter());
+        of_part(i, c);
+    });
+}
+
+/// c ← a b + what `plus` says, for row-major operands, each optionally read transposed.
+fn product<T: Real>(dims: [usize; 3], t: [bool; 2], a: &[T], b: &[T], plus: Epilogue<'_, T>, c: &mut [T]) {
     let [m, k, n] = dims;
-    let b = Mat::new(b, if transpose_b { k } else { n }, transpose_b);
-    let a = Mat::new(a, if transpose_a { m } else { k }, transpose_a);
+    let a = Mat::new(a, if t[0] { m } else { k }, t[0]);
+    let b = Mat::new(b, if t[1] { k } else { n }, t[1]);
     if m * k * n < PARALLEL_FROM || n == 0 {
         gemm(dims, T::ONE, a, b, plus, MatMut::new(c, n));
         return;
     }
-    let (here, precision) = (meter::here(), Precision::here());
-    let _waiting = Precision::F32.enter(); // work of others, which this thread may be given meanwhile, says its own
-    c.par_chunks_mut(BLOCK_ROWS * n).enumerate().for_each(|(i, c)| {
-        let _there = (here.enter(), precision.enter());
+    in_parallel(c, BLOCK_ROWS * n, |i, c| {
         let plus = Epilogue { residual: plus.residual.map(|r| r.below(i * BLOCK_ROWS)), ..plus };
         gemm([c.len() / n, k, n], T::ONE, a.below(i * BLOCK_ROWS), b, plus, MatMut::new(c, n));
     });
 }
 
-/// A product for each (m, n) matrix of c. In parallel over the batch where there is much to do, as [`product`] is over
-/// rows.
-pub(super) fn batch_of_products<T: Real>(dims: [usize; 3], a: &[T], of_a: Layout, b: &[T], of_b: Layout, c: &mut [T]) {
-    let [m, k, n] = dims;
-    if c.is_empty() {
-        return;
-    }
-    let (here, precision) = (meter::here(), Precision::here());
-    let _waiting = Precision::F32.enter(); // as in `product`
-    let one = |(i, c): (usize, &mut [T])| {
-        let _there = (here.enter(), precision.enter());
-        let (a, b) = (&a[i * of_a.step..][..m * k], &b[i * of_b.step..][..k * n]);
-        product(dims, a, of_a.transposed, b, of_b.transposed, Epilogue::NOTHING, c);
-    };
-    if c.len() * k < PARALLEL_FROM {
-        c.chunks_exact_mut(m * n).enumerate().for_each(one);
-    } else {
-        c.par_chunks_exact_mut(m * n).enumerate().for_each(one);
-    }
-}
-
-/// c ← Σ over the batch of a b.
-pub(super) fn sum_of_products<T: Real>(
-    batch: usize,
-    [m, k, n]: [usize; 3],
+/// Every product; in parallel over the batch where there is much to do, as [`product`] is over rows.
+pub(super) fn products<T: Real>(
+    of: &Products,
     a: &[T],
-    transpose_a: bool,
     b: &[T],
-    transpose_b: bool,
-    c: &mut [T],
-) {
-    c.fill(T::ZERO);
-    for i in 0..batch {
-        let a = Mat::new(&a[i * m * k..][..m * k], if transpose_a { m } else { k }, transpose_a);
-        let b = Mat::new(&b[i * k * n..][..k * n], if transpose_b { k } else { n }, transpose_b);
-        gemm([m, k, n], T::ONE, a, b, Epilogue::OWN, MatMut::new(c, n));
-    }
-}
-
-/// y ← x Wᵀ + b + residual.
-pub(super) fn linear<T: Real>(
-    [rows, inputs, outputs]: [usize; 3],
-    x: &[T],
-    w: &[T],
     bias: Option<&[T]>,
     residual: Option<&[T]>,
-    y: &mut [T],
-) {
-    let plus = Epilogue { own: false, bias, residual: residual.map(|r| Mat::new(r, outputs, false)) };
-    product([rows, inputs, outputs], x, false, w, true, plus, y);
-}
-
-/// c ← a b, or c + a b.
-pub(super) fn product_onto<T: Real>(
-    dims: [usize; 3],
-    a: &[T],
-    transpose_a: bool,
-    b: &[T],
-    transpose_b: bool,
-    add: bool,
     c: &mut [T],
 ) {
-    let plus = if add { Epilogue::OWN } else { Epilogue::NOTHING };
-    product(dims, a, transpose_a, b, transpose_b, plus, c);
+    let Products { batch, dims, steps, transposed, own } = *of;
+    let [m, k, n] = dims;
+    let plus = Epilogue { own, bias, residual: residual.map(|r| Mat::new(r, n, false)) };
+    let one = |i: usize, c: &mut [T]| {
+        let (a, b) = (&a[i * steps[0]..][..m * k], &b[i * steps[1]..][..k * n]);
+        product(dims, transposed, a, b, plus, c);
+    };
+    if batch == 1 || c.len() * k < PARALLEL_FROM || steps[2] == 0 {
+        (0..batch).for_each(|i| one(i, &mut c[i * steps[2]..][..m * n]));
+    } else {
+        in_parallel(c, m * n, one);
+    }
 }
 
 #[cfg(test)]
@@ -138,9 +94,13 @@ mod tests {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         let found = pool.install(|| {
             let _products = Precision::Bf16.enter();
-            let mut found = [0; 2].map(|_| vec![0.0; batch * m * n]);
-            product([batch * m, k, n], &a, false, &b, false, Epilogue::NOTHING, &mut found[0]);
-            batch_of_products([m, k, n], &a, Layout::new(m * k, false), &b, Layout::new(0, false), &mut found[1]);
+            let (steps, t) = ([m * k, 0, m * n], [false; 2]);
+            let in_batch = Products { steps, ..Products::new(batch, [m, k, n], t) };
+            let found = [Products::new(1, [batch * m, k, n], t), in_batch].map(|of| {
+                let mut c = vec![0.0; batch * m * n];
+                products(&of, &a, &b, None, None, &mut c);
+                c
+            });
             assert_eq!(Precision::here(), Precision::Bf16);
             found
         });

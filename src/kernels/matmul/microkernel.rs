@@ -12,7 +12,7 @@
 //! - **b is read where it lies** by a few tiles if its columns are neighbors. If it is transposed (x Wᵀ, Q Kᵀ), or read
 //!   by [`MANY`], the 32 columns at hand are copied to the stack, [`DEPTH`] rows at a time; all tiles of these columns
 //!   read the copy.
-//! - **bf16** is one more kind of register, [`super::bf16`]: its operands hold two numbers of 16 bits in a lane. For it a
+//! - **bf16** is one more kind of operand, [`super::bf16`], which holds two numbers of 16 bits in a lane. For it a
 //!   is copied too, and both are rounded on the way.
 //! - **What comes next is asked for early:** while the tiles of some columns are computed, a part of the next columns of
 //!   b is prefetched with each, and what the next tile is added to. Weights come from far: a chunk of images reads all of
@@ -27,7 +27,7 @@ use std::arch::x86_64::*;
 
 use super::bf16;
 use super::gemm::Product;
-use super::registers::Register;
+use super::registers::{Operand, Register};
 use crate::kernels::buffer::Storage;
 use crate::kernels::real::Strides;
 use crate::kernels::simd::{has_avx2, has_avx512};
@@ -54,7 +54,7 @@ struct Operands {
     b: *const f32,
     /// Lanes to the next step.
     b_row: usize,
-    /// Values of k, `Register::K` at a time.
+    /// Values of k, `K` at a time.
     steps: usize,
     /// Whether they begin with k = 0.
     first: bool,
@@ -73,7 +73,7 @@ struct Columns<R: Register> {
 /// As [`Product`] promises for rows `i` to `i + M` and columns from `j` on; the operands are there for all of them. The
 /// processor has what `R` needs.
 #[inline(always)]
-unsafe fn tile<R: Register, const M: usize, const V: usize>(
+unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
     product: &Product<f32>,
     (i, j): (usize, usize),
     operands: &Operands,
@@ -167,7 +167,7 @@ fn prefetch(x: *const f32) {
 /// # Safety
 /// As [`tile`]; `rows` is at most `R::ROWS`.
 #[inline(always)]
-unsafe fn rows<R: Register, const V: usize>(
+unsafe fn rows<R: Operand<K>, const K: usize, const V: usize>(
     rows: usize,
     product: &Product<f32>,
     at: (usize, usize),
@@ -178,7 +178,7 @@ unsafe fn rows<R: Register, const V: usize>(
             match rows {
                 // The first condition is a constant: no more tiles are compiled than `R` can have.
                 // SAFETY: the caller's promise.
-                $($m if $m <= R::ROWS => unsafe { tile::<R, $m, V>(product, at, operands) },)*
+                $($m if $m <= R::ROWS => unsafe { tile::<R, K, $m, V>(product, at, operands) },)*
                 _ => unreachable!("a tile of {rows} rows"),
             }
         };
@@ -192,21 +192,21 @@ unsafe fn rows<R: Register, const V: usize>(
 /// # Safety
 /// As [`Product`] promises. The processor has what `R` needs.
 #[inline(always)]
-pub(super) unsafe fn run<R: Register>(product: &Product<f32>) {
+pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) {
     let [m, k, n] = product.dims;
     let ((a, a_strides), (b, (b_row, b_column))) = (product.a, product.b);
     let mut panel = std::mem::MaybeUninit::<[f32; PANEL]>::uninit();
     let panel = panel.as_mut_ptr().cast::<f32>();
-    let (mut a_panel, blocks) = match R::K {
+    let (mut a_panel, blocks) = match K {
         1 => (None, 1),
-        _ => (Some(Storage::<f32>::unspecified(DEPTH.div_ceil(R::K) * A_ROWS, Device::Cpu)), m.div_ceil(A_ROWS)),
+        _ => (Some(Storage::<f32>::unspecified(DEPTH.div_ceil(K) * A_ROWS, Device::Cpu)), m.div_ceil(A_ROWS)),
     };
     // With k = 0 there is one pass of depth 0: it writes what is added.
     let passes = even_cuts(k, k.div_ceil(DEPTH).max(1));
     for ((top, bottom), (from, to)) in even_cuts(m, blocks).flat_map(|rows| passes.clone().map(move |k| (rows, k))) {
         let (height, depth, width) = (bottom - top, to - from, 2 * R::LANES);
         let tiles = height.div_ceil(R::ROWS);
-        let copied = R::K > 1 || b_column != 1 || tiles >= MANY;
+        let copied = K > 1 || b_column != 1 || tiles >= MANY;
         // With k = 0 there may be no element there.
         let a = a.wrapping_add(top * a_strides.0 + from * a_strides.1);
         let (a, a_strides) = match &mut a_panel {
@@ -214,7 +214,7 @@ pub(super) unsafe fn run<R: Register>(product: &Product<f32>) {
             Some(panel) => {
                 let panel = panel.as_mut_slice().as_mut_ptr();
                 // SAFETY: these elements of a are promised, and the panel has a row for each step of `depth` ≤ DEPTH.
-                unsafe { copy_panel::<R>(a, (a_strides.1, a_strides.0), [depth, height], (panel, A_ROWS)) };
+                unsafe { copy_panel::<R, K>(a, (a_strides.1, a_strides.0), [depth, height], (panel, A_ROWS)) };
                 (panel.cast_const(), (1, A_ROWS))
             }
         };
@@ -224,7 +224,7 @@ pub(super) unsafe fn run<R: Register>(product: &Product<f32>) {
             let (b, b_row) = match copied {
                 true => {
                     // SAFETY: these rows and columns of b are promised, and the panel has DEPTH rows of `width` ≤ 32.
-                    unsafe { copy_panel::<R>(here, (b_row, b_column), [depth, columns], (panel, width)) };
+                    unsafe { copy_panel::<R, K>(here, (b_row, b_column), [depth, columns], (panel, width)) };
                     (panel.cast_const(), width)
                 }
                 false => (here, b_row),
@@ -236,12 +236,12 @@ pub(super) unsafe fn run<R: Register>(product: &Product<f32>) {
                     prefetch_part((next, strides), (depth, columns), (t, tiles));
                 }
                 let a = a.wrapping_add(i * a_strides.0);
-                let operands = Operands { a, a_strides, b, b_row, steps: depth.div_ceil(R::K), first: from == 0 };
+                let operands = Operands { a, a_strides, b, b_row, steps: depth.div_ceil(K), first: from == 0 };
                 // SAFETY: the operands are those of these rows and columns, inside a and b or their copies.
                 unsafe {
                     match columns > R::LANES {
-                        true => rows::<R, 2>(end - i, product, (top + i, j), &operands),
-                        false => rows::<R, 1>(end - i, product, (top + i, j), &operands),
+                        true => rows::<R, K, 2>(end - i, product, (top + i, j), &operands),
+                        false => rows::<R, K, 1>(end - i, product, (top + i, j), &operands),
                     }
                 }
             }
@@ -263,20 +263,20 @@ fn even_cuts(n: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> + C
 /// All of these elements can be read, and a row of `width` written for each step; `columns` rounded up to whole registers
 /// is at most `width`.
 #[inline(always)]
-unsafe fn copy_panel<R: Register>(
+unsafe fn copy_panel<R: Operand<K>, const K: usize>(
     from: *const f32,
     (row, column): Strides,
     [depth, columns]: [usize; 2],
     (to, width): (*mut f32, usize),
 ) {
-    let (steps, mut done) = (depth.div_ceil(R::K), 0);
+    let (steps, mut done) = (depth.div_ceil(K), 0);
     // SAFETY: rows stay below `depth` and columns below `columns`, by masks or by `last`.
     unsafe {
         if column == 1 {
             for l in 0..steps {
-                let two = R::K == 2 && 2 * l + 1 < depth;
+                let two = K == 2 && 2 * l + 1 < depth;
                 for j in (0..columns).step_by(R::LANES) {
-                    let (from, mask) = (from.add(l * R::K * row + j), R::first(columns - j));
+                    let (from, mask) = (from.add(l * K * row + j), R::first(columns - j));
                     let next = if two { R::load(from.add(row), mask) } else { R::splat(0.0) };
                     R::load(from, mask).operand(next).store(to.add(l * width + j), R::first(R::LANES));
                 }
@@ -284,18 +284,18 @@ unsafe fn copy_panel<R: Register>(
             return;
         }
         if row == 1 {
-            done = depth / (4 * R::K) * 4;
+            done = depth / (4 * K) * 4;
             for j in (0..columns).step_by(R::LANES) {
                 let last = R::LANES.min(columns - j) - 1;
                 for l in (0..done).step_by(4) {
-                    R::transpose(from.add(l * R::K + j * column), column, last, to.add(l * width + j), width);
+                    R::transpose(from.add(l * K + j * column), column, last, to.add(l * width + j), width);
                 }
             }
         }
         for l in done..steps {
-            let two = R::K == 2 && 2 * l + 1 < depth;
+            let two = K == 2 && 2 * l + 1 < depth;
             for j in 0..columns {
-                let from = from.add(l * R::K * row + j * column);
+                let from = from.add(l * K * row + j * column);
                 *to.add(l * width + j) = R::lane(*from, if two { *from.add(row) } else { 0.0 });
             }
         }
@@ -328,7 +328,7 @@ pub unsafe fn sgemm(product: &Product<f32>) -> bool {
 #[target_feature(enable = "avx512f,avx512vl,avx512dq")]
 unsafe fn avx512(product: &Product<f32>) {
     // SAFETY: the caller's promise.
-    unsafe { run::<__m512>(product) }
+    unsafe { run::<__m512, 1>(product) }
 }
 
 /// # Safety
@@ -336,7 +336,7 @@ unsafe fn avx512(product: &Product<f32>) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(product: &Product<f32>) {
     // SAFETY: the caller's promise.
-    unsafe { run::<__m256>(product) }
+    unsafe { run::<__m256, 1>(product) }
 }
 
 #[cfg(test)]
@@ -350,7 +350,6 @@ pub(super) mod tests {
     impl Register for [f32; 4] {
         const LANES: usize = 4;
         const ROWS: usize = 3;
-        const K: usize = 1;
         type Mask = usize;
 
         fn first(n: usize) -> usize {
@@ -373,14 +372,12 @@ pub(super) mod tests {
         unsafe fn times(self, x: Self) -> Self {
             std::array::from_fn(|i| self[i] * x[i])
         }
+    }
+
+    // SAFETY: as above.
+    impl Operand<1> for [f32; 4] {
         unsafe fn plus_product(self, a: Self, b: Self) -> Self {
             std::array::from_fn(|i| a[i].mul_add(b[i], self[i]))
-        }
-        unsafe fn operand(self, _: Self) -> Self {
-            self
-        }
-        fn lane(x: f32, _: f32) -> f32 {
-            x
         }
         unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
             for (l, j) in (0..4).flat_map(|l| (0..4).map(move |j| (l, j))) {
@@ -396,7 +393,7 @@ pub(super) mod tests {
 
     /// SAFETY: the caller's promise; the twin needs nothing of the processor.
     unsafe fn twin(product: &Product<f32>) -> bool {
-        unsafe { run::<[f32; 4]>(product) };
+        unsafe { run::<[f32; 4], 1>(product) };
         true
     }
 

@@ -16,39 +16,49 @@ mod reference;
 #[cfg(target_arch = "x86_64")]
 mod registers;
 
-use super::{Buffer, check_len, check_optional, launch};
+use super::{Buffer, check_len, launch};
 
-/// How the matrices of one operand of a batch of products lie in its buffer.
+/// Products as a loop takes them: c ← a b + what is added, for each of a batch.
 #[derive(Clone, Copy, Debug)]
-struct Layout {
-    /// Elements from one matrix to the next; 0 when a single one serves the whole batch.
-    step: usize,
-    /// Whether each is read transposed.
-    transposed: bool,
+struct Products {
+    batch: usize,
+    /// m, k, n: a is (m, k), b (k, n), c (m, n).
+    dims: [usize; 3],
+    /// Elements from one matrix to the next of a, of b and of c; 0 where a single one serves the whole batch.
+    steps: [usize; 3],
+    /// Whether those of a and of b are read transposed.
+    transposed: [bool; 2],
+    /// Whether c is added to.
+    own: bool,
 }
 
-impl Layout {
-    fn new(step: usize, transposed: bool) -> Self {
-        Layout { step, transposed }
+impl Products {
+    fn new(batch: usize, dims: [usize; 3], transposed: [bool; 2]) -> Self {
+        let [m, k, n] = dims;
+        Products { batch, dims, steps: [m * k, k * n, m * n], transposed, own: false }
     }
+}
+
+#[track_caller]
+fn products(op: &'static str, of: &Products, ab: [&Buffer; 2], plus: [Option<&Buffer>; 2], mut c: Buffer) -> Buffer {
+    let ([a, b], [bias, residual]) = (ab, plus);
+    launch!(op, [a, b, bias, residual], [c] => products(of, a, b, bias, residual, c));
+    c
 }
 
 /// a b for each of `batch` pairs of matrices; a is (m, k) or, transposed, (k, m), and b alike. An operand with a
 /// single matrix serves the whole batch.
 #[track_caller]
 pub fn matmul(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buffer, tb: bool) -> Buffer {
-    let [m, k, n] = dims;
-    let layout = |name, buffer: &Buffer, size: usize, transposed| {
-        if buffer.len() == size && batch != 1 {
-            return Layout::new(0, transposed);
+    let mut of = Products::new(batch, dims, [ta, tb]);
+    for (step, name, buffer) in [(0, "a", a), (1, "b", b)] {
+        if buffer.len() == of.steps[step] && batch != 1 {
+            of.steps[step] = 0;
+        } else {
+            check_len("matmul", name, buffer, batch * of.steps[step]);
         }
-        check_len("matmul", name, buffer, batch * size);
-        Layout::new(size, transposed)
-    };
-    let (of_a, of_b) = (layout("a", a, m * k, ta), layout("b", b, k * n, tb));
-    let mut c = a.like(batch * m * n);
-    launch!("matmul", [a, b], [c] => batch_of_products(dims, a, of_a, b, of_b, c));
-    c
+    }
+    products("matmul", &of, [a, b], [None; 2], a.like(batch * of.steps[2]))
 }
 
 /// Σ over the batch of a b: the gradient of an operand that served a whole batch of products.
@@ -57,9 +67,8 @@ pub fn matmul_sum(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buff
     let [m, k, n] = dims;
     check_len("matmul", "a", a, batch * m * k);
     check_len("matmul", "b", b, batch * k * n);
-    let mut c = a.like(m * n);
-    launch!("matmul", [a, b], [c] => sum_of_products(batch, dims, a, ta, b, tb, c));
-    c
+    let of = Products { steps: [m * k, k * n, 0], own: true, ..Products::new(batch, dims, [ta, tb]) };
+    products("matmul", &of, [a, b], [None; 2], Buffer::full(m * n, 0.0, a.dtype(), a.device()))
 }
 
 /// x Wᵀ + b + residual for `rows` rows: x is (rows, inputs), W (outputs, inputs), b (outputs), the residual
@@ -69,11 +78,9 @@ pub fn linear(dims: [usize; 3], x: &Buffer, w: &Buffer, bias: Option<&Buffer>, r
     let [rows, inputs, outputs] = dims;
     check_len("linear", "x", x, rows * inputs);
     check_len("linear", "weight", w, outputs * inputs);
-    check_optional("linear", "bias", bias, outputs);
-    check_optional("linear", "residual", residual, rows * outputs);
-    let mut y = x.like(rows * outputs);
-    launch!("linear", [x, w, bias, residual], [y] => linear(dims, x, w, bias, residual, y));
-    y
+    check_len("linear", "bias", bias, outputs);
+    check_len("linear", "residual", residual, rows * outputs);
+    products("linear", &Products::new(1, dims, [false, true]), [x, w], [bias, residual], x.like(rows * outputs))
 }
 
 /// A gradient of [`linear`]: a b, as [`matmul`] for one pair, added to `sum` if there is one.
@@ -82,9 +89,8 @@ pub fn linear_backward(sum: Option<Buffer>, dims: [usize; 3], a: &Buffer, ta: bo
     let [m, k, n] = dims;
     check_len("linear", "a", a, m * k);
     check_len("linear", "b", b, k * n);
-    let add = sum.is_some();
-    let mut c = sum.unwrap_or_else(|| a.like(m * n));
+    let of = Products { own: sum.is_some(), ..Products::new(1, dims, [ta, tb]) };
+    let c = sum.unwrap_or_else(|| a.like(m * n));
     check_len("linear", "the sum", &c, m * n);
-    launch!("linear", [a, b], [c] => product_onto(dims, a, ta, b, tb, add, c));
-    c
+    products("linear", &of, [a, b], [None; 2], c)
 }

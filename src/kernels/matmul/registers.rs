@@ -2,19 +2,15 @@
 
 use std::arch::x86_64::*;
 
-/// A vector register of f32, and what it takes for an operand of a product. All functions but `transpose` compile to an
-/// instruction or two, inside a function that has the target feature.
+/// A vector register of f32. All functions compile to an instruction or two, inside a function that has the target feature.
 ///
 /// # Safety
-/// The unsafe ones want a processor that has it; `load` and `store` want the lanes of the mask inside one allocation,
-/// `transpose` what it reads and writes.
+/// The unsafe ones want a processor that has it; `load` and `store` want the lanes of the mask inside one allocation.
 pub(super) trait Register: Copy {
     /// Numbers in it.
     const LANES: usize;
     /// Rows of a tile two registers wide, so that sums, one row of b and one number of a fit the register file.
     const ROWS: usize;
-    /// Values of k in each lane of an operand: 1, or 2 of half the size.
-    const K: usize;
     /// Which lanes are there.
     type Mask: Copy;
 
@@ -30,12 +26,25 @@ pub(super) trait Register: Copy {
     unsafe fn plus(self, x: Self) -> Self;
     /// self x.
     unsafe fn times(self, x: Self) -> Self;
+}
+
+/// A register as the operand of a product, with `K` values of k in each lane: 1, or 2 of half the size.
+///
+/// # Safety
+/// As of [`Register`]; `transpose` wants what it reads and writes inside its allocations.
+pub(super) trait Operand<const K: usize>: Register {
     /// self + a b for operands a and b, rounded once for each value of k.
     unsafe fn plus_product(self, a: Self, b: Self) -> Self;
     /// The operand made of the numbers of a row, `self`, and of the next.
-    unsafe fn operand(self, next: Self) -> Self;
+    #[inline(always)]
+    unsafe fn operand(self, _next: Self) -> Self {
+        self
+    }
     /// One lane of an [`operand`](Self::operand).
-    fn lane(x: f32, next: f32) -> f32;
+    #[inline(always)]
+    fn lane(x: f32, _next: f32) -> f32 {
+        x
+    }
     /// The transpose of rows of 4 `K` numbers, `gap` apart, the last of them over and over when there are fewer than
     /// `LANES`: four operands, `width` apart, all their lanes.
     unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize);
@@ -47,7 +56,6 @@ pub(super) trait Register: Copy {
 impl Register for __m512 {
     const LANES: usize = 16;
     const ROWS: usize = 12;
-    const K: usize = 1;
     type Mask = __mmask16;
 
     #[inline(always)]
@@ -74,17 +82,13 @@ impl Register for __m512 {
     unsafe fn times(self, x: Self) -> Self {
         unsafe { _mm512_mul_ps(self, x) }
     }
+}
+
+// SAFETY: as above.
+impl Operand<1> for __m512 {
     #[inline(always)]
     unsafe fn plus_product(self, a: Self, b: Self) -> Self {
         unsafe { _mm512_fmadd_ps(a, b, self) }
-    }
-    #[inline(always)]
-    unsafe fn operand(self, _: Self) -> Self {
-        self
-    }
-    #[inline(always)]
-    fn lane(x: f32, _: f32) -> f32 {
-        x
     }
     #[inline(always)]
     unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
@@ -126,7 +130,6 @@ pub(super) unsafe fn transpose_rows(rows: [__m128; 16], to: *mut f32, width: usi
 impl Register for __m256 {
     const LANES: usize = 8;
     const ROWS: usize = 6;
-    const K: usize = 1;
     type Mask = __m256i;
 
     #[inline(always)]
@@ -156,17 +159,13 @@ impl Register for __m256 {
     unsafe fn times(self, x: Self) -> Self {
         unsafe { _mm256_mul_ps(self, x) }
     }
+}
+
+// SAFETY: as above.
+impl Operand<1> for __m256 {
     #[inline(always)]
     unsafe fn plus_product(self, a: Self, b: Self) -> Self {
         unsafe { _mm256_fmadd_ps(a, b, self) }
-    }
-    #[inline(always)]
-    unsafe fn operand(self, _: Self) -> Self {
-        self
-    }
-    #[inline(always)]
-    fn lane(x: f32, _: f32) -> f32 {
-        x
     }
     #[inline(always)]
     unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {

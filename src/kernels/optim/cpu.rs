@@ -35,52 +35,23 @@ impl<T: Real> Numbers<T> {
             keep: f(1.0 - lr * weight_decay),
         }
     }
-
-    /// One weight w and its moments m and v (Loshchilov and Hutter, 2019).
-    ///
-    /// m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) g²;  w ← w (1 − lr λ) − lr/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)
-    #[inline(always)]
-    fn update(&self, g: T, m: &mut T, v: &mut T, w: &mut T) {
-        *m = self.beta1.0 * *m + self.beta1.1 * g;
-        *v = self.beta2.0 * *v + self.beta2.1 * g * g;
-        *w = *w * self.keep - self.step_size * *m / (v.sqrt() * self.inverse_sqrt_correction2 + self.eps);
-    }
-}
-
-/// target ← momentum · target + (1 − momentum) · online, for one weight.
-#[inline(always)]
-fn follow<T: Real>(momentum: T, online: T, target: &mut T) {
-    *target = momentum * *target + (T::ONE - momentum) * online;
 }
 
 vectorized! {
-    /// One AdamW update of moments m and v and weights w.
-    fn update<T>(numbers: &Numbers<T>, g: &[T], m: &mut [T], v: &mut [T], w: &mut [T]) {
+    /// m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) g²;  w ← w (1 − lr λ) − lr/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)
+    fn update<T>(of: &Numbers<T>, g: &[T], m: &mut [T], v: &mut [T], w: &mut [T]) {
         for (((&g, m), v), w) in g.iter().zip(m).zip(v).zip(w) {
-            numbers.update(g, m, v, w);
+            *m = of.beta1.0 * *m + of.beta1.1 * g;
+            *v = of.beta2.0 * *v + of.beta2.1 * g * g;
+            *w = *w * of.keep - of.step_size * *m / (v.sqrt() * of.inverse_sqrt_correction2 + of.eps);
         }
     }
 
     /// target ← momentum · target + (1 − momentum) · online.
-    fn follow_all<T>(momentum: T, online: &[T], target: &mut [T]) {
+    fn follow<T>(momentum: f64, online: &[T], target: &mut [T]) {
+        let momentum = T::from_f64(momentum);
         for (&online, target) in online.iter().zip(target) {
-            follow(momentum, online, target);
-        }
-    }
-
-    /// [`update`], and [`follow_all`] of the new weights: each is read once and written once.
-    fn update_and_follow<T>(
-        numbers: &Numbers<T>,
-        momentum: T,
-        g: &[T],
-        m: &mut [T],
-        v: &mut [T],
-        w: &mut [T],
-        target: &mut [T],
-    ) {
-        for ((((&g, m), v), w), target) in g.iter().zip(m).zip(v).zip(w).zip(target) {
-            numbers.update(g, m, v, w);
-            follow(momentum, *w, target);
+            *target = momentum * *target + (T::ONE - momentum) * online;
         }
     }
 }
@@ -103,7 +74,8 @@ pub(super) fn adamw<T: Real>(of: &AdamWUpdate, steps: Vec<AdamWStep<'_>>) {
             Some((momentum, average)) => {
                 let average = average.make_mut::<T>("ema").par_chunks_mut(WEIGHTS);
                 weights.zip(average).for_each(|((((g, m), v), w), average)| {
-                    update_and_follow(&numbers, T::from_f64(momentum), g, m, v, w, average);
+                    update(&numbers, g, m, v, w);
+                    follow(momentum, w, average); // while they are in the cache
                 });
             }
         }
@@ -117,6 +89,6 @@ pub(super) fn ema<T: Real>(steps: Vec<EmaStep<'_>>) {
         let _there = here.enter();
         let average = average.make_mut::<T>("ema").par_chunks_mut(WEIGHTS);
         let weights = weight.as_slice::<T>("ema").par_chunks(WEIGHTS).zip(average);
-        weights.for_each(|(weight, average)| follow_all(T::from_f64(momentum), weight, average));
+        weights.for_each(|(weight, average)| follow(momentum, weight, average));
     });
 }

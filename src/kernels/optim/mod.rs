@@ -70,7 +70,7 @@ pub fn ema(steps: Vec<EmaStep<'_>>) {
     let Some(first) = steps.first() else { return };
     let (device, dtype) = (first.weight.device(), first.weight.dtype());
     for EmaStep { weight, average, .. } in &steps {
-        check_len("ema", "the average", average, weight.len());
+        check_len("ema", "the average", &**average, weight.len());
         [weight.device(), average.device()].iter().for_each(|found| check_device("ema", device, *found));
     }
     launch!("ema", at device, dtype, [], [] => ema(steps));

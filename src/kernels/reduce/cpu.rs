@@ -4,7 +4,6 @@ use super::Finite;
 use crate::kernels::Real;
 use crate::kernels::simd::vectorized;
 
-/// y ← factor · Σ over the middle axis.
 pub(super) fn sum<T: Real>([_, n, inner]: [usize; 3], factor: f64, x: &[T], y: &mut [T]) {
     if inner == 1 {
         for (i, y) in y.iter_mut().enumerate() {
@@ -22,7 +21,6 @@ pub(super) fn sum<T: Real>([_, n, inner]: [usize; 3], factor: f64, x: &[T], y: &
     }
 }
 
-/// dx ← factor · dy all along the middle axis.
 pub(super) fn sum_backward<T: Real>([outer, n, inner]: [usize; 3], factor: f64, dy: &[T], dx: &mut [T]) {
     let scaled = |dy: &T| T::from_f64(factor * dy.to_f64());
     for o in 0..outer {
@@ -39,7 +37,6 @@ fn norm_of<T: Real>(x: &[T]) -> f64 {
     x.iter().map(|x| x.to_f64().powi(2)).sum::<f64>().sqrt()
 }
 
-/// y ← √ Σ x².
 pub(super) fn norm<T: Real>(x: &[T], y: &mut [T]) {
     y[0] = T::from_f64(norm_of(x));
 }

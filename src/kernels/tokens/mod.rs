@@ -3,7 +3,8 @@
 mod cpu;
 mod reference;
 
-use super::{Buffer, IndexBuffer, check_len, launch};
+use super::elementwise::Walk;
+use super::{Buffer, IndexBuffer, check_len, launch, meter};
 
 /// The sizes of a gathering: x is (sources, tokens, dim), the indices rows of `per_row`. Row r reads the tokens of source
 /// r mod sources: one position table serves every image.
@@ -59,21 +60,11 @@ pub fn scatter_add(
     dx
 }
 
-/// Where a run begins in rows of some length.
-#[derive(Clone, Copy, Debug)]
-struct Run {
-    row: usize,
-    start: usize,
-}
-
-impl Run {
-    /// For `width` elements, which must lie within a row.
-    #[track_caller]
-    fn new(row: usize, start: usize, width: usize) -> Self {
-        let fits = start.checked_add(width).is_some_and(|end| end <= row);
-        assert!(fits, "slice: {width} elements from {start} on of a row of {row}");
-        Run { row, start }
-    }
+/// `width` elements from `start` on must lie within a row.
+#[track_caller]
+fn check_run(row: usize, start: usize, width: usize) {
+    let fits = start.checked_add(width).is_some_and(|end| end <= row);
+    assert!(fits, "slice: {width} elements from {start} on of a row of {row}");
 }
 
 /// For each of `rows`, the runs of all parts one after the other: parts are (buffer, run length).
@@ -82,11 +73,15 @@ impl Run {
 /// Without any part, or when one has not `rows` runs of its length.
 #[track_caller]
 pub fn concat(rows: usize, parts: &[(&Buffer, usize)]) -> Buffer {
-    parts.iter().for_each(|(x, width)| check_len("concat", "a part", x, rows * width));
-    let (parts, widths): (Vec<&Buffer>, Vec<usize>) = parts.iter().copied().unzip();
-    let Some(first) = parts.first() else { panic!("concat: nothing to concatenate") };
-    let mut y = first.like(rows * widths.iter().sum::<usize>());
-    launch!("concat", [parts], [y] => concat(rows, &widths, &parts, y));
+    parts.iter().for_each(|(x, width)| check_len("concat", "a part", *x, rows * width));
+    let Some((first, _)) = parts.first() else { panic!("concat: nothing to concatenate") };
+    let row = parts.iter().map(|(_, width)| width).sum();
+    let (mut y, mut start) = (first.like(rows * row), 0);
+    let _one_operation = meter::op("concat");
+    for &(x, width) in parts {
+        launch!("concat", [x], [y] => copy(&Walk::runs(rows, width, width, row), [0, start], x, y));
+        start += width;
+    }
     y
 }
 
@@ -94,9 +89,9 @@ pub fn concat(rows: usize, parts: &[(&Buffer, usize)]) -> Buffer {
 #[track_caller]
 pub fn slice(rows: usize, row: usize, start: usize, width: usize, x: &Buffer) -> Buffer {
     check_len("slice", "x", x, rows * row);
-    let run = Run::new(row, start, width);
+    check_run(row, start, width);
     let mut y = x.like(rows * width);
-    launch!("slice", [x], [y] => slice(rows, run, width, x, y));
+    launch!("slice", [x], [y] => copy(&Walk::runs(rows, width, row, width), [start, 0], x, y));
     y
 }
 
@@ -104,17 +99,19 @@ pub fn slice(rows: usize, row: usize, start: usize, width: usize, x: &Buffer) ->
 #[track_caller]
 pub fn unslice(rows: usize, row: usize, start: usize, width: usize, dy: &Buffer) -> Buffer {
     check_len("slice", "dy", dy, rows * width);
-    let run = Run::new(row, start, width);
-    let mut dx = dy.like(rows * row);
-    launch!("slice", [dy], [dx] => unslice(rows, run, width, dy, dx));
+    check_run(row, start, width);
+    let mut dx = Buffer::full(rows * row, 0.0, dy.dtype(), dy.device());
+    launch!("slice", [dy], [dx] => copy(&Walk::runs(rows, width, width, row), [0, start], dy, dx));
     dx
 }
 
-/// (outer, a, mid, b, inner) → (outer, b, mid, a, inner): any two axes exchanged.
+/// x, of this shape, with its axes in another order: axis i of the result is axis `order[i]` of x. `op` is what it is for.
 #[track_caller]
-pub fn swap_axes(dims: [usize; 5], x: &Buffer) -> Buffer {
-    check_len("transpose", "x", x, dims.iter().product());
+pub fn permute(op: &'static str, shape: &[usize], order: &[usize], x: &Buffer) -> Buffer {
+    check_len(op, "x", x, shape.iter().product());
+    let all = (0..shape.len()).all(|axis| order.contains(&axis)) && order.len() == shape.len();
+    assert!(all, "{op}: {order:?} are not the axes of {shape:?}");
     let mut y = x.like(x.len());
-    launch!("transpose", [x], [y] => swap_axes(dims, x, y));
+    launch!(op, [x], [y] => copy(&Walk::permuted(shape, order), [0, 0], x, y));
     y
 }
