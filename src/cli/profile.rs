@@ -99,7 +99,7 @@ fn by_op(p: &Profile) -> String {
     let (long, short): (Vec<_>, Vec<_>) =
         p.by_op().into_iter().partition(|(.., sum)| sum.flops > 0 || sum.time * LEAST_SHARE >= p.thread_time());
     let mut rows: Vec<Vec<String>> =
-        long.iter().map(|(op, pass, sum)| row(op.unwrap_or("between operations"), pass.name(), sum)).collect();
+        long.iter().map(|(op, pass, sum)| row(op.unwrap_or("between operations"), pass, sum)).collect();
     let mut others = Sum::default();
     short.iter().for_each(|(.., sum)| others += *sum);
     rows.push(row(&format!("{} others", short.len()), "", &others));
@@ -111,7 +111,7 @@ fn by_op(p: &Profile) -> String {
 
 fn by_phase(p: &Profile) -> String {
     let row = |name: &str, time: Duration| vec![name.to_owned(), ms(time, p), share(time, p)];
-    let mut rows: Vec<Vec<String>> = PHASES.iter().map(|&phase| row(name(phase), p.of_phase(phase).time)).collect();
+    let mut rows: Vec<Vec<String>> = PHASES.iter().map(|(phase, name, _)| row(name, p.of_phase(*phase).time)).collect();
     rows.push(row("idle", p.idle()));
     rows.push(row("threads × wall time", p.thread_time()));
     let loader = ms(p.of_phase(Phase::Loading).time, p);
@@ -119,20 +119,6 @@ fn by_phase(p: &Profile) -> String {
         "A step by phase (ms of all threads together)\n{}beside these, the loader's own thread: {loader} ms\n",
         table(&["phase", "ms", "share"], &rows)
     )
-}
-
-fn name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Data => "data, masks, noise",
-        Phase::Target => "target encoder",
-        Phase::Context => "context encoder",
-        Phase::Predictor => "predictor and loss",
-        Phase::Backward => "backward",
-        Phase::GradientSum => "gradient sum",
-        Phase::Optimizer => "AdamW and EMA",
-        Phase::Rest => "rest",
-        Phase::Loading => "loading",
-    }
 }
 
 /// What a chunk of so many images keeps for its backward pass, `entries` on its tape in all.
