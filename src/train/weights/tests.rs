@@ -107,31 +107,6 @@ fn the_file_decides_about_the_class_token_which_keeps_its_position() {
 }
 
 #[test]
-fn sizes_that_cannot_be_or_are_not_the_files() {
-    let file = file(&[("", &encoder(false, 1.0))], "");
-    let impossible = EncoderConfig { heads: 3, ..tiny() };
-    assert!(matches!(load(&file, &impossible, &partial()), Err(Error::Config { .. })));
-    let deeper = EncoderConfig { depth: 2, ..tiny() };
-    says(load(&file, &deeper, &strict()), &["12 tensors cannot", "blocks.1.mlp.fc2.bias is missing"]);
-    assert_eq!(load(&file, &deeper, &partial()).unwrap().left_out.len(), 12);
-    // More than there is memory for.
-    for sizes in [EncoderConfig { dim: 8192, depth: 2, ..tiny() }, EncoderConfig { dim: 16_384, ..tiny() }] {
-        says(load(&file, &sizes, &strict()), &["bytes are not those of an encoder of these sizes"]);
-    }
-}
-
-/// The least that a file of such an encoder can have, two bytes a number, is enough.
-#[test]
-fn an_encoder_of_two_bytes_a_number_is_read() {
-    let (sizes, params) = (EncoderConfig { class_token: true, ..tiny() }, encoder(true, 0.0));
-    let half = |p: &crate::nn::Param| vec![0; 2 * p.value.elements()];
-    let halves: Vec<_> = params.iter().map(|p| (&*p.name, "F16", &p.value.shape()[..], half(p))).collect();
-    let file = Scratch::new("halves", &file_of(&halves));
-    assert_eq!(TensorFile::open(&file.0, "").unwrap().bytes(), 2 * sizes.elements());
-    load(&file, &sizes, &strict()).unwrap();
-}
-
-#[test]
 fn a_fresh_encoder_is_the_fresh_models() {
     let (_, params) = model(MethodConfig::Ijepa { target_blocks: 1 }, 1, 1);
     assert!(same(&params["encoder"], &fresh_encoder(&tiny(), LinearInit::Normal, 11).unwrap().1));
