@@ -141,29 +141,21 @@ pub(super) fn sources(names: &[String]) -> Vec<Source> {
 /// If this is a parameter of an encoder: its prefix and layout, and whether it stands outside of blocks.
 fn part_of(name: &str) -> Option<(&str, Layout, bool)> {
     let bare = name.strip_suffix(".weight").or(name.strip_suffix(".bias")).unwrap_or(name);
-    let at_a_point = |prefix: &&str| prefix.is_empty() || prefix.ends_with('.');
-    let ending = |ending: &str| bare.strip_suffix(ending).filter(at_a_point);
-    let numbered = |inner: &str, blocks: &str| {
-        let before = bare.strip_suffix(inner)?.strip_suffix('.')?;
-        let before = before.trim_end_matches(|c: char| c.is_ascii_digit()).strip_suffix('.')?;
-        before.strip_suffix(blocks).filter(at_a_point)
-    };
-    let part = OUTSIDE.iter().find_map(|(official, theirs)| {
-        // The transformers library's names first: none of the official ones ends as they do.
-        let found = |(prefix, layout)| (prefix, layout, true);
-        let theirs = ending(theirs).map(|prefix| (prefix, Layout::Transformers));
-        theirs.or(ending(official).map(|prefix| (prefix, Layout::Official))).map(found)
+    let together = APART.iter().find_map(|part| bare.strip_suffix(part)?.strip_suffix('.')).unwrap_or(bare);
+    // The transformers library's names first: none of the official ones ends as they do.
+    let layouts = [(Layout::Transformers, together, "encoder.layer"), (Layout::Official, bare, "blocks")];
+    let found = layouts.into_iter().find_map(|(layout, name, blocks)| {
+        let theirs = |(official, theirs)| if layout == Layout::Official { official } else { theirs };
+        let outside = OUTSIDE.into_iter().map(theirs).map(|ending| name.strip_suffix(ending));
+        let inside = INSIDE.into_iter().map(theirs).map(|layer| {
+            let before = name.strip_suffix(layer)?.strip_suffix('.')?;
+            before.trim_end_matches(|c: char| c.is_ascii_digit()).strip_suffix('.')?.strip_suffix(blocks)
+        });
+        let all = outside.map(|prefix| (prefix, true)).chain(inside.map(|prefix| (prefix, false)));
+        let mut all = all.filter_map(|(prefix, outside)| Some((prefix?, layout, outside)));
+        all.find(|(prefix, ..)| prefix.is_empty() || prefix.ends_with('.'))
     });
-    let part = part.or_else(|| {
-        INSIDE.iter().find_map(|(official, theirs)| {
-            let found = |(prefix, layout)| (prefix, layout, false);
-            let whole = numbered(official, "blocks").map(|prefix| (prefix, Layout::Official));
-            let apart = |part: &&str| numbered(&format!("{theirs}.{part}"), "encoder.layer");
-            let theirs = numbered(theirs, "encoder.layer").or_else(|| APART.iter().find_map(apart));
-            whole.or(theirs.map(|prefix| (prefix, Layout::Transformers))).map(found)
-        })
-    });
-    part.filter(|(prefix, ..)| prefix.split('.').all(|part| companion_of(part).is_none()))
+    found.filter(|(prefix, ..)| prefix.split('.').all(|part| companion_of(part).is_none()))
 }
 
 fn companion_of(part: &str) -> Option<&'static str> {
