@@ -68,9 +68,6 @@ pub fn source(preprocessing: &Preprocessing) -> &'static str {
 }
 
 /// Says how these images are normalized, and gives that.
-///
-/// # Errors
-/// If it has to be measured, and an image cannot be read.
 pub fn normalization(preprocessing: &Preprocessing, splits: &data::Splits) -> Result<Normalization> {
     let normalization = preprocessing.on(splits)?;
     let Normalization { mean, std } = &normalization;
@@ -95,9 +92,6 @@ pub struct StartArgs {
 
 impl StartArgs {
     /// How images are normalized, if these flags or the weights, which were `read`, say so.
-    ///
-    /// # Errors
-    /// When it cannot be done so.
     pub fn preprocessing(&self, read: Option<&InitReport>) -> Result<Option<Preprocessing>> {
         Ok(self.read.asked()?.or(read.map(|read| Preprocessing::of(read.run.as_ref()))))
     }
@@ -136,13 +130,10 @@ pub struct Opened {
 
 impl EncoderArgs {
     /// Reads the encoder; says on standard error what is to be said about the reading.
-    ///
-    /// # Errors
-    /// When the file cannot be read or does not fit.
     pub fn load(&self) -> Result<Opened> {
         let asked = self.read.asked()?;
-        let InitOptions { fit, prefix, interpolate_positions } = self.read.options();
-        let read_as_weights = fit == Fit::Partial || prefix.is_some() || interpolate_positions;
+        let ReadArgs { prefix, partial, interpolate_positions, .. } = &self.read;
+        let read_as_weights = *partial || prefix.is_some() || *interpolate_positions;
         let plain = !self.size.any() && self.mlp_dim.is_none() && !read_as_weights;
         let found = if plain && is_checkpoint(&self.file)? { self.checkpoint() } else { self.weights() }?;
         Ok(Opened { preprocessing: asked.unwrap_or(found.preprocessing), ..found })

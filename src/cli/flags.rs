@@ -72,19 +72,13 @@ pub fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(fine).ok_or(format!("'{text}' is not a whole number from 1 to 10^12"))
 }
 
-/// Checks that the number of a flag is not negative.
-///
-/// # Errors
-/// When it is, or is not finite.
+/// Checks that the number of a flag is finite and not negative.
 pub fn not_negative(flag: &str, x: f64) -> Result<f64> {
     let wrong = || Error::config(format!("{flag} is {x}"), "choose a number that is not negative");
     if x >= 0.0 && x.is_finite() { Ok(x) } else { Err(wrong()) }
 }
 
 /// Refuses the first of these flags that was given: they mean something to other methods only.
-///
-/// # Errors
-/// When one was given.
 pub fn refuse(given: &[(bool, &str)], belongs_to: &str) -> Result<()> {
     let Some((_, flag)) = given.iter().find(|(given, _)| *given) else { return Ok(()) };
     let hint = format!("leave it out, or choose --method {belongs_to}");

@@ -220,9 +220,6 @@ pub struct TrainArgs {
 }
 
 /// The recipe of the method and the sizes that these flags describe, with these masks.
-///
-/// # Errors
-/// When a flag belongs to another method, sizes do not fit, or no such masks exist.
 pub fn recipe(model: &ModelArgs, masks: &MaskArgs) -> Result<RunConfig> {
     let recipe = RunConfig::for_method(model.method()?, model.size.preset.unwrap_or_default());
     let model = model.apply(recipe.model)?;
@@ -267,9 +264,6 @@ impl ModelArgs {
 
 impl MaskArgs {
     /// What these flags say, and where they say nothing, what `standard` has.
-    ///
-    /// # Errors
-    /// When a flag belongs to another method, or no such masks exist.
     pub fn apply(&self, standard: Masking) -> Result<Masking> {
         let of_blocks = [
             (self.targets.is_some(), "--targets"),
@@ -303,9 +297,6 @@ impl MaskArgs {
 
 impl TrainArgs {
     /// The recipe with what these flags say, over so many training images.
-    ///
-    /// # Errors
-    /// When settings cannot work together.
     pub fn apply(&self, mut config: RunConfig, length: Option<Length>, images: usize) -> Result<RunConfig> {
         if !config.model.method.has_target_encoder() {
             refuse(&[(self.ema.is_some(), "--ema")], "ijepa or stop")?;
@@ -435,25 +426,10 @@ mod tests {
             let help = arg.get_help().unwrap().to_string();
             assert!(help.contains(&format!("[default: {default}")), "--{flag}: {help}");
         }
-        for other in [
-            "lr-start 1",
-            "lr-end 1",
-            "no-flip",
-            "official-masks",
-            "image-size 64",
-            "patch 2",
-            "dim 64",
-            "depth 2",
-            "heads 4",
-            "predictor-dim 32",
-            "predictor-depth 1",
-            "predictor-heads 1",
-            "learned-positions",
-            "linear-init xavier",
-            "patch-std 1",
-            "position-scale 1",
-            "embed-std 1",
-        ] {
+        let others = "lr-start 1, lr-end 1, no-flip, official-masks, image-size 64, patch 2, dim 64, depth 2, heads 4, \
+            predictor-dim 32, predictor-depth 1, predictor-heads 1, learned-positions, linear-init xavier, patch-std 1, \
+            position-scale 1, embed-std 1";
+        for other in others.split(", ") {
             assert_ne!(config(&format!("--{other}")), config(""), "--{other}");
         }
         let mae = config("--method mae");

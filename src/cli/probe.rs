@@ -56,9 +56,6 @@ pub struct ProbeArgs {
 }
 
 /// Checks that these images can be probed, before hours of training.
-///
-/// # Errors
-/// When there are no images or no labels, or no training image is of some class that is tested.
 pub fn check(args: &ProbeArgs, splits: &Splits) -> Result<()> {
     Chosen::new(args, splits).map(drop)
 }
@@ -139,10 +136,7 @@ fn labeled(images: &Arc<dyn Dataset>, most: usize) -> Result<(Arc<dyn Dataset>, 
 /// Probes a model, its untrained self and raw pixels, and prints the table, row by row as they are found. The last
 /// blocks of the encoder that are concatenated are four, or all there are. Only the features of one row are held at a
 /// time.
-///
-/// # Errors
-/// When the trained encoder cannot be judged, or the user asks to stop. A baseline that cannot be had is a row of
-/// dashes, and the reason stands below the table.
+/// A baseline that cannot be had is a row of dashes, and the reason stands below the table.
 pub fn probe(
     args: &ProbeArgs,
     (encoder, params): (&Encoder, &Params),
