@@ -321,12 +321,9 @@ impl TrainArgs {
         }
         config.lr.start = self.lr_start.unwrap_or(config.lr.start);
         config.lr.end = self.lr_end.unwrap_or(config.lr.end);
-        if let Some([start, end]) = self.weight_decay {
-            config.weight_decay = WeightDecay { start, end };
-        }
-        if let Some([start, end]) = self.ema {
-            config.ema = EmaMomentum { start, end };
-        }
+        let decay = self.weight_decay.map(|[start, end]| WeightDecay { start, end });
+        config.weight_decay = decay.unwrap_or(config.weight_decay);
+        config.ema = self.ema.map_or(config.ema, |[start, end]| EmaMomentum { start, end });
         config.augment.scale = self.crop_scale.map_or(config.augment.scale, |[min, max]| (min as f32, max as f32));
         if self.no_flip {
             config.augment.flip = 0.0;

@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let PretrainedEncoder { encoder, params } = &found.model;
     let splits = data::open_with(spec, encoder.config().image_size, args.open.options())?;
-    check(&args.probe, &splits)?;
+    Chosen::new(&args.probe, &splits)?;
     signals::listen(); // not before: nothing asks while images are listed, or decoded with --strict
     println!("{}, on {}", found.what, splits.train.describe());
     let normalization = normalization(&found.preprocessing, &splits)?;
@@ -55,13 +55,8 @@ pub struct ProbeArgs {
     probe_images: Option<[usize; 2]>,
 }
 
-/// Checks that these images can be probed, before hours of training.
-pub fn check(args: &ProbeArgs, splits: &Splits) -> Result<()> {
-    Chosen::new(args, splits).map(drop)
-}
-
 /// The images that are probed, and their classes: those of the training images, numbered from 0.
-struct Chosen {
+pub struct Chosen {
     train: Arc<dyn Dataset>,
     test: Arc<dyn Dataset>,
     train_labels: Vec<u32>,
@@ -70,7 +65,8 @@ struct Chosen {
 }
 
 impl Chosen {
-    fn new(args: &ProbeArgs, splits: &Splits) -> Result<Self> {
+    /// An error if these images cannot be probed: to be known before hours of training.
+    pub fn new(args: &ProbeArgs, splits: &Splits) -> Result<Self> {
         let [most_train, most_test] = args.probe_images.unwrap_or([usize::MAX; 2]);
         let (train, train_labels) = labeled(&splits.train, most_train)?;
         let (test, test_labels) = labeled(&splits.test, most_test)?;
@@ -101,10 +97,8 @@ impl Chosen {
         }
         if classes.len() < 2 {
             let problem = format!("{}: images of one class, and nothing to tell apart", splits.train.describe());
-            return Err(Error::config(
-                problem,
-                "give images of at least two classes; perhaps the folders lie further down",
-            ));
+            let hint = "give images of at least two classes; perhaps the folders lie further down";
+            return Err(Error::config(problem, hint));
         }
         let place = |label: &u32| classes.partition_point(|class| class < label) as u32;
         let [train_labels, test_labels] = [train_labels, test_labels].map(|labels| labels.iter().map(place).collect());
@@ -282,7 +276,7 @@ mod tests {
     fn a_probe_that_cannot_be_made_says_why() {
         let [a, b, c] = [0, 1, 2].map(Some);
         let message = |args: ProbeArgs, train: &[Option<usize>], test: &[Option<usize>]| {
-            check(&args, &splits(train, test)).unwrap_err().to_string()
+            Chosen::new(&args, &splits(train, test)).err().unwrap().to_string()
         };
         // A test image of a class that no training image has is without a label.
         let hidden = message(ALL, &[a, b], &[a, None]);
@@ -298,7 +292,7 @@ mod tests {
         let few = ProbeArgs { probe_images: Some([2, 9]) };
         let unseen = message(few, &[a, a, b, c], &[a, b, c]);
         assert!(unseen.contains("1 others") && unseen.contains("--probe-images 3,3"), "{unseen}");
-        check(&ProbeArgs { probe_images: Some([3, 3]) }, &splits(&[a, a, b, c], &[a, b, c])).unwrap();
+        Chosen::new(&ProbeArgs { probe_images: Some([3, 3]) }, &splits(&[a, a, b, c], &[a, b, c])).unwrap();
     }
 
     #[test]
