@@ -176,13 +176,21 @@ fn peak_of_all_threads(precision: Precision) -> f64 {
     (0..TRIES).map(|_| once()).fold(0.0, f64::max)
 }
 
-/// What the first chunk of a batch keeps. It depends on sizes and masks; pixels are random here.
+/// What the first chunk of a batch keeps. It depends on sizes and masks alone.
 fn saved_by_a_chunk(config: &RunConfig, trainer: &Trainer) -> Result<Vec<Saved>> {
+    let batch = random_batch(config)?;
+    Ok(saved(trainer, &trainer.chunk(&batch, 0..trainer.chunk_images.min(config.batch))))
+}
+
+/// A batch as the run's first, but with random pixels.
+///
+/// # Errors
+/// When no such masks exist.
+pub fn random_batch(config: &RunConfig) -> Result<Batch> {
     let (encoder, seed) = (&config.model.encoder, config.seed);
     let mut rng = stream(seed, Purpose::Mask, [1, 0]);
     let (context, targets) = config.masking.sample(config.batch, encoder.patches(), &mut rng)?;
     let shape = [config.batch, encoder.channels, encoder.image_size, encoder.image_size];
     let images = Tensor::normal(shape, 1.0, DType::F32, &mut stream(seed, Purpose::Eval, [0, 0]));
-    let batch = Batch::masked(images, context, targets, Noise::Drawn { seed, step: 1 });
-    Ok(saved(trainer, &trainer.chunk(&batch, 0..trainer.chunk_images.min(config.batch))))
+    Ok(Batch::masked(images, context, targets, Noise::Drawn { seed, step: 1 }))
 }

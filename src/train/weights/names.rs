@@ -88,11 +88,6 @@ impl Source {
         vec![format!("{}{theirs}{kind}", self.prefix)]
     }
 
-    /// The names of a predictor that lies after this prefix.
-    pub fn predictor(prefix: &str) -> Self {
-        Source { prefix: prefix.to_owned(), layout: Layout::Official }
-    }
-
     /// The prefix as it is shown: `teacher.backbone.*`.
     pub fn shown(&self) -> String {
         if self.prefix.is_empty() { "plain names".to_owned() } else { format!("{}*", super::shown(&self.prefix)) }
