@@ -12,7 +12,7 @@ use crate::nn::LinearInit;
 use crate::train::checkpoint;
 use crate::train::safetensors::Fit;
 use crate::train::weights::{
-    InitOptions, InitReport, LoadedEncoder, Preprocessing, PretrainedEncoder, is_checkpoint, load_encoder, sizes_of,
+    InitOptions, LoadedEncoder, Preprocessing, PretrainedEncoder, is_checkpoint, load_encoder, sizes_of,
 };
 use crate::vit::EncoderConfig;
 use crate::{Result, data};
@@ -49,7 +49,7 @@ impl ReadArgs {
     }
 
     /// How images are normalized, if flags say so.
-    fn asked(&self) -> Result<Option<Preprocessing>> {
+    pub fn asked(&self) -> Result<Option<Preprocessing>> {
         let Some((mean, std)) = self.mean.zip(self.std) else { return Ok(None) };
         let normalization = Normalization::new(mean, std);
         normalization.check()?;
@@ -88,13 +88,6 @@ pub struct StartArgs {
     /// How it is read.
     #[command(flatten)]
     pub read: ReadArgs,
-}
-
-impl StartArgs {
-    /// How images are normalized, if these flags or the weights, which were `read`, say so.
-    pub fn preprocessing(&self, read: Option<&InitReport>) -> Result<Option<Preprocessing>> {
-        Ok(self.read.asked()?.or(read.map(|read| Preprocessing::of(read.run.as_ref()))))
-    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -180,7 +173,7 @@ impl EncoderArgs {
             what: format!("{read} of {tensors} tensors from {file}{names}"),
             model: PretrainedEncoder { encoder, params },
             preprocessing: Preprocessing::of(run.as_ref()),
-            linear_init: run.as_ref().map_or(usual, |run| run.linear_init()),
+            linear_init: run.as_ref().map_or(usual, |run| run.model.linear_init),
             seed: run.as_ref().map_or(0, |run| run.seed),
             data: run.map(|run| run.data),
         })

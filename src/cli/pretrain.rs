@@ -19,7 +19,7 @@ use crate::error::renamed;
 use crate::methods::Number;
 use crate::runs::{RunFolder, standard_policy};
 use crate::train::checkpoint::{CheckpointPolicy, SavedRun};
-use crate::train::weights::{fresh_encoder, load_into};
+use crate::train::weights::{Preprocessing, fresh_encoder, load_into};
 use crate::train::{Origin, RunConfig, StepReport, Trainer, fresh_model};
 
 #[derive(ClapArgs, Clone, Debug)]
@@ -114,14 +114,14 @@ fn begin(args: &Args) -> Result<()> {
     }
     let policy = args.policy(standard_policy(&config, &splits), splits.train.len() / config.batch);
     let (method, mut params) = fresh_model(&config)?;
-    let mut read = None;
+    let mut preprocessing = None;
     if let Some(file) = &args.start.init {
         let report = load_into(file, &*method, &mut params, &args.start.read.options())?;
         report.lines.iter().for_each(|line| say!("{}", renamed(line, flag)));
-        read = Some(report);
+        preprocessing = Some(Preprocessing::of(report.run.as_ref()));
         config.init = Some(Origin::of(file)?);
     }
-    if let Some(preprocessing) = args.start.preprocessing(read.as_ref())? {
+    if let Some(preprocessing) = args.start.read.asked()?.or(preprocessing) {
         config.normalization = Some(normalization(&preprocessing, &splits)?);
     }
     let scheme = config.data.split(':').next().unwrap_or("data");

@@ -113,17 +113,16 @@ impl Chosen {
 /// An even choice of `most` images, and their labels.
 fn labeled(images: &Arc<dyn Dataset>, most: usize) -> Result<(Arc<dyn Dataset>, Vec<u32>)> {
     let chosen = Subset::even(Arc::clone(images), most);
-    let problem = match eval::labels(&chosen) {
+    let in_folders = "give images in class folders, as in DIR/train/CLASS/name.jpg and DIR/test/CLASS/name.jpg";
+    let (problem, hint) = match eval::labels(&chosen) {
         Some(labels) if !labels.is_empty() => return Ok((Arc::new(chosen), labels)),
-        Some(_) => "no images to probe with",
-        None if chosen.class_names().is_empty() => "a probe needs labels, and these images have none",
-        None => {
-            let problem = "some of these images are of classes that no training image has";
-            let hint = "add training images of these classes, or take them out of the test images";
-            return Err(Error::config(format!("{}: {problem}", images.describe()), hint));
-        }
+        Some(_) => ("no images to probe with", in_folders),
+        None if chosen.class_names().is_empty() => ("a probe needs labels, and these images have none", in_folders),
+        None => (
+            "some of these images are of classes that no training image has",
+            "add training images of these classes, or take them out of the test images",
+        ),
     };
-    let hint = "give images in class folders, as in DIR/train/CLASS/name.jpg and DIR/test/CLASS/name.jpg";
     Err(Error::config(format!("{}: {problem}", images.describe()), hint))
 }
 

@@ -247,7 +247,7 @@ fn read(
 #[cfg(test)]
 mod tests {
     use super::super::algorithm_1::StepParams;
-    use super::super::safetensors::tests::Scratch;
+    use super::super::safetensors::tests::{Scratch, says};
     use super::super::weights::{InitOptions, load_encoder};
     use super::*;
     use crate::methods::{MethodConfig, ModelConfig};
@@ -337,8 +337,7 @@ mod tests {
             [r#"{"betas":[1.0,0.999],"eps":1e-8}"#, r#"{"betas":[0.9,-0.1],"eps":0}"#, r#"{"betas":[0.9,0],"eps":-1}"#];
         for constants in not_so.into_iter().chain(cannot) {
             rewrite(&file, &[("optimizer", Some(constants))], &[]);
-            let error = load_run(&file.0).unwrap_err().to_string();
-            assert!(error.contains("the constants of its optimizer cannot"), "{error}");
+            says(load_run(&file.0), &["the constants of its optimizer cannot"]);
             load(&file.0).unwrap();
         }
     }
@@ -350,8 +349,7 @@ mod tests {
         for (other, named) in [(Some("xoshiro"), "draws by xoshiro"), (None, "draws by an earlier version's")] {
             save_to(&file, &trainer).unwrap();
             rewrite(&file, &[("draws", other)], &[]);
-            let error = load_run(&file.0).unwrap_err().to_string();
-            assert!(error.contains(named) && error.contains(DRAWS) && error.contains("`init`"), "{error}");
+            says(load_run(&file.0), &[named, DRAWS, "`init`"]);
             assert!(bits_of(&load(&file.0).unwrap().params) == bits_of(&trainer.params));
         }
     }
@@ -369,15 +367,10 @@ mod tests {
         let x = Tensor::zeros([1], DType::F32);
         let more = ["target_encoder.more", "optimizer.m.more", "more"].map(|name| (name.to_owned(), &x));
         rewrite(&file, &[], &more);
-        let refused = |error: Error, names: &[&str]| {
-            let error = error.to_string();
-            assert!(error.contains(&format!("{} tensor", names.len())), "{error}");
-            names.iter().for_each(|name| assert!(error.contains(&format!("\n    {name} is unexpected")), "{error}"));
-        };
-        refused(load_run(&file.0).unwrap_err(), &more.each_ref().map(|(name, _)| name.as_str()));
-        refused(load(&file.0).unwrap_err(), &["target_encoder.more", "more"]);
-        let of_encoder = load_encoder(&file.0, sizes, &InitOptions::default());
-        refused(of_encoder.unwrap_err(), &["target_encoder.more"]);
+        let [target, moment, other] = more.map(|(name, _)| format!("\n    {name} is unexpected"));
+        says(load_run(&file.0), &["3 tensors", &target, &moment, &other]);
+        says(load(&file.0), &["2 tensors", &target, &other]);
+        says(load_encoder(&file.0, sizes, &InitOptions::default()), &["1 tensor", &target]);
     }
 
     /// An update can overflow where the gradient did not. The checkpoint before it stays.
@@ -387,10 +380,6 @@ mod tests {
         save_to(&file, &good).unwrap();
         let mut overflown = good.clone();
         overflown.step(&small::batch(&good), &StepParams { lr: 1e39, ..HYPER }).unwrap();
-        let says = |result: Result<()>, words: &[&str]| {
-            let error = result.unwrap_err().to_string();
-            words.iter().for_each(|words| assert!(error.contains(words), "no '{words}' in {error}"));
-        };
         let all = ["not written", "encoder.norm.weight has values that are not finite", "predictor.", "is still there"];
         says(save_to(&file, &overflown), &all);
         let mut of_target = good.params.clone();

@@ -61,7 +61,7 @@ fn three(dtype: DType) -> [(&'static str, Tensor); 3] {
 
 /// That an error contains all of these.
 #[track_caller]
-fn says<T>(result: Result<T>, words: &[&str]) -> String {
+pub fn says<T>(result: Result<T>, words: &[&str]) -> String {
     let error = result.err().expect("an error").to_string();
     words.iter().for_each(|words| assert!(error.contains(words), "no '{words}' in {error}"));
     error

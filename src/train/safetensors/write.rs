@@ -34,7 +34,10 @@ struct Entry<'a> {
 pub fn write(path: &Path, metadata: BTreeMap<String, String>, tensors: &[(String, &Tensor)]) -> Result<()> {
     let looked_at = tensors.par_iter().map(|(name, tensor)| {
         let (values, mut digest) = (tensor.as_slice::<f32>(), Digest::new());
-        let seen = in_pieces(values, |values, bytes| Ok(digest.update(values, bytes)));
+        let seen = in_pieces(values, |values, bytes| {
+            digest.update(values, bytes);
+            Ok(())
+        });
         seen.expect("nothing is written");
         Entry { name, dtype: "F32", shape: tensor.shape().to_vec(), bytes: size_of_val(values), digest }
     });

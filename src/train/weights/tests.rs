@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::methods::{Method, MethodConfig, ModelConfig};
 use crate::tensor::Tensor;
-use crate::train::safetensors::tests::{Scratch, f32s, file_of};
+use crate::train::safetensors::tests::{Scratch, f32s, file_of, says};
 use crate::vit::PredictorConfig;
 
 fn strict() -> InitOptions {
@@ -60,12 +60,6 @@ fn file(modules: &[(&str, &Params)], but: &str) -> Scratch {
 
 fn load(file: &Scratch, sizes: &EncoderConfig, options: &InitOptions) -> Result<LoadedEncoder> {
     load_encoder(&file.0, sizes, options)
-}
-
-#[track_caller]
-fn says<T>(result: Result<T>, words: &[&str]) {
-    let error = result.err().expect("an error").to_string();
-    words.iter().for_each(|words| assert!(error.contains(words), "no '{words}' in {error}"));
 }
 
 #[test]
