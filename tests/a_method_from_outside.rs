@@ -34,7 +34,7 @@ fn mean_token(x: &Var) -> Var {
 }
 
 impl Follow {
-    fn new(dtype: DType) -> (Arc<dyn Method>, ModelParams) {
+    fn model(dtype: DType) -> (Arc<dyn Method>, ModelParams) {
         let sizes = EncoderConfig {
             mask_token: true,
             class_token: false,
@@ -108,7 +108,7 @@ impl Method for Follow {
 }
 
 fn trainer() -> Trainer {
-    let (method, params) = Follow::new(DType::F32);
+    let (method, params) = Follow::model(DType::F32);
     Trainer { chunk_images: 3, ..Trainer::new(method, params) }
 }
 
@@ -170,7 +170,7 @@ fn a_checkpoint_carries_its_state() {
     let policy =
         CheckpointPolicy { diagnose_every: 1, checkpoint_every: 1, keep: 1, keep_every: 0, images: String::new() };
     save_run(&file, &recipe(), &policy, &half).unwrap();
-    let saved = load_run_of(&file, Follow::new(DType::F32)).unwrap().trainer;
+    let saved = load_run_of(&file, Follow::model(DType::F32)).unwrap().trainer;
     assert_eq!(state(&saved), state(&half));
     let (whole, _) = run(2, 3, 5, trainer());
     let (resumed, _) = run(2, 3, 5, saved);
@@ -179,7 +179,7 @@ fn a_checkpoint_carries_its_state() {
 
 #[test]
 fn its_gradients_are_those_of_its_loss() {
-    let (method, params) = Follow::new(DType::F64);
+    let (method, params) = Follow::model(DType::F64);
     let mut rng = stream(1, Purpose::Eval, [0, 0]);
     let mut images = || Tensor::normal([4, 3, 16, 16], 1.0, DType::F64, &mut rng);
     let targets = vec![Indices::from_rows(&[vec![0, 5], vec![1, 2], vec![3, 3], vec![9, 0]])];
