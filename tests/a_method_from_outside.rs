@@ -4,13 +4,14 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use stop_mim::autograd::check::{Options, check_function};
 use stop_mim::autograd::ops;
 use stop_mim::data::{self, Augment};
 use stop_mim::lab::small;
 use stop_mim::methods::{
     Chunk, Method, MethodConfig, ModelParams, ModelWeights, Number, Numbers, Recording, Update, ViewConfig,
 };
-use stop_mim::nn::{Linear, LinearInit, Param, ParamGroup, fresh};
+use stop_mim::nn::{Linear, LinearInit, Param, ParamGroup, Role, fresh};
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::checkpoint::{CheckpointPolicy, load_run_of, save_run};
 use stop_mim::train::{Batch, BatchView, Noise, RunConfig, Trainer, resume};
@@ -27,7 +28,7 @@ struct Follow {
 }
 
 impl Follow {
-    fn fresh(dtype: DType) -> (Arc<dyn Method>, ModelParams) {
+    fn model(dtype: DType) -> (Arc<dyn Method>, ModelParams) {
         let sizes = EncoderConfig {
             mask_token: true,
             class_token: false,
@@ -97,7 +98,7 @@ impl Method for Follow {
 }
 
 fn trainer() -> Trainer {
-    let (method, params) = Follow::fresh(DType::F32);
+    let (method, params) = Follow::model(DType::F32);
     Trainer { chunk_images: 3, ..Trainer::new(method, params) }
 }
 
@@ -172,7 +173,7 @@ fn a_checkpoint_carries_its_state() {
     let policy =
         CheckpointPolicy { diagnose_every: 1, checkpoint_every: 1, keep: 1, keep_every: 0, images: String::new() };
     save_run(&file, &recipe(), &policy, &half).unwrap();
-    let saved = load_run_of(&file, Follow::fresh(DType::F32)).unwrap().trainer;
+    let saved = load_run_of(&file, Follow::model(DType::F32)).unwrap().trainer;
     assert_eq!(state(&saved), state(&half));
     let (whole, _) = run(2, 3, 5, trainer());
     let (resumed, _) = run(2, 3, 5, saved);
@@ -181,40 +182,26 @@ fn a_checkpoint_carries_its_state() {
 
 #[test]
 fn its_gradients_are_those_of_its_loss() {
-    let (method, params) = Follow::fresh(DType::F64);
+    let (method, params) = Follow::model(DType::F64);
     let mut rng = stream(1, Purpose::Eval, [0, 0]);
-    let mut view = |masked: bool| BatchView {
-        images: Tensor::normal([4, 3, 16, 16], 1.0, DType::F64, &mut rng),
-        context: if masked { vec![Indices::all(4, 16)] } else { vec![] },
-        targets: if masked {
-            vec![Indices::from_rows(&[vec![0, 5], vec![1, 2], vec![3, 3], vec![9, 0]])]
-        } else {
-            vec![]
-        },
-    };
+    let mut images = || Tensor::normal([4, 3, 16, 16], 1.0, DType::F64, &mut rng);
+    let targets = vec![Indices::from_rows(&[vec![0, 5], vec![1, 2], vec![3, 3], vec![9, 0]])];
+    let whole = BatchView { images: images(), context: vec![], targets: vec![] };
+    let masked = BatchView { images: images(), context: vec![Indices::all(4, 16)], targets };
     let batch = Batch {
-        views: vec![view(false), view(true)],
+        views: vec![whole, masked],
         labels: Some(Indices::new(4, 1, vec![0, 3, 7, 1])),
         noise: Noise::Drawn { seed: 0, step: 0 },
     };
-    let mut trainer = Trainer { chunk_images: 3, ..Trainer::new(method, params) };
-    let found = trainer.gradients(&batch).unwrap();
-    let names: Vec<(String, usize)> =
-        trainer.params.trained_params().map(|p| (p.name.clone(), p.value.elements())).collect();
-    assert_eq!(names.len(), found.gradients.len());
-    let h = 1e-5;
-    for (k, ((name, n), gradient)) in names.iter().zip(&found.gradients).enumerate() {
-        let i = (7 * k) % n;
-        let mut loss = |step: f64| {
-            let mut params = trainer.params.trained_and_average().into_iter().flat_map(|(m, _)| m.iter_mut());
-            let param = params.find(|p| p.name == *name).unwrap();
-            param.value.as_mut_slice::<f64>()[i] += step;
-            drop(params);
-            trainer.gradients(&batch).unwrap().loss.item()
-        };
-        let (above, below) = (loss(h), loss(-2.0 * h));
-        loss(h);
-        let (found, exact) = ((above - below) / (2.0 * h), gradient.to_f64_vec()[i]);
-        assert!((found - exact).abs() < 1e-7 * (1.0 + exact.abs()), "{name}[{i}]: {exact}, by differences {found}");
-    }
+    let trainer = Trainer { chunk_images: 3, ..Trainer::new(method, params) };
+    let at = |x: &[Tensor]| {
+        let mut trainer = trainer.clone();
+        let params = trainer.params.trained_and_average().into_iter().flat_map(|(module, _)| module.iter_mut());
+        params.filter(|p| p.role == Role::Trained).zip(x).for_each(|(p, x)| p.value = x.clone());
+        let found = trainer.gradients(&batch).unwrap();
+        (found.loss, found.gradients)
+    };
+    let point: Vec<Tensor> = trainer.params.trained_params().map(|p| p.value.clone()).collect();
+    let along_directions = Options { max_elements: 0, ..Options::default() };
+    check_function(&along_directions, "follow", at, &point).assert_pass();
 }

@@ -44,33 +44,18 @@ fn changes() -> Vec<(String, Change)> {
     each!(|c| c.model.predictor.learned_positions, [true]);
     each!(|c| c.model.predictor.embed_std, [0.0, BAD[0], BAD[1], BAD[2]]);
     each!(|c| c.model.linear_init, [LinearInit::Normal, LinearInit::Xavier]);
-    each!(
-        |c| c.masking,
-        [Masking::Random { ratio: 0.75 }, Masking::Random { ratio: 0.0 }, Masking::Random { ratio: 1.0 }]
-    );
-    each!(|c| c.masking, [Masking::Random { ratio: -0.5 }, Masking::Random { ratio: f64::NAN }]);
-    each!(|c| c.masking, [Masking::Blocks(MultiBlock::for_small_grid((4, 4))), Masking::Blocks(blocks(|_| ()))]);
-    each!(
-        |c| c.masking,
-        [
-            Masking::Blocks(MultiBlock::published((4, 4))),
-            Masking::Blocks(MultiBlock::published((14, 14))),
-            Masking::Blocks(blocks(|b| b.grid = (2, 2))),
-            Masking::Blocks(blocks(|b| b.min_keep = 0)),
-            Masking::Blocks(blocks(|b| b.min_keep = 17)),
-            Masking::Blocks(blocks(|b| b.target.count = 0)),
-            Masking::Blocks(blocks(|b| b.target.count = 7)),
-            Masking::Blocks(blocks(|b| b.context.count = 0)),
-            Masking::Blocks(blocks(|b| b.context.count = 2)),
-            Masking::Blocks(blocks(|b| b.target.scale = (0.0, 1.0))),
-            Masking::Blocks(blocks(|b| b.target.scale = (0.5, f64::NAN))),
-            Masking::Blocks(blocks(|b| b.target.aspect = (1e-9, 1e9))),
-            Masking::Blocks(blocks(|b| b.target.aspect = (2.0, 1.0))),
-            Masking::Blocks(blocks(|b| b.allow_overlap = true)),
-            Masking::Blocks(blocks(|b| b.truncation = Truncation::Raster)),
-            Masking::Blocks(blocks(|b| b.sampler = Sampler::Official)),
-        ]
-    );
+    let random = |ratio| Masking::Random { ratio };
+    each!(|c| c.masking, [random(0.75), random(0.0), random(1.0), random(-0.5), random(f64::NAN)]);
+    each!(|c| c.masking, [Masking::Blocks(MultiBlock::for_small_grid((4, 4))), blocks(|_| ())]);
+    let published = |side| Masking::Blocks(MultiBlock::published((side, side)));
+    each!(|c| c.masking, [published(4), published(14)]);
+    each!(|c| c.masking, [blocks(|b| b.grid = (2, 2)), blocks(|b| b.min_keep = 0), blocks(|b| b.min_keep = 17)]);
+    each!(|c| c.masking, [blocks(|b| b.target.count = 0), blocks(|b| b.target.count = 7)]);
+    each!(|c| c.masking, [blocks(|b| b.context.count = 0), blocks(|b| b.context.count = 2)]);
+    each!(|c| c.masking, [blocks(|b| b.target.scale = (0.0, 1.0)), blocks(|b| b.target.scale = (0.5, f64::NAN))]);
+    each!(|c| c.masking, [blocks(|b| b.target.aspect = (1e-9, 1e9)), blocks(|b| b.target.aspect = (2.0, 1.0))]);
+    each!(|c| c.masking, [blocks(|b| b.allow_overlap = true), blocks(|b| b.truncation = Truncation::Raster)]);
+    each!(|c| c.masking, [blocks(|b| b.sampler = Sampler::Official)]);
     each!(|c| c.augment.scale, [(0.0, 1.0), (1.0, 1.0), (0.5, 0.4), (f32::NAN, 1.0), (1e-9, 1e-9)]);
     each!(|c| c.augment.flip, [0.0, 1.0, 1.5, f64::NAN]);
     each!(|c| c.batch, [0, 1, 64, 65, usize::MAX]);
@@ -105,10 +90,10 @@ fn changes() -> Vec<(String, Change)> {
     all
 }
 
-fn blocks(change: impl Fn(&mut MultiBlock)) -> MultiBlock {
+fn blocks(change: impl Fn(&mut MultiBlock)) -> Masking {
     let mut blocks = MultiBlock { min_keep: 1, ..MultiBlock::for_small_grid((4, 4)) };
     change(&mut blocks);
-    blocks
+    Masking::Blocks(blocks)
 }
 
 /// Whether it was accepted. `what` says what was changed.

@@ -340,7 +340,17 @@ fn a_checkpoint_says_its_run_however_it_is_read() {
     for flags in ["", "--prefix encoder", "--partial"] {
         probe("old", flags, &[": the images' own"]);
     }
-    said(&scratch, &format!("{RUN} --init old --name pupil"), 0, &[": the images' own"]);
+    // A run that begins with weights: what is asked for comes before what the file says, and that before ImageNet's.
+    let bytes = std::fs::read(&checkpoint).unwrap();
+    let bare = safetensors::serialize(SafeTensors::deserialize(&bytes).unwrap().iter(), None).unwrap();
+    std::fs::write(scratch.path("bare"), bare).unwrap();
+    let (asked, as_asked) =
+        ("--mean 0.5,-0.25,0 --std 1,2,0.5", "mean [0.5, -0.25, 0.0], std [1.0, 2.0, 0.5]: as asked");
+    for (init, own) in [("old", ": the images' own"), (ours, ": the checkpoint's own"), ("bare", ": ImageNet's;")] {
+        said(&scratch, &format!("{RUN} --init {init}"), 0, &[own]);
+        said(&scratch, &format!("{RUN} --init {init} {asked}"), 0, &[as_asked]);
+    }
+    said(&scratch, &format!("{RUN} {asked}"), 0, &[as_asked]);
     said(&scratch, "reconstruct old --images 1", 0, &[": the images' own"]);
     said(&scratch, &format!("reconstruct {ours} --images 1"), 0, &[": the checkpoint's own"]);
     let images = Tensor::zeros([1, 3, 16, 16], DType::F32);

@@ -12,7 +12,7 @@ use crate::nn::LinearInit;
 use crate::train::checkpoint;
 use crate::train::safetensors::Fit;
 use crate::train::weights::{
-    InitOptions, InitReport, LoadedEncoder, Preprocessing, PretrainedEncoder, is_checkpoint, load_encoder, sizes_of,
+    InitOptions, LoadedEncoder, Preprocessing, PretrainedEncoder, is_checkpoint, load_encoder, sizes_of,
 };
 use crate::vit::EncoderConfig;
 use crate::{Result, data};
@@ -49,7 +49,7 @@ impl ReadArgs {
     }
 
     /// How images are normalized, if flags say so.
-    fn asked(&self) -> Result<Option<Preprocessing>> {
+    pub fn asked(&self) -> Result<Option<Preprocessing>> {
         let Some((mean, std)) = self.mean.zip(self.std) else { return Ok(None) };
         let normalization = Normalization::new(mean, std);
         normalization.check()?;
@@ -68,9 +68,6 @@ pub fn source(preprocessing: &Preprocessing) -> &'static str {
 }
 
 /// Says how these images are normalized, and gives that.
-///
-/// # Errors
-/// If it has to be measured, and an image cannot be read.
 pub fn normalization(preprocessing: &Preprocessing, splits: &data::Splits) -> Result<Normalization> {
     let normalization = preprocessing.on(splits)?;
     let Normalization { mean, std } = &normalization;
@@ -91,16 +88,6 @@ pub struct StartArgs {
     /// How it is read.
     #[command(flatten)]
     pub read: ReadArgs,
-}
-
-impl StartArgs {
-    /// How images are normalized, if these flags or the weights, which were `read`, say so.
-    ///
-    /// # Errors
-    /// When it cannot be done so.
-    pub fn preprocessing(&self, read: Option<&InitReport>) -> Result<Option<Preprocessing>> {
-        Ok(self.read.asked()?.or(read.map(|read| Preprocessing::of(read.run.as_ref()))))
-    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -136,13 +123,10 @@ pub struct Opened {
 
 impl EncoderArgs {
     /// Reads the encoder; says on standard error what is to be said about the reading.
-    ///
-    /// # Errors
-    /// When the file cannot be read or does not fit.
     pub fn load(&self) -> Result<Opened> {
         let asked = self.read.asked()?;
-        let InitOptions { fit, prefix, interpolate_positions } = self.read.options();
-        let read_as_weights = fit == Fit::Partial || prefix.is_some() || interpolate_positions;
+        let ReadArgs { prefix, partial, interpolate_positions, .. } = &self.read;
+        let read_as_weights = *partial || prefix.is_some() || *interpolate_positions;
         let plain = !self.size.any() && self.mlp_dim.is_none() && !read_as_weights;
         let found = if plain && is_checkpoint(&self.file)? { self.checkpoint() } else { self.weights() }?;
         Ok(Opened { preprocessing: asked.unwrap_or(found.preprocessing), ..found })
@@ -189,54 +173,9 @@ impl EncoderArgs {
             what: format!("{read} of {tensors} tensors from {file}{names}"),
             model: PretrainedEncoder { encoder, params },
             preprocessing: Preprocessing::of(run.as_ref()),
-            linear_init: run.as_ref().map_or(usual, |run| run.linear_init()),
+            linear_init: run.as_ref().map_or(usual, |run| run.model.linear_init),
             seed: run.as_ref().map_or(0, |run| run.seed),
             data: run.map(|run| run.data),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::vit::Preset;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        start: StartArgs,
-    }
-
-    #[test]
-    fn what_is_asked_for_comes_before_what_the_file_says_and_that_before_imagenet() {
-        let of = |args: &str, run: Option<Option<Normalization>>| {
-            let said = |normalization: Option<Normalization>| {
-                let model = serde_json::json!({ "encoder": Preset::Toy.sizes().0, "linear_init": LinearInit::Normal });
-                let run =
-                    serde_json::json!({ "data": "shapes", "seed": 0, "normalization": normalization, "model": model });
-                serde_json::from_value(run).unwrap()
-            };
-            let start = Line::parse_from(std::iter::once("x").chain(args.split_whitespace())).start;
-            let read = start.init.as_ref().map(|_| InitReport { lines: Vec::new(), run: run.map(said) });
-            start.preprocessing(read.as_ref())
-        };
-        let asked = Normalization::new([0.5, -0.25, 0.0], [1.0, 2.0, 0.5]);
-        let (own, flags) = (Normalization::CIFAR10, "--mean 0.5,-0.25,0 --std 1,2,0.5");
-        assert_eq!(of("", None).unwrap(), None);
-        assert_eq!(of(flags, None).unwrap(), Some(Preprocessing::Asked(asked.clone())));
-        let own_run = || Some(Some(own.clone()));
-        assert_eq!(of(&format!("--init f {flags}"), own_run()).unwrap(), Some(Preprocessing::Asked(asked)));
-        assert_eq!(of("--init f", own_run()).unwrap(), Some(Preprocessing::Checkpoint(own.clone())));
-        assert_eq!(of("--init f", Some(None)).unwrap(), Some(Preprocessing::Images), "a checkpoint of 0.1.0");
-        assert_eq!(of("--init f", None).unwrap(), Some(Preprocessing::ImageNet));
-        for bad in ["--mean nan,0,0 --std 1,1,1", "--mean 0,0,0 --std 1,0,1", "--mean 0,0,0 --std=-1,1,1"] {
-            assert!(of(bad, None).is_err(), "{bad}");
-        }
-        for alone in ["--partial", "--prefix a", "--interpolate-positions", "--mean 1,1,1", "--std 1,1,1"] {
-            let line = std::iter::once("x").chain(alone.split_whitespace());
-            assert!(Line::try_parse_from(line).is_err(), "{alone}");
-        }
     }
 }

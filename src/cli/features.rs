@@ -48,18 +48,15 @@ pub fn run(args: &Args) -> Result<()> {
     files::check_writable(&args.out)?;
     let found = args.encoder.load()?;
     let (side, options) = (found.model.encoder.config().image_size, args.open.options());
-    let images = match (&args.data, &args.images) {
-        (Some(spec), _) => Images::open(&data::absolute_spec(spec)?, &found, options)?,
-        (None, Some(path)) => {
-            let images = InMemory::new(normalized_images(path, side)?)?;
-            Images { sets: vec![Arc::new(images)], normalization: Normalization::NONE, folder: None }
-        }
-        (None, None) => return Err(Error::config("no images", "give some: --data folder:DIR, or --images FILE")),
-    };
-    let tokens = if args.images.is_some() { !args.pooled } else { args.tokens };
-    let (verb, normalization) = match args.images {
-        Some(_) => ("expects pixels", found.preprocessing.normalization()),
-        None => ("pixels are", Some(images.normalization.clone())),
+    let (images, tokens, verb, normalization) = if let Some(path) = &args.images {
+        let sets: Vec<Arc<dyn Dataset>> = vec![Arc::new(InMemory::new(normalized_images(path, side)?)?)];
+        let images = Images { sets, normalization: Normalization::NONE, folder: None };
+        (images, !args.pooled, "expects pixels", found.preprocessing.normalization())
+    } else {
+        let spec = data::absolute_spec(args.data.as_deref().unwrap_or_default())?; // --images or --data is required
+        let images = Images::open(&spec, &found, options)?;
+        let normalization = images.normalization.clone();
+        (images, args.tokens, "pixels are", Some(normalization))
     };
     match normalization {
         Some(Normalization { mean, std }) => {

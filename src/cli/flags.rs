@@ -4,11 +4,7 @@ use std::str::FromStr;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
-use crate::kernels::Precision;
-use crate::methods::stop::TokenForm;
-use crate::nn::LinearInit;
 use crate::train::RunConfig;
-use crate::vit::Preset;
 use crate::{Error, Result};
 
 /// What a setting of the library is called on the command line: for [`Error::renamed`].
@@ -46,13 +42,9 @@ pub fn flag(setting: &str) -> Option<&'static str> {
     })
 }
 
-/// A number, with what is wrong otherwise.
-fn number<T: FromStr>(text: &str) -> Result<T, String> {
-    text.trim().parse().map_err(|_| format!("'{text}' is not a number"))
-}
-
 /// Numbers with commas between; `like` is an example of them.
 fn numbers<T: FromStr, const N: usize>(text: &str, like: &str) -> Result<[T; N], String> {
+    let number = |text: &str| text.trim().parse().map_err(|_| format!("'{text}' is not a number"));
     let numbers: Vec<T> = text.split(',').map(number).collect::<Result<_, _>>()?;
     let count = if N == 2 { "two" } else { "three" };
     numbers.try_into().map_err(|_| format!("{count} numbers with commas between, as in {like}"))
@@ -80,21 +72,13 @@ pub fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(fine).ok_or(format!("'{text}' is not a whole number from 1 to 10^12"))
 }
 
-/// Checks that the number of a flag is not negative.
-///
-/// # Errors
-/// When it is, or is not finite.
+/// Checks that the number of a flag is finite and not negative.
 pub fn not_negative(flag: &str, x: f64) -> Result<f64> {
-    if x >= 0.0 && x.is_finite() {
-        return Ok(x);
-    }
-    Err(Error::config(format!("{flag} is {x}"), "choose a number that is not negative"))
+    let wrong = || Error::config(format!("{flag} is {x}"), "choose a number that is not negative");
+    if x >= 0.0 && x.is_finite() { Ok(x) } else { Err(wrong()) }
 }
 
 /// Refuses the first of these flags that was given: they mean something to other methods only.
-///
-/// # Errors
-/// When one was given.
 pub fn refuse(given: &[(bool, &str)], belongs_to: &str) -> Result<()> {
     let Some((_, flag)) = given.iter().find(|(given, _)| *given) else { return Ok(()) };
     let hint = format!("leave it out, or choose --method {belongs_to}");
@@ -102,7 +86,7 @@ pub fn refuse(given: &[(bool, &str)], belongs_to: &str) -> Result<()> {
 }
 
 /// One of these values of the library by its name, with what the help says of each.
-fn choice<T: Copy + Send + Sync + 'static>(
+pub fn choice<T: Copy + Send + Sync + 'static>(
     values: &'static [T],
     name: fn(T) -> &'static str,
     about: fn(T) -> &'static str,
@@ -111,20 +95,4 @@ fn choice<T: Copy + Send + Sync + 'static>(
     let possible = values.iter().map(|&value| PossibleValue::new(name(value)).help(about(value)));
     let value = move |chosen: String| *values.iter().find(|value| name(**value) == chosen).expect("a possible value");
     PossibleValuesParser::new(possible).map(value)
-}
-
-pub fn preset() -> impl TypedValueParser<Value = Preset> {
-    choice(&Preset::ALL, Preset::name, Preset::about)
-}
-
-pub fn linear_init() -> impl TypedValueParser<Value = LinearInit> {
-    choice(&LinearInit::ALL, LinearInit::name, LinearInit::about)
-}
-
-pub fn token_form() -> impl TypedValueParser<Value = TokenForm> {
-    choice(&TokenForm::ALL, TokenForm::name, TokenForm::about)
-}
-
-pub fn precision() -> impl TypedValueParser<Value = Precision> {
-    choice(&Precision::ALL, Precision::name, Precision::about)
 }

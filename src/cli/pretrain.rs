@@ -9,7 +9,7 @@ use super::encoder::{StartArgs, normalization};
 use super::flags::{flag, positive};
 use super::options::{LengthArgs, MaskArgs, ModelArgs, OpenArgs, TrainArgs, recipe};
 use super::pictures::{curves, draw_masks, draw_positions, draw_predictions};
-use super::probe::{ProbeArgs, check, probe};
+use super::probe::{Chosen, ProbeArgs, probe};
 use super::profile::profile;
 use super::progress::Progress;
 use super::signals;
@@ -19,7 +19,7 @@ use crate::error::renamed;
 use crate::methods::Number;
 use crate::runs::{RunFolder, standard_policy};
 use crate::train::checkpoint::{CheckpointPolicy, SavedRun};
-use crate::train::weights::{fresh_encoder, load_into};
+use crate::train::weights::{Preprocessing, fresh_encoder, load_into};
 use crate::train::{DIAGNOSTICS, Origin, RunConfig, StepReport, Trainer, fresh_model};
 
 #[derive(ClapArgs, Clone, Debug)]
@@ -105,7 +105,7 @@ fn begin(args: &Args) -> Result<()> {
     let data = data::absolute_spec(args.data.as_deref().unwrap_or(&config.data))?;
     let splits = data::open_with(&data, config.model.encoder.image_size, args.open.options())?;
     if args.probe {
-        check(&args.probe_args, &splits)?;
+        Chosen::new(&args.probe_args, &splits)?;
     }
     let config = RunConfig { data, normalization: Some(splits.normalization()?), ..config };
     let mut config = args.train.apply(config, args.length.length(), splits.train.len())?;
@@ -114,14 +114,14 @@ fn begin(args: &Args) -> Result<()> {
     }
     let policy = args.policy(standard_policy(&config, &splits), splits.train.len() / config.batch);
     let (method, mut params) = fresh_model(&config)?;
-    let mut read = None;
+    let mut preprocessing = None;
     if let Some(file) = &args.start.init {
         let report = load_into(file, &*method, &mut params, &args.start.read.options())?;
         report.lines.iter().for_each(|line| say!("{}", renamed(line, flag)));
-        read = Some(report);
+        preprocessing = Some(Preprocessing::of(report.run.as_ref()));
         config.init = Some(Origin::of(file)?);
     }
-    if let Some(preprocessing) = args.start.preprocessing(read.as_ref())? {
+    if let Some(preprocessing) = args.start.read.asked()?.or(preprocessing) {
         config.normalization = Some(normalization(&preprocessing, &splits)?);
     }
     let scheme = config.data.split(':').next().unwrap_or("data");
@@ -135,7 +135,7 @@ fn resume(args: &Args, folder: &RunFolder) -> Result<()> {
     let mut resumed = folder.resume(args.data.as_deref(), args.open.options())?;
     resumed.notes.iter().for_each(|note| say!("{}", renamed(note, flag)));
     if args.probe {
-        check(&args.probe_args, &resumed.splits)?;
+        Chosen::new(&args.probe_args, &resumed.splits)?;
     }
     if let Some(length) = args.length.length() {
         resumed.set_length(length)?.iter().for_each(|change| say!("{change}"));

@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let PretrainedEncoder { encoder, params } = &found.model;
     let splits = data::open_with(spec, encoder.config().image_size, args.open.options())?;
-    check(&args.probe, &splits)?;
+    Chosen::new(&args.probe, &splits)?;
     signals::listen(); // not before: nothing asks while images are listed, or decoded with --strict
     println!("{}, on {}", found.what, splits.train.describe());
     let normalization = normalization(&found.preprocessing, &splits)?;
@@ -55,16 +55,8 @@ pub struct ProbeArgs {
     probe_images: Option<[usize; 2]>,
 }
 
-/// Checks that these images can be probed, before hours of training.
-///
-/// # Errors
-/// When there are no images or no labels, or no training image is of some class that is tested.
-pub fn check(args: &ProbeArgs, splits: &Splits) -> Result<()> {
-    Chosen::new(args, splits).map(drop)
-}
-
 /// The images that are probed, and their classes: those of the training images, numbered from 0.
-struct Chosen {
+pub struct Chosen {
     train: Arc<dyn Dataset>,
     test: Arc<dyn Dataset>,
     train_labels: Vec<u32>,
@@ -73,7 +65,8 @@ struct Chosen {
 }
 
 impl Chosen {
-    fn new(args: &ProbeArgs, splits: &Splits) -> Result<Self> {
+    /// An error if these images cannot be probed: to be known before hours of training.
+    pub fn new(args: &ProbeArgs, splits: &Splits) -> Result<Self> {
         let [most_train, most_test] = args.probe_images.unwrap_or([usize::MAX; 2]);
         let (train, train_labels) = labeled(&splits.train, most_train)?;
         let (test, test_labels) = labeled(&splits.test, most_test)?;
@@ -104,10 +97,8 @@ impl Chosen {
         }
         if classes.len() < 2 {
             let problem = format!("{}: images of one class, and nothing to tell apart", splits.train.describe());
-            return Err(Error::config(
-                problem,
-                "give images of at least two classes; perhaps the folders lie further down",
-            ));
+            let hint = "give images of at least two classes; perhaps the folders lie further down";
+            return Err(Error::config(problem, hint));
         }
         let place = |label: &u32| classes.partition_point(|class| class < label) as u32;
         let [train_labels, test_labels] = [train_labels, test_labels].map(|labels| labels.iter().map(place).collect());
@@ -122,27 +113,23 @@ impl Chosen {
 /// An even choice of `most` images, and their labels.
 fn labeled(images: &Arc<dyn Dataset>, most: usize) -> Result<(Arc<dyn Dataset>, Vec<u32>)> {
     let chosen = Subset::even(Arc::clone(images), most);
-    let problem = match eval::labels(&chosen) {
+    let in_folders = "give images in class folders, as in DIR/train/CLASS/name.jpg and DIR/test/CLASS/name.jpg";
+    let (problem, hint) = match eval::labels(&chosen) {
         Some(labels) if !labels.is_empty() => return Ok((Arc::new(chosen), labels)),
-        Some(_) => "no images to probe with",
-        None if chosen.class_names().is_empty() => "a probe needs labels, and these images have none",
-        None => {
-            let problem = "some of these images are of classes that no training image has";
-            let hint = "add training images of these classes, or take them out of the test images";
-            return Err(Error::config(format!("{}: {problem}", images.describe()), hint));
-        }
+        Some(_) => ("no images to probe with", in_folders),
+        None if chosen.class_names().is_empty() => ("a probe needs labels, and these images have none", in_folders),
+        None => (
+            "some of these images are of classes that no training image has",
+            "add training images of these classes, or take them out of the test images",
+        ),
     };
-    let hint = "give images in class folders, as in DIR/train/CLASS/name.jpg and DIR/test/CLASS/name.jpg";
     Err(Error::config(format!("{}: {problem}", images.describe()), hint))
 }
 
 /// Probes a model, its untrained self and raw pixels, and prints the table, row by row as they are found. The last
 /// blocks of the encoder that are concatenated are four, or all there are. Only the features of one row are held at a
 /// time.
-///
-/// # Errors
-/// When the trained encoder cannot be judged, or the user asks to stop. A baseline that cannot be had is a row of
-/// dashes, and the reason stands below the table.
+/// A baseline that cannot be had is a row of dashes, and the reason stands below the table.
 pub fn probe(
     args: &ProbeArgs,
     (encoder, params): (&Encoder, &Params),
@@ -289,7 +276,7 @@ mod tests {
     fn a_probe_that_cannot_be_made_says_why() {
         let [a, b, c] = [0, 1, 2].map(Some);
         let message = |args: ProbeArgs, train: &[Option<usize>], test: &[Option<usize>]| {
-            check(&args, &splits(train, test)).unwrap_err().to_string()
+            Chosen::new(&args, &splits(train, test)).err().unwrap().to_string()
         };
         // A test image of a class that no training image has is without a label.
         let hidden = message(ALL, &[a, b], &[a, None]);
@@ -305,7 +292,7 @@ mod tests {
         let few = ProbeArgs { probe_images: Some([2, 9]) };
         let unseen = message(few, &[a, a, b, c], &[a, b, c]);
         assert!(unseen.contains("1 others") && unseen.contains("--probe-images 3,3"), "{unseen}");
-        check(&ProbeArgs { probe_images: Some([3, 3]) }, &splits(&[a, a, b, c], &[a, b, c])).unwrap();
+        Chosen::new(&ProbeArgs { probe_images: Some([3, 3]) }, &splits(&[a, a, b, c], &[a, b, c])).unwrap();
     }
 
     #[test]

@@ -26,33 +26,24 @@ pub fn profile(config: &RunConfig, splits: &Splits, steps: usize) -> Result<()> 
     println!();
     println!("{}", by_op(&profile));
     println!("{}", by_phase(&profile));
-    let entries = profile.saved.iter().map(|s| s.entries).sum();
     let kept: Vec<Saved> = profile.saved.iter().filter(|s| s.bytes > 0).cloned().collect();
-    let table = saved_table(&kept, entries, profile.chunk_images);
+    let table = saved_table(&kept, profile.saved.iter().map(|s| s.entries).sum(), profile.chunk_images);
     println!("What a chunk keeps for its backward pass\n{table}");
     Ok(())
 }
 
 fn header(method: &str, p: &Profile) -> String {
-    let wall = p.wall.as_secs_f64() / p.steps as f64;
-    let busy = p.busy();
-    let gflop = busy.flops as f64 * 1e-9 / p.steps as f64;
-    let (reached, peak) = (gflop / wall, p.peak * 1e-9);
+    let &Profile { steps, batch, chunk_images, threads, loss, precision, .. } = p;
+    let seconds = p.wall.as_secs_f64() / steps as f64;
+    let gflop = p.busy().flops as f64 * 1e-9 / steps as f64;
+    let (reached, peak) = (gflop / seconds, p.peak * 1e-9);
+    let (ms, images, share) = (1e3 * seconds, batch as f64 / seconds, 100.0 * reached / peak);
     format!(
         "{method}: {steps} steps of {batch} images after {WARM_UP} of warm-up, threads: {threads}, images a chunk: \
-         {chunk}, last loss {loss:.4}\n\
+         {chunk_images}, last loss {loss:.4}\n\
          {ms:.1} ms a step, {images:.0} images a second; {gflop:.2} GFLOP of matrix products (2 m k n each), \
          {reached:.1} GFLOP/s, {share:.1} % of the peak\n\
-         peak: {peak:.1} GFLOP/s in {precision}, measured here: multiply-adds in registers, no memory, on all threads at once",
-        steps = p.steps,
-        batch = p.batch,
-        threads = p.threads,
-        chunk = p.chunk_images,
-        loss = p.loss,
-        precision = p.precision,
-        ms = 1e3 * wall,
-        images = p.batch as f64 / wall,
-        share = 100.0 * reached / peak,
+         peak: {peak:.1} GFLOP/s in {precision}, measured here: multiply-adds in registers, no memory, on all threads at once"
     )
 }
 
@@ -99,7 +90,7 @@ fn by_op(p: &Profile) -> String {
     let (long, short): (Vec<_>, Vec<_>) =
         p.by_op().into_iter().partition(|(.., sum)| sum.flops > 0 || sum.time * LEAST_SHARE >= p.thread_time());
     let mut rows: Vec<Vec<String>> =
-        long.iter().map(|(op, pass, sum)| row(op.unwrap_or("between operations"), pass.name(), sum)).collect();
+        long.iter().map(|(op, pass, sum)| row(op.unwrap_or("between operations"), pass, sum)).collect();
     let mut others = Sum::default();
     short.iter().for_each(|(.., sum)| others += *sum);
     rows.push(row(&format!("{} others", short.len()), "", &others));
@@ -111,7 +102,7 @@ fn by_op(p: &Profile) -> String {
 
 fn by_phase(p: &Profile) -> String {
     let row = |name: &str, time: Duration| vec![name.to_owned(), ms(time, p), share(time, p)];
-    let mut rows: Vec<Vec<String>> = PHASES.iter().map(|&phase| row(name(phase), p.of_phase(phase).time)).collect();
+    let mut rows: Vec<Vec<String>> = PHASES.iter().map(|(phase, name, _)| row(name, p.of_phase(*phase).time)).collect();
     rows.push(row("idle", p.idle()));
     rows.push(row("threads × wall time", p.thread_time()));
     let loader = ms(p.of_phase(Phase::Loading).time, p);
@@ -119,20 +110,6 @@ fn by_phase(p: &Profile) -> String {
         "A step by phase (ms of all threads together)\n{}beside these, the loader's own thread: {loader} ms\n",
         table(&["phase", "ms", "share"], &rows)
     )
-}
-
-fn name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Data => "data, masks, noise",
-        Phase::Target => "target encoder",
-        Phase::Context => "context encoder",
-        Phase::Predictor => "predictor and loss",
-        Phase::Backward => "backward",
-        Phase::GradientSum => "gradient sum",
-        Phase::Optimizer => "AdamW and EMA",
-        Phase::Rest => "rest",
-        Phase::Loading => "loading",
-    }
 }
 
 /// What a chunk of so many images keeps for its backward pass, `entries` on its tape in all.

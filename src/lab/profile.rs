@@ -3,6 +3,7 @@
 //! The steps are those of [`pretrain`], on its own data, with the meter of [`crate::kernels::meter`] running. It does
 //! not change what is computed. What a step keeps for its backward pass is [`saved`]'s business.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -44,50 +45,17 @@ pub struct Profile {
     pub loss: f64,
 }
 
-/// On which way through the network an operation ran.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Pass {
-    /// Encoders, predictor and loss, and what they are given.
-    Forward,
-    /// The reverse sweep.
-    Backward,
-    /// Sum of gradients, AdamW, moving average.
-    Update,
-    /// What is no part of these.
-    Other,
-}
-
-impl Pass {
-    /// Its name in a table.
-    pub fn name(self) -> &'static str {
-        match self {
-            Pass::Forward => "forward",
-            Pass::Backward => "backward",
-            Pass::Update => "update",
-            Pass::Other => "",
-        }
-    }
-
-    fn of(phase: Phase) -> Self {
-        match phase {
-            Phase::Data | Phase::Target | Phase::Context | Phase::Predictor => Pass::Forward,
-            Phase::Backward => Pass::Backward,
-            Phase::GradientSum | Phase::Optimizer => Pass::Update,
-            Phase::Rest | Phase::Loading => Pass::Other,
-        }
-    }
-}
-
-/// The phases of the computing threads, in the order of a step.
-pub const PHASES: [Phase; 8] = [
-    Phase::Data,
-    Phase::Target,
-    Phase::Context,
-    Phase::Predictor,
-    Phase::Backward,
-    Phase::GradientSum,
-    Phase::Optimizer,
-    Phase::Rest,
+/// The phases of the computing threads in the order of a step, with what a table calls them, and on which pass through the
+/// network they are.
+pub const PHASES: [(Phase, &str, &str); 8] = [
+    (Phase::Data, "data, masks, noise", "forward"),
+    (Phase::Target, "target encoder", "forward"),
+    (Phase::Context, "context encoder", "forward"),
+    (Phase::Predictor, "predictor and loss", "forward"),
+    (Phase::Backward, "backward", "backward"),
+    (Phase::GradientSum, "gradient sum", "update"),
+    (Phase::Optimizer, "AdamW and EMA", "update"),
+    (Phase::Rest, "rest", ""),
 ];
 
 impl Profile {
@@ -112,10 +80,12 @@ impl Profile {
     }
 
     /// What was counted of each operation on each pass, the longest first. `None` is what lies between operations.
-    pub fn by_op(&self) -> Vec<(Option<&'static str>, Pass, Sum)> {
-        let mut rows = std::collections::BTreeMap::<_, Sum>::new();
-        for (place, sum) in self.totals.iter().filter(|(place, _)| place.phase != Phase::Loading) {
-            *rows.entry((place.op, Pass::of(place.phase))).or_default() += *sum;
+    pub fn by_op(&self) -> Vec<(Option<&'static str>, &'static str, Sum)> {
+        let mut rows = BTreeMap::<_, Sum>::new();
+        for (phase, _, pass) in PHASES {
+            for (place, sum) in self.totals.iter().filter(|(place, _)| place.phase == phase) {
+                *rows.entry((place.op, pass)).or_default() += *sum;
+            }
         }
         let mut rows: Vec<_> = rows.into_iter().map(|((op, pass), sum)| (op, pass, sum)).collect();
         rows.sort_by_key(|(.., sum)| std::cmp::Reverse(sum.time));
@@ -203,13 +173,21 @@ fn peak_of_all_threads(precision: Precision) -> f64 {
     (0..TRIES).map(|_| once()).fold(0.0, f64::max)
 }
 
-/// What the first chunk of a batch keeps. It depends on sizes and masks; pixels are random here.
+/// What the first chunk of a batch keeps. It depends on sizes and masks alone.
 fn saved_by_a_chunk(config: &RunConfig, trainer: &Trainer) -> Result<Vec<Saved>> {
+    let batch = random_batch(config)?;
+    Ok(saved(trainer, &trainer.chunk(&batch, 0..trainer.chunk_images.min(config.batch))))
+}
+
+/// A batch as the run's first, but with random pixels.
+///
+/// # Errors
+/// When no such masks exist.
+pub fn random_batch(config: &RunConfig) -> Result<Batch> {
     let (encoder, seed) = (&config.model.encoder, config.seed);
     let mut rng = stream(seed, Purpose::Mask, [1, 0]);
     let (context, targets) = config.masking.sample(config.batch, encoder.patches(), &mut rng)?;
     let shape = [config.batch, encoder.channels, encoder.image_size, encoder.image_size];
     let images = Tensor::normal(shape, 1.0, DType::F32, &mut stream(seed, Purpose::Eval, [0, 0]));
-    let batch = Batch::masked(images, context, targets, Noise::Drawn { seed, step: 1 });
-    Ok(saved(trainer, &trainer.chunk(&batch, 0..trainer.chunk_images.min(config.batch))))
+    Ok(Batch::masked(images, context, targets, Noise::Drawn { seed, step: 1 }))
 }

@@ -122,38 +122,35 @@ impl Resumed {
     /// # Errors
     /// When it cannot have this length.
     pub fn set_length(&mut self, length: Length) -> Result<Vec<String>> {
-        let steps = length.steps(self.splits.train.len() / self.run.config.batch)?;
-        let (config, notes) = of_length(steps, self.done(), &self.run.config)?;
-        self.run.config = config;
-        Ok(notes)
-    }
-}
-
-/// The run, of which `done` steps are done, with `steps` in all; what becomes of its schedules.
-fn of_length(steps: usize, done: usize, run: &RunConfig) -> Result<(RunConfig, Vec<String>)> {
-    if steps < done {
-        let problem = format!("a run of {steps} steps cannot go on after step {done}");
-        return Err(Error::config(problem, format!("ask for at least {done} steps in all: those done count")));
-    }
-    let changed = RunConfig { steps, ..run.clone() };
-    changed.validate()?;
-    let mut notes = Vec::new();
-    if steps != run.steps {
-        let what = format!("a run of {} steps becomes one of {steps}", run.steps);
+        let (done, run) = (self.done(), &mut self.run.config);
+        let (steps, before) = (length.steps(self.splits.train.len() / run.batch)?, run.steps);
+        if steps < done {
+            let problem = format!("a run of {steps} steps cannot go on after step {done}");
+            return Err(Error::config(problem, format!("ask for at least {done} steps in all: those done count")));
+        }
+        let changed = RunConfig { steps, ..run.clone() };
+        changed.validate()?;
+        let (now, then) = (run.step_params(done.max(1)), changed.step_params(done + 1));
+        *run = changed;
+        let mut notes = Vec::new();
+        if steps == before {
+            return Ok(notes);
+        }
+        let what = format!("a run of {before} steps becomes one of {steps}");
         notes.push(format!("{what}: its warm-up stays, its schedules stretch to the new end"));
-    }
-    if steps != run.steps && done > 0 && done < steps {
-        let (next, now, then) = (done + 1, run.step_params(done), changed.step_params(done + 1));
+        if done == 0 || done == steps {
+            return Ok(notes);
+        }
         let mut note = |what: &str, now: String, then: String| {
-            notes.push(format!("  {what}: {now} at step {done}, {then} at step {next}"));
+            notes.push(format!("  {what}: {now} at step {done}, {then} at step {}", done + 1));
         };
         note("learning rate", format!("{:.3e}", now.lr), format!("{:.3e}", then.lr));
         note("weight decay", format!("{:.4}", now.weight_decay), format!("{:.4}", then.weight_decay));
         if run.model.method.has_target_encoder() {
             note("EMA momentum", format!("{:.6}", now.ema_momentum), format!("{:.6}", then.ema_momentum));
         }
+        Ok(notes)
     }
-    Ok((changed, notes))
 }
 
 /// By what a run knows its images again: the lists of both splits.

@@ -37,20 +37,17 @@ pub fn run(args: &Args, all: bool) -> Result<()> {
         args.seeds - 1
     );
 
-    let clock = Instant::now();
-    let fixed = fixed_predictor::runs(&seeds);
-    section("F is fixed, nothing is sampled: gradient descent on A (P = I here).", clock, &fixed_table(&fixed));
+    let title = "F is fixed, nothing is sampled: gradient descent on A (P = I here).";
+    let fixed = section(title, || fixed_predictor::runs(&seeds), |runs| fixed_table(runs));
 
-    let clock = Instant::now();
     let settings = JointTraining::demonstrations();
-    let joint: Vec<Vec<JointRun>> = settings.iter().map(|setting| setting.runs(&seeds)).collect();
     let steps = settings[0].schedule.steps;
     let title = format!("F and A trained together, {steps} steps; P projects on the span of ψ.");
-    section(&title, clock, &joint_table(&settings, &joint));
+    let runs = || settings.iter().map(|setting| setting.runs(&seeds)).collect::<Vec<_>>();
+    let joint = section(&title, runs, |runs| joint_table(&settings, runs));
 
-    let clock = Instant::now();
-    let gauges = GaugeTraining::demonstrations().map(|setting| setting.runs(&seeds));
-    section("A norm with γ and β before the tied A.", clock, &gauge_table(&gauges));
+    let runs = || GaugeTraining::demonstrations().map(|setting| setting.runs(&seeds));
+    let gauges = section("A norm with γ and β before the tied A.", runs, gauge_table);
 
     let mut findings = [
         fixed_predictor::findings(&fixed),
@@ -59,13 +56,11 @@ pub fn run(args: &Args, all: bool) -> Result<()> {
     ]
     .concat();
     if args.full {
-        let clock = Instant::now();
         let settings = FieldTraining::demonstrations();
-        let runs = settings.map(|setting| setting.runs(&seeds));
         let (steps, std) = (settings[0].schedule.steps, settings[0].sigma.std());
         let title = format!("A transformer on 6 × 6 patches, {steps} steps, std {std}.");
-        section(&title, clock, &fields_table(&settings, &runs));
-        findings.extend(fields::findings(&runs));
+        let runs = || settings.map(|setting| setting.runs(&seeds));
+        findings.extend(fields::findings(&section(&title, runs, |runs| fields_table(&settings, runs))));
     }
 
     for (name, curve) in [("fixed.svg", fixed_curve(&fixed[0])), ("trained.svg", curves(&settings, &joint, &gauges))] {
@@ -77,8 +72,12 @@ pub fn run(args: &Args, all: bool) -> Result<()> {
     conclude(&findings)
 }
 
-fn section(title: &str, clock: Instant, table: &str) {
-    println!("{title} ({:.0} s)\n\n{table}", clock.elapsed().as_secs_f64());
+/// Prints a table of what is found, and how long that took.
+fn section<R>(title: &str, runs: impl FnOnce() -> R, table: impl FnOnce(&R) -> String) -> R {
+    let clock = Instant::now();
+    let runs = runs();
+    println!("{title} ({:.0} s)\n\n{}", clock.elapsed().as_secs_f64(), table(&runs));
+    runs
 }
 
 /// Mean and standard deviation of a number of each run.

@@ -6,10 +6,9 @@ use super::{conclude, print};
 use crate::cli::options::{MaskArgs, ModelArgs, recipe};
 use crate::cli::profile::saved_table;
 use crate::lab::graph::lint;
+use crate::lab::profile::random_batch;
 use crate::nn::Role;
-use crate::rng::{Purpose, stream};
-use crate::tensor::{DType, Tensor};
-use crate::train::{Batch, Noise, RunConfig, Trainer};
+use crate::train::{RunConfig, Trainer, fresh_model};
 use crate::{Error, Result};
 
 #[derive(ClapArgs, Clone, Debug)]
@@ -30,21 +29,15 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, all: bool) -> Result<()> {
-    let RunConfig { model: config, masking, .. } = recipe(&args.model, &args.masks)?;
-    let (n, side) = (usize::from(args.images), config.encoder.image_size);
-    let (method, params) = config.build(DType::F32, &mut stream(args.seed, Purpose::Init, [0, 0]))?;
+    let n = usize::from(args.images);
+    let config = RunConfig { batch: n, seed: args.seed, ..recipe(&args.model, &args.masks)? };
+    let (method, params) = fresh_model(&config)?;
     let mut trainer = Trainer::new(method, params);
     if let Some(name) = &args.poison {
         poison(&mut trainer, name)?;
     }
-    let (context, targets) =
-        masking.sample(n, config.encoder.patches(), &mut stream(args.seed, Purpose::Mask, [1, 0]))?;
-    let shape = [n, config.encoder.channels, side, side];
-    let images = Tensor::normal(shape, 1.0, DType::F32, &mut stream(args.seed, Purpose::Eval, [0, 0]));
-    let batch = Batch::masked(images, context, targets, Noise::Drawn { seed: args.seed, step: 1 });
-
-    let lint = lint(&trainer, &batch);
-    println!("{}: a step (images: {n}), {} entries on the tape\n", config.method.name(), lint.entries);
+    let lint = lint(&trainer, &random_batch(&config)?);
+    println!("{}: a step (images: {n}), {} entries on the tape\n", config.model.method.name(), lint.entries);
     print(&lint.findings, all);
     println!("{}", saved_table(&lint.saved, lint.entries, n));
     if !lint.zero.is_empty() {

@@ -61,7 +61,7 @@ fn three(dtype: DType) -> [(&'static str, Tensor); 3] {
 
 /// That an error contains all of these.
 #[track_caller]
-fn says<T>(result: Result<T>, words: &[&str]) -> String {
+pub fn says<T>(result: Result<T>, words: &[&str]) -> String {
     let error = result.err().expect("an error").to_string();
     words.iter().for_each(|words| assert!(error.contains(words), "no '{words}' in {error}"));
     error
@@ -121,19 +121,16 @@ fn what_does_not_fit_is_named_in_one_error_or_left_out_and_said() {
 #[test]
 fn numbers_that_are_not_finite_are_named_tensor_by_tensor() {
     let huge = 1e300f64.to_le_bytes().to_vec(); // infinite in f32
-    let a = f32s(&[0.0, f32::NAN, 0.0, 0.0]);
-    let b = f32s(&[0.0, 0.0, f32::NEG_INFINITY]);
-    let file =
-        Scratch::new("nan", &file_of(&[("a", "F32", &[2, 2], a), ("b", "F32", &[3], b), ("c", "F64", &[1], huge)]));
+    let (a, b) = (f32s(&[0.0, f32::NAN, 0.0, 0.0]), f32s(&[0.0, 0.0, f32::NEG_INFINITY]));
+    let all = [("a", "F32", &[2usize, 2][..], a), ("b", "F32", &[3], b), ("c", "F64", &[1], huge)];
+    let file = Scratch::new("nan", &file_of(&all));
     for (dtype, count) in [(DType::F32, "3 tensors"), (DType::F64, "2 tensors")] {
         let words = [count, "a has values that are not finite", "another copy"];
         says(file.fill("", &mut three(dtype), Fit::Partial), &words);
     }
     let mut long = vec![0.0; 300_001]; // more than a block
     long[0] = f32::NAN;
-    let mut cases = vec![("F32", 300_001, f32s(&long))];
-    cases.extend([0x7c00u16, 0xfc00, 0x7e00].map(|bits| ("F16", 1, bits.to_le_bytes().to_vec())));
-    for (dtype, n, bytes) in cases {
+    for (dtype, n, bytes) in [("F32", 300_001, f32s(&long)), ("F16", 1, 0xfc00u16.to_le_bytes().to_vec())] {
         let file = Scratch::new("nan", &file_of(&[("x", dtype, &[n], bytes)]));
         says(file.open().tensor("x", DType::F64), &["x has values that are not finite"]);
     }
@@ -184,25 +181,7 @@ fn damage_is_named_tensor_by_tensor_with_what_else_is_wrong() {
     says(file.open().tensor("d", DType::F32), &["d is damaged"]);
 }
 
-/// A changed value, a changed key, a changed checksum; and one of the two keys alone.
-#[test]
-fn damaged_metadata_are_an_error() {
-    let (file, _) = with_checksums("metadata");
-    let whole = fs::read(&file.0).unwrap();
-    for (from, to, problem) in [
-        ("value", "valve", "its metadata are damaged"),
-        ("key", "kez", "its metadata are damaged"),
-        ("\\\"a\\\":\\\"", "\\\"z\\\":\\\"", "its metadata are damaged"),
-        ("checksum", "checksun", "damaged: 'crc32' is there without 'checksum'"),
-        ("crc32", "crc33", "damaged: 'checksum' is there without 'crc32'"),
-    ] {
-        let at = whole.windows(from.len()).position(|w| w == from.as_bytes()).unwrap();
-        let bytes = [&whole[..at], to.as_bytes(), &whole[at + from.len()..]].concat();
-        fs::write(&file.0, bytes).unwrap();
-        says(TensorFile::open(&file.0, "a hint"), &[problem]);
-    }
-}
-
+/// Cut anywhere, and what tests/hostile_checkpoints.rs has not.
 #[test]
 fn damaged_files_are_errors() {
     let good = file_of(&[("a", "F32", &[2], f32s(&[1.0, 2.0])), ("b", "F16", &[1], vec![0, 0])]);
@@ -213,46 +192,24 @@ fn damaged_files_are_errors() {
     };
     (0..good.len()).for_each(|end| refused(&good[..end], ""));
     refused(&[&good[..], &[0]].concat(), "");
-    for size in [0, 3, good.len() as u64 - 7, 100_000_001, u64::MAX] {
-        refused(&[&size.to_le_bytes()[..], &good[8..]].concat(), "");
-    }
     let entry = |name: &str, shape: &str, offsets: &str| {
         format!(r#""{name}":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}"#)
     };
-    let two = |one: [&str; 3], other: [&str; 3]| [one, other].map(|[a, b, c]| entry(a, b, c)).join(",");
+    let two = |name: &str, offsets: &str| entry("a", "[1]", "[0,4]") + "," + &entry(name, "[1]", offsets);
     let numbered = |entry: &dyn Fn(usize) -> String| (0..100_001).map(entry).collect::<Vec<_>>().join(",");
-    let twice = "a stands there twice";
-    let headers = [
-        ("overlapping", two(["a", "[1]", "[0,4]"], ["b", "[1]", "[2,6]"]), 6, ""),
-        ("the same place twice", two(["a", "[1]", "[0,4]"], ["b", "[1]", "[0,4]"]), 4, ""),
-        ("a hole", two(["a", "[1]", "[0,4]"], ["b", "[1]", "[8,12]"]), 12, ""),
-        ("backwards", entry("a", "[1]", "[4,0]"), 4, ""),
-        ("a shape of other length", entry("a", "[3]", "[0,4]"), 4, ""),
-        ("past the end", entry("a", "[3]", "[0,12]"), 8, ""),
-        ("a shape that overflows", entry("a", "[4294967296,4294967296]", "[0,0]"), 0, ""),
-        ("a negative size", entry("a", "[-1]", "[0,4]"), 4, ""),
-        ("an offset beyond 64 bits", entry("a", "[1]", "[0,99999999999999999999]"), 4, ""),
-        ("a name twice, data once", two(["a", "[1]", "[0,4]"], ["a", "[1]", "[0,4]"]), 4, twice),
-        ("a name twice", two(["a", "[1]", "[0,4]"], ["a", "[1]", "[4,8]"]), 8, twice),
-        ("an endless shape", entry("a", &format!("[{}1]", "1,".repeat(64)), "[0,4]"), 4, "more than 64 dimensions"),
-        ("metadata twice", r#""__metadata__":{"a":"b","a":"c"}"#.into(), 0, twice),
-        (
-            "too many metadata",
-            format!(r#""__metadata__":{{{}}}"#, numbered(&|k| format!(r#""{k}":"""#))),
-            0,
-            "more than 100000 entries",
-        ),
-        ("too many tensors", numbered(&|k| entry(&k.to_string(), "[0]", "[0,0]")), 0, "more than 100000 entries"),
-        ("an unknown type", entry("a", "[1]", "[0,4]").replace("F32", "F33"), 4, ""),
-        ("no object", r#""a":7"#.into(), 0, ""),
-    ];
-    for (what, entries, bytes, words) in headers {
-        println!("{what}");
+    let many_texts = numbered(&|k| format!(r#""{k}":"""#));
+    for (entries, bytes, words) in [
+        (two("b", "[2,6]"), 6, ""),
+        (two("b", "[8,12]"), 12, ""),
+        (two("a", "[0,4]"), 4, "a stands there twice"),
+        (two("a", "[4,8]"), 8, "a stands there twice"),
+        (entry("a", &format!("[{}1]", "1,".repeat(64)), "[0,4]"), 4, "more than 64 dimensions"),
+        (r#""__metadata__":{"a":"b","a":"c"}"#.into(), 0, "a stands there twice"),
+        (format!(r#""__metadata__":{{{many_texts}}}"#), 0, "more than 100000 entries"),
+        (numbered(&|k| entry(&k.to_string(), "[0]", "[0,0]")), 0, "more than 100000 entries"),
+    ] {
         refused(&raw(&format!("{{{entries}}}"), &vec![0; bytes]), words);
     }
-    refused(&raw("[]", &[]), "");
-    refused(&raw(&"[".repeat(100_000), &[]), "");
-    refused(&[&2u64.to_le_bytes()[..], &[0xff, 0xfe]].concat(), "");
     // Calm where there is nothing wrong: no tensors at all, or empty ones.
     for fine in [raw("{}", &[]), raw(&format!("{{{}}}", entry("a", "[0,7]", "[0,0]")), &[])] {
         Scratch::new("fine", &fine).open();
@@ -350,16 +307,14 @@ fn rows_that_come_one_after_the_other_make_the_same_tensor() {
 fn numbers_that_are_not_finite_are_not_written() {
     let file = Scratch::new("not-written", b"old");
     let good = Tensor::full([3], f64::from(f32::MAX), DType::F32);
-    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        for at in [0, 4096, 9_999] {
-            let mut values = vec![f32::MAX; 10_000];
-            values[at] = bad;
-            let hurt = Tensor::new([10_000], values);
-            let tensors = [("one".to_owned(), &hurt), ("good".to_owned(), &good), ("two".to_owned(), &hurt)];
-            let said = "not written: 2 tensors cannot be used:\n    one has values that are not finite\n    two has";
-            says(write(&file.0, Default::default(), &tensors), &[said]);
-            assert_eq!(fs::read(&file.0).unwrap(), b"old");
-        }
+    for (bad, at) in [(f32::NAN, 0), (f32::INFINITY, 4096), (f32::NEG_INFINITY, 9_999)] {
+        let mut values = vec![f32::MAX; 10_000];
+        values[at] = bad;
+        let hurt = Tensor::new([10_000], values);
+        let tensors = [("one".to_owned(), &hurt), ("good".to_owned(), &good), ("two".to_owned(), &hurt)];
+        let said = "not written: 2 tensors cannot be used:\n    one has values that are not finite\n    two has";
+        says(write(&file.0, Default::default(), &tensors), &[said]);
+        assert_eq!(fs::read(&file.0).unwrap(), b"old");
     }
     write(&file.0, Default::default(), &[("largest".to_owned(), &good)]).unwrap();
 }

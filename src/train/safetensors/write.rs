@@ -32,7 +32,16 @@ struct Entry<'a> {
 /// # Panics
 /// When a tensor is not of f32.
 pub fn write(path: &Path, metadata: BTreeMap<String, String>, tensors: &[(String, &Tensor)]) -> Result<()> {
-    let entries: Vec<Entry> = tensors.par_iter().map(seen).collect();
+    let looked_at = tensors.par_iter().map(|(name, tensor)| {
+        let (values, mut digest) = (tensor.as_slice::<f32>(), Digest::new());
+        let seen = in_pieces(values, |values, bytes| {
+            digest.update(values, bytes);
+            Ok(())
+        });
+        seen.expect("nothing is written");
+        Entry { name, dtype: "F32", shape: tensor.shape().to_vec(), bytes: size_of_val(values), digest }
+    });
+    let entries: Vec<Entry> = looked_at.collect();
     let not_finite: Vec<&str> = entries.iter().filter(|entry| !entry.digest.finite).map(|entry| entry.name).collect();
     if !not_finite.is_empty() {
         return Err(refused(path, &not_finite));
@@ -41,17 +50,6 @@ pub fn write(path: &Path, metadata: BTreeMap<String, String>, tensors: &[(String
         file.write_all(&header(metadata, &entries, 0))?;
         tensors.iter().try_for_each(|(_, x)| in_pieces(x.as_slice(), |_, bytes| file.write_all(bytes)))
     })
-}
-
-/// A tensor looked at before anything is written.
-fn seen<'a>((name, tensor): &'a (String, &Tensor)) -> Entry<'a> {
-    let (values, mut digest) = (tensor.as_slice::<f32>(), Digest::new());
-    let look = in_pieces(values, |values, bytes| {
-        digest.update(values, bytes);
-        Ok(())
-    });
-    look.expect("nothing is written");
-    Entry { name, dtype: "F32", shape: tensor.shape().to_vec(), bytes: size_of_val(values), digest }
 }
 
 /// What lies behind the rows in a file of [`write_rows`]: a tensor of one dimension.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
-use super::names::{Source, companion, sources};
+use super::names::{Layout, Source, companion, sources};
 use super::{HINT, InitOptions, RunInfo, positions};
 use crate::nn::Params;
 use crate::tensor::{DType, Tensor};
@@ -75,25 +75,19 @@ impl Opened {
     ) -> Result<Vec<Mismatch>> {
         let class_tokens = [source.class_token(&self.file), class_token];
         let done = self.place_positions(source, "pos_embed", params, class_tokens, options)?;
-        let others = self.longer(source);
+        let sources = &self.sources;
         let unexpected = |name: &str| {
-            done.as_deref() != Some(name)
-                && inside(name, source, &others).is_some_and(|inner| companion(inner).is_none())
+            done.as_deref() != Some(name) && inside(name, source, sources).is_some_and(|x| companion(x).is_none())
         };
         self.file.fill(places(source, params, done.as_deref()), &unexpected, options.fit)
-    }
-
-    /// The encoders whose names may begin with the prefix of `source`, but are not its own.
-    fn longer(&self, source: &Source) -> Vec<Source> {
-        self.sources.iter().filter(|other| other.prefix.len() > source.prefix.len()).cloned().collect()
     }
 
     /// What lies among the names of an encoder and changes nothing about its features, but for what was `read`; as a line,
     /// if there is anything.
     pub fn left_aside(&self, source: &Source, read: &HashSet<String>) -> Option<String> {
-        let others = self.longer(source);
         let names = self.names.iter().filter(|name| !read.contains(*name));
-        let aside: BTreeSet<String> = names.filter_map(|name| companion(inside(name, source, &others)?)).collect();
+        let aside: BTreeSet<String> =
+            names.filter_map(|name| companion(inside(name, source, &self.sources)?)).collect();
         (!aside.is_empty()).then(|| format!("left aside: {}", Vec::from_iter(aside).join(", ")))
     }
 
@@ -114,7 +108,8 @@ impl Opened {
             let at_a_point = |prefix: &&str| prefix.is_empty() || prefix.ends_with('.');
             let prefixes = self.names.iter().filter_map(|name| name.strip_suffix(&embed)).filter(at_a_point);
             let prefixes = prefixes.filter(|prefix| !prefix.starts_with("optimizer."));
-            prefixes.min_by_key(|prefix| prefix.len()).map(Source::predictor)
+            let shortest = prefixes.min_by_key(|prefix| prefix.len());
+            shortest.map(|prefix| Source { prefix: prefix.to_owned(), layout: Layout::Official })
         };
         let afresh = |why: String| Ok((format!("{what}: {why}, it starts afresh"), HashSet::new()));
         let Some(source) = source else { return afresh("none in the file".to_owned()) };
@@ -192,11 +187,11 @@ fn places<'a>(source: &Source, params: &'a mut Params, done: Option<&str>) -> Ve
     places.filter(|place| Some(&*place.names[0]) != done).collect()
 }
 
-/// What a name is behind the prefix of `source`; `None` if it stands elsewhere, or after a prefix of `others`, which are
-/// longer.
-fn inside<'a>(name: &'a str, source: &Source, others: &[Source]) -> Option<&'a str> {
-    let inner = name.strip_prefix(&source.prefix)?;
-    (!others.iter().any(|other| name.starts_with(&other.prefix))).then_some(inner)
+/// What a name is behind the prefix of `source`; `None` if it stands elsewhere, or after a longer prefix of all `sources`.
+fn inside<'a>(name: &'a str, source: &Source, sources: &[Source]) -> Option<&'a str> {
+    let longer = |other: &&Source| other.prefix.len() > source.prefix.len();
+    let elsewhere = sources.iter().filter(longer).any(|other| name.starts_with(&other.prefix));
+    name.strip_prefix(&source.prefix).filter(|_| !elsewhere)
 }
 
 /// The side of a square grid of so many positions, one of which is the class token's if there is one.

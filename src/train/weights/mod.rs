@@ -212,21 +212,20 @@ pub struct RunInfo {
     pub seed: u64,
     /// How its images were normalized.
     pub normalization: Option<Normalization>,
-    model: RunModel,
+    /// What of its model is read here.
+    pub model: RunModel,
 }
 
+/// What is read of a run's model.
 #[derive(Clone, Debug, Deserialize)]
-struct RunModel {
-    encoder: EncoderConfig,
-    linear_init: LinearInit,
+pub struct RunModel {
+    /// The sizes of its encoder.
+    pub encoder: EncoderConfig,
+    /// How its linear layers began.
+    pub linear_init: LinearInit,
 }
 
 impl RunInfo {
-    /// How the run's linear layers began.
-    pub fn linear_init(&self) -> LinearInit {
-        self.model.linear_init
-    }
-
     /// `None` where this program did not write the file.
     fn by(file: &TensorFile) -> Result<Option<RunInfo>> {
         let Some(config) = file.metadata().filter(|_| is_ours(file)).and_then(|metadata| metadata.get("config")) else {

@@ -49,20 +49,8 @@ const APART: [&str; 3] = ["query", "key", "value"];
 
 /// What lies beside an encoder, or among its names, and changes nothing about its features: the first parts of names, of
 /// which an underscore may go on.
-const COMPANIONS: [&str; 12] = [
-    "decoder",
-    "predictor",
-    "optimizer",
-    "head",
-    "heads",
-    "fc_norm",
-    "pooler",
-    "classifier",
-    "projector",
-    "mask_token",
-    "masked_embed",
-    "embeddings.mask_token",
-];
+const COMPANIONS: &str = "decoder predictor optimizer head heads fc_norm pooler classifier projector mask_token masked_embed \
+    embeddings.mask_token";
 /// More encoders than these are not told apart in one file.
 const MOST_SOURCES: usize = 32;
 
@@ -98,11 +86,6 @@ impl Source {
         let theirs = outside.into_iter().find_map(|(ours, theirs)| Some((theirs, name.strip_prefix(ours)?)));
         let (theirs, kind) = theirs.unwrap_or((name, ""));
         vec![format!("{}{theirs}{kind}", self.prefix)]
-    }
-
-    /// The names of a predictor that lies after this prefix.
-    pub fn predictor(prefix: &str) -> Self {
-        Source { prefix: prefix.to_owned(), layout: Layout::Official }
     }
 
     /// The prefix as it is shown: `teacher.backbone.*`.
@@ -141,38 +124,26 @@ pub(super) fn sources(names: &[String]) -> Vec<Source> {
 /// If this is a parameter of an encoder: its prefix and layout, and whether it stands outside of blocks.
 fn part_of(name: &str) -> Option<(&str, Layout, bool)> {
     let bare = name.strip_suffix(".weight").or(name.strip_suffix(".bias")).unwrap_or(name);
-    let at_a_point = |prefix: &&str| prefix.is_empty() || prefix.ends_with('.');
-    let ending = |ending: &str| bare.strip_suffix(ending).filter(at_a_point);
-    let numbered = |inner: &str, blocks: &str| {
-        let before = bare.strip_suffix(inner)?.strip_suffix('.')?;
-        let before = before.trim_end_matches(|c: char| c.is_ascii_digit()).strip_suffix('.')?;
-        before.strip_suffix(blocks).filter(at_a_point)
-    };
-    let part = OUTSIDE.iter().find_map(|(official, theirs)| {
-        // The transformers library's names first: none of the official ones ends as they do.
-        let found = |(prefix, layout)| (prefix, layout, true);
-        let theirs = ending(theirs).map(|prefix| (prefix, Layout::Transformers));
-        theirs.or(ending(official).map(|prefix| (prefix, Layout::Official))).map(found)
+    let together = APART.iter().find_map(|part| bare.strip_suffix(part)?.strip_suffix('.')).unwrap_or(bare);
+    // The transformers library's names first: none of the official ones ends as they do.
+    let layouts = [(Layout::Transformers, together, "encoder.layer"), (Layout::Official, bare, "blocks")];
+    let found = layouts.into_iter().find_map(|(layout, name, blocks)| {
+        let theirs = |(official, theirs)| if layout == Layout::Official { official } else { theirs };
+        let outside = OUTSIDE.into_iter().map(theirs).map(|ending| name.strip_suffix(ending));
+        let inside = INSIDE.into_iter().map(theirs).map(|layer| {
+            let before = name.strip_suffix(layer)?.strip_suffix('.')?;
+            before.trim_end_matches(|c: char| c.is_ascii_digit()).strip_suffix('.')?.strip_suffix(blocks)
+        });
+        let all = outside.map(|prefix| (prefix, true)).chain(inside.map(|prefix| (prefix, false)));
+        let mut all = all.filter_map(|(prefix, outside)| Some((prefix?, layout, outside)));
+        all.find(|(prefix, ..)| prefix.is_empty() || prefix.ends_with('.'))
     });
-    let part = part.or_else(|| {
-        INSIDE.iter().find_map(|(official, theirs)| {
-            let found = |(prefix, layout)| (prefix, layout, false);
-            let whole = numbered(official, "blocks").map(|prefix| (prefix, Layout::Official));
-            let apart = |part: &&str| numbered(&format!("{theirs}.{part}"), "encoder.layer");
-            let theirs = numbered(theirs, "encoder.layer").or_else(|| APART.iter().find_map(apart));
-            whole.or(theirs.map(|prefix| (prefix, Layout::Transformers))).map(found)
-        })
-    });
-    part.filter(|(prefix, ..)| !prefix.split('.').any(is_companion))
-}
-
-fn is_companion(part: &str) -> bool {
-    companion_of(part).is_some()
+    found.filter(|(prefix, ..)| prefix.split('.').all(|part| companion_of(part).is_none()))
 }
 
 fn companion_of(part: &str) -> Option<&'static str> {
     let is = |known: &&str| part.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
-    COMPANIONS.into_iter().find(is)
+    COMPANIONS.split(' ').find(is)
 }
 
 /// What a name without its prefix belongs to, if to something that may be left aside: `decoder_*`, `mask_token`.
@@ -201,28 +172,16 @@ mod tests {
     #[test]
     fn encoders_are_told_by_their_names_in_the_order_above() {
         let official = |prefix: &str| (prefix.to_owned(), Layout::Official);
-        let parts =
-            ["student.backbone.", "encoder.", "", "model.", "module.ema.", "teacher.backbone.", "target_encoder."];
+        let order = "target_encoder. teacher.backbone. module.ema. encoder. model.  student.backbone.";
+        let mut parts: Vec<&str> = order.split(' ').collect();
+        parts.sort_unstable();
         let names: Vec<String> = parts.iter().map(|prefix| format!("{prefix}patch_embed.proj.weight")).collect();
-        let found = sources(&names).into_iter().map(|source| source.prefix).collect::<Vec<_>>();
-        let order =
-            ["target_encoder.", "teacher.backbone.", "module.ema.", "encoder.", "model.", "", "student.backbone."];
-        assert_eq!(found, order);
+        assert!(sources(&names).iter().map(|source| &*source.prefix).eq(order.split(' ')));
 
         // What is no encoder, or only has names like one.
-        let others = [
-            "predictor_blocks.0.norm1.weight",
-            "decoder.blocks.0.norm1.weight",
-            "optimizer.m.encoder.pos_embed",
-            "predictor_pos_embed",
-            "xblocks.0.norm1.weight",
-            "blocks.x.norm1.weight",
-            "blocks.0.norm1.weight.more",
-            "norm.weight",
-            "",
-            ".",
-        ];
-        assert_eq!(sources_of(&others), []);
+        let others = "predictor_blocks.0.norm1.weight decoder.blocks.0.norm1.weight optimizer.m.encoder.pos_embed \
+            predictor_pos_embed xblocks.0.norm1.weight blocks.x.norm1.weight blocks.0.norm1.weight.more norm.weight . ";
+        assert_eq!(sources_of(&others.split(' ').collect::<Vec<_>>()), []);
         // Of two with blocks, that with patches comes first.
         let found = sources_of(&["audio.blocks.0.norm1.weight", "visual.blocks.0.norm1.weight", "visual.pos_embed"]);
         assert_eq!(found, [official("visual."), official("audio.")]);
@@ -233,27 +192,17 @@ mod tests {
         assert_eq!(sources(&many).len(), MOST_SOURCES);
     }
 
+    /// Those of encoders are in tests/weights_from_elsewhere.rs.
     #[test]
-    fn names_of_the_transformers_library() {
+    fn names_of_a_decoder_of_the_transformers_library() {
         let source = Source { prefix: "vit.".to_owned(), layout: Layout::Transformers };
-        let of = |name: &str| source.names(name).join(" ");
-        let cases = [
-            ("pos_embed", "vit.embeddings.position_embeddings"),
-            ("patch_embed.proj.bias", "vit.embeddings.patch_embeddings.projection.bias"),
-            ("norm.weight", "vit.layernorm.weight"),
-            ("blocks.3.norm2.bias", "vit.encoder.layer.3.layernorm_after.bias"),
-            ("blocks.0.attn.proj.weight", "vit.encoder.layer.0.attention.output.dense.weight"),
-            ("blocks.0.mlp.fc2.weight", "vit.encoder.layer.0.output.dense.weight"),
-            (
-                "blocks.0.attn.qkv.bias",
-                "vit.encoder.layer.0.attention.attention.query.bias vit.encoder.layer.0.attention.attention.key.bias \
-                 vit.encoder.layer.0.attention.attention.value.bias",
-            ),
+        for (name, theirs) in [
             ("mask_token", "decoder.mask_token"),
             ("decoder_pred.weight", "decoder.decoder_pred.weight"),
             ("decoder_blocks.1.mlp.fc1.bias", "decoder.decoder_layers.1.intermediate.dense.bias"),
-        ];
-        cases.into_iter().for_each(|(name, theirs)| assert_eq!(of(name), theirs));
+        ] {
+            assert_eq!(source.names(name), [theirs]);
+        }
     }
 
     #[test]
