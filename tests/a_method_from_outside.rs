@@ -43,7 +43,7 @@ impl Follow {
         let (mut rng, dim) = (stream(3, Purpose::Init, [0, 0]), sizes.dim);
         let mut linear = |name: &str, n| fresh(LinearInit::Xavier, dtype, &mut rng, |init| init.linear(name, dim, n));
         let (head, of_head) = linear("head", dim);
-        let (fixed, of_fixed) = linear("fixed", 8);
+        let (fixed, of_fixed) = linear("fixed", 10);
         let (encoder, theta) = fresh(LinearInit::Xavier, dtype, &mut rng, |init| Encoder::new(&sizes, init));
         let average = theta.clone();
         let mut params = ModelParams::new()
