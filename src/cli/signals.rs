@@ -57,12 +57,25 @@ fn answer(at_once: &AtomicBool) {
     at_once.store(true, Ordering::SeqCst);
 }
 
-/// Whether the process was started with this signal ignored. The standard library does not tell, but what this process
-/// ignores, a process that it starts ignores too.
+/// Whether the process was started with this signal ignored. The standard library does not tell.
 fn ignored(signal: i32) -> bool {
+    match std::fs::read_to_string("/proc/self/status") {
+        Ok(status) => is_among_the_ignored(signal, &status),
+        Err(_) => cfg!(unix) && a_shell_survives(signal),
+    }
+}
+
+/// What Linux says about a process has a line `SigIgn:` with a bit for each signal, in hexadecimal.
+fn is_among_the_ignored(signal: i32, status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+/// What this process ignores, a process that it starts ignores too.
+fn a_shell_survives(signal: i32) -> bool {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("kill -{signal} $$")]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    cfg!(unix) && shell.status().is_ok_and(|status| status.success())
+    shell.status().is_ok_and(|status| status.success())
 }
 
 /// Whether the user asked to stop.
@@ -73,4 +86,26 @@ pub fn stopped() -> bool {
 /// An error once the user has asked to stop.
 pub fn check() -> Result<()> {
     if stopped() { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_of_ignored_signals_is_read_bit_by_bit() {
+        let status = "Name:\tsh\nSigBlk:\tffffffffffffffff\nSigIgn:\t0000000000004001\nSigCgt:\t0000000000000002\n";
+        let ignored: Vec<i32> = (1..=64).filter(|signal| is_among_the_ignored(*signal, status)).collect();
+        assert_eq!(ignored, [1, 15]);
+        assert!(!is_among_the_ignored(1, "") && !is_among_the_ignored(1, "SigIgn:\tnonsense"));
+    }
+
+    /// Of a process whose signals were not touched: a test's are not.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn both_ways_to_ask_agree() {
+        for signal in ASKING {
+            assert_eq!(ignored(signal), a_shell_survives(signal), "signal {signal}");
+        }
+    }
 }
