@@ -64,7 +64,7 @@ fn the_gauge_escape_is_seen() {
     );
     assert_relative_eq!(after["context_rms"], before["context_rms"], max_relative = 1e-6);
     assert_relative_eq!(after["neighbor_distance"], c * before["neighbor_distance"], max_relative = 1e-12);
-    assert_relative_eq!(after["least_neighbor_distance"], c * before["least_neighbor_distance"], max_relative = 1e-12);
+    assert_relative_eq!(after["min_neighbor_distance"], c * before["min_neighbor_distance"], max_relative = 1e-12);
     assert!(after["position_accuracy"] > before["position_accuracy"], "{before:?} {after:?}");
     assert!(after["noise_sensitivity"] < before["noise_sensitivity"] / 2.0, "{before:?} {after:?}");
     assert_eq!(

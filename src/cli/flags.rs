@@ -68,7 +68,7 @@ pub fn counts(text: &str) -> Result<[usize; 2], String> {
 
 /// A whole number from 1 to as many as a run has steps.
 pub fn positive(text: &str) -> Result<usize, String> {
-    let fine = |n: &usize| (1..=RunConfig::MOST_STEPS).contains(&(*n as u64));
+    let fine = |n: &usize| (1..=RunConfig::MAX_STEPS).contains(&(*n as u64));
     text.parse().ok().filter(fine).ok_or(format!("'{text}' is not a whole number from 1 to 10^12"))
 }
 

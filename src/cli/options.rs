@@ -158,7 +158,7 @@ pub struct MaskArgs {
     mask_ratio: Option<f64>,
 }
 
-/// How long.
+/// The length of a run.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Training")]
 pub struct LengthArgs {

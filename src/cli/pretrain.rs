@@ -17,10 +17,10 @@ use crate::Result;
 use crate::data::{self, Splits};
 use crate::error::renamed;
 use crate::methods::Number;
-use crate::runs::{RunFolder, standard_policy};
+use crate::runs::{RunFolder, default_policy};
 use crate::train::checkpoint::{CheckpointPolicy, SavedRun};
 use crate::train::weights::{Preprocessing, fresh_encoder, load_into};
-use crate::train::{DIAGNOSTICS, Origin, RunConfig, StepReport, Trainer, fresh_model};
+use crate::train::{DIAGNOSTICS, RunConfig, StepReport, Trainer, WeightsFile, fresh_model};
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
@@ -112,14 +112,14 @@ fn begin(args: &Args) -> Result<()> {
     if let Some(steps) = args.profile {
         return profile(&config, &splits, steps as usize);
     }
-    let policy = args.policy(standard_policy(&config, &splits), splits.train.len() / config.batch);
+    let policy = args.policy(default_policy(&config, &splits), splits.train.len() / config.batch);
     let (method, mut params) = fresh_model(&config)?;
     let mut preprocessing = None;
     if let Some(file) = &args.start.init {
         let report = load_into(file, &*method, &mut params, &args.start.read.options())?;
         report.lines.iter().for_each(|line| say!("{}", renamed(line, flag)));
         preprocessing = Some(Preprocessing::of(report.run.as_ref()));
-        config.init = Some(Origin::of(file)?);
+        config.init = Some(WeightsFile::of(file)?);
     }
     if let Some(preprocessing) = args.start.read.asked()?.or(preprocessing) {
         config.normalization = Some(normalization(&preprocessing, &splits)?);
@@ -148,7 +148,7 @@ fn resume(args: &Args, folder: &RunFolder) -> Result<()> {
     if done == steps {
         say!("the run is complete; with --steps or --epochs it becomes longer");
     }
-    folder.keep_changes(&resumed)?;
+    folder.save_changes(&resumed)?;
     train(args, resumed.run, &resumed.splits, folder)
 }
 

@@ -20,14 +20,14 @@ pub struct Finding {
 }
 
 /// What can be compared: a number, several, a tensor's.
-pub trait Numbers {
+pub trait Compared {
     /// All of them.
     fn numbers(&self) -> Vec<f64>;
 }
 
 macro_rules! numbers {
     ($([$($N:ident)?] $T:ty: |$x:ident| $all:expr;)*) => {
-        $(impl$(<const $N: usize>)? Numbers for $T {
+        $(impl$(<const $N: usize>)? Compared for $T {
             fn numbers(&self) -> Vec<f64> {
                 let $x = self;
                 $all
@@ -51,7 +51,7 @@ impl Finding {
     /// # Panics
     /// When they are not equally many.
     #[track_caller]
-    pub fn equal<L: Numbers + ?Sized, R: Numbers + ?Sized>(
+    pub fn equal<L: Compared + ?Sized, R: Compared + ?Sized>(
         statement: &str,
         compared: impl AsRef<str>,
         left: &L,
@@ -65,7 +65,7 @@ impl Finding {
     }
 
     /// `values` are all zero, where the terms that cancel in them are as large as `scale`.
-    pub fn vanishes<V: Numbers + ?Sized>(
+    pub fn vanishes<V: Compared + ?Sized>(
         statement: &str,
         compared: impl AsRef<str>,
         values: &V,
@@ -108,7 +108,7 @@ impl Finding {
 }
 
 /// The largest absolute value; NaN if there is one.
-pub(super) fn largest<V: Numbers + ?Sized>(values: &V) -> f64 {
+pub(super) fn largest<V: Compared + ?Sized>(values: &V) -> f64 {
     values.numbers().iter().map(|x| x.abs()).fold(0.0, |m, x| if x.is_nan() || x > m { x } else { m })
 }
 

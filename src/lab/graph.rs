@@ -89,7 +89,7 @@ fn look(trainer: &Trainer, batch: &Batch, untrained: Untrained<'_>) -> Lint {
     // What is declared unread goes on the tape here, so that it is seen whether anything does read it.
     let mut trainer = declared.clone();
     for module in trainer.params.modules_mut().iter_mut().filter(|m| m.update == Update::Trained) {
-        module.params.iter_mut().filter(|p| p.role == Role::Unread).for_each(|p| p.role = Role::Trained);
+        module.params.iter_mut().filter(|p| p.role == Role::Unused).for_each(|p| p.role = Role::Trained);
     }
     let chunk = trainer.chunk(batch, 0..images);
 
@@ -126,7 +126,7 @@ fn look(trainer: &Trainer, batch: &Batch, untrained: Untrained<'_>) -> Lint {
         let params = declared.params.trained().flat_map(Params::iter);
         params.filter(|p| p.role == role).map(|p| p.name.clone()).collect()
     };
-    let (trained, unread) = (names_with(Role::Trained), names_with(Role::Unread));
+    let (trained, unread) = (names_with(Role::Trained), names_with(Role::Unused));
     // An exact statement: none of the names is among `wrong`, where all `of` them could have been.
     let none_of = |statement: &str, fine: String, wrong: Vec<String>, of: usize| {
         let compared = if wrong.is_empty() { fine } else { wrong.join(", ") };
@@ -221,7 +221,7 @@ mod tests {
             let trainer = small::trainer(method, false, DType::F32);
             let lint = lint(&trainer, &small::batch(&trainer));
             lint.findings.iter().for_each(Finding::assert_pass);
-            let unread = trainer.params["predictor"].iter().filter(|p| p.role == Role::Unread);
+            let unread = trainer.params["predictor"].iter().filter(|p| p.role == Role::Unused);
             assert_eq!(lint.unreached, unread.map(|p| p.name.clone()).collect::<Vec<_>>());
             assert_eq!(lint.zero, Vec::<String>::new());
         }
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!((&found.findings[1].compared[..], &found.unreached[..]), ("mask_token", &["mask_token".into()][..]));
         let (_, found) = spoiled(|trainer| {
             let bias = predictor(trainer).embed.bias;
-            trainer.params["predictor"].set_role(bias, Role::Unread);
+            trainer.params["predictor"].set_role(bias, Role::Unused);
         });
         assert_eq!(failed(&found), ["none reaches what is unread"]);
         assert_eq!(found.findings[2].compared, "predictor_embed.bias");

@@ -15,7 +15,7 @@ pub mod prop_3_1;
 pub mod prop_3_2;
 pub mod second_order;
 
-pub use finding::{Finding, Numbers};
+pub use finding::{Compared, Finding};
 
 pub use crate::train::small;
 

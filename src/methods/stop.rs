@@ -44,8 +44,8 @@ impl Stop {
         rng: &mut impl Rng,
     ) -> (Self, ModelParams) {
         let (mask_token, bias) = match form {
-            TokenForm::Official | TokenForm::PositionsOnly => (Role::Unread, Role::Trained),
-            TokenForm::Paper => (Role::Trained, Role::Unread),
+            TokenForm::Official | TokenForm::PositionsOnly => (Role::Unused, Role::Trained),
+            TokenForm::Paper => (Role::Trained, Role::Unused),
         };
         let mut networks = Networks::new(config, config.encoder.dim, Names::Predictor, mask_token, dtype, rng);
         networks.phi.set_role(networks.predictor.embed.bias, bias);

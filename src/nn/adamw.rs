@@ -64,7 +64,7 @@ impl AdamW {
     }
 
     /// The memory of an optimizer that made `steps` updates, to be filled with its [`moments`](Self::moments).
-    pub fn resume(&mut self, steps: u64) -> &mut [(Tensor, Tensor)] {
+    pub fn restore(&mut self, steps: u64) -> &mut [(Tensor, Tensor)] {
         self.step = steps;
         &mut self.moments
     }
@@ -140,7 +140,7 @@ mod tests {
         let mut params = Params::new();
         let w0 = numbers(6, 1);
         params.add("w", Tensor::new([2, 3], w0.clone()), Role::Trained);
-        params.add("unread", Tensor::new([1, 2], vec![1.0, 2.0]), Role::Unread);
+        params.add("unread", Tensor::new([1, 2], vec![1.0, 2.0]), Role::Unused);
         params.add("b.bias", Tensor::new([6], w0.clone()), Role::Trained);
         let mut adamw = AdamW::new(&[&params]);
         assert_eq!(adamw.groups, [1.0, 0.0].map(|decay_factor| ParamGroup { lr_factor: 1.0, decay_factor }));
@@ -177,7 +177,7 @@ mod tests {
         let values = |n: usize| Tensor::new([n], numbers(n, 1)).to_dtype(dtype);
         params.add("w", values(LONG).reshape([LONG / 50, 50]), Role::Trained);
         params.add("table", values(7), Role::Fixed);
-        params.add("unread", values(3), Role::Unread);
+        params.add("unread", values(3), Role::Unused);
         params.add("b.bias", values(50), Role::Trained);
         params
     }

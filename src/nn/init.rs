@@ -1,4 +1,4 @@
-//! Initialization, and the hand that makes parameters.
+//! Initialization, and what creates parameters.
 
 use rand::{Rng, RngExt};
 

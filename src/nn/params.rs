@@ -14,7 +14,7 @@ pub enum Role {
     Fixed,
     /// It exists because the official model has it, and nothing reads it: StoP's `mask_token`. The optimizer leaves
     /// it alone, as PyTorch's does with a parameter whose gradient is `None`.
-    Unread,
+    Unused,
 }
 
 /// One parameter.
@@ -116,7 +116,7 @@ impl Params {
     pub fn on(&self, tape: &Tape) -> Weights {
         let place = |p: &Param| match p.role {
             Role::Trained => tape.leaf(p.value.clone()),
-            Role::Fixed | Role::Unread => p.value.clone().into(),
+            Role::Fixed | Role::Unused => p.value.clone().into(),
         };
         Weights(self.iter().map(place).collect())
     }

@@ -9,10 +9,10 @@ use super::log::{self, Log, Logged};
 use super::rotation::Rotation;
 use crate::data::Splits;
 use crate::train::checkpoint::{self, SavedRun};
-use crate::train::{Failed, StepReport, Trainer, Watch, resume};
+use crate::train::{Monitoring, RunError, StepReport, Trainer, resume};
 use crate::{Error, Result, files};
 
-/// Most time between checkpoints of a run.
+/// Longest time between checkpoints of a run.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 
 /// Where in a run's folder its checkpoints are.
@@ -100,7 +100,7 @@ impl RunFolder {
     }
 
     /// Trains from where the run stands to its end, and writes log, checkpoints and weights. `observe` sees each step, and
-    /// may end the run there: then a checkpoint of that step is written first. `every_number`: see [`Watch`].
+    /// may end the run there: then a checkpoint of that step is written first. `every_number`: see [`Monitoring`].
     ///
     /// # Errors
     /// As [`resume`]; when a file cannot be written. The steps that were done are not lost: there is a checkpoint of
@@ -129,7 +129,7 @@ impl RunFolder {
             let path = self.path.display();
             format!("the run is kept as it was after step {kept}: `RunFolder::open` {path} goes on from there")
         };
-        let watch = Watch { diagnose_every: policy.diagnose_every, every_number };
+        let watch = Monitoring { diagnose_every: policy.diagnose_every, every_number };
         let trained = resume(trainer, &config, splits, watch, &mut |report, trainer| {
             log.append(report)?;
             let next = observe(report);
@@ -142,7 +142,7 @@ impl RunFolder {
             Ok(next)
         });
         let trainer = trained.map_err(|failed| {
-            let Failed { mut error, trainer } = *failed;
+            let RunError { mut error, trainer } = *failed;
             if let Some(trainer) = trainer.filter(|trainer| trainer.optimizer.steps() as usize > tried) {
                 let step = trainer.optimizer.steps() as usize;
                 let _ = log.sync(); // what a log has lost is said on resuming

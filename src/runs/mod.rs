@@ -18,5 +18,5 @@ mod rotation;
 
 pub use folder::RunFolder;
 pub use log::Logged;
-pub use resume::{Length, Resumed, standard_policy};
+pub use resume::{Length, Resumed, default_policy};
 pub use rotation::{Newest, Rotation};

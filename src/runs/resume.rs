@@ -34,9 +34,9 @@ impl Length {
             return Err(Error::config(format!("`epochs` is {epochs}"), "choose a number that is not negative"));
         }
         let steps = (epochs * epoch as f64).round();
-        if steps > RunConfig::MOST_STEPS as f64 {
+        if steps > RunConfig::MAX_STEPS as f64 {
             let problem = format!("`epochs` is {epochs}: {steps:e} steps, at {epoch} in an epoch");
-            let most = RunConfig::MOST_STEPS / epoch as u64;
+            let most = RunConfig::MAX_STEPS / epoch as u64;
             return Err(Error::config(problem, format!("choose at most {most} epochs, which are 10^12 steps")));
         }
         Ok(steps as usize)
@@ -45,7 +45,7 @@ impl Length {
 
 /// How a new run on these images is watched and kept where nobody says otherwise: twenty diagnostics, a checkpoint with
 /// each epoch, of which the last two are kept.
-pub fn standard_policy(config: &RunConfig, splits: &Splits) -> CheckpointPolicy {
+pub fn default_policy(config: &RunConfig, splits: &Splits) -> CheckpointPolicy {
     CheckpointPolicy {
         diagnose_every: (config.steps / 20).max(1),
         checkpoint_every: splits.train.len() / config.batch,
@@ -101,7 +101,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn keep_changes(&self, resumed: &Resumed) -> Result<()> {
+    pub fn save_changes(&self, resumed: &Resumed) -> Result<()> {
         let Resumed { run: SavedRun { config, policy, trainer }, before, .. } = resumed;
         if (config, policy) == (&before.0, &before.1) {
             Ok(())
@@ -153,7 +153,7 @@ impl Resumed {
     }
 }
 
-/// By what a run knows its images again: the lists of both splits.
+/// Identifies the images of a run: the lists of both splits.
 fn images(splits: &Splits) -> String {
     [splits.train.identity(), splits.test.identity()].join(HELD_OUT)
 }

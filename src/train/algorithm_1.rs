@@ -345,7 +345,7 @@ impl Trainer {
     fn no_gradient(&self, name: &str) -> Error {
         self.error(
             format!("no gradient reaches the parameter {name}"),
-            "declare it with Role::Unread if nothing is to read it, or find where the graph is cut",
+            "declare it with Role::Unused if nothing is to read it, or find where the graph is cut",
         )
     }
 

@@ -237,7 +237,7 @@ fn read(
     let names = moment_names(&params);
     let mut places: Vec<Place> = named(&mut params).into_iter().map(|(name, x)| Place::whole(name, x)).collect();
     if let Some((_, optimizer)) = &mut resumable {
-        let moments = names.into_iter().zip(optimizer.resume(step as u64));
+        let moments = names.into_iter().zip(optimizer.restore(step as u64));
         places.extend(moments.flat_map(|([of_m, of_v], (m, v))| [Place::whole(of_m, m), Place::whole(of_v, v)]));
     }
     file.fill(places, &|name| to_resume || !name.starts_with("optimizer."), Fit::Strict)?;
@@ -387,7 +387,7 @@ mod tests {
         says(save(&file.0, &small::run(&good), 3, &of_target), &["target_encoder.patch_embed.proj.weight"]);
         for moment in 0..2 {
             let mut wrong = good.clone();
-            let (m, v) = &mut wrong.optimizer.resume(2)[1];
+            let (m, v) = &mut wrong.optimizer.restore(2)[1];
             [m, v][moment].as_mut_slice::<f32>()[3] = f32::NAN;
             let named = format!("1 tensor cannot be used:\n    optimizer.{}.encoder.", ["m", "v"][moment]);
             says(save_to(&file, &wrong), &[&named]);

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// A file of weights that a run began with. The run goes on without it: this is for whoever asks where weights come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
-pub struct Origin {
+pub struct WeightsFile {
     /// Its path, as it was given.
     pub file: String,
     /// Its length.
@@ -26,7 +26,7 @@ pub struct Origin {
     pub crc32: u32,
 }
 
-impl Origin {
+impl WeightsFile {
     /// Of a file, which is read once from its beginning to its end.
     ///
     /// # Errors
@@ -47,7 +47,7 @@ impl Origin {
             }
         };
         read().map_err(|e| Error::io("read", path, e))?;
-        Ok(Origin { file: path.display().to_string(), bytes, crc32: crc.finalize() })
+        Ok(WeightsFile { file: path.display().to_string(), bytes, crc32: crc.finalize() })
     }
 }
 
@@ -62,14 +62,14 @@ pub struct RunConfig {
     /// How pixels become numbers, for whoever reads the weights too. `None`: as the data set suggests.
     pub normalization: Option<Normalization>,
     /// The weights that the run began with; `None`: those that the seed draws.
-    pub init: Option<Origin>,
+    pub init: Option<WeightsFile>,
     /// Which tokens are hidden.
     pub masking: Masking,
     /// How images are varied.
     pub augment: Augment,
     /// Images in a step.
     pub batch: usize,
-    /// Steps in all, at most [`MOST_STEPS`](Self::MOST_STEPS).
+    /// Steps in all, at most [`MAX_STEPS`](Self::MAX_STEPS).
     pub steps: usize,
     /// The learning rate over the steps.
     pub lr: LearningRate,
@@ -85,7 +85,7 @@ pub struct RunConfig {
 
 impl RunConfig {
     /// The most steps that a run can have: 10¹², thirty years at a thousand a second.
-    pub const MOST_STEPS: u64 = 1_000_000_000_000;
+    pub const MAX_STEPS: u64 = 1_000_000_000_000;
 
     /// Settings that can work together.
     ///
@@ -134,7 +134,7 @@ impl RunConfig {
         )?;
         check(self.batch > 0 && self.steps > 0, "a run of no steps or empty batches".into(), "ask for at least one")?;
         check(
-            self.steps as u64 <= Self::MOST_STEPS,
+            self.steps as u64 <= Self::MAX_STEPS,
             format!("a run of {} steps", self.steps),
             "ask for at most 10^12 steps: fewer `steps`, or fewer `epochs`",
         )?;
@@ -179,8 +179,8 @@ mod tests {
     fn a_run_has_an_end() {
         let run = small::run(&small::trainer(small::stop(), false, DType::F32));
         let of = |steps: u64| RunConfig { steps: usize::try_from(steps).unwrap_or(usize::MAX), ..run.clone() };
-        of(RunConfig::MOST_STEPS).validate().unwrap();
-        for steps in [RunConfig::MOST_STEPS + 1, u64::MAX] {
+        of(RunConfig::MAX_STEPS).validate().unwrap();
+        for steps in [RunConfig::MAX_STEPS + 1, u64::MAX] {
             let error = of(steps).validate().unwrap_err().to_string();
             assert!(error.contains(&format!("a run of {steps} steps")) && error.contains("10^12"), "{error}");
         }
@@ -192,10 +192,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights");
         std::fs::write(&path, (0..=255).collect::<Vec<u8>>().repeat(1000)).unwrap();
-        let origin = Origin::of(&path);
+        let origin = WeightsFile::of(&path);
         std::fs::remove_file(&path).unwrap();
         let file = path.display().to_string();
-        assert_eq!(origin.unwrap(), Origin { file, bytes: 256_000, crc32: 0xFC70_AF1A });
-        assert!(Origin::of(&path).is_err() && Origin::of(Path::new(".")).is_err());
+        assert_eq!(origin.unwrap(), WeightsFile { file, bytes: 256_000, crc32: 0xFC70_AF1A });
+        assert!(WeightsFile::of(&path).is_err() && WeightsFile::of(Path::new(".")).is_err());
     }
 }

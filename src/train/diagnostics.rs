@@ -31,7 +31,7 @@ pub const DIAGNOSTICS: [Number; 10] = [
     Number::new("visible_norm_a", "visible |A|", "norm", f64::NAN),
     Number::new("context_rms", "context A s", "RMS", f64::NAN),
     Number::new("neighbor_distance", "mean d′", "neighbors", f64::NAN),
-    Number::new("least_neighbor_distance", "least d′", "neighbors", f64::NAN),
+    Number::new("min_neighbor_distance", "least d′", "neighbors", f64::NAN),
     Number::new("position_accuracy", "positions decoded", "accuracy", f64::NAN),
     Number::new("noise_sensitivity", "due to noise", "prediction variance", f64::NAN),
 ];
@@ -78,7 +78,7 @@ impl Trainer {
     ///
     /// | name | |
     /// |---|---|
-    /// | `neighbor_distance`, `least_neighbor_distance` | d′ between neighboring positions |
+    /// | `neighbor_distance`, `min_neighbor_distance` | d′ between neighboring positions |
     /// | `position_accuracy` | how often the best guess of a position from one draw of it is right, from 1/K to 1 |
     /// | `noise_sensitivity` | ½ E‖F₁ − F₂‖² per entry: the variance of a prediction that is the noise's, [`noise_sensitivity`] |
     ///

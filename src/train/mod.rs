@@ -19,8 +19,8 @@ pub mod weights;
 
 pub use crate::methods::Masking;
 pub use algorithm_1::{Batch, BatchView, LossAndGradients, Noise, StepOutcome, StepParams, Trainer};
-pub use config::{Origin, RunConfig};
+pub use config::{RunConfig, WeightsFile};
 pub use diagnostics::DIAGNOSTICS;
 pub use non_finite::{NonFiniteSource, first_non_finite};
-pub use pretrain::{Failed, StepReport, Watch, fresh_model, pretrain, resume};
+pub use pretrain::{Monitoring, RunError, StepReport, fresh_model, pretrain, resume};
 pub use schedule::{EmaMomentum, LearningRate, WeightDecay};

@@ -47,7 +47,7 @@ impl StepReport {
 
 /// A run that an error ended before its end.
 #[derive(Debug)]
-pub struct Failed {
+pub struct RunError {
     /// What went wrong.
     pub error: Error,
     /// The run as its last whole step left it: it can be saved, and can go on once the cause is gone. `None` if a thread
@@ -57,7 +57,7 @@ pub struct Failed {
 
 /// How closely a run is looked at.
 #[derive(Clone, Copy, Debug)]
-pub struct Watch {
+pub struct Monitoring {
     /// Steps between diagnostics; 0: only after the last step.
     pub diagnose_every: usize,
     /// Whether every number of every step must be finite, not only the loss and the gradients: [`Trainer::check_finite`].
@@ -65,17 +65,17 @@ pub struct Watch {
     pub every_number: bool,
 }
 
-impl From<usize> for Watch {
+impl From<usize> for Monitoring {
     /// Steps between diagnostics (0: only after the last), and nothing else.
     fn from(diagnose_every: usize) -> Self {
-        Watch { diagnose_every, every_number: false }
+        Monitoring { diagnose_every, every_number: false }
     }
 }
 
 /// Pretrains, from scratch, on the data that was opened for this configuration.
 ///
 /// After each step `observe` sees the report and the trainer; it may end the run there. `watch` is a number of steps
-/// between diagnostics, or a [`Watch`]; the last step has diagnostics too, unless there are no held-out images, or one
+/// between diagnostics, or a [`Monitoring`]; the last step has diagnostics too, unless there are no held-out images, or one
 /// that cannot be read, which a line on standard error says. The weights
 /// depend on the configuration alone, not on how the run is observed or on how many threads work.
 ///
@@ -85,7 +85,7 @@ impl From<usize> for Watch {
 pub fn pretrain(
     config: &RunConfig,
     splits: &Splits,
-    watch: impl Into<Watch>,
+    watch: impl Into<Monitoring>,
     observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
 ) -> Result<Trainer> {
     config.validate()?;
@@ -103,16 +103,16 @@ pub fn resume(
     mut trainer: Trainer,
     config: &RunConfig,
     splits: &Splits,
-    watch: impl Into<Watch>,
+    watch: impl Into<Monitoring>,
     observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
-) -> Result<Trainer, Box<Failed>> {
+) -> Result<Trainer, Box<RunError>> {
     let mut whole = trainer.optimizer.steps() as usize;
     match steps(&mut trainer, &mut whole, config, splits, watch.into(), observe) {
         Ok(()) => Ok(trainer),
         Err(error) => {
             // An update counts its step before it changes anything.
             let trainer = (trainer.optimizer.steps() as usize == whole).then_some(trainer);
-            Err(Box::new(Failed { error, trainer }))
+            Err(Box::new(RunError { error, trainer }))
         }
     }
 }
@@ -123,7 +123,7 @@ fn steps(
     whole: &mut usize,
     config: &RunConfig,
     splits: &Splits,
-    watch: Watch,
+    watch: Monitoring,
     observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     config.validate()?;
@@ -138,7 +138,7 @@ fn steps(
             return Err(Error::config(problem, "set channels and image_size of the encoder to those of the images"));
         }
     }
-    let Watch { diagnose_every, every_number } = watch;
+    let Monitoring { diagnose_every, every_number } = watch;
     let done = *whole;
     let normalization = no_panic(done + 1, || splits.normalization_or(config.normalization.as_ref()))?;
     let held_out = Subset::even(splits.test.clone(), HELD_OUT).unlabeled();
@@ -303,7 +303,7 @@ mod tests {
                 }
                 Ok(ControlFlow::Continue(()))
             });
-            let Failed { error, trainer: given_back } = *failed.unwrap_err();
+            let RunError { error, trainer: given_back } = *failed.unwrap_err();
             assert!(error.to_string().contains(words), "{error}");
             let given_back = given_back.expect("no update was cut short");
             assert_eq!(given_back.optimizer.steps() as usize, reported, "{words}");

@@ -53,7 +53,7 @@ fn poison(trainer: &mut Trainer, name: &str) -> Result<()> {
         let problem = format!("this model has no parameter called {name}");
         return Err(Error::config(problem, "names are the official ones, as blocks.0.attn.qkv.weight"));
     };
-    if param.role == Role::Unread {
+    if param.role == Role::Unused {
         return Err(Error::config(format!("nothing reads {name}"), "poison a parameter that a step reads"));
     }
     param.value.as_mut_slice::<f32>()[0] = f32::NAN;

@@ -107,8 +107,8 @@ impl FieldTraining {
             Predictor::new(&config, (FEATURES, FEATURES), GRID, Names::Predictor, Role::Trained, &mut init)
         });
         // A and B stand apart, since they alone decay.
-        setup.network.set_role(predictor.embed.weight, Role::Unread);
-        setup.network.set_role(predictor.embed.bias, Role::Unread);
+        setup.network.set_role(predictor.embed.weight, Role::Unused);
+        setup.network.set_role(predictor.embed.bias, Role::Unused);
         let (a, b) = setup.pair(tied, [config.dim, FEATURES], 0.35, false);
         let before = setup.projections.value(a).norm();
         let ([norm], end) = setup.train(
