@@ -56,7 +56,7 @@ pub struct ProbeConfig {
 
 impl Default for ProbeConfig {
     fn default() -> Self {
-        ProbeConfig { lambdas: vec![1e-1, 1e-2, 1e-3, 1e-4, 1e-5], tolerance: 1e-4, max_iterations: 500, seed: 0 }
+        ProbeConfig { lambdas: vec![1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6], tolerance: 1e-4, max_iterations: 500, seed: 0 }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The target encoder's weights: an exponential moving average of the context encoder's.
 
-use super::params::{Params, Role};
+use super::params::{Param, Params, Role};
 use crate::kernels::optim::{self, EmaStep};
 use crate::tensor::Tensor;
 
@@ -21,7 +21,8 @@ impl<'a> Ema<'a> {
     #[track_caller]
     pub(super) fn averages_of(self, online: &Params) -> impl Iterator<Item = (f64, &'a mut Tensor)> + use<'a> {
         let Ema { momentum, target } = self;
-        let same = online.iter().map(|p| &p.name).eq(target.iter().map(|p| &p.name));
+        let is = |p: &Param| (p.name.clone(), *p.value.shape(), p.value.dtype());
+        let same = online.iter().map(is).eq(target.iter().map(is));
         assert!(same, "ema: the two have different parameters");
         target.iter_mut().map(move |average| (momentum, &mut average.value))
     }

@@ -58,10 +58,12 @@ pub(in crate::kernels) fn chains(rounds: usize, a: f32, b: f32, _fused: bool) ->
 /// x rounded to bf16, to the nearest, halves to the even one; its 16 bits.
 fn rounded(x: f32) -> u32 {
     let bits = x.to_bits();
-    match x.is_nan() {
-        true => (bits >> 16) | 0x40, // a quiet one
-        false if x.is_subnormal() => (bits >> 16) & 0x8000,
-        false => (bits + 0x7FFF + (bits >> 16 & 1)) >> 16,
+    if x.is_nan() {
+        (bits >> 16) | 0x40 // a quiet one
+    } else if x.is_subnormal() {
+        (bits >> 16) & 0x8000
+    } else {
+        (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
     }
 }
 

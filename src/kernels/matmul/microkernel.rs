@@ -221,13 +221,12 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
         for j in (0..n).step_by(width) {
             let columns = width.min(n - j);
             let here = b.wrapping_add(from * b_row + j * b_column);
-            let (b, b_row) = match copied {
-                true => {
-                    // SAFETY: these rows and columns of b are promised, and the panel has DEPTH rows of `width` ≤ 32.
-                    unsafe { copy_panel::<R, K>(here, (b_row, b_column), [depth, columns], (panel, width)) };
-                    (panel.cast_const(), width)
-                }
-                false => (here, b_row),
+            let (b, b_row) = if copied {
+                // SAFETY: these rows and columns of b are promised, and the panel has DEPTH rows of `width` ≤ 32.
+                unsafe { copy_panel::<R, K>(here, (b_row, b_column), [depth, columns], (panel, width)) };
+                (panel.cast_const(), width)
+            } else {
+                (here, b_row)
             };
             for (t, (i, end)) in even_cuts(height, tiles).enumerate() {
                 if j + columns < n {
@@ -239,9 +238,10 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
                 let operands = Operands { a, a_strides, b, b_row, steps: depth.div_ceil(K), first: from == 0 };
                 // SAFETY: the operands are those of these rows and columns, inside a and b or their copies.
                 unsafe {
-                    match columns > R::LANES {
-                        true => rows::<R, K, 2>(end - i, product, (top + i, j), &operands),
-                        false => rows::<R, K, 1>(end - i, product, (top + i, j), &operands),
+                    if columns > R::LANES {
+                        rows::<R, K, 2>(end - i, product, (top + i, j), &operands)
+                    } else {
+                        rows::<R, K, 1>(end - i, product, (top + i, j), &operands)
                     }
                 }
             }

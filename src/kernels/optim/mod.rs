@@ -3,7 +3,7 @@
 mod cpu;
 mod reference;
 
-use super::{Buffer, check_device, check_len, launch};
+use super::{Buffer, DType, Device, check_device, check_len, launch};
 
 /// What one AdamW update has in common for all parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,11 +57,18 @@ pub fn adamw(update: &AdamWUpdate, steps: Vec<AdamWStep<'_>>) {
         let average = average.iter().map(|(_, average)| ("the average", &**average));
         for (what, x) in [("the gradient", gradient), ("m", &**m), ("v", &**v)].into_iter().chain(average) {
             check_len("adamw", what, x, weight.len());
-            check_device("adamw", device, x.device());
+            check_kind("adamw", what, x, device, dtype);
         }
-        check_device("adamw", device, weight.device());
+        check_kind("adamw", "the weight", weight, device, dtype);
     }
     launch!("adamw", at device, dtype, [], [] => adamw(update, steps));
+}
+
+/// All before anything is changed: an update is of one element type, on one device.
+#[track_caller]
+fn check_kind(op: &str, what: &str, x: &Buffer, device: Device, dtype: DType) {
+    check_device(op, device, x.device());
+    assert_eq!(x.dtype(), dtype, "{op}: {what} has another element type");
 }
 
 /// average ← μ average + (1 − μ) weight for all of these, of one element type, in place.
@@ -71,7 +78,8 @@ pub fn ema(steps: Vec<EmaStep<'_>>) {
     let (device, dtype) = (first.weight.device(), first.weight.dtype());
     for EmaStep { weight, average, .. } in &steps {
         check_len("ema", "the average", &**average, weight.len());
-        [weight.device(), average.device()].iter().for_each(|found| check_device("ema", device, *found));
+        check_kind("ema", "the weight", weight, device, dtype);
+        check_kind("ema", "the average", average, device, dtype);
     }
     launch!("ema", at device, dtype, [], [] => ema(steps));
 }
