@@ -189,7 +189,7 @@ pub struct TrainArgs {
     /// Warm-up as a share of the run [default: 0.1].
     #[arg(long, value_name = "SHARE")]
     warmup: Option<f64>,
-    /// Learning rate at the end of the warm-up [default: 0.0005].
+    /// Learning rate at the end of the warm-up [default: 0.001].
     #[arg(long)]
     lr: Option<f64>,
     /// Learning rate before the first step [default: a fifth of --lr].
@@ -201,7 +201,7 @@ pub struct TrainArgs {
     /// Weight decay at the start and at the end [default: 0.05,0.05].
     #[arg(long, value_name = "START,END", value_parser = pair)]
     weight_decay: Option<[f64; 2]>,
-    /// Momentum of the target encoder at the start and at the end (I-JEPA, StoP) [default: 0.9995,1].
+    /// Momentum of the target encoder at the start and at the end (I-JEPA, StoP) [default: 0.996,1].
     #[arg(long, value_name = "START,END", value_parser = pair)]
     ema: Option<[f64; 2]>,
     /// Area of a random crop as shares of the image [default: 0.3,1].
@@ -380,11 +380,10 @@ mod tests {
         }
         let stop = RunConfig::for_method(methods[0].1.clone(), Preset::Toy);
         assert_eq!(config(""), stop);
-        let lr = LearningRate { start: 1e-4, peak: 5e-4, end: 5e-6, warmup: 1250 };
+        let lr = LearningRate { start: 2e-4, peak: 1e-3, end: 1e-5, warmup: 1250 };
         assert_eq!((stop.steps, stop.lr), (12_496, lr));
-        let slower =
-            RunConfig { lr: LearningRate { start: 1e-3, peak: 1e-3, end: 1e-5, ..lr }, seed: 3, ..stop.clone() };
-        assert_eq!(config("--lr 1e-3 --lr-start 1e-3 --seed 3"), slower);
+        let slower = RunConfig { lr: LearningRate { start: 1e-3, ..lr }, seed: 3, ..stop.clone() };
+        assert_eq!(config("--lr-start 1e-3 --seed 3"), slower);
         let shorter = RunConfig { batch: 100, steps: 750, lr: LearningRate { warmup: 150, ..lr }, ..stop };
         assert_eq!(config("--batch 100 --epochs 1.5 --warmup 0.2"), shorter);
         assert_eq!(config("--batch 100 --steps 750 --warmup 0.2"), shorter);
@@ -408,9 +407,9 @@ mod tests {
             ("epochs", "16", "3"),
             ("batch", "64", "32"),
             ("warmup", "0.1", "0"),
-            ("lr", "0.0005", "0.001"),
+            ("lr", "0.001", "0.0005"),
             ("weight-decay", "0.05,0.05", "0.04,0.4"),
-            ("ema", "0.9995,1", "0.996,1"),
+            ("ema", "0.996,1", "0.9995,1"),
             ("crop-scale", "0.3,1", "0.2,1"),
             ("precision", "f32", ""),
             ("seed", "0", "1"),
@@ -425,7 +424,7 @@ mod tests {
         }
         let others = "lr-start 1, lr-end 1, no-flip, official-masks, image-size 64, patch 2, dim 64, depth 2, heads 4, \
             predictor-dim 32, predictor-depth 1, predictor-heads 1, learned-positions, linear-init xavier, patch-std 1, \
-            position-scale 1, embed-std 1";
+            position-scale 0.5, embed-std 1";
         for other in others.split(", ") {
             assert_ne!(config(&format!("--{other}")), config(""), "--{other}");
         }

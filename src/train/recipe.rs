@@ -24,7 +24,7 @@ impl RunConfig {
     /// | class token, initialization of linear layers | the official code: MAE has one and Xavier's, the others none and N(0, 0.02²) |
     /// | masks | [`MethodConfig::masking`] |
     /// | crops and flips | the official code of StoP, [`Augment::STOP`] |
-    /// | batch 64, 16 epochs, a tenth of it warm-up, learning rate 5·10⁻⁴, weight decay 0.05, momentum 0.9995 to 1 | found for [`Preset::Toy`] (docs/experiments.md), and the same for all presets |
+    /// | batch 64, 16 epochs, a tenth of it warm-up, learning rate 10⁻³, weight decay 0.05, momentum 0.996 to 1 | found for [`Preset::Toy`] (docs/experiments.md), and the same for all presets |
     ///
     /// The paper's schedules for its ViTs, with batches of 2048 images, are in its Tables 9 to 12.
     ///
@@ -33,7 +33,7 @@ impl RunConfig {
     /// use stop_mim::{paper::Sigma, train::RunConfig, vit::Preset};
     ///
     /// let method = MethodConfig::Stop { target_blocks: 1, sigma: Sigma::OFFICIAL, tokens: TokenForm::Official };
-    /// let recipe = RunConfig::for_method(method, Preset::Toy).with_peak_lr(1e-3);
+    /// let recipe = RunConfig::for_method(method, Preset::Toy).with_peak_lr(2e-3);
     /// let config = RunConfig { batch: 32, data: "cifar10:data".into(), ..recipe }.with_steps(5_000);
     /// assert_eq!(config.lr.warmup, 500);
     /// config.validate()?;
@@ -56,11 +56,11 @@ impl RunConfig {
             steps: 0,
             lr: LearningRate { start: 0.0, peak: 0.0, end: 0.0, warmup: 0 },
             weight_decay: WeightDecay { start: 0.05, end: 0.05 },
-            ema: EmaMomentum { start: 0.9995, end: 1.0 },
+            ema: EmaMomentum { start: 0.996, end: 1.0 },
             precision: Precision::F32,
             seed: 0,
         };
-        recipe.with_peak_lr(5e-4).with_steps(Self::EPOCHS * (SHAPES / batch))
+        recipe.with_peak_lr(1e-3).with_steps(Self::EPOCHS * (SHAPES / batch))
     }
 
     /// This run with a learning rate from a fifth of `peak` over `peak` to a hundredth of it (docs/experiments.md).

@@ -170,10 +170,10 @@ impl Preset {
         match self {
             Preset::Toy => {
                 let (encoder, predictor) = official(4, 128, 4, 2, 2, 2);
-                // Weights of 1/√48 give a patch of 48 normalized pixels unit scale, and positions are smaller than
-                // that: or else the first targets say where a patch is, not what is in it.
-                let encoder = EncoderConfig { image_size: 32, patch_std: 0.144, position_scale: 0.3, ..encoder };
-                (encoder, PredictorConfig { dim: 64, ..predictor })
+                // Weights of 1/√48 give a patch of 48 normalized pixels unit scale, above that of the positions: or else
+                // the first targets say where a patch is, not what is in it. A of 1/√128 gives context tokens unit scale.
+                let encoder = EncoderConfig { image_size: 32, patch_std: 0.144, ..encoder };
+                (encoder, PredictorConfig { dim: 64, embed_std: 0.088, ..predictor })
             }
             Preset::VitT16 => official(16, 192, 12, 3, 6, 12),
             Preset::VitS16 => official(16, 384, 12, 6, 6, 12),
