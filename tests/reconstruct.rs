@@ -23,7 +23,7 @@ fn trainer(method: MethodConfig) -> Trainer {
 }
 
 fn stop(std: f64, tokens: TokenForm) -> MethodConfig {
-    MethodConfig::Stop { target_blocks: 1, sigma: Sigma::from_std(std), tokens }
+    MethodConfig::stop(Sigma::from_std(std), tokens)
 }
 
 fn predictor(trainer: &Trainer) -> &dyn MaskedPrediction {
@@ -66,7 +66,7 @@ fn answers(trainer: &Trainer, chunk: &Chunk) -> Vec<f64> {
 #[test]
 fn heat_maps_are_of_what_algorithm_1_predicts() {
     let methods = [
-        MethodConfig::Ijepa { target_blocks: 2 },
+        MethodConfig::ijepa(2),
         stop(0.5, TokenForm::Official),
         stop(0.5, TokenForm::Paper),
         stop(0.5, TokenForm::PositionsOnly),

@@ -15,10 +15,10 @@ use crate::vit::{EncoderConfig, PredictorConfig};
 /// Every method, in every form that computes something else.
 pub fn every_method() -> Vec<MethodConfig> {
     let sigma = Sigma::from_std(0.5);
-    let stop = |tokens| MethodConfig::Stop { target_blocks: 1, sigma, tokens };
+    let stop = |tokens| MethodConfig::stop(sigma, tokens);
     vec![
-        MethodConfig::Ijepa { target_blocks: 1 },
-        MethodConfig::Ijepa { target_blocks: 2 },
+        MethodConfig::ijepa(1),
+        MethodConfig::ijepa(2),
         stop(TokenForm::Official),
         stop(TokenForm::Paper),
         stop(TokenForm::PositionsOnly),
