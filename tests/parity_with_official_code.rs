@@ -203,7 +203,8 @@ impl Fixture {
                 (0..n).map(|i| self.indices[&format!("step{step}.masks_{kind}.{i}")].clone()).collect()
             };
             let blocks = self.size("num_pred_masks");
-            let noise = (0..blocks).map(|i| of_step(&format!("noise.{i}")).to_dtype(dtype));
+            let noise = (0..).map_while(|i| self.tensors.get(&format!("step{step}.noise.{i}")));
+            let noise = noise.map(|n| n.to_dtype(dtype));
             let batch = Batch::masked(
                 of_step("images").to_dtype(dtype),
                 masks("enc", self.size("num_enc_masks")),
@@ -231,7 +232,13 @@ impl Fixture {
             }
 
             assert_eq!((trainer.optimizer.betas, trainer.optimizer.eps), self.adamw());
-            trainer.step(&batch, &self.hyper(step)).unwrap();
+            let outcome = trainer.step(&batch, &self.hyper(step)).unwrap();
+            let penalty = self.tensors.get(&format!("step{step}.out.penalty"));
+            let ours = outcome.numbers.get("penalty");
+            assert_eq!(ours.is_some(), penalty.is_some());
+            if let (Some(ours), Some(penalty)) = (ours, penalty) {
+                worst.compare(&label("penalty"), &Tensor::new([1], vec![ours]), penalty);
+            }
         }
 
         for module in trainer.params.modules() {

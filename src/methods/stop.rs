@@ -145,7 +145,8 @@ impl MaskedPrediction for Stop {
         (self.noise.covariance == Covariance::Conditioned).then(|| context_rms(s_x))
     }
 
-    /// Eq. (6): cᵢ = A s_{xᵢ} + ψᵢ, m_j = A n_j + ψ_j + m, with n the chunk's noise; and the paper's variants of it.
+    /// Eq. (6): cᵢ = A s_{xᵢ} + ψᵢ, m_j = A n_j + ψ_j + m, with n the chunk's noise. The variants have another position in
+    /// the place of ψᵢ or of A n_j + ψ_j.
     fn tokens(&self, phi: &Weights, s_x: &Var, chunk: &Chunk) -> (Var, Var) {
         let g = &self.predictor;
         let psi = &phi[g.position];
@@ -162,17 +163,13 @@ impl MaskedPrediction for Stop {
             Covariance::Fixed => fixed_position(n, psi),
             Covariance::Conditioned => stochastic_position(a, &conditioned_noise(n, s_x), psi),
         };
-        let psi_x = if self.noise.on.context() { position(&n(&chunk.context_noise), &psi_x) } else { psi_x };
-        match self.noise {
-            StopNoise { on: NoiseOn::Context, .. } => (context_token(&psi_x, a, s_x, bias), masked_token(&psi_y, m)),
-            StopNoise { covariance: Covariance::Learned, .. } => {
-                tied_tokens(a, (s_x, &psi_x), (&n(&chunk.noise), &psi_y), m, bias)
-            }
-            _ => {
-                let c = context_token(&psi_x, a, s_x, bias);
-                (c, masked_token(&position(&n(&chunk.noise), &psi_y), m))
-            }
+        let on = self.noise.on;
+        let psi_x = if on.context() { position(&n(&chunk.context_noise), &psi_x) } else { psi_x };
+        if on.masked() && self.noise.covariance == Covariance::Learned {
+            return tied_tokens(a, (s_x, &psi_x), (&n(&chunk.noise), &psi_y), m, bias);
         }
+        let psi_y = if on.masked() { position(&n(&chunk.noise), &psi_y) } else { psi_y };
+        (context_token(&psi_x, a, s_x, bias), masked_token(&psi_y, m))
     }
 
     fn targets(&self, w: &ModelWeights, chunk: &Chunk) -> Var {
