@@ -10,8 +10,8 @@ use stop_mim::data::{Normalization, Shapes, Splits, shapes::Task};
 use stop_mim::lab::small;
 use stop_mim::methods::MethodConfig;
 use stop_mim::nn::LinearInit;
-use stop_mim::paper::Sigma;
 use stop_mim::paper::masking::{MultiBlock, Sampler, Truncation};
+use stop_mim::paper::{Covariance, NoiseOn, Penalty, PenaltyNorm, Sigma, TargetResolution};
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::{EmaMomentum, LearningRate, Masking, RunConfig, WeightDecay, pretrain};
 use stop_mim::{DType, Error};
@@ -74,7 +74,7 @@ fn changes() -> Vec<(String, Change)> {
     }
     for k in [0, 1, 3, usize::MAX] {
         let set = move |c: &mut RunConfig| match &mut c.model.method {
-            MethodConfig::Ijepa { target_blocks } | MethodConfig::Stop { target_blocks, .. } => *target_blocks = k,
+            MethodConfig::Ijepa { target_blocks, .. } | MethodConfig::Stop { target_blocks, .. } => *target_blocks = k,
             MethodConfig::Mae { .. } => {}
         };
         all.push((format!("targets of {k} blocks"), Box::new(set)));
@@ -86,6 +86,30 @@ fn changes() -> Vec<(String, Change)> {
             }
         };
         all.push((format!("sigma of {std}"), Box::new(set)));
+    }
+    for weight in [0.0, 1e3, BAD[0], BAD[1], BAD[2]] {
+        let set = move |c: &mut RunConfig| {
+            if let MethodConfig::Ijepa { penalty, .. } = &mut c.model.method {
+                *penalty = Some(Penalty { norm: PenaltyNorm::L2, weight });
+            }
+        };
+        all.push((format!("a penalty of {weight}"), Box::new(set)));
+    }
+    for resolution in [TargetResolution::Bilinear, TargetResolution::MaxPool] {
+        let set = move |c: &mut RunConfig| {
+            if let MethodConfig::Ijepa { target_resolution, .. } = &mut c.model.method {
+                *target_resolution = resolution;
+            }
+        };
+        all.push((format!("{resolution} targets"), Box::new(set)));
+    }
+    for (on, of) in [(NoiseOn::Context, Covariance::Fixed), (NoiseOn::Both, Covariance::Conditioned)] {
+        let set = move |c: &mut RunConfig| {
+            if let MethodConfig::Stop { noise_on, covariance, .. } = &mut c.model.method {
+                (*noise_on, *covariance) = (on, of);
+            }
+        };
+        all.push((format!("noise on {on} of {of} covariance"), Box::new(set)));
     }
     all
 }
