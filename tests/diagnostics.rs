@@ -105,7 +105,7 @@ fn targets_that_only_say_where_they_are_do_not_vary() {
     let found = diagnose(&trainer);
     assert!(found["target_std"] < 1e-6 && found["feature_std"] < 1e-6 && found["rank_me"] < 1.01, "{found:?}");
     // MAE's are the pixels, whatever the encoder.
-    let mae = diagnose(&small::trainer(MethodConfig::Mae { normalize_patches: true }, false, DType::F32));
+    let mae = diagnose(&small::trainer(MethodConfig::Mae { normalize_patches: true, sigma: None }, false, DType::F32));
     assert!(mae["target_std"] > 0.5 && mae["target_std"] < 1.0, "{mae:?}");
 }
 

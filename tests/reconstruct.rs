@@ -121,7 +121,7 @@ fn a_draw_is_as_far_from_the_mean_as_the_noise_is_large() {
 #[test]
 fn reconstructions_are_predicted_pixels_in_the_removed_patches() {
     for normalize_patches in [false, true] {
-        let trainer = trainer(MethodConfig::Mae { normalize_patches });
+        let trainer = trainer(MethodConfig::Mae { normalize_patches, sigma: None });
         for (i, prediction) in look(&trainer, 3, 1).iter().enumerate() {
             let Predicted::Pixels(filled) = &prediction.predicted else { panic!("no pixels") };
             let chunk = chunk(&trainer, i, prediction);

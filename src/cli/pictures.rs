@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::Result;
 use crate::data::{Dataset, Splits, Subset};
-use crate::methods::{MaskedPrediction, ModelParams, Number};
+use crate::methods::{Method, ModelParams, Number};
 use crate::report::canvas::Canvas;
 use crate::report::color::sequential;
 use crate::report::curve::{Curve, Panel};
@@ -45,7 +45,7 @@ pub fn draw_masks(
 
 /// What a model predicts of an even choice of `n` held-out images, under its run's masks.
 pub fn draw_predictions(
-    (method, params): (&dyn MaskedPrediction, &ModelParams),
+    (method, params): (&dyn Method, &ModelParams),
     config: &RunConfig,
     splits: &Splits,
     n: usize,

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::stop::TokenForm;
-use super::{Ijepa, Mae, Method, ModelParams, Stop, Update};
+use super::{Data2vec, Ijepa, Mae, Method, ModelParams, Simmim, Stop, Update};
 use crate::nn::{LinearInit, Params, Role, fresh};
 use crate::paper::Sigma;
-use crate::paper::masking::{MultiBlock, random_masks};
+use crate::paper::masking::{MultiBlock, random_masks, random_unit_masks};
 use crate::tensor::{DType, Indices};
 use crate::vit::{Encoder, EncoderConfig, Names, Predictor, PredictorConfig};
 use crate::{Error, Result};
@@ -40,15 +40,25 @@ pub enum MethodConfig {
     Mae {
         /// Whether each target patch is normalized by its own mean and variance.
         normalize_patches: bool,
+        /// The scale of the noise of its masked tokens' positions; `None`: they stand where they are, as in the official code.
+        #[cfg_attr(feature = "checkpoint", serde(default))]
+        sigma: Option<Sigma>,
     },
+    /// [`Data2vec`]
+    Data2vec {
+        /// The target is the mean over the last K blocks, each normalized. Official: 6 of ViT-B's 12.
+        target_blocks: usize,
+    },
+    /// [`Simmim`]
+    Simmim,
 }
 
 /// What can be said about a method beside its name; `None`: as its official code has it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MethodOptions {
-    /// I-JEPA, StoP: the target is the mean over this many last blocks.
+    /// I-JEPA, StoP, data2vec: the target is the mean over this many last blocks.
     pub target_blocks: Option<usize>,
-    /// StoP: the scale of the noise.
+    /// StoP, MAE: the scale of the noise.
     pub sigma: Option<Sigma>,
     /// StoP: what masked tokens are made of.
     pub tokens: Option<TokenForm>,
@@ -58,7 +68,7 @@ pub struct MethodOptions {
 
 impl MethodConfig {
     /// The methods' names.
-    pub const NAMES: [&str; 3] = ["stop", "ijepa", "mae"];
+    pub const NAMES: [&str; 5] = ["stop", "ijepa", "mae", "data2vec", "simmim"];
 
     /// The name in logs and on the command line, of [`NAMES`](Self::NAMES).
     pub fn name(&self) -> &'static str {
@@ -66,6 +76,8 @@ impl MethodConfig {
             MethodConfig::Stop { .. } => "stop",
             MethodConfig::Ijepa { .. } => "ijepa",
             MethodConfig::Mae { .. } => "mae",
+            MethodConfig::Data2vec { .. } => "data2vec",
+            MethodConfig::Simmim => "simmim",
         }
     }
 
@@ -75,32 +87,41 @@ impl MethodConfig {
     /// When there is no such method, or an option belongs to another.
     pub fn new(name: &str, options: &MethodOptions) -> Result<Self> {
         let MethodOptions { target_blocks, sigma, tokens, normalize_patches } = *options;
-        let (blocks, noise, pixels) = match name {
-            "stop" => (true, true, false),
-            "ijepa" => (true, false, false),
-            "mae" => (false, false, true),
-            _ => return Err(Error::config(format!("no method {name}"), "choose stop, ijepa or mae")),
-        };
+        if !Self::NAMES.contains(&name) {
+            return Err(Error::config(
+                format!("no method {name}"),
+                format!("choose one of {}", Self::NAMES.join(", ")),
+            ));
+        }
+        let one_of = |names: &[&str]| names.contains(&name);
         for (given, fits, option, owner) in [
-            (sigma.is_some(), noise, "sigma", "stop"),
-            (tokens.is_some(), noise, "tokens", "stop"),
-            (target_blocks.is_some(), blocks, "target_blocks", "ijepa and stop"),
-            (normalize_patches.is_some(), pixels, "normalize_patches", "mae"),
+            (sigma.is_some(), one_of(&["stop", "mae"]), "sigma", "stop or mae"),
+            (tokens.is_some(), one_of(&["stop"]), "tokens", "stop"),
+            (
+                target_blocks.is_some(),
+                one_of(&["stop", "ijepa", "data2vec"]),
+                "target_blocks",
+                "stop, ijepa or data2vec",
+            ),
+            (normalize_patches.is_some(), one_of(&["mae"]), "normalize_patches", "mae"),
         ] {
             if given && !fits {
                 let problem = format!("`{option}` means nothing to {name}");
                 return Err(Error::config(problem, format!("leave it out, or choose `method` {owner}")));
             }
         }
-        let target_blocks = target_blocks.unwrap_or(1);
+        // data2vec's official 6 are half of ViT-B's blocks; 2 are half of the preset toy's.
+        let target_blocks = target_blocks.unwrap_or(if name == "data2vec" { 2 } else { 1 });
         Ok(match name {
+            "data2vec" => MethodConfig::Data2vec { target_blocks },
+            "simmim" => MethodConfig::Simmim,
             "stop" => MethodConfig::Stop {
                 target_blocks,
                 sigma: sigma.unwrap_or(Sigma::OFFICIAL),
                 tokens: tokens.unwrap_or(TokenForm::Official),
             },
             "ijepa" => MethodConfig::Ijepa { target_blocks },
-            _ => MethodConfig::Mae { normalize_patches: normalize_patches.unwrap_or(false) },
+            _ => MethodConfig::Mae { normalize_patches: normalize_patches.unwrap_or(false), sigma },
         })
     }
 
@@ -109,19 +130,33 @@ impl MethodConfig {
         matches!(self, MethodConfig::Mae { .. })
     }
 
+    /// Whether its encoder has a token for the places of hidden patches.
+    pub fn mask_token(&self) -> bool {
+        matches!(self, MethodConfig::Data2vec { .. } | MethodConfig::Simmim)
+    }
+
+    /// Whether it predicts by a predictor (MAE: a decoder), and not by a linear head.
+    pub fn has_predictor(&self) -> bool {
+        !self.mask_token()
+    }
+
     /// How its official code initializes linear layers.
     pub fn linear_init(&self) -> LinearInit {
         match self {
             MethodConfig::Mae { .. } => LinearInit::Xavier,
-            MethodConfig::Ijepa { .. } | MethodConfig::Stop { .. } => LinearInit::Normal,
+            _ => LinearInit::Normal,
         }
     }
 
     /// Its masks on a `grid` × `grid` image: for I-JEPA and StoP the published blocks, below 14 × 14 patches those
-    /// [for small grids](MultiBlock::for_small_grid); for MAE a random 75 %.
+    /// [for small grids](MultiBlock::for_small_grid); for MAE a random 75 %; for data2vec and SimMIM a random 60 %, in units of
+    /// 2 × 2 patches where these tile the grid and it is larger than 4 × 4.
     pub fn masking(&self, grid: usize) -> Masking {
         match self {
-            MethodConfig::Mae { .. } => Masking::Random { ratio: 0.75 },
+            MethodConfig::Mae { .. } => Masking::Random { ratio: 0.75, unit: 1 },
+            MethodConfig::Data2vec { .. } | MethodConfig::Simmim => {
+                Masking::Random { ratio: 0.6, unit: if grid > 4 && grid.is_multiple_of(2) { 2 } else { 1 } }
+            }
             _ if grid >= 14 => Masking::Blocks(MultiBlock::published((grid, grid))),
             _ => Masking::Blocks(MultiBlock::for_small_grid((grid, grid))),
         }
@@ -129,14 +164,14 @@ impl MethodConfig {
 
     /// Whether targets come from a moving average of the encoder.
     pub fn has_target_encoder(&self) -> bool {
-        !matches!(self, MethodConfig::Mae { .. })
+        !matches!(self, MethodConfig::Mae { .. } | MethodConfig::Simmim)
     }
 
     /// The width of a prediction: features of the encoder, or the pixels of a patch.
     pub fn outputs(&self, encoder: &EncoderConfig) -> usize {
         match self {
-            MethodConfig::Mae { .. } => encoder.channels * encoder.patch_size.pow(2),
-            MethodConfig::Ijepa { .. } | MethodConfig::Stop { .. } => encoder.dim,
+            MethodConfig::Mae { .. } | MethodConfig::Simmim => encoder.channels * encoder.patch_size.pow(2),
+            _ => encoder.dim,
         }
     }
 }
@@ -154,7 +189,11 @@ impl fmt::Display for MethodConfig {
             MethodConfig::Ijepa { target_blocks: k @ 2.. } | MethodConfig::Stop { target_blocks: k @ 2.., .. } => {
                 write!(f, ", K = {k}")
             }
-            MethodConfig::Mae { normalize_patches: true } => f.write_str(", normalized patches"),
+            MethodConfig::Data2vec { target_blocks } => write!(f, ", K = {target_blocks}"),
+            MethodConfig::Mae { normalize_patches, sigma } => {
+                f.write_str(if *normalize_patches { ", normalized patches" } else { "" })?;
+                sigma.map_or(Ok(()), |sigma| write!(f, ", noise {}", sigma.std()))
+            }
             _ => Ok(()),
         }
     }
@@ -170,11 +209,20 @@ impl fmt::Display for MethodConfig {
 pub enum Masking {
     /// Target blocks, and a context block without them: I-JEPA, StoP.
     Blocks(MultiBlock),
-    /// A random share of the patches is removed and predicted: MAE.
+    /// A random share of the patches is hidden and predicted: MAE, data2vec, SimMIM.
     Random {
-        /// The share removed. Official: 0.75.
+        /// The share hidden. Official: 0.75 for MAE, 0.6 for the others.
         ratio: f64,
+        /// Patches are hidden in squares of so many a side. Official: 1 for MAE, 2 for SimMIM on a ViT-B/16.
+        #[cfg_attr(feature = "checkpoint", serde(default = "single_patches"))]
+        unit: usize,
     },
+}
+
+/// The unit of masks in files from before there were others.
+#[cfg(feature = "checkpoint")]
+fn single_patches() -> usize {
+    1
 }
 
 impl Masking {
@@ -194,8 +242,17 @@ impl Masking {
                 let masks = blocks.sample(batch, rng);
                 (masks.context, masks.targets)
             }
-            Masking::Random { ratio } => {
-                let masks = random_masks(batch, tokens, *ratio, rng)?;
+            Masking::Random { ratio, unit } => {
+                let side = tokens.isqrt();
+                let masks = match unit {
+                    1 => random_masks(batch, tokens, *ratio, rng)?,
+                    _ if side * side == tokens => random_unit_masks(batch, side, *unit, *ratio, rng)?,
+                    _ => {
+                        let problem =
+                            format!("masks in units of {unit}x{unit} for {tokens} tokens, which are no square");
+                        return Err(Error::config(problem, "set `mask_unit` to 1"));
+                    }
+                };
                 (vec![masks.kept], vec![masks.removed])
             }
         })
@@ -210,7 +267,7 @@ pub struct ModelConfig {
     pub method: MethodConfig,
     /// f_θ.
     pub encoder: EncoderConfig,
-    /// g_φ; MAE's decoder.
+    /// g_φ; MAE's decoder. Of a method without either, it means nothing.
     pub predictor: PredictorConfig,
     /// How linear layers start.
     pub linear_init: LinearInit,
@@ -243,12 +300,17 @@ impl ModelConfig {
             let hint = format!("set class_token to {class_token}: MAE's encoder has one, the others' have none");
             return Err(Error::config(format!("{name} on an encoder {without} a class token"), hint));
         }
-        if encoder.mask_token {
-            let problem = format!("{} on an encoder with a mask token", method.name());
-            return Err(Error::config(problem, "set mask_token to false: here the encoder never sees masked tokens"));
+        let mask_token = method.mask_token();
+        if encoder.mask_token != mask_token {
+            let (name, without) = (method.name(), if mask_token { "without" } else { "with" });
+            let why = if mask_token { "its encoder sees one" } else { "its encoder never sees one" };
+            let hint = format!("set mask_token to {mask_token}: {why} in the place of hidden patches");
+            return Err(Error::config(format!("{name} on an encoder {without} a mask token"), hint));
         }
         match *method {
-            MethodConfig::Ijepa { target_blocks: k } | MethodConfig::Stop { target_blocks: k, .. }
+            MethodConfig::Ijepa { target_blocks: k }
+            | MethodConfig::Stop { target_blocks: k, .. }
+            | MethodConfig::Data2vec { target_blocks: k }
                 if k == 0 || k > encoder.depth =>
             {
                 let problem = format!("targets from the last {k} blocks of an encoder with {}", encoder.depth);
@@ -272,7 +334,11 @@ impl ModelConfig {
             MethodConfig::Stop { target_blocks, sigma, tokens } => {
                 shared(Stop::new(self, (target_blocks, sigma, tokens), dtype, rng))
             }
-            MethodConfig::Mae { normalize_patches } => shared(Mae::new(self, normalize_patches, dtype, rng)),
+            MethodConfig::Mae { normalize_patches, sigma } => {
+                shared(Mae::new(self, (normalize_patches, sigma), dtype, rng))
+            }
+            MethodConfig::Data2vec { target_blocks } => shared(Data2vec::new(self, target_blocks, dtype, rng)),
+            MethodConfig::Simmim => shared(Simmim::new(self, dtype, rng)),
         })
     }
 
@@ -280,8 +346,13 @@ impl ModelConfig {
     pub fn elements(&self) -> u64 {
         let ModelConfig { method, encoder, predictor, .. } = self;
         let encoders = if method.has_target_encoder() { 2 } else { 1 };
-        let tokens = encoder.patches() + usize::from(encoder.class_token);
-        encoders * encoder.elements() + predictor.elements([encoder.dim, method.outputs(encoder), tokens])
+        let (outputs, tokens) = (method.outputs(encoder), encoder.patches() + usize::from(encoder.class_token));
+        let predictor = if method.has_predictor() {
+            predictor.elements([encoder.dim, outputs, tokens])
+        } else {
+            (encoder.dim as u64 + 1) * outputs as u64
+        };
+        encoders * encoder.elements() + predictor
     }
 }
 
@@ -342,9 +413,13 @@ mod tests {
     #[test]
     fn an_option_of_another_method_is_refused() {
         let options = [
-            ("sigma", MethodOptions { sigma: Some(Sigma::OFFICIAL), ..Default::default() }, vec!["stop"]),
+            ("sigma", MethodOptions { sigma: Some(Sigma::OFFICIAL), ..Default::default() }, vec!["stop", "mae"]),
             ("tokens", MethodOptions { tokens: Some(TokenForm::Paper), ..Default::default() }, vec!["stop"]),
-            ("target_blocks", MethodOptions { target_blocks: Some(2), ..Default::default() }, vec!["stop", "ijepa"]),
+            (
+                "target_blocks",
+                MethodOptions { target_blocks: Some(2), ..Default::default() },
+                vec!["stop", "ijepa", "data2vec"],
+            ),
             ("normalize_patches", MethodOptions { normalize_patches: Some(true), ..Default::default() }, vec!["mae"]),
         ];
         for name in MethodConfig::NAMES {
