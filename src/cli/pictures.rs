@@ -30,7 +30,7 @@ pub fn draw_masks(
     let n = images.len();
     let mut rng = stream(seed, Purpose::Mask, [1, 0]);
     let (contexts, targets) = masking.sample(n, encoder.patches(), &mut rng)?;
-    // MAE predicts all that is not visible: drawing it as a block would show the same twice.
+    // Of random masks all that is not visible is predicted: drawing it as a block would show the same twice.
     let blocks = if let Masking::Blocks(_) = masking { &targets[..] } else { &[] };
     let mut pixels = vec![vec![0; 3 * encoder.image_size.pow(2)]; n];
     for (i, pixels) in pixels.iter_mut().enumerate() {

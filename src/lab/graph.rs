@@ -221,7 +221,7 @@ mod tests {
             let trainer = small::trainer(method, false, DType::F32);
             let lint = lint(&trainer, &small::batch(&trainer));
             lint.findings.iter().for_each(Finding::assert_pass);
-            let unread = trainer.params["predictor"].iter().filter(|p| p.role == Role::Unused);
+            let unread = trainer.params.trained().flat_map(Params::iter).filter(|p| p.role == Role::Unused);
             assert_eq!(lint.unreached, unread.map(|p| p.name.clone()).collect::<Vec<_>>());
             assert_eq!(lint.zero, Vec::<String>::new());
         }

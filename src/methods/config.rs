@@ -436,4 +436,19 @@ mod tests {
         }
         assert!(MethodConfig::new("simclr", &MethodOptions::default()).is_err());
     }
+
+    /// Fields that came later have, in older files, the value that was the only one then.
+    #[cfg(feature = "checkpoint")]
+    #[test]
+    fn older_files_are_read() {
+        let mae: MethodConfig = serde_json::from_str(r#"{"mae":{"normalize_patches":true}}"#).unwrap();
+        assert_eq!(mae, MethodConfig::Mae { normalize_patches: true, sigma: None });
+        let masks: Masking = serde_json::from_str(r#"{"random":{"ratio":0.75}}"#).unwrap();
+        assert_eq!(masks, Masking::Random { ratio: 0.75, unit: 1 });
+        for name in MethodConfig::NAMES {
+            let method = MethodConfig::new(name, &MethodOptions::default()).unwrap();
+            let text = serde_json::to_string(&method).unwrap();
+            assert_eq!(serde_json::from_str::<MethodConfig>(&text).unwrap(), method, "{text}");
+        }
+    }
 }

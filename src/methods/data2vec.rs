@@ -6,7 +6,7 @@
 //!    is normalized token by token without γ and β; the target is the mean over the K blocks, normalized once more.
 //! 3. Smooth L1 with β = 2, as a mean over the hidden patches.
 //!
-//! Source: §3.3 and §4.1 of the paper (arXiv:2202.03555); `engine_for_cyclical.py` and `modeling_cyclical.py` of
+//! Source: §3 of the paper (arXiv:2202.03555); `engine_for_cyclical.py` and `modeling_cyclical.py` of
 //! github.com/facebookresearch/data2vec_vision, with the flags its README gives for ViT-B. Departures:
 //!
 //! 1. The paper normalizes each block and averages; the second norm is that of the official commands

@@ -106,7 +106,7 @@ impl Opened {
         let names: HashSet<String> = places.iter().flat_map(|place| place.names.iter().cloned()).collect();
         let found = names.iter().filter(|name| self.file.contains(name)).count();
         if found == 0 || !self.file.fits(&places) {
-            let why = if found == 0 { "none in the file" } else { "that in the file is another" };
+            let why = if found == 0 { "none in the file" } else { "that in the file has other sizes" };
             return Ok((format!("{name}: {why}, it starts afresh"), HashSet::new()));
         }
         let count = places.len();
