@@ -30,7 +30,7 @@ try:
 except ImportError as error:
     sys.exit(f"{error}; convert.py needs PyTorch and safetensors: pip install torch safetensors")
 
-MODULES = ("encoder", "predictor", "target_encoder", "model")
+MODULES = ("encoder", "predictor", "head", "target_encoder", "model")
 OURS = "stop_mim"  # where to-torch keeps what PyTorch's modules have no place for
 
 

@@ -36,6 +36,7 @@ fn changes() -> Vec<(String, Change)> {
     each!(|c| c.model.encoder.depth, [0, 1, 3, usize::MAX]);
     each!(|c| c.model.encoder.heads, [0, 1, 4, 5, 12, usize::MAX]);
     each!(|c| c.model.encoder.class_token, [false, true]);
+    each!(|c| c.model.encoder.mask_token, [false, true]);
     each!(|c| c.model.encoder.patch_std, [0.0, BAD[0], BAD[1], BAD[2], BAD[3]]);
     each!(|c| c.model.encoder.position_scale, [0.0, BAD[0], BAD[1], BAD[2], BAD[3]]);
     each!(|c| c.model.predictor.dim, [0, 4, 6, usize::MAX]);
@@ -44,8 +45,10 @@ fn changes() -> Vec<(String, Change)> {
     each!(|c| c.model.predictor.learned_positions, [true]);
     each!(|c| c.model.predictor.embed_std, [0.0, BAD[0], BAD[1], BAD[2]]);
     each!(|c| c.model.linear_init, [LinearInit::Normal, LinearInit::Xavier]);
-    let random = |ratio| Masking::Random { ratio };
+    let random = |ratio| Masking::Random { ratio, unit: 1 };
     each!(|c| c.masking, [random(0.75), random(0.0), random(1.0), random(-0.5), random(f64::NAN)]);
+    let units = |unit| Masking::Random { ratio: 0.5, unit };
+    each!(|c| c.masking, [units(0), units(1), units(2), units(3), units(4), units(usize::MAX)]);
     each!(|c| c.masking, [Masking::Blocks(MultiBlock::for_small_grid((4, 4))), blocks(|_| ())]);
     let published = |side| Masking::Blocks(MultiBlock::published((side, side)));
     each!(|c| c.masking, [published(4), published(14)]);
@@ -74,16 +77,18 @@ fn changes() -> Vec<(String, Change)> {
     }
     for k in [0, 1, 3, usize::MAX] {
         let set = move |c: &mut RunConfig| match &mut c.model.method {
-            MethodConfig::Ijepa { target_blocks, .. } | MethodConfig::Stop { target_blocks, .. } => *target_blocks = k,
-            MethodConfig::Mae { .. } => {}
+            MethodConfig::Ijepa { target_blocks, .. }
+            | MethodConfig::Stop { target_blocks, .. }
+            | MethodConfig::Data2vec { target_blocks } => *target_blocks = k,
+            _ => {}
         };
         all.push((format!("targets of {k} blocks"), Box::new(set)));
     }
     for std in [0.0, 1e3] {
-        let set = move |c: &mut RunConfig| {
-            if let MethodConfig::Stop { sigma, .. } = &mut c.model.method {
-                *sigma = Sigma::from_std(std);
-            }
+        let set = move |c: &mut RunConfig| match &mut c.model.method {
+            MethodConfig::Stop { sigma, .. } => *sigma = Sigma::from_std(std),
+            MethodConfig::Mae { sigma, .. } => *sigma = Some(Sigma::from_std(std)),
+            _ => {}
         };
         all.push((format!("sigma of {std}"), Box::new(set)));
     }
@@ -192,6 +197,9 @@ fn what_learns_the_wrong_thing_is_refused() {
         let error = message(&method, &|c| c.model.encoder.class_token = !mae);
         let expected = format!("set class_token to {mae}");
         assert!(error.contains(&expected), "{method:?}: {error}");
+        let mask_token = method.mask_token();
+        let error = message(&method, &|c| c.model.encoder.mask_token = !mask_token);
+        assert!(error.contains(&format!("set mask_token to {}", mask_token)), "{method:?}: {error}");
         for bad in [-1.0, f64::NAN, f64::INFINITY] {
             assert!(message(&method, &|c| c.model.encoder.patch_std = bad).contains("patch_std"));
             assert!(message(&method, &|c| c.model.encoder.position_scale = bad).contains("position_scale"));

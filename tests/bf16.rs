@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 
 use stop_mim::data;
 use stop_mim::lab::small;
+use stop_mim::methods::MethodConfig;
 use stop_mim::train::checkpoint::{CheckpointPolicy, load_run, save_run};
 use stop_mim::train::{RunConfig, Trainer, pretrain, resume};
 use stop_mim::{DType, Precision, Tensor};
@@ -55,9 +56,11 @@ fn gradients_are_those_of_f32_to_the_digits_of_bf16() {
             exact.max_abs_diff(rounded) / exact.to_f64_vec().iter().fold(1e-6, |max, x| x.abs().max(max))
         };
         let worst = exact.gradients.iter().zip(&rounded.gradients).map(of_gradient).fold(0.0, f64::max);
-        // Measured: the loss by up to 4·10⁻⁴, gradients by up to 3·10⁻².
+        // Measured: the loss by up to 4·10⁻⁴, gradients by up to 3·10⁻². That of SimMIM's loss is a sign, which turns where a
+        // prediction is as near to its target as products are rounded: there 8·10⁻².
+        let allowed = if matches!(method, MethodConfig::Simmim) { 0.15 } else { 0.06 };
         assert!(off > 0.0 && off < 1e-3, "{method:?}: loss {there} and {here}");
-        assert!(worst > 0.0 && worst < 0.06, "{method:?}: a gradient is off by {worst}");
+        assert!(worst > 0.0 && worst < allowed, "{method:?}: a gradient is off by {worst}");
     }
 }
 

@@ -26,6 +26,20 @@ fn a_training_step_of_every_method() {
     findings.iter().for_each(Finding::assert_pass);
 }
 
+/// MAE with noise of no size, whose masked tokens are made by Eq. (6), is MAE: m_j = A 0 + ψ_j + m.
+#[test]
+fn a_silent_sigma_is_none() {
+    let found = |sigma| {
+        let method = MethodConfig::Mae { normalize_patches: true, sigma };
+        let trainer = small::trainer(method, false, DType::F64);
+        trainer.gradients(&small::batch(&trainer)).unwrap()
+    };
+    let (none, silent, loud) = (found(None), found(Some(Sigma::SILENT)), found(Some(Sigma::from_std(0.5))));
+    assert!(none.loss.item() == silent.loss.item() && none.loss.item() != loud.loss.item());
+    let mut gradients = none.gradients.iter().zip(&silent.gradients);
+    assert!(gradients.all(|(x, y)| x.max_abs_diff(y) == 0.0));
+}
+
 #[test]
 fn the_error_of_a_difference_quotient_is_a_v() {
     gradients::sweep().unwrap().findings.iter().for_each(Finding::assert_pass);
@@ -147,7 +161,7 @@ fn the_program_says_what_is_wrong_with_a_graph() {
         let text = [output.stdout, output.stderr].concat();
         (output.status.code(), String::from_utf8(text).unwrap())
     };
-    for method in ["stop", "ijepa", "mae", "stop --stop-tokens paper --learned-positions"] {
+    for method in ["stop", "ijepa", "mae", "mae --sigma-std 1", "stop --stop-tokens paper --learned-positions"] {
         let (code, text) = graph(&format!("--method {method}"));
         assert_eq!(code, Some(0), "{text}");
         assert!(text.contains("attention") && !text.contains("MISMATCH"), "{text}");

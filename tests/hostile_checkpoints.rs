@@ -36,8 +36,9 @@ fn changed(change: impl Fn(&mut RunConfig)) -> RunConfig {
 }
 
 fn mae(config: &mut RunConfig) {
-    (config.model.method, config.model.encoder.class_token) = (MethodConfig::Mae { normalize_patches: false }, true);
-    config.masking = Masking::Random { ratio: 0.5 };
+    (config.model.method, config.model.encoder.class_token) =
+        (MethodConfig::Mae { normalize_patches: false, sigma: None }, true);
+    config.masking = Masking::Random { ratio: 0.5, unit: 1 };
 }
 
 /// What a checkpoint consists of.

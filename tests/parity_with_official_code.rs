@@ -19,13 +19,13 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use stop_mim::autograd::{Var, ops};
 use stop_mim::methods::stop::TokenForm;
-use stop_mim::methods::{Method, MethodConfig, ModelConfig, ModelParams};
+use stop_mim::methods::{Method, MethodConfig, ModelConfig, ModelParams, TokenPrediction};
 use stop_mim::nn::{LinearInit, Params, Role};
 use stop_mim::paper::Sigma;
 use stop_mim::paper::masking::masks_from_noise;
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::{Batch, Noise, StepParams, Trainer};
-use stop_mim::vit::{EncoderConfig, PredictorConfig};
+use stop_mim::vit::{EncoderConfig, PredictorConfig, Preset};
 use stop_mim::{DType, Error, Indices, Tensor};
 
 #[test]
@@ -39,7 +39,7 @@ fn every_fixture_is_reproduced() {
         files.extend(paths.filter(|p| p.extension().is_some_and(|e| e == "safetensors")));
     }
     files.sort();
-    assert!(files.len() >= 8, "the fixtures are missing from tests/parity");
+    assert!(files.len() >= 11, "the fixtures are missing from tests/parity");
     let mut failures = Vec::new();
     for file in &files {
         let fixture = Fixture::read(file);
@@ -128,13 +128,14 @@ impl Fixture {
     fn run(&self, dtype: DType) -> Worst {
         let mut worst = Worst { error: 0.0, name: "nothing compared".into() };
         match self.config["method"].as_str().unwrap() {
-            "mae-official" => self.run_mae(dtype, &mut worst),
+            "mae-official" | "mae-stop" => self.run_mae(dtype, &mut worst),
             method => self.run_joint_embedding(method, dtype, &mut worst),
         }
         worst
     }
 
     fn model(&self, method: MethodConfig, predictor: &str, dtype: DType) -> (Arc<dyn Method>, ModelParams) {
+        let of_predictor = |key: &str| self.size(&format!("{predictor}_{key}"));
         let config = ModelConfig {
             encoder: EncoderConfig {
                 image_size: self.size("image_size"),
@@ -145,16 +146,20 @@ impl Fixture {
                 heads: self.size("num_heads"),
                 mlp_ratio: 4.0,
                 class_token: method.class_token(),
-                mask_token: false,
+                mask_token: method.mask_token(),
                 patch_std: 0.02,
                 position_scale: 1.0,
             },
-            predictor: PredictorConfig {
-                dim: self.size(&format!("{predictor}_embed_dim")),
-                depth: self.size(&format!("{predictor}_depth")),
-                heads: self.size(&format!("{predictor}_num_heads")),
-                learned_positions: self.flag("learned_pos_emb"),
-                embed_std: 0.02,
+            predictor: if method.has_predictor() {
+                PredictorConfig {
+                    dim: of_predictor("embed_dim"),
+                    depth: of_predictor("depth"),
+                    heads: of_predictor("num_heads"),
+                    learned_positions: self.flag("learned_pos_emb"),
+                    embed_std: 0.02,
+                }
+            } else {
+                Preset::Toy.sizes().1
             },
             method,
             linear_init: LinearInit::Normal,
@@ -176,11 +181,13 @@ impl Fixture {
     }
 
     fn run_joint_embedding(&self, method: &str, dtype: DType, worst: &mut Worst) {
-        let target_blocks = self.size("target_blocks");
+        let target_blocks = if method == "simmim" { 1 } else { self.size("target_blocks") };
         let sigma = || Sigma::from_std(self.config["noise_std"].as_f64().unwrap());
         let (noise_on, covariance) = (self.named("noise_on"), self.named("covariance"));
         let stop = |sigma, tokens| MethodConfig::Stop { target_blocks, sigma, tokens, noise_on, covariance };
         let method = match (method, self.flag("apply_stop")) {
+            ("data2vec", _) => MethodConfig::Data2vec { target_blocks },
+            ("simmim", _) => MethodConfig::Simmim,
             ("ijepa-official", _) => MethodConfig::Ijepa {
                 target_blocks,
                 target_resolution: self.named("target_resolution"),
@@ -213,11 +220,21 @@ impl Fixture {
             );
 
             // The forward pass, on the whole batch at once.
-            let (method, w) = (trainer.method.as_masked_prediction().unwrap(), trainer.params.constants());
+            let (method, w) = (TokenPrediction::of(&*trainer.method).unwrap(), trainer.params.constants());
             let chunk = trainer.chunk(&batch, 0..batch.len());
-            let s_x = method.encode(&w["encoder"], &chunk);
-            let (c, m) = method.tokens(&w["predictor"], &s_x, &chunk);
-            let predictions = method.predict(&w["predictor"], &c, &m);
+            let (s_x, predictions) = match method {
+                TokenPrediction::ByPredictor(method) => {
+                    let s_x = method.encode(&w["encoder"], &chunk);
+                    let (c, m) = method.tokens(&w["predictor"], &s_x, &chunk);
+                    let predictions = method.predict(&w["predictor"], &c, &m);
+                    (s_x, predictions)
+                }
+                TokenPrediction::InPlace(method) => {
+                    let features = method.encode(&w["encoder"], &chunk);
+                    let predictions = method.answer(&w["head"], &features, &chunk);
+                    (features, predictions)
+                }
+            };
             let targets = method.targets(&w, &chunk);
             let label = |name: &str| format!("step{step}.out.{name}");
             worst.compare(&label("context"), s_x.value(), of_step("out.context"));
@@ -228,7 +245,8 @@ impl Fixture {
             let found = trainer.gradients(&batch).unwrap();
             worst.compare(&label("loss"), &found.loss.reshape([1]), of_step("out.loss"));
             if step == 0 {
-                self.compare_gradients(&trainer.params, ["encoder", "predictor"], &found.gradients, worst);
+                let second = trainer.params.modules()[1].name;
+                self.compare_gradients(&trainer.params, ["encoder", second], &found.gradients, worst);
             }
 
             assert_eq!((trainer.optimizer.betas, trainer.optimizer.eps), self.adamw());
@@ -290,7 +308,8 @@ impl Fixture {
     }
 
     fn run_mae(&self, dtype: DType, worst: &mut Worst) {
-        let method = MethodConfig::Mae { normalize_patches: self.flag("norm_pix_loss") };
+        let sigma = self.config["noise_std"].as_f64().map(Sigma::from_std);
+        let method = MethodConfig::Mae { normalize_patches: self.flag("norm_pix_loss"), sigma };
         let (model, mut params) = self.model(method, "decoder", dtype);
         params.modules_mut().iter_mut().for_each(|module| self.load(&mut module.params, module.prefix, dtype));
         let mut trainer = Trainer { chunk_images: 2, ..Trainer::new(model, params) };
@@ -317,7 +336,7 @@ impl Fixture {
                 self.tensor(&label("images")).to_dtype(dtype),
                 vec![masks.kept.clone()],
                 vec![masks.removed.clone()],
-                Noise::Drawn { seed: 0, step: 0 },
+                Noise::Given(sigma.map(|_| self.tensor(&label("noise.0")).to_dtype(dtype)).into_iter().collect()),
             );
             let (method, params) = (trainer.method.as_masked_prediction().unwrap(), &trainer.params);
             let chunk = trainer.chunk(&batch, 0..images);

@@ -68,12 +68,17 @@ fn expected(trainer: &Trainer, images: usize) -> [usize; 4] {
         linear_backward += backward * 2 * m * k * n;
     };
     let class = usize::from(encoder.class_token);
+    // Where mask tokens stand in the encoder, it sees every place, and a linear head answers.
+    let in_place = trainer.method.as_in_place_prediction().is_some();
+    let seen = if in_place { encoder.patches() } else { n_c };
 
-    add_linear(rows * n_c, pixels, d_e, 1); // no gradient for the pixels
-    add_linear(rows * (n_c + class), d_e, d_p, 2);
+    add_linear(rows * seen, pixels, d_e, 1); // no gradient for the pixels
+    if !in_place {
+        add_linear(rows * (n_c + class), d_e, d_p, 2);
+    }
     let target_encoder = trainer.params.get("target_encoder").is_some();
     let outputs = if target_encoder { d_e } else { pixels };
-    add_linear(blocks * n_t, d_p, outputs, 2);
+    add_linear(blocks * n_t, if in_place { d_e } else { d_p }, outputs, 2);
     let noise = projected_noise(trainer);
     for (any, tokens) in [(noise.masked, blocks * n_t), (noise.context, rows * n_c)] {
         // No gradient for the noise itself.
@@ -81,11 +86,11 @@ fn expected(trainer: &Trainer, images: usize) -> [usize; 4] {
     }
     // Blocks, sequences, tokens, of them those that are answered for, width, on the tape.
     let tokens = n_c + class + n_t;
-    let mut sides = vec![
-        (encoder.depth, rows, n_c + class, n_c + class, d_e, true),
-        (predictor.depth - 1, blocks, tokens, tokens, d_p, true),
-        (1, blocks, tokens, n_t, d_p, true),
-    ];
+    let mut sides = vec![(encoder.depth, rows, seen + class, seen + class, d_e, true)];
+    if !in_place {
+        sides.push((predictor.depth - 1, blocks, tokens, tokens, d_p, true));
+        sides.push((1, blocks, tokens, n_t, d_p, true));
+    }
     if target_encoder {
         add_linear(images * encoder.patches(), pixels, d_e, 0);
         sides.push((encoder.depth, images, encoder.patches(), encoder.patches(), d_e, false));
@@ -152,11 +157,13 @@ fn each_operation_is_seen_as_often_as_its_rule_says() {
         // γ and β, x, and before a linear map the norm again: everywhere but at the end of the encoder.
         let (forward, backward) = both("layer_norm");
         assert_eq!(backward, 3 * forward - 3, "{method:?}: layer_norm");
-        // What is given positions is gathered; only where they are learned is there a gradient.
+        // What is given positions is gathered, and only where they are learned is there a gradient; or, for a head in the
+        // predictor's place, features.
+        let in_place = u64::from(trainer.method.as_in_place_prediction().is_some());
         let (forward, backward) = both("gather_tokens");
-        assert!(forward > 0 && backward == 0, "{method:?}: gather_tokens");
+        assert!(forward > 0 && backward == 3 * in_place, "{method:?}: gather_tokens");
         // Three chunks; two blocks in the encoder, two in the predictor, and two in the target encoder.
-        assert_eq!(calls("gelu", &[Phase::Context, Phase::Predictor]), 3 * 4);
+        assert_eq!(calls("gelu", &[Phase::Context, Phase::Predictor]), 3 * (4 - 2 * in_place));
         let target = if trainer.params.get("target_encoder").is_some() { 3 * 2 } else { 0 };
         assert_eq!(calls("gelu", &[Phase::Target]), target, "{method:?}");
         let trained = trainer.params.trained_params().count() as u64;

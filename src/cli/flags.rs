@@ -24,6 +24,7 @@ pub fn flag(setting: &str) -> Option<&'static str> {
         "interpolate_positions" => "--interpolate-positions",
         "load_encoder" => "probe, features",
         "lr" => "--lr",
+        "mask_unit" => "--mask-unit",
         "method" => "--method",
         "precision" => "--precision",
         "patch_std" => "--patch-std",

@@ -62,7 +62,8 @@ impl SizeArgs {
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// What is predicted from what: stop, the paper's stochastic positions; ijepa, deterministic positions and feature targets;
-    /// mae, deterministic positions and pixel targets [default: stop].
+    /// mae, deterministic positions and pixel targets; data2vec and simmim, mask tokens in the encoder and feature or pixel
+    /// targets [default: stop].
     #[arg(long, value_parser = MethodConfig::NAMES)]
     method: Option<String>,
     #[command(flatten)]
@@ -79,7 +80,7 @@ pub struct ModelArgs {
     /// Learn the predictor's positions instead of the fixed sine-cosine table.
     #[arg(long)]
     learned_positions: bool,
-    /// How linear layers start [default: as the method's official code: normal for stop and ijepa, xavier for mae].
+    /// How linear layers start [default: as the method's official code: xavier for mae, normal for the others].
     #[arg(long, value_parser = choice(&LinearInit::ALL, LinearInit::name, LinearInit::about), value_name = "INIT")]
     linear_init: Option<LinearInit>,
     /// Standard deviation of the patch projection's initial weights [default: the preset's].
@@ -91,10 +92,10 @@ pub struct ModelArgs {
     /// Standard deviation of the initial weights of A (B for the other methods) [default: the preset's].
     #[arg(long, value_name = "STD")]
     embed_std: Option<f64>,
-    /// StoP: the noise scale σ as a standard deviation, as the official code uses it [default: 0.25].
+    /// StoP, MAE: the noise scale σ as a standard deviation, as StoP's official code uses it [default: 0.25; MAE: no noise].
     #[arg(long, value_name = "STD", conflicts_with = "sigma_variance")]
     sigma_std: Option<f64>,
-    /// StoP: the noise scale σ as a variance, as the paper writes it [default: 0.0625].
+    /// StoP, MAE: the noise scale σ as a variance, as the paper writes it [default: 0.0625; MAE: no noise].
     #[arg(long, value_name = "VARIANCE")]
     sigma_variance: Option<f64>,
     /// StoP: of what masked tokens are made [default: official].
@@ -114,7 +115,7 @@ pub struct ModelArgs {
     /// values or squares (section 4.3).
     #[arg(long, value_name = "NORM:WEIGHT")]
     penalty: Option<Penalty>,
-    /// I-JEPA, StoP: the target is the mean over this many last blocks [default: 1].
+    /// I-JEPA, StoP, data2vec: the target is the mean over this many last blocks [default: 1; data2vec: 2].
     #[arg(long, value_name = "K")]
     target_blocks: Option<usize>,
     /// MAE: normalize each target patch by its own mean and variance.
@@ -167,9 +168,13 @@ pub struct MaskArgs {
     /// contexts cut to the batch's smallest from the bottom.
     #[arg(long)]
     official_masks: bool,
-    /// MAE: share of the patches that is removed [default: 0.75].
+    /// MAE, data2vec, SimMIM: share of the patches that is hidden [default: 0.75 for mae, else 0.6].
     #[arg(long, value_name = "SHARE")]
     mask_ratio: Option<f64>,
+    /// MAE, data2vec, SimMIM: hide patches in squares of so many a side [default: 1 for mae, else 2 where the grid has an even
+    /// side of more than 4].
+    #[arg(long, value_name = "PATCHES")]
+    mask_unit: Option<usize>,
 }
 
 /// The length of a run.
@@ -215,7 +220,7 @@ pub struct TrainArgs {
     /// Weight decay at the start and at the end [default: 0.05,0.05].
     #[arg(long, value_name = "START,END", value_parser = pair)]
     weight_decay: Option<[f64; 2]>,
-    /// Momentum of the target encoder at the start and at the end (I-JEPA, StoP) [default: 0.996,1].
+    /// Momentum of the target encoder at the start and at the end (I-JEPA, StoP, data2vec) [default: 0.996,1].
     #[arg(long, value_name = "START,END", value_parser = pair)]
     ema: Option<[f64; 2]>,
     /// Area of a random crop as shares of the image [default: 0.3,1].
@@ -260,6 +265,16 @@ impl ModelArgs {
 
     fn apply(&self, model: ModelConfig) -> Result<ModelConfig> {
         let ModelConfig { method, encoder, predictor, linear_init } = model;
+        if !method.has_predictor() {
+            let of_predictors = [
+                (self.predictor_dim.is_some(), "--predictor-dim"),
+                (self.predictor_depth.is_some(), "--predictor-depth"),
+                (self.predictor_heads.is_some(), "--predictor-heads"),
+                (self.learned_positions, "--learned-positions"),
+                (self.embed_std.is_some(), "--embed-std"),
+            ];
+            refuse(&of_predictors, "stop, ijepa or mae")?;
+        }
         let encoder = EncoderConfig {
             patch_std: self.patch_std.unwrap_or(encoder.patch_std),
             position_scale: self.position_scale.unwrap_or(encoder.position_scale),
@@ -292,12 +307,14 @@ impl MaskArgs {
             (self.official_masks, "--official-masks"),
         ];
         Ok(match standard {
-            Masking::Random { ratio } => {
+            Masking::Random { ratio, unit } => {
                 refuse(&of_blocks, "ijepa or stop")?;
-                Masking::Random { ratio: self.mask_ratio.unwrap_or(ratio) }
+                Masking::Random { ratio: self.mask_ratio.unwrap_or(ratio), unit: self.mask_unit.unwrap_or(unit) }
             }
             Masking::Blocks(mut blocks) => {
-                refuse(&[(self.mask_ratio.is_some(), "--mask-ratio")], "mae")?;
+                let of_random =
+                    [(self.mask_ratio.is_some(), "--mask-ratio"), (self.mask_unit.is_some(), "--mask-unit")];
+                refuse(&of_random, "mae, data2vec or simmim")?;
                 blocks.target.count = self.targets.unwrap_or(blocks.target.count);
                 blocks.target.scale = self.target_scale.map_or(blocks.target.scale, Into::into);
                 blocks.target.aspect = self.target_aspect.map_or(blocks.target.aspect, Into::into);
@@ -317,7 +334,7 @@ impl TrainArgs {
     /// The recipe with what these flags say, over so many training images.
     pub fn apply(&self, mut config: RunConfig, length: Option<Length>, images: usize) -> Result<RunConfig> {
         if !config.model.method.has_target_encoder() {
-            refuse(&[(self.ema.is_some(), "--ema")], "ijepa or stop")?;
+            refuse(&[(self.ema.is_some(), "--ema")], "ijepa, stop or data2vec")?;
         }
         config.batch = self.batch.unwrap_or(config.batch);
         if config.batch == 0 || config.batch > images {
@@ -388,7 +405,9 @@ mod tests {
         let methods = [
             ("stop", MethodConfig::stop(Sigma::OFFICIAL, TokenForm::Official)),
             ("ijepa", MethodConfig::ijepa(1)),
-            ("mae", MethodConfig::Mae { normalize_patches: false }),
+            ("mae", MethodConfig::Mae { normalize_patches: false, sigma: None }),
+            ("data2vec", MethodConfig::Data2vec { target_blocks: 2 }),
+            ("simmim", MethodConfig::Simmim),
         ];
         for (name, method) in &methods {
             for preset in Preset::ALL {
@@ -456,5 +475,15 @@ mod tests {
         assert_eq!(config("--method mae --mask-ratio 0.75"), mae);
         assert_ne!(config("--method mae --mask-ratio 0.5"), mae);
         assert_ne!(config("--method mae --normalize-patches"), mae);
+        let noisy = config("--method mae --sigma-std 0.5");
+        assert_eq!(noisy, config("--method mae --sigma-variance 0.25"));
+        assert_ne!(noisy, mae);
+        for method in ["data2vec", "simmim"] {
+            let plain = config(&format!("--method {method}"));
+            assert_eq!(config(&format!("--method {method} --mask-ratio 0.6 --mask-unit 2")), plain);
+            assert_ne!(config(&format!("--method {method} --mask-unit 1")), plain);
+        }
+        assert_eq!(config("--method data2vec --target-blocks 2"), config("--method data2vec"));
+        assert_ne!(config("--method data2vec --target-blocks 4"), config("--method data2vec"));
     }
 }

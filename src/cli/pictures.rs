@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::Result;
 use crate::data::{Dataset, Splits, Subset};
-use crate::methods::{MaskedPrediction, ModelParams, Number};
+use crate::methods::{Method, ModelParams, Number};
 use crate::report::canvas::Canvas;
 use crate::report::color::sequential;
 use crate::report::curve::{Curve, Panel};
@@ -30,7 +30,7 @@ pub fn draw_masks(
     let n = images.len();
     let mut rng = stream(seed, Purpose::Mask, [1, 0]);
     let (contexts, targets) = masking.sample(n, encoder.patches(), &mut rng)?;
-    // MAE predicts all that is not visible: drawing it as a block would show the same twice.
+    // Of random masks all that is not visible is predicted: drawing it as a block would show the same twice.
     let blocks = if let Masking::Blocks(_) = masking { &targets[..] } else { &[] };
     let mut pixels = vec![vec![0; 3 * encoder.image_size.pow(2)]; n];
     for (i, pixels) in pixels.iter_mut().enumerate() {
@@ -45,7 +45,7 @@ pub fn draw_masks(
 
 /// What a model predicts of an even choice of `n` held-out images, under its run's masks.
 pub fn draw_predictions(
-    (method, params): (&dyn MaskedPrediction, &ModelParams),
+    (method, params): (&dyn Method, &ModelParams),
     config: &RunConfig,
     splits: &Splits,
     n: usize,

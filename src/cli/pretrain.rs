@@ -16,7 +16,7 @@ use super::signals;
 use crate::Result;
 use crate::data::{self, Splits};
 use crate::error::renamed;
-use crate::methods::Number;
+use crate::methods::{Number, TokenPrediction};
 use crate::runs::{RunFolder, default_policy};
 use crate::train::checkpoint::{CheckpointPolicy, SavedRun};
 use crate::train::weights::{Preprocessing, fresh_encoder, load_into};
@@ -181,9 +181,9 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
     let mut written = vec!["checkpoint.safetensors", "log.csv"];
     written.extend(drawn);
     written.extend(folder.file("masks.png").exists().then_some("masks.png"));
-    if let (Some(method), false) = (trainer.method.as_masked_prediction(), splits.test.is_empty()) {
+    if TokenPrediction::of(&*trainer.method).is_some() && !splits.test.is_empty() {
         written.extend(keep("predictions.png", &|path| {
-            draw_predictions((method, &trainer.params), &config, splits, 6)?.save_png(path)
+            draw_predictions((&*trainer.method, &trainer.params), &config, splits, 6)?.save_png(path)
         }));
     }
     if let Some(sheet) = draw_positions(&trainer, config.seed) {

@@ -9,7 +9,7 @@ use super::options::{MaskArgs, OpenArgs};
 use super::pictures::draw_predictions;
 use crate::train::checkpoint;
 use crate::train::weights::Preprocessing;
-use crate::{Error, Result, data, files};
+use crate::{Result, data, files};
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
@@ -38,10 +38,6 @@ pub fn run(args: &Args) -> Result<()> {
     files::check_is_png(&args.out)?;
     files::check_writable(&args.out)?;
     let checkpoint::Checkpoint { mut config, step, method, params } = checkpoint::load(&args.file)?;
-    let Some(predictor) = method.as_masked_prediction() else {
-        let problem = format!("{} predicts nothing that can be drawn", method.name());
-        return Err(Error::file(&args.file, problem, "give a checkpoint of a method that predicts masked tokens"));
-    };
     config.masking = args.masks.apply(config.masking)?;
     config.seed = args.seed.unwrap_or(config.seed);
     if let Some(data) = &args.data {
@@ -49,7 +45,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let splits = data::open_with(&config.data, config.model.encoder.image_size, args.open.options())?;
     config.normalization = Some(normalization(&Preprocessing::of_run(config.normalization), &splits)?);
-    draw_predictions((predictor, &params), &config, &splits, usize::from(args.images))?.save_png(&args.out)?;
+    draw_predictions((&*method, &params), &config, &splits, usize::from(args.images))?.save_png(&args.out)?;
     println!("{} after {step} steps: {}", method.name(), args.out.display());
     Ok(())
 }

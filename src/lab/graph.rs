@@ -7,7 +7,7 @@ use super::Finding;
 use super::finding::largest;
 use crate::autograd::{Tape, Var};
 use crate::kernels::live_bytes;
-use crate::methods::{Chunk, ModelWeights, Module, Update};
+use crate::methods::{Chunk, ModelWeights, Module, TokenPrediction, Update};
 use crate::nn::{Params, Role, Weights};
 use crate::tensor::Tensor;
 use crate::train::{Batch, NonFiniteSource, Trainer, first_non_finite};
@@ -63,7 +63,7 @@ fn record(trainer: &Trainer, chunk: &Chunk, tape: &Tape, untrained: Untrained<'_
 
 /// The entries that the targets put on a tape, and whether they are on it themselves.
 fn target_entries(trainer: &Trainer, chunk: &Chunk, untrained: Untrained<'_>) -> (usize, bool) {
-    let Some(method) = trainer.method.as_masked_prediction() else { return (0, false) };
+    let Some(method) = TokenPrediction::of(&*trainer.method) else { return (0, false) };
     let tape = Tape::new();
     let weights = weights(trainer, &tape, untrained);
     let before = tape.len();
@@ -221,7 +221,7 @@ mod tests {
             let trainer = small::trainer(method, false, DType::F32);
             let lint = lint(&trainer, &small::batch(&trainer));
             lint.findings.iter().for_each(Finding::assert_pass);
-            let unread = trainer.params["predictor"].iter().filter(|p| p.role == Role::Unused);
+            let unread = trainer.params.trained().flat_map(Params::iter).filter(|p| p.role == Role::Unused);
             assert_eq!(lint.unreached, unread.map(|p| p.name.clone()).collect::<Vec<_>>());
             assert_eq!(lint.zero, Vec::<String>::new());
         }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::stop::{StopNoise, TokenForm};
-use super::{Ijepa, Mae, Method, ModelParams, Stop, Update};
+use super::{Data2vec, Ijepa, Mae, Method, ModelParams, Simmim, Stop, Update};
 use crate::nn::{LinearInit, Params, Role, fresh};
-use crate::paper::masking::{MultiBlock, random_masks};
+use crate::paper::masking::{MultiBlock, random_masks, random_unit_masks};
 use crate::paper::{Covariance, NoiseOn, Penalty, Sigma, TargetResolution};
 use crate::tensor::{DType, Indices};
 use crate::vit::{Encoder, EncoderConfig, Names, Predictor, PredictorConfig};
@@ -52,7 +52,17 @@ pub enum MethodConfig {
     Mae {
         /// Whether each target patch is normalized by its own mean and variance.
         normalize_patches: bool,
+        /// The scale of the noise of its masked tokens' positions; `None`: they stand where they are, as in the official code.
+        #[cfg_attr(feature = "checkpoint", serde(default))]
+        sigma: Option<Sigma>,
     },
+    /// [`Data2vec`]
+    Data2vec {
+        /// The target is the mean over the last K blocks, each normalized. Official: 6 of ViT-B's 12.
+        target_blocks: usize,
+    },
+    /// [`Simmim`]
+    Simmim,
 }
 
 /// A setting as the paper has it is not written: older checkpoints, which do not name it, say the same.
@@ -64,9 +74,9 @@ fn is_default<T: Default + PartialEq>(setting: &T) -> bool {
 /// What can be said about a method beside its name; `None`: as its official code has it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MethodOptions {
-    /// I-JEPA, StoP: the target is the mean over this many last blocks.
+    /// I-JEPA, StoP, data2vec: the target is the mean over this many last blocks.
     pub target_blocks: Option<usize>,
-    /// StoP: the scale of the noise.
+    /// StoP, MAE: the scale of the noise.
     pub sigma: Option<Sigma>,
     /// StoP: what masked tokens are made of.
     pub tokens: Option<TokenForm>,
@@ -84,7 +94,7 @@ pub struct MethodOptions {
 
 impl MethodConfig {
     /// The methods' names.
-    pub const NAMES: [&str; 3] = ["stop", "ijepa", "mae"];
+    pub const NAMES: [&str; 5] = ["stop", "ijepa", "mae", "data2vec", "simmim"];
 
     /// The name in logs and on the command line, of [`NAMES`](Self::NAMES).
     pub fn name(&self) -> &'static str {
@@ -92,6 +102,8 @@ impl MethodConfig {
             MethodConfig::Stop { .. } => "stop",
             MethodConfig::Ijepa { .. } => "ijepa",
             MethodConfig::Mae { .. } => "mae",
+            MethodConfig::Data2vec { .. } => "data2vec",
+            MethodConfig::Simmim => "simmim",
         }
     }
 
@@ -102,29 +114,32 @@ impl MethodConfig {
     pub fn new(name: &str, options: &MethodOptions) -> Result<Self> {
         let MethodOptions { target_blocks, sigma, tokens, noise_on, covariance, .. } = *options;
         let MethodOptions { target_resolution, penalty, normalize_patches, .. } = *options;
-        let (blocks, noise, plain, pixels) = match name {
-            "stop" => (true, true, false, false),
-            "ijepa" => (true, false, true, false),
-            "mae" => (false, false, false, true),
-            _ => return Err(Error::config(format!("no method {name}"), "choose stop, ijepa or mae")),
-        };
-        for (given, fits, option, owner) in [
-            (sigma.is_some(), noise, "sigma", "stop"),
-            (tokens.is_some(), noise, "tokens", "stop"),
-            (noise_on.is_some(), noise, "noise_on", "stop"),
-            (covariance.is_some(), noise, "covariance", "stop"),
-            (target_resolution.is_some(), plain, "target_resolution", "ijepa"),
-            (penalty.is_some(), plain, "penalty", "ijepa"),
-            (target_blocks.is_some(), blocks, "target_blocks", "ijepa and stop"),
-            (normalize_patches.is_some(), pixels, "normalize_patches", "mae"),
+        if !Self::NAMES.contains(&name) {
+            return Err(Error::config(
+                format!("no method {name}"),
+                format!("choose one of {}", Self::NAMES.join(", ")),
+            ));
+        }
+        for (given, option, owners) in [
+            (sigma.is_some(), "sigma", &["stop", "mae"][..]),
+            (tokens.is_some(), "tokens", &["stop"]),
+            (noise_on.is_some(), "noise_on", &["stop"]),
+            (covariance.is_some(), "covariance", &["stop"]),
+            (target_resolution.is_some(), "target_resolution", &["ijepa"]),
+            (penalty.is_some(), "penalty", &["ijepa"]),
+            (target_blocks.is_some(), "target_blocks", &["stop", "ijepa", "data2vec"]),
+            (normalize_patches.is_some(), "normalize_patches", &["mae"]),
         ] {
-            if given && !fits {
+            if given && !owners.contains(&name) {
                 let problem = format!("`{option}` means nothing to {name}");
-                return Err(Error::config(problem, format!("leave it out, or choose `method` {owner}")));
+                return Err(Error::config(problem, format!("leave it out, or choose `method` {}", owners.join(" or "))));
             }
         }
-        let target_blocks = target_blocks.unwrap_or(1);
+        // data2vec's official 6 are half of ViT-B's blocks; 2 are half of the preset toy's.
+        let target_blocks = target_blocks.unwrap_or(if name == "data2vec" { 2 } else { 1 });
         Ok(match name {
+            "data2vec" => MethodConfig::Data2vec { target_blocks },
+            "simmim" => MethodConfig::Simmim,
             "stop" => MethodConfig::Stop {
                 target_blocks,
                 sigma: sigma.unwrap_or(Sigma::OFFICIAL),
@@ -135,7 +150,7 @@ impl MethodConfig {
             "ijepa" => {
                 MethodConfig::Ijepa { target_blocks, target_resolution: target_resolution.unwrap_or_default(), penalty }
             }
-            _ => MethodConfig::Mae { normalize_patches: normalize_patches.unwrap_or(false) },
+            _ => MethodConfig::Mae { normalize_patches: normalize_patches.unwrap_or(false), sigma },
         })
     }
 
@@ -155,19 +170,33 @@ impl MethodConfig {
         matches!(self, MethodConfig::Mae { .. })
     }
 
+    /// Whether its encoder has a token for the places of hidden patches.
+    pub fn mask_token(&self) -> bool {
+        matches!(self, MethodConfig::Data2vec { .. } | MethodConfig::Simmim)
+    }
+
+    /// Whether it predicts by a predictor (MAE: a decoder), and not by a linear head.
+    pub fn has_predictor(&self) -> bool {
+        !self.mask_token()
+    }
+
     /// How its official code initializes linear layers.
     pub fn linear_init(&self) -> LinearInit {
         match self {
             MethodConfig::Mae { .. } => LinearInit::Xavier,
-            MethodConfig::Ijepa { .. } | MethodConfig::Stop { .. } => LinearInit::Normal,
+            _ => LinearInit::Normal,
         }
     }
 
     /// Its masks on a `grid` × `grid` image: for I-JEPA and StoP the published blocks, below 14 × 14 patches those
-    /// [for small grids](MultiBlock::for_small_grid); for MAE a random 75 %.
+    /// [for small grids](MultiBlock::for_small_grid); for MAE a random 75 %; for data2vec and SimMIM a random 60 %, in units of
+    /// 2 × 2 patches where these tile the grid and it is larger than 4 × 4.
     pub fn masking(&self, grid: usize) -> Masking {
         match self {
-            MethodConfig::Mae { .. } => Masking::Random { ratio: 0.75 },
+            MethodConfig::Mae { .. } => Masking::Random { ratio: 0.75, unit: 1 },
+            MethodConfig::Data2vec { .. } | MethodConfig::Simmim => {
+                Masking::Random { ratio: 0.6, unit: if grid > 4 && grid.is_multiple_of(2) { 2 } else { 1 } }
+            }
             _ if grid >= 14 => Masking::Blocks(MultiBlock::published((grid, grid))),
             _ => Masking::Blocks(MultiBlock::for_small_grid((grid, grid))),
         }
@@ -175,14 +204,14 @@ impl MethodConfig {
 
     /// Whether targets come from a moving average of the encoder.
     pub fn has_target_encoder(&self) -> bool {
-        !matches!(self, MethodConfig::Mae { .. })
+        !matches!(self, MethodConfig::Mae { .. } | MethodConfig::Simmim)
     }
 
     /// The width of a prediction: features of the encoder, or the pixels of a patch.
     pub fn outputs(&self, encoder: &EncoderConfig) -> usize {
         match self {
-            MethodConfig::Mae { .. } => encoder.channels * encoder.patch_size.pow(2),
-            MethodConfig::Ijepa { .. } | MethodConfig::Stop { .. } => encoder.dim,
+            MethodConfig::Mae { .. } | MethodConfig::Simmim => encoder.channels * encoder.patch_size.pow(2),
+            _ => encoder.dim,
         }
     }
 }
@@ -215,8 +244,12 @@ impl fmt::Display for MethodConfig {
                 }
                 last_blocks(target_blocks, f)
             }
-            MethodConfig::Mae { normalize_patches: true } => f.write_str(", normalized patches"),
-            MethodConfig::Mae { normalize_patches: false } => Ok(()),
+            MethodConfig::Data2vec { target_blocks } => write!(f, ", K = {target_blocks}"),
+            MethodConfig::Mae { normalize_patches, sigma } => {
+                f.write_str(if normalize_patches { ", normalized patches" } else { "" })?;
+                sigma.map_or(Ok(()), |sigma| write!(f, ", noise {}", sigma.std()))
+            }
+            MethodConfig::Simmim => Ok(()),
         }
     }
 }
@@ -235,11 +268,20 @@ fn last_blocks(k: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 pub enum Masking {
     /// Target blocks, and a context block without them: I-JEPA, StoP.
     Blocks(MultiBlock),
-    /// A random share of the patches is removed and predicted: MAE.
+    /// A random share of the patches is hidden and predicted: MAE, data2vec, SimMIM.
     Random {
-        /// The share removed. Official: 0.75.
+        /// The share hidden. Official: 0.75 for MAE, 0.6 for the others.
         ratio: f64,
+        /// Patches are hidden in squares of so many a side. Official: 1 for MAE, 2 for SimMIM on a ViT-B/16.
+        #[cfg_attr(feature = "checkpoint", serde(default = "single_patches"))]
+        unit: usize,
     },
+}
+
+/// The unit of masks in files from before there were others.
+#[cfg(feature = "checkpoint")]
+fn single_patches() -> usize {
+    1
 }
 
 impl Masking {
@@ -259,8 +301,17 @@ impl Masking {
                 let masks = blocks.sample(batch, rng);
                 (masks.context, masks.targets)
             }
-            Masking::Random { ratio } => {
-                let masks = random_masks(batch, tokens, *ratio, rng)?;
+            Masking::Random { ratio, unit } => {
+                let side = tokens.isqrt();
+                let masks = match unit {
+                    1 => random_masks(batch, tokens, *ratio, rng)?,
+                    _ if side * side == tokens => random_unit_masks(batch, side, *unit, *ratio, rng)?,
+                    _ => {
+                        let problem =
+                            format!("masks in units of {unit}x{unit} for {tokens} tokens, which are no square");
+                        return Err(Error::config(problem, "set `mask_unit` to 1"));
+                    }
+                };
                 (vec![masks.kept], vec![masks.removed])
             }
         })
@@ -275,7 +326,7 @@ pub struct ModelConfig {
     pub method: MethodConfig,
     /// f_θ.
     pub encoder: EncoderConfig,
-    /// g_φ; MAE's decoder.
+    /// g_φ; MAE's decoder. Of a method without either, it means nothing.
     pub predictor: PredictorConfig,
     /// How linear layers start.
     pub linear_init: LinearInit,
@@ -308,12 +359,17 @@ impl ModelConfig {
             let hint = format!("set class_token to {class_token}: MAE's encoder has one, the others' have none");
             return Err(Error::config(format!("{name} on an encoder {without} a class token"), hint));
         }
-        if encoder.mask_token {
-            let problem = format!("{} on an encoder with a mask token", method.name());
-            return Err(Error::config(problem, "set mask_token to false: here the encoder never sees masked tokens"));
+        let mask_token = method.mask_token();
+        if encoder.mask_token != mask_token {
+            let (name, without) = (method.name(), if mask_token { "without" } else { "with" });
+            let why = if mask_token { "its encoder sees one" } else { "its encoder never sees one" };
+            let hint = format!("set mask_token to {mask_token}: {why} in the place of hidden patches");
+            return Err(Error::config(format!("{name} on an encoder {without} a mask token"), hint));
         }
         match *method {
-            MethodConfig::Ijepa { target_blocks: k, .. } | MethodConfig::Stop { target_blocks: k, .. }
+            MethodConfig::Ijepa { target_blocks: k, .. }
+            | MethodConfig::Stop { target_blocks: k, .. }
+            | MethodConfig::Data2vec { target_blocks: k }
                 if k == 0 || k > encoder.depth =>
             {
                 let problem = format!("targets from the last {k} blocks of an encoder with {}", encoder.depth);
@@ -354,7 +410,11 @@ impl ModelConfig {
             MethodConfig::Stop { target_blocks, sigma, tokens, noise_on: on, covariance } => {
                 shared(Stop::new(self, StopNoise { sigma, on, covariance }, (target_blocks, tokens), dtype, rng))
             }
-            MethodConfig::Mae { normalize_patches } => shared(Mae::new(self, normalize_patches, dtype, rng)),
+            MethodConfig::Mae { normalize_patches, sigma } => {
+                shared(Mae::new(self, (normalize_patches, sigma), dtype, rng))
+            }
+            MethodConfig::Data2vec { target_blocks } => shared(Data2vec::new(self, target_blocks, dtype, rng)),
+            MethodConfig::Simmim => shared(Simmim::new(self, dtype, rng)),
         })
     }
 
@@ -362,8 +422,13 @@ impl ModelConfig {
     pub fn elements(&self) -> u64 {
         let ModelConfig { method, encoder, predictor, .. } = self;
         let encoders = if method.has_target_encoder() { 2 } else { 1 };
-        let tokens = encoder.patches() + usize::from(encoder.class_token);
-        encoders * encoder.elements() + predictor.elements([encoder.dim, method.outputs(encoder), tokens])
+        let (outputs, tokens) = (method.outputs(encoder), encoder.patches() + usize::from(encoder.class_token));
+        let predictor = if method.has_predictor() {
+            predictor.elements([encoder.dim, outputs, tokens])
+        } else {
+            (encoder.dim as u64 + 1) * outputs as u64
+        };
+        encoders * encoder.elements() + predictor
     }
 }
 
@@ -424,7 +489,7 @@ mod tests {
     #[test]
     fn an_option_of_another_method_is_refused() {
         let options = [
-            ("sigma", MethodOptions { sigma: Some(Sigma::OFFICIAL), ..Default::default() }, vec!["stop"]),
+            ("sigma", MethodOptions { sigma: Some(Sigma::OFFICIAL), ..Default::default() }, vec!["stop", "mae"]),
             ("tokens", MethodOptions { tokens: Some(TokenForm::Paper), ..Default::default() }, vec!["stop"]),
             ("noise_on", MethodOptions { noise_on: Some(NoiseOn::Both), ..Default::default() }, vec!["stop"]),
             ("covariance", MethodOptions { covariance: Some(Covariance::Fixed), ..Default::default() }, vec!["stop"]),
@@ -434,7 +499,11 @@ mod tests {
                 vec!["ijepa"],
             ),
             ("penalty", MethodOptions { penalty: "l1:0.01".parse().ok(), ..Default::default() }, vec!["ijepa"]),
-            ("target_blocks", MethodOptions { target_blocks: Some(2), ..Default::default() }, vec!["stop", "ijepa"]),
+            (
+                "target_blocks",
+                MethodOptions { target_blocks: Some(2), ..Default::default() },
+                vec!["stop", "ijepa", "data2vec"],
+            ),
             ("normalize_patches", MethodOptions { normalize_patches: Some(true), ..Default::default() }, vec!["mae"]),
         ];
         for name in MethodConfig::NAMES {
@@ -450,5 +519,20 @@ mod tests {
             }
         }
         assert!(MethodConfig::new("simclr", &MethodOptions::default()).is_err());
+    }
+
+    /// Fields that came later have, in older files, the value that was the only one then.
+    #[cfg(feature = "checkpoint")]
+    #[test]
+    fn older_files_are_read() {
+        let mae: MethodConfig = serde_json::from_str(r#"{"mae":{"normalize_patches":true}}"#).unwrap();
+        assert_eq!(mae, MethodConfig::Mae { normalize_patches: true, sigma: None });
+        let masks: Masking = serde_json::from_str(r#"{"random":{"ratio":0.75}}"#).unwrap();
+        assert_eq!(masks, Masking::Random { ratio: 0.75, unit: 1 });
+        for name in MethodConfig::NAMES {
+            let method = MethodConfig::new(name, &MethodOptions::default()).unwrap();
+            let text = serde_json::to_string(&method).unwrap();
+            assert_eq!(serde_json::from_str::<MethodConfig>(&text).unwrap(), method, "{text}");
+        }
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! The official decoder puts the tokens back in raster order before it adds positions; as it is equivariant to
 //! their order, it is enough that every token gets the position it came from, and the masked ones may stand last.
+//!
+//! With a σ, its masked tokens stand at stochastic positions (Eq. 6), which the StoP paper reports to have tried without
+//! success (§6, p. 8); it does not say how. Here A is the decoder's own embedding, m its mask token, and the context, the class
+//! token included, is embedded as without noise.
 
 use rand::Rng;
 
@@ -9,7 +13,7 @@ use super::config::{ModelConfig, Networks};
 use super::{Chunk, MaskedPrediction, Method, ModelParams, ModelWeights, Numbers, Recording};
 use crate::autograd::{Var, ops};
 use crate::nn::{Role, Weights};
-use crate::paper::{Loss, context_token, masked_token};
+use crate::paper::{Loss, Sigma, context_token, masked_token, tied_tokens};
 use crate::tensor::{DType, Tensor};
 use crate::vit::{Encoder, Names, Predictor};
 
@@ -23,16 +27,24 @@ pub struct Mae {
     encoder: Encoder,
     decoder: Predictor,
     normalize_patches: bool,
+    sigma: Option<Sigma>,
 }
 
 impl Mae {
     /// The method with fresh parameters: `encoder` and `predictor` (the decoder), which share the prefix `model` in files.
-    /// With `normalize_patches`, each target patch is normalized by its own mean and variance.
-    pub fn new(config: &ModelConfig, normalize_patches: bool, dtype: DType, rng: &mut impl Rng) -> (Self, ModelParams) {
+    /// With `normalize_patches`, each target patch is normalized by its own mean and variance; with `sigma`, masked tokens
+    /// stand at stochastic positions.
+    pub fn new(
+        config: &ModelConfig,
+        (normalize_patches, sigma): (bool, Option<Sigma>),
+        dtype: DType,
+        rng: &mut impl Rng,
+    ) -> (Self, ModelParams) {
         let pixels = config.encoder.channels * config.encoder.patch_size.pow(2);
         let networks = Networks::new(config, pixels, Names::Decoder, Role::Trained, dtype, rng);
         let (encoder, decoder) = (networks.encoder.clone(), networks.predictor.clone());
-        (Mae { config: config.clone(), encoder, decoder, normalize_patches }, networks.under_one_prefix("model"))
+        let method = Mae { config: config.clone(), encoder, decoder, normalize_patches, sigma };
+        (method, networks.under_one_prefix("model"))
     }
 }
 
@@ -47,6 +59,10 @@ impl Method for Mae {
 
     fn record(&self, w: &ModelWeights, chunk: &Chunk) -> Recording {
         self.record_prediction(w, chunk)
+    }
+
+    fn sigma(&self) -> Option<Sigma> {
+        self.sigma
     }
 
     fn numbers(&self, params: &ModelParams, _: &[Tensor]) -> Numbers {
@@ -67,7 +83,8 @@ impl MaskedPrediction for Mae {
         &self.decoder
     }
 
-    /// The class token and the kept patches, projected (Eq. 1); the mask token at the removed positions (Eq. 2).
+    /// The class token and the kept patches, projected (Eq. 1); the mask token at the removed positions (Eq. 2). With noise n,
+    /// the chunk's: cᵢ = A s_{xᵢ} + ψᵢ + b, m_j = A n_j + ψ_j + m (Eq. 6), with b the decoder's bias.
     fn tokens(&self, phi: &Weights, s_x: &Var, chunk: &Chunk) -> (Var, Var) {
         let g = &self.decoder;
         let psi = &phi[g.position]; // [1, 1 + K, d_p], the class token's zeros first
@@ -76,8 +93,13 @@ impl MaskedPrediction for Mae {
         let rows = chunk.context().rows();
         let kept = ops::gather_tokens(&grid, chunk.context());
         let psi_x = ops::concat_tokens(&[&ops::repeat_batch(&class, rows), &kept]);
-        let c = context_token(&psi_x, &phi[g.embed.weight], s_x, Some(&phi[g.embed.bias]));
-        (c, masked_token(&ops::gather_tokens(&grid, chunk.targets()), &phi[g.mask_token]))
+        let psi_y = ops::gather_tokens(&grid, chunk.targets());
+        let (a, bias, m) = (&phi[g.embed.weight], &phi[g.embed.bias], &phi[g.mask_token]);
+        if self.sigma.is_none() {
+            return (context_token(&psi_x, a, s_x, Some(bias)), masked_token(&psi_y, m));
+        }
+        let noise = Var::constant(chunk.noise.clone().expect("MAE with a σ needs noise: the chunk has none"));
+        tied_tokens(a, (s_x, &psi_x), (&noise, &psi_y), m, Some(bias))
     }
 
     fn targets(&self, _: &ModelWeights, chunk: &Chunk) -> Var {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Index;
 
-use super::{Chunk, ModelConfig, ModelParams, ModelWeights};
+use super::{Chunk, InPlacePrediction, ModelConfig, ModelParams, ModelWeights};
 use crate::autograd::{Var, ops};
 use crate::data::Augment;
 use crate::kernels::meter::{self, Phase};
@@ -144,6 +144,11 @@ pub trait Method: fmt::Debug + Send + Sync {
     fn as_masked_prediction(&self) -> Option<&dyn MaskedPrediction> {
         None
     }
+
+    /// Itself, if its encoder sees a mask token in the place of hidden patches: likewise.
+    fn as_in_place_prediction(&self) -> Option<&dyn InPlacePrediction> {
+        None
+    }
 }
 
 /// A method of the paper's form: from the features of the visible tokens of an image, a predictor predicts something about
@@ -241,8 +246,49 @@ pub trait MaskedPrediction: Method {
     }
 }
 
+/// A method that predicts something at the target tokens of one view, in either form: what pictures and checks ask it.
+#[derive(Clone, Copy, Debug)]
+pub enum TokenPrediction<'a> {
+    /// By a predictor, from the features of the visible tokens: the paper's form.
+    ByPredictor(&'a dyn MaskedPrediction),
+    /// By a linear head, from what the encoder makes of its mask tokens.
+    InPlace(&'a dyn InPlacePrediction),
+}
+
+impl<'a> TokenPrediction<'a> {
+    /// The method, if it is one.
+    pub fn of(method: &'a dyn Method) -> Option<Self> {
+        let by_predictor = method.as_masked_prediction().map(TokenPrediction::ByPredictor);
+        by_predictor.or_else(|| method.as_in_place_prediction().map(TokenPrediction::InPlace))
+    }
+
+    /// ŝ_y for a chunk, \[P E b, N_t, outputs\].
+    pub fn predictions(self, w: &ModelWeights, chunk: &Chunk) -> Var {
+        match self {
+            TokenPrediction::ByPredictor(method) => method.predictions(w, chunk),
+            TokenPrediction::InPlace(method) => method.predictions(w, chunk),
+        }
+    }
+
+    /// s_y: what is to be predicted, \[P E b, N_t, outputs\], off the tape.
+    pub fn targets(self, w: &ModelWeights, chunk: &Chunk) -> Var {
+        match self {
+            TokenPrediction::ByPredictor(method) => method.targets(w, chunk),
+            TokenPrediction::InPlace(method) => method.targets(w, chunk),
+        }
+    }
+
+    /// The chunk's images with what was predicted in its place, where that is pixels.
+    pub fn pixels(self, chunk: &Chunk, predictions: &Tensor) -> Option<Tensor> {
+        match self {
+            TokenPrediction::ByPredictor(method) => method.pixels(chunk, predictions),
+            TokenPrediction::InPlace(method) => method.pixels(chunk, predictions),
+        }
+    }
+}
+
 /// What `work` gives, on the meter's clock for this phase.
-fn timed<R>(phase: Phase, work: impl FnOnce() -> R) -> R {
+pub(super) fn timed<R>(phase: Phase, work: impl FnOnce() -> R) -> R {
     let _phase = meter::phase(phase);
     work()
 }

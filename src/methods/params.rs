@@ -33,7 +33,7 @@ pub struct Module {
 /// A model's parameters, module by module, and what else it remembers from step to step.
 #[derive(Clone, Debug, Default)]
 pub struct ModelParams {
-    pub(crate) modules: Vec<Module>,
+    modules: Vec<Module>,
     /// See [`with_state`](Self::with_state).
     pub(crate) state: Vec<(String, Tensor)>,
 }
@@ -105,6 +105,11 @@ impl ModelParams {
     /// The modules in order, to change.
     pub fn modules_mut(&mut self) -> &mut [Module] {
         &mut self.modules
+    }
+
+    /// The modules, and what else is remembered, to change.
+    pub(crate) fn modules_and_state_mut(&mut self) -> (&mut [Module], &mut [(String, Tensor)]) {
+        (&mut self.modules, &mut self.state)
     }
 
     /// The module of this name.

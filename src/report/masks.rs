@@ -2,7 +2,7 @@
 //!
 //! One row per image: the image; the context x, with every other token hatched out; then each target y by itself, the
 //! rest of the image faded. A target's outline has the same color on the context, where it explains the holes.
-//! MAE has no target blocks: its row is the image and the visible patches.
+//! Random masks have no target blocks: a row is the image and the visible patches.
 
 use super::canvas::Canvas;
 use super::color::{CATEGORIES, Rgb, WHITE, mix};

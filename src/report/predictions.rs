@@ -1,4 +1,5 @@
-//! What a model predicts of images, one row for each: reconstructions (MAE), or heat maps (I-JEPA, StoP; Fig. 6).
+//! What a model predicts of images, one row for each: reconstructions (MAE, SimMIM), or heat maps (I-JEPA, StoP, data2vec;
+//! Fig. 6).
 
 use super::canvas::Canvas;
 use super::color::{Rgb, WHITE, mix, sequential};
@@ -10,9 +11,9 @@ const HIDDEN: Rgb = [128; 3];
 
 /// A sheet with one row per image. `size` and `patch` are in image pixels, and each is drawn as `scale` × `scale`.
 ///
-/// MAE: the image; what is visible, the rest gray; the reconstruction, predicted where that was gray.
+/// MAE, SimMIM: the image; what is visible, the rest gray; the reconstruction, predicted where that was gray.
 ///
-/// I-JEPA, StoP: the image; the context, the rest gray, with the target blocks outlined and the queries white; for each
+/// I-JEPA, StoP, data2vec: the image; the context, the rest gray, with the target blocks outlined and the queries white; for each
 /// query its heat maps over the image in gray: predicted (from the mean position), with noise predicted from one draw, and
 /// what the true features there resemble. The colors of a map go from its least (dark blue) to its greatest value
 /// (yellow) outside of the query, which is outlined.

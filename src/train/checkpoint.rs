@@ -86,7 +86,7 @@ pub struct SavedRun {
 
 /// The name in a file and the value of each parameter, and of what else the model remembers.
 fn named(params: &mut ModelParams) -> Vec<(String, &mut Tensor)> {
-    let ModelParams { modules, state } = params;
+    let (modules, state) = params.modules_and_state_mut();
     let weights = modules.iter_mut().flat_map(|module| {
         let prefix = module.prefix;
         module.params.iter_mut().map(move |p| (format!("{prefix}.{}", p.name), &mut p.value))

@@ -11,7 +11,7 @@ use crate::data::{Augment, Normalization, check_image_size};
 use crate::files::ordinary;
 use crate::kernels::Precision;
 use crate::methods::{Masking, ModelConfig};
-use crate::paper::masking::kept_tokens;
+use crate::paper::masking::kept_units;
 use crate::{Error, Result};
 
 /// A file of weights that a run began with. The run goes on without it: this is for whoever asks where weights come from.
@@ -106,8 +106,8 @@ impl RunConfig {
                 }
                 blocks.validate()?
             }
-            Masking::Random { ratio } => {
-                kept_tokens(self.model.encoder.patches(), *ratio)?;
+            Masking::Random { ratio, unit } => {
+                kept_units(self.model.encoder.grid(), *unit, *ratio)?;
             }
         }
         let positive = |x: f64| x > 0.0 && x.is_finite();

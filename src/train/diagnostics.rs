@@ -7,7 +7,7 @@ use super::config::RunConfig;
 use crate::autograd::ops;
 use crate::data::{Dataset, Normalization, evaluation_images};
 use crate::eval::{feature_std, noise_sensitivity, pooled_features, rank_me, rms, target_std};
-use crate::methods::{Chunk, MaskedPrediction, Number, Numbers};
+use crate::methods::{Chunk, InPlacePrediction, MaskedPrediction, Number, Numbers};
 use crate::paper::{PositionDistribution, Sigma, WhitenedPositions, visible_norm};
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Device, Indices, Tensor};
@@ -67,11 +67,16 @@ impl Trainer {
     /// | `rank_me` | effective rank of those features (RankMe), at most their width |
     /// | `norm_gamma` | \|γ\| of the last layer norm of the encoder in training |
     ///
-    /// and of a [`MaskedPrediction`]
+    /// of a [`MaskedPrediction`] or [`InPlacePrediction`]
     ///
     /// | name | |
     /// |---|---|
     /// | `target_std` | the standard deviation of a target over images, at a fixed position and feature, averaged: [`target_std`] |
+    ///
+    /// of a [`MaskedPrediction`]
+    ///
+    /// | name | |
+    /// |---|---|
     /// | `visible_norm_a` | \|(I − 11ᵀ/d_p)A\|: the part of A that the predictor can see, [`visible_norm`] |
     /// | `context_rms` | RMS(A s_x): root mean square of the projected context features, per component, on visible tokens |
     ///
@@ -107,6 +112,9 @@ impl Trainer {
         let gamma = params["encoder"].value(encoder.last_norm());
         let rank = rank_me(&features[0], &|| Ok(()))?;
         let mut numbers: Vec<Number> = measured(0, [feature_std, rank, gamma.norm()]).collect();
+        if let Some(method) = method.as_in_place_prediction() {
+            numbers.extend(measured(3, [targets_in_place(&here, method, (held_out, normalization))?]));
+        }
         let (Some(method), Some(positions)) = (method.as_masked_prediction(), self.positions()) else {
             return Ok(Numbers(numbers));
         };
@@ -140,16 +148,41 @@ struct Looked {
     target_std: f64,
 }
 
+/// The held-out images that predictions and targets are looked at with, \[n, C, S, S\].
+fn looked_at(trainer: &Trainer, (held_out, normalization): (&dyn Dataset, &Normalization)) -> Result<Tensor> {
+    let (encoder, count) = (trainer.method.encoder().config(), held_out.len().min(PREDICTED));
+    let images = evaluation_images(held_out, 0..count, normalization)?;
+    Ok(Tensor::new([count, encoder.channels, encoder.image_size, encoder.image_size], images))
+}
+
+/// The deviation of the targets over images.
+fn targets_in_place(
+    trainer: &Trainer,
+    method: &dyn InPlacePrediction,
+    images: (&dyn Dataset, &Normalization),
+) -> Result<f64> {
+    let (images, patches) = (looked_at(trainer, images)?, method.encoder().config().patches());
+    let count = images.shape()[0];
+    let look = |start: usize| {
+        let part = start..(start + trainer.chunk_images).min(count);
+        let everywhere = Indices::all(part.len(), patches);
+        let chunk = Chunk::masked(images.rows(part), everywhere.clone(), everywhere, None);
+        method.targets(&trainer.params.constants(), &chunk).value().clone()
+    };
+    let starts: Vec<usize> = (0..count).step_by(trainer.chunk_images).collect();
+    let targets: Vec<Tensor> = starts.into_par_iter().map(look).collect();
+    Ok(target_std(&Tensor::concat_rows(&targets)))
+}
+
 fn look_at_predictions(
     trainer: &Trainer,
     method: &dyn MaskedPrediction,
     config: &RunConfig,
-    (held_out, normalization): (&dyn Dataset, &Normalization),
+    images: (&dyn Dataset, &Normalization),
 ) -> Result<Looked> {
     let encoder = method.encoder().config();
-    let count = held_out.len().min(PREDICTED);
-    let images = evaluation_images(held_out, 0..count, normalization)?;
-    let images = Tensor::new([count, encoder.channels, encoder.image_size, encoder.image_size], images);
+    let images = looked_at(trainer, images)?;
+    let count = images.shape()[0];
     let mut rng = stream(config.seed, Purpose::Eval, [KEY, 1]);
     let (context, targets) = config.masking.sample(count, encoder.patches(), &mut rng)?;
     // Under the noise of two steps that no run comes to.

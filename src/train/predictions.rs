@@ -2,13 +2,13 @@
 
 use rayon::prelude::*;
 
-use crate::Result;
 use crate::data::{Dataset, Normalization, evaluation_images};
 use crate::eval::resemblance;
-use crate::methods::{Chunk, MaskedPrediction, Masking, ModelParams, ModelWeights};
+use crate::methods::{Chunk, Masking, Method, ModelParams, ModelWeights, TokenPrediction};
 use crate::paper::sample_noise;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Indices, Tensor};
+use crate::{Error, Result};
 
 /// An image under its masks, and what a model makes of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,9 +26,9 @@ pub struct Prediction {
 /// What a method predicts.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Predicted {
-    /// MAE: the image, `[3, S, S]`, with predicted pixels in the removed patches.
+    /// MAE, SimMIM: the image, `[3, S, S]`, with predicted pixels in the hidden patches; with noise, from one draw of it.
     Pixels(Vec<u8>),
-    /// I-JEPA, StoP: features, here as heat maps of what they resemble, for a token each of two blocks that are far
+    /// I-JEPA, StoP, data2vec: features, here as heat maps of what they resemble, for a token each of two blocks that are far
     /// from each other (of one, when the blocks are all at the same place).
     Features(Vec<HeatMaps>),
 }
@@ -57,13 +57,17 @@ const PREDICTIONS: u64 = 2;
 /// and its index alone.
 ///
 /// # Errors
-/// When an image cannot be read, or the masks do not fit the model.
+/// When an image cannot be read, or the masks do not fit the model; when the method predicts nothing at tokens.
 pub fn predictions(
-    (method, params): (&dyn MaskedPrediction, &ModelParams),
+    (method, params): (&dyn Method, &ModelParams),
     masking: &Masking,
     (images, normalization): (&dyn Dataset, &Normalization),
     seed: u64,
 ) -> Result<Vec<Prediction>> {
+    let Some(prediction) = TokenPrediction::of(method) else {
+        let problem = format!("{} predicts nothing about hidden patches that could be drawn", method.name());
+        return Err(Error::config(problem, "choose a `method` that does: all of this crate's do"));
+    };
     let encoder = method.encoder().config();
     let side = encoder.image_size;
     let look = |i: usize| {
@@ -81,13 +85,13 @@ pub fn predictions(
         let image = Tensor::new([1, encoder.channels, side, side], pixels);
         let chunk = Chunk { context_noise, ..Chunk::masked(image, context, targets, noise) };
         let w = params.constants();
-        let answers = method.predictions(&w, &chunk).value().clone();
-        let predicted = match method.pixels(&chunk, &answers) {
+        let answers = prediction.predictions(&w, &chunk).value().clone();
+        let predicted = match prediction.pixels(&chunk, &answers) {
             Some(filled) => Predicted::Pixels(normalization.to_bytes(filled.as_slice())),
             None => {
                 let everywhere = chunk.clone().with_targets(Indices::all(1, encoder.patches()));
-                let s_y = method.targets(&w, &everywhere).value().to_f64_vec();
-                Predicted::Features(heat_maps(method, &w, &s_y, (&chunk, &answers)))
+                let s_y = prediction.targets(&w, &everywhere).value().to_f64_vec();
+                Predicted::Features(heat_maps((method, prediction), &w, &s_y, (&chunk, &answers)))
             }
         };
         Ok(Prediction {
@@ -103,7 +107,7 @@ pub fn predictions(
 
 /// The maps of one image, whose features at all K tokens are `s_y`, \[K, d_e\], and of which `answers` are predicted.
 fn heat_maps(
-    method: &dyn MaskedPrediction,
+    (method, prediction): (&dyn Method, TokenPrediction<'_>),
     w: &ModelWeights,
     s_y: &[f64],
     (chunk, answers): (&Chunk, &Tensor),
@@ -114,7 +118,7 @@ fn heat_maps(
     let (predicted, drawn) = if noisy {
         let (noise, context_noise) = (silence(&chunk.noise), silence(&chunk.context_noise));
         let silent = Chunk { noise, context_noise, ..chunk.clone() };
-        (method.predictions(w, &silent).value().to_f64_vec(), Some(answers))
+        (prediction.predictions(w, &silent).value().to_f64_vec(), Some(answers))
     } else {
         (answers, None)
     };

@@ -21,7 +21,7 @@ impl RunConfig {
     /// | what | from where |
     /// |---|---|
     /// | sizes, and standard deviations of initial weights | [`Preset::sizes`] |
-    /// | class token, initialization of linear layers | the official code: MAE has one and Xavier's, the others none and N(0, 0.02²) |
+    /// | class token, initialization of linear layers | the official code: MAE has one and Xavier's, the others (here) none and N(0, 0.02²) |
     /// | masks | [`MethodConfig::masking`] |
     /// | crops and flips | the official code of StoP, [`Augment::STOP`] |
     /// | batch 64, 16 epochs, a tenth of it warm-up, learning rate 10⁻³, weight decay 0.05, momentum 0.996 to 1 | found for [`Preset::Toy`] (docs/experiments.md), and the same for all presets |
@@ -41,7 +41,7 @@ impl RunConfig {
     /// ```
     pub fn for_method(method: MethodConfig, preset: Preset) -> RunConfig {
         let (encoder, predictor) = preset.sizes();
-        let encoder = EncoderConfig { class_token: method.class_token(), ..encoder };
+        let encoder = EncoderConfig { class_token: method.class_token(), mask_token: method.mask_token(), ..encoder };
         let (masking, linear_init) = (method.masking(encoder.grid()), method.linear_init());
         let model = ModelConfig { method, encoder, predictor, linear_init };
         let batch = 64;

@@ -35,8 +35,12 @@ pub fn every_method() -> Vec<MethodConfig> {
         variant(NoiseOn::Both, Covariance::Conditioned, TokenForm::Official),
         penalized(TargetResolution::Bilinear, PenaltyNorm::L1),
         penalized(TargetResolution::MaxPool, PenaltyNorm::L2),
-        MethodConfig::Mae { normalize_patches: false },
-        MethodConfig::Mae { normalize_patches: true },
+        MethodConfig::Mae { normalize_patches: false, sigma: Some(sigma) },
+        MethodConfig::Mae { normalize_patches: false, sigma: None },
+        MethodConfig::Data2vec { target_blocks: 1 },
+        MethodConfig::Data2vec { target_blocks: 2 },
+        MethodConfig::Simmim,
+        MethodConfig::Mae { normalize_patches: true, sigma: None },
     ]
 }
 
@@ -53,7 +57,7 @@ pub fn trainer(method: MethodConfig, learned_positions: bool, dtype: DType) -> T
         heads: 3,
         mlp_ratio: 4.0,
         class_token: method.class_token(),
-        mask_token: false,
+        mask_token: method.mask_token(),
         patch_std: 0.3,
         position_scale: 0.5,
     };

@@ -80,6 +80,11 @@ impl Encoder {
         self.norm.weight
     }
 
+    /// What stands in the place of masked patches, if it has one.
+    pub fn mask_token(&self) -> Option<ParamId> {
+        self.mask_token
+    }
+
     /// pᵢ = W vec(p̂ᵢ) + b + ψᵢ for the visible tokens, after the class token if there is one.
     fn embed(&self, w: &Weights, images: &Var, visible: Visible<'_>) -> Var {
         let EncoderConfig { patch_size: p, channels, dim, .. } = self.config;
@@ -119,6 +124,22 @@ impl Encoder {
     /// When the images are not of the configured size, or there are fewer than `k` blocks.
     #[track_caller]
     pub fn last_blocks<'a>(&self, w: &Weights, images: &Var, visible: impl Into<Visible<'a>>, k: usize) -> Vec<Var> {
+        let blocks = self.last_blocks_before_norm(w, images, visible, k);
+        blocks.iter().map(|x| self.norm.forward(w, x)).collect()
+    }
+
+    /// The outputs of the last `k` blocks as they are, the deepest at the end.
+    ///
+    /// # Panics
+    /// As [`last_blocks`](Self::last_blocks).
+    #[track_caller]
+    pub fn last_blocks_before_norm<'a>(
+        &self,
+        w: &Weights,
+        images: &Var,
+        visible: impl Into<Visible<'a>>,
+        k: usize,
+    ) -> Vec<Var> {
         let [_, channels, height, width] = images.dims("encoder: images");
         let EncoderConfig { image_size: side, channels: c, .. } = self.config;
         let fits = [channels, height, width] == [c, side, side];
@@ -129,7 +150,7 @@ impl Encoder {
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(w, &x);
             if i + k >= self.blocks.len() {
-                outputs.push(self.norm.forward(w, &x));
+                outputs.push(x.clone());
             }
         }
         outputs

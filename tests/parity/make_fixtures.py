@@ -1,6 +1,6 @@
 """Makes `*_3_steps.safetensors` and `schedules.json`, beside this file: `python make_fixtures.py`.
 
-A second opinion in plain PyTorch, in float64, written from the papers of I-JEPA, StoP and MAE. As much as possible is
+A second opinion in plain PyTorch, in float64, written from the papers of I-JEPA, StoP, MAE, data2vec and SimMIM. As much as possible is
 PyTorch's own: the transformer blocks are `nn.TransformerEncoderLayer`, the patches `nn.Conv2d`, the losses, AdamW and
 the learning-rate schedulers those of `torch`. Where rows have an order, loops spell it out. README.md names the tensors
 and the versions this ran on. The same versions on the same kind of machine give the same bytes.
@@ -49,13 +49,15 @@ def pick(x, tokens):
 
 
 class Encoder(nn.Module):
-    def __init__(self, c, class_token=False):
+    def __init__(self, c, class_token=False, mask_token=False):
         super().__init__()
         dim, grid = c["embed_dim"], c["image_size"] // c["patch_size"]
         position = sincos(dim, grid)
         if class_token:
             self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
             position = F.pad(position, (0, 0, 1, 0))  # the class token stands at 0
+        if mask_token:
+            self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
         self.register_buffer("pos_embed", position)
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, dim, c["patch_size"], stride=c["patch_size"])})
         self.blocks = blocks(c["depth"], dim, c["num_heads"])
@@ -63,7 +65,14 @@ class Encoder(nn.Module):
 
     def forward(self, images, keep=None):
         """The features after every block, each through the last norm; of the tokens to `keep` alone, if given."""
-        x = self.patch_embed["proj"](images).flatten(2).transpose(1, 2) + self.pos_embed[:, -self.tokens():]
+        return [self.norm(x) for x in self.block_outputs(images, keep)]
+
+    def block_outputs(self, images, keep=None, hidden=None):
+        """What comes out of every block. Where `hidden` [B, N] is true, the mask token goes in."""
+        x = self.patch_embed["proj"](images).flatten(2).transpose(1, 2)
+        if hidden is not None:
+            x = torch.where(hidden[:, :, None], self.mask_token, x)
+        x = x + self.pos_embed[:, -self.tokens():]
         if keep is not None:
             x = pick(x, keep)
         if hasattr(self, "cls_token"):
@@ -71,7 +80,7 @@ class Encoder(nn.Module):
         outputs = []
         for block in self.blocks:
             x = block(x)
-            outputs.append(self.norm(x))
+            outputs.append(x)
         return outputs
 
     def tokens(self):
@@ -96,6 +105,12 @@ class Predictor(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         return self.proj(self.norm(tokens))
+
+
+class Head(nn.Module):
+    def __init__(self, dim, outputs):
+        super().__init__()
+        self.proj = nn.Linear(dim, outputs)
 
 
 def official_name(name, kind=None):
@@ -152,6 +167,35 @@ def joint_embedding_step(c, encoder, predictor, target_encoder, batch, out):
     return F.smooth_l1_loss(predictions, targets)
 
 
+def pixels_of(images, patch):
+    """[B, N, 3 p²]: the pixels of each patch."""
+    pixels = F.pixel_unshuffle(images, patch).flatten(2).transpose(1, 2)  # each patch as (c, py, px)
+    return pixels.unflatten(2, (3, -1)).transpose(2, 3).flatten(2)  # as (py, px, c)
+
+
+def in_place_step(c, encoder, head, target_encoder, batch, out):
+    """One step's loss, for data2vec and SimMIM: hidden is what is in no context."""
+    images, B = batch["images"], c["batch_size"]
+    context_masks = [batch[f"masks_enc.{e}"] for e in range(c["num_enc_masks"])]
+    target_masks = [batch[f"masks_pred.{p}"] for p in range(c["num_pred_masks"])]
+    N = encoder.tokens()
+    hidden = [torch.ones(B, N, dtype=torch.bool).scatter(1, seen, False) for seen in context_masks]
+    features = [encoder.norm(encoder.block_outputs(images, hidden=h)[-1]) for h in hidden]
+    if c["method"] == "simmim":
+        whole = pixels_of(images, c["patch_size"])
+    else:
+        with torch.no_grad():
+            last = target_encoder.block_outputs(images)[-c["target_blocks"]:]
+            normal = lambda x: F.layer_norm(x, x.shape[-1:])
+            whole = normal(sum(normal(x) for x in last) / len(last))
+    predictions = torch.cat([head.proj(pick(f, at)) for at in target_masks for f in features])
+    targets = torch.cat([pick(whole, at) for at in target_masks for _ in features])
+    out |= {"context": torch.cat(features), "targets": targets, "predictions": predictions}
+    if c["method"] == "simmim":
+        return F.l1_loss(predictions, targets)
+    return F.smooth_l1_loss(predictions, targets, beta=2.0)
+
+
 def mae_step(c, encoder, decoder, _, batch, out):
     images, noise, patch = batch["images"], batch["mask_noise"], c["patch_size"]
     B, L = noise.shape
@@ -162,11 +206,14 @@ def mae_step(c, encoder, decoder, _, batch, out):
     seen = decoder.embed(encoder(images, kept)[-1])
     tokens = decoder.mask_token.repeat(B, 1 + L, 1)
     rows = torch.arange(B)[:, None]
+    if c["method"] == "mae-stop":
+        away = order[:, kept.shape[1] :]
+        moved = decoder.mask_token + F.linear(batch["noise.0"], decoder.embed.weight)
+        tokens = tokens.index_put((rows, 1 + away), moved)
     tokens = tokens.index_put((rows, torch.cat([torch.zeros_like(rows), 1 + kept], dim=1)), seen)
     predictions = decoder(tokens + decoder.pos_embed)[:, 1:]
 
-    pixels = F.pixel_unshuffle(images, patch).flatten(2).transpose(1, 2)  # each patch as (c, py, px)
-    pixels = pixels.unflatten(2, (3, -1)).transpose(2, 3).flatten(2)  # as (py, px, c)
+    pixels = pixels_of(images, patch)
     if c["norm_pix_loss"]:
         variance, mean = torch.var_mean(pixels, dim=-1, keepdim=True, correction=1)
         pixels = (pixels - mean) / (variance + 1e-6).sqrt()
@@ -181,6 +228,9 @@ def joint_embedding_batch(c, g):
     batch = {"images": torch.randn(B, 3, c["image_size"], c["image_size"], generator=g)}
     batch |= {f"masks_enc.{e}": draw(c["context_tokens"]) for e in range(c["num_enc_masks"])}
     batch |= {f"masks_pred.{p}": draw(c["target_tokens"]) for p in range(c["num_pred_masks"])}
+    if c["method"] == "simmim":  # random masks: all that is hidden is predicted
+        others = [[n for n in range(N) if n not in row] for row in batch["masks_enc.0"].tolist()]
+        batch["masks_pred.0"] = torch.tensor(others)
     shape = (c["num_enc_masks"] * B, c["target_tokens"], c["embed_dim"])
     noises = range(c["num_pred_masks"] if stochastic else 0)
     return batch | {f"noise.{p}": c["noise_std"] * torch.randn(shape, generator=g) for p in noises}
@@ -189,7 +239,12 @@ def joint_embedding_batch(c, g):
 def mae_batch(c, g):
     B, side = c["batch_size"], c["image_size"]
     noise = torch.rand(B, (side // c["patch_size"]) ** 2, generator=g)
-    return {"images": torch.randn(B, 3, side, side, generator=g), "mask_noise": noise}
+    batch = {"images": torch.randn(B, 3, side, side, generator=g), "mask_noise": noise}
+    if c["method"] == "mae-stop":
+        L = noise.shape[1]
+        shape = (B, L - int(L * (1 - c["mask_ratio"])), c["embed_dim"])
+        batch["noise.0"] = c["noise_std"] * torch.randn(shape, generator=g)
+    return batch
 
 
 # Variants: what the paper compares StoP with
@@ -285,12 +340,18 @@ def make_variants(joint):
 def make(name, c, seed, variant=None):
     c = SIZES | STEPS | c
     g = torch.Generator().manual_seed(seed)
-    mae = c["method"] == "mae-official"
-    kind, outputs = ("decoder", 3 * c["patch_size"] ** 2) if mae else ("predictor", c["embed_dim"])
-    encoder, predictor = Encoder(c, class_token=mae), Predictor(c, kind, outputs, class_token=mae)
-    target = None if mae else copy.deepcopy(encoder)
-    prefixes = ("model", "model") if mae else ("encoder", "predictor", "target_encoder")
-    modules = [(p, None if i != 1 else kind, m) for i, (p, m) in enumerate(zip(prefixes, (encoder, predictor, target)))]
+    mae, in_place = c["method"].startswith("mae-"), c["method"] in ("data2vec", "simmim")
+    pixels = mae or c["method"] == "simmim"
+    kind, outputs = "decoder" if mae else "predictor", 3 * c["patch_size"] ** 2 if pixels else c["embed_dim"]
+    encoder = Encoder(c, class_token=mae, mask_token=in_place)
+    if in_place:
+        kind, predictor = None, Head(c["embed_dim"], outputs)
+    else:
+        predictor = Predictor(c, kind, outputs, class_token=mae)
+    target = None if pixels else copy.deepcopy(encoder)
+    prefixes = ("model", "model") if mae else ("encoder", "head" if in_place else "predictor", "target_encoder")
+    networks = [m for m in (encoder, predictor, target) if m is not None]
+    modules = [(p, None if i != 1 else kind, m) for i, (p, m) in enumerate(zip(prefixes, networks))]
     for _, _, module in modules:
         fill(module, g)
     tensors = {}
@@ -306,7 +367,8 @@ def make(name, c, seed, variant=None):
     groups = [{"params": [p for n, p in trained if decays(n, p) == decay]} for decay in (True, False)]
     optimizer = torch.optim.AdamW(groups, betas=tuple(c["adamw"]["betas"]), eps=c["adamw"]["eps"], foreach=False)
     for step in range(c["steps"]):
-        draw, compute = variant or ((mae_batch, mae_step) if mae else (joint_embedding_batch, joint_embedding_step))
+        draw, compute = variant or ((mae_batch, mae_step) if mae else
+                                    (joint_embedding_batch, in_place_step if in_place else joint_embedding_step))
         batch, out = draw(c, g), {}
         loss = compute(c, encoder, predictor, target, batch, out)
         optimizer.zero_grad(set_to_none=True)
@@ -413,6 +475,13 @@ def main():
     make("mae", {"method": "mae-official", "image_size": 20, "embed_dim": 8, "depth": 2, "num_heads": 2,
                  "decoder_embed_dim": 12, "decoder_depth": 1, "decoder_num_heads": 3, "mask_ratio": 0.7,
                  "norm_pix_loss": True, "adamw": adamw | {"betas": [0.9, 0.95]}}, 5)  # fmt: skip
+    make("mae_stop", {"method": "mae-stop", "image_size": 20, "embed_dim": 8, "depth": 2, "num_heads": 2,
+                      "decoder_embed_dim": 12, "decoder_depth": 1, "decoder_num_heads": 3, "mask_ratio": 0.7,
+                      "norm_pix_loss": False, "noise_std": 0.7, "adamw": adamw}, 6)  # fmt: skip
+    in_place = {"image_size": 20, "embed_dim": 8, "depth": 3, "num_heads": 2, "context_tokens": 7, "adamw": adamw}
+    make("data2vec", in_place | {"method": "data2vec", "num_enc_masks": 2, "num_pred_masks": 3, "target_tokens": 4,
+                                 "target_blocks": 2}, 7)  # fmt: skip
+    make("simmim", in_place | {"method": "simmim", "num_enc_masks": 1, "num_pred_masks": 1, "target_tokens": 18}, 8)
     make_variants(joint)
     make_schedules()
 

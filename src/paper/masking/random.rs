@@ -38,6 +38,43 @@ pub fn random_masks(batch: usize, tokens: usize, mask_ratio: f64, rng: &mut impl
     masks_from_noise(&noise.collect::<Vec<f64>>(), batch, tokens, mask_ratio)
 }
 
+/// Random masks of a `side` × `side` grid in square units of `unit` × `unit` tokens, of which the share `mask_ratio` is
+/// removed: SimMIM, whose units are 32 pixels wide. With units of one token, [`random_masks`].
+///
+/// # Errors
+/// [`Error::Config`] when units do not tile the grid, or all or none of them would be kept.
+pub fn random_unit_masks(
+    batch: usize,
+    side: usize,
+    unit: usize,
+    mask_ratio: f64,
+    rng: &mut impl Rng,
+) -> Result<RandomMasks> {
+    kept_units(side, unit, mask_ratio)?;
+    let units = side / unit;
+    let masks = random_masks(batch, units * units, mask_ratio, rng)?;
+    let tokens = |chosen: &Indices| {
+        let of_unit = |&at: &u32| {
+            let (row, column) = (at as usize / units * unit, at as usize % units * unit);
+            (0..unit * unit).map(move |k| ((row + k / unit) * side + column + k % unit) as u32)
+        };
+        Indices::new(batch, chosen.per_row() * unit * unit, chosen.as_slice().iter().flat_map(of_unit).collect())
+    };
+    Ok(RandomMasks { kept: tokens(&masks.kept), removed: tokens(&masks.removed) })
+}
+
+/// How many units [`random_unit_masks`] keeps.
+///
+/// # Errors
+/// As [`random_unit_masks`].
+pub fn kept_units(side: usize, unit: usize, mask_ratio: f64) -> Result<usize> {
+    if unit == 0 || !side.is_multiple_of(unit) {
+        let problem = format!("masks in units of {unit}x{unit} tokens, which do not tile a grid of {side}x{side}");
+        return Err(Error::config(problem, "choose a `mask_unit` that divides the side of the grid, or 1"));
+    }
+    kept_tokens((side / unit).pow(2), mask_ratio)
+}
+
 /// [`random_masks`] from given `noise` `[batch, tokens]`, row-major: in each row the smallest are kept.
 ///
 /// # Errors
@@ -109,6 +146,29 @@ mod tests {
                 all.sort_unstable();
                 assert!(all.into_iter().eq(0..tokens as u32));
             }
+        }
+    }
+
+    #[test]
+    fn units_are_kept_or_removed_whole() {
+        let draw = |unit| random_unit_masks(3, 6, unit, 0.6, &mut stream(1, Purpose::Mask, [0, 0])).unwrap();
+        assert!(draw(1) == random_masks(3, 36, 0.6, &mut stream(1, Purpose::Mask, [0, 0])).unwrap());
+        for (unit, kept) in [(1, 14), (2, 3 * 4), (3, 9)] {
+            let masks = draw(unit);
+            assert_eq!((masks.kept.per_row(), masks.removed.per_row()), (kept, 36 - kept));
+            for image in 0..3 {
+                let removed = |token: usize| masks.removed.row(image).contains(&(token as u32));
+                for token in 0..36 {
+                    assert_ne!(removed(token), masks.kept.row(image).contains(&(token as u32)));
+                    let first = token / 6 / unit * unit * 6 + token % 6 / unit * unit;
+                    assert_eq!(removed(token), removed(first), "units of {unit}, token {token}");
+                }
+            }
+        }
+        assert!(draw(2).kept.row(0) != draw(2).kept.row(1), "images differ");
+        for (unit, says) in [(0, "units of 0x0"), (4, "do not tile a grid of 6x6"), (6, "keeps no token of 1")] {
+            let error = random_unit_masks(3, 6, unit, 0.6, &mut stream(1, Purpose::Mask, [0, 0])).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
         }
     }
 

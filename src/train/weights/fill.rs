@@ -11,6 +11,8 @@ use crate::train::safetensors::{Fit, Mismatch, Place, TensorFile, shown};
 use crate::vit::{EncoderConfig, Preset};
 use crate::{Error, Result};
 
+/// What stands in the place of hidden patches.
+const MASK_TOKEN: &str = "mask_token";
 const POSITIONS_HINT: &str = "take the image size that fits, or set `interpolate_positions`";
 
 /// An open file, and the encoder in it that is meant.
@@ -79,7 +81,37 @@ impl Opened {
         let unexpected = |name: &str| {
             done.as_deref() != Some(name) && inside(name, source, sources).is_some_and(|x| companion(x).is_none())
         };
-        self.file.fill(places(source, params, done.as_deref()), &unexpected, options.fit)
+        let mut places = places(source, params, done.as_deref());
+        // An encoder that never saw a hidden patch has no token for one, or a decoder's stands in its place; no feature of a
+        // whole image depends on it.
+        let token = source.names(MASK_TOKEN).swap_remove(0);
+        if let Some(at) = places.iter().position(|place| place.names[0] == token)
+            && (source.layout != Layout::Official || !self.file.fits(&places[at..=at]))
+        {
+            places.remove(at);
+            self.notes.push(format!("{MASK_TOKEN}: the file has none of an encoder of this width, it starts afresh"));
+        }
+        self.file.fill(places, &unexpected, options.fit)
+    }
+
+    /// Fills a module that is neither encoder nor predictor, if the file has all of it in these sizes under its own prefix;
+    /// what is to be said about it, and the names of what was read.
+    pub fn fill_module(
+        &mut self,
+        (name, prefix): (&str, &str),
+        params: &mut Params,
+    ) -> Result<(String, HashSet<String>)> {
+        let source = Source { prefix: format!("{prefix}."), layout: Layout::Official };
+        let places = places(&source, params, None);
+        let names: HashSet<String> = places.iter().flat_map(|place| place.names.iter().cloned()).collect();
+        let found = names.iter().filter(|name| self.file.contains(name)).count();
+        if found == 0 || !self.file.fits(&places) {
+            let why = if found == 0 { "none in the file" } else { "that in the file has other sizes" };
+            return Ok((format!("{name}: {why}, it starts afresh"), HashSet::new()));
+        }
+        let count = places.len();
+        self.file.fill(places, &|_| false, Fit::Strict)?;
+        Ok((format!("{name}: {count} tensors ({prefix}.*)"), names))
     }
 
     /// What lies among the names of an encoder and changes nothing about its features, but for what was `read`; as a line,

@@ -18,7 +18,7 @@ use self::names::Source;
 pub use self::pretrained::{Preprocessing, PretrainedEncoder};
 use super::safetensors::{Fit, Mismatch, TensorFile, shown};
 use crate::data::Normalization;
-use crate::methods::{Method, ModelParams};
+use crate::methods::{Method, ModelParams, Module, Update};
 use crate::nn::{LinearInit, Params, fresh};
 use crate::rng::{Purpose, stream};
 use crate::tensor::DType;
@@ -155,7 +155,8 @@ pub fn load_encoder(path: &Path, sizes: &EncoderConfig, options: &InitOptions) -
 }
 
 /// Begins with the weights of a file: fills the encoder, and the target encoder, with the same values unless the file has
-/// both as `encoder.` and `target_encoder.`; and the predictor, or MAE's decoder, if the file has one of the same sizes.
+/// both as `encoder.` and `target_encoder.`; and the predictor, MAE's decoder, or another trained module of the method, if the
+/// file has one of the same sizes.
 ///
 /// # Errors
 /// As [`load_encoder`]. The parameters are then partly overwritten.
@@ -196,10 +197,19 @@ pub fn load_into(
             lines.push("encoder: the same".to_owned());
         }
     }
-    let (of_predictor, read) = opened.fill_predictor(&source, &mut params["predictor"], options)?;
+    let (mut of_others, mut read) = (Vec::new(), HashSet::new());
+    let trained = |module: &&mut Module| module.update == Update::Trained && module.name != "encoder";
+    for Module { name, prefix, params, .. } in params.modules_mut().iter_mut().filter(trained) {
+        let (line, of_module) = match *name {
+            "predictor" => opened.fill_predictor(&source, params, options)?,
+            name => opened.fill_module((name, prefix), params)?,
+        };
+        of_others.push(line);
+        read.extend(of_module);
+    }
     opened.notes.extend(filled.iter().filter_map(|source| opened.left_aside(source, &read)).collect::<Vec<_>>());
     lines.append(&mut opened.notes);
-    lines.push(of_predictor);
+    lines.append(&mut of_others);
     Ok(InitReport { lines, run: opened.run })
 }
 

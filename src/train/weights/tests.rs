@@ -168,7 +168,7 @@ fn a_model_begins_with_what_a_file_has() {
 
 #[test]
 fn mae_begins_with_encoder_and_decoder() {
-    let (mae, fresh) = model(MethodConfig::Mae { normalize_patches: true }, 1, 1);
+    let (mae, fresh) = model(MethodConfig::Mae { normalize_patches: true, sigma: None }, 1, 1);
     let (encoder, decoder) = (marked(&fresh["encoder"], 1.0), marked(&fresh["predictor"], 2.0));
     for prefix in ["model.", ""] {
         let (file, mut params) = (file(&[(prefix, &encoder), (prefix, &decoder)], ""), fresh.clone());
