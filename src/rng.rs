@@ -34,6 +34,8 @@ pub enum Purpose {
     Eval = 7,
     /// Choosing some images of a data set.
     Subset = 8,
+    /// Which branches of an encoder one image of one step goes without (drop path).
+    DropPath = 9,
 }
 
 /// The generator for `purpose`, item `index` (for example `[epoch, image]`), of the run with this `seed`.

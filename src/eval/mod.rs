@@ -80,6 +80,19 @@ fn argmax<T: PartialOrd + Copy>(scores: &[T]) -> Option<usize> {
     (0..scores.len()).try_fold(0, larger).filter(|_| !scores.is_empty())
 }
 
+/// The share of rows whose largest score, of \[n, classes\], is that of their class; NaN of no rows.
+///
+/// # Panics
+/// When there is not a label for each row.
+#[track_caller]
+pub fn accuracy(scores: &Tensor, labels: &[u32]) -> f64 {
+    let [rows, classes] = scores.dims("accuracy");
+    assert_eq!(rows, labels.len(), "accuracy: {rows} rows of scores, {} labels", labels.len());
+    let rows = scores.as_slice::<f32>().chunks_exact(classes.max(1));
+    let right = rows.zip(labels).filter(|(row, label)| argmax(row) == Some(**label as usize)).count();
+    share(right, labels.len())
+}
+
 /// The share of `count` that are `right`; NaN of none.
 fn share(right: usize, count: usize) -> f64 {
     right as f64 / count as f64

@@ -20,7 +20,7 @@ mod method;
 mod params;
 pub mod stop;
 
-pub use batch::{Chunk, View};
+pub use batch::{Chunk, Draws, View};
 pub use config::{Masking, MethodConfig, MethodOptions, ModelConfig, Networks};
 pub use ijepa::Ijepa;
 pub use mae::Mae;

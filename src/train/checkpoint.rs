@@ -201,8 +201,8 @@ fn read(
 
     // Memory is asked for only as much as the file has: for the model here, and for masks in the second check.
     let cannot_work = |e| unusable(format!("its configuration cannot work: {e}"));
-    config.model.validate().map_err(cannot_work)?;
-    if fresh.is_none() && config.model.elements().saturating_mul(size_of::<f32>() as u64) > 2 * file.bytes() {
+    config.validate_model().map_err(cannot_work)?;
+    if fresh.is_none() && config.elements().saturating_mul(size_of::<f32>() as u64) > 2 * file.bytes() {
         let bytes = file.bytes();
         return Err(unusable(format!("its tensors of {bytes} bytes are not half of the model that it describes")));
     }
