@@ -135,7 +135,7 @@ impl EncoderArgs {
     fn checkpoint(&self) -> Result<Opened> {
         let saved = checkpoint::load(&self.file)?;
         Ok(Opened {
-            what: format!("{} after {} steps", saved.config.model.method.name(), saved.step),
+            what: format!("{} after {} steps", saved.config.name(), saved.step),
             model: PretrainedEncoder {
                 encoder: saved.method.encoder().clone(),
                 params: saved.params.evaluated().clone(),

@@ -216,7 +216,7 @@ pub struct TrainArgs {
     precision: Option<Precision>,
     /// Decides initial weights, order, crops, masks and noise [default: 0].
     #[arg(long)]
-    seed: Option<u64>,
+    pub seed: Option<u64>,
 }
 
 /// The recipe of the method and the sizes that these flags describe, with these masks.
@@ -298,6 +298,9 @@ impl MaskArgs {
 impl TrainArgs {
     /// The recipe with what these flags say, over so many training images.
     pub fn apply(&self, mut config: RunConfig, length: Option<Length>, images: usize) -> Result<RunConfig> {
+        if config.fine_tuning.is_some() && self.ema.is_some() {
+            return Err(Error::config("--ema means nothing to fine-tuning", "leave it out"));
+        }
         if !config.model.method.has_target_encoder() {
             refuse(&[(self.ema.is_some(), "--ema")], "ijepa or stop")?;
         }

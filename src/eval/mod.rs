@@ -72,7 +72,7 @@ fn row_blocks(x: &Tensor, size: usize) -> impl Iterator<Item = Tensor> {
 }
 
 /// The index of the largest score; of equal ones the first. `None` of none, and where one is NaN: then none is largest.
-fn argmax<T: PartialOrd + Copy>(scores: &[T]) -> Option<usize> {
+pub(crate) fn argmax<T: PartialOrd + Copy>(scores: &[T]) -> Option<usize> {
     let larger = |best: usize, i: usize| match scores[i].partial_cmp(&scores[best])? {
         std::cmp::Ordering::Greater => Some(i),
         _ => Some(best),

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::algorithm_1::StepParams;
-use super::fine_tuning::FineTuning;
+use super::fine_tuning::{self, FineTuning};
 use super::schedule::{EmaMomentum, LearningRate, WeightDecay};
 use crate::data::{Augment, Normalization, check_image_size};
 use crate::files::ordinary;
@@ -148,6 +148,11 @@ impl RunConfig {
             format!("a warm-up of {warmup} steps in a run of {}", self.steps),
             "make the warm-up shorter or the run longer",
         )
+    }
+
+    /// What is trained, for logs and headlines: the name of the method, or `finetune`.
+    pub fn name(&self) -> &'static str {
+        if self.fine_tuning.is_some() { fine_tuning::NAME } else { self.model.method.name() }
     }
 
     /// Sizes that fit together, and a method that can work on them.

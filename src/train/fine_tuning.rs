@@ -14,11 +14,18 @@
 //! Departure: the official code of MAE drops the encoder's last norm and normalizes the mean of the tokens; here the tokens are
 //! normalized and then averaged, as for [`pooled_features`]. Left out: Mixup, CutMix, RandAugment, random erasing.
 
+#[cfg(feature = "checkpoint")]
+mod classifier;
+#[cfg(test)]
+mod tests;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rand::{Rng, RngExt};
 
+#[cfg(feature = "checkpoint")]
+pub use self::classifier::Classifier;
 use super::algorithm_1::Trainer;
 use super::config::RunConfig;
 use super::pretrain::{StepReport, fresh_model, resume};
@@ -33,6 +40,9 @@ use crate::rng::Purpose;
 use crate::tensor::{DType, Device, Indices, Tensor};
 use crate::vit::{Encoder, EncoderConfig, Preset};
 use crate::{Error, Result};
+
+/// What the method is called in logs.
+pub(super) const NAME: &str = "finetune";
 
 /// Standard deviation of the head's initial weights.
 const HEAD_STD: f64 = 2e-5;
@@ -162,7 +172,7 @@ impl RunConfig {
     /// | passes over the images 16 / √share: 16, 51, 160 for all, 10 %, 1 % | fewer images are soon known by heart, and are few steps |
     /// | learning rate 10⁻³ | docs/fine-tuning.md |
     pub fn for_fine_tuning(encoder: &EncoderConfig, tuning: FineTuning, images: usize) -> RunConfig {
-        let recipe = RunConfig::for_method(MethodConfig::Ijepa { target_blocks: 1 }, Preset::Toy);
+        let recipe = RunConfig::for_method(MethodConfig::Mae { normalize_patches: false }, Preset::Toy);
         let images = tuning.images(images).max(1);
         let batch = recipe.batch.min(images);
         let epochs = RunConfig::fine_tuning_epochs(tuning.labels);
@@ -261,7 +271,7 @@ pub fn smoothed_cross_entropy(logits: &Var, classes: &Indices, smoothing: f64) -
 
 impl Method for Classify {
     fn name(&self) -> &str {
-        "finetune"
+        NAME
     }
 
     fn encoder(&self) -> &Encoder {
@@ -396,6 +406,3 @@ pub fn test_accuracy(
     let labels = labels(images).ok_or_else(no_labels)?;
     Ok(accuracy(&method.class_scores(&params, &features).ok_or_else(no_head)?, &labels))
 }
-
-#[cfg(test)]
-mod tests;

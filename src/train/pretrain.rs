@@ -142,7 +142,8 @@ fn steps(
     let Monitoring { diagnose_every, every_number } = watch;
     let done = *whole;
     let normalization = no_panic(done + 1, || splits.normalization_or(config.normalization.as_ref()))?;
-    let held_out = Subset::even(splits.test.clone(), HELD_OUT).unlabeled();
+    let held_out = Subset::even(splits.test.clone(), HELD_OUT);
+    let held_out = if trainer.method.wants_labels() { held_out } else { held_out.unlabeled() };
     let options = LoaderOptions {
         batch_size: config.batch,
         views: trainer.method.views().iter().map(|view| view.augment.unwrap_or(config.augment)).map(Some).collect(),
