@@ -91,6 +91,7 @@ pub struct StartArgs {
 }
 
 #[derive(Args, Clone, Debug)]
+#[group(args = ["file", "mlp_dim"])] // of a struct with others in it, clap makes an empty group
 #[command(mut_arg("preset", |arg| arg.help("Sizes of the encoder; the flags below change single ones [default: those of \
     FILE, which says all but --heads]")))]
 pub struct EncoderArgs {

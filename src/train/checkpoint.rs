@@ -1,7 +1,7 @@
 //! Checkpoints: safetensors under the official names, with the configuration in the metadata.
 //!
 //! Modules under their [prefixes](crate::methods::Module::prefix), `encoder.*`, `predictor.*`, `target_encoder.*` (MAE:
-//! `model.*`), and what else a method remembers as `state.*`, f32. What training goes on with has AdamW's moments too, as
+//! `model.*`; fine-tuning: `encoder.*` and `head.*`), and what else a method remembers as `state.*`, f32. What training goes on with has AdamW's moments too, as
 //! `optimizer.m.` and `optimizer.v.` before the name of the parameter. PyTorch's safetensors opens both; nothing in them is
 //! specific to this crate but the metadata, to which [`safetensors`] adds checksums:
 //!
