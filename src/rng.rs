@@ -36,6 +36,8 @@ pub enum Purpose {
     Subset = 8,
     /// The noise of one image of one step on its context tokens (Table 7).
     ContextNoise = 9,
+    /// Which branches of an encoder one image of one step goes without (drop path).
+    DropPath = 10,
 }
 
 /// The generator for `purpose`, item `index` (for example `[epoch, image]`), of the run with this `seed`.

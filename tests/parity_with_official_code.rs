@@ -4,7 +4,7 @@
 //! Runs every `*.safetensors` in `tests/parity/`, and in the folder that `STOP_MIM_PARITY_DIR` names. The numbers of
 //! `*_step` come from the official code of StoP (github.com/amirbar/StoP), I-JEPA (github.com/facebookresearch/ijepa)
 //! and MAE (github.com/facebookresearch/mae), those of `*_3_steps` from a script beside them that was written from the
-//! papers; all in float64, on tiny models with random weights. See tests/parity/README.md.
+//! papers, those of fine-tuning from another; all in float64, on tiny models with random weights. See tests/parity/README.md.
 //!
 //! Tolerance: 10⁻⁹ in f64 and 10⁻⁴ in f32, of each tensor's largest entry. In f32 the K third of `qkv.bias` is
 //! left out after AdamW: its true gradient is 0 (softmax does not see a shift of all scores), and AdamW divides rounding
@@ -24,7 +24,8 @@ use stop_mim::nn::{LinearInit, Params, Role};
 use stop_mim::paper::Sigma;
 use stop_mim::paper::masking::masks_from_noise;
 use stop_mim::rng::{Purpose, stream};
-use stop_mim::train::{Batch, Noise, StepParams, Trainer};
+use stop_mim::train::fine_tuning::{self, FineTuning};
+use stop_mim::train::{Batch, BatchView, Noise, RunConfig, StepParams, Trainer};
 use stop_mim::vit::{EncoderConfig, PredictorConfig, Preset};
 use stop_mim::{DType, Error, Indices, Tensor};
 
@@ -129,27 +130,32 @@ impl Fixture {
         let mut worst = Worst { error: 0.0, name: "nothing compared".into() };
         match self.config["method"].as_str().unwrap() {
             "mae-official" | "mae-stop" => self.run_mae(dtype, &mut worst),
+            "fine-tuning" => self.run_fine_tuning(dtype, &mut worst),
             method => self.run_joint_embedding(method, dtype, &mut worst),
         }
         worst
     }
 
+    fn encoder(&self, [class_token, mask_token]: [bool; 2]) -> EncoderConfig {
+        EncoderConfig {
+            image_size: self.size("image_size"),
+            patch_size: self.size("patch_size"),
+            channels: 3,
+            dim: self.size("embed_dim"),
+            depth: self.size("depth"),
+            heads: self.size("num_heads"),
+            mlp_ratio: 4.0,
+            class_token,
+            mask_token,
+            patch_std: 0.02,
+            position_scale: 1.0,
+        }
+    }
+
     fn model(&self, method: MethodConfig, predictor: &str, dtype: DType) -> (Arc<dyn Method>, ModelParams) {
         let of_predictor = |key: &str| self.size(&format!("{predictor}_{key}"));
         let config = ModelConfig {
-            encoder: EncoderConfig {
-                image_size: self.size("image_size"),
-                patch_size: self.size("patch_size"),
-                channels: 3,
-                dim: self.size("embed_dim"),
-                depth: self.size("depth"),
-                heads: self.size("num_heads"),
-                mlp_ratio: 4.0,
-                class_token: method.class_token(),
-                mask_token: method.mask_token(),
-                patch_std: 0.02,
-                position_scale: 1.0,
-            },
+            encoder: self.encoder([method.class_token(), method.mask_token()]),
             predictor: if method.has_predictor() {
                 PredictorConfig {
                     dim: of_predictor("embed_dim"),
@@ -305,6 +311,42 @@ impl Fixture {
         }
         let official = self.tensors.keys().filter(|k| k.starts_with("step0.grad.")).count();
         assert_eq!(compared, official, "the official code has gradients for other weights than ours");
+    }
+
+    /// Which branches drop path leaves out, both sides draw.
+    fn run_fine_tuning(&self, dtype: DType, worst: &mut Worst) {
+        let number = |key: &str| self.config[key].as_f64().unwrap();
+        let tuning = FineTuning {
+            classes: (0..self.size("classes")).map(|class| class.to_string()).collect(),
+            labels: 1.0,
+            label_smoothing: number("label_smoothing"),
+            drop_path: number("drop_path"),
+            layer_decay: number("layer_decay"),
+        };
+        let model = RunConfig::for_fine_tuning(&self.encoder([true, false]), tuning.clone(), 100).model;
+        let (method, mut params) =
+            fine_tuning::build(&model, &tuning, dtype, &mut stream(0, Purpose::Init, [0, 0])).unwrap();
+        params.modules_mut().iter_mut().for_each(|module| self.load(&mut module.params, module.prefix, dtype));
+        let mut trainer = Trainer { chunk_images: 2, ..Trainer::new(method, params) };
+        for step in 0..self.size("steps") {
+            let of_step = |name: &str| self.tensor(&format!("step{step}.{name}"));
+            let view = BatchView { images: of_step("images").to_dtype(dtype), context: vec![], targets: vec![] };
+            let batch = Batch {
+                views: vec![view],
+                labels: Some(self.indices[&format!("step{step}.labels")].clone()),
+                noise: Noise::Drawn { seed: self.size("seed") as u64, step: step as u64 },
+            };
+            let found = trainer.gradients(&batch).unwrap();
+            worst.compare(&format!("step{step}.loss"), &found.loss.reshape([1]), of_step("out.loss"));
+            if step == 0 {
+                self.compare_gradients(&trainer.params, ["encoder", "head"], &found.gradients, worst);
+            }
+            assert_eq!((trainer.optimizer.betas, trainer.optimizer.eps), self.adamw());
+            trainer.step(&batch, &self.hyper(step)).unwrap();
+        }
+        for module in trainer.params.modules() {
+            self.compare_weights(module.name, &module.params, worst);
+        }
     }
 
     fn run_mae(&self, dtype: DType, worst: &mut Worst) {

@@ -91,6 +91,7 @@ pub struct StartArgs {
 }
 
 #[derive(Args, Clone, Debug)]
+#[group(args = ["file", "mlp_dim"])] // of a struct with others in it, clap makes an empty group
 #[command(mut_arg("preset", |arg| arg.help("Sizes of the encoder; the flags below change single ones [default: those of \
     FILE, which says all but --heads]")))]
 pub struct EncoderArgs {
@@ -135,7 +136,7 @@ impl EncoderArgs {
     fn checkpoint(&self) -> Result<Opened> {
         let saved = checkpoint::load(&self.file)?;
         Ok(Opened {
-            what: format!("{} after {} steps", saved.config.model.method.name(), saved.step),
+            what: format!("{} after {} steps", saved.config.name(), saved.step),
             model: PretrainedEncoder {
                 encoder: saved.method.encoder().clone(),
                 params: saved.params.evaluated().clone(),

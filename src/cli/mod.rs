@@ -18,6 +18,7 @@ fn print(to: &mut dyn std::io::Write, line: std::fmt::Arguments) {
 mod check;
 mod encoder;
 mod features;
+mod finetune;
 mod flags;
 mod guided;
 mod masks;
@@ -28,6 +29,7 @@ mod probe;
 mod profile;
 mod progress;
 mod reconstruct;
+mod run;
 mod signals;
 
 use clap::{Parser, Subcommand};
@@ -54,6 +56,8 @@ enum Command {
     Pretrain(Box<pretrain::Args>),
     /// Judge an encoder's features: linear probe and k-NN, beside an untrained encoder and raw pixels.
     Probe(probe::Args),
+    /// Train an encoder further, with a linear head, to tell the classes of few or all labeled images, and test it.
+    Finetune(Box<finetune::Args>),
     /// Compute an encoder's features of images: a tensor in, a tensor out, for other programs to read.
     Features(features::Args),
     /// Draw what a trained model predicts: pixels (MAE), or what predicted features resemble (Fig. 6).
@@ -89,6 +93,7 @@ impl Cli {
             None => guided::run(),
             Some(Command::Pretrain(args)) => pretrain::run(&args),
             Some(Command::Probe(args)) => probe::run(&args),
+            Some(Command::Finetune(args)) => finetune::run(&args),
             Some(Command::Features(args)) => features::run(&args),
             Some(Command::Reconstruct(args)) => reconstruct::run(&args),
             Some(Command::Check(args)) => check::run(&args),

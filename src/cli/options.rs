@@ -57,8 +57,27 @@ impl SizeArgs {
     }
 }
 
+/// The flags of [`ModelArgs`] but those of sizes.
+const OF_MODEL: [&str; 14] = [
+    "method",
+    "predictor_dim",
+    "predictor_depth",
+    "predictor_heads",
+    "learned_positions",
+    "linear_init",
+    "patch_std",
+    "position_scale",
+    "embed_std",
+    "sigma_std",
+    "sigma_variance",
+    "stop_tokens",
+    "target_blocks",
+    "normalize_patches",
+];
+
 /// Which model, on which images.
 #[derive(Args, Clone, Debug)]
+#[group(args = OF_MODEL)] // of a struct with others in it, clap makes an empty group
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// What is predicted from what: stop, the paper's stochastic positions; ijepa, deterministic positions and feature targets;
@@ -235,7 +254,7 @@ pub struct TrainArgs {
     precision: Option<Precision>,
     /// Decides initial weights, order, crops, masks and noise [default: 0].
     #[arg(long)]
-    seed: Option<u64>,
+    pub seed: Option<u64>,
 }
 
 /// The recipe of the method and the sizes that these flags describe, with these masks.
@@ -333,6 +352,9 @@ impl MaskArgs {
 impl TrainArgs {
     /// The recipe with what these flags say, over so many training images.
     pub fn apply(&self, mut config: RunConfig, length: Option<Length>, images: usize) -> Result<RunConfig> {
+        if config.fine_tuning.is_some() && self.ema.is_some() {
+            return Err(Error::config("--ema means nothing to fine-tuning", "leave it out"));
+        }
         if !config.model.method.has_target_encoder() {
             refuse(&[(self.ema.is_some(), "--ema")], "ijepa, stop or data2vec")?;
         }
@@ -424,6 +446,15 @@ mod tests {
         let shorter = RunConfig { batch: 100, steps: 750, lr: LearningRate { warmup: 150, ..lr }, ..stop };
         assert_eq!(config("--batch 100 --epochs 1.5 --warmup 0.2"), shorter);
         assert_eq!(config("--batch 100 --steps 750 --warmup 0.2"), shorter);
+    }
+
+    #[test]
+    fn the_flags_of_a_model_are_a_group() {
+        let command = ModelArgs::augment_args(clap::Command::new("x"));
+        let sizes = SizeArgs::augment_args(clap::Command::new("x"));
+        let of_sizes = |id: &clap::Id| sizes.get_arguments().any(|arg| arg.get_id() == id);
+        let own = command.get_arguments().map(clap::Arg::get_id).filter(|id| !of_sizes(id));
+        assert_eq!(own.map(clap::Id::as_str).collect::<Vec<_>>(), OF_MODEL);
     }
 
     /// What the help says is the default, is: a flag with that value changes nothing, and with another it does.

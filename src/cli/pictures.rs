@@ -87,7 +87,7 @@ pub fn curves(config: &RunConfig, logged: &Logged, known: &[Number]) -> Curve {
     }
     panels.push(panel("learning rate", vec![series("learning rate", "lr")]));
     panels.iter_mut().for_each(|panel| panel.log = spreads(panel));
-    let title = format!("{} on {}", config.model.method.name(), name_of(&config.data));
+    let title = format!("{} on {}", config.name(), name_of(&config.data));
     Curve { title, x_label: "step".into(), panels }
 }
 

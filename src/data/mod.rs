@@ -174,6 +174,11 @@ impl Splits {
         Splits { normalization: normalization.into(), ..self }
     }
 
+    /// These with other images to train on, of the same kind: the normalization stays as it is.
+    pub fn with_train(self, train: Arc<dyn Dataset>) -> Self {
+        Splits { train, ..self }
+    }
+
     /// How a run that begins with these images normalizes them: as is known, or as measured on `train` the first time, which
     /// takes as long as reading a thousand images.
     ///

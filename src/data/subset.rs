@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 use super::Dataset;
 use super::resized::Filter;
 use crate::Result;
-use crate::rng::{Purpose, stream};
+use crate::rng::{Generator, Purpose, stream};
 
 /// `whole` with images of `size`×`size` pixels; itself, if that is their size.
 ///
@@ -41,7 +41,17 @@ pub struct Subset {
 impl Subset {
     /// An even choice of `len` images of `whole`, or all of them, in their own order, if there are no more.
     pub fn even(whole: Arc<dyn Dataset>, len: usize) -> Self {
-        let chosen = if len >= whole.len() { (0..whole.len()).collect() } else { even(&*whole, len) };
+        Self::drawn(whole, len, stream(0, Purpose::Subset, [0, 0]))
+    }
+
+    /// An even choice by seed: for training on few labels. With one seed, the choice of a smaller number is part of that of a
+    /// larger one, so that what more labels are worth is told by more of the same.
+    pub fn balanced(whole: Arc<dyn Dataset>, len: usize, seed: u64) -> Self {
+        Self::drawn(whole, len, stream(seed, Purpose::Subset, [1, 0]))
+    }
+
+    fn drawn(whole: Arc<dyn Dataset>, len: usize, rng: Generator) -> Self {
+        let chosen = if len >= whole.len() { (0..whole.len()).collect() } else { even(&*whole, len, rng) };
         Subset { whole, chosen, labeled: true, filter: None }
     }
 
@@ -70,21 +80,20 @@ impl Subset {
     }
 }
 
-fn even(whole: &dyn Dataset, len: usize) -> Vec<usize> {
+fn even(whole: &dyn Dataset, len: usize, mut rng: Generator) -> Vec<usize> {
     let unlabeled = whole.class_names().len();
     let mut classes: Vec<Vec<usize>> = vec![Vec::new(); unlabeled + 1];
     for index in 0..whole.len() {
         classes[whole.label(index).unwrap_or(unlabeled)].push(index);
     }
     classes.retain(|class| !class.is_empty());
-    let rng = &mut stream(0, Purpose::Subset, [0, 0]);
-    classes.shuffle(rng);
-    classes.iter_mut().for_each(|class| class.shuffle(rng));
+    classes.shuffle(&mut rng);
+    classes.iter_mut().for_each(|class| class.shuffle(&mut rng));
     let most = classes.iter().map(Vec::len).max().unwrap_or(0);
     // The first of every class, the second of every class, …
     let mut chosen: Vec<usize> =
         (0..most).flat_map(|nth| classes.iter().filter_map(move |class| class.get(nth).copied())).take(len).collect();
-    chosen.shuffle(rng);
+    chosen.shuffle(&mut rng);
     chosen
 }
 

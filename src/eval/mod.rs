@@ -72,12 +72,25 @@ fn row_blocks(x: &Tensor, size: usize) -> impl Iterator<Item = Tensor> {
 }
 
 /// The index of the largest score; of equal ones the first. `None` of none, and where one is NaN: then none is largest.
-fn argmax<T: PartialOrd + Copy>(scores: &[T]) -> Option<usize> {
+pub(crate) fn argmax<T: PartialOrd + Copy>(scores: &[T]) -> Option<usize> {
     let larger = |best: usize, i: usize| match scores[i].partial_cmp(&scores[best])? {
         std::cmp::Ordering::Greater => Some(i),
         _ => Some(best),
     };
     (0..scores.len()).try_fold(0, larger).filter(|_| !scores.is_empty())
+}
+
+/// The share of rows whose largest score, of \[n, classes\], is that of their class; NaN of no rows.
+///
+/// # Panics
+/// When there is not a label for each row.
+#[track_caller]
+pub fn accuracy(scores: &Tensor, labels: &[u32]) -> f64 {
+    let [rows, classes] = scores.dims("accuracy");
+    assert_eq!(rows, labels.len(), "accuracy: {rows} rows of scores, {} labels", labels.len());
+    let rows = scores.as_slice::<f32>().chunks_exact(classes.max(1));
+    let right = rows.zip(labels).filter(|(row, label)| argmax(row) == Some(**label as usize)).count();
+    share(right, labels.len())
 }
 
 /// The share of `count` that are `right`; NaN of none.

@@ -1,5 +1,6 @@
 //! What a method is shown: views of some images, with or without masks.
 
+use crate::rng::{Generator, Purpose, stream};
 use crate::tensor::{Indices, Tensor};
 
 /// One view of some images: crops of them, with the tokens that are visible and those to predict.
@@ -25,13 +26,34 @@ pub struct Chunk {
     pub noise: Option<Tensor>,
     /// n, \[E b, N_c, d_e\]: noise for the context of that view, where the method wants it [there](super::Method::noise_on).
     pub context_noise: Option<Tensor>,
+    /// Where a method gets other random numbers; `None` where its noise was given.
+    pub draws: Option<Draws>,
+}
+
+/// Random streams for the images of a chunk. An image's depends on the seed, the step and its place in the batch alone: however
+/// the batch is cut, it draws the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draws {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Step of the run.
+    pub step: u64,
+    /// The place in the batch of the chunk's first image.
+    pub first: u64,
+}
+
+impl Draws {
+    /// The generator of the chunk's image `index` for this purpose.
+    pub fn of(&self, purpose: Purpose, index: usize) -> Generator {
+        stream(self.seed, purpose, [self.step, self.first + index as u64])
+    }
 }
 
 impl Chunk {
     /// One view with masks: what the methods of the paper are shown.
     pub fn masked(images: Tensor, context: Indices, targets: Indices, noise: Option<Tensor>) -> Self {
         let view = View { images, context: Some(context), targets: Some(targets) };
-        Chunk { views: vec![view], labels: None, noise, context_noise: None }
+        Chunk { views: vec![view], labels: None, noise, context_noise: None, draws: None }
     }
 
     /// The images of the first view, \[b, C, S, S\].

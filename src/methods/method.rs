@@ -129,6 +129,13 @@ pub trait Method: fmt::Debug + Send + Sync {
         Numbers::default()
     }
 
+    /// Scores of the classes, \[n, classes\], given the pooled features \[n, D\] of the evaluated encoder
+    /// ([`pooled_features`](crate::eval::pooled_features)): of a method that learns to tell classes.
+    fn class_scores(&self, params: &ModelParams, features: &Tensor) -> Option<Tensor> {
+        let _ = (params, features);
+        None
+    }
+
     /// Moves what the model remembers beside its parameters after a step, given its [means](Recording::means) over the
     /// batch.
     fn next_state(&self, state: &mut [(String, Tensor)], means: &[Tensor]) {

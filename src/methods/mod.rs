@@ -24,7 +24,7 @@ mod params;
 pub mod simmim;
 pub mod stop;
 
-pub use batch::{Chunk, View};
+pub use batch::{Chunk, Draws, View};
 pub use config::{Masking, MethodConfig, MethodOptions, ModelConfig, Networks};
 pub use data2vec::Data2vec;
 pub use ijepa::Ijepa;

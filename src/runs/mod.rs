@@ -1,4 +1,4 @@
-//! Floor 6: a run of pretraining as a folder that can be interrupted and resumed.
+//! Floor 6: a run of pretraining, or of fine-tuning, as a folder that can be interrupted and resumed.
 //!
 //! ```text
 //! runs/stop-shapes/

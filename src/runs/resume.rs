@@ -86,6 +86,10 @@ impl RunFolder {
             Some(_) => error,
             None => error.noted("if the images have moved, say where they are now with `data`, as in folder:DIR"),
         })?;
+        let splits = match &run.config.fine_tuning {
+            Some(tuning) => tuning.choose(&splits, run.config.seed)?,
+            None => splits,
+        };
         notes.extend(check_images(&run.config.data, &splits, &run.policy.images)?);
         run.policy.images = images(&splits);
         let (done, path) = (run.trainer.optimizer.steps() as usize, self.file(log::NAME));

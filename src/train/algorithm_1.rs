@@ -26,7 +26,7 @@ use super::non_finite::{NonFiniteSource, first_non_finite};
 use crate::autograd::Tape;
 use crate::kernels::Precision;
 use crate::kernels::meter::{self, Phase};
-use crate::methods::{Chunk, Method, ModelConfig, ModelParams, Numbers, Recording, View};
+use crate::methods::{Chunk, Draws, Method, ModelConfig, ModelParams, Numbers, Recording, View};
 use crate::nn::{AdamW, Ema, count_non_finite};
 use crate::paper::{NoiseOn, sample_noise};
 use crate::rng::{Purpose, stream};
@@ -315,6 +315,10 @@ impl Trainer {
         Chunk {
             views: batch.views.iter().map(view).collect(),
             labels: batch.labels.as_ref().map(|labels| labels.slice_rows(images.clone())),
+            draws: match batch.noise {
+                Noise::Drawn { seed, step } => Some(Draws { seed, step, first: images.start as u64 }),
+                Noise::Given(_) => None,
+            },
             noise: self.noise(batch, images.clone(), NoiseOn::Masked),
             context_noise: self.noise(batch, images, NoiseOn::Context),
         }

@@ -1,7 +1,7 @@
 //! Checkpoints: safetensors under the official names, with the configuration in the metadata.
 //!
 //! Modules under their [prefixes](crate::methods::Module::prefix), `encoder.*`, `predictor.*`, `target_encoder.*` (MAE:
-//! `model.*`), and what else a method remembers as `state.*`, f32. What training goes on with has AdamW's moments too, as
+//! `model.*`; fine-tuning: `encoder.*` and `head.*`), and what else a method remembers as `state.*`, f32. What training goes on with has AdamW's moments too, as
 //! `optimizer.m.` and `optimizer.v.` before the name of the parameter. PyTorch's safetensors opens both; nothing in them is
 //! specific to this crate but the metadata, to which [`safetensors`] adds checksums:
 //!
@@ -201,8 +201,8 @@ fn read(
 
     // Memory is asked for only as much as the file has: for the model here, and for masks in the second check.
     let cannot_work = |e| unusable(format!("its configuration cannot work: {e}"));
-    config.model.validate().map_err(cannot_work)?;
-    if fresh.is_none() && config.model.elements().saturating_mul(size_of::<f32>() as u64) > 2 * file.bytes() {
+    config.validate_model().map_err(cannot_work)?;
+    if fresh.is_none() && config.elements().saturating_mul(size_of::<f32>() as u64) > 2 * file.bytes() {
         let bytes = file.bytes();
         return Err(unusable(format!("its tensors of {bytes} bytes are not half of the model that it describes")));
     }

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::algorithm_1::StepParams;
+use super::fine_tuning::{self, FineTuning};
 use super::schedule::{EmaMomentum, LearningRate, WeightDecay};
 use crate::data::{Augment, Normalization, check_image_size};
 use crate::files::ordinary;
@@ -51,12 +52,15 @@ impl WeightsFile {
     }
 }
 
-/// A run of pretraining.
+/// A run of pretraining, or of fine-tuning.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 pub struct RunConfig {
-    /// The model and the method.
+    /// The model and the method. Of a run of fine-tuning the encoder and the initialization alone matter.
     pub model: ModelConfig,
+    /// What a run of fine-tuning trains on top of the encoder; `None`: the run is one of pretraining.
+    #[cfg_attr(feature = "checkpoint", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub fine_tuning: Option<FineTuning>,
     /// Where images come from, as [`crate::data::open`] reads it.
     pub data: String,
     /// How pixels become numbers, for whoever reads the weights too. `None`: as the data set suggests.
@@ -92,12 +96,13 @@ impl RunConfig {
     /// # Errors
     /// [`Error::Config`] that names the first setting that cannot work and says what to do.
     pub fn validate(&self) -> Result<()> {
-        self.model.validate()?;
+        self.validate_model()?;
         check_image_size(self.model.encoder.image_size)?; // before masks, whose check grows with the grid
         self.augment.check()?;
         let channels = self.model.encoder.channels;
         self.normalization.as_ref().map_or(Ok(()), |n| n.check_channels(channels))?;
         match &self.masking {
+            _ if self.fine_tuning.is_some() => {} // it sees whole images
             Masking::Blocks(blocks) => {
                 let side = self.model.encoder.grid();
                 let problem = format!("masks for a grid of {:?} tokens, images of {side}x{side}", blocks.grid);
@@ -143,6 +148,27 @@ impl RunConfig {
             format!("a warm-up of {warmup} steps in a run of {}", self.steps),
             "make the warm-up shorter or the run longer",
         )
+    }
+
+    /// What is trained, for logs and headlines: the name of the method, or `finetune`.
+    pub fn name(&self) -> &'static str {
+        if self.fine_tuning.is_some() { fine_tuning::NAME } else { self.model.method.name() }
+    }
+
+    /// Sizes that fit together, and a method that can work on them.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub(super) fn validate_model(&self) -> Result<()> {
+        match &self.fine_tuning {
+            Some(tuning) => tuning.validate(&self.model.encoder),
+            None => self.model.validate(),
+        }
+    }
+
+    /// Numbers in the parameters of the run's model, from its sizes alone.
+    pub(super) fn elements(&self) -> u64 {
+        self.fine_tuning.as_ref().map_or_else(|| self.model.elements(), |t| t.elements(&self.model.encoder))
     }
 
     /// Whether this processor can train so.

@@ -6,7 +6,7 @@ use super::algorithm_1::{Batch, Noise, Trainer};
 use super::config::RunConfig;
 use crate::autograd::ops;
 use crate::data::{Dataset, Normalization, evaluation_images};
-use crate::eval::{feature_std, noise_sensitivity, pooled_features, rank_me, rms, target_std};
+use crate::eval::{accuracy, feature_std, labels, noise_sensitivity, pooled_features, rank_me, rms, target_std};
 use crate::methods::{Chunk, InPlacePrediction, MaskedPrediction, Number, Numbers};
 use crate::paper::{PositionDistribution, Sigma, WhitenedPositions, visible_norm};
 use crate::rng::{Purpose, stream};
@@ -23,7 +23,7 @@ const DECODED: usize = 10_000;
 const KEY: u64 = 1;
 
 /// The diagnostics, as logs and figures show them, without their values.
-pub const DIAGNOSTICS: [Number; 10] = [
+pub const DIAGNOSTICS: [Number; 11] = [
     Number::new("feature_std", "pooled features", "std over images", f64::NAN),
     Number::new("rank_me", "RankMe", "effective rank", f64::NAN),
     Number::new("norm_gamma", "|γ|", "norm", f64::NAN),
@@ -34,6 +34,7 @@ pub const DIAGNOSTICS: [Number; 10] = [
     Number::new("min_neighbor_distance", "least d′", "neighbors", f64::NAN),
     Number::new("position_accuracy", "positions decoded", "accuracy", f64::NAN),
     Number::new("noise_sensitivity", "due to noise", "prediction variance", f64::NAN),
+    Number::new("held_out_accuracy", "held-out images", "classes told right", f64::NAN),
 ];
 
 /// The diagnostics from `first` on, with these values.
@@ -67,7 +68,13 @@ impl Trainer {
     /// | `rank_me` | effective rank of those features (RankMe), at most their width |
     /// | `norm_gamma` | \|γ\| of the last layer norm of the encoder in training |
     ///
-    /// of a [`MaskedPrediction`] or [`InPlacePrediction`]
+    /// and of a method that tells classes, on images with labels
+    ///
+    /// | name | |
+    /// |---|---|
+    /// | `held_out_accuracy` | the share of these images whose class it tells right |
+    ///
+    /// and of a [`MaskedPrediction`] or [`InPlacePrediction`]
     ///
     /// | name | |
     /// |---|---|
@@ -112,6 +119,9 @@ impl Trainer {
         let gamma = params["encoder"].value(encoder.last_norm());
         let rank = rank_me(&features[0], &|| Ok(()))?;
         let mut numbers: Vec<Number> = measured(0, [feature_std, rank, gamma.norm()]).collect();
+        if let Some((scores, labels)) = method.class_scores(params, &features[0]).zip(labels(held_out)) {
+            numbers.extend(measured(10, [accuracy(&scores, &labels)]));
+        }
         if let Some(method) = method.as_in_place_prediction() {
             numbers.extend(measured(3, [targets_in_place(&here, method, (held_out, normalization))?]));
         }

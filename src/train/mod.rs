@@ -5,6 +5,7 @@ mod algorithm_1;
 pub mod checkpoint;
 mod config;
 mod diagnostics;
+pub mod fine_tuning;
 mod non_finite;
 pub mod predictions;
 mod pretrain;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::algorithm_1::{Batch, BatchView, Noise, StepOutcome, StepParams, Trainer};
 use super::config::RunConfig;
 use super::diagnostics::HELD_OUT;
+use super::fine_tuning;
 use crate::data::{Dataset, Loaded, Loader, LoaderOptions, Splits, Subset};
 use crate::error::panic_message;
 use crate::kernels::meter::{self, Phase};
@@ -141,7 +142,8 @@ fn steps(
     let Monitoring { diagnose_every, every_number } = watch;
     let done = *whole;
     let normalization = no_panic(done + 1, || splits.normalization_or(config.normalization.as_ref()))?;
-    let held_out = Subset::even(splits.test.clone(), HELD_OUT).unlabeled();
+    let held_out = Subset::even(splits.test.clone(), HELD_OUT);
+    let held_out = if trainer.method.wants_labels() { held_out } else { held_out.unlabeled() };
     let options = LoaderOptions {
         batch_size: config.batch,
         views: trainer.method.views().iter().map(|view| view.augment.unwrap_or(config.augment)).map(Some).collect(),
@@ -221,7 +223,11 @@ fn no_panic<R>(step: usize, work: impl FnOnce() -> Result<R>) -> Result<R> {
 /// # Errors
 /// When the sizes do not fit together.
 pub fn fresh_model(config: &RunConfig) -> Result<(Arc<dyn Method>, ModelParams)> {
-    config.model.build(DType::F32, &mut stream(config.seed, Purpose::Init, [0, 0]))
+    let mut rng = stream(config.seed, Purpose::Init, [0, 0]);
+    match &config.fine_tuning {
+        Some(tuning) => fine_tuning::build(&config.model, tuning, DType::F32, &mut rng),
+        None => config.model.build(DType::F32, &mut rng),
+    }
 }
 
 /// Lines 4 and 6 of Algorithm 1: a batch of images with the masks of this step, where the parameters are.

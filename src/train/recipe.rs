@@ -48,6 +48,7 @@ impl RunConfig {
         let recipe = RunConfig {
             masking,
             model,
+            fine_tuning: None,
             data: "shapes".to_owned(),
             normalization: None,
             init: None,

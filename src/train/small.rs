@@ -106,6 +106,7 @@ pub fn run(trainer: &Trainer) -> RunConfig {
     };
     RunConfig {
         model,
+        fine_tuning: None,
         data: "shapes".into(),
         normalization: None,
         init: None,

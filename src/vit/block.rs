@@ -38,6 +38,17 @@ impl Block {
         self.rest(w, &ops::attention(&qkv, self.heads), x)
     }
 
+    /// [`forward`](Self::forward) with what attention and the MLP add multiplied by these, \[B, 1, 1\] each: stochastic
+    /// depth.
+    pub fn forward_scaled(&self, w: &Weights, x: &Var, [attention, mlp]: &[Var; 2]) -> Var {
+        let qkv = self.qkv.read(w, self.norm1.input(w, x), None);
+        let added = self.proj.forward(w, &ops::attention(&qkv, self.heads));
+        let x = ops::add(x, &ops::mul(&added, attention));
+        let hidden = self.fc1.read(w, self.norm2.input(w, &x), None);
+        let added = self.fc2.read(w, ops::Input::Gelu(&hidden), None);
+        ops::add(&x, &ops::mul(&added, mlp))
+    }
+
     /// What [`forward`](Self::forward) says about the `len` tokens from `start` on, \[B, len, D\]. The others are looked
     /// at, and nothing else is computed for them.
     pub fn forward_some(&self, w: &Weights, x: &Var, start: usize, len: usize) -> Var {

@@ -118,6 +118,20 @@ impl Encoder {
         self.last_blocks(w, images, visible, 1).swap_remove(0)
     }
 
+    /// [`forward`](Self::forward) of every token, with what the two branches of each block add multiplied by `scales`,
+    /// \[B, 1, 1\] each: stochastic depth (Huang et al., ECCV 2016), where 0 leaves an image without the branch.
+    ///
+    /// # Panics
+    /// When the images are not of the configured size, or there is not a pair of scales for each block.
+    #[track_caller]
+    pub fn forward_scaled(&self, w: &Weights, images: &Var, scales: &[[Var; 2]]) -> Var {
+        self.check(images);
+        assert_eq!(scales.len(), self.blocks.len(), "encoder: scales of the branches of each block");
+        let x = self.embed(w, images, Visible::All);
+        let x = self.blocks.iter().zip(scales).fold(x, |x, (block, scales)| block.forward_scaled(w, &x, scales));
+        self.norm.forward(w, &x)
+    }
+
     /// The outputs of the last `k` blocks, each through the last norm, the deepest at the end.
     ///
     /// # Panics
@@ -140,10 +154,7 @@ impl Encoder {
         visible: impl Into<Visible<'a>>,
         k: usize,
     ) -> Vec<Var> {
-        let [_, channels, height, width] = images.dims("encoder: images");
-        let EncoderConfig { image_size: side, channels: c, .. } = self.config;
-        let fits = [channels, height, width] == [c, side, side];
-        assert!(fits, "encoder: images of {} for a model of [B, {c}, {side}, {side}]", images.shape());
+        self.check(images);
         assert!(k >= 1 && k <= self.blocks.len(), "encoder: the last {k} of {} blocks", self.blocks.len());
         let mut x = self.embed(w, images, visible.into());
         let mut outputs = Vec::with_capacity(k);
@@ -154,6 +165,14 @@ impl Encoder {
             }
         }
         outputs
+    }
+
+    #[track_caller]
+    fn check(&self, images: &Var) {
+        let [_, channels, height, width] = images.dims("encoder: images");
+        let EncoderConfig { image_size: side, channels: c, .. } = self.config;
+        let fits = [channels, height, width] == [c, side, side];
+        assert!(fits, "encoder: images of {} for a model of [B, {c}, {side}, {side}]", images.shape());
     }
 }
 
