@@ -29,6 +29,7 @@ mod profile;
 mod progress;
 mod reconstruct;
 mod signals;
+mod track;
 
 use clap::{Parser, Subcommand};
 
@@ -54,6 +55,8 @@ enum Command {
     Pretrain(Box<pretrain::Args>),
     /// Judge an encoder's features: linear probe and k-NN, beside an untrained encoder and raw pixels.
     Probe(probe::Args),
+    /// Follow objects through videos by an encoder's patch features: J, F and J&F, as on DAVIS 2017.
+    Track(Box<track::Args>),
     /// Compute an encoder's features of images: a tensor in, a tensor out, for other programs to read.
     Features(features::Args),
     /// Draw what a trained model predicts: pixels (MAE), or what predicted features resemble (Fig. 6).
@@ -89,6 +92,7 @@ impl Cli {
             None => guided::run(),
             Some(Command::Pretrain(args)) => pretrain::run(&args),
             Some(Command::Probe(args)) => probe::run(&args),
+            Some(Command::Track(args)) => track::run(&args),
             Some(Command::Features(args)) => features::run(&args),
             Some(Command::Reconstruct(args)) => reconstruct::run(&args),
             Some(Command::Check(args)) => check::run(&args),

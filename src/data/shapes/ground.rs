@@ -60,7 +60,7 @@ impl Ground {
 
     /// Of one color.
     #[cfg(test)]
-    pub(super) fn plain(color: Color) -> Self {
+    pub(in crate::data) fn plain(color: Color) -> Self {
         Self { colors: [color; 2], pattern: Pattern::Gradient([0.0; 2]) }
     }
 

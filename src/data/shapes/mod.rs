@@ -144,7 +144,7 @@ pub(super) struct Shape {
 
 impl Shape {
     /// The radius of the disc of the same area.
-    fn radius(&self) -> f32 {
+    pub(super) fn radius(&self) -> f32 {
         NEAR * (FAR / NEAR).powf(self.depth)
     }
 }

@@ -159,3 +159,119 @@ impl Clip for DavisClip {
         self.masks[index].file_stem().unwrap_or_default().to_string_lossy().into_owned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use image::{Rgb, RgbImage};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A folder with these videos of four frames of 12 × 8 pixels, whose masks have a square that moves.
+    fn folder(between: &str, videos: &[&str]) -> TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for video in videos {
+            for index in 0..4u8 {
+                let place = |what: &str, ending: &str| {
+                    let folder = root.path().join(what).join(between).join(video);
+                    fs::create_dir_all(&folder).unwrap();
+                    folder.join(format!("{:05}.{ending}", 10 * index))
+                };
+                let frame = RgbImage::from_fn(12, 8, |x, y| Rgb([20 * x as u8, 30 * y as u8, 50 * index]));
+                frame.save(place("JPEGImages", "jpg")).unwrap();
+                indexed::write(&place("Annotations", "png"), &square(index)).unwrap();
+            }
+        }
+        root
+    }
+
+    fn square(index: u8) -> Mask {
+        let inside =
+            |i: usize| (2..5).contains(&(i / 12)) && (3..6).contains(&(i % 12 - usize::from(index).min(i % 12)));
+        Mask::new([8, 12], (0..96).map(|i| u8::from(inside(i))).collect())
+    }
+
+    #[test]
+    fn videos_are_opened_in_the_layouts_of_davis() {
+        for between in ["480p", "Full-Resolution", ""] {
+            let root = folder(between, &["b", "a"]);
+            fs::write(root.path().join("JPEGImages").join(".DS_Store"), "x").unwrap();
+            let names = |root: &TempDir| open(root.path()).unwrap().iter().map(|c| c.name.clone()).collect::<Vec<_>>();
+            assert_eq!(names(&root), ["a", "b"], "{between}");
+            fs::create_dir_all(root.path().join("ImageSets/2017")).unwrap();
+            fs::write(root.path().join("ImageSets/2017/val.txt"), "b\r\n\n").unwrap();
+            assert_eq!(names(&root), ["b"], "{between}");
+            let clip = &open(root.path()).unwrap()[0];
+            assert_eq!((clip.len(), &*clip.file_stem(3)), (4, "00030"));
+            let frame = clip.frame(2).unwrap();
+            // A JPEG is not exact.
+            let [red, green, blue] = [0, 1, 2].map(|c| frame.planes()[c * 96 + 3 * 12 + 5]);
+            assert!(frame.size() == [8, 12] && red.abs_diff(100) < 20 && green.abs_diff(90) < 20, "{red} {green}");
+            assert!(blue.abs_diff(100) < 20, "{blue}");
+            assert_eq!(clip.mask(2).unwrap(), square(2));
+        }
+        // Of several resolutions it is 480p.
+        let root = folder("480p", &["a"]);
+        fs::create_dir_all(root.path().join("JPEGImages/1080p/a")).unwrap();
+        assert_eq!(open(root.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_is_not_laid_out_so_says_where_and_why() {
+        let message = |change: &dyn Fn(&Path)| {
+            let root = folder("480p", &["a"]);
+            change(root.path());
+            open(root.path()).err().unwrap().to_string()
+        };
+        let at = |name: &str| format!("480p/a/{name}");
+        let list = |text: &'static str| {
+            move |root: &Path| {
+                fs::create_dir_all(root.join("ImageSets/2017")).unwrap();
+                fs::write(root.join("ImageSets/2017/val.txt"), text).unwrap();
+            }
+        };
+        let masks = |root: &Path| root.join("Annotations/480p/a");
+        for (change, words) in [
+            (
+                &(|root: &Path| fs::remove_dir_all(root.join("JPEGImages")).unwrap()) as &dyn Fn(&Path),
+                ["JPEGImages", "give the folder"],
+            ),
+            (
+                &|root: &Path| fs::remove_dir_all(root.join("JPEGImages/480p")).unwrap(),
+                ["JPEGImages", "no folders in it"],
+            ),
+            (
+                &|root: &Path| fs::remove_file(masks(root).join("00020.png")).unwrap(),
+                [&at("00020.png"), "a mask of every frame"],
+            ),
+            (
+                &|root: &Path| indexed::write(&masks(root).join("00020.png"), &Mask::new([4, 4], vec![1; 16])).unwrap(),
+                [&at("00020.png"), "is 4x4 pixels; the first frame of this video is 12x8"],
+            ),
+            (
+                &|root: &Path| {
+                    indexed::write(&masks(root).join("00000.png"), &Mask::new([8, 12], vec![0; 96])).unwrap()
+                },
+                [&at("00000.png"), "no object in the mask of the first frame"],
+            ),
+            (
+                &|root: &Path| RgbImage::new(12, 8).save(masks(root).join("00000.png")).unwrap(),
+                [&at("00000.png"), "its pixels are colors"],
+            ),
+            (&|root: &Path| fs::write(masks(root).join("00030.png"), "x").unwrap(), [&at("00030.png"), "no mask"]),
+            (&list("a\nb\n"), ["JPEGImages/480p/b", "give the folder"]),
+            (&list("../a"), ["val.txt", "'../a' is not the name of a folder"]),
+            (&list("\n"), ["val.txt", "names no videos"]),
+            (
+                &|root: &Path| {
+                    fs::rename(root.join("JPEGImages/480p"), root.join("JPEGImages/1080p")).unwrap();
+                    fs::create_dir_all(root.join("JPEGImages/720p/a")).unwrap();
+                },
+                ["JPEGImages", "several resolutions: 1080p, 720p"],
+            ),
+        ] {
+            let message = message(change);
+            assert!(words.iter().all(|word| message.replace('\\', "/").contains(word)), "{words:?}: {message}");
+        }
+    }
+}

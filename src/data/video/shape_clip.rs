@@ -146,3 +146,81 @@ impl Clip for ShapeClip {
         Ok(Mask::new([self.size; 2], labels))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clips(n: usize, size: usize) -> impl Iterator<Item = ShapeClip> {
+        (0..n).map(move |index| ShapeClip::new(0, index, size))
+    }
+
+    fn areas(mask: &Mask) -> Vec<usize> {
+        (1..=mask.objects()).map(|object| mask.labels().iter().filter(|label| **label == object).count()).collect()
+    }
+
+    #[test]
+    fn a_clip_depends_on_its_seed_and_index_alone() {
+        let (a, b) = (ShapeClip::new(3, 5, 32), ShapeClip::new(3, 5, 32));
+        let last = a.len() - 1;
+        assert_eq!((a.frame(last).unwrap(), a.mask(last).unwrap()), (b.frame(last).unwrap(), b.mask(last).unwrap()));
+        assert_ne!(a.frame(0).unwrap(), ShapeClip::new(3, 6, 32).frame(0).unwrap());
+        assert_ne!(a.frame(0).unwrap(), ShapeClip::new(4, 5, 32).frame(0).unwrap());
+        assert_ne!(a.frame(0).unwrap(), a.frame(1).unwrap());
+        assert_eq!((a.name(), &*a.file_stem(7)), ("clip-005", "00007"));
+    }
+
+    #[test]
+    fn clips_have_a_few_objects_all_to_be_seen_at_first_and_hidden_on_the_way() {
+        let (mut hidden, mut numbers) = (0, [0; 5]);
+        for clip in clips(40, 64) {
+            let first = areas(&clip.mask(0).unwrap());
+            assert!((FRAMES[0]..=FRAMES[1]).contains(&clip.len()) && first.len() == clip.movers.len());
+            numbers[first.len()] += 1;
+            for (area, mover) in first.iter().zip(&clip.movers) {
+                let whole = std::f32::consts::PI * (64.0 * mover.shape.radius()).powi(2);
+                assert!(*area as f32 > 0.6 * whole, "{}: {area} pixels of {whole}", clip.name());
+            }
+            let least = |object: u8| {
+                let area = |index| clip.mask(index).unwrap().labels().iter().filter(|label| **label == object).count();
+                (0..clip.len()).map(area).min().unwrap_or(0)
+            };
+            hidden += usize::from((1..).zip(&first).any(|(object, first)| 2 * least(object) < *first));
+        }
+        assert!(hidden > 13 && numbers[2..].iter().all(|n| *n > 4), "{hidden} of 40 hide half of a shape; {numbers:?}");
+    }
+
+    /// Shapes of pure colors on black: where a pixel and its neighbors have a label, it has that shape's color and no other's.
+    #[test]
+    fn masks_are_of_what_is_painted() {
+        for mut clip in clips(12, 48) {
+            clip.ground = Ground::plain([0.0; 3]);
+            clip.movers.truncate(3);
+            for (k, mover) in clip.movers.iter_mut().enumerate() {
+                mover.shape.color = std::array::from_fn(|c| if c == k { 0.7 } else { 0.0 });
+            }
+            for index in [0, clip.len() / 2, clip.len() - 1] {
+                let (frame, mask) = (clip.frame(index).unwrap(), clip.mask(index).unwrap());
+                let label = |x: usize, y: usize| usize::from(mask.labels()[y * 48 + x]);
+                for (x, y) in (1..47).flat_map(|y| (1..47).map(move |x| (x, y))) {
+                    let color = [0, 1, 2].map(|c| frame.planes()[(c * 48 + y) * 48 + x]);
+                    let here = label(x, y);
+                    if [label(x - 1, y), label(x + 1, y), label(x, y - 1), label(x, y + 1)] == [here; 4] {
+                        let shown = |c: usize| if c + 1 == here { color[c] > 80 } else { color[c] < 80 };
+                        assert!((0..3).all(shown), "{} {index}: {color:?} at {x}, {y} for {here}", clip.name());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_happens_is_the_same_at_every_size() {
+        for (small, large) in clips(10, 32).zip(clips(10, 128)) {
+            let middle = small.len() / 2;
+            let (mask, shrunk) = (small.mask(middle).unwrap(), large.mask(middle).unwrap().nearest([32, 32]));
+            let same = mask.labels().iter().zip(shrunk.labels()).filter(|(a, b)| a == b).count();
+            assert!(same > 32 * 32 * 95 / 100, "{}: {same} pixels agree", small.name());
+        }
+    }
+}

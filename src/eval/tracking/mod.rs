@@ -59,6 +59,10 @@ impl TrackConfig {
             let problem = format!("a temperature of {}", self.temperature);
             return Err(Error::config(problem, "choose a `temperature` above 0; officially it is 0.1"));
         }
+        if self.frame_size.is_some_and(|size| size > LARGEST_FRAME) {
+            let problem = format!("frames of a short side of {} pixels", self.frame_size.unwrap_or_default());
+            return Err(Error::config(problem, format!("choose a `frame_size` of at most {LARGEST_FRAME}")));
+        }
         Ok(())
     }
 }
@@ -207,3 +211,9 @@ pub fn working_size([height, width]: [usize; 2], patch: usize, frame_size: Optio
 
 /// The short side of a frame in the official evaluation, in pixels.
 pub const OFFICIAL_FRAME: usize = 480;
+
+/// The largest short side that frames are resized to, in pixels.
+const LARGEST_FRAME: usize = 4096;
+
+#[cfg(test)]
+mod tests;

@@ -120,7 +120,8 @@ pub(super) fn soft_labels(
     config: &TrackConfig,
 ) -> Vec<f32> {
     let radius = if config.radius == 0 { height.max(width) } else { config.radius };
-    let around = |at: usize, end: usize| at.saturating_sub(radius)..end.min(at + radius + 1);
+    let around =
+        |at: usize, end: usize| at.saturating_sub(radius)..end.min(at.saturating_add(radius).saturating_add(1));
     let mut labels = vec![0.0; height * width * classes];
     labels.par_chunks_exact_mut(width * classes).enumerate().for_each(|(y, labels)| {
         let queries = features.rows(y * width..(y + 1) * width).into();
