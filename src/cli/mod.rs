@@ -31,6 +31,7 @@ mod progress;
 mod reconstruct;
 mod run;
 mod signals;
+mod track;
 
 use clap::{Parser, Subcommand};
 
@@ -58,6 +59,8 @@ enum Command {
     Probe(probe::Args),
     /// Train an encoder further, with a linear head, to tell the classes of few or all labeled images, and test it.
     Finetune(Box<finetune::Args>),
+    /// Follow objects through videos by an encoder's patch features: J, F and J&F, as on DAVIS 2017.
+    Track(Box<track::Args>),
     /// Compute an encoder's features of images: a tensor in, a tensor out, for other programs to read.
     Features(features::Args),
     /// Draw what a trained model predicts: pixels (MAE), or what predicted features resemble (Fig. 6).
@@ -94,6 +97,7 @@ impl Cli {
             Some(Command::Pretrain(args)) => pretrain::run(&args),
             Some(Command::Probe(args)) => probe::run(&args),
             Some(Command::Finetune(args)) => finetune::run(&args),
+            Some(Command::Track(args)) => track::run(&args),
             Some(Command::Features(args)) => features::run(&args),
             Some(Command::Reconstruct(args)) => reconstruct::run(&args),
             Some(Command::Check(args)) => check::run(&args),

@@ -10,6 +10,7 @@
 //! | [`augment`] | random resized crop and flip, and the step from pixels to normalized floats |
 //! | [`Normalization`] | the statistics of that step |
 //! | [`subset`] | a fixed, even choice of some images, with their labels or without; images of another size |
+//! | [`video`] | clips with labeled objects: DAVIS folders, embedded ones |
 //! | [`loader`] | shuffled, prefetched batches, the same on any number of threads and after any resume |
 //!
 //! Every image is square and stored channel first, `[C][S][S]`; of files and shapes it is RGB, 8 bits a channel. Left out on
@@ -28,11 +29,12 @@ mod normalization;
 mod open;
 #[cfg(feature = "images")]
 mod picture;
-mod resized;
+pub(crate) mod resized;
 pub mod shapes;
 pub mod subset;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod video;
 
 pub use augment::{Augment, Crop};
 pub use in_memory::InMemory;

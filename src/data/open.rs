@@ -91,7 +91,7 @@ pub fn absolute_spec(spec: &str) -> Result<String> {
 }
 
 /// `path`, with the user's home in the place of a tilde at its beginning.
-fn at_home(path: &str) -> Result<PathBuf> {
+pub(super) fn at_home(path: &str) -> Result<PathBuf> {
     let is_home = |rest: &&str| rest.is_empty() || rest.starts_with(std::path::is_separator);
     let Some(rest) = path.strip_prefix('~').filter(is_home) else { return Ok(PathBuf::from(path)) };
     let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty()).ok_or_else(|| {

@@ -17,6 +17,7 @@ use image::imageops::{self, FilterType};
 use image::{ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::file::{read_start, read_whole};
+use super::video::Frame;
 use crate::{Error, Result};
 
 /// Largest width and height that is decoded, and most pixels in all: a small file can claim to be a huge image.
@@ -24,7 +25,7 @@ const MAX_SIDE: u32 = 16_384;
 const MAX_PIXELS: u64 = 1 << 26;
 
 /// Largest file that is read, in bytes.
-const MAX_FILE_BYTES: u64 = 256 << 20;
+pub(super) const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// The most that one decoded pixel takes, in bytes: four channels of 16 bits.
 const PIXEL_BYTES: u64 = 8;
@@ -86,16 +87,26 @@ pub(super) fn check_start(path: &Path) -> Result<()> {
 
 /// Reads an image and fits it into `out`, `[3][size][size]`. On an error `out` is as it was.
 pub(super) fn decode(path: &Path, size: usize, out: &mut [u8]) -> Result<()> {
-    let bytes = read_whole(path, MAX_FILE_BYTES)?;
-    // The decoders are others' code: should one panic, that is the file's fault and not the end of the run.
-    let image = catch_unwind(|| decode_bytes(&bytes))
-        .unwrap_or_else(|_| Err("the decoder panicked".to_owned()))
-        .map_err(|problem| Error::file(path, format!("cannot be decoded: {problem}"), HINT))?;
-    let square = fit(&image, size);
+    let square = fit(&decoded(path)?, size);
     for (c, plane) in out.chunks_exact_mut(size * size).enumerate() {
         plane.iter_mut().zip(square.pixels()).for_each(|(byte, pixel)| *byte = pixel[c]);
     }
     Ok(())
+}
+
+/// Reads an image as it is.
+pub(super) fn read(path: &Path) -> Result<Frame> {
+    let image = decoded(path)?;
+    let plane = |c: usize| image.pixels().map(move |pixel| pixel[c]);
+    Ok(Frame::new([image.height() as usize, image.width() as usize], (0..3).flat_map(plane).collect()))
+}
+
+fn decoded(path: &Path) -> Result<RgbImage> {
+    let bytes = read_whole(path, MAX_FILE_BYTES)?;
+    // The decoders are others' code: should one panic, that is the file's fault and not the end of the run.
+    catch_unwind(|| decode_bytes(&bytes))
+        .unwrap_or_else(|_| Err("the decoder panicked".to_owned()))
+        .map_err(|problem| Error::file(path, format!("cannot be decoded: {problem}"), HINT))
 }
 
 fn decode_bytes(bytes: &[u8]) -> Result<RgbImage, String> {
@@ -135,7 +146,7 @@ fn format(bytes: &[u8]) -> Result<ImageFormat, String> {
     Ok(format)
 }
 
-fn check_size((width, height): (u32, u32)) -> Result<(), String> {
+pub(super) fn check_size((width, height): (u32, u32)) -> Result<(), String> {
     let pixels = u64::from(width) * u64::from(height);
     if pixels > 0 && width.max(height) <= MAX_SIDE && pixels <= MAX_PIXELS {
         return Ok(());
@@ -144,7 +155,7 @@ fn check_size((width, height): (u32, u32)) -> Result<(), String> {
 }
 
 /// Width and height as a PNG's first chunk declares them.
-fn png_size(bytes: &[u8]) -> Result<(u32, u32), String> {
+pub(super) fn png_size(bytes: &[u8]) -> Result<(u32, u32), String> {
     let word = |at: usize| bytes.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
     match (bytes.get(12..16), word(16), word(20)) {
         (Some(b"IHDR"), Some(width), Some(height)) => Ok((width, height)),

@@ -1,13 +1,16 @@
-//! A triangle filter for square images of another size.
+//! A triangle filter for images of another size.
 //!
 //! To enlarge, it is bilinear interpolation; to shrink, as wide as what becomes one pixel, so that nothing is passed over
 //! (PyTorch's and Pillow's "bilinear" with antialiasing). It computes what the crate `image` does, bit for bit.
 
 /// From images of one size to another.
-pub(super) struct Filter {
-    from: usize,
-    /// Of each output row, and of each column.
-    taps: Vec<Tap>,
+pub(crate) struct Filter {
+    /// Height and width.
+    from: [usize; 2],
+    /// Of each output row.
+    rows: Vec<Tap>,
+    /// Of each output column.
+    columns: Vec<Tap>,
 }
 
 /// What an output row or column is a mean of: some inputs in a row, from `first` on, with these weights.
@@ -16,9 +19,9 @@ struct Tap {
     weights: Vec<f32>,
 }
 
-impl Filter {
-    /// From `from`×`from` pixels to `to`×`to`.
-    pub(super) fn new(from: usize, to: usize) -> Self {
+impl Tap {
+    /// Those of a line of `to` pixels, from one of `from`.
+    fn line(from: usize, to: usize) -> Vec<Tap> {
         let ratio = from as f32 / to as f32;
         let reach = ratio.max(1.0);
         let tap = |k: usize| {
@@ -31,34 +34,46 @@ impl Filter {
             weights.iter_mut().for_each(|w| *w /= sum);
             Tap { first, weights }
         };
-        Filter { from, taps: (0..to).map(tap).collect() }
+        (0..to).map(tap).collect()
+    }
+}
+
+impl Filter {
+    /// From `from`×`from` pixels to `to`×`to`.
+    pub(super) fn new(from: usize, to: usize) -> Self {
+        Filter::rectangular([from; 2], [to; 2])
     }
 
-    /// The size that images get.
+    /// From one height and width to another.
+    pub(crate) fn rectangular(from: [usize; 2], to: [usize; 2]) -> Self {
+        Filter { from, rows: Tap::line(from[0], to[0]), columns: Tap::line(from[1], to[1]) }
+    }
+
+    /// The size that square images get.
     pub(super) fn to(&self) -> usize {
-        self.taps.len()
+        self.rows.len()
     }
 
     /// The planes of an image, resized: rows first, and then columns.
-    pub(super) fn resize<T: Copy + Into<f32>>(&self, planes: &[T]) -> Vec<f32> {
-        let from = self.from;
-        let mut resized = Vec::with_capacity(planes.len() / (from * from) * self.to().pow(2));
-        let mut line = vec![0.0f32; from];
-        let mut low = Vec::with_capacity(self.taps.len() * from);
-        for plane in planes.chunks_exact(from * from) {
+    pub(crate) fn resize<T: Copy + Into<f32>>(&self, planes: &[T]) -> Vec<f32> {
+        let [height, width] = self.from;
+        let mut resized = Vec::with_capacity(planes.len() / (height * width) * self.rows.len() * self.columns.len());
+        let mut line = vec![0.0f32; width];
+        let mut low = Vec::with_capacity(self.rows.len() * width);
+        for plane in planes.chunks_exact(height * width) {
             low.clear();
-            for Tap { first, weights } in &self.taps {
+            for Tap { first, weights } in &self.rows {
                 line.fill(0.0);
-                for (row, w) in plane[first * from..].chunks_exact(from).zip(weights) {
+                for (row, w) in plane[first * width..].chunks_exact(width).zip(weights) {
                     line.iter_mut().zip(row).for_each(|(sum, &v)| *sum += v.into() * w);
                 }
                 low.extend_from_slice(&line);
             }
-            for row in low.chunks_exact(from) {
+            for row in low.chunks_exact(width) {
                 let sum = |Tap { first, weights }: &Tap| {
                     row[*first..].iter().zip(weights).fold(0.0, |sum, (v, w)| sum + v * w)
                 };
-                resized.extend(self.taps.iter().map(sum));
+                resized.extend(self.columns.iter().map(sum));
             }
         }
         resized

@@ -6,6 +6,7 @@
 //! | are neighbors of the same class? | [`knn`] |
 //! | how many directions do the features use; have they collapsed? | [`rank`] |
 //! | what do predictions vary with, and targets; what do they resemble (Fig. 6)? | [`tokens`] |
+//! | can patches be followed from frame to frame of a video (Tables 3, 16)? | [`tracking`] |
 //!
 //! Features are f32 tensors `[images, dim]`; [`pooled_features`] makes them from an encoder. Measures can take long: each
 //! asks now and then whether to [cancel](CancelCheck). None needs more memory than a small multiple of the features: what
@@ -23,6 +24,7 @@ pub mod probe;
 pub mod rank;
 pub mod standardize;
 pub mod tokens;
+pub mod tracking;
 
 pub use features::{PIXEL_SIDE, labels, mean_over_tokens, pixel_features, pooled_features};
 pub use knn::{KnnConfig, knn_top1};

@@ -84,6 +84,11 @@ impl Params {
         &self.list[id.0].value
     }
 
+    /// The value of a parameter, to be replaced.
+    pub fn value_mut(&mut self, id: ParamId) -> &mut Tensor {
+        &mut self.list[id.0].value
+    }
+
     /// Changes what training does to a parameter.
     pub fn set_role(&mut self, id: ParamId, role: Role) {
         self.list[id.0].role = role;

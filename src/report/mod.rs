@@ -6,6 +6,7 @@
 //! | images under context and target masks | [`masks`] |
 //! | what a model predicts: reconstructions, heat maps (Fig. 6) | [`predictions`] |
 //! | how similar the embeddings of two positions are (Fig. 5) | [`similarity`] |
+//! | objects followed through a video | [`tracks`] |
 //! | losses, ranks, learning rates over training, as SVG | `curve` (feature `cli`) |
 //! | results in the terminal | [`table`], and points on logarithmic axes: [`sweep`] |
 
@@ -18,3 +19,4 @@ pub mod predictions;
 pub mod similarity;
 pub mod sweep;
 pub mod table;
+pub mod tracks;

@@ -4,10 +4,10 @@ use rand::Rng;
 
 use super::block::Block;
 use super::config::EncoderConfig;
-use super::sincos;
+use super::{positions, sincos};
 use crate::autograd::{Var, ops};
-use crate::nn::{Init, LayerNorm, NORMAL_STD, ParamId, Role, Weights};
-use crate::tensor::{Indices, Tensor};
+use crate::nn::{Init, LayerNorm, NORMAL_STD, ParamId, Params, Role, Weights};
+use crate::tensor::{DType, Indices, Tensor};
 
 /// Which tokens an encoder sees.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,8 @@ impl<'a> From<Option<&'a Indices>> for Visible<'a> {
 #[derive(Clone, Debug)]
 pub struct Encoder {
     config: EncoderConfig,
+    /// Rows and columns of patches in an image.
+    grid: [usize; 2],
     class_token: Option<ParamId>,
     mask_token: Option<ParamId>,
     position: ParamId,
@@ -53,6 +55,7 @@ impl Encoder {
         let table = Tensor::new([1, tokens, dim], table).to_dtype(init.dtype);
         Encoder {
             config: config.clone(),
+            grid: [config.grid(); 2],
             class_token,
             mask_token,
             position: init.params.add("pos_embed", table, Role::Fixed),
@@ -75,6 +78,29 @@ impl Encoder {
         &self.config
     }
 
+    /// This encoder for images of so many rows and columns of patches, as frames of a video have, and its parameters: those
+    /// of `params`, shared, but for the positions, which are interpolated as in the official code (bicubic).
+    ///
+    /// # Panics
+    /// When this encoder is one that was made so, or there is no patch.
+    #[track_caller]
+    pub fn for_grid(&self, params: &Params, [rows, columns]: [usize; 2]) -> (Encoder, Params) {
+        let (from, dim) = (self.config.grid(), self.config.dim);
+        assert!(self.grid == [from; 2], "encoder: interpolated positions are not interpolated again");
+        assert!(rows > 0 && columns > 0, "encoder: a grid of {rows} × {columns} patches");
+        let (mut encoder, mut params) = (self.clone(), params.clone());
+        if [rows, columns] != self.grid {
+            let table = params.value_mut(self.position);
+            let f32s = table.to_dtype(DType::F32);
+            let (class, patches) = f32s.as_slice().split_at(if self.class_token.is_some() { dim } else { 0 });
+            let new = [class, &positions::interpolate(patches, dim, from, [rows, columns])].concat();
+            let tokens = new.len() / dim;
+            *table = Tensor::new([1, tokens, dim], new).to_dtype(table.dtype()).to_device(table.device());
+            encoder.grid = [rows, columns];
+        }
+        (encoder, params)
+    }
+
     /// γ of the last layer norm, the one through which the noise of StoP can be escaped from.
     pub fn last_norm(&self) -> ParamId {
         self.norm.weight
@@ -83,6 +109,10 @@ impl Encoder {
     /// What stands in the place of masked patches, if it has one.
     pub fn mask_token(&self) -> Option<ParamId> {
         self.mask_token
+    }
+
+    fn patches(&self) -> usize {
+        self.grid[0] * self.grid[1]
     }
 
     /// pᵢ = W vec(p̂ᵢ) + b + ψᵢ for the visible tokens, after the class token if there is one.
@@ -98,12 +128,12 @@ impl Encoder {
         let mut x = ops::linear(&patches, &kernel, Some(&w[self.patch_bias])); // [B, N, D]
         if let Visible::Except(masked) = visible {
             let token = &w[self.mask_token.expect("encoder: masked tokens, but EncoderConfig::mask_token is false")];
-            let [mask, rest] = masks(masked, self.config.patches(), &x);
+            let [mask, rest] = masks(masked, self.patches(), &x);
             x = ops::add(&ops::mul(&x, &rest), &ops::mul(token, &mask));
         }
         let Some(class_token) = self.class_token else { return ops::add(&x, &pick(&w[self.position])) };
         let first = ops::slice_tokens(&w[self.position], 0, 1);
-        let rest = ops::slice_tokens(&w[self.position], 1, self.config.patches());
+        let rest = ops::slice_tokens(&w[self.position], 1, self.patches());
         let class = ops::repeat_batch(&ops::add(&w[class_token], &first), x.shape()[0]); // [B, 1, D]
         ops::concat_tokens(&[&class, &ops::add(&x, &pick(&rest))])
     }
@@ -170,9 +200,10 @@ impl Encoder {
     #[track_caller]
     fn check(&self, images: &Var) {
         let [_, channels, height, width] = images.dims("encoder: images");
-        let EncoderConfig { image_size: side, channels: c, .. } = self.config;
-        let fits = [channels, height, width] == [c, side, side];
-        assert!(fits, "encoder: images of {} for a model of [B, {c}, {side}, {side}]", images.shape());
+        let EncoderConfig { patch_size, channels: c, .. } = self.config;
+        let [h, across] = self.grid.map(|patches| patches * patch_size);
+        let fits = [channels, height, width] == [c, h, across];
+        assert!(fits, "encoder: images of {} for a model of [B, {c}, {h}, {across}]", images.shape());
     }
 }
 

@@ -4,6 +4,7 @@ mod block;
 mod config;
 mod elements;
 mod encoder;
+pub(crate) mod positions;
 mod predictor;
 pub mod sincos;
 

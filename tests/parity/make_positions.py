@@ -1,4 +1,4 @@
-"""Position tables on other grids, as PyTorch interpolates them: the numbers in src/train/weights/positions.rs.
+"""Position tables on other grids, as PyTorch interpolates them: the numbers in src/vit/positions.rs.
 
     python tests/parity/make_positions.py
 

@@ -10,7 +10,7 @@ use super::{Color, Point, direction, dot, mix};
 
 /// Two colors, and a pattern that blends them.
 #[derive(Clone, Debug)]
-pub(super) struct Ground {
+pub(in crate::data) struct Ground {
     colors: [Color; 2],
     pattern: Pattern,
 }
@@ -33,7 +33,7 @@ enum Pattern {
 const LATTICE: usize = 7;
 
 impl Ground {
-    pub(super) fn draw(rng: &mut Generator) -> Self {
+    pub(in crate::data) fn draw(rng: &mut Generator) -> Self {
         // Quiet enough that what happens in an image happens at the edges of its shapes.
         let first = color(rng, 0.2);
         let colors = [first, mix(first, color(rng, 0.2), 0.25)];
@@ -51,7 +51,7 @@ impl Ground {
     }
 
     /// The one of four colors that stands out most from this ground.
-    pub(super) fn contrast(&self, rng: &mut Generator) -> Color {
+    pub(in crate::data) fn contrast(&self, rng: &mut Generator) -> Color {
         let against = |a: &Color, b: &Color| (0..3).map(|c| (a[c] - b[c]).abs()).sum::<f32>();
         let least = |a: &Color| against(a, &self.colors[0]).min(against(a, &self.colors[1]));
         let candidates = [(); 4].map(|()| color(rng, 0.45));
@@ -60,12 +60,12 @@ impl Ground {
 
     /// Of one color.
     #[cfg(test)]
-    pub(super) fn plain(color: Color) -> Self {
+    pub(in crate::data) fn plain(color: Color) -> Self {
         Self { colors: [color; 2], pattern: Pattern::Gradient([0.0; 2]) }
     }
 
     /// The canvas before anything is on it: `[size][size]`.
-    pub(super) fn paint(&self, size: usize) -> Vec<Color> {
+    pub(in crate::data) fn paint(&self, size: usize) -> Vec<Color> {
         let px = size as f32;
         let at = |k: usize| (k as f32 + 0.5) / px;
         let [from, to] = self.colors;

@@ -16,8 +16,8 @@ use std::f32::consts::TAU;
 use crate::rng::Generator;
 use rand::RngExt;
 
-use self::ground::Ground;
-use self::outline::Outline;
+pub(super) use self::ground::Ground;
+pub(super) use self::outline::Outline;
 use super::Dataset;
 use crate::Result;
 use crate::rng::{Purpose, stream};
@@ -116,8 +116,10 @@ impl Dataset for Shapes {
     }
 }
 
-type Point = [f32; 2];
-type Color = [f32; 3];
+/// x and y, or a direction.
+pub(super) type Point = [f32; 2];
+/// Red, green and blue, from 0 to 1.
+pub(super) type Color = [f32; 3];
 
 /// One image's contents.
 #[derive(Clone, Debug)]
@@ -132,17 +134,17 @@ struct Scene {
 }
 
 #[derive(Clone, Debug)]
-struct Shape {
-    center: Point,
+pub(super) struct Shape {
+    pub(super) center: Point,
     /// 0 is nearest, 1 farthest.
-    depth: f32,
-    angle: f32,
-    color: Color,
+    pub(super) depth: f32,
+    pub(super) angle: f32,
+    pub(super) color: Color,
 }
 
 impl Shape {
     /// The radius of the disc of the same area.
-    fn radius(&self) -> f32 {
+    pub(super) fn radius(&self) -> f32 {
         NEAR * (FAR / NEAR).powf(self.depth)
     }
 }
@@ -183,11 +185,16 @@ impl Scene {
         for shape in self.shapes.iter().rev() {
             shape.paint(&outline, self.light, size, &mut canvas);
         }
-        for (c, plane) in out.chunks_exact_mut(size * size).enumerate() {
-            for (byte, color) in plane.iter_mut().zip(&canvas) {
-                // The cast saturates: a lit color may be brighter than white.
-                *byte = (color[c] * 255.0 + 0.5) as u8;
-            }
+        to_planes(&canvas, out);
+    }
+}
+
+/// The canvas as bytes, a plane for each channel.
+pub(super) fn to_planes(canvas: &[Color], out: &mut [u8]) {
+    for (c, plane) in out.chunks_exact_mut(canvas.len()).enumerate() {
+        for (byte, color) in plane.iter_mut().zip(canvas) {
+            // The cast saturates: a lit color may be brighter than white.
+            *byte = (color[c] * 255.0 + 0.5) as u8;
         }
     }
 }
@@ -198,7 +205,7 @@ fn class_and_count(rng: &mut Generator) -> (usize, usize) {
 }
 
 /// Puts `shape` where, of forty places, it can stay largest, and sends it farther off if it does not fit even there.
-fn place(mut shape: Shape, others: &[Shape], rng: &mut Generator) -> Shape {
+pub(super) fn place(mut shape: Shape, others: &[Shape], rng: &mut Generator) -> Shape {
     /// Shapes reach beyond their disc by up to about half its radius.
     const REACH: f32 = 1.25;
     let mut best = f32::NEG_INFINITY;
@@ -220,7 +227,16 @@ fn place(mut shape: Shape, others: &[Shape], rng: &mut Generator) -> Shape {
 
 impl Shape {
     /// Paints the shape over what is on the canvas, `[size][size]`.
-    fn paint(&self, outline: &Outline, light: Point, size: usize, canvas: &mut [Color]) {
+    pub(super) fn paint(&self, outline: &Outline, light: Point, size: usize, canvas: &mut [Color]) {
+        self.cover(outline, size, |pixel, cover, at| {
+            let shade = 1.0 + 0.22 * dot(at, light);
+            canvas[pixel] = mix(canvas[pixel], self.color.map(|v| v * shade), cover);
+        });
+    }
+
+    /// Calls `each` for every pixel that the shape covers, with its place on a canvas `[size][size]`, the share of it that is
+    /// covered, and where its center lies, seen from the shape's center, in radii.
+    pub(super) fn cover(&self, outline: &Outline, size: usize, mut each: impl FnMut(usize, f32, Point)) {
         let px = size as f32;
         let radius = self.radius();
         let (sin, cos) = self.angle.sin_cos();
@@ -237,12 +253,10 @@ impl Shape {
                     continue;
                 }
                 let inside_px = -outline.distance([cos * x + sin * y, cos * y - sin * x]) * radius * px;
-                // The share of the pixel that the shape covers, if its edge is straight there.
+                // If its edge is straight there.
                 let cover = (inside_px + 0.5).clamp(0.0, 1.0);
                 if cover > 0.0 {
-                    let shade = 1.0 + 0.22 * (x * light[0] + y * light[1]);
-                    let pixel = &mut canvas[row * size + column];
-                    *pixel = mix(*pixel, self.color.map(|v| v * shade), cover);
+                    each(row * size + column, cover, [x, y]);
                 }
             }
         }
@@ -253,7 +267,7 @@ fn dot(a: Point, b: Point) -> f32 {
     a[0] * b[0] + a[1] * b[1]
 }
 
-fn mix(a: Color, b: Color, share: f32) -> Color {
+pub(super) fn mix(a: Color, b: Color, share: f32) -> Color {
     std::array::from_fn(|c| a[c] + share * (b[c] - a[c]))
 }
 

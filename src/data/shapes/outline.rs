@@ -7,12 +7,14 @@ use std::f32::consts::{PI, TAU};
 use super::{NAMES, Point, dot};
 
 /// A class's form: turned upright, with π as its area like the unit disc's, centered roughly on its center of gravity.
-pub(super) struct Outline {
+#[derive(Clone, Debug)]
+pub(in crate::data) struct Outline {
     form: Form,
     /// No point of it is farther from the center.
     pub(super) reach: f32,
 }
 
+#[derive(Clone, Debug)]
 enum Form {
     Disc,
     Ring,
@@ -32,7 +34,7 @@ const HEART: f32 = 1.8760;
 
 impl Outline {
     /// The form of [`NAMES`]`[class]`.
-    pub(super) fn new(class: usize) -> Self {
+    pub(in crate::data) fn new(class: usize) -> Self {
         let (form, reach) = match NAMES[class] {
             "disc" => (Form::Disc, 1.0),
             "ring" => (Form::Ring, 0.25 / BAND + BAND),
@@ -97,6 +99,7 @@ impl Outline {
 }
 
 /// A side of a polygon.
+#[derive(Clone, Debug)]
 struct Edge {
     start: Point,
     along: Point,

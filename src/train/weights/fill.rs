@@ -4,11 +4,11 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use super::names::{Layout, Source, companion, sources};
-use super::{HINT, InitOptions, RunInfo, positions};
+use super::{HINT, InitOptions, RunInfo};
 use crate::nn::Params;
 use crate::tensor::{DType, Tensor};
 use crate::train::safetensors::{Fit, Mismatch, Place, TensorFile, shown};
-use crate::vit::{EncoderConfig, Preset};
+use crate::vit::{EncoderConfig, Preset, positions};
 use crate::{Error, Result};
 
 /// What stands in the place of hidden patches.
@@ -198,7 +198,7 @@ impl Opened {
         }
         let table = file.tensor(&in_file, DType::F32)?;
         let (class, table) = table.as_slice::<f32>().split_at(usize::from(class_in_file) * dim);
-        let mut rows = if from == to { table.to_vec() } else { positions::interpolate(table, dim, from, to) };
+        let mut rows = if from == to { table.to_vec() } else { positions::interpolate(table, dim, from, [to; 2]) };
         if class_in_model {
             let own = param.value.to_dtype(DType::F32);
             let class = if class_in_file { class } else { &own.as_slice::<f32>()[..dim] };

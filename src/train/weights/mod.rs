@@ -3,7 +3,6 @@
 
 mod fill;
 mod names;
-mod positions;
 mod pretrained;
 #[cfg(test)]
 mod tests;

@@ -1,16 +1,16 @@
 //! Positions for another number of patches.
 
-/// A table of positions on a square grid of `from` × `from` patches, \[from², D\], as it is between them on `to` × `to`:
-/// bicubic, with a = −0.75, between the centers of patches, and outside of the table its edge. That is
+/// A table of positions on a square grid of `from` × `from` patches, \[from², D\], as it is between them on a grid of `to`
+/// rows and columns: bicubic, with a = −0.75, between the centers of patches, and outside of the table its edge. That is
 /// `F.interpolate(mode="bicubic", align_corners=False)` of PyTorch, by which the official code of I-JEPA and DINO does
-/// it, at the scale to/from. DINO adds 0.1 to `to` before it divides, which moves all positions a little; I-JEPA and this do
+/// it, at the scale to/from along each axis. DINO adds 0.1 to `to` before it divides, which moves all positions a little; I-JEPA and this do
 /// not.
-pub(super) fn interpolate(table: &[f32], dim: usize, from: usize, to: usize) -> Vec<f32> {
-    let taps: Vec<[(usize, f64); 4]> = (0..to).map(|i| taps(i, from, to)).collect();
-    let mut out = Vec::with_capacity(to * to * dim);
+pub(crate) fn interpolate(table: &[f32], dim: usize, from: usize, to: [usize; 2]) -> Vec<f32> {
+    let [rows, columns] = to.map(|to| (0..to).map(|i| taps(i, from, to)).collect::<Vec<_>>());
+    let mut out = Vec::with_capacity(to[0] * to[1] * dim);
     let mut sums = vec![0.0; dim];
-    for row in &taps {
-        for column in &taps {
+    for row in &rows {
+        for column in &columns {
             sums.fill(0.0);
             for (r, by_row) in row {
                 for (c, by_column) in column {
@@ -56,7 +56,7 @@ mod tests {
         for (from, to, expected) in [(3, 5, &five[..]), (4, 2, &smaller), (2, 3, &larger)] {
             let number = |i: usize| ((7 * (i / 2) + 3 * (i % 2)) % 11) as f32 / 10.0;
             let table: Vec<f32> = (0..from * from * 2).map(number).collect();
-            let found = interpolate(&table, 2, from, to);
+            let found = interpolate(&table, 2, from, [to; 2]);
             assert_eq!(found.len(), expected.len());
             for (x, y) in found.iter().zip(expected) {
                 assert!((f64::from(*x) - y).abs() < 2e-6, "{from} to {to}: {x} instead of {y}");
