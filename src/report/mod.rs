@@ -7,12 +7,15 @@
 //! | what a model predicts: reconstructions, heat maps (Fig. 6) | [`predictions`] |
 //! | how similar the embeddings of two positions are (Fig. 5) | [`similarity`] |
 //! | losses, ranks, learning rates over training, as SVG | `curve` (feature `cli`) |
+//! | the pictures of experiments | `figure` (feature `cli`) |
 //! | results in the terminal | [`table`], and points on logarithmic axes: [`sweep`] |
 
 pub mod canvas;
 pub mod color;
 #[cfg(feature = "cli")]
 pub mod curve;
+#[cfg(feature = "cli")]
+pub mod figure;
 pub mod masks;
 pub mod predictions;
 pub mod similarity;
