@@ -36,12 +36,7 @@ fn main() {
         position_scale: 1.0,
     };
     let predictor = PredictorConfig { dim: 96, depth: 3, heads: 3, learned_positions: false, embed_std: 0.02 };
-    let config = ModelConfig {
-        method: MethodConfig::Ijepa { target_blocks: 1 },
-        encoder,
-        predictor,
-        linear_init: LinearInit::Normal,
-    };
+    let config = ModelConfig { method: MethodConfig::ijepa(1), encoder, predictor, linear_init: LinearInit::Normal };
     let mut rng = stream(0, Purpose::Init, [0, 0]);
     let (method, mut params) = config.build(DType::F32, &mut rng).expect("these sizes fit");
     let noise = Noise::Drawn { seed: 0, step: 0 };

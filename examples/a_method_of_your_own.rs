@@ -41,7 +41,7 @@ impl MaskedPrediction for MeanColors {
 
 fn main() -> Result<()> {
     // I-JEPA's networks, images, masks and schedules, but three numbers for each hidden patch, and few steps.
-    let recipe = RunConfig::for_method(MethodConfig::Ijepa { target_blocks: 1 }, Preset::Toy);
+    let recipe = RunConfig::for_method(MethodConfig::ijepa(1), Preset::Toy);
     let (config, splits) = (RunConfig { batch: 16, ..recipe }.with_steps(50), data::open("shapes", 32)?);
     let mut rng = rng::stream(0, rng::Purpose::Init, [0, 0]);
     let networks = Networks::new(&config.model, 3, Names::Predictor, Role::Trained, DType::F32, &mut rng);

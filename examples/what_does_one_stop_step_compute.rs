@@ -30,7 +30,7 @@ fn main() -> stop_mim::Result<()> {
         position_scale: 1.0,
     };
     let predictor = PredictorConfig { dim: 4, depth: 1, heads: 1, learned_positions: false, embed_std: 0.5 };
-    let method = MethodConfig::Stop { target_blocks: 1, sigma, tokens: TokenForm::Paper };
+    let method = MethodConfig::stop(sigma, TokenForm::Paper);
     let config = ModelConfig { method, encoder, predictor, linear_init: LinearInit::Xavier };
     let (method, mut params) = config.build(DType::F64, &mut stream(0, Purpose::Init, [0, 0]))?;
     let method = method.as_masked_prediction().expect("StoP predicts masked tokens");

@@ -34,6 +34,8 @@ pub enum Purpose {
     Eval = 7,
     /// Choosing some images of a data set.
     Subset = 8,
+    /// The noise of one image of one step on its context tokens (Table 7).
+    ContextNoise = 9,
 }
 
 /// The generator for `purpose`, item `index` (for example `[epoch, image]`), of the run with this `seed`.

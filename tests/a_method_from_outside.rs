@@ -104,7 +104,7 @@ fn trainer() -> Trainer {
 
 /// I-JEPA's data, masks and schedules; what the model is, the trainer says.
 fn recipe() -> RunConfig {
-    small::run(&small::trainer(MethodConfig::Ijepa { target_blocks: 1 }, false, DType::F32))
+    small::run(&small::trainer(MethodConfig::ijepa(1), false, DType::F32))
 }
 
 fn run(threads: usize, chunk_images: usize, to: usize, trainer: Trainer) -> (Trainer, Vec<f64>) {

@@ -74,7 +74,7 @@ fn changes() -> Vec<(String, Change)> {
     }
     for k in [0, 1, 3, usize::MAX] {
         let set = move |c: &mut RunConfig| match &mut c.model.method {
-            MethodConfig::Ijepa { target_blocks } | MethodConfig::Stop { target_blocks, .. } => *target_blocks = k,
+            MethodConfig::Ijepa { target_blocks, .. } | MethodConfig::Stop { target_blocks, .. } => *target_blocks = k,
             MethodConfig::Mae { .. } => {}
         };
         all.push((format!("targets of {k} blocks"), Box::new(set)));

@@ -2,7 +2,10 @@
 //! asserted here, and that a trainer without a gradient, or with another cut into chunks, behaves as it must.
 
 use stop_mim::lab::{Finding, gradients, small};
+use stop_mim::methods::{Chunk, MethodConfig, MethodOptions};
 use stop_mim::nn::Role;
+use stop_mim::paper::{NoiseOn, Sigma, sample_noise};
+use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::{Batch, Trainer};
 use stop_mim::{DType, Error, Indices, Tensor};
 
@@ -52,16 +55,33 @@ fn batch_of_64(trainer: &Trainer) -> Batch {
     Batch::masked(images, repeated(&view.context), repeated(&view.targets), seven.noise)
 }
 
+/// StoP with noise on these tokens.
+fn stop_with_noise_on(noise_on: NoiseOn) -> Trainer {
+    let options = MethodOptions { noise_on: Some(noise_on), sigma: Some(Sigma::from_std(0.5)), ..Default::default() };
+    small::trainer(MethodConfig::new("stop", &options).unwrap(), false, DType::F32)
+}
+
+/// The two kinds of noise of a chunk.
+type NoiseOf = fn(Chunk) -> Option<Tensor>;
+const OF_MASKED: NoiseOf = |chunk| chunk.noise;
+const OF_CONTEXT: NoiseOf = |chunk| chunk.context_noise;
+
 #[test]
 fn chunks_do_not_change_what_is_drawn() {
-    let trainer = small::trainer(small::stop(), false, DType::F32);
-    let batch = batch_of_64(&trainer);
-    let whole = trainer.chunk(&batch, 0..64).noise.unwrap();
+    does_not_depend_on_chunks(&stop_with_noise_on(NoiseOn::Masked), OF_MASKED);
+    does_not_depend_on_chunks(&stop_with_noise_on(NoiseOn::Context), OF_CONTEXT);
+    does_not_depend_on_chunks(&stop_with_noise_on(NoiseOn::Both), OF_MASKED);
+    does_not_depend_on_chunks(&stop_with_noise_on(NoiseOn::Both), OF_CONTEXT);
+}
+
+fn does_not_depend_on_chunks(trainer: &Trainer, noise: NoiseOf) {
+    let batch = batch_of_64(trainer);
+    let whole = noise(trainer.chunk(&batch, 0..64)).unwrap();
     let blocks = whole.shape()[0] / 64;
     for size in [1, 2, 3, 8] {
         for start in (0..64).step_by(size) {
             let images = start..(start + size).min(64);
-            let chunk = trainer.chunk(&batch, images.clone()).noise.unwrap();
+            let chunk = noise(trainer.chunk(&batch, images.clone())).unwrap();
             for block in 0..blocks {
                 let here = chunk.rows(block * images.len()..(block + 1) * images.len());
                 let there = whole.rows(block * 64 + images.start..block * 64 + images.end);
@@ -74,6 +94,29 @@ fn chunks_do_not_change_what_is_drawn() {
     rows.sort_by(|a, b| a.partial_cmp(b).unwrap());
     rows.dedup();
     assert_eq!(rows.len(), whole.shape()[0]);
+}
+
+/// Noise on one kind of tokens is the same whether or not there is some on the other, and each image's is a stream's.
+#[test]
+fn noise_on_one_kind_of_tokens_does_not_move_the_other() {
+    let [masked, context, both] = [NoiseOn::Masked, NoiseOn::Context, NoiseOn::Both].map(|on| {
+        let trainer = stop_with_noise_on(on);
+        trainer.chunk(&small::batch(&trainer), 2..6)
+    });
+    assert!(masked.context_noise.is_none() && context.noise.is_none());
+    let drawn = |noise: &Option<Tensor>| noise.as_ref().unwrap().as_slice::<f32>().to_vec();
+    assert_eq!(drawn(&masked.noise), drawn(&both.noise));
+    assert_eq!(drawn(&context.context_noise), drawn(&both.context_noise));
+    // Two context masks of five tokens, two target blocks of three; seed 5, step 1; image 2 is the first of four.
+    for (noise, purpose, shape) in
+        [(&both.noise, Purpose::Noise, [4, 3, 12]), (&both.context_noise, Purpose::ContextNoise, [2, 5, 12])]
+    {
+        let one = sample_noise(shape, Sigma::from_std(0.5), DType::F32, &mut stream(5, purpose, [1, 2]));
+        let first: Vec<f32> = (0..shape[0])
+            .flat_map(|row| noise.as_ref().unwrap().rows(4 * row..4 * row + 1).as_slice::<f32>().to_vec())
+            .collect();
+        assert_eq!(one.as_slice::<f32>(), first);
+    }
 }
 
 #[test]

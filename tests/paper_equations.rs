@@ -4,12 +4,13 @@ use approx::assert_abs_diff_eq;
 use rand::RngExt;
 use stop_mim::autograd::check::check_gradient;
 use stop_mim::autograd::{Tape, Var, ops};
+use stop_mim::paper::variants::{conditioned_noise, fixed_position, targets_at};
 use stop_mim::paper::{
-    Loss, PositionDistribution, Quadrature, Sigma, context_token, covariance, expected_noise_power, masked_loss,
-    masked_token, sample_noise, stochastic_position, tied_tokens,
+    Loss, Penalty, PenaltyNorm, PositionDistribution, Quadrature, Sigma, TargetResolution, context_token, covariance,
+    expected_noise_power, masked_loss, masked_token, sample_noise, stochastic_position, tied_tokens,
 };
 use stop_mim::rng::{Purpose, stream};
-use stop_mim::{DType, Tensor};
+use stop_mim::{DType, Indices, Tensor};
 
 const ROWS: usize = 2;
 const TOKENS: usize = 3;
@@ -178,4 +179,105 @@ fn the_loss_is_the_mean_over_targets() {
     assert_abs_diff_eq!(masked_loss(Loss::SmoothL1, &predictions, &targets).item(), smooth, epsilon = 1e-15);
     let squared = per_target(&|d| d * d);
     assert_abs_diff_eq!(masked_loss(Loss::SquaredError, &predictions, &targets).item(), squared, epsilon = 2e-15);
+}
+
+/// Fig. 3: over cubature's points, whose covariance is exactly σI, the positions have exactly that, and no A moves them.
+#[test]
+fn a_fixed_covariance_is_not_tied() {
+    let (sigma, psi) = (Sigma::from_variance(0.3), random(&[1, 1, D_P], 1));
+    let points = Quadrature::cubature(1, D_P, sigma).noise;
+    let (mean, second) = moments(&fixed_position(&points.into(), &psi.clone().into()).value().to_f64_vec());
+    assert_close(&psi.into(), &mean, 1e-15);
+    let diagonal: Vec<f64> = (0..D_P * D_P).map(|i| if i % (D_P + 1) == 0 { 0.3 } else { 0.0 }).collect();
+    assert_close(&Tensor::new([D_P * D_P], diagonal).into(), &second, 1e-15);
+}
+
+/// Section 6: h(x)² is the mean square of an image's features, so that (A/c, cγ, cβ), which makes features c times as
+/// large and A c times smaller, changes neither A s_x nor A h(x) n.
+#[test]
+fn conditioned_noise_is_as_large_as_its_context() {
+    const BLOCKS: usize = 2;
+    let (a, s_x, n) = (var(&[D_P, D_E], 1), var(&[ROWS, 2, D_E], 2), var(&[BLOCKS * ROWS, TOKENS, D_E], 3));
+    let squares = s_x.value().to_f64_vec();
+    let rms: Vec<f64> =
+        squares.chunks(2 * D_E).map(|row| (row.iter().map(|s| s * s).sum::<f64>() / 10.0).sqrt()).collect();
+    let row = |i: usize| i / (TOKENS * D_E) % ROWS;
+    let exact: Vec<f64> = n.value().to_f64_vec().iter().enumerate().map(|(i, n)| rms[row(i)] * n).collect();
+    assert_close(&conditioned_noise(&n, &s_x), &exact, 1e-15);
+
+    let c = 8.0; // a power of two: nothing is rounded
+    let scaled = [a.value().scaled(1.0 / c), s_x.value().scaled(c)].map(Var::from);
+    let psi = var(&[BLOCKS * ROWS, TOKENS, D_P], 4);
+    let position = |a: &Var, s_x: &Var| stochastic_position(a, &conditioned_noise(&n, s_x), &psi);
+    assert_close(&position(&scaled[0], &scaled[1]), &position(&a, &s_x).value().to_f64_vec(), 0.0);
+
+    let inputs = [a, s_x, psi].map(|x| x.value().clone());
+    let both = |x: &[Var]| ops::gelu(&stochastic_position(&x[0], &conditioned_noise(&n, &x[1]), &x[2])).sum();
+    check_gradient("conditioned noise", both, &inputs).assert_pass();
+}
+
+#[test]
+fn a_penalty_is_a_sum_over_entries() {
+    let a = random(&[D_P, D_E], 1);
+    let entries = a.to_f64_vec();
+    for (text, of_entry, slope) in [
+        ("l1:0.5", (|a| 0.5 * a.abs()) as fn(f64) -> f64, (|a| 0.5 * a.signum()) as fn(f64) -> f64),
+        ("l2:0.25", |a| 0.25 * a * a, |a| 0.5 * a),
+    ] {
+        let penalty: Penalty = text.parse().unwrap();
+        assert_eq!(penalty.to_string(), text);
+        let tape = Tape::new();
+        let leaf = tape.leaf(a.clone());
+        let value = penalty.of(&leaf);
+        assert_abs_diff_eq!(value.item(), entries.iter().map(|a| of_entry(*a)).sum::<f64>(), epsilon = 1e-14);
+        let gradient = tape.backward(&value).of(&leaf).unwrap().clone();
+        assert_close(&gradient.into(), &entries.iter().map(|a| slope(*a)).collect::<Vec<_>>(), 1e-15);
+    }
+    assert_eq!("l1:1e-3".parse::<Penalty>().unwrap(), Penalty { norm: PenaltyNorm::L1, weight: 1e-3 });
+    for (text, problem) in [
+        ("l1", "write the norm and a weight"),
+        ("l1:", "write the norm and a weight"),
+        ("l1:a", "write the norm and a weight"),
+        ("l3:1", "no penalty is called 'l3'"),
+        ("l1:-1", "choose a number that is not negative"),
+        ("l2:inf", "choose a number that is not negative"),
+        ("l2:nan", "choose a number that is not negative"),
+    ] {
+        let error = text.parse::<Penalty>().unwrap_err().to_string();
+        assert!(error.contains(problem), "{text}: {error}");
+    }
+}
+
+/// Table 8, in plain loops over the cells, for two images, of which each has two rows of targets.
+#[test]
+fn low_resolution_is_a_mean_or_a_maximum_of_four() {
+    for grid in [2, 4, 6] {
+        let s_y = random(&[2, grid * grid, D_E], grid as u64);
+        let features = s_y.to_f64_vec();
+        let feature =
+            |image: usize, y: usize, x: usize, k: usize| features[(image * grid * grid + y * grid + x) * D_E + k];
+        let at = Indices::from_rows(
+            &(0..4).map(|r| (0..grid as u32).map(|k| (5 * k + r) % (grid * grid) as u32).collect()).collect::<Vec<_>>(),
+        );
+        for resolution in TargetResolution::ALL {
+            let mut exact = Vec::new();
+            for row in 0..4 {
+                for &token in at.row(row) {
+                    let (y, x) = (token as usize / grid, token as usize % grid);
+                    for k in 0..D_E {
+                        let cell = [(0, 0), (0, 1), (1, 0), (1, 1)];
+                        let cell = cell.map(|(i, j)| feature(row % 2, 2 * (y / 2) + i, 2 * (x / 2) + j, k));
+                        exact.push(match resolution {
+                            TargetResolution::Full => feature(row % 2, y, x, k),
+                            TargetResolution::Bilinear => cell.iter().sum::<f64>() / 4.0,
+                            TargetResolution::MaxPool => cell.into_iter().fold(f64::NEG_INFINITY, f64::max),
+                        });
+                    }
+                }
+            }
+            assert_close(&targets_at(resolution, &s_y.clone().into(), grid, &at), &exact, 3e-16);
+            let both = |x: &[Var]| ops::gelu(&targets_at(resolution, &x[0], grid, &at)).sum();
+            check_gradient("targets at a resolution", both, &[s_y.clone()]).assert_pass();
+        }
+    }
 }

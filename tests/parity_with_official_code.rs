@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use safetensors::{Dtype, SafeTensors};
@@ -25,7 +26,7 @@ use stop_mim::paper::masking::masks_from_noise;
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::{Batch, Noise, StepParams, Trainer};
 use stop_mim::vit::{EncoderConfig, PredictorConfig};
-use stop_mim::{DType, Indices, Tensor};
+use stop_mim::{DType, Error, Indices, Tensor};
 
 #[test]
 fn every_fixture_is_reproduced() {
@@ -115,6 +116,11 @@ impl Fixture {
         self.config[key].as_bool().unwrap_or(false)
     }
 
+    /// A setting by its name; where the fixture does not have it, as usual.
+    fn named<T: FromStr<Err = Error> + Default>(&self, key: &str) -> T {
+        self.config[key].as_str().map_or_else(T::default, |name| name.parse().unwrap())
+    }
+
     fn tensor(&self, name: &str) -> &Tensor {
         self.tensors.get(name).unwrap_or_else(|| panic!("the fixture has no {name}"))
     }
@@ -171,19 +177,18 @@ impl Fixture {
 
     fn run_joint_embedding(&self, method: &str, dtype: DType, worst: &mut Worst) {
         let target_blocks = self.size("target_blocks");
+        let sigma = || Sigma::from_std(self.config["noise_std"].as_f64().unwrap());
+        let (noise_on, covariance) = (self.named("noise_on"), self.named("covariance"));
+        let stop = |sigma, tokens| MethodConfig::Stop { target_blocks, sigma, tokens, noise_on, covariance };
         let method = match (method, self.flag("apply_stop")) {
-            ("ijepa-official", _) => MethodConfig::Ijepa { target_blocks },
-            ("stop-official", true) => {
-                let sigma = Sigma::from_std(self.config["noise_std"].as_f64().unwrap());
-                MethodConfig::Stop { target_blocks, sigma, tokens: TokenForm::Official }
-            }
-            ("stop-paper", true) => {
-                let sigma = Sigma::from_std(self.config["noise_std"].as_f64().unwrap());
-                MethodConfig::Stop { target_blocks, sigma, tokens: TokenForm::Paper }
-            }
-            ("stop-official", false) => {
-                MethodConfig::Stop { target_blocks, sigma: Sigma::from_std(0.0), tokens: TokenForm::PositionsOnly }
-            }
+            ("ijepa-official", _) => MethodConfig::Ijepa {
+                target_blocks,
+                target_resolution: self.named("target_resolution"),
+                penalty: self.config["penalty"].as_str().map(|penalty| penalty.parse().unwrap()),
+            },
+            ("stop-official", true) => stop(sigma(), TokenForm::Official),
+            ("stop-paper", true) => stop(sigma(), TokenForm::Paper),
+            ("stop-official", false) => stop(Sigma::SILENT, TokenForm::PositionsOnly),
             (other, _) => panic!("unknown method {other}"),
         };
         let stochastic = matches!(method, MethodConfig::Stop { tokens: TokenForm::Official | TokenForm::Paper, .. });
@@ -198,7 +203,8 @@ impl Fixture {
                 (0..n).map(|i| self.indices[&format!("step{step}.masks_{kind}.{i}")].clone()).collect()
             };
             let blocks = self.size("num_pred_masks");
-            let noise = (0..blocks).map(|i| of_step(&format!("noise.{i}")).to_dtype(dtype));
+            let noise = (0..).map_while(|i| self.tensors.get(&format!("step{step}.noise.{i}")));
+            let noise = noise.map(|n| n.to_dtype(dtype));
             let batch = Batch::masked(
                 of_step("images").to_dtype(dtype),
                 masks("enc", self.size("num_enc_masks")),
@@ -226,7 +232,13 @@ impl Fixture {
             }
 
             assert_eq!((trainer.optimizer.betas, trainer.optimizer.eps), self.adamw());
-            trainer.step(&batch, &self.hyper(step)).unwrap();
+            let outcome = trainer.step(&batch, &self.hyper(step)).unwrap();
+            let penalty = self.tensors.get(&format!("step{step}.out.penalty"));
+            let ours = outcome.numbers.get("penalty");
+            assert_eq!(ours.is_some(), penalty.is_some());
+            if let (Some(ours), Some(penalty)) = (ours, penalty) {
+                worst.compare(&label("penalty"), &Tensor::new([1], vec![ours]), penalty);
+            }
         }
 
         for module in trainer.params.modules() {

@@ -15,6 +15,7 @@ use stop_mim::kernels::meter::{self, Phase, Place, Sum, Totals};
 use stop_mim::lab::profile::{PHASES, profile};
 use stop_mim::lab::small;
 use stop_mim::methods::MethodConfig;
+use stop_mim::paper::Covariance;
 use stop_mim::train::{RunConfig, StepParams, Trainer, pretrain};
 use stop_mim::{DType, Tensor, data};
 
@@ -73,8 +74,10 @@ fn expected(trainer: &Trainer, images: usize) -> [usize; 4] {
     let target_encoder = trainer.params.get("target_encoder").is_some();
     let outputs = if target_encoder { d_e } else { pixels };
     add_linear(blocks * n_t, d_p, outputs, 2);
-    if trainer.method.sigma().is_some() {
-        add_linear(blocks * n_t, d_e, d_p, 1); // no gradient for the noise
+    let noise = projected_noise(trainer);
+    for (any, tokens) in [(noise.masked, blocks * n_t), (noise.context, rows * n_c)] {
+        // No gradient for the noise itself.
+        add_linear(if any { tokens } else { 0 }, d_e, d_p, if noise.scaled { 2 } else { 1 });
     }
     // Blocks, sequences, tokens, of them those that are answered for, width, on the tape.
     let tokens = n_c + class + n_t;
@@ -96,6 +99,21 @@ fn expected(trainer: &Trainer, images: usize) -> [usize; 4] {
         attention_backward += if tracked { 5 * product } else { 0 };
     }
     [linear, linear_backward, attention, attention_backward]
+}
+
+/// Noise that goes through A.
+struct ProjectedNoise {
+    masked: bool,
+    context: bool,
+    /// By something that has a gradient.
+    scaled: bool,
+}
+
+fn projected_noise(trainer: &Trainer) -> ProjectedNoise {
+    let (method, a_wide) = (&trainer.method, trainer.config().encoder.dim);
+    let (any, on) = (method.sigma().is_some() && method.noise_width() == a_wide, method.noise_on());
+    let scaled = matches!(trainer.config().method, MethodConfig::Stop { covariance: Covariance::Conditioned, .. });
+    ProjectedNoise { masked: any && on.masked(), context: any && on.context(), scaled }
 }
 
 #[test]
@@ -127,7 +145,9 @@ fn each_operation_is_seen_as_often_as_its_rule_says() {
         }
         // A product for the weight, and one for the input but where that is pixels or noise.
         let (forward, backward) = both("linear");
-        let constants = 3 + 3 * u64::from(trainer.method.sigma().is_some());
+        let noise = projected_noise(&trainer);
+        let draws = if noise.scaled { 0 } else { u64::from(noise.masked) + u64::from(noise.context) };
+        let constants = 3 + 3 * draws;
         assert_eq!(backward, 2 * forward - constants, "{method:?}: linear");
         // γ and β, x, and before a linear map the norm again: everywhere but at the end of the encoder.
         let (forward, backward) = both("layer_norm");

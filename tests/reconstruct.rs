@@ -10,7 +10,7 @@ use stop_mim::eval::resemblance;
 use stop_mim::lab::small;
 use stop_mim::methods::stop::TokenForm;
 use stop_mim::methods::{Chunk, MaskedPrediction, MethodConfig};
-use stop_mim::paper::Sigma;
+use stop_mim::paper::{NoiseOn, Sigma, TargetResolution};
 use stop_mim::report::predictions::prediction_sheet;
 use stop_mim::tensor::{Indices, Tensor};
 use stop_mim::train::predictions::{HeatMaps, Predicted, Prediction, predictions};
@@ -23,7 +23,7 @@ fn trainer(method: MethodConfig) -> Trainer {
 }
 
 fn stop(std: f64, tokens: TokenForm) -> MethodConfig {
-    MethodConfig::Stop { target_blocks: 1, sigma: Sigma::from_std(std), tokens }
+    MethodConfig::stop(Sigma::from_std(std), tokens)
 }
 
 fn predictor(trainer: &Trainer) -> &dyn MaskedPrediction {
@@ -51,9 +51,12 @@ fn maps(prediction: &Prediction) -> &[HeatMaps] {
 fn chunk(trainer: &Trainer, i: usize, prediction: &Prediction) -> Chunk {
     let row = |tokens: &Vec<u32>| Indices::from_rows(std::slice::from_ref(tokens));
     let pixels = evaluation_images(&images(i + 1), i..i + 1, &NORMALIZATION).unwrap();
-    let silence = |tokens: &Vec<u32>| Tensor::zeros([1, tokens.len(), 12], DType::F32);
+    let (on, width) = (trainer.method.noise_on(), trainer.method.noise_width());
+    let silence = |tokens: &Vec<u32>| Tensor::zeros([1, tokens.len(), width], DType::F32);
     let targets = prediction.targets.iter().map(row).collect();
-    let noise = Noise::Given(prediction.targets.iter().map(silence).collect());
+    let masked = prediction.targets.iter().filter(|_| on.masked());
+    let context = Some(&prediction.context).filter(|_| on.context());
+    let noise = Noise::Given(masked.chain(context).map(silence).collect());
     let batch = Batch::masked(Tensor::new([1, 3, 16, 16], pixels), vec![row(&prediction.context)], targets, noise);
     trainer.chunk(&batch, 0..1)
 }
@@ -66,11 +69,17 @@ fn answers(trainer: &Trainer, chunk: &Chunk) -> Vec<f64> {
 #[test]
 fn heat_maps_are_of_what_algorithm_1_predicts() {
     let methods = [
-        MethodConfig::Ijepa { target_blocks: 2 },
+        MethodConfig::ijepa(2),
         stop(0.5, TokenForm::Official),
         stop(0.5, TokenForm::Paper),
         stop(0.5, TokenForm::PositionsOnly),
     ];
+    let variants = small::every_method().into_iter().filter(|method| match method {
+        MethodConfig::Stop { noise_on, .. } => *noise_on != NoiseOn::Masked,
+        MethodConfig::Ijepa { target_resolution, .. } => *target_resolution != TargetResolution::Full,
+        MethodConfig::Mae { .. } => false,
+    });
+    let methods = methods.into_iter().chain(variants);
     for method in methods {
         let trainer = trainer(method.clone());
         for (i, prediction) in look(&trainer, 3, 1).iter().enumerate() {

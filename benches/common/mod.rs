@@ -50,7 +50,7 @@ impl Sizes {
         let Sizes { side, patch, encoder: [dim, depth, heads], predictor, .. } = *self;
         let [predictor_dim, predictor_depth, predictor_heads] = predictor;
         ModelConfig {
-            method: MethodConfig::Ijepa { target_blocks: 1 },
+            method: MethodConfig::ijepa(1),
             encoder: EncoderConfig {
                 image_size: side,
                 patch_size: patch,

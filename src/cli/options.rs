@@ -8,7 +8,7 @@ use crate::kernels::Precision;
 use crate::methods::stop::TokenForm;
 use crate::methods::{MethodConfig, MethodOptions, ModelConfig};
 use crate::nn::LinearInit;
-use crate::paper::Sigma;
+use crate::paper::{Covariance, NoiseOn, Penalty, Sigma, TargetResolution};
 use crate::runs::Length;
 use crate::train::{EmaMomentum, Masking, RunConfig, WeightDecay};
 use crate::vit::{EncoderConfig, PredictorConfig, Preset};
@@ -100,6 +100,20 @@ pub struct ModelArgs {
     /// StoP: of what masked tokens are made [default: official].
     #[arg(long, value_parser = choice(&TokenForm::ALL, TokenForm::name, TokenForm::about), value_name = "FORM")]
     stop_tokens: Option<TokenForm>,
+    /// StoP: which tokens have noise (Table 7) [default: masked].
+    #[arg(long, value_parser = choice(&NoiseOn::ALL, NoiseOn::name, NoiseOn::about), value_name = "TOKENS")]
+    noise_on: Option<NoiseOn>,
+    /// StoP: what the covariance of a position is made of (Fig. 3) [default: learned].
+    #[arg(long, value_parser = choice(&Covariance::ALL, Covariance::name, Covariance::about), value_name = "KIND")]
+    covariance: Option<Covariance>,
+    /// I-JEPA: at what resolution targets are predicted (Table 8) [default: full].
+    #[arg(long, value_parser = choice(&TargetResolution::ALL, TargetResolution::name, TargetResolution::about))]
+    #[arg(value_name = "RESOLUTION")]
+    target_resolution: Option<TargetResolution>,
+    /// I-JEPA: add to the loss what B measures: l1:WEIGHT or l2:WEIGHT, for WEIGHT times the sum of its entries' absolute
+    /// values or squares (section 4.3).
+    #[arg(long, value_name = "NORM:WEIGHT")]
+    penalty: Option<Penalty>,
     /// I-JEPA, StoP: the target is the mean over this many last blocks [default: 1].
     #[arg(long, value_name = "K")]
     target_blocks: Option<usize>,
@@ -235,6 +249,10 @@ impl ModelArgs {
             target_blocks: self.target_blocks,
             sigma: std.or(variance).transpose()?,
             tokens: self.stop_tokens,
+            noise_on: self.noise_on,
+            covariance: self.covariance,
+            target_resolution: self.target_resolution,
+            penalty: self.penalty,
             normalize_patches: self.normalize_patches.then_some(true),
         };
         MethodConfig::new(self.method.as_deref().unwrap_or("stop"), &options)
@@ -368,8 +386,8 @@ mod tests {
     #[test]
     fn without_flags_a_run_is_its_recipe() {
         let methods = [
-            ("stop", MethodConfig::Stop { target_blocks: 1, sigma: Sigma::OFFICIAL, tokens: TokenForm::Official }),
-            ("ijepa", MethodConfig::Ijepa { target_blocks: 1 }),
+            ("stop", MethodConfig::stop(Sigma::OFFICIAL, TokenForm::Official)),
+            ("ijepa", MethodConfig::ijepa(1)),
             ("mae", MethodConfig::Mae { normalize_patches: false }),
         ];
         for (name, method) in &methods {
@@ -399,6 +417,8 @@ mod tests {
             ("sigma-std", "0.25", "1"),
             ("sigma-variance", "0.0625", "1"),
             ("stop-tokens", "official", "paper"),
+            ("noise-on", "masked", "both"),
+            ("covariance", "learned", "fixed"),
             ("target-blocks", "1", "2"),
             ("targets", "4", "3"),
             ("target-scale", "0.15,0.25", "0.15,0.2"),
@@ -429,6 +449,10 @@ mod tests {
         for other in others.split(", ") {
             assert_ne!(config(&format!("--{other}")), config(""), "--{other}");
         }
+        let ijepa = config("--method ijepa");
+        assert_eq!(config("--method ijepa --target-resolution full"), ijepa);
+        assert_ne!(config("--method ijepa --target-resolution max-pool"), ijepa);
+        assert_ne!(config("--method ijepa --penalty l2:0.5"), ijepa);
         let mae = config("--method mae");
         assert_eq!(config("--method mae --mask-ratio 0.75"), mae);
         assert_ne!(config("--method mae --mask-ratio 0.5"), mae);

@@ -21,14 +21,17 @@ pub struct Chunk {
     /// The class of each image, where the method wants it.
     pub labels: Option<Indices>,
     /// n, \[P E b, N_t, d_e\]: noise for the targets of the first view that has any, where the method [wants](super::Method::sigma) it.
+    /// The last dimension is as the method [says](super::Method::noise_width).
     pub noise: Option<Tensor>,
+    /// n, \[E b, N_c, d_e\]: noise for the context of that view, where the method wants it [there](super::Method::noise_on).
+    pub context_noise: Option<Tensor>,
 }
 
 impl Chunk {
     /// One view with masks: what the methods of the paper are shown.
     pub fn masked(images: Tensor, context: Indices, targets: Indices, noise: Option<Tensor>) -> Self {
         let view = View { images, context: Some(context), targets: Some(targets) };
-        Chunk { views: vec![view], labels: None, noise }
+        Chunk { views: vec![view], labels: None, noise, context_noise: None }
     }
 
     /// The images of the first view, \[b, C, S, S\].

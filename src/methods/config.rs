@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use rand::Rng;
 
-use super::stop::TokenForm;
+use super::stop::{StopNoise, TokenForm};
 use super::{Ijepa, Mae, Method, ModelParams, Stop, Update};
 use crate::nn::{LinearInit, Params, Role, fresh};
-use crate::paper::Sigma;
 use crate::paper::masking::{MultiBlock, random_masks};
+use crate::paper::{Covariance, NoiseOn, Penalty, Sigma, TargetResolution};
 use crate::tensor::{DType, Indices};
 use crate::vit::{Encoder, EncoderConfig, Names, Predictor, PredictorConfig};
 use crate::{Error, Result};
@@ -26,6 +26,12 @@ pub enum MethodConfig {
     Ijepa {
         /// The target is the mean over the last K blocks, each after the last norm. Official: 1.
         target_blocks: usize,
+        /// At what resolution targets are predicted.
+        #[cfg_attr(feature = "checkpoint", serde(default, skip_serializing_if = "is_default"))]
+        target_resolution: TargetResolution,
+        /// What is added to the loss for the size of B.
+        #[cfg_attr(feature = "checkpoint", serde(default, skip_serializing_if = "is_default"))]
+        penalty: Option<Penalty>,
     },
     /// [`Stop`]
     Stop {
@@ -35,12 +41,24 @@ pub enum MethodConfig {
         sigma: Sigma,
         /// What the masked tokens are made of.
         tokens: TokenForm,
+        /// Which tokens have noise.
+        #[cfg_attr(feature = "checkpoint", serde(default, skip_serializing_if = "is_default"))]
+        noise_on: NoiseOn,
+        /// How it becomes noise on a position.
+        #[cfg_attr(feature = "checkpoint", serde(default, skip_serializing_if = "is_default"))]
+        covariance: Covariance,
     },
     /// [`Mae`]
     Mae {
         /// Whether each target patch is normalized by its own mean and variance.
         normalize_patches: bool,
     },
+}
+
+/// A setting as the paper has it is not written: older checkpoints, which do not name it, say the same.
+#[cfg(feature = "checkpoint")]
+fn is_default<T: Default + PartialEq>(setting: &T) -> bool {
+    *setting == T::default()
 }
 
 /// What can be said about a method beside its name; `None`: as its official code has it.
@@ -52,6 +70,14 @@ pub struct MethodOptions {
     pub sigma: Option<Sigma>,
     /// StoP: what masked tokens are made of.
     pub tokens: Option<TokenForm>,
+    /// StoP: which tokens have noise.
+    pub noise_on: Option<NoiseOn>,
+    /// StoP: how noise becomes noise on a position.
+    pub covariance: Option<Covariance>,
+    /// I-JEPA: at what resolution targets are predicted.
+    pub target_resolution: Option<TargetResolution>,
+    /// I-JEPA: what is added to the loss for the size of B.
+    pub penalty: Option<Penalty>,
     /// MAE: whether target patches are normalized.
     pub normalize_patches: Option<bool>,
 }
@@ -74,16 +100,21 @@ impl MethodConfig {
     /// # Errors
     /// When there is no such method, or an option belongs to another.
     pub fn new(name: &str, options: &MethodOptions) -> Result<Self> {
-        let MethodOptions { target_blocks, sigma, tokens, normalize_patches } = *options;
-        let (blocks, noise, pixels) = match name {
-            "stop" => (true, true, false),
-            "ijepa" => (true, false, false),
-            "mae" => (false, false, true),
+        let MethodOptions { target_blocks, sigma, tokens, noise_on, covariance, .. } = *options;
+        let MethodOptions { target_resolution, penalty, normalize_patches, .. } = *options;
+        let (blocks, noise, plain, pixels) = match name {
+            "stop" => (true, true, false, false),
+            "ijepa" => (true, false, true, false),
+            "mae" => (false, false, false, true),
             _ => return Err(Error::config(format!("no method {name}"), "choose stop, ijepa or mae")),
         };
         for (given, fits, option, owner) in [
             (sigma.is_some(), noise, "sigma", "stop"),
             (tokens.is_some(), noise, "tokens", "stop"),
+            (noise_on.is_some(), noise, "noise_on", "stop"),
+            (covariance.is_some(), noise, "covariance", "stop"),
+            (target_resolution.is_some(), plain, "target_resolution", "ijepa"),
+            (penalty.is_some(), plain, "penalty", "ijepa"),
             (target_blocks.is_some(), blocks, "target_blocks", "ijepa and stop"),
             (normalize_patches.is_some(), pixels, "normalize_patches", "mae"),
         ] {
@@ -98,10 +129,25 @@ impl MethodConfig {
                 target_blocks,
                 sigma: sigma.unwrap_or(Sigma::OFFICIAL),
                 tokens: tokens.unwrap_or(TokenForm::Official),
+                noise_on: noise_on.unwrap_or_default(),
+                covariance: covariance.unwrap_or_default(),
             },
-            "ijepa" => MethodConfig::Ijepa { target_blocks },
+            "ijepa" => {
+                MethodConfig::Ijepa { target_blocks, target_resolution: target_resolution.unwrap_or_default(), penalty }
+            }
             _ => MethodConfig::Mae { normalize_patches: normalize_patches.unwrap_or(false) },
         })
+    }
+
+    /// I-JEPA whose targets are the mean over the last `target_blocks` blocks, for the rest as its official code has it.
+    pub fn ijepa(target_blocks: usize) -> Self {
+        MethodConfig::Ijepa { target_blocks, target_resolution: TargetResolution::Full, penalty: None }
+    }
+
+    /// StoP under this noise in tokens of this form, for the rest as its official code has it.
+    pub fn stop(sigma: Sigma, tokens: TokenForm) -> Self {
+        let (noise_on, covariance) = (NoiseOn::Masked, Covariance::Learned);
+        MethodConfig::Stop { target_blocks: 1, sigma, tokens, noise_on, covariance }
     }
 
     /// Whether its encoder has a class token.
@@ -145,19 +191,38 @@ impl MethodConfig {
 impl fmt::Display for MethodConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
-        if let MethodConfig::Stop { tokens, .. } = self
-            && *tokens != TokenForm::Official
-        {
-            write!(f, ", {tokens} tokens")?;
-        }
-        match self {
-            MethodConfig::Ijepa { target_blocks: k @ 2.. } | MethodConfig::Stop { target_blocks: k @ 2.., .. } => {
-                write!(f, ", K = {k}")
+        match *self {
+            MethodConfig::Stop { target_blocks, sigma: _, tokens, noise_on, covariance } => {
+                if tokens != TokenForm::Official {
+                    write!(f, ", {tokens} tokens")?;
+                }
+                match noise_on {
+                    NoiseOn::Masked => {}
+                    NoiseOn::Context => f.write_str(", noise on context tokens")?,
+                    NoiseOn::Both => f.write_str(", noise on masked and context tokens")?,
+                }
+                if covariance != Covariance::Learned {
+                    write!(f, ", {covariance} covariance")?;
+                }
+                last_blocks(target_blocks, f)
+            }
+            MethodConfig::Ijepa { target_blocks, target_resolution, penalty } => {
+                if target_resolution != TargetResolution::Full {
+                    write!(f, ", {target_resolution} targets")?;
+                }
+                if let Some(penalty) = penalty {
+                    write!(f, ", penalty {penalty}")?;
+                }
+                last_blocks(target_blocks, f)
             }
             MethodConfig::Mae { normalize_patches: true } => f.write_str(", normalized patches"),
-            _ => Ok(()),
+            MethodConfig::Mae { normalize_patches: false } => Ok(()),
         }
     }
+}
+
+fn last_blocks(k: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if k > 1 { write!(f, ", K = {k}") } else { Ok(()) }
 }
 
 /// Which tokens are hidden, and which predicted.
@@ -248,11 +313,26 @@ impl ModelConfig {
             return Err(Error::config(problem, "set mask_token to false: here the encoder never sees masked tokens"));
         }
         match *method {
-            MethodConfig::Ijepa { target_blocks: k } | MethodConfig::Stop { target_blocks: k, .. }
+            MethodConfig::Ijepa { target_blocks: k, .. } | MethodConfig::Stop { target_blocks: k, .. }
                 if k == 0 || k > encoder.depth =>
             {
                 let problem = format!("targets from the last {k} blocks of an encoder with {}", encoder.depth);
                 Err(Error::config(problem, format!("choose from 1 to {}", encoder.depth)))
+            }
+            MethodConfig::Ijepa { target_resolution, penalty, .. } => {
+                if let Some(problem) = target_resolution.problem(encoder.grid()) {
+                    let hint =
+                        "choose an image and a patch that make an even number of tokens a side, or full resolution";
+                    return Err(Error::config(problem, hint));
+                }
+                let problem = penalty.and_then(|penalty| penalty.problem());
+                problem.map_or(Ok(()), |problem| Err(Error::config(problem, "choose a number that is not negative")))
+            }
+            MethodConfig::Stop { tokens: TokenForm::PositionsOnly, noise_on, covariance, .. }
+                if (noise_on, covariance) != Default::default() =>
+            {
+                let problem = "`noise_on` or `covariance` for `tokens` that have no noise, positions-only";
+                Err(Error::config(problem, "leave the first two out, or choose other `tokens`"))
             }
             _ => Ok(()),
         }
@@ -268,9 +348,11 @@ impl ModelConfig {
             (Arc::new(method), params)
         }
         Ok(match self.method {
-            MethodConfig::Ijepa { target_blocks } => shared(Ijepa::new(self, target_blocks, dtype, rng)),
-            MethodConfig::Stop { target_blocks, sigma, tokens } => {
-                shared(Stop::new(self, (target_blocks, sigma, tokens), dtype, rng))
+            MethodConfig::Ijepa { target_blocks, target_resolution, penalty } => {
+                shared(Ijepa::new(self, (target_blocks, target_resolution, penalty), dtype, rng))
+            }
+            MethodConfig::Stop { target_blocks, sigma, tokens, noise_on: on, covariance } => {
+                shared(Stop::new(self, StopNoise { sigma, on, covariance }, (target_blocks, tokens), dtype, rng))
             }
             MethodConfig::Mae { normalize_patches } => shared(Mae::new(self, normalize_patches, dtype, rng)),
         })
@@ -344,6 +426,14 @@ mod tests {
         let options = [
             ("sigma", MethodOptions { sigma: Some(Sigma::OFFICIAL), ..Default::default() }, vec!["stop"]),
             ("tokens", MethodOptions { tokens: Some(TokenForm::Paper), ..Default::default() }, vec!["stop"]),
+            ("noise_on", MethodOptions { noise_on: Some(NoiseOn::Both), ..Default::default() }, vec!["stop"]),
+            ("covariance", MethodOptions { covariance: Some(Covariance::Fixed), ..Default::default() }, vec!["stop"]),
+            (
+                "target_resolution",
+                MethodOptions { target_resolution: Some(TargetResolution::MaxPool), ..Default::default() },
+                vec!["ijepa"],
+            ),
+            ("penalty", MethodOptions { penalty: "l1:0.01".parse().ok(), ..Default::default() }, vec!["ijepa"]),
             ("target_blocks", MethodOptions { target_blocks: Some(2), ..Default::default() }, vec!["stop", "ijepa"]),
             ("normalize_patches", MethodOptions { normalize_patches: Some(true), ..Default::default() }, vec!["mae"]),
         ];

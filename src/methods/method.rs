@@ -7,8 +7,8 @@ use super::{Chunk, ModelConfig, ModelParams, ModelWeights};
 use crate::autograd::{Var, ops};
 use crate::data::Augment;
 use crate::kernels::meter::{self, Phase};
-use crate::nn::{Param, ParamGroup, ParamId, Weights};
-use crate::paper::{Loss, Sigma, expected_noise_power, masked_loss};
+use crate::nn::{Param, ParamGroup, ParamId, Params, Weights};
+use crate::paper::{Loss, NoiseOn, Sigma, expected_noise_power, masked_loss};
 use crate::tensor::Tensor;
 use crate::vit::{Encoder, Predictor};
 
@@ -101,9 +101,19 @@ pub trait Method: fmt::Debug + Send + Sync {
         false
     }
 
-    /// σ of the noise that line 9 draws for the targets of the first view that has any; `None`: no noise.
+    /// σ of the noise that line 9 draws for the first view that has targets; `None`: no noise.
     fn sigma(&self) -> Option<Sigma> {
         None
+    }
+
+    /// Which tokens line 9 draws noise for, where there is any: the masked ones.
+    fn noise_on(&self) -> NoiseOn {
+        NoiseOn::Masked
+    }
+
+    /// The width of n: d_e, that of the features.
+    fn noise_width(&self) -> usize {
+        self.encoder().config().dim
     }
 
     /// How the optimizer treats a parameter of a module.
@@ -165,6 +175,17 @@ pub trait MaskedPrediction: Method {
         None
     }
 
+    /// What n is multiplied by to become noise on a position, so that Σ = σ factor factorᵀ: A of Eq. (4), \[d_p, d_e\].
+    fn noise_factor(&self, phi: &Params) -> Tensor {
+        phi.value(self.predictor().embed.weight).clone()
+    }
+
+    /// h(x), by which the noise of an image is scaled, \[E b, 1, 1\]; `None`: it is not.
+    fn noise_scale(&self, s_x: &Var) -> Option<Var> {
+        let _ = s_x;
+        None
+    }
+
     /// s_x = f_θ(x): features of the visible tokens, \[E b, N_c, d_e\].
     fn encode(&self, theta: &Weights, chunk: &Chunk) -> Var {
         self.encoder().forward(theta, &chunk.images().clone().into(), Some(chunk.context()))
@@ -198,11 +219,13 @@ pub trait MaskedPrediction: Method {
         let s_y = timed(Target, || self.targets(w, chunk)); //                15:     s_y ← get_target(y)
         let loss = timed(Predictor, || masked_loss(self.loss(), &s_y_hat, &s_y)); // 16: loss ← L(ŝ_y, s_y)
 
-        Recording { loss, means: Vec::new() }
+        // For what is reported: h(x)² of noise that is scaled.
+        let h = self.noise_scale(&Var::constant(s_x.value().clone()));
+        Recording { loss, means: h.map(|h| (&h * &h).mean().value().clone()).into_iter().collect() }
     }
 
     /// |A| (or |B|), |m|, and with noise RMS(A n) = √(tr Σ / d_p), the root mean square of the noise on a component of a
-    /// position: [`Method::numbers`] of a method of this form.
+    /// position (where it is [scaled](Self::noise_scale), by 1): [`Method::numbers`] of a method of this form.
     fn norms(&self, params: &ModelParams) -> Numbers {
         let phi = &params["predictor"];
         let a = phi.value(self.predictor().embed.weight);
@@ -211,7 +234,7 @@ pub trait MaskedPrediction: Method {
             Number::new("norm_m", "|m|", "norm", phi.value(self.mask_token()).norm()),
         ];
         if let Some(sigma) = self.sigma() {
-            let noise_rms = (expected_noise_power(a, sigma) / a.shape()[0] as f64).sqrt();
+            let noise_rms = (expected_noise_power(&self.noise_factor(phi), sigma) / a.shape()[0] as f64).sqrt();
             numbers.push(Number::new("noise_rms", "noise A n", "RMS", noise_rms));
         }
         Numbers(numbers)

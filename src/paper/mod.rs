@@ -27,6 +27,7 @@ pub mod masking;
 pub mod prop_3_1;
 pub mod prop_3_2;
 pub mod second_order;
+pub mod variants;
 
 pub use ambiguity::{NeighborDistances, WhitenedPositions, cosine_shrinkage, visible_norm};
 pub use eq1_context_token::context_token;
@@ -37,3 +38,4 @@ pub use eq5_stochastic_position::{sample_noise, stochastic_position};
 pub use eq6_tied_tokens::tied_tokens;
 pub use expectation::{Quadrature, hermite_nodes};
 pub use masked_loss::{Loss, masked_loss};
+pub use variants::{Covariance, NoiseOn, Penalty, PenaltyNorm, TargetResolution};

@@ -28,7 +28,7 @@ use crate::kernels::Precision;
 use crate::kernels::meter::{self, Phase};
 use crate::methods::{Chunk, Method, ModelConfig, ModelParams, Numbers, Recording, View};
 use crate::nn::{AdamW, Ema, count_non_finite};
-use crate::paper::sample_noise;
+use crate::paper::{NoiseOn, sample_noise};
 use crate::rng::{Purpose, stream};
 use crate::tensor::{Device, Indices, Tensor};
 use crate::{Error, Result};
@@ -100,7 +100,8 @@ pub enum Noise {
         /// Step of the run.
         step: u64,
     },
-    /// Given, for each target block \[E B, N_t, d_e\]: what parity tests and gradient checks do.
+    /// Given, for each target block \[E B, N_t, d_e\], where masked tokens have noise, and then for the context
+    /// \[E B, N_c, d_e\], where it has: what parity tests and gradient checks do.
     Given(Vec<Tensor>),
 }
 
@@ -314,28 +315,37 @@ impl Trainer {
         Chunk {
             views: batch.views.iter().map(view).collect(),
             labels: batch.labels.as_ref().map(|labels| labels.slice_rows(images.clone())),
-            noise: self.noise(batch, images),
+            noise: self.noise(batch, images.clone(), NoiseOn::Masked),
+            context_noise: self.noise(batch, images, NoiseOn::Context),
         }
     }
 
-    /// Line 9: the noise for some images of a batch, \[P E b, N_t, d_e\].
-    fn noise(&self, batch: &Batch, images: Range<usize>) -> Option<Tensor> {
-        let sigma = self.method.sigma()?;
+    /// Line 9: the noise for some images of a batch, on their masked tokens, \[P E b, N_t, d_e\], or on those of their
+    /// context, \[E b, N_c, d_e\]; `None`: the method wants none there.
+    fn noise(&self, batch: &Batch, images: Range<usize>, on: NoiseOn) -> Option<Tensor> {
+        let (sigma, wanted) = (self.method.sigma()?, self.method.noise_on());
         let view = batch.views.iter().find(|view| !view.targets.is_empty())?;
-        let (context_masks, per_image) = (view.context.len().max(1), view.targets[0].per_row());
+        let targets = if wanted.masked() { view.targets.len() } else { 0 };
+        // Where the draws come from, for which tokens, and which of the given tensors are theirs.
+        let (purpose, masks, given) = match on {
+            NoiseOn::Masked if wanted.masked() => (Purpose::Noise, &view.targets, 0..targets),
+            NoiseOn::Context if wanted.context() => (Purpose::ContextNoise, &view.context, targets..targets + 1),
+            _ => return None,
+        };
+        let (context_masks, per_image) = (view.context.len().max(1), masks.first()?.per_row());
         let runs: Vec<Tensor> = match &batch.noise {
             Noise::Drawn { seed, step } => {
-                let blocks = context_masks * view.targets.len();
-                let shape = [blocks, per_image, self.method.encoder().config().dim];
+                let blocks = context_masks * given.len();
+                let shape = [blocks, per_image, self.method.noise_width()];
                 let of_image = |image: usize| {
-                    let mut rng = stream(*seed, Purpose::Noise, [*step, image as u64]);
+                    let mut rng = stream(*seed, purpose, [*step, image as u64]);
                     sample_noise(shape, sigma, view.images.dtype(), &mut rng)
                 };
-                let drawn: Vec<Tensor> = images.map(of_image).collect(); // [P E, N_t, d_e] each
+                let drawn: Vec<Tensor> = images.map(of_image).collect(); // [P E or E, N_t or N_c, d_e] each
                 (0..blocks).flat_map(|block| drawn.iter().map(move |n| n.rows(block..block + 1))).collect()
             }
             Noise::Given(blocks) => {
-                let runs = blocks.iter().flat_map(|n| (0..context_masks).map(move |e| (n, e * batch.len())));
+                let runs = blocks[given].iter().flat_map(|n| (0..context_masks).map(move |e| (n, e * batch.len())));
                 runs.map(|(n, at)| n.rows(at + images.start..at + images.end)).collect()
             }
         };

@@ -402,7 +402,8 @@ mod tests {
             for (k, learned) in [(0, false), (1, true), (2, false), (3, true)] {
                 let mut config = small::trainer(method.clone(), learned, DType::F32).config().clone();
                 let ModelConfig { encoder, predictor, .. } = &mut config;
-                (encoder.patch_size, encoder.depth, encoder.dim) = ([2, 4, 8, 16][k], 2 + k, 12 * (k + 1));
+                (encoder.image_size, encoder.patch_size) = (32, [2, 4, 8, 16][k]);
+                (encoder.depth, encoder.dim) = (2 + k, 12 * (k + 1));
                 (encoder.channels, predictor.depth, predictor.dim) = (1 + k, 1 + k, 8 * (k + 1));
                 let (_, params) = config.build(DType::F32, &mut stream(1, Purpose::Init, [0, 0])).unwrap();
                 let counted: usize = params.modules().iter().map(|module| module.params.elements()).sum();

@@ -42,8 +42,9 @@ fn measured<const N: usize>(first: usize, values: [f64; N]) -> impl Iterator<Ite
 }
 
 impl Trainer {
-    /// The distribution of the positions that masked tokens stand at, Eqs. (3) and (4), with ψ \[1, K, d_p\] of every
-    /// patch, row by row; σ = 0 without noise. `None`: the method has no predictor.
+    /// The distribution of the positions that tokens with noise stand at, Eqs. (3) and (4), with ψ \[1, K, d_p\] of every
+    /// patch, row by row; σ = 0 without noise. Where the covariance is fixed, A stands for I; where an image's context
+    /// scales it, this is its distribution at h(x) = 1. `None`: the method has no predictor.
     pub fn positions(&self) -> Option<PositionDistribution> {
         let method = self.method.as_masked_prediction()?;
         let (phi, predictor) = (&self.params["predictor"], method.predictor());
@@ -52,7 +53,7 @@ impl Trainer {
         let psi = psi.reshape([tokens, d_p]).rows(tokens - patches..tokens); // MAE's class token is no patch
         Some(PositionDistribution {
             psi: psi.reshape([1, patches, d_p]).into(),
-            a: phi.value(predictor.embed.weight).clone().into(),
+            a: method.noise_factor(phi).into(),
             sigma: method.sigma().unwrap_or(Sigma::SILENT),
         })
     }
@@ -109,10 +110,12 @@ impl Trainer {
         let (Some(method), Some(positions)) = (method.as_masked_prediction(), self.positions()) else {
             return Ok(Numbers(numbers));
         };
-        let [context_rms, noise_sensitivity, target_std] =
+        let Looked { context_rms, noise_sensitivity, noise_scale, target_std } =
             look_at_predictions(&here, method, config, (held_out, normalization))?;
         let PositionDistribution { psi, a, sigma } = positions;
-        numbers.extend(measured(3, [target_std, visible_norm(a.value()), context_rms]));
+        let sigma = Sigma::from_std(sigma.std() * noise_scale);
+        let tied = params["predictor"].value(method.predictor().embed.weight);
+        numbers.extend(measured(3, [target_std, visible_norm(tied), context_rms]));
         if sigma.std() > 0.0 {
             let [_, patches, d_p] = psi.dims("diagnose: psi");
             let grid = encoder.config().grid();
@@ -126,13 +129,23 @@ impl Trainer {
     }
 }
 
-/// RMS(A s_x), the noise sensitivity, and the deviation of the targets over images.
+/// What predictions on held-out images show.
+struct Looked {
+    /// RMS(A s_x).
+    context_rms: f64,
+    noise_sensitivity: f64,
+    /// The root mean square of h(x), by which noise is scaled; 1 where it is not.
+    noise_scale: f64,
+    /// The deviation of the targets over images.
+    target_std: f64,
+}
+
 fn look_at_predictions(
     trainer: &Trainer,
     method: &dyn MaskedPrediction,
     config: &RunConfig,
     (held_out, normalization): (&dyn Dataset, &Normalization),
-) -> Result<[f64; 3]> {
+) -> Result<Looked> {
     let encoder = method.encoder().config();
     let count = held_out.len().min(PREDICTED);
     let images = evaluation_images(held_out, 0..count, normalization)?;
@@ -159,13 +172,16 @@ fn look_at_predictions(
         let everywhere = first.with_targets(Indices::all(part.len(), encoder.patches()));
         let targets = method.targets(&w, &everywhere).value().clone();
         let share = part.len() as f64 / count as f64;
-        (share * rms(a_s_x.value()).powi(2), share * sensitivity, targets)
+        let scale = method.noise_scale(&s_x).map_or(1.0, |h| rms(h.value()));
+        (share * rms(a_s_x.value()).powi(2), share * sensitivity, share * scale.powi(2), targets)
     };
     let starts: Vec<usize> = (0..count).step_by(trainer.chunk_images).collect();
     // Summed in the order of the images, whichever thread was first.
-    let seen: Vec<(f64, f64, Tensor)> = starts.into_par_iter().map(look).collect();
+    let seen: Vec<(f64, f64, f64, Tensor)> = starts.into_par_iter().map(look).collect();
     let power: f64 = seen.iter().map(|(power, ..)| power).sum();
-    let sensitivity = seen.iter().map(|(_, sensitivity, _)| sensitivity).sum();
+    let noise_sensitivity = seen.iter().map(|(_, sensitivity, ..)| sensitivity).sum();
+    let scale: f64 = seen.iter().map(|(_, _, scale, _)| scale).sum();
     let targets: Vec<Tensor> = seen.into_iter().map(|(.., targets)| targets).collect();
-    Ok([power.sqrt(), sensitivity, target_std(&Tensor::concat_rows(&targets))])
+    let target_std = target_std(&Tensor::concat_rows(&targets));
+    Ok(Looked { context_rms: power.sqrt(), noise_sensitivity, noise_scale: scale.sqrt(), target_std })
 }

@@ -71,11 +71,16 @@ pub fn predictions(
         let (context, targets) = masking.sample(1, encoder.patches(), rng)?;
         // Of several context masks the first: each would make a picture of its own.
         let (context, targets) = (context[0].clone(), Indices::concat(&targets));
-        let draw = |sigma| sample_noise([targets.rows(), targets.per_row(), encoder.dim], sigma, DType::F32, rng);
-        let noise = method.sigma().map(draw);
+        let mut draw = |wanted: bool, on: &Indices| {
+            let sigma = method.sigma().filter(|_| wanted)?;
+            Some(sample_noise([on.rows(), on.per_row(), method.noise_width()], sigma, DType::F32, rng))
+        };
+        let noise = draw(method.noise_on().masked(), &targets);
+        let context_noise = draw(method.noise_on().context(), &context);
         let pixels = evaluation_images(images, i..i + 1, normalization)?;
         let image = Tensor::new([1, encoder.channels, side, side], pixels);
-        let (chunk, w) = (Chunk::masked(image, context, targets, noise), params.constants());
+        let chunk = Chunk { context_noise, ..Chunk::masked(image, context, targets, noise) };
+        let w = params.constants();
         let answers = method.predictions(&w, &chunk).value().clone();
         let predicted = match method.pixels(&chunk, &answers) {
             Some(filled) => Predicted::Pixels(normalization.to_bytes(filled.as_slice())),
@@ -105,9 +110,10 @@ fn heat_maps(
 ) -> Vec<HeatMaps> {
     let (dim, answers) = (method.encoder().config().dim, answers.to_f64_vec());
     let noisy = method.sigma().is_some_and(|sigma| sigma.std() > 0.0);
-    let silence = chunk.noise.as_ref().map(|noise| Tensor::zeros(*noise.shape(), noise.dtype()));
+    let silence = |noise: &Option<Tensor>| noise.as_ref().map(|noise| Tensor::zeros(*noise.shape(), noise.dtype()));
     let (predicted, drawn) = if noisy {
-        let silent = Chunk { noise: silence, ..chunk.clone() };
+        let (noise, context_noise) = (silence(&chunk.noise), silence(&chunk.context_noise));
+        let silent = Chunk { noise, context_noise, ..chunk.clone() };
         (method.predictions(w, &silent).value().to_f64_vec(), Some(answers))
     } else {
         (answers, None)

@@ -32,7 +32,7 @@ impl RunConfig {
     /// use stop_mim::methods::{MethodConfig, stop::TokenForm};
     /// use stop_mim::{paper::Sigma, train::RunConfig, vit::Preset};
     ///
-    /// let method = MethodConfig::Stop { target_blocks: 1, sigma: Sigma::OFFICIAL, tokens: TokenForm::Official };
+    /// let method = MethodConfig::stop(Sigma::OFFICIAL, TokenForm::Official);
     /// let recipe = RunConfig::for_method(method, Preset::Toy).with_peak_lr(1e-3);
     /// let config = RunConfig { batch: 32, data: "cifar10:data".into(), ..recipe }.with_steps(5_000);
     /// assert_eq!(config.lr.warmup, 500);

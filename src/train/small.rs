@@ -5,8 +5,8 @@ use crate::kernels::Precision;
 use crate::methods::stop::TokenForm;
 use crate::methods::{MethodConfig, ModelConfig};
 use crate::nn::{LinearInit, Params, Role};
-use crate::paper::Sigma;
 use crate::paper::masking::MultiBlock;
+use crate::paper::{Covariance, NoiseOn, Penalty, PenaltyNorm, Sigma, TargetResolution};
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Indices, Tensor};
 use crate::train::{Batch, EmaMomentum, LearningRate, Masking, Noise, RunConfig, Trainer, WeightDecay};
@@ -15,13 +15,26 @@ use crate::vit::{EncoderConfig, PredictorConfig};
 /// Every method, in every form that computes something else.
 pub fn every_method() -> Vec<MethodConfig> {
     let sigma = Sigma::from_std(0.5);
-    let stop = |tokens| MethodConfig::Stop { target_blocks: 1, sigma, tokens };
+    let stop = |tokens| MethodConfig::stop(sigma, tokens);
+    let variant = |noise_on, covariance, tokens| {
+        let (target_blocks, sigma) = (1, sigma);
+        MethodConfig::Stop { target_blocks, sigma, tokens, noise_on, covariance }
+    };
+    let penalized = |target_resolution, norm| {
+        let penalty = Some(Penalty { norm, weight: 0.05 });
+        MethodConfig::Ijepa { target_blocks: 1, target_resolution, penalty }
+    };
     vec![
-        MethodConfig::Ijepa { target_blocks: 1 },
-        MethodConfig::Ijepa { target_blocks: 2 },
+        MethodConfig::ijepa(1),
+        MethodConfig::ijepa(2),
         stop(TokenForm::Official),
         stop(TokenForm::Paper),
         stop(TokenForm::PositionsOnly),
+        variant(NoiseOn::Context, Covariance::Learned, TokenForm::Official),
+        variant(NoiseOn::Both, Covariance::Fixed, TokenForm::Paper),
+        variant(NoiseOn::Both, Covariance::Conditioned, TokenForm::Official),
+        penalized(TargetResolution::Bilinear, PenaltyNorm::L1),
+        penalized(TargetResolution::MaxPool, PenaltyNorm::L2),
         MethodConfig::Mae { normalize_patches: false },
         MethodConfig::Mae { normalize_patches: true },
     ]

@@ -192,7 +192,97 @@ def mae_batch(c, g):
     return {"images": torch.randn(B, 3, side, side, generator=g), "mask_noise": noise}
 
 
-def make(name, c, seed):
+# Variants: what the paper compares StoP with
+
+
+def variant_batch(c, g):
+    """Noise for the masked tokens, block by block, and then for the context: on those that have any, as wide as it is."""
+    batch = joint_embedding_batch(c | {"apply_stop": False}, g)
+    rows = c["num_enc_masks"] * c["batch_size"]
+    width = c["predictor_embed_dim"] if c.get("covariance") == "fixed" else c["embed_dim"]
+    tokens = [c["target_tokens"]] * (c["num_pred_masks"] if c.get("noise_on") in ("masked", "both") else 0)
+    tokens += [c["context_tokens"]] * (c.get("noise_on") in ("context", "both"))
+    draws = enumerate(c["noise_std"] * torch.randn(rows, n, width, generator=g) for n in tokens)
+    return batch | {f"noise.{i}": noise for i, noise in draws}
+
+
+def low_resolution(how, features):
+    """Features [B, K, D] of a square grid, made half as large, each of the small ones standing where four were."""
+    side = math.isqrt(features.shape[1])
+    image = features.transpose(1, 2).unflatten(2, (side, side))
+    if how == "bilinear":
+        image = F.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=False)
+    else:
+        image = F.max_pool2d(image, 2)
+    return F.interpolate(image, scale_factor=2, mode="nearest").flatten(2).transpose(1, 2)
+
+
+def variant_step(c, encoder, predictor, target_encoder, batch, out):
+    """One step's loss, for one image, one context mask and one target block after the other."""
+    images, blocks = batch["images"], range(c["num_pred_masks"])
+    B, A, bias, psi = len(images), predictor.embed.weight, predictor.embed.bias, predictor.pos_embed[0]
+    noise_on, covariance = c.get("noise_on"), c.get("covariance")
+
+    seen = [batch[f"masks_enc.{e}"] for e in range(c["num_enc_masks"])]
+    features = [encoder(images, mask)[-1] for mask in seen]
+    with torch.no_grad():
+        last = target_encoder(images)[-c["target_blocks"]:]
+        whole = F.layer_norm(sum(last) / len(last), last[0].shape[-1:])
+        if c.get("target_resolution"):
+            whole = low_resolution(c["target_resolution"], whole)
+
+    def moved(position, noise, s):
+        """Positions under noise, in an image whose context has the features s."""
+        if covariance == "fixed":
+            return position + noise
+        if covariance == "conditioned":
+            noise = noise * s.square().mean().sqrt()
+        return position + noise @ A.T
+
+    predictions, targets = [], []
+    for p in blocks:
+        for e, mask in enumerate(seen):
+            for b in range(B):
+                s, row, at = features[e][b], e * B + b, batch[f"masks_pred.{p}"][b]
+                context, masked = psi[mask[b]], psi[at]
+                if noise_on in ("context", "both"):
+                    context = moved(context, batch[f"noise.{0 if noise_on == 'context' else len(blocks)}"][row], s)
+                if noise_on in ("masked", "both"):
+                    masked = moved(masked, batch[f"noise.{p}"][row], s)
+                context = context + s @ A.T
+                if c["method"] != "stop-paper":
+                    context = context + bias
+                masked = masked + (bias if c["method"] == "stop-official" else predictor.mask_token[0])
+                predictions.append(predictor(torch.cat([context, masked])[None])[0, len(context):])
+                targets.append(whole[b, at])
+    predictions, targets = torch.stack(predictions), torch.stack(targets)
+    out |= {"context": torch.cat(features), "targets": targets, "predictions": predictions}
+    loss = F.smooth_l1_loss(predictions, targets)
+    if c.get("penalty"):
+        norm, weight = c["penalty"].split(":")
+        out["penalty"] = float(weight) * (A.abs() if norm == "l1" else A.square()).sum()[None].detach()
+        loss = loss + float(weight) * (A.abs() if norm == "l1" else A.square()).sum()
+    return loss
+
+
+def make_variants(joint):
+    joint = joint | {"image_size": 10, "patch_size": 2, "embed_dim": 8, "predictor_embed_dim": 4, "predictor_num_heads": 2,
+                     "depth": 2, "num_pred_masks": 2}  # fmt: skip
+    stop = joint | {"apply_stop": True, "noise_std": 0.7}
+    ijepa = joint | {"method": "ijepa-official", "image_size": 12, "num_enc_masks": 1, "target_tokens": 9}
+    variants = {
+        "stop_noise_on_context": stop | {"method": "stop-paper", "noise_on": "context", "covariance": "learned"},
+        "stop_noise_on_both": stop | {"method": "stop-official", "noise_on": "both", "covariance": "learned"},
+        "stop_fixed": stop | {"method": "stop-official", "noise_on": "masked", "covariance": "fixed"},
+        "stop_conditioned": stop | {"method": "stop-paper", "noise_on": "both", "covariance": "conditioned"},
+        "ijepa_bilinear_l1": ijepa | {"target_resolution": "bilinear", "penalty": "l1:0.02"},
+        "ijepa_max_pool_l2": ijepa | {"target_resolution": "max-pool", "penalty": "l2:0.03"},
+    }
+    for seed, (name, c) in enumerate(variants.items(), 100):
+        make(name, c, seed, (variant_batch, variant_step))
+
+
+def make(name, c, seed, variant=None):
     c = SIZES | STEPS | c
     g = torch.Generator().manual_seed(seed)
     mae = c["method"] == "mae-official"
@@ -216,8 +306,9 @@ def make(name, c, seed):
     groups = [{"params": [p for n, p in trained if decays(n, p) == decay]} for decay in (True, False)]
     optimizer = torch.optim.AdamW(groups, betas=tuple(c["adamw"]["betas"]), eps=c["adamw"]["eps"], foreach=False)
     for step in range(c["steps"]):
-        batch, out = (mae_batch if mae else joint_embedding_batch)(c, g), {}
-        loss = (mae_step if mae else joint_embedding_step)(c, encoder, predictor, target, batch, out)
+        draw, compute = variant or ((mae_batch, mae_step) if mae else (joint_embedding_batch, joint_embedding_step))
+        batch, out = draw(c, g), {}
+        loss = compute(c, encoder, predictor, target, batch, out)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         out["loss"] = loss[None]
@@ -322,6 +413,7 @@ def main():
     make("mae", {"method": "mae-official", "image_size": 20, "embed_dim": 8, "depth": 2, "num_heads": 2,
                  "decoder_embed_dim": 12, "decoder_depth": 1, "decoder_num_heads": 3, "mask_ratio": 0.7,
                  "norm_pix_loss": True, "adamw": adamw | {"betas": [0.9, 0.95]}}, 5)  # fmt: skip
+    make_variants(joint)
     make_schedules()
 
 

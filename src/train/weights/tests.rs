@@ -102,7 +102,7 @@ fn the_file_decides_about_the_class_token_which_keeps_its_position() {
 
 #[test]
 fn a_fresh_encoder_is_the_fresh_models() {
-    let (_, params) = model(MethodConfig::Ijepa { target_blocks: 1 }, 1, 1);
+    let (_, params) = model(MethodConfig::ijepa(1), 1, 1);
     assert!(same(&params["encoder"], &fresh_encoder(&tiny(), LinearInit::Normal, 11).unwrap().1));
 }
 
@@ -130,7 +130,7 @@ fn features_are_the_mean_of_an_images_tokens() {
 
 #[test]
 fn a_model_begins_with_what_a_file_has() {
-    let ijepa = |depths: [usize; 2]| model(MethodConfig::Ijepa { target_blocks: 1 }, depths[0], depths[1]);
+    let ijepa = |depths: [usize; 2]| model(MethodConfig::ijepa(1), depths[0], depths[1]);
     let (model, fresh) = ijepa([1, 1]);
     let [online, target, predictor] =
         [(&fresh["encoder"], 1.0), (&fresh["encoder"], 2.0), (&fresh["predictor"], 3.0)].map(|(p, by)| marked(p, by));
@@ -176,8 +176,7 @@ fn mae_begins_with_encoder_and_decoder() {
         assert!(same(&params["encoder"], &encoder) && same(&params["predictor"], &decoder), "{lines}");
     }
     // I-JEPA has no class token: in part only, and then the patches' positions are read all the same.
-    let (file, (ijepa, mut params)) =
-        (file(&[("", &encoder)], ""), model(MethodConfig::Ijepa { target_blocks: 1 }, 1, 1));
+    let (file, (ijepa, mut params)) = (file(&[("", &encoder)], ""), model(MethodConfig::ijepa(1), 1, 1));
     says(load_into(&file.0, &*ijepa, &mut params, &strict()), &["cls_token is unexpected", "`MethodConfig::Mae`"]);
     load_into(&file.0, &*ijepa, &mut params, &partial()).unwrap();
     let (from, to) = (encoder.get("pos_embed").unwrap(), params["encoder"].get("pos_embed").unwrap());
