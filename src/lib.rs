@@ -69,6 +69,8 @@ pub mod autograd;
 pub mod data;
 pub mod error;
 pub mod eval;
+#[cfg(feature = "checkpoint")]
+pub mod experiments;
 pub mod files;
 pub mod kernels;
 pub mod lab;

@@ -15,6 +15,7 @@ pub fn flag(setting: &str) -> Option<&'static str> {
         "Fit::Partial" => "--partial",
         "MethodConfig::Mae" => "--method mae",
         "RunFolder::create" => "without --resume",
+        "Size::quick" => "--quick",
         "RunFolder::open" => "stop-mim pretrain --resume",
         "batch" => "--batch",
         "data" => "--data",

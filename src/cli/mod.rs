@@ -17,6 +17,7 @@ fn print(to: &mut dyn std::io::Write, line: std::fmt::Arguments) {
 
 mod check;
 mod encoder;
+mod experiment;
 mod features;
 mod finetune;
 mod flags;
@@ -65,6 +66,8 @@ enum Command {
     Features(features::Args),
     /// Draw what a trained model predicts: pixels (MAE), or what predicted features resemble (Fig. 6).
     Reconstruct(Box<reconstruct::Args>),
+    /// Repeat a table or figure of the paper at a size that anyone can run; `experiment list` shows which.
+    Experiment(experiment::Args),
     /// Put the paper's statements, the gradients and the graph to the test.
     Check(check::Args),
     /// Draw masks over images, and how often each position is context or target.
@@ -100,6 +103,7 @@ impl Cli {
             Some(Command::Track(args)) => track::run(&args),
             Some(Command::Features(args)) => features::run(&args),
             Some(Command::Reconstruct(args)) => reconstruct::run(&args),
+            Some(Command::Experiment(args)) => experiment::run(&args),
             Some(Command::Check(args)) => check::run(&args),
             Some(Command::Masks(args)) => masks::run(&args),
         }

@@ -8,12 +8,15 @@
 //! | how similar the embeddings of two positions are (Fig. 5) | [`similarity`] |
 //! | objects followed through a video | [`tracks`] |
 //! | losses, ranks, learning rates over training, as SVG | `curve` (feature `cli`) |
+//! | the pictures of experiments | `figure` (feature `cli`) |
 //! | results in the terminal | [`table`], and points on logarithmic axes: [`sweep`] |
 
 pub mod canvas;
 pub mod color;
 #[cfg(feature = "cli")]
 pub mod curve;
+#[cfg(feature = "cli")]
+pub mod figure;
 pub mod masks;
 pub mod predictions;
 pub mod similarity;

@@ -60,7 +60,25 @@ impl RunFolder {
         Err(Error::file(path, problem, "give the folder of a run, such as runs/stop-shapes"))
     }
 
+    /// The folder at `path`, made if it is not there; `None` while another has it. For runs that are named by what they are, so
+    /// that whoever wants one takes up what others have left.
+    ///
+    /// # Errors
+    /// When it cannot be made or locked.
+    pub fn claim(path: &Path) -> Result<Option<Self>> {
+        std::fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))?;
+        Self::try_lock(path.to_owned())
+    }
+
     fn lock(path: PathBuf) -> Result<Self> {
+        Self::try_lock(path.clone())?.ok_or_else(|| {
+            let hint = "wait until it has ended, or end it (Ctrl-C, SIGTERM): it leaves a checkpoint";
+            Error::file(path, "another process is at work on this run", hint)
+        })
+    }
+
+    /// `None` while another has the lock.
+    fn try_lock(path: PathBuf) -> Result<Option<Self>> {
         let file = path.join("lock");
         let lock = File::options().create(true).append(true).open(&file).map_err(|e| Error::io("open", &file, e))?;
         match lock.try_lock() {
@@ -68,12 +86,9 @@ impl RunFolder {
             // Some network file systems have no locks. To train is better there than not to.
             Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {}
             Err(TryLockError::Error(e)) => return Err(Error::io("lock", file, e)),
-            Err(TryLockError::WouldBlock) => {
-                let hint = "wait until it has ended, or end it (Ctrl-C, SIGTERM): it leaves a checkpoint";
-                return Err(Error::file(path, "another process is at work on this run", hint));
-            }
+            Err(TryLockError::WouldBlock) => return Ok(None),
         }
-        Ok(RunFolder { path, _lock: lock })
+        Ok(Some(RunFolder { path, _lock: lock }))
     }
 
     /// Where it is.

@@ -33,7 +33,7 @@ use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// The value of `format` in the metadata.
-const FORMAT: &str = "stop-mim-2";
+pub const FORMAT: &str = "stop-mim-2";
 
 /// A model as it was saved.
 #[derive(Clone, Debug)]

@@ -1,0 +1,233 @@
+//! What was measured, and what may be said about it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::cache::{Cache, Images, Specimen, Subject, Values};
+use super::figure::{Figure, Point};
+use super::outcome::{Cell, Mean, Row, Table};
+use super::size::Size;
+use super::statistics::Estimate;
+use crate::methods::{Method, ModelParams};
+use crate::{Error, Result};
+
+/// What an experiment comes to.
+#[derive(Clone, Debug)]
+pub struct Conclusion {
+    /// Its numbers.
+    pub table: Table,
+    /// One sentence.
+    pub statement: String,
+    /// Its pictures.
+    pub figures: Vec<Figure>,
+}
+
+/// A column of a table, but that of labels.
+#[derive(Clone, Copy, Debug)]
+pub enum Column<'a> {
+    /// A metric's mean over seeds.
+    Of {
+        /// The heading.
+        heading: &'a str,
+        /// The metric.
+        metric: &'a str,
+        /// Digits behind the point.
+        decimals: usize,
+    },
+    /// Its mean paired difference from an arm.
+    Against {
+        /// That arm.
+        arm: &'a str,
+        /// The metric.
+        metric: &'a str,
+        /// Digits behind the point.
+        decimals: usize,
+    },
+    /// What the paper has, by arm.
+    Paper {
+        /// The heading.
+        heading: &'a str,
+        /// By the label of the arm, as printed there.
+        figures: &'a [(&'a str, &'a str)],
+    },
+}
+
+/// The label of the arm that is no arm: the encoder of the first arm before its first step.
+pub const UNTRAINED: &str = "untrained encoder";
+/// And no encoder at all.
+pub const PIXELS: &str = "raw pixels";
+
+/// What was measured of each arm and seed.
+pub struct Found<'a> {
+    /// The size of the experiment.
+    pub size: &'a Size,
+    /// All arms, the baselines at the end.
+    pub(super) labels: Vec<String>,
+    pub(super) subjects: BTreeMap<(String, u64), Subject>,
+    pub(super) values: BTreeMap<(String, u64), Values>,
+    pub(super) cache: &'a Cache,
+    pub(super) images: &'a Images,
+}
+
+impl Found<'_> {
+    /// The labels of all arms, the baselines last.
+    pub fn arms(&self) -> impl Iterator<Item = &str> {
+        self.labels.iter().map(String::as_str)
+    }
+
+    /// A metric of an arm, seed by seed; of pixels, which have no seed, once.
+    pub fn by_seed(&self, arm: &str, metric: &str) -> Vec<(u64, f64)> {
+        let seeds = 0..self.size.seeds as u64;
+        seeds.filter_map(|seed| Some((seed, *self.values.get(&(arm.to_owned(), seed))?.get(metric)?))).collect()
+    }
+
+    /// The mean of a metric over the seeds of an arm; `None` where it is not measured.
+    pub fn mean(&self, arm: &str, metric: &str) -> Option<Estimate> {
+        let values: Vec<f64> = self.by_seed(arm, metric).into_iter().map(|(_, value)| value).collect();
+        Estimate::of(&values)
+    }
+
+    /// The mean paired difference of two arms: seed by seed, `arm` less `base`.
+    pub fn difference(&self, arm: &str, base: &str, metric: &str) -> Option<Estimate> {
+        let base: BTreeMap<u64, f64> = self.by_seed(base, metric).into_iter().collect();
+        let pairs = self.by_seed(arm, metric);
+        let differences: Vec<f64> =
+            pairs.into_iter().filter_map(|(seed, value)| Some(value - base.get(&seed)?)).collect();
+        Estimate::of(&differences)
+    }
+
+    /// A metric that was followed over training, as [`FromLog`](super::metrics::FromLog) does: its mean over seeds by step.
+    pub fn over_training(&self, arm: &str, column: &str) -> Vec<Point> {
+        let prefix = format!("{column} @ ");
+        let mut by_step: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        for values in self.values.iter().filter(|((label, _), _)| label == arm).map(|(_, values)| values) {
+            for (name, value) in values {
+                let step = name.strip_prefix(&prefix).and_then(|step| step.parse().ok());
+                by_step.entry(step.unwrap_or(0)).or_default().extend(step.map(|_| *value));
+            }
+        }
+        let point = |(step, values): (usize, Vec<f64>)| {
+            let Estimate { mean, half_width, .. } = Estimate::of(&values)?;
+            Some(Point { x: step as f64, y: mean, half_width })
+        };
+        by_step.into_iter().filter_map(point).collect()
+    }
+
+    /// A metric over arms that stand at some x: a point for each arm that has it.
+    pub fn points(&self, arms: &[(&str, f64)], metric: &str) -> Vec<Point> {
+        let point = |&(arm, x): &(&str, f64)| {
+            let Estimate { mean, half_width, .. } = self.mean(arm, metric)?;
+            Some(Point { x, y: mean, half_width })
+        };
+        arms.iter().filter_map(point).collect()
+    }
+
+    /// A row for each arm, with these columns. Where something was not measured there is a dash.
+    pub fn table(&self, columns: &[Column]) -> Table {
+        let cell = |estimate: Option<Estimate>, decimals| match estimate {
+            Some(Estimate { mean, half_width, n }) if mean.is_finite() => {
+                let half_width = half_width.filter(|half| half.is_finite());
+                Cell::Mean(Mean { mean, half_width, n, decimals })
+            }
+            Some(Estimate { mean, .. }) if mean == f64::INFINITY => Cell::Text("∞".into()),
+            _ => Cell::Text("–".into()),
+        };
+        let of = |arm: &str, column: &Column| match *column {
+            Column::Of { metric, decimals, .. } => cell(self.mean(arm, metric), decimals),
+            Column::Against { arm: base, .. } if arm == base => Cell::Text("–".into()),
+            Column::Against { arm: base, metric, decimals } => cell(self.difference(arm, base, metric), decimals),
+            Column::Paper { figures, .. } => {
+                let printed = figures.iter().find(|(label, _)| *label == arm).map_or("–", |(_, printed)| printed);
+                Cell::Text(printed.into())
+            }
+        };
+        let heading = |column: &Column| match *column {
+            Column::Of { heading, .. } | Column::Paper { heading, .. } => heading.to_owned(),
+            Column::Against { arm, .. } => format!("less {arm}"),
+        };
+        Table {
+            columns: ["".to_owned()].into_iter().chain(columns.iter().map(heading)).collect(),
+            rows: self
+                .arms()
+                .map(|arm| Row { label: arm.to_owned(), cells: columns.iter().map(|column| of(arm, column)).collect() })
+                .collect(),
+        }
+    }
+
+    /// What a comparison of `arms` with `base` shows, as the words of a sentence without its end: first those of which nothing
+    /// can be said, then those that differ by more than their intervals. `what` the metric is, and its unit.
+    pub fn verdict(&self, arms: &[&str], base: &str, (metric, what): (&str, &str)) -> String {
+        let mut unclear = Vec::new();
+        let mut clear = Vec::new();
+        let mut seeds = 0;
+        for &arm in arms {
+            let Some(found) = self.difference(arm, base, metric) else { continue };
+            seeds = seeds.max(found.n);
+            let sign = if found.mean < 0.0 { "−" } else { "+" };
+            let half = found.half_width.map_or(String::new(), |half| format!(" ± {half:.2}"));
+            let words = format!("{arm} ({sign}{:.2}{half})", found.mean.abs());
+            if found.excludes_zero() { clear.push(words) } else { unclear.push(words) }
+        }
+        let list = |words: &[String]| words.join(", ");
+        let mut parts = Vec::new();
+        if seeds == 1 {
+            unclear.append(&mut clear);
+            parts.push(format!("one seed cannot tell {} from {base} in {what}", list(&unclear)));
+        } else {
+            if !unclear.is_empty() {
+                parts.push(format!("no difference from {base} in {what} beyond the 95 % interval: {}", list(&unclear)));
+            }
+            if !clear.is_empty() {
+                parts.push(format!("beyond it differ from {base}: {}", list(&clear)));
+            }
+        }
+        if parts.is_empty() { format!("nothing was measured that compares with {base}") } else { parts.join("; ") }
+    }
+
+    /// [`verdict`](Self::verdict) as a sentence, with what `base` itself is worth against its untrained encoder: if that is
+    /// nothing, comparisons say little.
+    pub fn statement(&self, arms: &[&str], base: &str, metric: (&str, &str)) -> String {
+        let verdict = self.verdict(arms, base, metric);
+        let against = self.difference(base, UNTRAINED, metric.0).map_or(String::new(), |found| {
+            let sign = if found.mean < 0.0 { "−" } else { "+" };
+            let half = found.half_width.map_or(String::new(), |half| format!(" ± {half:.2}"));
+            format!(" ({base} against its untrained encoder: {sign}{:.2}{half})", found.mean.abs())
+        });
+        sentence(&(verdict + &against))
+    }
+
+    /// A model that was measured.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn model(&self, arm: &str, seed: u64) -> Result<(Arc<dyn Method>, ModelParams)> {
+        self.cache.load(self.subject(arm, seed)?, self.images)
+    }
+
+    /// With a model that was measured, as a metric sees it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or another process is at work on it.
+    pub fn with<R>(&self, arm: &str, seed: u64, look: impl FnOnce(&Specimen) -> Result<R>) -> Result<R> {
+        let subject = self.subject(arm, seed)?;
+        let name = subject.name(self.images)?;
+        let Some(folder) = self.cache.claim(&name)? else {
+            let hint = "wait until it has ended, and run this again";
+            return Err(Error::file(self.cache.folder(&name), "another process is at work on it", hint));
+        };
+        look(&Specimen { subject, model: Some(self.model(arm, seed)?), folder: &folder, images: self.images })
+    }
+
+    fn subject(&self, arm: &str, seed: u64) -> Result<&Subject> {
+        self.subjects.get(&(arm.to_owned(), seed)).ok_or_else(|| {
+            Error::config(format!("no arm '{arm}' with seed {seed}"), format!("there are: {}", self.labels.join(", ")))
+        })
+    }
+}
+
+/// With a capital letter, and an end.
+pub fn sentence(words: &str) -> String {
+    let mut letters = words.chars();
+    let first = letters.next().map_or(String::new(), |first| first.to_uppercase().collect());
+    format!("{first}{}.", letters.as_str().trim_end_matches('.'))
+}

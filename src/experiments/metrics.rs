@@ -1,0 +1,406 @@
+//! What is measured of a model. A metric is a name, all that decides what it finds, and the measuring.
+
+use std::sync::Arc;
+
+use rand::seq::SliceRandom;
+
+use super::cache::{Images, Kind, Specimen, Subject, Values};
+use super::statistics::rank_correlation;
+use crate::data::{Dataset, Subset};
+use crate::eval::{self, CancelCheck, ProbeConfig, cosines, linear_probe};
+use crate::methods::Method;
+use crate::paper::cosine_shrinkage;
+use crate::rng::{Purpose, stream};
+use crate::tensor::{Indices, Tensor};
+use crate::train::Trainer;
+use crate::train::predictions::{Predicted, predictions};
+use crate::{Error, Result};
+
+/// Something that can be measured of a [`Specimen`].
+pub trait Metric: Send + Sync {
+    /// A short name, for files.
+    fn name(&self) -> &str;
+
+    /// All that decides what it finds, the images that it looks at included ([`Dataset::identity`]): with another configuration it
+    /// is another metric. A metric that comes to compute something else changes a number in it.
+    ///
+    /// # Errors
+    /// When its images cannot be opened.
+    fn configuration(&self, images: &Images) -> Result<serde_json::Value>;
+
+    /// Whether it can be measured of this.
+    fn fits(&self, subject: &Subject) -> bool {
+        let _ = subject;
+        true
+    }
+
+    /// That there is what it needs: to be known before hours of training.
+    ///
+    /// # Errors
+    /// When there is not.
+    fn check(&self, images: &Images) -> Result<()> {
+        let _ = images;
+        Ok(())
+    }
+
+    /// About how long it takes, in steps of training.
+    fn cost(&self) -> usize {
+        20
+    }
+
+    /// Measures: numbers by their names, accuracies in per cent.
+    ///
+    /// # Errors
+    /// When an image cannot be read, or `cancel` says so.
+    fn measure(&self, specimen: &Specimen, cancel: CancelCheck) -> Result<Values>;
+}
+
+/// The linear probe of the paper's Table 1: on the average token of the last block with all labels and with 1 % of them, and on
+/// those of the last four blocks side by side. Of pixels, on the pixels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// What stands before the names of what it finds.
+    pub name: String,
+    /// The images, as [`crate::data::open`] reads it.
+    pub labels: String,
+    /// At most so many training and test images, as many of each class as can be.
+    pub images: [usize; 2],
+}
+
+impl Probe {
+    /// The name of the accuracy on the last block, with all labels.
+    pub const LAST: &str = "probe, last";
+    /// On the last four.
+    pub const LAST_FOUR: &str = "probe, last 4";
+    /// On the last block, with 1 % of the labels.
+    pub const ONE_PERCENT: &str = "probe, last, 1 %";
+    /// Draws of 1 % of the labels, whose accuracies are averaged.
+    const DRAWS: u64 = 5;
+    /// λ for 1 % of the labels: too few to choose it on a tenth of them.
+    const LAMBDA: f64 = 1e-2;
+
+    fn chosen(&self, images: &Images) -> Result<[(Subset, Vec<u32>); 2]> {
+        let splits = images.open(&self.labels)?;
+        let choose = |all: Arc<dyn Dataset>, n| {
+            let some = Subset::even(all, n);
+            let labels = eval::labels(&some).filter(|labels| !labels.is_empty()).ok_or_else(|| {
+                let hint = "give images with classes, as cifar10:DIR or folder:DIR with a folder for each class";
+                Error::config(format!("a probe needs labels, and there are none in {}", some.describe()), hint)
+            })?;
+            Ok::<_, Error>((some, labels))
+        };
+        Ok([choose(splits.train, self.images[0])?, choose(splits.test, self.images[1])?])
+    }
+}
+
+impl Metric for Probe {
+    fn name(&self) -> &str {
+        "probe"
+    }
+
+    fn configuration(&self, images: &Images) -> Result<serde_json::Value> {
+        let Probe { name, labels, images: counts } = self;
+        let splits = images.open(labels)?;
+        // Where the files lie is no part of it.
+        let identity = [splits.train.identity(), splits.test.identity()];
+        Ok(serde_json::json!({ "probe": 1, "name": name, "labels": identity, "images": counts, "draws": Self::DRAWS,
+            "lambdas": ProbeConfig::default().lambdas, "of 1 %": Self::LAMBDA }))
+    }
+
+    fn check(&self, images: &Images) -> Result<()> {
+        self.chosen(images).map(|_| ())
+    }
+
+    fn measure(&self, specimen: &Specimen, cancel: CancelCheck) -> Result<Values> {
+        let [(train, train_labels), (test, test_labels)] = self.chosen(specimen.images)?;
+        let classes = train.class_names().len();
+        let normalization = specimen.normalization()?;
+        let features = |some: Subset| match &specimen.model {
+            Some((method, params)) => {
+                let (encoder, k) = (method.encoder(), method.encoder().config().depth.min(4));
+                eval::pooled_features(encoder, params.evaluated(), (&some, &normalization), k, &|_| cancel())
+            }
+            None => {
+                let some: Arc<dyn Dataset> = Arc::new(some);
+                Ok(vec![eval::pixel_features(&some, &normalization, &|_| cancel())?])
+            }
+        };
+        let (train, test) = (features(train)?, features(test)?);
+        let all = ProbeConfig::default();
+        let top1 = |train: (&Tensor, &[u32]), test: &Tensor, config: &ProbeConfig| {
+            linear_probe(train, (test, &test_labels), classes, config, cancel).map(|found| 100.0 * found.test_top1)
+        };
+        let last = train.len() - 1;
+        let mut found = Values::new();
+        found.insert(format!("{}, last", self.name), top1((&train[last], &train_labels), &test[last], &all)?);
+        if last > 0 {
+            let [train, test] = [&train, &test].map(|blocks| Tensor::concat(&blocks.iter().collect::<Vec<_>>(), 1));
+            found.insert(format!("{}, last 4", self.name), top1((&train, &train_labels), &test, &all)?);
+        }
+        let few = ProbeConfig { lambdas: vec![Self::LAMBDA], ..ProbeConfig::default() };
+        let mut sum = 0.0;
+        for draw in 0..Self::DRAWS {
+            // The same images for every arm of a seed.
+            let rows = one_percent(&train_labels, classes, [specimen.subject.config.seed, draw]);
+            let labels: Vec<u32> = rows.iter().map(|&row| train_labels[row as usize]).collect();
+            sum += top1((&select(&train[last], &rows), &labels), &test[last], &few)?;
+        }
+        found.insert(format!("{}, last, 1 %", self.name), sum / Self::DRAWS as f64);
+        Ok(found)
+    }
+
+    fn cost(&self) -> usize {
+        (self.images[0].min(50_000) + self.images[1].min(10_000)) / 64
+    }
+}
+
+/// One image in a hundred of every class, and at least one.
+fn one_percent(labels: &[u32], classes: usize, key: [u64; 2]) -> Vec<u32> {
+    let mut rng = stream(key[0], Purpose::Subset, [1, key[1]]);
+    let mut chosen = Vec::new();
+    for class in 0..classes as u32 {
+        let mut of_class: Vec<u32> = (0..labels.len() as u32).filter(|&row| labels[row as usize] == class).collect();
+        of_class.shuffle(&mut rng);
+        of_class.truncate(of_class.len().div_ceil(100));
+        chosen.extend(of_class);
+    }
+    chosen
+}
+
+/// These rows of `x`, \[N, D\].
+fn select(x: &Tensor, rows: &[u32]) -> Tensor {
+    let [all, dim] = x.dims("select");
+    let chosen = Indices::new(1, rows.len(), rows.to_vec());
+    crate::autograd::ops::gather_tokens(&x.reshape([1, all, dim]).into(), &chosen).value().reshape([rows.len(), dim])
+}
+
+/// Columns of a run's log: the last number of each, under its name, and with `over_training` every one, as `name @ step`.
+/// docs/diagnostics.md says what they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FromLog {
+    /// The columns. One that a log does not have is left out.
+    pub columns: Vec<&'static str>,
+    /// Whether all of a column is wanted, where it is one of the diagnostics.
+    pub over_training: bool,
+}
+
+impl Metric for FromLog {
+    fn name(&self) -> &str {
+        "log"
+    }
+
+    fn configuration(&self, _: &Images) -> Result<serde_json::Value> {
+        Ok(serde_json::json!({ "log": 1, "columns": self.columns, "over training": self.over_training }))
+    }
+
+    fn fits(&self, subject: &Subject) -> bool {
+        subject.kind == Kind::Trained
+    }
+
+    fn measure(&self, specimen: &Specimen, _: CancelCheck) -> Result<Values> {
+        let log = specimen.folder.log()?;
+        // The steps that have diagnostics: all runs have this one.
+        let diagnosed: Vec<f64> = log.series("rank_me").into_iter().map(|(step, _)| step).collect();
+        let mut found = Values::new();
+        for column in &self.columns {
+            let series = log.series(column);
+            found.extend(series.last().map(|(_, last)| ((*column).to_owned(), *last)));
+            if self.over_training {
+                let points = series.iter().filter(|(step, _)| diagnosed.contains(step));
+                found.extend(points.map(|(step, value)| (format!("{column} @ {step}"), *value)));
+            }
+        }
+        Ok(found)
+    }
+
+    fn cost(&self) -> usize {
+        0
+    }
+}
+
+/// Fig. 6 as a number: the rank correlation, over the tokens of an image, of how much they resemble a predicted token with how
+/// far they are from its place. −1: the nearer, the more alike; 0: the place says nothing.
+///
+/// | value | of the prediction from |
+/// |---|---|
+/// | `predicted` | ψ_j itself |
+/// | `drawn` | one draw ψ̂_j; where there is noise |
+/// | `target` | nothing: of the true features at that place, which a perfect prediction equals |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Locality {
+    /// Held-out images; of each, two predicted tokens.
+    pub images: usize,
+}
+
+impl Metric for Locality {
+    fn name(&self) -> &str {
+        "locality"
+    }
+
+    fn configuration(&self, _: &Images) -> Result<serde_json::Value> {
+        Ok(serde_json::json!({ "locality": 1, "images": self.images }))
+    }
+
+    fn fits(&self, subject: &Subject) -> bool {
+        subject.kind != Kind::Pixels && !subject.config.model.method.class_token()
+    }
+
+    fn measure(&self, specimen: &Specimen, cancel: CancelCheck) -> Result<Values> {
+        cancel()?;
+        let mut sums = Values::new();
+        let mut queries = 0;
+        for prediction in predicted(specimen, self.images)? {
+            let Predicted::Features(maps) = prediction.predicted else { continue };
+            for maps in maps {
+                queries += 1;
+                for (name, map) in [
+                    ("predicted", Some(&maps.predicted)),
+                    ("drawn", maps.drawn.as_ref()),
+                    ("target", Some(&maps.target)),
+                ] {
+                    let Some(map) = map else { continue };
+                    *sums.entry(name.to_owned()).or_default() += locality(map, maps.query as usize);
+                }
+            }
+        }
+        sums.values_mut().for_each(|sum| *sum /= f64::from(queries));
+        Ok(sums)
+    }
+}
+
+/// The rank correlation of a map over a square grid with the distance from `query`, which is itself left out.
+fn locality(map: &[f64], query: usize) -> f64 {
+    let side = (map.len() as f64).sqrt() as usize;
+    let others: Vec<usize> = (0..map.len()).filter(|&token| token != query).collect();
+    let place = |token: usize| [(token / side) as f64, (token % side) as f64];
+    let distance = |&token: &usize| {
+        let ([a, b], [c, d]) = (place(token), place(query));
+        (a - c).hypot(b - d)
+    };
+    let of_others: Vec<f64> = others.iter().map(|&token| map[token]).collect();
+    rank_correlation(&of_others, &others.iter().map(distance).collect::<Vec<_>>())
+}
+
+/// What a model predicts of an even choice of `n` held-out images, the same for all models.
+pub(super) fn predicted(specimen: &Specimen, n: usize) -> Result<Vec<crate::train::predictions::Prediction>> {
+    let config = &specimen.subject.config;
+    let images = Subset::even(specimen.images.open(&config.data)?.test, n).unlabeled();
+    let Some((method, params)) = &specimen.model else { return Ok(Vec::new()) };
+    let Some(method) = method.as_masked_prediction() else { return Ok(Vec::new()) };
+    predictions((method, params), &config.masking, (&images, &specimen.normalization()?), 0)
+}
+
+/// Fig. 5 as numbers: cosines of a query position with all positions of the grid, averaged over the queries. Of ψ itself
+/// (`exact`), of one draw ψ̂ (`draw`), of the mean over draws (`mean`), and of what that mean tends to
+/// ([`cosine_shrinkage`], `expected`):
+///
+/// | value | |
+/// |---|---|
+/// | `… peak` | the cosine at the query's own place |
+/// | `… width` | the share of positions whose cosine is above the middle between the least and the greatest |
+/// | `… order` | the rank correlation with the map of ψ itself |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PositionMaps {
+    /// Draws that are averaged.
+    pub draws: usize,
+}
+
+impl PositionMaps {
+    /// The maps of some queries, \[4\] × K values each: of ψ itself, of one draw, the mean over draws, the expectation.
+    pub(super) fn maps(
+        &self,
+        model: &(Arc<dyn Method>, crate::methods::ModelParams),
+        queries: &[usize],
+    ) -> Vec<[Vec<f64>; 4]> {
+        let trainer = Trainer::new(model.0.clone(), model.1.clone());
+        let Some(positions) = trainer.positions() else { return Vec::new() };
+        let [_, k, d_p] = positions.psi.dims("position maps: psi");
+        let psi = positions.psi.value().to_f64_vec();
+        let row = |all: &[f64], j: usize| all[j * d_p..(j + 1) * d_p].to_vec();
+        let mut first = Vec::new();
+        let mut means = vec![vec![0.0; k]; queries.len()];
+        let mut rng = stream(0, Purpose::Eval, [3, 0]);
+        for draw in 0..self.draws {
+            let drawn = positions.sample(&mut rng).value().to_f64_vec();
+            for (&j, mean) in queries.iter().zip(&mut means) {
+                let map = cosines(&row(&drawn, j), &psi);
+                mean.iter_mut().zip(&map).for_each(|(mean, cosine)| *mean += cosine / self.draws as f64);
+                first.extend((draw == 0).then_some(map));
+            }
+        }
+        let maps = queries.iter().zip(first).zip(means).map(|((&j, draw), mean)| {
+            let query = row(&psi, j);
+            let length = query.iter().map(|v| v * v).sum::<f64>().sqrt();
+            let shrinkage = cosine_shrinkage(length, positions.a.value(), positions.sigma);
+            let exact = cosines(&query, &psi);
+            let expected = exact.iter().map(|cosine| cosine * shrinkage).collect();
+            [exact, draw, mean, expected]
+        });
+        maps.collect()
+    }
+
+    /// What the four maps are called.
+    pub const NAMES: [&str; 4] = ["exact", "draw", "mean", "expected"];
+}
+
+impl Metric for PositionMaps {
+    fn name(&self) -> &str {
+        "positions"
+    }
+
+    fn configuration(&self, _: &Images) -> Result<serde_json::Value> {
+        Ok(serde_json::json!({ "position maps": 1, "draws": self.draws }))
+    }
+
+    fn fits(&self, subject: &Subject) -> bool {
+        subject.kind != Kind::Pixels
+    }
+
+    fn measure(&self, specimen: &Specimen, cancel: CancelCheck) -> Result<Values> {
+        cancel()?;
+        let Some(model) = &specimen.model else { return Ok(Values::new()) };
+        let queries: Vec<usize> = (0..model.0.encoder().config().patches()).collect();
+        let all = self.maps(model, &queries);
+        let mut found = Values::new();
+        for (maps, &query) in all.iter().zip(&queries) {
+            for (name, map) in Self::NAMES.iter().zip(maps) {
+                let (least, most) = map.iter().fold((f64::INFINITY, -1.0f64), |(l, m), v| (l.min(*v), m.max(*v)));
+                let above = map.iter().filter(|v| **v > 0.5 * (least + most)).count();
+                let values = [
+                    ("peak", map[query]),
+                    ("width", 100.0 * above as f64 / map.len() as f64),
+                    ("order", rank_correlation(map, &maps[0])),
+                ];
+                for (what, value) in values {
+                    *found.entry(format!("{name} {what}")).or_default() += value / queries.len() as f64;
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_image_in_a_hundred_of_each_class() {
+        let labels: Vec<u32> = (0..2000).map(|i| u32::from(i % 10 > 0)).collect(); // 200 and 1800
+        let rows = one_percent(&labels, 2, [3, 0]);
+        let of = |class| rows.iter().filter(|&&row| labels[row as usize] == class).count();
+        assert_eq!((of(0), of(1)), (2, 18));
+        assert_eq!(rows, one_percent(&labels, 2, [3, 0]));
+        assert!(rows != one_percent(&labels, 2, [3, 1]) && rows != one_percent(&labels, 2, [4, 0]));
+        assert_eq!(one_percent(&[0, 1, 0, 1], 2, [0, 0]).len(), 2, "one of each at least");
+    }
+
+    #[test]
+    fn a_map_that_falls_with_distance_has_locality_minus_one() {
+        // 3 × 3 around the middle: four neighbors at 1, four corners at √2; the query's own value does not count.
+        let near = [0.1, 0.5, 0.1, 0.5, -9.0, 0.5, 0.1, 0.5, 0.1];
+        assert!((locality(&near, 4) + 1.0).abs() < 1e-15);
+        assert!((locality(&near.map(|v| -v), 4) - 1.0).abs() < 1e-15);
+        assert_eq!(locality(&[0.5; 9], 4), 0.0);
+    }
+}
