@@ -7,13 +7,16 @@
 //! | what a model predicts: reconstructions, heat maps (Fig. 6) | [`predictions`] |
 //! | how similar the embeddings of two positions are (Fig. 5) | [`similarity`] |
 //! | losses, ranks, learning rates over training, as SVG | `curve` (feature `cli`) |
+//! | all of it on one HTML page; tables in a Markdown file | [`page`], [`markdown`] |
 //! | results in the terminal | [`table`], and points on logarithmic axes: [`sweep`] |
 
 pub mod canvas;
 pub mod color;
 #[cfg(feature = "cli")]
 pub mod curve;
+pub mod markdown;
 pub mod masks;
+pub mod page;
 pub mod predictions;
 pub mod similarity;
 pub mod sweep;
