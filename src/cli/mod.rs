@@ -28,6 +28,7 @@ mod probe;
 mod profile;
 mod progress;
 mod reconstruct;
+mod report;
 mod signals;
 
 use clap::{Parser, Subcommand};
@@ -60,6 +61,8 @@ enum Command {
     Reconstruct(Box<reconstruct::Args>),
     /// Put the paper's statements, the gradients and the graph to the test.
     Check(check::Args),
+    /// Gather results of experiments, the paper's statements and the pictures of runs on one HTML page.
+    Report(report::Args),
     /// Draw masks over images, and how often each position is context or target.
     Masks(Box<masks::Args>),
 }
@@ -92,6 +95,7 @@ impl Cli {
             Some(Command::Features(args)) => features::run(&args),
             Some(Command::Reconstruct(args)) => reconstruct::run(&args),
             Some(Command::Check(args)) => check::run(&args),
+            Some(Command::Report(args)) => report::run(&args),
             Some(Command::Masks(args)) => masks::run(&args),
         }
     }
