@@ -71,6 +71,7 @@ fn the_page_holds_all_results_statements_and_runs_and_needs_no_other_file() {
         let Outcome { title, question, paper_found, statement, command, pictures, .. } = outcome(name);
         contains(&text, &[&title, &question, &paper_found, &statement, &command, "521", "linux, 2 cores"]);
         pictures.iter().for_each(|picture| contains(&text, &[&picture.caption]));
+        contains(&text, &[&format!("{name}\n\n{statement}\n\nTable 7\n\nquick\n\nshapes\n\n3\n"), "Table 7\n"]);
         contains(&text, &[&format!("{name} & arm\n\n53.1 ± 0.8\n\n57.8\n"), "raw pixels\n\n41.4\n\n–\n"]);
         // Under its heading what it shows stands first.
         let (_, section) = page.split_once(&format!("<h3 id=\"{name}\">")).unwrap();
@@ -84,7 +85,10 @@ fn the_page_holds_all_results_statements_and_runs_and_needs_no_other_file() {
     let rows = rows.split_once("</table>").unwrap().0;
     assert_eq!(rows.matches("<th scope=\"row\">").count(), statements.len());
     contains(&text, &statements.iter().map(String::as_str).collect::<Vec<_>>());
-    contains(&page, &["alt=\"curves of the run a-run\"", "alt=\"predictions of", "alt=\"positions of", "alt=\"masks of"]);
+    contains(
+        &page,
+        &["alt=\"curves of the run a-run\"", "alt=\"predictions of", "alt=\"positions of", "alt=\"masks of"],
+    );
     assert_eq!(page.matches("src=\"data:image/svg+xml;base64,").count(), 3);
     assert_eq!(page.matches("src=\"data:image/png;base64,").count(), 5);
     assert_eq!(page.matches("src=").count(), 8);
@@ -117,7 +121,8 @@ fn what_is_broken_or_missing_is_said_on_the_page_and_on_standard_error() {
     words.push("is a folder, not a file");
     // Pictures that are none, that lie outside, that are too large.
     let mut odd = outcome("pictures");
-    let files = ["../good/b.png", "/etc/hostname", "gone.png", "text.svg", "cut.png", "large.png", "folder.png", "a.svg"];
+    let files =
+        ["../good/b.png", "/etc/hostname", "gone.png", "text.svg", "cut.png", "large.png", "folder.png", "a.svg"];
     odd.pictures = files.map(|file| Picture { file: file.into(), caption: "<i>\"".into() }).into();
     odd.title = "\"><script>".into();
     save(&scratch, "pictures", &odd);
@@ -127,9 +132,14 @@ fn what_is_broken_or_missing_is_said_on_the_page_and_on_standard_error() {
     let large = std::fs::File::create(scratch.path("experiments/pictures/large.png")).unwrap();
     large.set_len((8 << 20) + 1).unwrap();
     scratch.write("runs/a\"<b>/curves.svg", "no picture");
-    let files = ["../good/b.png is not a name of a file", "/etc/hostname is not a name of a file", "gone.png is missing"];
+    let files =
+        ["../good/b.png is not a name of a file", "/etc/hostname is not a name of a file", "gone.png is missing"];
     words.extend(files);
-    words.extend(["text.svg is neither PNG nor SVG", "cut.png has no end", "large.png is not shown: it has more than 8 MiB"]);
+    words.extend([
+        "text.svg is neither PNG nor SVG",
+        "cut.png has no end",
+        "large.png is not shown: it has more than 8 MiB",
+    ]);
     words.extend(["folder.png is not a file", "a\"<b>: the picture curves.svg is neither"]);
 
     let said = scratch.says("report --out Page.HTML");
@@ -175,7 +185,10 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
     std::fs::create_dir(scratch.path("experiments/empty")).unwrap();
     for (text, words) in [
         ("a\n<!-- experiment: sigma -->\n", "notes.md: line 2: the marker of 'sigma' has no end"),
-        ("<!-- experiment: sigma -->\n<!-- end -->\n<!-- experiment: who -->\n<!-- end -->\n", "line 3: no experiment 'who'"),
+        (
+            "<!-- experiment: sigma -->\n<!-- end -->\n<!-- experiment: who -->\n<!-- end -->\n",
+            "line 3: no experiment 'who'",
+        ),
         ("<!-- experiment: cut -->\n<!-- end -->\n", "line 1: the result of 'cut' cannot be used"),
         ("<!-- experiment: empty -->\n<!-- end -->\n", "line 1: 'empty' has no result yet"),
         ("no marker\n", "has no place for a table"),

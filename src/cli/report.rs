@@ -54,6 +54,7 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(Error::file(&args.out, "the page is written as HTML", "give a name that ends in .html"));
     }
     files::check_writable(&args.out)?;
+    files::check_is_none_of(&args.out, &args.markdown.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
     let experiments = outcomes(args.folder.as_deref())?;
     let markdown = args.markdown.as_deref().map(|path| Ok((path, tables(path, &experiments)?))).transpose()?;
     let runs = folders(args.runs.as_deref(), "runs")?;
@@ -137,8 +138,7 @@ fn tables(path: &Path, experiments: &Outcomes) -> Result<String> {
     let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
     rewritten(path, &text, |name| match experiments.get(name) {
         Some(Some(Ok(outcome))) => {
-            let facts = facts(outcome).into_iter().skip_while(|(name, _)| name != "size");
-            let facts: Vec<String> = facts.map(|(name, is)| format!("{name}: {is}")).collect();
+            let facts: Vec<String> = origin(outcome).iter().map(|(name, is)| format!("{name}: {is}")).collect();
             let (statement, table) = (one_line(&outcome.statement), outcome.table.markdown());
             Ok(format!("\n{statement}\n\n{table}\n`{}`; {}.\n\n", outcome.command, facts.join("; ")))
         }
@@ -152,12 +152,9 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// What was asked, and how the numbers came about.
-fn facts(outcome: &Outcome) -> Vec<(String, String)> {
+/// How the numbers came about.
+fn origin(outcome: &Outcome) -> Vec<(String, String)> {
     [
-        ("question", outcome.question.clone()),
-        ("in the paper", outcome.reference.clone()),
-        ("the paper found", outcome.paper_found.clone()),
         ("size", outcome.size.clone()),
         ("images", outcome.data.clone()),
         ("seeds", outcome.seeds.to_string()),
@@ -167,6 +164,11 @@ fn facts(outcome: &Outcome) -> Vec<(String, String)> {
     ]
     .map(|(name, is)| (name.to_owned(), is))
     .to_vec()
+}
+
+/// Where the paper asks the question, as words for a table.
+fn reference(outcome: &Outcome) -> &str {
+    if outcome.reference == "none" { "–" } else { &outcome.reference }
 }
 
 /// Says on standard error, too, what is missing on the page.
@@ -182,10 +184,13 @@ fn of_experiments(asked: Option<&Path>, experiments: &Outcomes, pictures: &mut P
     for (name, outcome) in experiments {
         match outcome {
             Some(Ok(o)) => {
-                rows.push(text(&[name, &o.reference, &o.size, &o.data, &o.seeds.to_string(), &o.statement]));
+                rows.push(text(&[name, &o.statement, reference(o), &o.size, &o.data, &o.seeds.to_string()]));
                 section.parts.push(of_outcome(name, o, &folder_of(asked).join(name), pictures));
             }
-            Some(Err(error)) => section.blocks.push(Block::Warning(format!("{name} is not shown. {error}"))), // said before
+            Some(Err(error)) => {
+                let error = error.to_string().replace("\n  ", "; "); // which was said before on standard error
+                section.blocks.push(Block::Warning(format!("{name} is not shown: {error}.")));
+            }
             None => section.blocks.push(warning(format!("{name} has no result yet: no {RESULT} is in its folder."))),
         }
     }
@@ -194,7 +199,7 @@ fn of_experiments(asked: Option<&Path>, experiments: &Outcomes, pictures: &mut P
         section.blocks.push(warning(line));
         section.blocks.push(Block::Command("stop-mim experiment all --quick".into()));
     } else {
-        let columns = text(&["experiment", "in the paper", "size", "images", "seeds", "what it shows"]);
+        let columns = text(&["experiment", "what it shows", "in the paper", "size", "images", "seeds"]);
         section.blocks.insert(0, Block::Table(Table { caption: "All experiments".into(), columns, rows }));
     }
     section
@@ -206,6 +211,13 @@ fn folder_of(asked: Option<&Path>) -> &Path {
 
 /// What it shows stands first, so that nobody has to look for a null result.
 fn of_outcome(name: &str, outcome: &Outcome, folder: &Path, pictures: &mut Pictures) -> Section {
+    let asked = [
+        ("question", outcome.question.clone()),
+        ("in the paper", reference(outcome).to_owned()),
+        ("the paper found", outcome.paper_found.clone()),
+    ]
+    .map(|(name, is)| (name.to_owned(), is))
+    .to_vec();
     let table = Table {
         caption: format!("{}: mean over seeds ± half of the 95 % interval", outcome.title),
         columns: outcome.table.columns.clone(),
@@ -216,7 +228,7 @@ fn of_outcome(name: &str, outcome: &Outcome, folder: &Path, pictures: &mut Pictu
             .map(|row| [row.label.clone()].into_iter().chain(row.cells.iter().map(Cell::to_string)).collect())
             .collect(),
     };
-    let mut blocks = vec![Block::Statement(outcome.statement.clone()), Block::Table(table)];
+    let mut blocks = vec![Block::Statement(outcome.statement.clone()), Block::Facts(asked), Block::Table(table)];
     for Pictured { file, caption } in &outcome.pictures {
         let alt = format!("{} of {}", file, outcome.title);
         // Only what lies beside the result: the file comes from outside, and names other files.
@@ -228,7 +240,7 @@ fn of_outcome(name: &str, outcome: &Outcome, folder: &Path, pictures: &mut Pictu
             Err(why) => warning(format!("{name}: the picture {file} {why}. It would show: {caption}")),
         });
     }
-    blocks.extend([Block::Facts(facts(outcome)), Block::Command(outcome.command.clone())]);
+    blocks.extend([Block::Facts(origin(outcome)), Block::Command(outcome.command.clone())]);
     Section {
         name: name.to_owned(),
         heading: format!("{} ({name}, {})", outcome.title, outcome.size),
@@ -309,5 +321,32 @@ impl Pictures {
         let picture = Picture::new(bytes)?;
         self.left -= size;
         Ok(picture)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_that_does_not_hold_is_said_first() {
+        let findings = [Finding::below("Eq. 1", "a", 1.0, 2.0), Finding::below("Eq. 2", "b < c", 2.0, 1.0)];
+        let html = Page { sections: vec![of_findings(&findings)], ..Page::default() }.html();
+        let section = html.split_once("id=\"statements\"").unwrap().1.split_once("</h2>\n").unwrap().1;
+        assert!(section.starts_with("<p class=\"warning\"><strong>Note:</strong> 1 of 2 comparisons do not pass."));
+        assert!(section.contains("<th scope=\"row\">Eq. 2</th><td>b &lt; c: 2.000e0 &lt; 1.000e0</td>"), "{section}");
+        assert!(section.contains("<td>MISMATCH</td>") && section.contains("<td>pass</td>"));
+        let html = Page { sections: vec![of_findings(&findings[..1])], ..Page::default() }.html();
+        assert!(html.contains("<p class=\"statement\">1 of 1 comparisons pass.</p>") && !html.contains("MISMATCH"));
+    }
+
+    #[test]
+    fn pictures_are_shown_while_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.svg");
+        fs::write(&path, "<svg></svg>").unwrap();
+        let mut pictures = Pictures { left: 25 };
+        assert!(pictures.read(&path).is_ok() && pictures.read(&path).is_ok());
+        assert!(pictures.read(&path).unwrap_err().contains("already holds"));
     }
 }

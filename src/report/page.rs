@@ -83,6 +83,8 @@ pub struct Picture {
     bytes: Vec<u8>,
 }
 
+const SVG: &str = "image/svg+xml";
+
 impl Picture {
     /// A picture from the bytes of its file. Looked at are its beginning and its end, so that a file of another kind, or one
     /// that was cut off, is not taken for a picture.
@@ -97,7 +99,7 @@ impl Picture {
             return if bytes.ends_with(PNG.1) { Ok(Picture { media_type: "image/png", bytes }) } else { CUT };
         }
         if [&b"<svg"[..], b"<?xml"].iter().any(|start| text.starts_with(start)) {
-            return if text.ends_with(b"</svg>") { Ok(Picture { media_type: "image/svg+xml", bytes }) } else { CUT };
+            return if text.ends_with(b"</svg>") { Ok(Picture { media_type: SVG, bytes }) } else { CUT };
         }
         Err("is neither PNG nor SVG")
     }
@@ -169,31 +171,39 @@ fn html(block: &Block) -> String {
             let fact = |(name, is): &(String, String)| format!("<dt>{}</dt><dd>{}</dd>\n", escaped(name), escaped(is));
             format!("<dl>\n{}</dl>\n", facts.iter().map(fact).collect::<String>())
         }
-        Block::Command(line) => format!("<pre tabindex=\"0\"><code>{}</code></pre>\n", escaped(line)),
+        Block::Command(line) => format!("<pre><code>{}</code></pre>\n", escaped(line)),
         Block::Table(table) => html_of_table(table),
-        Block::Figure(Figure { picture: Picture { media_type, bytes }, alt, caption }) => format!(
-            "<figure>\n<div class=\"card\" tabindex=\"0\"><img alt=\"{}\" src=\"data:{media_type};base64,{}\"></div>\n\
-             <figcaption>{}</figcaption>\n</figure>\n",
-            escaped(alt),
-            base64(bytes),
-            escaped(caption)
-        ),
+        Block::Figure(Figure { picture: Picture { media_type, bytes }, alt, caption }) => {
+            let (alt, caption, data) = (escaped(alt), escaped(caption), base64(bytes));
+            // A drawing has text, which must stay large enough to be read.
+            let class = if *media_type == SVG { "card wide" } else { "card" };
+            format!(
+                "<figure>\n<div class=\"{class}\" tabindex=\"0\">\
+                 <img alt=\"{alt}\" src=\"data:{media_type};base64,{data}\"></div>\n\
+                 <figcaption>{caption}</figcaption>\n</figure>\n"
+            )
+        }
     }
 }
 
 fn html_of_table(Table { caption, columns, rows }: &Table) -> String {
     let entry = |row: &[String], c: usize| row.get(c).map_or(String::new(), |text| escaped(text));
     let width = rows.iter().map(Vec::len).chain([columns.len()]).max().unwrap_or(0);
-    // Numbers stand to the right, as in the terminal.
+    // Numbers stand to the right, as in the terminal; sentences get the room that they need.
     let class = |c: usize| {
         let numbers = rows.iter().all(|row| row.get(c).is_none_or(|text| is_number(text)));
-        if numbers && c > 0 { " class=\"number\"" } else { "" }
+        let sentences = rows.iter().any(|row| row.get(c).is_some_and(|text| text.chars().count() > 24));
+        match (c, numbers, sentences) {
+            (0, ..) | (_, false, false) => "",
+            (_, true, _) => " class=\"number\"",
+            (_, false, true) => " class=\"words\"",
+        }
     };
     let classes: Vec<&str> = (0..width).map(class).collect();
     let caption = escaped(caption);
     let mut html = format!(
         "<div class=\"scroll\" role=\"group\" aria-label=\"{caption}\" tabindex=\"0\">\n\
-         <table>\n<caption>{caption}</caption>\n<thead>\n<tr>"
+         <table>\n<caption><span>{caption}</span></caption>\n<thead>\n<tr>"
     );
     for (c, class) in classes.iter().enumerate() {
         html += &format!("<th scope=\"col\"{class}>{}</th>", entry(columns, c));
@@ -295,36 +305,42 @@ fn style() -> String {
 body{{margin:0 auto;max-width:64rem;padding:1rem;background:var(--paper);color:var(--ink);
 font:1rem/1.55 system-ui,sans-serif;overflow-wrap:anywhere}}
 h1,h2,h3{{line-height:1.25;margin:2.2em 0 .6em}}
-h1{{margin-top:.5em}}
+h1{{margin-top:.5em;font-size:clamp(1.6rem,5vw,2.2rem)}}
 h2{{border-bottom:1px solid var(--line);padding-bottom:.2em}}
+nav h2{{margin-top:1em}}
 p{{max-width:46rem}}
 a{{color:var(--link)}}
 :focus-visible{{outline:2px solid var(--link);outline-offset:2px}}
 nav ul{{margin:0;padding-left:1.3rem}}
-nav a{{display:inline-block;padding:.15rem 0}}
+nav li{{margin:.35rem 0}}
 .statement,.warning{{border-left:4px solid var(--link);padding:.3rem 0 .3rem .9rem;font-size:1.08rem}}
 .warning{{border-color:var(--warning);font-size:1rem}}
-.scroll,.card,pre{{overflow-x:auto;max-width:100%}}
+.scroll,.card{{overflow-x:auto;max-width:100%}}
 table{{border-collapse:collapse;font-size:.93rem;margin:.4rem 0}}
 caption{{text-align:left;color:var(--muted);padding-bottom:.4rem}}
+caption span{{display:inline-block;position:sticky;left:0;max-width:min(62rem,100vw - 2rem)}}
 th,td{{text-align:left;vertical-align:top;padding:.35rem .7rem;border-bottom:1px solid var(--line);
-overflow-wrap:normal}}
+overflow-wrap:break-word}}
 thead th{{vertical-align:bottom}}
-tbody th{{font-weight:600;min-width:7rem;max-width:20rem;overflow-wrap:anywhere}}
-td{{min-width:4rem;max-width:32rem}}
-td:not(.number){{min-width:8rem;overflow-wrap:anywhere}}
+th{{font-weight:600}}
+th:first-child{{position:sticky;left:0;background:var(--paper);min-width:6rem;max-width:min(20rem,38vw)}}
+td{{max-width:32rem}}
+.words{{min-width:12.5rem}}
 .number{{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}}
+thead .number{{white-space:normal}}
 figure{{margin:1.5rem 0}}
 .card{{background:rgb({r},{g},{b});border:1px solid var(--line);border-radius:.4rem;padding:.5rem}}
 img{{display:block;height:auto;max-width:100%;margin:0 auto}}
-img[src^=\"data:image/svg\"]{{min-width:36rem}}
+.wide img{{min-width:36rem}}
 figcaption{{color:var(--muted);font-size:.93rem;margin-top:.4rem;max-width:46rem}}
+@media screen and (max-width:40rem){{.wide+figcaption::after{{content:\" (Scrolls sideways.)\"}}}}
 dl{{display:grid;grid-template-columns:minmax(5rem,max-content) 1fr;gap:.2rem 1rem;font-size:.93rem}}
 dt{{color:var(--muted)}}
 dd{{margin:0}}
-pre{{border:1px solid var(--line);border-radius:.4rem;padding:.6rem .8rem;font-size:.9rem}}
-@media print{{body{{max-width:none;padding:0}}.scroll,.card,pre{{overflow:visible}}pre{{white-space:pre-wrap}}
-figure,tr,.statement{{break-inside:avoid}}h2,h3,caption{{break-after:avoid}}img,img[src]{{min-width:0;max-height:23cm}}}}
+pre{{border:1px solid var(--line);border-radius:.4rem;padding:.6rem .8rem;font-size:.9rem;white-space:pre-wrap}}
+@media print{{body{{max-width:none;padding:0}}.scroll,.card{{overflow:visible}}th:first-child,caption span{{position:static}}
+th,td,td.number{{min-width:0;padding:.25rem .4rem;white-space:normal;overflow-wrap:anywhere}}table{{font-size:.8rem}}
+figure,tr,.statement{{break-inside:avoid}}h2,h3,caption{{break-after:avoid}}.wide img,img{{min-width:0;max-height:23cm}}}}
 "
     )
 }
@@ -394,7 +410,7 @@ mod tests {
         assert!(!hostile.contains("<script") && !hostile.contains('\0'));
         let shown = escaped(HOSTILE);
         assert_eq!(shown, "&quot;&gt;&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&amp;amp;\u{FFFD}&lt;!--");
-        // Twice in the head; of two equal sections each the heading (also in the contents) and two parts with 22 texts.
+        // Twice in the head; of two equal sections each the heading (also in the contents) and two parts with 21 texts.
         assert_eq!(hostile.matches(&shown).count(), 3 + 2 * (2 + 2 * (2 + 3 + 4 + 1 + 2 + 3 + 4 + 2)));
         assert_eq!(tags(&Page::default().html()).iter().filter(|tag| tag.starts_with("section")).count(), 0);
     }
@@ -433,7 +449,7 @@ mod tests {
         let rows = vec![text(["I-JEPA", "53.1 ± 0.8", "x < y"]), text(["pixels", "–", ""]), vec!["none".to_owned()]];
         let html = html_of_table(&Table { caption: "c".into(), columns: text(["arm", "top-1", "note"]), rows });
         for expected in [
-            "<caption>c</caption>",
+            "<caption><span>c</span></caption>",
             "<tr><th scope=\"col\">arm</th><th scope=\"col\" class=\"number\">top-1</th><th scope=\"col\">note</th></tr>",
             "<tr><th scope=\"row\">I-JEPA</th><td class=\"number\">53.1 ± 0.8</td><td>x &lt; y</td></tr>",
             "<tr><th scope=\"row\">none</th><td class=\"number\"></td><td></td></tr>",
