@@ -2,7 +2,7 @@
 //!
 //! The paper: A. Bar, F. Bordes, A. Shocher, M. Assran, P. Vincent, N. Ballas, T. Darrell, A. Globerson and Y. LeCun,
 //! *Stochastic positional embeddings improve masked image modeling* (StoP), ICML 2024. In I-JEPA a predictor is asked
-//! for the features of hidden patches at exact positions ψ_j. StoP makes the positions Gaussian, ψ̂_j = A n_j + ψ_j
+//! for the features of hidden patches at exact positions ψⱼ. StoP makes the positions Gaussian, ψ̂ⱼ = A nⱼ + ψⱼ
 //! (Eq. 5), and uses the same matrix A to project the visible context (Eq. 6), so that silencing the noise would
 //! silence the context too.
 //!
@@ -21,18 +21,20 @@
 //! use stop_mim::{DType, Tensor, vit::Preset};
 //!
 //! # fn main() -> stop_mim::Result<()> {
-//! let images = Tensor::normal([80, 4, 32, 32], 0.3, DType::F32, &mut stream(0, Purpose::Eval, [0, 0])); // stand-ins
+//! let mut noise = stream(0, Purpose::Eval, [0, 0]); // which stands in for images here
+//! let images = Tensor::normal([80, 4, 32, 32], 0.3, DType::F32, &mut noise);
 //! let splits = InMemory::new(images)?.split(16)?; // 16 are held out, for diagnostics
 //!
-//! let recipe = RunConfig::for_method(MethodConfig::new("stop", &MethodOptions::default())?, Preset::Toy);
-//! let mut config = RunConfig { batch: 16, ..recipe };
+//! let stop = MethodConfig::new("stop", &MethodOptions::default())?;
+//! let mut config = RunConfig { batch: 16, ..RunConfig::for_method(stop, Preset::Toy) };
 //! config.model.encoder.channels = 4;
 //! let mut losses = Vec::new();
 //! let trained = pretrain(&config.with_steps(10), &splits, 5, &mut |report, _| {
-//!     losses.push(report.loss); // and |A|, |m|, effective rank, …: report.numbers, report.diagnostics
+//!     losses.push(report.loss); // |A|, effective rank, …: report.numbers, report.diagnostics
 //!     Ok(ControlFlow::Continue(()))
 //! })?;
-//! assert!(losses.len() == 10 && trained.params.evaluated().iter().all(|param| param.value.is_finite()));
+//! assert_eq!(losses.len(), 10);
+//! assert!(trained.params.evaluated().iter().all(|param| param.value.is_finite()));
 //! # Ok(())
 //! # }
 //! ```

@@ -30,6 +30,7 @@ mod probe;
 mod profile;
 mod progress;
 mod reconstruct;
+mod report;
 mod run;
 mod signals;
 mod track;
@@ -70,6 +71,8 @@ enum Command {
     Experiment(experiment::Args),
     /// Put the paper's statements, the gradients and the graph to the test.
     Check(check::Args),
+    /// Gather results of experiments, the paper's statements and the pictures of runs on one HTML page.
+    Report(report::Args),
     /// Draw masks over images, and how often each position is context or target.
     Masks(Box<masks::Args>),
 }
@@ -105,6 +108,7 @@ impl Cli {
             Some(Command::Reconstruct(args)) => reconstruct::run(&args),
             Some(Command::Experiment(args)) => experiment::run(&args),
             Some(Command::Check(args)) => check::run(&args),
+            Some(Command::Report(args)) => report::run(&args),
             Some(Command::Masks(args)) => masks::run(&args),
         }
     }

@@ -9,6 +9,7 @@
 //! | objects followed through a video | [`tracks`] |
 //! | losses, ranks, learning rates over training, as SVG | `curve` (feature `cli`) |
 //! | the pictures of experiments | `figure` (feature `cli`) |
+//! | all of it on one HTML page; tables in a Markdown file | [`page`], [`markdown`] |
 //! | results in the terminal | [`table`], and points on logarithmic axes: [`sweep`] |
 
 pub mod canvas;
@@ -17,7 +18,9 @@ pub mod color;
 pub mod curve;
 #[cfg(feature = "cli")]
 pub mod figure;
+pub mod markdown;
 pub mod masks;
+pub mod page;
 pub mod predictions;
 pub mod similarity;
 pub mod sweep;

@@ -2,7 +2,7 @@
 
 /// How wide the columns of a table are, and where their entries stand.
 ///
-/// Columns in which every entry is a number, or missing (empty or `-`), are aligned to the right. Short rows are filled
+/// Columns in which every entry is a number, or missing (empty, `-` or `–`), are aligned to the right. Short rows are filled
 /// up with empty entries. Widths count characters, which is right for the letters and symbols that this crate prints.
 pub struct Layout {
     widths: Vec<usize>,
@@ -49,9 +49,9 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Whether `text` starts like a number (`-1.5`, `.5`, `93.1 %`, `1e-4 ± 2e-5`, and with a mark `*93.1 %`), or is
 /// missing.
-fn is_number(text: &str) -> bool {
+pub(super) fn is_number(text: &str) -> bool {
     let unsigned = text.trim_start_matches(['-', '−', '+', '.', '*']);
-    matches!(text, "" | "-" | "NaN" | "inf" | "-inf") || unsigned.starts_with(|c: char| c.is_ascii_digit())
+    matches!(text, "" | "-" | "–" | "NaN" | "inf" | "-inf") || unsigned.starts_with(|c: char| c.is_ascii_digit())
 }
 
 #[cfg(test)]

@@ -43,9 +43,17 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// Prints what was found as a table: of each statement the worst comparison and how many others there were, or with
-/// `all` every one. What takes more than a line is cut there; [`conclude`] has the whole of it.
+/// What is said of each statement.
+pub const COLUMNS: [&str; 6] = ["statement", "compared", "scale", "worst error", "allowed", "verdict"];
+
+/// Prints what was found as a table. What takes more than a line is cut there; [`conclude`] has the whole of it.
 fn print(findings: &[Finding], all: bool) {
+    println!("{}", table(&COLUMNS, &rows(findings, all, 70)));
+}
+
+/// A row for each statement: its worst comparison and how many others there were. With `all`, a row for each comparison.
+/// What was compared is cut after `width` characters.
+pub fn rows(findings: &[Finding], all: bool, width: usize) -> Vec<Vec<String>> {
     // The share of what is allowed; anything that did not pass comes before that.
     let badness = |f: &Finding| match f.verdict() {
         Verdict::Pass => f.error / (f.tolerance * f.scale).max(f64::MIN_POSITIVE),
@@ -55,18 +63,17 @@ fn print(findings: &[Finding], all: bool) {
     for group in findings.chunk_by(|a, b| a.statement == b.statement) {
         let worst = group.iter().max_by(|a, b| badness(a).total_cmp(&badness(b)));
         if all {
-            rows.extend(group.iter().map(|f| row(f, 0)));
+            rows.extend(group.iter().map(|f| row(f, 0, width)));
         } else {
-            rows.extend(worst.map(|f| row(f, group.len() - 1)));
+            rows.extend(worst.map(|f| row(f, group.len() - 1, width)));
         }
     }
-    println!("{}", table(&["statement", "compared", "scale", "worst error", "allowed", "verdict"], &rows));
+    rows
 }
 
-fn row(f: &Finding, others: usize) -> Vec<String> {
-    const WIDTH: usize = 70;
+fn row(f: &Finding, others: usize, width: usize) -> Vec<String> {
     let line = f.compared.lines().next().unwrap_or_default();
-    let cut = line.chars().nth(WIDTH).map(|_| line.chars().take(WIDTH - 1).chain(['…']).collect());
+    let cut = line.chars().nth(width).map(|_| line.chars().take(width - 1).chain(['…']).collect());
     let line = cut.unwrap_or_else(|| line.to_owned());
     let compared = if others == 0 { line } else { format!("{line} (+{others})") };
     let verdict = match f.verdict() {
@@ -78,9 +85,14 @@ fn row(f: &Finding, others: usize) -> Vec<String> {
     vec![f.statement.clone(), compared, scale, error, format!("{:.0e}", f.tolerance * f.scale), verdict.to_owned()]
 }
 
+/// Whether a comparison found a mismatch, or nothing that could be compared.
+pub fn failed(finding: &Finding) -> bool {
+    finding.verdict() != Verdict::Pass
+}
+
 /// An error that lists those that did not pass, if there are any.
-fn conclude(findings: &[Finding]) -> Result<()> {
-    let failed = findings.iter().filter(|f| f.verdict() != Verdict::Pass);
+pub fn conclude(findings: &[Finding]) -> Result<()> {
+    let failed = findings.iter().filter(|f| failed(f));
     let failed: Vec<String> = failed.map(|f| format!("{}: {}", f.statement, f.compared)).collect();
     if failed.is_empty() {
         println!("{} of {} comparisons pass", findings.len(), findings.len());
