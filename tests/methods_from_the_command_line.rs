@@ -8,7 +8,8 @@ use std::path::Path;
 use common::{Scratch, contains};
 use safetensors::SafeTensors;
 
-const RUN: &str = "pretrain --dim 16 --depth 2 --heads 2 --image-size 16 --patch 2 --batch 4 --steps 6 --checkpoint-every 3";
+const RUN: &str =
+    "pretrain --dim 16 --depth 2 --heads 2 --image-size 16 --patch 2 --batch 4 --steps 6 --checkpoint-every 3";
 const METHODS: [(&str, &str); 3] = [("data2vec", ""), ("simmim", ""), ("mae", "--sigma-std 0.5")];
 
 /// The newest of a run's checkpoints is lost.
@@ -74,7 +75,10 @@ fn each_is_probed_drawn_and_profiled() {
         scratch.succeeds(&format!("reconstruct {checkpoint} --mask-ratio 0.3"));
         assert!(scratch.read("predictions.png") != drawn, "{method}: other masks");
         contains(&scratch.succeeds(&format!("{run} --profile 1")), &["ms a step", "target"]);
-        contains(&scratch.succeeds(&format!("check graph --dim 16 --heads 2 --method {method} {flags}")), &["attention"]);
+        contains(
+            &scratch.succeeds(&format!("check graph --dim 16 --heads 2 --method {method} {flags}")),
+            &["attention"],
+        );
     }
 }
 

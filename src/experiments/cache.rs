@@ -22,7 +22,7 @@ use super::metrics::Metric;
 use crate::data::{self, Normalization, Splits};
 use crate::methods::{Method, ModelParams};
 use crate::rng::DRAWS;
-use crate::runs::{RunFolder, default_policy};
+use crate::runs::{Rotation, RunFolder, default_policy};
 use crate::train::checkpoint::{self, CheckpointPolicy, FORMAT, SavedRun};
 use crate::train::{RunConfig, StepReport, Trainer, fresh_model};
 use crate::{Error, Result, files};
@@ -200,7 +200,7 @@ impl Cache {
 
     /// The steps that are done of a run of this name, as far as they are kept.
     pub fn steps_done(&self, name: &str) -> usize {
-        let checkpoints = crate::runs::Rotation::new(self.folder(name).join("checkpoints"));
+        let checkpoints = Rotation::new(self.folder(name).join("checkpoints"));
         checkpoints.steps().ok().and_then(|steps| steps.first().copied()).unwrap_or(0)
     }
 
@@ -286,46 +286,10 @@ impl Cache {
                 Err(error) => note(&format!("{error}\n  it is made anew from the run's last checkpoint")),
             }
         }
-        let (run, splits) = self.begun((config, images), folder, diagnoses, note)?;
-        is_of(&run.config, config, folder.path())?;
-        let trainer = folder.train(run, &splits, false, observe)?;
-        if (trainer.optimizer.steps() as usize) < config.steps {
-            return Err(Error::Interrupted);
-        }
-        Ok(Some((trainer.method.clone(), trainer.params)))
-    }
-
-    /// A run where it stands: at its last checkpoint, or at its beginning.
-    fn begun(
-        &self,
-        (config, images): (&RunConfig, &Images),
-        folder: &RunFolder,
-        diagnoses: usize,
-        note: &dyn Fn(&str),
-    ) -> Result<(SavedRun, Splits)> {
         let splits = images.open(&config.data)?;
-        let checkpoints = folder.checkpoints();
-        if !checkpoints.steps()?.is_empty() {
-            match checkpoints.newest() {
-                Ok(newest) => {
-                    newest.damaged.iter().for_each(|error| note(&error.to_string()));
-                    return Ok((newest.run, splits));
-                }
-                Err(error @ Error::Io { .. }) => return Err(error),
-                Err(error) => {
-                    note(&format!("{error}\n  the run is made anew"));
-                    for path in checkpoints.steps()?.into_iter().map(|step| checkpoints.file(step)) {
-                        std::fs::remove_file(&path).map_err(|e| Error::io("remove", path, e))?;
-                    }
-                }
-            }
-        }
-        let diagnose_every = (config.steps / diagnoses.max(1)).max(1);
-        // What a run needs to go on is written every five minutes and at the end; of a finished one nobody needs two.
-        let policy =
-            CheckpointPolicy { diagnose_every, checkpoint_every: 0, keep: 1, ..default_policy(config, &splits) };
-        let (method, params) = fresh_model(config)?;
-        Ok((SavedRun { config: config.clone(), policy, trainer: Trainer::new(method, params) }, splits))
+        let begin = || fresh_model(config).map(|(method, params)| Trainer::new(method, params));
+        let trainer = train((config, &splits), folder, diagnoses, (&begin, note), observe)?;
+        Ok(Some((trainer.method.clone(), trainer.params)))
     }
 
     /// A trained model that is kept.
@@ -340,6 +304,54 @@ impl Cache {
             return Ok((found.method, found.params));
         }
         fresh_model(&subject.config)
+    }
+}
+
+/// Trains in `folder` to the end, from the last checkpoint there or, if there is none, from what `begin` makes. What is damaged
+/// is trained anew, and `note` is told.
+///
+/// # Errors
+/// As [`RunFolder::train`]; [`Error::Interrupted`], when `observe` ends the training. All steps done are kept.
+pub(super) fn train(
+    (config, splits): (&RunConfig, &Splits),
+    folder: &RunFolder,
+    diagnoses: usize,
+    (begin, note): (&dyn Fn() -> Result<Trainer>, &dyn Fn(&str)),
+    observe: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
+) -> Result<Trainer> {
+    let diagnose_every = (config.steps / diagnoses.max(1)).max(1);
+    // What a run needs to go on is written every five minutes and at the end; of a finished one nobody needs two.
+    let policy = CheckpointPolicy { diagnose_every, checkpoint_every: 0, keep: 1, ..default_policy(config, splits) };
+    let run = match begun(&folder.checkpoints(), note)? {
+        Some(run) => run,
+        None => SavedRun { config: config.clone(), policy, trainer: begin()? },
+    };
+    is_of(&run.config, config, folder.path())?;
+    let trainer = folder.train(run, splits, false, observe)?;
+    if (trainer.optimizer.steps() as usize) < config.steps {
+        return Err(Error::Interrupted);
+    }
+    Ok(trainer)
+}
+
+/// A run at its last checkpoint; `None`, if there is none that is whole.
+fn begun(checkpoints: &Rotation, note: &dyn Fn(&str)) -> Result<Option<SavedRun>> {
+    if checkpoints.steps()?.is_empty() {
+        return Ok(None);
+    }
+    match checkpoints.newest() {
+        Ok(newest) => {
+            newest.damaged.iter().for_each(|error| note(&error.to_string()));
+            Ok(Some(newest.run))
+        }
+        Err(error @ Error::Io { .. }) => Err(error),
+        Err(error) => {
+            note(&format!("{error}\n  the run is made anew"));
+            for path in checkpoints.steps()?.into_iter().map(|step| checkpoints.file(step)) {
+                std::fs::remove_file(&path).map_err(|e| Error::io("remove", path, e))?;
+            }
+            Ok(None)
+        }
     }
 }
 

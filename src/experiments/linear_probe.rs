@@ -28,6 +28,8 @@ fn arms(size: &Size) -> Result<Vec<Arm>> {
         Arm::new(BASE, size.ijepa()?),
         Arm::new("StoP", size.stop(0.25)?),
         Arm::new("MAE", size.run("mae", &MethodOptions::default())?),
+        Arm::new("data2vec", size.run("data2vec", &MethodOptions::default())?),
+        Arm::new("SimMIM", size.run("simmim", &MethodOptions::default())?),
     ])
 }
 
@@ -37,13 +39,16 @@ fn conclude(found: &Found) -> Result<Conclusion> {
     let table = found.table(&[
         of("last block, %", Probe::LAST),
         Column::Against { arm: BASE, metric: Probe::LAST, decimals: 1 },
-        paper("paper", &[(BASE, "70.9"), ("StoP", "72.6"), ("MAE", "68.0")]),
+        paper("paper", &[(BASE, "70.9"), ("StoP", "72.6"), ("MAE", "68.0"), ("data2vec", "77.3 (ViT-L)")]),
         of("last four, %", Probe::LAST_FOUR),
         paper("paper", &[(BASE, "72.9"), ("StoP", "74.5"), ("MAE", "68.0")]),
         of("1 % of the labels, %", Probe::ONE_PERCENT),
         paper("paper", &[(BASE, "57.1"), ("StoP", "60.3")]),
     ]);
-    let statement =
-        found.statement(&["StoP", "MAE"], BASE, (Probe::LAST, "points of the linear probe on the last block"));
+    let statement = found.statement(
+        &["StoP", "MAE", "data2vec", "SimMIM"],
+        BASE,
+        (Probe::LAST, "points of the linear probe on the last block"),
+    );
     Ok(Conclusion { table, statement, figures: vec![] })
 }

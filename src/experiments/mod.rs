@@ -35,13 +35,19 @@ mod runner;
 pub mod size;
 pub mod statistics;
 
+mod conditioned;
+mod covariance;
+mod finetune;
 mod heatmaps;
 mod linear_probe;
+mod low_resolution;
+mod mae_stop;
 mod positions;
 mod regularization;
 mod sigma;
 mod similarity;
 pub mod transfer;
+mod which_tokens;
 
 use std::sync::Arc;
 
@@ -97,10 +103,16 @@ pub struct Experiment {
 pub const EXPERIMENTS: &[Experiment] = &[
     linear_probe::EXPERIMENT,
     transfer::EXPERIMENT,
+    finetune::EXPERIMENT,
     positions::EXPERIMENT,
+    which_tokens::EXPERIMENT,
+    low_resolution::EXPERIMENT,
+    covariance::EXPERIMENT,
     regularization::EXPERIMENT,
     similarity::EXPERIMENT,
     heatmaps::EXPERIMENT,
+    mae_stop::EXPERIMENT,
+    conditioned::EXPERIMENT,
     sigma::EXPERIMENT,
 ];
 

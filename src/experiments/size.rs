@@ -126,7 +126,15 @@ impl Size {
     /// # Errors
     /// None that a size of this crate has.
     pub fn stop(&self, sigma: f64) -> Result<RunConfig> {
-        self.run("stop", &MethodOptions { sigma: Some(Sigma::from_std(sigma)), ..Default::default() })
+        self.stop_with(sigma, &MethodOptions::default())
+    }
+
+    /// [`Size::stop`] with other options than its own.
+    ///
+    /// # Errors
+    /// When an option means nothing to it.
+    pub fn stop_with(&self, sigma: f64, options: &MethodOptions) -> Result<RunConfig> {
+        self.run("stop", &MethodOptions { sigma: Some(Sigma::from_std(sigma)), ..options.clone() })
     }
 
     /// The linear probe on the labels of this size.

@@ -1,0 +1,141 @@
+//! Tables 5, 15 and 17: trained further with few or all labels.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::cache::{self, Images, Kind, Specimen, Subject, Values};
+use super::found::UNTRAINED;
+use super::metrics::Metric;
+use super::{Arm, Column, Conclusion, Experiment, Found};
+use crate::data::{Splits, Subset};
+use crate::eval::CancelCheck;
+use crate::runs::RunFolder;
+use crate::train::RunConfig;
+use crate::train::fine_tuning::{FineTuning, test_accuracy, trainer};
+use crate::vit::EncoderConfig;
+use crate::{Error, Result};
+
+pub(super) const EXPERIMENT: Experiment = Experiment {
+    name: "finetune",
+    title: "Fine-tuning",
+    question: "Is StoP's encoder a better one to begin from than I-JEPA's, and either better than none, with 1 %, 10 % and all of the \
+        labels? A difference is one whose interval over seeds leaves out 0.",
+    reference: "Tables 5, 15 and 17",
+    paper_found: "With 1 % of the labels (ViT-L/16) StoP is above I-JEPA by 2.3 points; with all (ViT-B/16) by 0.2.",
+    arms: |size| Ok(vec![Arm::new(BASE, size.ijepa()?), Arm::new("StoP", size.stop(0.25)?)]),
+    metrics: |size| {
+        let tuned = SHARES.map(|labels| Tuned { data: size.labels.clone(), images: size.probe_images, labels });
+        tuned.into_iter().map(|tuned| Arc::new(tuned) as Arc<dyn Metric>).collect()
+    },
+    conclude,
+};
+
+const BASE: &str = "I-JEPA";
+const SHARES: [f64; 3] = [0.01, 0.1, 1.0];
+
+fn conclude(found: &Found) -> Result<Conclusion> {
+    let names = SHARES.map(name);
+    let heading = |share: f64| format!("{} % of the labels, %", 100.0 * share);
+    let headings = SHARES.map(heading);
+    let mut columns = Vec::new();
+    for (metric, heading) in names.iter().zip(&headings) {
+        columns.push(Column::Of { heading, metric, decimals: 1 });
+        columns.push(Column::Against { arm: BASE, metric, decimals: 1 });
+        columns.push(Column::Paper {
+            heading: "paper",
+            figures: match &metric[..] {
+                "tuned on 1 %" => &[(BASE, "69.4"), ("StoP", "71.7")],
+                "tuned on 100 %" => &[(BASE, "82.9"), ("StoP", "83.1")],
+                _ => &[],
+            },
+        });
+    }
+    let verdicts: Vec<String> =
+        names.iter().map(|name| found.verdict(&["StoP", UNTRAINED], BASE, (name, name))).collect();
+    let mut table = found.table(&columns);
+    // An encoder before its first step, trained with labels alone, is one from scratch.
+    table.rows.iter_mut().filter(|row| row.label == UNTRAINED).for_each(|row| row.label = "from scratch".into());
+    table.rows.retain(|row| row.label != super::PIXELS);
+    let statement = super::found::sentence(&verdicts.join("; ").replace(UNTRAINED, "from scratch"));
+    Ok(Conclusion { table, statement, figures: vec![] })
+}
+
+/// What the accuracy with this share of the labels is called.
+fn name(share: f64) -> String {
+    format!("tuned on {} %", 100.0 * share)
+}
+
+/// The accuracy after [fine-tuning](crate::train::fine_tuning) on some of the labels, by its recipe, in per cent. The run is kept
+/// in the folder of the model, and goes on from there.
+#[derive(Clone, Debug, PartialEq)]
+struct Tuned {
+    /// The images, as [`crate::data::open`] reads it.
+    data: String,
+    /// At most so many training and test images.
+    images: [usize; 2],
+    /// The share of the labels.
+    labels: f64,
+}
+
+impl Tuned {
+    fn splits(&self, images: &Images) -> Result<Splits> {
+        let splits = images.open(&self.data)?;
+        let [train, test] = self.images;
+        let mut some = splits.clone().with_train(Arc::new(Subset::even(splits.train, train)));
+        some.test = Arc::new(Subset::even(splits.test, test));
+        Ok(some)
+    }
+
+    fn config(&self, encoder: &EncoderConfig, subject: &Subject, splits: &Splits) -> RunConfig {
+        let tuning = FineTuning { labels: self.labels, ..FineTuning::new(splits.train.class_names()) };
+        let recipe = RunConfig::for_fine_tuning(encoder, tuning, splits.train.len());
+        let RunConfig { seed, normalization, .. } = subject.config.clone();
+        RunConfig { seed, normalization, data: self.data.clone(), ..recipe }
+    }
+}
+
+impl Metric for Tuned {
+    fn name(&self) -> &str {
+        "tuned"
+    }
+
+    fn configuration(&self, images: &Images) -> Result<serde_json::Value> {
+        let splits = self.splits(images)?;
+        let identity = [splits.train.identity(), splits.test.identity()];
+        Ok(serde_json::json!({ "tuned": 1, "labels": self.labels, "images": identity }))
+    }
+
+    fn fits(&self, subject: &Subject) -> bool {
+        subject.kind != Kind::Pixels
+    }
+
+    fn check(&self, images: &Images) -> Result<()> {
+        let splits = self.splits(images)?;
+        FineTuning { labels: self.labels, ..FineTuning::new(splits.train.class_names()) }.choose(&splits, 0).map(|_| ())
+    }
+
+    fn cost(&self) -> usize {
+        // A step of it is some half of one of pretraining.
+        let images = (self.images[0].min(50_000) as f64 * self.labels).max(1.0);
+        (0.5 * RunConfig::fine_tuning_epochs(self.labels) * images / 64.0) as usize
+    }
+
+    fn measure(&self, specimen: &Specimen, cancel: CancelCheck) -> Result<Values> {
+        let Some((method, params)) = &specimen.model else { return Ok(Values::new()) };
+        let splits = self.splits(specimen.images)?;
+        let config = self.config(method.encoder().config(), specimen.subject, &splits);
+        let folder = specimen.folder.file(&format!("tuned-{}", 100.0 * self.labels));
+        let Some(folder) = RunFolder::claim(&folder)? else {
+            let hint = "wait until it has ended, and run this again";
+            return Err(Error::file(folder, "another process is at work on it", hint));
+        };
+        let begin = || trainer(Some((method.encoder(), params.evaluated())), &config);
+        let chosen = config.fine_tuning.as_ref().map_or(Ok(splits.clone()), |of| of.choose(&splits, config.seed))?;
+        let observe = &mut |_: &_| if cancel().is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+        let tuned = cache::train((&config, &chosen), &folder, 1, (&begin, &|_| {}), observe)?;
+        let normalization = specimen.normalization()?;
+        let model = (&*tuned.method, &tuned.params);
+        let accuracy = test_accuracy(model, (&*splits.test, &normalization), &|_| cancel())?;
+        Ok([(name(self.labels), 100.0 * accuracy)].into())
+    }
+}
