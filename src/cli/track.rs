@@ -11,7 +11,8 @@ use super::signals;
 use crate::data::Normalization;
 use crate::data::video::{self, Clip, Mask, indexed};
 use crate::eval::tracking::{
-    EncoderFeatures, OFFICIAL_FRAME, ObjectScore, PatchFeatures, PixelFeatures, TrackConfig, TrackReport, track_watched,
+    EncoderFeatures, ObjectScore, PatchFeatures, PixelFeatures, TrackConfig, TrackReport, track_watched,
+    usual_frame_size,
 };
 use crate::report::table::Layout;
 use crate::report::tracks::track_strip;
@@ -60,7 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
         let problem = format!("an encoder of images of {channels} channels, and videos of three");
         return Err(Error::config(problem, "give an encoder of color images"));
     }
-    let frame_size = args.frame_size.unwrap_or(if image_size >= 224 { OFFICIAL_FRAME } else { 2 * image_size });
+    let frame_size = args.frame_size.unwrap_or_else(|| usual_frame_size(image_size));
     let config = TrackConfig {
         last_frames: args.last_frames,
         radius: args.radius,

@@ -21,7 +21,7 @@ pub use features::{EncoderFeatures, PatchFeatures, PixelFeatures};
 pub use scores::{contour_accuracy, region_similarity};
 
 use super::CancelCheck;
-use crate::data::video::{Clip, Mask};
+use crate::data::video::{self, Clip, Mask};
 use crate::{Error, Result};
 use propagate::propagate;
 
@@ -145,6 +145,31 @@ pub fn track_watched(
     Ok(TrackReport { j, f, j_and_f: (j + f) / 2.0, objects })
 }
 
+/// Follows the objects of the first `clips` embedded clips ([`video::EMBEDDED`] is the usual number), drawn at `side` pixels
+/// ([`usual_frame_size`] of the encoder's images), by the official protocol. Which encoder, or whether its pixels, `features`
+/// says: [`EncoderFeatures`] of any method's, trained or not, [`PixelFeatures`].
+///
+/// ```
+/// # use stop_mim::{data::Normalization, eval::tracking::{PixelFeatures, track_embedded, usual_frame_size}};
+/// # fn main() -> stop_mim::Result<()> {
+/// let pixels = PixelFeatures { patch_size: 4, normalization: &Normalization::IMAGENET };
+/// let report = track_embedded(&pixels, usual_frame_size(16), 2, &|| Ok(()))?;
+/// assert_eq!(report.j_and_f, (report.j + report.f) / 2.0);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// As [`track`], and when there are no clips of this size.
+pub fn track_embedded(
+    features: &dyn PatchFeatures,
+    side: usize,
+    clips: usize,
+    cancel: CancelCheck,
+) -> Result<TrackReport> {
+    track(features, &video::open("clips", side, Some(clips))?, &TrackConfig::default(), cancel)
+}
+
 fn track_clip(
     features: &dyn PatchFeatures,
     clip: &dyn Clip,
@@ -211,6 +236,12 @@ pub fn working_size([height, width]: [usize; 2], patch: usize, frame_size: Optio
 
 /// The short side of a frame in the official evaluation, in pixels.
 pub const OFFICIAL_FRAME: usize = 480;
+
+/// The short side of the frames, in pixels, that an encoder of images of `image_size` pixels a side looks at where nobody says
+/// otherwise: the [official one](OFFICIAL_FRAME) from 224 pixels on, twice as large as the images below.
+pub fn usual_frame_size(image_size: usize) -> usize {
+    if image_size >= 224 { OFFICIAL_FRAME } else { 2 * image_size }
+}
 
 /// The largest short side that frames are resized to, in pixels.
 const LARGEST_FRAME: usize = 4096;

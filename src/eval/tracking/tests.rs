@@ -355,6 +355,34 @@ fn an_encoder_on_its_own_grid_is_itself() {
     assert!(unchanged && params.get("pos_embed").unwrap().value.shape()[1] == 64 / p / p);
 }
 
+/// What an experiment calls: the command's numbers, of every method's encoder and of pixels.
+#[test]
+fn encoders_of_all_methods_and_pixels_are_judged_on_embedded_clips() {
+    use crate::methods::{MethodConfig, MethodOptions};
+    let normalization = &Normalization::IMAGENET;
+    let side = usual_frame_size(16);
+    let judged = |features: &dyn PatchFeatures| {
+        let report = track_embedded(features, side, 2, GO_ON).unwrap();
+        let clips = crate::data::video::open("clips", side, Some(2)).unwrap();
+        let config = TrackConfig { frame_size: Some(side), ..TrackConfig::default() };
+        assert_eq!(report, track(features, &clips, &config, GO_ON).unwrap());
+        assert!((0.05..0.99).contains(&report.j), "{report:?}");
+        report.j_and_f
+    };
+    let mut found = vec![judged(&PixelFeatures { patch_size: 4, normalization })];
+    for method in ["stop", "ijepa", "mae", "data2vec", "simmim"] {
+        let config = MethodConfig::new(method, &MethodOptions::default()).unwrap();
+        let mut config = crate::train::RunConfig::for_method(config, Preset::Toy);
+        let sizes = &mut config.model.encoder;
+        (sizes.image_size, sizes.dim, sizes.depth, sizes.heads) = (16, 16, 1, 2);
+        let (encoder, params) =
+            crate::train::weights::fresh_encoder(&config.model.encoder, config.model.linear_init, 0).unwrap();
+        found.push(judged(&EncoderFeatures { encoder: &encoder, params: &params, normalization }));
+    }
+    assert!(found[1..].iter().all(|score| *score != found[0]), "{found:?}");
+    assert!(track_embedded(&perfect(4), 7, 2, GO_ON).is_err() && track_embedded(&perfect(4), 64, 0, GO_ON).is_err());
+}
+
 #[test]
 fn whoever_wants_to_stop_is_heard_at_a_frame() {
     let clips = crate::data::video::open("clips", 32, Some(3)).unwrap();
