@@ -46,6 +46,7 @@ mod positions;
 mod regularization;
 mod sigma;
 mod similarity;
+mod tracking;
 pub mod transfer;
 mod which_tokens;
 
@@ -104,6 +105,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     linear_probe::EXPERIMENT,
     transfer::EXPERIMENT,
     finetune::EXPERIMENT,
+    tracking::EXPERIMENT,
     positions::EXPERIMENT,
     which_tokens::EXPERIMENT,
     low_resolution::EXPERIMENT,
