@@ -1,1 +1,242 @@
+//! Experiments at a size far too small to answer anything: that all can be run, that nothing is done twice, that what was
+//! interrupted goes on to the same numbers, that two processes share their work, and that bad input is a clear error.
+#![cfg(unix)]
 
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{Scratch, contains};
+use stop_mim::experiments::{
+    Answer, Arm, Column, Conclusion, EXPERIMENTS, Experiment, Metric, Monitor, Network, PIXELS, Probe, Runner, Silent,
+    Size, UNTRAINED, find,
+};
+use stop_mim::report::figure::save_figure;
+use stop_mim::{Error, Result};
+
+fn tiny() -> Size {
+    let network = Network { dim: 16, depth: 2, heads: 1 };
+    let predictor = Network { dim: 8, depth: 1, heads: 1 };
+    let (probe_images, batch) = ([200, 100], 8);
+    Size {
+        name: "tiny".into(),
+        encoder: network,
+        predictor,
+        batch,
+        steps: 4,
+        diagnoses: 2,
+        seeds: 2,
+        probe_images,
+        ..Size::quick()
+    }
+}
+
+/// A question with two arms.
+const TWO: Experiment = Experiment {
+    name: "two",
+    title: "Two",
+    question: "?",
+    reference: "none",
+    paper_found: "Nothing.",
+    arms: |size| Ok(vec![Arm::new("I-JEPA", size.ijepa()?), Arm::new("StoP", size.stop(0.5)?)]),
+    metrics: |size| vec![std::sync::Arc::new(size.probe()) as std::sync::Arc<dyn Metric>],
+    conclude: |found| {
+        let table = found.table(&[Column::Of { heading: "last", metric: Probe::LAST, decimals: 1 }]);
+        let statement = found.statement(&["StoP"], "I-JEPA", (Probe::LAST, "points"));
+        Ok(Conclusion { table, statement, figures: vec![] })
+    },
+};
+
+fn answers(experiments: Vec<&Experiment>, size: &Size, out: &Path, monitor: &dyn Monitor) -> Result<Vec<Answer>> {
+    Runner::new(experiments, size, out).run(&|name| format!("again {name}"), monitor)
+}
+
+/// `measurements.csv` of the one experiment.
+fn measured(size: &Size, out: &Path, monitor: &dyn Monitor) -> Result<String> {
+    Ok(answers(vec![&TWO], size, out, monitor)?.swap_remove(0).measurements)
+}
+
+/// Every file below a folder that is a measurement or a model, with when it was written.
+fn kept(out: &Path) -> BTreeMap<std::path::PathBuf, std::time::SystemTime> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![out.join("cache")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap()) {
+            match entry.path() {
+                path if path.is_dir() => folders.push(path),
+                path if path.extension().is_some_and(|e| e == "json") || path.ends_with("checkpoint.safetensors") => {
+                    found.insert(path, entry.metadata().unwrap().modified().unwrap());
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_experiment_answers_with_baselines_a_sentence_and_its_pictures() {
+    let (scratch, size) = (Scratch::new(), tiny());
+    let all: Vec<&Experiment> = EXPERIMENTS.iter().collect();
+    let runner = Runner::new(all, &size, scratch.folder());
+    for mut answer in runner.run(&|name| name.into(), &Silent).unwrap() {
+        let name = answer.outcome.name.clone();
+        let figures = answer.figures.len();
+        let folder = runner.folder_of(&name);
+        assert!(answer.save(&folder, &|figure, path| save_figure(figure, path)).unwrap().is_empty(), "{name}");
+        assert_eq!(answer.outcome.pictures.len(), figures);
+        for file in answer.outcome.pictures.iter().map(|picture| &picture.file[..]).chain(["table.md", "result.json"]) {
+            assert!(std::fs::metadata(folder.join(file)).unwrap().len() > 100, "{name}: {file}");
+        }
+        let table = &answer.outcome.table;
+        let labels: Vec<&str> = table.rows.iter().map(|row| &row.label[..]).collect();
+        let scratch_or_untrained = labels.contains(&UNTRAINED) || labels.contains(&"from scratch");
+        assert!(scratch_or_untrained && (labels.contains(&PIXELS) || name == "finetune"), "{name}: {labels:?}");
+        assert!(table.rows.iter().all(|row| row.cells.len() + 1 == table.columns.len()), "{name}");
+        let statement = &answer.outcome.statement;
+        assert!(statement.ends_with('.') && !statement.contains("nothing was measured"), "{name}: {statement}");
+        // Each arm has been measured in every seed, by its first column at least.
+        for row in table.rows.iter().filter(|row| row.label != PIXELS && row.label != UNTRAINED) {
+            assert!(row.cells.iter().any(|cell| cell.to_string() != "–"), "{name}: {}", row.label);
+        }
+        assert!(answer.measurements.lines().count() > table.rows.len(), "{name}");
+    }
+}
+
+/// Ends the work after so many questions whether to go on.
+struct Impatient(AtomicUsize);
+
+impl Monitor for Impatient {
+    fn say(&self, _: &str) {}
+    fn begin(&self, _: usize) {}
+    fn advance(&self, _: usize, _: &dyn Fn() -> String) {}
+    fn go_on(&self) -> Result<()> {
+        let left = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        left.map(|_| ()).map_err(|_| Error::Interrupted)
+    }
+}
+
+#[test]
+fn what_was_interrupted_goes_on_to_the_same_numbers_and_nothing_is_done_twice() {
+    let (whole, parts, size) = (Scratch::new(), Scratch::new(), tiny());
+    let expected = measured(&size, whole.folder(), &Silent).unwrap();
+    // Of two arms, two seeds and three baselines.
+    assert_eq!(kept(whole.folder()).len(), 4 + 4 + 2 + 1);
+    let mut interruptions = 0;
+    for patience in [3, 7, 12, 20, 30, 45, 1000] {
+        match measured(&size, parts.folder(), &Impatient(AtomicUsize::new(patience))) {
+            Ok(found) => assert_eq!(found, expected),
+            Err(error) => {
+                assert!(matches!(error, Error::Interrupted), "{error}");
+                interruptions += 1;
+            }
+        }
+    }
+    assert!(interruptions >= 3, "{interruptions}");
+    let before = kept(parts.folder());
+    assert_eq!(measured(&size, parts.folder(), &Silent).unwrap(), expected);
+    assert_eq!(kept(parts.folder()), before, "nothing is done twice");
+}
+
+/// Keeps what is said.
+#[derive(Default)]
+struct Listener(std::sync::Mutex<Vec<String>>);
+
+impl Monitor for Listener {
+    fn say(&self, line: &str) {
+        self.0.lock().unwrap().push(line.into());
+    }
+    fn begin(&self, _: usize) {}
+    fn advance(&self, _: usize, _: &dyn Fn() -> String) {}
+    fn go_on(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_damaged_is_done_again_and_said() {
+    let (scratch, size) = (Scratch::new(), tiny());
+    let expected = measured(&size, scratch.folder(), &Silent).unwrap();
+    let files: Vec<_> = kept(scratch.folder()).into_keys().collect();
+    let measurement = files.iter().find(|path| path.extension().is_some_and(|e| e == "json")).unwrap();
+    let model = files.iter().find(|path| path.ends_with("checkpoint.safetensors")).unwrap();
+    let text = std::fs::read_to_string(measurement).unwrap();
+    for injured in [text.replace("probe, last", "probe, first"), text[..text.len() / 2].to_owned(), String::new()] {
+        std::fs::write(measurement, injured).unwrap();
+        let listener = Listener::default();
+        assert_eq!(measured(&size, scratch.folder(), &listener).unwrap(), expected);
+        contains(&listener.0.into_inner().unwrap().join("\n"), &["damaged; it is measured anew"]);
+    }
+    // The model, when something is to be measured of it.
+    std::fs::write(model, &std::fs::read(model).unwrap()[..1000]).unwrap();
+    let of_model = model.parent().unwrap().join("measured");
+    std::fs::remove_dir_all(of_model).unwrap();
+    let listener = Listener::default();
+    assert_eq!(measured(&size, scratch.folder(), &listener).unwrap(), expected);
+    contains(&listener.0.into_inner().unwrap().join("\n"), &["made anew"]);
+}
+
+#[test]
+fn numbers_do_not_depend_on_threads() {
+    let on = |threads| {
+        let scratch = Scratch::new();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| measured(&tiny(), scratch.folder(), &Silent)).unwrap()
+    };
+    let one = on(1);
+    assert!(one.contains("two,tiny,StoP,1,\"probe, last\","), "{one}");
+    assert_eq!(one, on(3));
+}
+
+const QUICK: &str = "experiment --quick --seeds 1 --steps 2 --out out";
+
+#[test]
+fn two_processes_share_the_work() {
+    let scratch = Scratch::new();
+    let both = [0, 1].map(|_| scratch.start(&format!("{QUICK} positions")));
+    for process in both {
+        contains(
+            &common::printed(&process.output(), "positions"),
+            &["untrained encoder", "Here: One seed cannot tell"],
+        );
+    }
+    let read = |name: &str| String::from_utf8(scratch.read(format!("out/positions-quick/{name}"))).unwrap();
+    let csv = read("measurements.csv");
+    assert!(csv.starts_with("experiment,size,arm,seed,metric,value\npositions,quick,sine-cosine (I-JEPA),0,"), "{csv}");
+    contains(&read("table.md"), &["| sine-cosine (I-JEPA) |", "| raw pixels |", "| 54.4 |"]);
+    let before = kept(&scratch.path("out"));
+    let again = scratch.says(&format!("{QUICK} positions"));
+    contains(&again, &["to train: 0 runs of 2 steps, 3 more are kept from before; to measure: 0"]);
+    assert_eq!(kept(&scratch.path("out")), before);
+    assert_eq!(read("measurements.csv"), csv);
+    // The page and the table of a document are made of what is left.
+    scratch.write("notes.md", "# Notes\n\n<!-- experiment: positions-quick -->\n<!-- end -->\n");
+    scratch.succeeds("report out --markdown notes.md");
+    contains(&String::from_utf8(scratch.read("notes.md")).unwrap(), &["| raw pixels |", "Here: ", "--quick --seeds 1"]);
+}
+
+#[test]
+fn the_program_lists_experiments_and_refuses_what_cannot_be_answered() {
+    let scratch = Scratch::new();
+    let listed = scratch.succeeds("experiment list");
+    for Experiment { name, .. } in EXPERIMENTS {
+        contains(&listed, &[name]);
+        assert_eq!(find(name).unwrap().name, *name);
+    }
+    assert_eq!(find("regularisation").unwrap().name, "regularization");
+    scratch.refuses("experiment linear-prob --quick", &["no experiment is called 'linear-prob'", "linear-probe"]);
+    scratch.refuses("experiment sigma", &["the full size trains on images from outside", "--data"]);
+    scratch.refuses("experiment sigma --quick --data shapes", &["cannot be used with"]);
+    scratch.refuses("experiment sigma --data cifar10:gone", &["gone"]);
+    scratch.refuses("experiment sigma --quick --seeds 0", &["--seeds"]);
+    for name in ["a", "b"] {
+        scratch.write(format!("photos/{name}.png"), common::pictures::gray(9));
+    }
+    let unlabeled = ["a probe needs labels", "that is for the experiment sigma"];
+    scratch.refuses("experiment sigma --data folder:photos --steps 2", &unlabeled);
+    scratch.write("file", "");
+    scratch.refuses("experiment sigma --quick --out file", &["file"]);
+    assert_eq!(scratch.entries(), 2, "nothing was begun");
+}

@@ -37,7 +37,7 @@ fn outcome(name: &str) -> Outcome {
 }
 
 fn save(scratch: &Scratch, folder: &str, outcome: &Outcome) {
-    let path = scratch.path(format!("experiments/{folder}"));
+    let path = scratch.path(format!("runs/experiments/{folder}"));
     std::fs::create_dir_all(&path).unwrap();
     outcome.save(&path).unwrap();
     std::fs::write(path.join("a.svg"), SVG).unwrap();
@@ -114,10 +114,10 @@ fn what_is_broken_or_missing_is_said_on_the_page_and_on_standard_error() {
         save(&scratch, name, &outcome);
         words.push(said);
     }
-    std::fs::create_dir(scratch.path("experiments/interrupted")).unwrap();
-    scratch.write("experiments/cut/result.json", "{\"name\": \"cut\", ");
-    scratch.write("experiments/bytes/result.json", b"\xff\xfe");
-    std::fs::create_dir_all(scratch.path("experiments/odd/result.json")).unwrap();
+    std::fs::create_dir(scratch.path("runs/experiments/interrupted")).unwrap();
+    scratch.write("runs/experiments/cut/result.json", "{\"name\": \"cut\", ");
+    scratch.write("runs/experiments/bytes/result.json", b"\xff\xfe");
+    std::fs::create_dir_all(scratch.path("runs/experiments/odd/result.json")).unwrap();
     words.push("is a folder, not a file");
     // Pictures that are none, that lie outside, that are too large.
     let mut odd = outcome("pictures");
@@ -126,10 +126,10 @@ fn what_is_broken_or_missing_is_said_on_the_page_and_on_standard_error() {
     odd.pictures = files.map(|file| Picture { file: file.into(), caption: "<i>\"".into() }).into();
     odd.title = "\"><script>".into();
     save(&scratch, "pictures", &odd);
-    scratch.write("experiments/pictures/text.svg", "no picture");
-    scratch.write("experiments/pictures/cut.png", b"\x89PNG\r\n\x1a\n");
-    std::fs::create_dir(scratch.path("experiments/pictures/folder.png")).unwrap();
-    let large = std::fs::File::create(scratch.path("experiments/pictures/large.png")).unwrap();
+    scratch.write("runs/experiments/pictures/text.svg", "no picture");
+    scratch.write("runs/experiments/pictures/cut.png", b"\x89PNG\r\n\x1a\n");
+    std::fs::create_dir(scratch.path("runs/experiments/pictures/folder.png")).unwrap();
+    let large = std::fs::File::create(scratch.path("runs/experiments/pictures/large.png")).unwrap();
     large.set_len((8 << 20) + 1).unwrap();
     scratch.write("runs/a\"<b>/curves.svg", "no picture");
     let files =
@@ -181,8 +181,8 @@ No difference in sigma: 0.1 ± 0.6.
 fn what_cannot_be_done_is_refused_before_anything_is_written() {
     let scratch = Scratch::new();
     save(&scratch, "sigma", &outcome("sigma"));
-    scratch.write("experiments/cut/result.json", "{");
-    std::fs::create_dir(scratch.path("experiments/empty")).unwrap();
+    scratch.write("runs/experiments/cut/result.json", "{");
+    std::fs::create_dir(scratch.path("runs/experiments/empty")).unwrap();
     for (text, words) in [
         ("a\n<!-- experiment: sigma -->\n", "notes.md: line 2: the marker of 'sigma' has no end"),
         (
@@ -199,7 +199,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
     }
     scratch.write("notes.md", b"\xff");
     scratch.refuses("report --markdown notes.md", &["cannot read notes.md"]);
-    scratch.refuses("report --markdown experiments", &["experiments: is a folder"]);
+    scratch.refuses("report --markdown runs/experiments", &["experiments: is a folder"]);
     scratch.refuses("report --markdown gone.md", &["cannot read gone.md"]);
     scratch.refuses("report gone", &["cannot read gone"]);
     scratch.refuses("report --runs gone", &["cannot read gone"]);

@@ -14,6 +14,9 @@ use crate::report::figure::save_figure;
 use crate::report::table::table;
 use crate::{Error, Result};
 
+/// Where results are by default.
+pub const FOLDER: &str = "runs/experiments";
+
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
     /// Which: a name that `list` shows, or `all`.
@@ -33,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "STEPS", value_parser = positive)]
     steps: Option<usize>,
     /// Where results are written, each into a folder of its name, and where trained models are kept.
-    #[arg(long, default_value = "runs/experiments", value_name = "DIR")]
+    #[arg(long, default_value = FOLDER, value_name = "DIR")]
     out: PathBuf,
 }
 

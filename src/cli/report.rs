@@ -6,7 +6,8 @@ use std::path::{Component, Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
-use super::check;
+use super::{check, experiment};
+use crate::experiments::cache;
 use crate::experiments::outcome::RESULT;
 use crate::experiments::{Cell, Outcome, Picture as Pictured};
 use crate::lab::{self, Finding};
@@ -16,7 +17,7 @@ use crate::{Error, Result, files};
 
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Args {
-    /// Where the results of experiments are: in it a folder for each, with result.json and pictures [default: experiments].
+    /// Where the results of experiments are: in it a folder for each, with result.json and pictures [default: runs/experiments].
     folder: Option<PathBuf>,
     /// Where runs of pretrain are, whose pictures are shown [default: runs].
     #[arg(long, value_name = "DIR")]
@@ -110,7 +111,8 @@ fn outcomes(asked: Option<&Path>) -> Result<Outcomes> {
         }
         (name(&folder), outcome)
     };
-    Ok(folders(asked, "experiments")?.into_iter().map(outcome).collect())
+    let results = folders(asked, experiment::FOLDER)?.into_iter().filter(|folder| name(folder) != cache::FOLDER);
+    Ok(results.map(outcome).collect())
 }
 
 /// The outcome, if its table can be shown.
@@ -206,7 +208,7 @@ fn of_experiments(asked: Option<&Path>, experiments: &Outcomes, pictures: &mut P
 }
 
 fn folder_of(asked: Option<&Path>) -> &Path {
-    asked.unwrap_or(Path::new("experiments"))
+    asked.unwrap_or(Path::new(experiment::FOLDER))
 }
 
 /// What it shows stands first, so that nobody has to look for a null result.

@@ -121,6 +121,9 @@ impl Subject {
     }
 }
 
+/// What the folder of a cache is called, beside those of results.
+pub const FOLDER: &str = "cache";
+
 /// A folder of what was trained and measured.
 #[derive(Clone, Debug)]
 pub struct Cache {

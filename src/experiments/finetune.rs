@@ -7,7 +7,7 @@ use super::cache::{self, Images, Kind, Specimen, Subject, Values};
 use super::found::UNTRAINED;
 use super::metrics::Metric;
 use super::{Arm, Column, Conclusion, Experiment, Found};
-use crate::data::{Splits, Subset};
+use crate::data::{Augment, Splits, Subset};
 use crate::eval::CancelCheck;
 use crate::runs::RunFolder;
 use crate::train::RunConfig;
@@ -90,7 +90,11 @@ impl Tuned {
         let tuning = FineTuning { labels: self.labels, ..FineTuning::new(splits.train.class_names()) };
         let recipe = RunConfig::for_fine_tuning(encoder, tuning, splits.train.len());
         let RunConfig { seed, normalization, .. } = subject.config.clone();
-        RunConfig { seed, normalization, data: self.data.clone(), ..recipe }
+        // A crop changes how many shapes there are, and how far the nearest is; it leaves classes as they are.
+        let whole = ["shapes:count", "shapes:distance"].contains(&&self.data[..]);
+        let scale = if whole { (1.0, 1.0) } else { recipe.augment.scale };
+        let augment = Augment { scale, ..recipe.augment };
+        RunConfig { seed, normalization, augment, data: self.data.clone(), ..recipe }
     }
 }
 
@@ -102,7 +106,7 @@ impl Metric for Tuned {
     fn configuration(&self, images: &Images) -> Result<serde_json::Value> {
         let splits = self.splits(images)?;
         let identity = [splits.train.identity(), splits.test.identity()];
-        Ok(serde_json::json!({ "tuned": 1, "labels": self.labels, "images": identity }))
+        Ok(serde_json::json!({ "tuned": 2, "labels": self.labels, "images": identity }))
     }
 
     fn fits(&self, subject: &Subject) -> bool {

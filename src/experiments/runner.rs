@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::cache::{Cache, Images, Kind, Specimen, Subject, Values};
+use super::cache::{self, Cache, Images, Kind, Specimen, Subject, Values};
 use super::figure::Figure;
 use super::found::{Conclusion, Found, PIXELS, UNTRAINED};
 use super::metrics::Metric;
@@ -122,7 +122,7 @@ struct Asked<'a> {
 impl<'a> Runner<'a> {
     /// Results and the cache are to be in `folder`.
     pub fn new(experiments: Vec<&'a Experiment>, size: &'a Size, folder: &Path) -> Self {
-        let cache = Cache::new(folder.join("cache"));
+        let cache = Cache::new(folder.join(cache::FOLDER));
         Runner { experiments, size, folder: folder.to_owned(), cache, images: Images::new(IMAGE_SIZE) }
     }
 
@@ -388,9 +388,10 @@ impl<'a> Runner<'a> {
         Ok(Answer { measurements: measurements(experiment.name, &found), outcome, figures })
     }
 
-    /// Where the results of an experiment are to be.
+    /// Where the results of an experiment are to be: of the full size in a folder of its name, of others in `NAME-SIZE`.
     pub fn folder_of(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        let full = self.size.name == "full";
+        self.folder.join(if full { name.to_owned() } else { format!("{name}-{}", self.size.name) })
     }
 }
 

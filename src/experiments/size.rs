@@ -21,7 +21,7 @@ pub struct Network {
 /// The size of an experiment: [`Size::quick`], [`Size::full`], or one of your own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Size {
-    /// What it is called in results.
+    /// What it is called in results, and in the names of their folders.
     pub name: String,
     /// The images to train on, as [`crate::data::open`] reads it.
     pub data: String,
