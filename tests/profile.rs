@@ -170,8 +170,8 @@ fn each_operation_is_seen_as_often_as_its_rule_says() {
         assert_eq!(calls("adamw", &[Phase::Optimizer]), 1, "all parameters in one call");
         assert_eq!(
             calls("accumulate", &[Phase::GradientSum]),
-            2 * (trained + 1),
-            "three chunks, two sums, and of the loss"
+            2 * (trained + 1 + u64::from(noise.scaled)),
+            "{method:?}: three chunks, two sums, also of the loss, and of h² where there is one"
         );
     }
 }

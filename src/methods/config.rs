@@ -132,7 +132,10 @@ impl MethodConfig {
         ] {
             if given && !owners.contains(&name) {
                 let problem = format!("`{option}` means nothing to {name}");
-                return Err(Error::config(problem, format!("leave it out, or choose `method` {}", owners.join(" or "))));
+                return Err(Error::config(
+                    problem,
+                    format!("leave it out, or choose `method` {}", owners.join(" or ")),
+                ));
             }
         }
         // data2vec's official 6 are half of ViT-B's blocks; 2 are half of the preset toy's.

@@ -192,7 +192,10 @@ pub fn load_into(
         (None, _) => fill("encoder", &source, &mut params["encoder"])?,
         (Some(_), Some(online)) => fill("encoder", &online, &mut params["encoder"])?,
         (Some(target), None) => {
-            params["encoder"] = params[target].clone();
+            // The values alone: a mask token is trained in the encoder and read by nothing in the average.
+            let average = params[target].clone();
+            let both = params["encoder"].iter_mut().zip(average.iter());
+            both.for_each(|(param, average)| param.value = average.value.clone());
             lines.push("encoder: the same".to_owned());
         }
     }
@@ -207,6 +210,7 @@ pub fn load_into(
         read.extend(of_module);
     }
     opened.notes.extend(filled.iter().filter_map(|source| opened.left_aside(source, &read)).collect::<Vec<_>>());
+    opened.notes.dedup(); // what holds for the encoder and for its average is said once
     lines.append(&mut opened.notes);
     lines.append(&mut of_others);
     Ok(InitReport { lines, run: opened.run })
