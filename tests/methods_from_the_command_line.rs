@@ -89,7 +89,10 @@ fn weights_go_from_one_method_to_another() {
     }
     let begin = |method: &str, from: &str, words: &[&str]| {
         let init = format!("{RUN} --method {method} --init runs/{from}/checkpoint.safetensors --name {method}-{from}");
-        contains(&scratch.succeeds(&init), words);
+        let said = scratch.succeeds(&init);
+        contains(&said, words);
+        let aside = words.iter().any(|word| word.starts_with("left aside"));
+        assert_eq!(said.contains("left aside"), aside, "{said}");
     };
     begin("data2vec", "data2vec", &["head: 2 tensors (head.*)", "target encoder: 30 of 30 tensors"]);
     begin("simmim", "simmim", &["head: 2 tensors (head.*)", "encoder: 30 of 30 tensors"]);

@@ -23,7 +23,7 @@ use rand::Rng;
 use super::config::ModelConfig;
 use super::{Chunk, InPlace, InPlacePrediction, Method, ModelParams, ModelWeights, Numbers, Recording, Update};
 use crate::autograd::{Var, ops};
-use crate::nn::{Role, Weights};
+use crate::nn::Weights;
 use crate::tensor::{DType, Tensor};
 use crate::vit::Encoder;
 
@@ -46,8 +46,7 @@ impl Data2vec {
     /// the encoder.
     pub fn new(config: &ModelConfig, target_blocks: usize, dtype: DType, rng: &mut impl Rng) -> (Self, ModelParams) {
         let (networks, params) = InPlace::new(config, config.encoder.dim, dtype, rng);
-        let mut average = params["encoder"].clone();
-        average.set_role(networks.encoder.mask_token().expect("an encoder with a mask token"), Role::Unused); // sees all
+        let average = params["encoder"].clone();
         let params = params.with("target_encoder", Update::AverageOf("encoder"), average);
         (Data2vec { config: config.clone(), networks, target_blocks }, params)
     }

@@ -192,10 +192,7 @@ pub fn load_into(
         (None, _) => fill("encoder", &source, &mut params["encoder"])?,
         (Some(_), Some(online)) => fill("encoder", &online, &mut params["encoder"])?,
         (Some(target), None) => {
-            // The values alone: a mask token is trained in the encoder and read by nothing in the average.
-            let average = params[target].clone();
-            let both = params["encoder"].iter_mut().zip(average.iter());
-            both.for_each(|(param, average)| param.value = average.value.clone());
+            params["encoder"] = params[target].clone();
             lines.push("encoder: the same".to_owned());
         }
     }
