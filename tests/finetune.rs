@@ -59,7 +59,10 @@ fn a_checkpoint_becomes_a_classifier_that_the_other_commands_read() {
     );
     scratch.write("images/1.png", scratch.read("runs/small/masks.png"));
     scratch.succeeds(&format!("features {tuned} --data folder:images --out features.safetensors"));
-    scratch.refuses(&format!("reconstruct {tuned}"), &["finetune predicts nothing that can be drawn"]);
+    scratch.refuses(
+        &format!("reconstruct {tuned}"),
+        &["finetune predicts nothing about hidden patches that could be drawn"],
+    );
     // It can be fine-tuned again, and pretrained further.
     scratch.succeeds(&format!("{SMALL} --batch 4 --steps 1 --init {tuned} --name again --threads 1"));
     scratch.succeeds(&format!("finetune {tuned} --batch 4 --steps 1 --labels 0.1 --data shapes:count --name count"));

@@ -45,21 +45,24 @@ fn any_trained_number_that_is_nan_or_infinite_is_named() {
     let (mut cases, mut swallowed) = (0, Vec::new());
     for method in small::every_method() {
         let whole = small::trainer(method, false, DType::F32);
-        let batch = small::batch(&whole);
+        let (batch, in_place) = (small::batch(&whole), whole.method.as_in_place_prediction().is_some());
         for module in 0..modules(&mut whole.clone()).len() {
             let names: Vec<String> = {
                 let mut whole = whole.clone();
                 let trained = modules(&mut whole).swap_remove(module).iter_mut().filter(|p| p.role == Role::Trained);
                 trained.map(|p| p.name.clone()).collect()
             };
-            for (i, name) in names.iter().enumerate() {
+            // data2vec's average sees whole images, and its blocks are read before the last norm.
+            let unread = |name: &str| module == 2 && in_place && (name == "mask_token" || name.starts_with("norm."));
+            for (i, name) in names.iter().enumerate().filter(|(_, name)| !unread(name)) {
                 let mut trainer = whole.clone();
                 let param = modules(&mut trainer).swap_remove(module).iter_mut().find(|p| p.name == *name).unwrap();
                 let n = param.value.elements();
                 param.value.as_mut_slice::<f32>()[(7 * i) % n] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][i % 3];
                 let target = if module == 2 { "target encoder: " } else { "" };
                 let named = format!("{target}the parameter {name} is not finite");
-                assert!(trainer.check_finite(&batch).unwrap_err().to_string().contains(&named));
+                let found = trainer.check_finite(&batch).expect_err(&named).to_string();
+                assert!(found.contains(&named), "{found}");
                 if trainer.clone().step(&batch, &HYPER).is_ok() {
                     swallowed.push(format!("{target}{name}"));
                     continue;

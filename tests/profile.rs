@@ -167,11 +167,12 @@ fn each_operation_is_seen_as_often_as_its_rule_says() {
         let target = if trainer.params.get("target_encoder").is_some() { 3 * 2 } else { 0 };
         assert_eq!(calls("gelu", &[Phase::Target]), target, "{method:?}");
         let trained = trainer.params.trained_params().count() as u64;
+        let penalized = matches!(method, MethodConfig::Ijepa { penalty: Some(_), .. });
         assert_eq!(calls("adamw", &[Phase::Optimizer]), 1, "all parameters in one call");
         assert_eq!(
             calls("accumulate", &[Phase::GradientSum]),
-            2 * (trained + 1),
-            "three chunks, two sums, and of the loss"
+            2 * (trained + 1 + u64::from(noise.scaled || penalized)),
+            "{method:?}: three chunks, two sums, also of the loss, and of h² or a penalty where there is one"
         );
     }
 }

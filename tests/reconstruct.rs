@@ -9,7 +9,7 @@ use stop_mim::data::{Normalization, Shapes, evaluation_images};
 use stop_mim::eval::resemblance;
 use stop_mim::lab::small;
 use stop_mim::methods::stop::TokenForm;
-use stop_mim::methods::{Chunk, MaskedPrediction, MethodConfig};
+use stop_mim::methods::{Chunk, MethodConfig, TokenPrediction};
 use stop_mim::paper::{NoiseOn, Sigma, TargetResolution};
 use stop_mim::report::predictions::prediction_sheet;
 use stop_mim::tensor::{Indices, Tensor};
@@ -26,8 +26,8 @@ fn stop(std: f64, tokens: TokenForm) -> MethodConfig {
     MethodConfig::stop(Sigma::from_std(std), tokens)
 }
 
-fn predictor(trainer: &Trainer) -> &dyn MaskedPrediction {
-    trainer.method.as_masked_prediction().unwrap()
+fn predicting(trainer: &Trainer) -> TokenPrediction<'_> {
+    TokenPrediction::of(&*trainer.method).unwrap()
 }
 
 fn images(n: usize) -> Shapes {
@@ -37,7 +37,7 @@ fn images(n: usize) -> Shapes {
 /// What such a trainer's model predicts of so many images.
 fn look(trainer: &Trainer, n: usize, seed: u64) -> Vec<Prediction> {
     let masking = small::run(trainer).masking;
-    predictions((predictor(trainer), &trainer.params), &masking, (&images(n), &NORMALIZATION), seed).unwrap()
+    predictions((&*trainer.method, &trainer.params), &masking, (&images(n), &NORMALIZATION), seed).unwrap()
 }
 
 fn maps(prediction: &Prediction) -> &[HeatMaps] {
@@ -63,7 +63,7 @@ fn chunk(trainer: &Trainer, i: usize, prediction: &Prediction) -> Chunk {
 
 /// ŝ_y of a chunk, \[P, N_t, outputs\].
 fn answers(trainer: &Trainer, chunk: &Chunk) -> Vec<f64> {
-    predictor(trainer).predictions(&trainer.params.constants(), chunk).value().to_f64_vec()
+    predicting(trainer).predictions(&trainer.params.constants(), chunk).value().to_f64_vec()
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn heat_maps_are_of_what_algorithm_1_predicts() {
             let chunk = chunk(&trainer, i, prediction);
             let answers = answers(&trainer, &chunk);
             let everywhere = chunk.with_targets(Indices::all(1, 16));
-            let s_y = predictor(&trainer).targets(&trainer.params.constants(), &everywhere).value().to_f64_vec();
+            let s_y = predicting(&trainer).targets(&trainer.params.constants(), &everywhere).value().to_f64_vec();
             let (shown, length) = (maps(prediction), prediction.targets[0].len());
             assert!(!shown.is_empty());
             for HeatMaps { query, predicted, drawn, target } in shown {
@@ -167,7 +167,7 @@ fn any_method_has_a_picture_under_any_masks() {
     for (trainer, other) in exchanged {
         let masking = small::run(other).masking;
         let found =
-            predictions((predictor(trainer), &trainer.params), &masking, (&images(3), &NORMALIZATION), 1).unwrap();
+            predictions((&*trainer.method, &trainer.params), &masking, (&images(3), &NORMALIZATION), 1).unwrap();
         let sheet = prediction_sheet(&found, 16, 4, 8);
         assert_eq!(sheet.height(), 3 * (128 + 8) + 8);
         let removed =

@@ -92,7 +92,9 @@ fn the_page_holds_all_results_statements_and_runs_and_needs_no_other_file() {
     assert_eq!(page.matches("src=\"data:image/svg+xml;base64,").count(), 3);
     assert_eq!(page.matches("src=\"data:image/png;base64,").count(), 5);
     assert_eq!(page.matches("src=").count(), 8);
-    assert!(!page.contains("<script") && !page.contains("http") && !page.contains("href=\"r"));
+    assert!(
+        !page.contains("<script") && !page.contains("http:") && !page.contains("https:") && !page.contains("href=\"r")
+    );
 }
 
 #[test]

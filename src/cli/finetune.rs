@@ -189,7 +189,9 @@ fn evaluate(args: &Args, file: &Path) -> Result<()> {
     signals::listen();
     say!("{} after {step} steps, on {}", config.name(), splits.test.describe());
     let normalization = Preprocessing::of_run(config.normalization.clone()).on(&splits)?;
-    tested(&splits, &|tick| classifier.accuracy((&*splits.test, &normalization), tick))
+    // Chance is that of the labels that were learned from, as at the end of the run; other classes are refused below.
+    let chosen = config.fine_tuning.as_ref().and_then(|tuning| tuning.choose(&splits, config.seed).ok());
+    tested(&chosen.unwrap_or(splits.clone()), &|tick| classifier.accuracy((&*splits.test, &normalization), tick))
 }
 
 /// How test images are told, given what is told how many more of them are done.

@@ -58,7 +58,7 @@ impl SizeArgs {
 }
 
 /// The flags of [`ModelArgs`] but those of sizes.
-const OF_MODEL: [&str; 14] = [
+const OF_MODEL: [&str; 18] = [
     "method",
     "predictor_dim",
     "predictor_depth",
@@ -71,6 +71,10 @@ const OF_MODEL: [&str; 14] = [
     "sigma_std",
     "sigma_variance",
     "stop_tokens",
+    "noise_on",
+    "covariance",
+    "target_resolution",
+    "penalty",
     "target_blocks",
     "normalize_patches",
 ];

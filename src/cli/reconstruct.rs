@@ -46,6 +46,6 @@ pub fn run(args: &Args) -> Result<()> {
     let splits = data::open_with(&config.data, config.model.encoder.image_size, args.open.options())?;
     config.normalization = Some(normalization(&Preprocessing::of_run(config.normalization), &splits)?);
     draw_predictions((&*method, &params), &config, &splits, usize::from(args.images))?.save_png(&args.out)?;
-    println!("{} after {step} steps: {}", method.name(), args.out.display());
+    println!("{} after {step} steps: {}", config.model.method, args.out.display());
     Ok(())
 }

@@ -481,7 +481,9 @@ def main():
     in_place = {"image_size": 20, "embed_dim": 8, "depth": 3, "num_heads": 2, "context_tokens": 7, "adamw": adamw}
     make("data2vec", in_place | {"method": "data2vec", "num_enc_masks": 2, "num_pred_masks": 3, "target_tokens": 4,
                                  "target_blocks": 2}, 7)  # fmt: skip
-    make("simmim", in_place | {"method": "simmim", "num_enc_masks": 1, "num_pred_masks": 1, "target_tokens": 18}, 8)
+    # A seed under which no gradient of the first step is near AdamW's ε: the signs of an l1 loss cancel, and what is left in f32
+    # is rounding, which AdamW divides by its own size.
+    make("simmim", in_place | {"method": "simmim", "num_enc_masks": 1, "num_pred_masks": 1, "target_tokens": 18}, 19)
     make_variants(joint)
     make_schedules()
 

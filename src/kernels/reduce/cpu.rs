@@ -4,10 +4,14 @@ use super::Finite;
 use crate::kernels::Real;
 use crate::kernels::simd::vectorized;
 
+/// Of so many numbers a sum is taken at a time: a sum of sums rounds less than one of all numbers in turn.
+const TERMS: usize = 256;
+
 pub(super) fn sum<T: Real>([_, n, inner]: [usize; 3], factor: f64, x: &[T], y: &mut [T]) {
     if inner == 1 {
         for (i, y) in y.iter_mut().enumerate() {
-            *y = T::from_f64(factor * x[i * n..(i + 1) * n].iter().map(|x| x.to_f64()).sum::<f64>());
+            let sums = x[i * n..(i + 1) * n].chunks(TERMS).map(|x| x.iter().map(|x| x.to_f64()).sum::<f64>());
+            *y = T::from_f64(factor * sums.sum::<f64>());
         }
         return;
     }

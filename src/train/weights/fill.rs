@@ -23,6 +23,8 @@ pub(super) struct Opened {
     pub sources: Vec<Source>,
     /// The one that is meant.
     pub source: Source,
+    /// Mask tokens of encoders that were read: of other files they are left aside.
+    taken: HashSet<String>,
     /// What is to be said about the reading.
     pub notes: Vec<String>,
     /// The run that it comes from, if this program wrote the file.
@@ -64,7 +66,7 @@ impl Opened {
             }
         };
         let source = source.clone();
-        Ok(Opened { file, names, sources, source, notes, run })
+        Ok(Opened { file, names, sources, source, taken: HashSet::new(), notes, run })
     }
 
     /// Fills the parameters of an encoder; what a partial reading left out.
@@ -85,11 +87,14 @@ impl Opened {
         // An encoder that never saw a hidden patch has no token for one, or a decoder's stands in its place; no feature of a
         // whole image depends on it.
         let token = source.names(MASK_TOKEN).swap_remove(0);
-        if let Some(at) = places.iter().position(|place| place.names[0] == token)
-            && (source.layout != Layout::Official || !self.file.fits(&places[at..=at]))
-        {
-            places.remove(at);
-            self.notes.push(format!("{MASK_TOKEN}: the file has none of an encoder of this width, it starts afresh"));
+        if let Some(at) = places.iter().position(|place| place.names[0] == token) {
+            if source.layout == Layout::Official && self.file.fits(&places[at..=at]) {
+                self.taken.insert(token);
+            } else {
+                places.remove(at);
+                self.notes
+                    .push(format!("{MASK_TOKEN}: the file has none of an encoder of this width, it starts afresh"));
+            }
         }
         self.file.fill(places, &unexpected, options.fit)
     }
@@ -117,7 +122,7 @@ impl Opened {
     /// What lies among the names of an encoder and changes nothing about its features, but for what was `read`; as a line,
     /// if there is anything.
     pub fn left_aside(&self, source: &Source, read: &HashSet<String>) -> Option<String> {
-        let names = self.names.iter().filter(|name| !read.contains(*name));
+        let names = self.names.iter().filter(|name| !read.contains(*name) && !self.taken.contains(*name));
         let aside: BTreeSet<String> =
             names.filter_map(|name| companion(inside(name, source, &self.sources)?)).collect();
         (!aside.is_empty()).then(|| format!("left aside: {}", Vec::from_iter(aside).join(", ")))

@@ -207,6 +207,7 @@ pub fn load_into(
         read.extend(of_module);
     }
     opened.notes.extend(filled.iter().filter_map(|source| opened.left_aside(source, &read)).collect::<Vec<_>>());
+    opened.notes.dedup(); // what holds for the encoder and for its average is said once
     lines.append(&mut opened.notes);
     lines.append(&mut of_others);
     Ok(InitReport { lines, run: opened.run })
