@@ -273,6 +273,47 @@ fn perfect_features_follow_perfectly() {
     }
 }
 
+/// Features of 16 × 16 patches of a pixel that say where a patch is and nothing else: each keeps the label that it had at first.
+struct Place;
+
+impl PatchFeatures for Place {
+    fn patch_size(&self) -> usize {
+        1
+    }
+    fn features(&self, _: &Frame) -> Result<Tensor> {
+        Ok(Tensor::from_fn([256, 256], DType::F32, |i| f64::from(u8::from(i / 256 == i % 256))))
+    }
+}
+
+/// Object 1 stands still and is found; 2 appears on the background, and is neither found nor asked for. In the two frames that
+/// are judged it hides nothing, then half of object 1; in the last, which is not judged, all of it.
+#[test]
+fn what_appears_later_counts_as_background() {
+    let label = |t: usize, _: usize, x: usize| match (t, x) {
+        (2, 4..12) | (3, 0..8) => 2,
+        (_, 0..8) => 1,
+        _ => 0,
+    };
+    let config = TrackConfig { top_k: 1, ..TrackConfig::default() };
+    let report = track(&Place, &[drawn(4, [16, 16], label)], &config, GO_ON).unwrap();
+    // Frame 1: all right. Frame 2: 4 of 8 columns are right; of 16 found contour pixels, all in column 7, none is within a pixel
+    // of column 3.
+    let expected = ObjectScore { clip: "drawn".into(), object: 1, j: (1.0 + 0.5) / 2.0, f: (1.0 + 0.0) / 2.0 };
+    assert_eq!(report.objects, [expected]);
+    assert_eq!((report.j, report.f, report.j_and_f), (0.75, 0.5, 0.625));
+}
+
+/// DAVIS averages over objects, however many a clip has.
+#[test]
+fn every_object_counts_as_much_as_another() {
+    let jumps = |t: usize, _: usize, x: usize| u8::from((x < 4) == (t == 0));
+    let rest = |_: usize, y: usize, x: usize| if x < 4 { 1 } else { 2 * u8::from(y < 4) };
+    let clips = [drawn(3, [16, 16], jumps), drawn(5, [16, 16], rest)];
+    let report = track(&Place, &clips, &TrackConfig { top_k: 1, ..TrackConfig::default() }, GO_ON).unwrap();
+    let each: Vec<f64> = report.objects.iter().map(|object| object.j).collect();
+    assert_eq!((each, report.j), (vec![0.0, 1.0, 1.0], 2.0 / 3.0));
+}
+
 /// Nothing moves: with the most similar patch alone every patch finds itself, and keeps what it had at the beginning.
 #[test]
 fn raw_pixels_stand_still_in_a_still_clip() {
@@ -407,7 +448,8 @@ fn what_cannot_be_tracked_says_why() {
         |clip: Box<dyn Clip>, config: &TrackConfig| track(&perfect(4), &[clip], config, GO_ON).unwrap_err().to_string();
     let standard = TrackConfig::default();
     let moved = |t: usize, _: usize, _: usize| u8::from(t > 0);
-    assert!(message(drawn(2, [8, 8], one), &standard).contains("drawn: a clip of 2 frames"));
+    assert!(message(drawn(2, [8, 8], one), &standard).contains("drawn: a video of 2 frames"));
+    assert!(message(drawn(1, [8, 8], one), &standard).contains("drawn: a video of 1 frame;"));
     assert!(message(drawn(5, [8, 8], moved), &standard).contains("no object in the mask of the first frame"));
     assert!(message(drawn(5, [8, 3], one), &standard).contains("less than a patch of 4"));
     let ok = || drawn(5, [8, 8], one);
