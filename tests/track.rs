@@ -162,7 +162,18 @@ fn what_cannot_be_tracked_is_said_before_anything_is_written() {
     }
     std::fs::remove_file(scratch.path("Annotations/480p/a/00002.png")).unwrap();
     scratch.refuses(&format!("{args} --data davis:."), &["00002.png", "give a mask of every frame"]);
-    // A frame that turns out to be unusable later.
+    davis(&scratch, &["b"], 2, [96, 64]);
+    scratch.write("ImageSets/2017/val.txt", "b\n");
+    scratch.refuses(&format!("{args} --data davis:."), &["b: a video of 2 frames", "at least three"]);
+    assert!(!scratch.path("out").exists());
+    // A frame that turns out to be unusable later, by its content or its size; a mask that does.
+    scratch.write("ImageSets/2017/val.txt", "a\n");
+    davis(&scratch, &["a"], 4, [96, 64]);
+    RgbImage::new(90, 64).save(scratch.path("JPEGImages/480p/a/00001.jpg")).unwrap();
+    scratch.refuses(&format!("{args} --data davis:."), &["a: frame 1 is 90x64, the first mask 96x64"]);
+    davis(&scratch, &["a"], 4, [96, 64]);
+    RgbImage::new(96, 64).save(scratch.path("Annotations/480p/a/00001.png")).unwrap();
+    scratch.refuses(&format!("{args} --data davis:."), &["00001.png", "its pixels are colors"]);
     davis(&scratch, &["a"], 4, [96, 64]);
     scratch.write("JPEGImages/480p/a/00003.jpg", &scratch.read("JPEGImages/480p/a/00003.jpg")[..500]);
     scratch.refuses(&format!("{args} --data davis:."), &["00003.jpg", "cut short"]);

@@ -11,7 +11,7 @@ use super::signals;
 use crate::data::Normalization;
 use crate::data::video::{self, Clip, Mask, indexed};
 use crate::eval::tracking::{
-    EncoderFeatures, ObjectScore, PatchFeatures, PixelFeatures, TrackConfig, TrackReport, track_watched,
+    EncoderFeatures, ObjectScore, PatchFeatures, PixelFeatures, TrackConfig, TrackReport, check_clips, track_watched,
     usual_frame_size,
 };
 use crate::report::table::Layout;
@@ -71,6 +71,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     config.validate()?;
     let clips = video::open(&args.data, frame_size, args.clips.map(usize::from))?;
+    check_clips(&clips)?;
     let out = args.out.as_deref().map(Out::new).transpose()?;
     signals::listen();
     let normalization = found.preprocessing.normalization().unwrap_or(Normalization::IMAGENET);

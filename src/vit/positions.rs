@@ -3,8 +3,8 @@
 /// A table of positions on a square grid of `from` × `from` patches, \[from², D\], as it is between them on a grid of `to`
 /// rows and columns: bicubic, with a = −0.75, between the centers of patches, and outside of the table its edge. That is
 /// `F.interpolate(mode="bicubic", align_corners=False)` of PyTorch, by which the official code of I-JEPA and DINO does
-/// it, at the scale to/from along each axis. DINO adds 0.1 to `to` before it divides, which moves all positions a little; I-JEPA and this do
-/// not.
+/// it, at the scale to/from along each axis. DINO adds 0.1 to `to` before it divides, which moves all positions a little;
+/// I-JEPA and this do not.
 pub(crate) fn interpolate(table: &[f32], dim: usize, from: usize, to: [usize; 2]) -> Vec<f32> {
     let [rows, columns] = to.map(|to| (0..to).map(|i| taps(i, from, to)).collect::<Vec<_>>());
     let mut out = Vec::with_capacity(to[0] * to[1] * dim);
@@ -53,13 +53,20 @@ mod tests {
             0.3264, 0.7056, 0.1616, 0.4616, 1.056803, 0.0644, 0.85367, 0.432, 0.5316, 0.8316, 0.252298, 0.6372, 0.0932,
             0.3932, 0.9288, 0.0232, 0.764, 0.3908, 0.4904, 0.7904, 0.2168, 0.596, 0.052, 0.352,
         ];
-        for (from, to, expected) in [(3, 5, &five[..]), (4, 2, &smaller), (2, 3, &larger)] {
+        // Fewer rows and more columns.
+        let wide = [
+            0.197722, 0.230615, 0.562365, 0.772559, 0.586243, 0.913623, 0.252148, 0.552149, 0.989299, 0.068896,
+            0.721162, 0.61084, 0.326806, 0.751904, 0.09043, 0.39043,
+        ];
+        for (from, to, expected) in
+            [(3, [5, 5], &five[..]), (4, [2, 2], &smaller), (2, [3, 3], &larger), (3, [2, 4], &wide)]
+        {
             let number = |i: usize| ((7 * (i / 2) + 3 * (i % 2)) % 11) as f32 / 10.0;
             let table: Vec<f32> = (0..from * from * 2).map(number).collect();
-            let found = interpolate(&table, 2, from, [to; 2]);
+            let found = interpolate(&table, 2, from, to);
             assert_eq!(found.len(), expected.len());
             for (x, y) in found.iter().zip(expected) {
-                assert!((f64::from(*x) - y).abs() < 2e-6, "{from} to {to}: {x} instead of {y}");
+                assert!((f64::from(*x) - y).abs() < 2e-6, "{from} to {to:?}: {x} instead of {y}");
             }
         }
     }

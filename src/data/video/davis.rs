@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The resolution may have another name, if there is only one, or be left out (`JPEGImages/bear/…`). What can be known
-//! without decoding every frame is checked when a folder is opened: that each frame has its mask, that all masks of a video
-//! are of one size, which is that of its first frame, and that the first mask has an object in it.
+//! without decoding every frame is checked when a folder is opened: that each frame has its mask and each mask its frame, that
+//! all masks of a video are of one size, which is that of its first frame, and that the first mask has an object in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -115,6 +115,11 @@ impl DavisClip {
         if let Some(missing) = masks.iter().find(|mask| !mask.exists()) {
             let problem = "there is no such file, the mask of the frame of this name";
             return Err(Error::file(missing, problem, "give a mask of every frame"));
+        }
+        let has_frame = |mask: &String| masks.iter().any(|of| of.file_name().is_some_and(|name| *name == **mask));
+        if let Some(alone) = self::frames(annotations)?.iter().find(|mask| !has_frame(mask)) {
+            let problem = format!("there is no frame of this name in {}", images.display());
+            return Err(Error::file(&annotations.join(alone), problem, "give a frame for every mask"));
         }
         let clip = DavisClip { name, frames, masks };
         let size = clip.frame(0)?.size();
@@ -243,6 +248,14 @@ mod tests {
             (
                 &|root: &Path| fs::remove_file(masks(root).join("00020.png")).unwrap(),
                 [&at("00020.png"), "a mask of every frame"],
+            ),
+            (
+                &|root: &Path| fs::remove_file(root.join("JPEGImages/480p/a/00030.jpg")).unwrap(),
+                [&at("00030.png"), "a frame for every mask"],
+            ),
+            (
+                &|root: &Path| fs::write(root.join("JPEGImages/480p/a/00000.jpg"), "x").unwrap(),
+                [&at("00000.jpg"), "cannot be decoded"],
             ),
             (
                 &|root: &Path| indexed::write(&masks(root).join("00020.png"), &Mask::new([4, 4], vec![1; 16])).unwrap(),

@@ -104,7 +104,8 @@ pub struct TrackedFrame<'a> {
     pub mask: &'a Mask,
 }
 
-/// Propagates the first mask of every clip through it, and compares what comes out with the true masks.
+/// Propagates the first mask of every clip through it, and compares what comes out with the true masks. An object that is not
+/// in the first mask is not followed; where it appears later it counts as background, as in DAVIS.
 ///
 /// Memory is that of the features of `last_frames` and a few more frames, whatever the length of the clips. `cancel` is asked
 /// at every frame.
@@ -133,12 +134,10 @@ pub fn track_watched(
     watch: &mut dyn FnMut(&TrackedFrame) -> Result<()>,
 ) -> Result<TrackReport> {
     config.validate()?;
+    check_clips(clips)?;
     let mut objects = Vec::new();
     for clip in clips {
         objects.append(&mut track_clip(features, &**clip, config, cancel, watch)?);
-    }
-    if objects.is_empty() {
-        return Err(Error::config("there are no clips to track objects in", "give at least one"));
     }
     let mean = |of: fn(&ObjectScore) -> f64| objects.iter().map(of).sum::<f64>() / objects.len() as f64;
     let (j, f) = (mean(|object| object.j), mean(|object| object.f));
@@ -170,6 +169,20 @@ pub fn track_embedded(
     track(features, &video::open("clips", side, Some(clips))?, &TrackConfig::default(), cancel)
 }
 
+/// That there are clips, each long enough to be judged: to be known before hours of work.
+///
+/// # Errors
+/// When there is none, or one has fewer than three frames.
+pub fn check_clips(clips: &[Box<dyn Clip>]) -> Result<()> {
+    if clips.is_empty() {
+        return Err(Error::config("there are no clips to track objects in", "give at least one"));
+    }
+    let Some(short) = clips.iter().find(|clip| clip.len() < 3) else { return Ok(()) };
+    let (name, frames) = (short.name(), if short.len() == 1 { "1 frame" } else { "2 frames" });
+    let problem = format!("{name}: a video of {frames}; the first and the last are not judged");
+    Err(Error::config(problem, "give videos of at least three frames"))
+}
+
 fn track_clip(
     features: &dyn PatchFeatures,
     clip: &dyn Clip,
@@ -178,10 +191,6 @@ fn track_clip(
     watch: &mut dyn FnMut(&TrackedFrame) -> Result<()>,
 ) -> Result<Vec<ObjectScore>> {
     let frames = clip.len();
-    if frames < 3 {
-        let problem = format!("{}: a clip of {frames} frames; the first and the last are not judged", clip.name());
-        return Err(Error::config(problem, "give clips of at least three frames"));
-    }
     let first = clip.mask(0)?;
     if first.objects() == 0 {
         let problem = format!("{}: there is no object in the mask of the first frame", clip.name());

@@ -83,7 +83,7 @@ pub(super) fn propagate(
 }
 
 /// The rows of x, \[N, D\], at length 1; a row of zeros stays one.
-fn unit_rows(x: Tensor, clip: &str, frame: usize) -> Result<Tensor> {
+pub(super) fn unit_rows(x: Tensor, clip: &str, frame: usize) -> Result<Tensor> {
     let mut x = x.to_dtype(DType::F32);
     let dim = x.last_dim();
     for row in x.as_mut_slice::<f32>().chunks_exact_mut(dim) {
@@ -98,7 +98,7 @@ fn unit_rows(x: Tensor, clip: &str, frame: usize) -> Result<Tensor> {
 }
 
 /// \[N\]\[C\]: 1 at each patch's label.
-fn one_hot(mask: &Mask, classes: usize) -> Vec<f32> {
+pub(super) fn one_hot(mask: &Mask, classes: usize) -> Vec<f32> {
     let mut labels = vec![0.0; mask.labels().len() * classes];
     for (patch, &label) in labels.chunks_exact_mut(classes).zip(mask.labels()) {
         patch[usize::from(label)] = 1.0;

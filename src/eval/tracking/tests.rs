@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-use super::propagate::{Seen, harden, soft_labels};
+use super::propagate::{Seen, harden, one_hot, soft_labels, unit_rows};
 use super::*;
 use crate::data::Normalization;
 use crate::data::video::{Frame, ShapeClip};
@@ -189,6 +189,50 @@ fn those_equal_to_the_last_of_the_most_similar_count_too() {
     let seen = alike(&[1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0]);
     let config = TrackConfig { top_k: 1, ..TrackConfig::default() };
     assert_eq!(soft_labels(&seen.features.clone(), &[&seen], [2, 2], 2, &config), [0.75, 0.25].repeat(4));
+    // Of labels that have as much of a pixel the first wins.
+    assert_eq!(harden(&[0.0, 0.5, 0.5].repeat(4), [2, 2], 3, [4, 4]), Mask::new([4, 4], vec![1; 16]));
+}
+
+/// Each frame takes its labels from the first and the last two before it, and from no other.
+#[test]
+fn the_context_is_the_first_frame_and_the_last_few() {
+    /// Random for each frame, of which its place is told by the color that is in no mask.
+    struct Random;
+    impl PatchFeatures for Random {
+        fn patch_size(&self) -> usize {
+            1
+        }
+        fn features(&self, frame: &Frame) -> Result<Tensor> {
+            Ok(gaussian(frame.planes().iter().copied().max().unwrap().into(), 36, 5))
+        }
+    }
+    let label = |t: usize, y: usize, x: usize| if t == 0 { u8::from(x < 3) + u8::from(y > x) } else { t as u8 + 10 };
+    let clips = [drawn(12, [6, 6], label)];
+    let config = TrackConfig { last_frames: 2, radius: 0, top_k: 9, temperature: 0.5, ..TrackConfig::default() };
+    let first = clips[0].mask(0).unwrap();
+    let unit = |t: usize| unit_rows(Random.features(&clips[0].frame(t).unwrap()).unwrap(), "", t).unwrap();
+    let begin = || Seen { features: unit(0), labels: one_hot(&first, 3) };
+    let by_hand = |context: &dyn Fn(usize) -> Vec<usize>| {
+        let (mut seen, mut masks) = (vec![begin()], vec![first.clone()]);
+        for t in 1..12 {
+            let context: Vec<&Seen> = context(t).into_iter().map(|frame| &seen[frame]).collect();
+            let labels = soft_labels(&unit(t), &context, [6, 6], 3, &config);
+            masks.push(harden(&labels, [6, 6], 3, [6, 6]));
+            seen.push(Seen { features: unit(t), labels });
+        }
+        masks
+    };
+    let mut found = Vec::new();
+    track_watched(&Random, &clips, &config, GO_ON, &mut |frame| {
+        found.push(frame.mask.clone());
+        Ok(())
+    })
+    .unwrap();
+    let last = |t: usize, n: usize| t.saturating_sub(n).max(1)..t;
+    let with_first = |t: usize, n: usize| std::iter::once(0).chain(last(t, n)).collect::<Vec<_>>();
+    assert!(found == by_hand(&|t| with_first(t, 2)));
+    assert!(found != by_hand(&|t| with_first(t, 1)) && found != by_hand(&|t| with_first(t, 3)));
+    assert!(found != by_hand(&|t| if t == 1 { vec![0] } else { last(t, 2).collect() }));
 }
 
 /// A clip drawn by a function of frame, row and column: a label, which is also the frame's color.
@@ -273,6 +317,47 @@ fn perfect_features_follow_perfectly() {
     }
 }
 
+/// Features of 16 × 16 patches of a pixel that say where a patch is and nothing else: each keeps the label that it had at first.
+struct Place;
+
+impl PatchFeatures for Place {
+    fn patch_size(&self) -> usize {
+        1
+    }
+    fn features(&self, _: &Frame) -> Result<Tensor> {
+        Ok(Tensor::from_fn([256, 256], DType::F32, |i| f64::from(u8::from(i / 256 == i % 256))))
+    }
+}
+
+/// Object 1 stands still and is found; 2 appears on the background, and is neither found nor asked for. In the two frames that
+/// are judged it hides nothing, then half of object 1; in the last, which is not judged, all of it.
+#[test]
+fn what_appears_later_counts_as_background() {
+    let label = |t: usize, _: usize, x: usize| match (t, x) {
+        (2, 4..12) | (3, 0..8) => 2,
+        (_, 0..8) => 1,
+        _ => 0,
+    };
+    let config = TrackConfig { top_k: 1, ..TrackConfig::default() };
+    let report = track(&Place, &[drawn(4, [16, 16], label)], &config, GO_ON).unwrap();
+    // Frame 1: all right. Frame 2: 4 of 8 columns are right; of 16 found contour pixels, all in column 7, none is within a pixel
+    // of column 3.
+    let expected = ObjectScore { clip: "drawn".into(), object: 1, j: (1.0 + 0.5) / 2.0, f: (1.0 + 0.0) / 2.0 };
+    assert_eq!(report.objects, [expected]);
+    assert_eq!((report.j, report.f, report.j_and_f), (0.75, 0.5, 0.625));
+}
+
+/// DAVIS averages over objects, however many a clip has.
+#[test]
+fn every_object_counts_as_much_as_another() {
+    let jumps = |t: usize, _: usize, x: usize| u8::from((x < 4) == (t == 0));
+    let rest = |_: usize, y: usize, x: usize| if x < 4 { 1 } else { 2 * u8::from(y < 4) };
+    let clips = [drawn(3, [16, 16], jumps), drawn(5, [16, 16], rest)];
+    let report = track(&Place, &clips, &TrackConfig { top_k: 1, ..TrackConfig::default() }, GO_ON).unwrap();
+    let each: Vec<f64> = report.objects.iter().map(|object| object.j).collect();
+    assert_eq!((each, report.j), (vec![0.0, 1.0, 1.0], 2.0 / 3.0));
+}
+
 /// Nothing moves: with the most similar patch alone every patch finds itself, and keeps what it had at the beginning.
 #[test]
 fn raw_pixels_stand_still_in_a_still_clip() {
@@ -321,6 +406,10 @@ fn encoders_follow_objects_on_any_grid_the_same_on_any_number_of_threads() {
             crate::vit::Encoder::new(&config, init)
         });
     let features = EncoderFeatures { encoder: &encoder, params: &params, normalization: &Normalization::IMAGENET };
+    let frame = ShapeClip::new(0, 1, 16).frame(0).unwrap();
+    let image = frame.normalized(&Normalization::IMAGENET).unwrap().reshape([1, 3, 16, 16]);
+    let tokens = encoder.forward(&params.constants(), &image.into(), None).value().reshape([17, 16]).rows(1..17);
+    assert_eq!(features.features(&frame).unwrap().to_f64_vec(), tokens.to_f64_vec());
     let frame = ShapeClip::new(0, 1, 32).frame(0).unwrap();
     assert_eq!(features.features(&frame).unwrap().shape()[..], [64, 16]);
     assert_eq!(features.features(&frame.resized([24, 36])).unwrap().shape()[..], [54, 16]);
@@ -407,7 +496,8 @@ fn what_cannot_be_tracked_says_why() {
         |clip: Box<dyn Clip>, config: &TrackConfig| track(&perfect(4), &[clip], config, GO_ON).unwrap_err().to_string();
     let standard = TrackConfig::default();
     let moved = |t: usize, _: usize, _: usize| u8::from(t > 0);
-    assert!(message(drawn(2, [8, 8], one), &standard).contains("drawn: a clip of 2 frames"));
+    assert!(message(drawn(2, [8, 8], one), &standard).contains("drawn: a video of 2 frames"));
+    assert!(message(drawn(1, [8, 8], one), &standard).contains("drawn: a video of 1 frame;"));
     assert!(message(drawn(5, [8, 8], moved), &standard).contains("no object in the mask of the first frame"));
     assert!(message(drawn(5, [8, 3], one), &standard).contains("less than a patch of 4"));
     let ok = || drawn(5, [8, 8], one);
