@@ -178,7 +178,9 @@ impl Found<'_> {
                 parts.push(format!("no difference from {base} in {what} beyond the 95 % interval: {}", list(&unclear)));
             }
             if !clear.is_empty() {
-                parts.push(format!("beyond it differ from {base}: {}", list(&clear)));
+                let beyond = if unclear.is_empty() { "beyond the 95 % interval" } else { "beyond it" };
+                let of = if unclear.is_empty() { format!(" in {what}") } else { String::new() };
+                parts.push(format!("{beyond} differ from {base}{of}: {}", list(&clear)));
             }
         }
         if parts.is_empty() { format!("nothing was measured that compares with {base}") } else { parts.join("; ") }
@@ -230,4 +232,81 @@ pub fn sentence(words: &str) -> String {
     let mut letters = words.chars();
     let first = letters.next().map_or(String::new(), |first| first.to_uppercase().collect());
     format!("{first}{}.", letters.as_str().trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two arms and the baselines, with these values of the metric `m`.
+    fn with<R>(values: &[(&str, &[f64])], seeds: usize, look: impl FnOnce(&Found) -> R) -> R {
+        let size = Size { seeds, ..Size::quick() };
+        let (cache, images) = (Cache::new("nowhere".into()), Images::new(32));
+        let labels = values.iter().map(|(label, _)| (*label).to_owned()).collect();
+        let mut by_seed: BTreeMap<(String, u64), Values> = BTreeMap::new();
+        for (label, values) in values {
+            for (seed, value) in values.iter().enumerate() {
+                by_seed.insert(((*label).to_owned(), seed as u64), [("m".to_owned(), *value)].into());
+            }
+        }
+        look(&Found { size: &size, labels, subjects: BTreeMap::new(), values: by_seed, cache: &cache, images: &images })
+    }
+
+    /// Of values that vary much with the seed, and differences that do not: only pairs tell them apart.
+    const SEEDS: [(&str, &[f64]); 4] = [
+        ("base", &[10.0, 30.0, 50.0]),
+        ("better", &[11.0, 31.1, 51.2]),
+        ("same", &[9.0, 31.0, 50.3]),
+        (UNTRAINED, &[8.0, 8.0, 8.0]),
+    ];
+
+    #[test]
+    fn differences_are_of_pairs() {
+        with(&SEEDS, 3, |found| {
+            // 1, 1.1, 1.2: mean 1.1, deviation 0.1, t(0.975, 2) = 4.303: 4.303 · 0.1 / √3 = 0.2484.
+            let Estimate { mean, half_width, n } = found.difference("better", "base", "m").unwrap();
+            assert!((mean - 1.1).abs() < 1e-12 && (half_width.unwrap() - 0.2484).abs() < 1e-4 && n == 3);
+            assert!(found.mean("better", "m").unwrap().half_width.unwrap() > 40.0);
+            assert!(found.difference("better", "nobody", "m").is_none());
+        });
+    }
+
+    #[test]
+    fn a_null_result_is_said_first_and_one_seed_says_nothing() {
+        with(&SEEDS, 3, |found| {
+            let verdict = found.verdict(&["better", "same"], "base", ("m", "points"));
+            let expected = "no difference from base in points beyond the 95 % interval: same (+0.10 ± 2.50); beyond it differ \
+                 from base: better (+1.10 ± 0.25)";
+            assert_eq!(verdict, expected);
+            let statement = found.statement(&["better"], "base", ("m", "points"));
+            let expected = "Beyond the 95 % interval differ from base in points: better (+1.10 ± 0.25) (base against its untrained \
+                 encoder: +22.00 ± 49.68).";
+            assert_eq!(statement, expected);
+        });
+        let one: Vec<(&str, &[f64])> = SEEDS.iter().map(|(label, values)| (*label, &values[..1])).collect();
+        with(&one, 1, |found| {
+            let verdict = found.verdict(&["better"], "base", ("m", "points"));
+            assert_eq!(verdict, "one seed cannot tell better (+1.00) from base in points");
+            assert_eq!(
+                found.verdict(&["gone"], "base", ("m", "points")),
+                "nothing was measured that compares with base"
+            );
+        });
+    }
+
+    #[test]
+    fn a_table_has_dashes_where_nothing_was_measured() {
+        with(&SEEDS, 3, |found| {
+            let table = found.table(&[
+                Column::Of { heading: "m", metric: "m", decimals: 1 },
+                Column::Against { arm: "base", metric: "m", decimals: 2 },
+                Column::Paper { heading: "paper", figures: &[("better", "57.8")] },
+                Column::Of { heading: "other", metric: "other", decimals: 0 },
+            ]);
+            let text = table.markdown();
+            assert!(text.contains("|  | m | less base | paper | other |"), "{text}");
+            assert!(text.contains("| better | 31.1 ± 49.9 | 1.10 ± 0.25 | 57.8 | – |"), "{text}");
+            assert!(text.contains("| base | 30.0 ± 49.7 | – | – | – |"), "{text}");
+        });
+    }
 }
