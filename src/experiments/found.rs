@@ -275,7 +275,7 @@ mod tests {
     fn a_null_result_is_said_first_and_one_seed_says_nothing() {
         with(&SEEDS, 3, |found| {
             let verdict = found.verdict(&["better", "same"], "base", ("m", "points"));
-            let expected = "no difference from base in points beyond the 95 % interval: same (+0.10 ± 2.50); beyond it differ \
+            let expected = "no difference from base in points beyond the 95 % interval: same (+0.10 ± 2.52); beyond it differ \
                  from base: better (+1.10 ± 0.25)";
             assert_eq!(verdict, expected);
             let statement = found.statement(&["better"], "base", ("m", "points"));
