@@ -50,9 +50,9 @@
 //! |---|---|---|
 //! | 8 | `cli` | the command line, one file for each subcommand (feature `cli`) |
 //! | 7 | [`report`] | pictures, curves, tables |
-//! | 6 | [`lab`], `runs` | the paper's statements, tested; a run's folder (feature `checkpoint`) |
-//! | 5 | [`train`], [`eval`] | Algorithm 1, schedules, checkpoints; linear probe, k-NN, effective rank |
-//! | 4 | [`methods`], [`data`] | I-JEPA, StoP, MAE behind one trait; CIFAR, folders, tensors, procedural shapes |
+//! | 6 | [`lab`], `runs`, `experiments` | the paper's statements, tested; a run's folder, the paper's tables (feature `checkpoint`) |
+//! | 5 | [`train`], [`eval`] | Algorithm 1, schedules, checkpoints, fine-tuning; linear probe, k-NN, effective rank, tracking |
+//! | 4 | [`methods`], [`data`] | I-JEPA, StoP, MAE, data2vec, SimMIM behind one trait; CIFAR, folders, tensors, procedural shapes |
 //! | 3 | [`paper`] | the equations, the masks |
 //! | 2 | [`vit`], [`nn`] | blocks, encoder, predictor; layers, parameters, AdamW, moving average |
 //! | 1 | [`autograd`] | the tape, the operations, the gradient checker |

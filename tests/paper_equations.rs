@@ -277,7 +277,7 @@ fn low_resolution_is_a_mean_or_a_maximum_of_four() {
             }
             assert_close(&targets_at(resolution, &s_y.clone().into(), grid, &at), &exact, 3e-16);
             let both = |x: &[Var]| ops::gelu(&targets_at(resolution, &x[0], grid, &at)).sum();
-            check_gradient("targets at a resolution", both, &[s_y.clone()]).assert_pass();
+            check_gradient("targets at a resolution", both, std::slice::from_ref(&s_y)).assert_pass();
         }
     }
 }

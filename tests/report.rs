@@ -97,11 +97,14 @@ fn the_page_holds_all_results_statements_and_runs_and_needs_no_other_file() {
     );
 }
 
+/// Does something to an outcome.
+type Injure = fn(&mut Outcome);
+
 #[test]
 fn what_is_broken_or_missing_is_said_on_the_page_and_on_standard_error() {
     let scratch = Scratch::new();
     save(&scratch, "good", &outcome("good"));
-    let broken: [(&str, fn(&mut Outcome), &str); 2] = [
+    let broken: [(&str, Injure, &str); 2] = [
         ("ragged", |o| drop(o.table.rows[1].cells.pop()), "the row 'raw pixels' has 2 cells for 3 columns"),
         (
             "absurd",

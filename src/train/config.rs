@@ -167,6 +167,7 @@ impl RunConfig {
     }
 
     /// Numbers in the parameters of the run's model, from its sizes alone.
+    #[cfg(feature = "checkpoint")]
     pub(super) fn elements(&self) -> u64 {
         self.fine_tuning.as_ref().map_or_else(|| self.model.elements(), |t| t.elements(&self.model.encoder))
     }

@@ -112,6 +112,7 @@ impl FineTuning {
     }
 
     /// Numbers in the parameters of such a model, from its sizes alone.
+    #[cfg(feature = "checkpoint")]
     pub(super) fn elements(&self, encoder: &EncoderConfig) -> u64 {
         encoder.elements() + (encoder.dim as u64 + 1) * self.classes.len() as u64
     }
