@@ -80,7 +80,7 @@ fn a_run_is_judged_on_embedded_clips() {
     scratch.succeeds(&format!("{SMALL} --batch 4 --threads 1 --name run --steps 2"));
     let args = "track runs/run/checkpoint.safetensors --clips 3";
     let said = scratch.succeeds(&format!("{args} --threads 1 --out out"));
-    contains(&said, &["stop after 2 steps, on clips: 3 videos of", ": the checkpoint's own", "J&F", "scores: out"]);
+    contains(&said, &["stop after 2 steps, on clips: 3 videos of", ": the checkpoint's own", "J&F", "pictures: out"]);
     for name in ["trained encoder", "untrained encoder", "raw pixels"] {
         let [j, f, both] = row(&said, name)[..] else { unreachable!() };
         assert!((both - (j + f) / 2.0).abs() < 0.11 && j > 5.0 && j < 99.0, "{said}");

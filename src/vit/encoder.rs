@@ -95,7 +95,9 @@ impl Encoder {
             let (class, patches) = f32s.as_slice().split_at(if self.class_token.is_some() { dim } else { 0 });
             let new = [class, &positions::interpolate(patches, dim, from, [rows, columns])].concat();
             let tokens = new.len() / dim;
-            *table = Tensor::new([1, tokens, dim], new).to_dtype(table.dtype()).to_device(table.device());
+            // In a recycled buffer, as this is done for every frame of a video.
+            let new = Tensor::from_fn([1, tokens, dim], table.dtype(), |i| f64::from(new[i]));
+            *table = new.to_device(table.device());
             encoder.grid = [rows, columns];
         }
         (encoder, params)

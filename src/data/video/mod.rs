@@ -18,7 +18,7 @@ pub use shape_clip::ShapeClip;
 
 use super::Normalization;
 use super::resized::Filter;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// An RGB image of any height and width, 8 bits a channel.
@@ -136,11 +136,13 @@ impl Frame {
     pub fn normalized(&self, normalization: &Normalization) -> Result<Tensor> {
         normalization.check_channels(3)?;
         let area = self.size[0] * self.size[1];
-        let planes = self.planes.chunks_exact(area).enumerate().flat_map(|(c, plane)| {
-            let (gain, offset) = normalization.gain_and_offset(c, 255.0);
-            plane.iter().map(move |&v| gain * f32::from(v) + offset)
-        });
-        Ok(Tensor::new([3, self.size[0], self.size[1]], planes.collect()))
+        let line = [0, 1, 2].map(|c| normalization.gain_and_offset(c, 255.0));
+        let value = |i: usize| {
+            let (gain, offset) = line[i / area];
+            f64::from(gain * f32::from(self.planes[i]) + offset)
+        };
+        // In a recycled buffer: a vector of its own for every frame would join those that are kept, and never be taken again.
+        Ok(Tensor::from_fn([3, self.size[0], self.size[1]], DType::F32, value))
     }
 }
 
