@@ -119,7 +119,7 @@ impl DavisClip {
         let has_frame = |mask: &String| masks.iter().any(|of| of.file_name().is_some_and(|name| *name == **mask));
         if let Some(alone) = self::frames(annotations)?.iter().find(|mask| !has_frame(mask)) {
             let problem = format!("there is no frame of this name in {}", images.display());
-            return Err(Error::file(&annotations.join(alone), problem, "give a frame for every mask"));
+            return Err(Error::file(annotations.join(alone), problem, "give a frame for every mask"));
         }
         let clip = DavisClip { name, frames, masks };
         let size = clip.frame(0)?.size();
