@@ -66,7 +66,10 @@ pub fn predictions(
 ) -> Result<Vec<Prediction>> {
     let Some(prediction) = TokenPrediction::of(method) else {
         let problem = format!("{} predicts nothing about hidden patches that could be drawn", method.name());
-        return Err(Error::config(problem, "choose a `method` that does: all of this crate's do"));
+        return Err(Error::config(
+            problem,
+            "give a model that was pretrained by one of the methods here: all of them do",
+        ));
     };
     let encoder = method.encoder().config();
     let side = encoder.image_size;
