@@ -1,4 +1,5 @@
-//! Training takes no more memory after many steps than after a few: what a step makes, it gives back or uses again.
+//! Training takes no more memory after many steps than after a few, tracking after many frames: what a step makes, it gives back
+//! or uses again.
 //!
 //! Two instruments: an allocator that counts what is alive, exact, in each `cargo test`; and the resident memory that the
 //! system reports, over a million steps, on request:
@@ -10,9 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use stop_mim::data::video::{Clip, Frame, Mask};
 use stop_mim::data::{Dataset, Normalization, Splits};
+use stop_mim::eval::tracking::{EncoderFeatures, TrackConfig, TrackedFrame, track_watched};
 use stop_mim::lab::small;
+use stop_mim::nn::LinearInit;
+use stop_mim::train::weights::fresh_encoder;
 use stop_mim::train::{RunConfig, StepParams, StepReport, Trainer, pretrain};
+use stop_mim::vit::{EncoderConfig, Preset};
 use stop_mim::{DType, Result};
 
 /// The system's allocator, and a count of what it gave and did not get back.
@@ -78,6 +84,31 @@ fn run(threads: usize, steps: usize, look: &mut (dyn FnMut(usize) + Send)) {
     small::with_threads(threads, || pretrain(&least(steps), &splits, usize::MAX, &mut observe)).unwrap();
 }
 
+/// A square that wanders over 24 × 16 pixels.
+struct Wandering;
+
+impl Clip for Wandering {
+    fn name(&self) -> &str {
+        "wandering"
+    }
+    fn len(&self) -> usize {
+        400
+    }
+    fn frame(&self, index: usize) -> Result<Frame> {
+        let at = |i: usize| if square(index, i % (24 * 16)) { 200 } else { (i * 7 % 100) as u8 };
+        Ok(Frame::new([16, 24], (0..3 * 24 * 16).map(at).collect()))
+    }
+    fn mask(&self, index: usize) -> Result<Mask> {
+        Ok(Mask::new([16, 24], (0..24 * 16).map(|i| u8::from(square(index, i))).collect()))
+    }
+}
+
+/// Whether pixel `i` of frame `index` belongs to it.
+fn square(index: usize, i: usize) -> bool {
+    let left = index / 2 % 16;
+    (left..left + 8).contains(&(i % 24)) && (4..12).contains(&(i / 24))
+}
+
 fn alive() -> f64 {
     ALIVE.load(Ordering::Relaxed) as f64
 }
@@ -95,7 +126,7 @@ fn stays(what: &str, alive: &[f64], spare: f64) {
 
 /// One test, so that nothing else allocates meanwhile.
 #[test]
-fn what_is_alive_after_a_step_does_not_grow() {
+fn what_is_alive_after_a_step_or_a_frame_does_not_grow() {
     for threads in [1, 3] {
         let mut seen = Vec::with_capacity(6000);
         run(threads, 6000, &mut |_| seen.push(alive()));
@@ -119,6 +150,23 @@ fn what_is_alive_after_a_step_does_not_grow() {
         let spare = if threads == 1 { 0.0 } else { (threads * 24 + 8) as f64 * (1 << 20) as f64 };
         stays(&format!("seven chunks on {threads} threads"), &seen, spare);
     }
+    frames_are_given_back();
+}
+
+/// Of a video of 400 frames, one after the other.
+fn frames_are_given_back() {
+    let sizes = EncoderConfig { image_size: 16, patch_size: 4, dim: 8, depth: 1, heads: 1, ..Preset::Toy.sizes().0 };
+    let (encoder, params) = fresh_encoder(&sizes, LinearInit::Normal, 7).unwrap();
+    let features = EncoderFeatures { encoder: &encoder, params: &params, normalization: &Normalization::CIFAR10 };
+    let clips: [Box<dyn Clip>; 1] = [Box::new(Wandering)];
+    let config = TrackConfig { frame_size: Some(16), ..TrackConfig::default() };
+    let mut seen = Vec::with_capacity(400);
+    let mut watch = |_: &TrackedFrame| {
+        seen.push(alive());
+        Ok(())
+    };
+    small::with_threads(1, || track_watched(&features, &clips, &config, &|| Ok(()), &mut watch)).unwrap();
+    stays("tracking", &seen, 0.0);
 }
 
 /// Bytes in main memory.

@@ -179,18 +179,6 @@ fn what_cannot_be_tracked_is_said_before_anything_is_written() {
     scratch.refuses(&format!("{args} --data davis:."), &["00003.jpg", "cut short"]);
 }
 
-/// Sixty frames at the size of DAVIS, in an address space that holds the features of a few.
-#[cfg(unix)]
-#[test]
-fn memory_does_not_grow_with_the_length_of_a_video() {
-    let scratch = Scratch::new();
-    weights(&scratch, 224, 16);
-    davis(&scratch, &["long"], 60, [864, 480]);
-    let args = "track weights --heads 2 --data davis:.";
-    let said = printed(&scratch.within(700_000, args), args);
-    contains(&said, &["1 videos of 60 frames", "raw pixels"]);
-}
-
 #[cfg(unix)]
 #[test]
 fn a_signal_ends_it_and_leaves_what_was_found() {
