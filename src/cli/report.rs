@@ -9,7 +9,7 @@ use clap::Args as ClapArgs;
 use super::{check, experiment};
 use crate::experiments::cache;
 use crate::experiments::outcome::RESULT;
-use crate::experiments::{Cell, Outcome, Picture as Pictured};
+use crate::experiments::{Cell, EXPERIMENTS, Outcome, Picture as Pictured};
 use crate::lab::{self, Finding};
 use crate::report::markdown::rewritten;
 use crate::report::page::{Block, Figure, Page, Picture, Section, Table};
@@ -183,7 +183,13 @@ fn of_experiments(asked: Option<&Path>, experiments: &Outcomes, pictures: &mut P
     let mut section = Section { name: "experiments".into(), heading: "Experiments".into(), ..Section::default() };
     let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let mut rows = Vec::new();
-    for (name, outcome) in experiments {
+    let place = |outcome: &Option<Result<Outcome>>| {
+        let named = |o: &Outcome| EXPERIMENTS.iter().position(|experiment| experiment.name == o.name);
+        outcome.as_ref().and_then(|outcome| named(outcome.as_ref().ok()?)).unwrap_or(EXPERIMENTS.len())
+    };
+    let mut in_order: Vec<_> = experiments.iter().collect();
+    in_order.sort_by_key(|(_, outcome)| place(outcome)); // as in the paper; those of the user last, by name
+    for (name, outcome) in in_order {
         match outcome {
             Some(Ok(o)) => {
                 rows.push(text(&[name, &o.statement, reference(o), &o.size, &o.data, &o.seeds.to_string()]));
@@ -243,12 +249,7 @@ fn of_outcome(name: &str, outcome: &Outcome, folder: &Path, pictures: &mut Pictu
         });
     }
     blocks.extend([Block::Facts(origin(outcome)), Block::Command(outcome.command.clone())]);
-    Section {
-        name: name.to_owned(),
-        heading: format!("{} ({name}, {})", outcome.title, outcome.size),
-        blocks,
-        parts: vec![],
-    }
+    Section { name: name.to_owned(), heading: format!("{} ({name})", outcome.title), blocks, parts: vec![] }
 }
 
 /// The statements that `stop-mim check` prints, in the same rows.

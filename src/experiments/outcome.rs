@@ -105,7 +105,8 @@ impl fmt::Display for Cell {
         match self {
             Cell::Text(text) => f.write_str(text),
             Cell::Mean(Mean { mean, half_width, decimals, .. }) => {
-                write!(f, "{mean:.decimals$}")?;
+                let sign = if *mean < 0.0 { "−" } else { "" }; // as wide as a digit, where it is printed
+                write!(f, "{sign}{:.decimals$}", mean.abs())?;
                 half_width.map_or(Ok(()), |half| write!(f, " ± {half:.decimals$}"))
             }
         }

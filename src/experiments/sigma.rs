@@ -55,9 +55,10 @@ fn conclude(found: &Found) -> Result<Conclusion> {
     let panel = |&(column, y_label, log): &(&str, &str, bool)| Panel {
         y_label: y_label.into(),
         log,
-        lines: [(BASE, 0.0)]
+        // I-JEPA last: what it does not have, it leaves no gap in the colors for.
+        lines: SIGMAS
             .iter()
-            .chain(&SIGMAS)
+            .chain(&[(BASE, 0.0)])
             .map(|(label, _)| ((*label).to_owned(), found.over_training(label, column)))
             .filter(|(_, points)| !points.is_empty())
             .collect(),
