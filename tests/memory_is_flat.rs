@@ -15,10 +15,10 @@ use stop_mim::data::video::{Clip, Frame, Mask};
 use stop_mim::data::{Dataset, Normalization, Splits};
 use stop_mim::eval::tracking::{EncoderFeatures, TrackConfig, TrackedFrame, track_watched};
 use stop_mim::lab::small;
-use stop_mim::nn::LinearInit;
-use stop_mim::train::weights::fresh_encoder;
+use stop_mim::nn::{LinearInit, fresh};
+use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::{RunConfig, StepParams, StepReport, Trainer, pretrain};
-use stop_mim::vit::{EncoderConfig, Preset};
+use stop_mim::vit::{Encoder, EncoderConfig, Preset};
 use stop_mim::{DType, Result};
 
 /// The system's allocator, and a count of what it gave and did not get back.
@@ -156,7 +156,8 @@ fn what_is_alive_after_a_step_or_a_frame_does_not_grow() {
 /// Of a video of 400 frames, one after the other.
 fn frames_are_given_back() {
     let sizes = EncoderConfig { image_size: 16, patch_size: 4, dim: 8, depth: 1, heads: 1, ..Preset::Toy.sizes().0 };
-    let (encoder, params) = fresh_encoder(&sizes, LinearInit::Normal, 7).unwrap();
+    let mut rng = stream(7, Purpose::Init, [0, 0]);
+    let (encoder, params) = fresh(LinearInit::Normal, DType::F32, &mut rng, |init| Encoder::new(&sizes, init));
     let features = EncoderFeatures { encoder: &encoder, params: &params, normalization: &Normalization::CIFAR10 };
     let clips: [Box<dyn Clip>; 1] = [Box::new(Wandering)];
     let config = TrackConfig { frame_size: Some(16), ..TrackConfig::default() };

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{SMALL, Scratch, contains, printed};
+use common::{SMALL, Scratch, contains};
 use image::{Rgb, RgbImage};
 use rand::{RngExt, SeedableRng};
 use safetensors::tensor::{Dtype, TensorView};

@@ -291,7 +291,7 @@ impl Cache {
         }
         let splits = images.open(&config.data)?;
         let begin = || fresh_model(config).map(|(method, params)| Trainer::new(method, params));
-        let trainer = train((config, &splits), folder, diagnoses, (&begin, note), observe)?;
+        let trainer = train((config, &splits), folder, diagnoses, begin, note, observe)?;
         Ok(Some((trainer.method.clone(), trainer.params)))
     }
 
@@ -319,7 +319,8 @@ pub(super) fn train(
     (config, splits): (&RunConfig, &Splits),
     folder: &RunFolder,
     diagnoses: usize,
-    (begin, note): (&dyn Fn() -> Result<Trainer>, &dyn Fn(&str)),
+    begin: impl FnOnce() -> Result<Trainer>,
+    note: &dyn Fn(&str),
     observe: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
 ) -> Result<Trainer> {
     let diagnose_every = (config.steps / diagnoses.max(1)).max(1);

@@ -9,10 +9,10 @@ use super::*;
 use crate::data::Normalization;
 use crate::data::video::{Frame, ShapeClip};
 use crate::eval::testing::{ended_after, gaussian, same_on_any_thread_count};
-use crate::nn::LinearInit;
+use crate::nn::{LinearInit, fresh};
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Tensor};
-use crate::vit::{EncoderConfig, Preset};
+use crate::vit::{Encoder, EncoderConfig, Preset};
 use rand::RngExt;
 
 /// The numbers of tests/parity/make_davis_numbers.py.
@@ -401,10 +401,9 @@ fn raw_pixels_stand_still_in_a_still_clip() {
 fn encoders_follow_objects_on_any_grid_the_same_on_any_number_of_threads() {
     // The class token stands first, and is no patch.
     let config = EncoderConfig { image_size: 16, dim: 16, depth: 1, heads: 2, class_token: true, ..Preset::Toy.into() };
-    let (encoder, params) =
-        crate::nn::fresh(LinearInit::Normal, DType::F32, &mut stream(0, Purpose::Init, [0, 0]), |init| {
-            crate::vit::Encoder::new(&config, init)
-        });
+    let (encoder, params) = fresh(LinearInit::Normal, DType::F32, &mut stream(0, Purpose::Init, [0, 0]), |init| {
+        Encoder::new(&config, init)
+    });
     let features = EncoderFeatures { encoder: &encoder, params: &params, normalization: &Normalization::IMAGENET };
     let frame = ShapeClip::new(0, 1, 16).frame(0).unwrap();
     let image = frame.normalized(&Normalization::IMAGENET).unwrap().reshape([1, 3, 16, 16]);
@@ -423,10 +422,9 @@ fn encoders_follow_objects_on_any_grid_the_same_on_any_number_of_threads() {
 #[test]
 fn an_encoder_on_its_own_grid_is_itself() {
     let config = EncoderConfig { image_size: 8, dim: 8, depth: 1, heads: 2, ..Preset::Toy.into() };
-    let (encoder, params) =
-        crate::nn::fresh(LinearInit::Normal, DType::F32, &mut stream(0, Purpose::Init, [0, 0]), |init| {
-            crate::vit::Encoder::new(&config, init)
-        });
+    let (encoder, params) = fresh(LinearInit::Normal, DType::F32, &mut stream(0, Purpose::Init, [0, 0]), |init| {
+        Encoder::new(&config, init)
+    });
     let p = config.patch_size;
     let image = gaussian(1, 3, 64).reshape([1, 3, 8, 8]);
     let (same, shared) = encoder.for_grid(&params, [8 / p; 2]);
@@ -444,10 +442,9 @@ fn an_encoder_on_its_own_grid_is_itself() {
     assert!(unchanged && params.get("pos_embed").unwrap().value.shape()[1] == 64 / p / p);
 }
 
-/// What an experiment calls: the command's numbers, of every method's encoder and of pixels.
+/// What an experiment calls: the command's numbers, of encoders of every form and of pixels.
 #[test]
-fn encoders_of_all_methods_and_pixels_are_judged_on_embedded_clips() {
-    use crate::methods::{MethodConfig, MethodOptions};
+fn encoders_of_all_forms_and_pixels_are_judged_on_embedded_clips() {
     let normalization = &Normalization::IMAGENET;
     let side = usual_frame_size(16);
     let judged = |features: &dyn PatchFeatures| {
@@ -459,13 +456,13 @@ fn encoders_of_all_methods_and_pixels_are_judged_on_embedded_clips() {
         report.j_and_f
     };
     let mut found = vec![judged(&PixelFeatures { patch_size: 4, normalization })];
-    for method in ["stop", "ijepa", "mae", "data2vec", "simmim"] {
-        let config = MethodConfig::new(method, &MethodOptions::default()).unwrap();
-        let mut config = crate::train::RunConfig::for_method(config, Preset::Toy);
-        let sizes = &mut config.model.encoder;
-        (sizes.image_size, sizes.dim, sizes.depth, sizes.heads) = (16, 16, 1, 2);
-        let (encoder, params) =
-            crate::train::weights::fresh_encoder(&config.model.encoder, config.model.linear_init, 0).unwrap();
+    // The forms that encoders of the methods have: plain, with a class token (MAE), with a mask token (data2vec, SimMIM).
+    for (class_token, mask_token) in [(false, false), (true, false), (false, true)] {
+        let small = EncoderConfig { image_size: 16, dim: 16, depth: 1, heads: 2, ..Preset::Toy.into() };
+        let sizes = EncoderConfig { class_token, mask_token, ..small };
+        let (encoder, params) = fresh(LinearInit::Normal, DType::F32, &mut stream(0, Purpose::Init, [0, 0]), |init| {
+            Encoder::new(&sizes, init)
+        });
         found.push(judged(&EncoderFeatures { encoder: &encoder, params: &params, normalization }));
     }
     assert!(found[1..].iter().all(|score| *score != found[0]), "{found:?}");
