@@ -38,9 +38,8 @@ fn main() -> Result<()> {
     let tiny = Network { dim: 16, depth: 1, heads: 1 };
     let size = Size { encoder: tiny, predictor: tiny, steps: 5, seeds: 2, probe_images: [200, 100], ..Size::quick() };
     let out = std::env::temp_dir().join("a-question-of-your-own"); // a second call finds there what the first has done
-    for mut answer in Runner::new(vec![&EXPERIMENT], &size, &out).run(&|_| "cargo run".into(), &Silent)? {
-        answer.save(&out.join("target-size"), &|_, _: &Path| Ok(()))?;
+    Runner::new(vec![&EXPERIMENT], &size, &out).run(&|_| "cargo run".into(), &Silent, &mut |mut answer| {
         print!("{}\n{}\n", answer.outcome.table.markdown(), answer.outcome.statement);
-    }
-    Ok(())
+        answer.save(&out.join("target-size"), &|_, _: &Path| Ok(())).map(|_| ())
+    })
 }

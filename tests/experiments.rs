@@ -50,7 +50,12 @@ const TWO: Experiment = Experiment {
 };
 
 fn answers(experiments: Vec<&Experiment>, size: &Size, out: &Path, monitor: &dyn Monitor) -> Result<Vec<Answer>> {
-    Runner::new(experiments, size, out).run(&|name| format!("again {name}"), monitor)
+    let mut answers = Vec::new();
+    Runner::new(experiments, size, out).run(&|name| format!("again {name}"), monitor, &mut |answer| {
+        answers.push(answer);
+        Ok(())
+    })?;
+    Ok(answers)
 }
 
 /// `measurements.csv` of the one experiment.
@@ -80,8 +85,8 @@ fn kept(out: &Path) -> BTreeMap<std::path::PathBuf, std::time::SystemTime> {
 fn every_experiment_answers_with_baselines_a_sentence_and_its_pictures() {
     let (scratch, size) = (Scratch::new(), tiny());
     let all: Vec<&Experiment> = EXPERIMENTS.iter().collect();
-    let runner = Runner::new(all, &size, scratch.folder());
-    for mut answer in runner.run(&|name| name.into(), &Silent).unwrap() {
+    let runner = Runner::new(vec![], &size, scratch.folder());
+    for mut answer in answers(all, &size, scratch.folder(), &Silent).unwrap() {
         let name = answer.outcome.name.clone();
         let figures = answer.figures.len();
         let folder = runner.folder_of(&name);
@@ -178,6 +183,37 @@ fn what_is_damaged_is_done_again_and_said() {
     contains(&listener.0.into_inner().unwrap().join("\n"), &["made anew"]);
 }
 
+/// What is drawn or looked at after everything was measured needs the models themselves.
+#[test]
+fn a_model_that_is_gone_or_damaged_is_trained_again_when_it_is_looked_at() {
+    let looking = Experiment {
+        conclude: |found| {
+            let (method, _) = found.model("StoP", 1)?;
+            found.with("StoP", 1, |specimen| {
+                assert!(specimen.model.is_some());
+                Ok(())
+            })?;
+            let table = found.table(&[Column::Of { heading: "last", metric: Probe::LAST, decimals: 1 }]);
+            Ok(Conclusion { table, statement: method.name().into(), figures: vec![] })
+        },
+        ..TWO
+    };
+    let (scratch, size) = (Scratch::new(), tiny());
+    let look = || answers(vec![&looking], &size, scratch.folder(), &Silent).unwrap().swap_remove(0).outcome.statement;
+    assert_eq!(look(), "stop");
+    let models: Vec<_> =
+        kept(scratch.folder()).into_keys().filter(|path| !path.extension().is_some_and(|e| e == "json")).collect();
+    let bytes: Vec<Vec<u8>> = models.iter().map(|model| std::fs::read(model).unwrap()).collect();
+    models.iter().for_each(|model| std::fs::remove_file(model).unwrap());
+    assert_eq!(look(), "stop");
+    models.iter().filter(|model| model.exists()).for_each(|model| std::fs::write(model, "short").unwrap());
+    assert_eq!(look(), "stop");
+    let again =
+        models.iter().zip(&bytes).find(|(model, _)| model.exists() && model.display().to_string().contains("stop-"));
+    let (model, bytes) = again.unwrap();
+    assert_eq!(&std::fs::read(model).unwrap(), bytes, "the same bits");
+}
+
 #[test]
 fn numbers_do_not_depend_on_threads() {
     let on = |threads| {
@@ -202,9 +238,9 @@ fn two_processes_share_the_work() {
             &["untrained encoder", "Here: One seed cannot tell"],
         );
     }
-    let read = |name: &str| String::from_utf8(scratch.read(format!("out/positions-quick/{name}"))).unwrap();
+    let read = |name: &str| String::from_utf8(scratch.read(format!("out/positions-quick-2/{name}"))).unwrap();
     let csv = read("measurements.csv");
-    assert!(csv.starts_with("experiment,size,arm,seed,metric,value\npositions,quick,sine-cosine (I-JEPA),0,"), "{csv}");
+    assert!(csv.starts_with("experiment,size,arm,seed,metric,value\npositions,quick-2,sine-cosine (I-JEPA),0,"), "{csv}");
     contains(&read("table.md"), &["| sine-cosine (I-JEPA) |", "| raw pixels |", "| 54.4 |"]);
     let before = kept(&scratch.path("out"));
     let again = scratch.says(&format!("{QUICK} positions"));
@@ -212,7 +248,7 @@ fn two_processes_share_the_work() {
     assert_eq!(kept(&scratch.path("out")), before);
     assert_eq!(read("measurements.csv"), csv);
     // The page and the table of a document are made of what is left.
-    scratch.write("notes.md", "# Notes\n\n<!-- experiment: positions-quick -->\n<!-- end -->\n");
+    scratch.write("notes.md", "# Notes\n\n<!-- experiment: positions-quick-2 -->\n<!-- end -->\n");
     scratch.succeeds("report out --markdown notes.md");
     contains(
         &String::from_utf8(scratch.read("notes.md")).unwrap(),

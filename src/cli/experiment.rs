@@ -53,21 +53,21 @@ pub fn run(args: &Args) -> Result<()> {
     signals::listen();
     let monitor = Terminal::default();
     let runner = Runner::new(chosen, &size, &args.out);
-    let answers = runner.run(&|name| args.command(name), &monitor);
-    monitor.bar.get().into_iter().for_each(Progress::clear);
-    let answers = answers.inspect_err(|error| {
-        if matches!(error, Error::Interrupted) {
-            say!("what was done is kept in {}; the same command goes on from there", args.out.join("cache").display());
-        }
-    })?;
-    for mut answer in answers {
+    let done = runner.run(&|name| args.command(name), &monitor, &mut |mut answer| {
+        monitor.bar.get().into_iter().for_each(Progress::clear);
         let folder = runner.folder_of(&answer.outcome.name);
         let failed = answer.save(&folder, &|figure, path| save_figure(figure, path))?;
         failed.into_iter().for_each(|error| note!("warning: a picture is not drawn: {error}"));
         show(&answer.outcome);
         say!("  {}\n", folder.display());
-    }
-    Ok(())
+        Ok(())
+    });
+    monitor.bar.get().into_iter().for_each(Progress::clear);
+    done.inspect_err(|error| {
+        if matches!(error, Error::Interrupted) {
+            say!("what was done is kept in {}; the same command goes on from there", args.out.join("cache").display());
+        }
+    })
 }
 
 /// Prints what an experiment has found.
@@ -92,7 +92,9 @@ impl Args {
             Size::full(&data)?
         };
         size.seeds = self.seeds.unwrap_or(size.seeds);
-        size.steps = self.steps.unwrap_or(size.steps);
+        if let Some(steps) = self.steps {
+            (size.steps, size.name) = (steps, format!("{}-{steps}", size.name));
+        }
         Ok(size)
     }
 

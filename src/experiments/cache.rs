@@ -76,7 +76,7 @@ impl Images {
 }
 
 /// What a name in the cache stands for: two that differ in anything have different names.
-fn name_of(prefix: &str, configuration: &serde_json::Value) -> String {
+pub(super) fn name_of(prefix: &str, configuration: &serde_json::Value) -> String {
     // FNV-1a with 64 bits. What is in a folder is compared with what was asked for, so that a name that two share is an error
     // and no mistake.
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
@@ -90,7 +90,8 @@ impl Subject {
         Subject { kind: Kind::Trained, config }
     }
 
-    /// All that decides what is measured. Where the files of the images lie is no part of it: what they are is.
+    /// All that decides what is measured. Where the files of the images lie is no part of it: what
+    /// they are is, as far as [`Dataset::identity`](crate::data::Dataset::identity) tells it.
     fn configuration(&self, images: &Images) -> Result<serde_json::Value> {
         let RunConfig { model, normalization, seed, .. } = &self.config;
         Ok(match self.kind {

@@ -94,7 +94,7 @@ impl Tuned {
         let whole = ["shapes:count", "shapes:distance"].contains(&&self.data[..]);
         let scale = if whole { (1.0, 1.0) } else { recipe.augment.scale };
         let augment = Augment { scale, ..recipe.augment };
-        RunConfig { seed, normalization, augment, data: self.data.clone(), ..recipe }
+        RunConfig { seed, normalization, augment, data: String::new(), ..recipe } // wherever the images lie
     }
 }
 
@@ -118,9 +118,10 @@ impl Metric for Tuned {
         FineTuning { labels: self.labels, ..FineTuning::new(splits.train.class_names()) }.choose(&splits, 0).map(|_| ())
     }
 
-    fn cost(&self) -> usize {
+    fn cost(&self, images: &Images) -> usize {
         // A step of it is some half of one of pretraining.
-        let images = (self.images[0].min(50_000) as f64 * self.labels).max(1.0);
+        let images = images.open(&self.data).map_or(0, |splits| splits.train.len().min(self.images[0]));
+        let images = (images as f64 * self.labels).max(1.0);
         (0.5 * RunConfig::fine_tuning_epochs(self.labels) * images / 64.0) as usize
     }
 
@@ -128,7 +129,9 @@ impl Metric for Tuned {
         let Some((method, params)) = &specimen.model else { return Ok(Values::new()) };
         let splits = self.splits(specimen.images)?;
         let config = self.config(method.encoder().config(), specimen.subject, &splits);
-        let folder = specimen.folder.file(&format!("tuned-{}", 100.0 * self.labels));
+        // A run of other labels, or by another recipe, is another one, in another folder.
+        let whole = serde_json::json!([self.configuration(specimen.images)?, &config]);
+        let folder = specimen.folder.file(&cache::name_of("tuned", &whole));
         let Some(folder) = RunFolder::claim(&folder)? else {
             let hint = "wait until it has ended, and run this again";
             return Err(Error::file(folder, "another process is at work on it", hint));

@@ -1,7 +1,9 @@
 //! What was measured, and what may be said about it.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::cache::{Cache, Images, Specimen, Subject, Values};
 use super::figure::{Figure, Point};
@@ -9,7 +11,11 @@ use super::outcome::{Cell, Mean, Row, Table};
 use super::size::Size;
 use super::statistics::Estimate;
 use crate::methods::{Method, ModelParams};
+use crate::runs::RunFolder;
 use crate::{Error, Result};
+
+/// How long another process may measure something before that is an error here.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What an experiment comes to.
 #[derive(Clone, Debug)]
@@ -89,10 +95,17 @@ impl Found<'_> {
 
     /// The mean paired difference of two arms: seed by seed, `arm` less `base`.
     pub fn difference(&self, arm: &str, base: &str, metric: &str) -> Option<Estimate> {
-        let base: BTreeMap<u64, f64> = self.by_seed(base, metric).into_iter().collect();
-        let pairs = self.by_seed(arm, metric);
+        // What has no seed is the same in all of them.
+        let of = |arm: &str| -> BTreeMap<u64, f64> {
+            let found = self.by_seed(arm, metric);
+            match found[..] {
+                [(_, value)] if arm == PIXELS => (0..self.size.seeds as u64).map(|seed| (seed, value)).collect(),
+                _ => found.into_iter().collect(),
+            }
+        };
+        let (arm, base) = (of(arm), of(base));
         let differences: Vec<f64> =
-            pairs.into_iter().filter_map(|(seed, value)| Some(value - base.get(&seed)?)).collect();
+            arm.into_iter().filter_map(|(seed, value)| Some(value - base.get(&seed)?)).collect();
         Estimate::of(&differences)
     }
 
@@ -163,9 +176,7 @@ impl Found<'_> {
         for &arm in arms {
             let Some(found) = self.difference(arm, base, metric) else { continue };
             seeds = seeds.max(found.n);
-            let sign = if found.mean < 0.0 { "−" } else { "+" };
-            let half = found.half_width.map_or(String::new(), |half| format!(" ± {half:.2}"));
-            let words = format!("{arm} ({sign}{:.2}{half})", found.mean.abs());
+            let words = format!("{arm} ({})", signed(found));
             if found.excludes_zero() { clear.push(words) } else { unclear.push(words) }
         }
         let list = |words: &[String]| words.join(", ");
@@ -190,20 +201,44 @@ impl Found<'_> {
     /// nothing, comparisons say little.
     pub fn statement(&self, arms: &[&str], base: &str, metric: (&str, &str)) -> String {
         let verdict = self.verdict(arms, base, metric);
-        let against = self.difference(base, UNTRAINED, metric.0).map_or(String::new(), |found| {
-            let sign = if found.mean < 0.0 { "−" } else { "+" };
-            let half = found.half_width.map_or(String::new(), |half| format!(" ± {half:.2}"));
-            format!(" ({base} against its untrained encoder: {sign}{:.2}{half})", found.mean.abs())
-        });
+        let against = self.difference(base, UNTRAINED, metric.0);
+        let against = against
+            .map_or(String::new(), |found| format!(" ({base} against its untrained encoder: {})", signed(found)));
         sentence(&(verdict + &against))
     }
 
-    /// A model that was measured.
+    /// A model that was measured. One that is damaged or gone is trained again.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When it cannot be read or trained.
     pub fn model(&self, arm: &str, seed: u64) -> Result<(Arc<dyn Method>, ModelParams)> {
-        self.cache.load(self.subject(arm, seed)?, self.images)
+        let subject = self.subject(arm, seed)?;
+        if let Ok(model) = self.cache.load(subject, self.images) {
+            return Ok(model);
+        }
+        self.again(subject, &self.claimed(subject)?)
+    }
+
+    fn again(&self, subject: &Subject, folder: &RunFolder) -> Result<(Arc<dyn Method>, ModelParams)> {
+        let (diagnoses, go_on) = (self.size.diagnoses, &mut |_: &_| ControlFlow::Continue(()));
+        let model = self.cache.model((subject, self.images), folder, diagnoses, &|_| {}, go_on)?;
+        model.ok_or_else(|| Error::config("a model of raw pixels", "ask for that of an arm"))
+    }
+
+    /// The folder of what was measured, for this process alone: others have it for as long as they measure something.
+    fn claimed(&self, subject: &Subject) -> Result<RunFolder> {
+        let name = subject.name(self.images)?;
+        let began = Instant::now();
+        loop {
+            if let Some(folder) = self.cache.claim(&name)? {
+                return Ok(folder);
+            }
+            if began.elapsed() > PATIENCE {
+                let hint = "wait until it has ended, and run this again";
+                return Err(Error::file(self.cache.folder(&name), "another process is at work on it", hint));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// With a model that was measured, as a metric sees it.
@@ -212,12 +247,9 @@ impl Found<'_> {
     /// When it cannot be read, or another process is at work on it.
     pub fn with<R>(&self, arm: &str, seed: u64, look: impl FnOnce(&Specimen) -> Result<R>) -> Result<R> {
         let subject = self.subject(arm, seed)?;
-        let name = subject.name(self.images)?;
-        let Some(folder) = self.cache.claim(&name)? else {
-            let hint = "wait until it has ended, and run this again";
-            return Err(Error::file(self.cache.folder(&name), "another process is at work on it", hint));
-        };
-        look(&Specimen { subject, model: Some(self.model(arm, seed)?), folder: &folder, images: self.images })
+        let folder = self.claimed(subject)?;
+        let model = Some(self.cache.load(subject, self.images).or_else(|_| self.again(subject, &folder))?);
+        look(&Specimen { subject, model, folder: &folder, images: self.images })
     }
 
     fn subject(&self, arm: &str, seed: u64) -> Result<&Subject> {
@@ -225,6 +257,13 @@ impl Found<'_> {
             Error::config(format!("no arm '{arm}' with seed {seed}"), format!("there are: {}", self.labels.join(", ")))
         })
     }
+}
+
+/// A difference in words: `+1.10 ± 0.25`.
+pub fn signed(difference: Estimate) -> String {
+    let sign = if difference.mean < 0.0 { "−" } else { "+" };
+    let half = difference.half_width.map_or(String::new(), |half| format!(" ± {half:.2}"));
+    format!("{sign}{:.2}{half}", difference.mean.abs())
 }
 
 /// With a capital letter, and an end.
@@ -253,11 +292,12 @@ mod tests {
     }
 
     /// Of values that vary much with the seed, and differences that do not: only pairs tell them apart.
-    const SEEDS: [(&str, &[f64]); 4] = [
+    const SEEDS: [(&str, &[f64]); 5] = [
         ("base", &[10.0, 30.0, 50.0]),
         ("better", &[11.0, 31.1, 51.2]),
         ("same", &[9.0, 31.0, 50.3]),
         (UNTRAINED, &[8.0, 8.0, 8.0]),
+        (PIXELS, &[7.0]),
     ];
 
     #[test]
@@ -268,6 +308,8 @@ mod tests {
             assert!((mean - 1.1).abs() < 1e-12 && (half_width.unwrap() - 0.2484).abs() < 1e-4 && n == 3);
             assert!(found.mean("better", "m").unwrap().half_width.unwrap() > 40.0);
             assert!(found.difference("better", "nobody", "m").is_none());
+            // Pixels have one value, which is paired with every seed.
+            assert_eq!(found.difference(PIXELS, "base", "m").unwrap().mean, 7.0 - 30.0);
         });
     }
 

@@ -44,7 +44,8 @@ pub trait Metric: Send + Sync {
     }
 
     /// About how long it takes, in steps of training.
-    fn cost(&self) -> usize {
+    fn cost(&self, images: &Images) -> usize {
+        let _ = images;
         20
     }
 
@@ -149,8 +150,9 @@ impl Metric for Probe {
         Ok(found)
     }
 
-    fn cost(&self) -> usize {
-        (self.images[0].min(50_000) + self.images[1].min(10_000)) / 64
+    fn cost(&self, images: &Images) -> usize {
+        let all = images.open(&self.labels).map_or([0, 0], |splits| [splits.train.len(), splits.test.len()]);
+        (self.images[0].min(all[0]) + self.images[1].min(all[1])) / 64
     }
 }
 
@@ -201,6 +203,10 @@ impl Metric for FromLog {
         let log = specimen.folder.log()?;
         // The steps that have diagnostics: all runs have this one.
         let diagnosed: Vec<f64> = log.series("rank_me").into_iter().map(|(step, _)| step).collect();
+        if diagnosed.last() != Some(&(specimen.subject.config.steps as f64)) {
+            let hint = "remove the folder that it lies in: the run is made again, with its log";
+            return Err(Error::file(specimen.folder.file("log.csv"), "not the log of the whole run", hint));
+        }
         let mut found = Values::new();
         for column in &self.columns {
             let series = log.series(column);
@@ -213,7 +219,7 @@ impl Metric for FromLog {
         Ok(found)
     }
 
-    fn cost(&self) -> usize {
+    fn cost(&self, _: &Images) -> usize {
         0
     }
 }

@@ -92,13 +92,13 @@ struct Piece {
     metrics: Vec<Arc<dyn Metric>>,
     /// Steps of training that are left.
     steps: usize,
-    /// Those of the metrics that are left, and what they cost.
-    left: Vec<Arc<dyn Metric>>,
+    /// Those of the metrics that are left, and what each costs.
+    left: Vec<(Arc<dyn Metric>, usize)>,
 }
 
 impl Piece {
     fn cost(&self) -> usize {
-        self.steps + self.left.iter().map(|metric| metric.cost()).sum::<usize>()
+        self.steps + self.left.iter().map(|(_, cost)| cost).sum::<usize>()
     }
 }
 
@@ -126,18 +126,27 @@ impl<'a> Runner<'a> {
         Runner { experiments, size, folder: folder.to_owned(), cache, images: Images::new(IMAGE_SIZE) }
     }
 
-    /// Trains and measures what is not there yet, and answers. `command` is what repeats it, given the name of an experiment.
+    /// Trains and measures what is not there yet, and shows `found` each answer when it is there. `command` is what repeats it, given
+    /// the name of an experiment.
     ///
     /// # Errors
-    /// When an arm cannot be trained, a file cannot be read or written, or the monitor says so. What was done is kept: the same call
-    /// goes on from there.
-    pub fn run(&self, command: &dyn Fn(&str) -> String, monitor: &dyn Monitor) -> Result<Vec<Answer>> {
+    /// When an arm cannot be trained, a file cannot be read or written, the monitor says so, or `found`. What was done is kept: the
+    /// same call goes on from there. Of several experiments, one that cannot be answered does not keep the others from it.
+    pub fn run(
+        &self,
+        command: &dyn Fn(&str) -> String,
+        monitor: &dyn Monitor,
+        found: &mut dyn FnMut(Answer) -> Result<()>,
+    ) -> Result<()> {
         let normalization = self.images.open(&self.size.data)?.normalization()?;
         let asked = self.experiments.iter().map(|e| self.ask(e, &normalization)).collect::<Result<Vec<_>>>()?;
         let pieces = self.pieces(&asked, monitor)?;
         self.plan(&pieces, monitor)?;
         self.work(pieces, monitor)?;
-        asked.iter().map(|asked| self.answer(asked, command, monitor)).collect()
+        let mut answers = asked.iter().map(|asked| self.answer(asked, command, monitor).and_then(&mut *found));
+        let failed = answers.by_ref().find_map(Result::err);
+        answers.for_each(drop);
+        failed.map_or(Ok(()), Err)
     }
 
     /// Makes out the arms of an experiment for every seed, with the baselines, and checks that all can be done.
@@ -210,12 +219,12 @@ impl<'a> Runner<'a> {
     }
 
     /// The metrics of a piece that are not kept.
-    fn left(&self, piece: &Piece, monitor: &dyn Monitor) -> Result<Vec<Arc<dyn Metric>>> {
+    fn left(&self, piece: &Piece, monitor: &dyn Monitor) -> Result<Vec<(Arc<dyn Metric>, usize)>> {
         let mut left = Vec::new();
         for metric in &piece.metrics {
             let values = self.cache.values((&piece.subject, &self.images), &**metric, &|line| monitor.say(line))?;
             if values.is_none() {
-                left.push(metric.clone());
+                left.push((metric.clone(), metric.cost(&self.images)));
             }
         }
         Ok(left)
@@ -343,14 +352,14 @@ impl<'a> Runner<'a> {
         // What another process has done meanwhile.
         progress.advance(piece.steps - counted, &|| format!("{what}: trained"));
         let specimen = Specimen { subject, model, folder: &folder, images };
-        for metric in &piece.left {
+        for (metric, cost) in &piece.left {
             go_on()?;
             progress.advance(0, &|| format!("{what}: {}", metric.name()));
             if self.cache.values((subject, images), &**metric, &|_| {})?.is_none() {
                 let values: Values = metric.measure(&specimen, go_on).map_err(of)?;
                 self.cache.keep((subject, images), &**metric, &values)?;
             }
-            progress.advance(metric.cost(), &|| format!("{what}: {}", metric.name()));
+            progress.advance(*cost, &|| format!("{what}: {}", metric.name()));
         }
         Ok(true)
     }
@@ -388,10 +397,10 @@ impl<'a> Runner<'a> {
         Ok(Answer { measurements: measurements(experiment.name, &found), outcome, figures })
     }
 
-    /// Where the results of an experiment are to be: of the full size in a folder of its name, of others in `NAME-SIZE`.
+    /// Where the results of an experiment are to be: in `NAME-SIZE`, where the full size is called by its images, as `cifar10`.
     pub fn folder_of(&self, name: &str) -> PathBuf {
-        let full = self.size.name == "full";
-        self.folder.join(if full { name.to_owned() } else { format!("{name}-{}", self.size.name) })
+        let images = self.size.data.split(':').next().unwrap_or_default();
+        self.folder.join(format!("{name}-{}", self.size.name.replacen("full", images, 1)))
     }
 }
 

@@ -60,12 +60,19 @@ fn conclude(found: &Found) -> Result<Conclusion> {
     let means = ["exact width", "draw width", "mean width", "expected peak", "mean peak"]
         .map(|metric| found.mean(last, metric));
     let statement = match means {
-        [Some(exact), Some(draw), Some(mean), Some(peak), Some(mean_peak)] => super::found::sentence(&format!(
-            "on average noise does not widen the map of similarities, it only makes it paler: at σ = 4 the mean over draws has {:.1} % \
-             of the positions above half of its range, where there are {:.1} % without noise, with a peak of {:.3} ({:.3} expected); \
-             one draw alone has {:.1} %",
-            mean.mean, exact.mean, mean_peak.mean, peak.mean, draw.mean
-        )),
+        [Some(exact), Some(draw), Some(mean), Some(peak), Some(mean_peak)] => {
+            let wider = mean.mean - exact.mean > mean.half_width.unwrap_or(0.0);
+            let verdict = if wider {
+                "on average noise widens the map of similarities"
+            } else {
+                "on average noise does not widen the map of similarities, it only makes it paler"
+            };
+            super::found::sentence(&format!(
+                "{verdict}: at σ = 4 the mean over draws has {:.1} % of the positions above half of its range, where there are {:.1} % \
+                 without noise, with a peak of {:.3} ({:.3} expected); one draw alone has {:.1} %",
+                mean.mean, exact.mean, mean_peak.mean, peak.mean, draw.mean
+            ))
+        }
         _ => "Nothing was measured.".to_owned(),
     };
     Ok(Conclusion { table, statement, figures: vec![figure] })

@@ -65,7 +65,7 @@ impl Metric for Clips {
         Ok(serde_json::json!({ "tracking": 1, "clips": self.clips }))
     }
 
-    fn cost(&self) -> usize {
+    fn cost(&self, _: &Images) -> usize {
         100
     }
 

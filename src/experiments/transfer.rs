@@ -32,8 +32,15 @@ fn arms(size: &Size) -> Result<Vec<Arm>> {
 
 /// A probe for each of the other images; of those that are drawn, for each of their labels.
 fn probes(size: &Size) -> Vec<Probe> {
-    let all = size.others.iter().chain((size.name == "quick").then_some(&size.labels));
-    all.map(|labels| Probe { name: task(labels).into(), labels: labels.clone(), images: size.probe_images }).collect()
+    let drawn = size.labels.starts_with("shapes:");
+    let mut probes: Vec<Probe> = Vec::new();
+    for labels in size.others.iter().chain(drawn.then_some(&size.labels)) {
+        // Two of one kind, as folder:A and folder:B, have names of their own.
+        let same = probes.iter().filter(|probe| task(&probe.labels) == task(labels)).count();
+        let name = if same == 0 { task(labels).to_owned() } else { format!("{} {}", task(labels), same + 1) };
+        probes.push(Probe { name, labels: labels.clone(), images: size.probe_images });
+    }
+    probes
 }
 
 /// What is asked of these images: of `shapes:count`, count; of `cifar100:DIR`, cifar100.
