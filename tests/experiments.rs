@@ -202,7 +202,7 @@ fn a_model_that_is_gone_or_damaged_is_trained_again_when_it_is_looked_at() {
     let look = || answers(vec![&looking], &size, scratch.folder(), &Silent).unwrap().swap_remove(0).outcome.statement;
     assert_eq!(look(), "stop");
     let models: Vec<_> =
-        kept(scratch.folder()).into_keys().filter(|path| !path.extension().is_some_and(|e| e == "json")).collect();
+        kept(scratch.folder()).into_keys().filter(|path| path.extension().is_none_or(|e| e != "json")).collect();
     let bytes: Vec<Vec<u8>> = models.iter().map(|model| std::fs::read(model).unwrap()).collect();
     models.iter().for_each(|model| std::fs::remove_file(model).unwrap());
     assert_eq!(look(), "stop");
@@ -240,7 +240,10 @@ fn two_processes_share_the_work() {
     }
     let read = |name: &str| String::from_utf8(scratch.read(format!("out/positions-quick-2/{name}"))).unwrap();
     let csv = read("measurements.csv");
-    assert!(csv.starts_with("experiment,size,arm,seed,metric,value\npositions,quick-2,sine-cosine (I-JEPA),0,"), "{csv}");
+    assert!(
+        csv.starts_with("experiment,size,arm,seed,metric,value\npositions,quick-2,sine-cosine (I-JEPA),0,"),
+        "{csv}"
+    );
     contains(&read("table.md"), &["| sine-cosine (I-JEPA) |", "| raw pixels |", "| 54.4 |"]);
     let before = kept(&scratch.path("out"));
     let again = scratch.says(&format!("{QUICK} positions"));
