@@ -35,7 +35,7 @@ pub struct Args {
     /// Steps of each run [default: 500 with --quick, or else 12500].
     #[arg(long, value_name = "STEPS", value_parser = positive)]
     steps: Option<usize>,
-    /// Where results are written, each into a folder of its name, and where trained models are kept.
+    /// Where results are written, each into a folder of its name and size, and where trained models are kept.
     #[arg(long, default_value = FOLDER, value_name = "DIR")]
     out: PathBuf,
 }
