@@ -7,21 +7,82 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+#[cfg(feature = "cuda")]
+use super::cuda::{self, Gpu, View, ViewMut};
 use super::real::sealed::Sealed;
 use super::real::{DType, Real};
+use crate::{Error, Result};
 
-named! {
-    /// Where elements live, and so which loops compute with them.
-    #[derive(Hash)]
-    pub enum Device: "device" {
-        /// Main memory, and loops made for speed: vector code, blocks, threads.
-        Cpu => "cpu",
-        /// Main memory, and each operation's definition in its simplest loops: the oracle that the other devices are
-        /// compared with, and the code to read first. Hundreds of times slower. Its buffers start as NaN, also in release
-        /// builds; it computes in f64 whatever the elements are, and knows no [`Precision`](super::Precision).
-        Reference => "reference",
+/// Where elements live, and so which loops compute with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Device {
+    /// Main memory, and loops made for speed: vector code, blocks, threads.
+    #[default]
+    Cpu,
+    /// Main memory, and each operation's definition in its simplest loops: the oracle that the other devices are
+    /// compared with, and the code to read first. Hundreds of times slower. Its buffers start as NaN, also in release
+    /// builds; it computes in f64 whatever the elements are, and knows no [`Precision`](super::Precision).
+    Reference,
+    /// The NVIDIA GPU with this number, and the kernels of this crate; see docs/cuda.md.
+    #[cfg(feature = "cuda")]
+    Cuda(usize),
+}
+
+impl Device {
+    /// Looks whether it is there, and opens it.
+    ///
+    /// # Errors
+    /// When it is not; the error says what is missing. Main memory is always there.
+    pub fn open(self) -> Result<()> {
+        match self {
+            Device::Cpu | Device::Reference => Ok(()),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => Gpu::open(ordinal).map(|_| ()),
+        }
+    }
+
+    /// Whether the elements lie in main memory.
+    fn is_host(self) -> bool {
+        matches!(self, Device::Cpu | Device::Reference)
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => write!(f, "cpu"),
+            Device::Reference => write!(f, "reference"),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+/// `cpu`, `reference`, `cuda` (the first GPU) or `cuda:N`.
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "cpu" => Ok(Device::Cpu),
+            "reference" => Ok(Device::Reference),
+            #[cfg(feature = "cuda")]
+            "cuda" => Ok(Device::Cuda(0)),
+            #[cfg(feature = "cuda")]
+            _ if name.strip_prefix("cuda:").is_some_and(|n| n.parse::<usize>().is_ok()) => {
+                Ok(Device::Cuda(name[5..].parse().unwrap_or_default()))
+            }
+            #[cfg(not(feature = "cuda"))]
+            _ if name == "cuda" || name.starts_with("cuda:") => {
+                let hint = "build it with `cargo build --release --features cuda`";
+                Err(Error::config("this program was built without CUDA", hint))
+            }
+            _ => Err(Error::config(format!("no device is called '{name}'"), "there are: cpu, reference, cuda, cuda:1, …")),
+        }
     }
 }
 
@@ -64,12 +125,10 @@ impl Buffer {
 
     /// `len` elements, all `value`.
     pub fn full(len: usize, value: f64, dtype: DType, device: Device) -> Self {
-        let mut buffer = Self::unspecified(len, dtype, device);
         match dtype {
-            DType::F32 => buffer.make_mut::<f32>("full").fill(value as f32),
-            DType::F64 => buffer.make_mut::<f64>("full").fill(value),
+            DType::F32 => f32::wrap(Storage::full(len, value as f32, device)),
+            DType::F64 => f64::wrap(Storage::full(len, value, device)),
         }
-        buffer
     }
 
     /// `len` elements for a kernel to write, all of them.
@@ -124,12 +183,18 @@ impl Buffer {
     /// The elements, read out.
     ///
     /// # Panics
-    /// When they are of another type; the message names `op`.
+    /// When they are of another type, or on a GPU; the message names `op`.
     #[track_caller]
     pub fn as_slice<T: Real>(&self, op: &str) -> &[T] {
+        assert!(self.device().is_host(), "{op}: the elements are on {}; ask to_device for them", self.device());
+        self.storage(op).as_slice()
+    }
+
+    #[track_caller]
+    fn storage<T: Real>(&self, op: &str) -> &Storage<T> {
         let storage = with_storage!(&self.0, storage => (storage as &dyn Any).downcast_ref::<Arc<Storage<T>>>());
         match storage {
-            Some(storage) => storage.as_slice(),
+            Some(storage) => storage,
             None => panic!("{op}: expected {} but got {}; convert with to_dtype", T::DTYPE, self.dtype()),
         }
     }
@@ -137,33 +202,78 @@ impl Buffer {
     /// The elements, to change in place; copied first when another tensor shares them.
     ///
     /// # Panics
-    /// When they are of another type; the message names `op`.
+    /// When they are of another type, or on a GPU; the message names `op`.
     #[track_caller]
     pub fn make_mut<T: Real>(&mut self, op: &str) -> &mut [T] {
+        assert!(self.device().is_host(), "{op}: the elements are on {}; ask to_device for them", self.device());
+        self.storage_mut(op).as_mut_slice()
+    }
+
+    #[track_caller]
+    fn storage_mut<T: Real>(&mut self, op: &str) -> &mut Storage<T> {
         let dtype = self.dtype();
         let storage =
             with_storage!(&mut self.0, storage => (storage as &mut dyn Any).downcast_mut::<Arc<Storage<T>>>());
         match storage {
-            Some(storage) => Arc::make_mut(storage).as_mut_slice(),
+            Some(storage) => Arc::make_mut(storage),
             None => panic!("{op}: expected {} but got {dtype}; convert with to_dtype", T::DTYPE),
         }
+    }
+
+    /// The elements on their GPU, for a kernel to read.
+    ///
+    /// # Panics
+    /// When they are of another type, or on no GPU; the message names `op`.
+    #[cfg(feature = "cuda")]
+    #[track_caller]
+    pub(super) fn view<T: Real>(&self, op: &str) -> View<'_, T> {
+        let memory = self.storage::<T>(op).elements.on_gpu(op);
+        View::new(memory.gpu(), memory.pointer(), self.len())
+    }
+
+    /// The elements on their GPU, for a kernel to write; copied first when another tensor shares them.
+    ///
+    /// # Panics
+    /// As [`view`](Self::view).
+    #[cfg(feature = "cuda")]
+    #[track_caller]
+    pub(super) fn view_mut<T: Real>(&mut self, op: &str) -> ViewMut<'_, T> {
+        let len = self.len();
+        let memory = self.storage_mut::<T>(op).elements.on_gpu(op);
+        ViewMut::new(memory.gpu(), memory.pointer(), len)
     }
 }
 
 /// Whole numbers on a device: which tokens, which classes. Cheap to clone. What a door has to know of them, how many they
-/// are and the largest, is known without reading them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// are and the largest, is known without reading them. Main memory keeps a copy of what is on a GPU.
+#[derive(Clone, Debug)]
 pub struct IndexBuffer {
     device: Device,
     elements: Arc<[u32]>,
     max: Option<u32>,
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<Arc<cuda::Memory>>,
 }
+
+impl PartialEq for IndexBuffer {
+    fn eq(&self, other: &Self) -> bool {
+        (self.device, &self.elements) == (other.device, &other.elements)
+    }
+}
+
+impl Eq for IndexBuffer {}
 
 impl IndexBuffer {
     /// These numbers, on the CPU.
     pub fn new(elements: impl Into<Arc<[u32]>>) -> Self {
         let elements = elements.into();
-        IndexBuffer { device: Device::Cpu, max: elements.iter().copied().max(), elements }
+        IndexBuffer {
+            device: Device::Cpu,
+            max: elements.iter().copied().max(),
+            elements,
+            #[cfg(feature = "cuda")]
+            on_gpu: None,
+        }
     }
 
     /// Where the numbers live.
@@ -173,7 +283,15 @@ impl IndexBuffer {
 
     /// The same numbers on another device.
     pub fn to_device(&self, device: Device) -> Self {
-        IndexBuffer { device, ..self.clone() }
+        if self.device == device {
+            return self.clone();
+        }
+        IndexBuffer {
+            device,
+            #[cfg(feature = "cuda")]
+            on_gpu: cuda::Memory::of_indices(device, &self.elements).map(Arc::new),
+            ..self.clone()
+        }
     }
 
     /// How many there are.
@@ -195,6 +313,19 @@ impl IndexBuffer {
     pub fn as_slice(&self) -> &[u32] {
         &self.elements
     }
+
+    /// The numbers on their GPU.
+    ///
+    /// # Panics
+    /// When they are on none; the message names `op`.
+    #[cfg(feature = "cuda")]
+    #[track_caller]
+    pub(super) fn view(&self, op: &str) -> View<'_, u32> {
+        match &self.on_gpu {
+            Some(memory) => View::new(memory.gpu(), memory.pointer(), self.len()),
+            None => panic!("{op}: indices on {}; move them with to_device", self.device),
+        }
+    }
 }
 
 thread_local! {
@@ -207,11 +338,31 @@ pub fn live_bytes() -> isize {
     LIVE_BYTES.get()
 }
 
-/// An owned run of elements. When dropped, memory of the CPU goes to the recycler, that of the reference back to the system.
+/// Where the elements of a storage are.
+#[derive(Debug)]
+enum Memory<T> {
+    /// At least as many as are wanted; the rest of the size class is unused.
+    Host(Vec<T>),
+    #[cfg(feature = "cuda")]
+    Gpu(cuda::Memory),
+}
+
+#[cfg(feature = "cuda")]
+impl<T> Memory<T> {
+    #[track_caller]
+    fn on_gpu(&self, op: &str) -> &cuda::Memory {
+        match self {
+            Memory::Gpu(memory) => memory,
+            Memory::Host(_) => panic!("{op}: elements in main memory; move them with to_device"),
+        }
+    }
+}
+
+/// An owned run of elements. When dropped, memory of the CPU or a GPU goes to the recycler of that device, that of the
+/// reference back to the system.
 #[derive(Debug)]
 pub struct Storage<T: Real> {
-    /// At least `len` elements; the rest of its size class is unused.
-    elements: Vec<T>,
+    elements: Memory<T>,
     len: usize,
     device: Device,
 }
@@ -222,20 +373,42 @@ impl<T: Real> Storage<T> {
     /// On the reference device and in debug builds they are NaN, so that a kernel that forgets one is found out.
     pub fn unspecified(len: usize, device: Device) -> Self {
         let nan = T::from_f64(f64::NAN);
-        if device == Device::Reference {
-            return Self::counted(vec![nan; len], len, device);
+        match device {
+            Device::Reference => Self::counted(Memory::Host(vec![nan; len]), len, device),
+            Device::Cpu => {
+                let class = size_class(len);
+                let recycled =
+                    T::with_free_list(|list| list.pop(class)).or_else(|| lock(T::shared_free_list()).pop(class));
+                let mut elements = recycled.unwrap_or_else(|| vec![T::ZERO; class]);
+                if cfg!(debug_assertions) {
+                    elements.fill(nan);
+                }
+                Self::counted(Memory::Host(elements), len, device)
+            }
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => {
+                let mut memory = cuda::Memory::new(Gpu::get(ordinal), len * size_of::<T>());
+                if cfg!(debug_assertions) {
+                    memory.set(u32::MAX, len * size_of::<T>() / 4);
+                }
+                Self::counted(Memory::Gpu(memory), len, device)
+            }
         }
-        let class = size_class(len);
-        let recycled = T::with_free_list(|list| list.pop(class)).or_else(|| lock(T::shared_free_list()).pop(class));
-        let mut elements = recycled.unwrap_or_else(|| vec![T::ZERO; class]);
-        if cfg!(debug_assertions) {
-            elements.fill(nan);
+    }
+
+    /// `len` elements, all `value`.
+    fn full(len: usize, value: T, device: Device) -> Self {
+        let mut storage = Self::unspecified(len, device);
+        match &mut storage.elements {
+            Memory::Host(elements) => elements[..len].fill(value),
+            #[cfg(feature = "cuda")]
+            Memory::Gpu(memory) => memory.fill(len, value),
         }
-        Self::counted(elements, len, device)
+        storage
     }
 
     /// Every storage is made here.
-    fn counted(elements: Vec<T>, len: usize, device: Device) -> Self {
+    fn counted(elements: Memory<T>, len: usize, device: Device) -> Self {
         LIVE_BYTES.set(LIVE_BYTES.get() + (len * size_of::<T>()) as isize);
         Storage { elements, len, device }
     }
@@ -243,23 +416,43 @@ impl<T: Real> Storage<T> {
     /// These elements, on the CPU, without a copy.
     fn from_vec(elements: Vec<T>) -> Self {
         let len = elements.len();
-        Self::counted(elements, len, Device::Cpu)
+        Self::counted(Memory::Host(elements), len, Device::Cpu)
     }
 
     fn copy_to(&self, device: Device) -> Self {
         let mut copy = Self::unspecified(self.len, device);
-        copy.as_mut_slice().copy_from_slice(self.as_slice());
+        match (&self.elements, &mut copy.elements) {
+            (Memory::Host(from), Memory::Host(to)) => to[..self.len].copy_from_slice(&from[..self.len]),
+            #[cfg(feature = "cuda")]
+            (Memory::Host(from), Memory::Gpu(to)) => to.upload(cuda::bytes(&from[..self.len])),
+            #[cfg(feature = "cuda")]
+            (Memory::Gpu(from), Memory::Host(to)) => from.download(cuda::bytes_mut(&mut to[..self.len])),
+            #[cfg(feature = "cuda")]
+            (Memory::Gpu(from), Memory::Gpu(to)) if self.device == device => {
+                to.copy_from(from, self.len * size_of::<T>());
+            }
+            #[cfg(feature = "cuda")]
+            (Memory::Gpu(_), Memory::Gpu(_)) => return self.copy_to(Device::Cpu).copy_to(device),
+        }
         copy
     }
 
-    /// The elements.
+    /// The elements, which must be in main memory.
     pub fn as_slice(&self) -> &[T] {
-        &self.elements[..self.len]
+        match &self.elements {
+            Memory::Host(elements) => &elements[..self.len],
+            #[cfg(feature = "cuda")]
+            Memory::Gpu(_) => panic!("elements on {} have no slice", self.device),
+        }
     }
 
     /// The elements, to write.
     pub fn as_mut_slice(&mut self) -> &mut [T] {
-        &mut self.elements[..self.len]
+        match &mut self.elements {
+            Memory::Host(elements) => &mut elements[..self.len],
+            #[cfg(feature = "cuda")]
+            Memory::Gpu(_) => panic!("elements on {} have no slice", self.device),
+        }
     }
 }
 
@@ -272,7 +465,9 @@ impl<T: Real> Clone for Storage<T> {
 impl<T: Real> Drop for Storage<T> {
     fn drop(&mut self) {
         LIVE_BYTES.set(LIVE_BYTES.get() - (self.len * size_of::<T>()) as isize);
-        let mut elements = std::mem::take(&mut self.elements);
+        let elements = std::mem::replace(&mut self.elements, Memory::Host(Vec::new()));
+        #[cfg_attr(not(feature = "cuda"), expect(irrefutable_let_patterns, reason = "there is no other memory"))]
+        let Memory::Host(mut elements) = elements else { return };
         // Only whole size classes are kept: a vector that came from outside is of any length.
         if self.device != Device::Cpu || elements.len() != size_class(elements.len()) {
             return;

@@ -1,5 +1,7 @@
 //! What every door is made of: checks of lengths, and the launch.
 
+#[cfg(feature = "cuda")]
+use super::cuda::View;
 use super::{Buffer, Device, IndexBuffer, Real};
 
 /// Hands buffers over to the loop that computes with them: `launch!("gelu", [x], [y] => forward(x, y))` calls
@@ -29,6 +31,14 @@ macro_rules! launch {
             (Device::Reference, DType::F64) => {
                 launch!(@run op, reference, Reference, f64, $inputs, $outputs, $kernel $arguments)
             }
+            #[cfg(feature = "cuda")]
+            (device @ Device::Cuda(_), DType::F32) => {
+                launch!(@run_on_gpu op, device, f32, $inputs, $outputs, $kernel $arguments)
+            }
+            #[cfg(feature = "cuda")]
+            (device @ Device::Cuda(_), DType::F64) => {
+                launch!(@run_on_gpu op, device, f64, $inputs, $outputs, $kernel $arguments)
+            }
         }
     }};
     (@run $op:ident, $loops:ident, $device:ident, $T:ty, [$($input:ident),*], [$($output:ident),*],
@@ -39,6 +49,16 @@ macro_rules! launch {
             $output.make_mut::<$T>($op)
         };)*
         $loops::$kernel::<$T>($($argument),*)
+    }};
+    (@run_on_gpu $op:ident, $device:ident, $T:ty, [$($input:ident),*], [$($output:ident),*],
+     $kernel:ident($($argument:expr),* $(,)?)) => {{
+        let _there = $device;
+        $(let $input = $crate::kernels::launch::Input::view::<$T>(&$input, $op, $device);)*
+        $(let $output = {
+            $crate::kernels::launch::check_device($op, $device, $output.device());
+            $output.view_mut::<$T>($op)
+        };)*
+        cuda::$kernel::<$T>($($argument),*)
     }};
 }
 pub(super) use launch;
@@ -52,6 +72,16 @@ pub(super) trait Input {
 
     /// The elements.
     fn elements<T: Real>(&self, op: &str, device: Device) -> Self::Elements<'_, T>;
+
+    /// What a kernel on a GPU gets.
+    #[cfg(feature = "cuda")]
+    type View<'a, T: Real>
+    where
+        Self: 'a;
+
+    /// The elements on their GPU.
+    #[cfg(feature = "cuda")]
+    fn view<T: Real>(&self, op: &str, device: Device) -> Self::View<'_, T>;
 }
 
 impl Input for Buffer {
@@ -62,6 +92,16 @@ impl Input for Buffer {
         check_device(op, device, self.device());
         self.as_slice(op)
     }
+
+    #[cfg(feature = "cuda")]
+    type View<'a, T: Real> = View<'a, T>;
+
+    #[cfg(feature = "cuda")]
+    #[track_caller]
+    fn view<T: Real>(&self, op: &str, device: Device) -> View<'_, T> {
+        check_device(op, device, self.device());
+        Buffer::view(self, op)
+    }
 }
 
 impl Input for IndexBuffer {
@@ -71,6 +111,16 @@ impl Input for IndexBuffer {
     fn elements<T: Real>(&self, op: &str, device: Device) -> &[u32] {
         check_device(op, device, self.device());
         self.as_slice()
+    }
+
+    #[cfg(feature = "cuda")]
+    type View<'a, T: Real> = View<'a, u32>;
+
+    #[cfg(feature = "cuda")]
+    #[track_caller]
+    fn view<T: Real>(&self, op: &str, device: Device) -> View<'_, u32> {
+        check_device(op, device, self.device());
+        IndexBuffer::view(self, op)
     }
 }
 
@@ -84,6 +134,18 @@ impl<X: Input> Input for &X {
     fn elements<T: Real>(&self, op: &str, device: Device) -> X::Elements<'_, T> {
         (**self).elements(op, device)
     }
+
+    #[cfg(feature = "cuda")]
+    type View<'a, T: Real>
+        = X::View<'a, T>
+    where
+        Self: 'a;
+
+    #[cfg(feature = "cuda")]
+    #[track_caller]
+    fn view<T: Real>(&self, op: &str, device: Device) -> X::View<'_, T> {
+        (**self).view(op, device)
+    }
 }
 
 impl<X: Input> Input for Option<X> {
@@ -96,6 +158,18 @@ impl<X: Input> Input for Option<X> {
     fn elements<T: Real>(&self, op: &str, device: Device) -> Option<X::Elements<'_, T>> {
         self.as_ref().map(|x| x.elements(op, device))
     }
+
+    #[cfg(feature = "cuda")]
+    type View<'a, T: Real>
+        = Option<X::View<'a, T>>
+    where
+        Self: 'a;
+
+    #[cfg(feature = "cuda")]
+    #[track_caller]
+    fn view<T: Real>(&self, op: &str, device: Device) -> Option<X::View<'_, T>> {
+        self.as_ref().map(|x| x.view(op, device))
+    }
 }
 
 impl<X: Input> Input for Vec<X> {
@@ -107,6 +181,18 @@ impl<X: Input> Input for Vec<X> {
     #[track_caller]
     fn elements<T: Real>(&self, op: &str, device: Device) -> Vec<X::Elements<'_, T>> {
         self.iter().map(|x| x.elements(op, device)).collect()
+    }
+
+    #[cfg(feature = "cuda")]
+    type View<'a, T: Real>
+        = Vec<X::View<'a, T>>
+    where
+        Self: 'a;
+
+    #[cfg(feature = "cuda")]
+    #[track_caller]
+    fn view<T: Real>(&self, op: &str, device: Device) -> Vec<X::View<'_, T>> {
+        self.iter().map(|x| x.view(op, device)).collect()
     }
 }
 

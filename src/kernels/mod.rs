@@ -29,6 +29,8 @@ pub mod softmax;
 pub mod tokens;
 
 mod buffer;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod launch;
 pub mod meter;
 #[cfg(test)]

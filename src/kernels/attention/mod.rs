@@ -1,6 +1,8 @@
 //! Multi-head self-attention: O = softmax(Q Kᵀ / √d) V for every image and head.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod reference;
 
 use std::ops::Range;

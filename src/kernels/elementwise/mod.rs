@@ -1,6 +1,8 @@
 //! Element by element: sums and products with broadcasting, functions of one number, scaling, accumulation, conversion.
 
 pub(super) mod cpu;
+#[cfg(feature = "cuda")]
+pub(super) mod cuda;
 pub(super) mod reference;
 
 use super::{Buffer, DType, MAX_RANK, Real, check_len, launch};
@@ -114,6 +116,7 @@ impl Unary {
 /// How a loop walks through two operands: its dimensions and, for each, how far the next element of a and of b is
 /// (0: the same again), aligned right in [`MAX_RANK`] places.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Walk {
     dims: [usize; MAX_RANK],
     a: [usize; MAX_RANK],

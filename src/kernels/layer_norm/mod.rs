@@ -2,6 +2,8 @@
 //! mean μ and the biased variance v of the row.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod reference;
 
 use super::{Buffer, check_len, launch, rows};

@@ -1,6 +1,8 @@
 //! Losses, as means: over all elements, or over rows. Each gives one element; its gradient `dy` is one element too.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod reference;
 
 use super::{Buffer, IndexBuffer, Real, check_len, launch, softmax};

@@ -9,6 +9,8 @@
 #[cfg(target_arch = "x86_64")]
 pub(super) mod bf16;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(crate) mod gemm;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod microkernel;

@@ -6,23 +6,23 @@ use crate::kernels::{Real, meter};
 
 /// The numbers of one AdamW update, the same for every element.
 #[derive(Clone, Copy, Debug)]
-struct Numbers<T> {
+pub(super) struct Numbers<T> {
     /// β₁ and 1 − β₁
-    beta1: (T, T),
+    pub beta1: (T, T),
     /// β₂ and 1 − β₂
-    beta2: (T, T),
+    pub beta2: (T, T),
     /// lr / (1 − β₁ᵗ)
-    step_size: T,
+    pub step_size: T,
     /// 1 / √(1 − β₂ᵗ)
-    inverse_sqrt_correction2: T,
+    pub inverse_sqrt_correction2: T,
     /// ε
-    eps: T,
+    pub eps: T,
     /// 1 − lr · weight decay
-    keep: T,
+    pub keep: T,
 }
 
 impl<T: Real> Numbers<T> {
-    fn new(update: &AdamWUpdate, lr: f64, weight_decay: f64) -> Self {
+    pub fn new(update: &AdamWUpdate, lr: f64, weight_decay: f64) -> Self {
         let AdamWUpdate { betas: (beta1, beta2), eps, step } = *update;
         // In f64 throughout: 1 − 0.999ᵗ in f32 would be off by 10⁻⁴ at the first step.
         let (f, t) = (T::from_f64, step as f64);

@@ -1,6 +1,8 @@
 //! What happens to weights between two steps: AdamW and moving averages, of all parameters in one call.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod reference;
 
 use super::{Buffer, DType, Device, check_device, check_len, launch};

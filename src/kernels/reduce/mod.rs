@@ -2,6 +2,8 @@
 //! [`accumulate_rows`], which adds to what is there): the mean of a million f32 keeps its digits.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(super) mod cuda;
 mod reference;
 
 use super::{Buffer, DType, Device, check_len, launch, rows};

@@ -1,6 +1,8 @@
 //! Softmax along rows: yᵢ = e^{xᵢ} / Σⱼ e^{xⱼ}.
 
 pub(super) mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod reference;
 
 use super::{Buffer, check_len, launch, rows};

@@ -1,6 +1,8 @@
 //! What only moves elements: tokens gathered by index and scattered back, parts put together and taken out, axes swapped.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod reference;
 
 use super::elementwise::Walk;
@@ -9,6 +11,7 @@ use super::{Buffer, IndexBuffer, check_len, launch, meter};
 /// The sizes of a gathering: x is (sources, tokens, dim), the indices rows of `per_row`. Row r reads the tokens of source
 /// r mod sources: one position table serves every image.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 struct Gather {
     sources: usize,
     tokens: usize,

@@ -1,0 +1,66 @@
+use super::Sizes;
+use crate::kernels::cuda::{Block, Grid, Launch, Source, View, ViewMut, argument};
+use crate::kernels::{Buffer, Device, Real};
+
+const SOURCE: Source = Source { name: "attention", text: include_str!("attention.cu") };
+
+/// Queries, or keys, that a block has; as attention.cu has them.
+const TILE: usize = 32;
+
+/// `Sizes` of attention.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct Arguments<T> {
+    sizes: [u64; 6],
+    scale: T,
+}
+argument!(Arguments<T>);
+
+impl<T: Real> Arguments<T> {
+    fn new(s: &Sizes) -> Self {
+        let sizes = [s.batch, s.tokens, s.queries.start, s.queries.len(), s.heads, s.head_dim];
+        Arguments { sizes: sizes.map(|size| size as u64), scale: T::from_f64(s.scale()) }
+    }
+}
+
+/// A kernel over all heads and `rows` tokens of each, with so many tiles in shared memory.
+fn launch<'a, T: Real>(s: &Sizes, x: View<'a, T>, kernel: &'static str, rows: usize, tiles: usize) -> Launch<'a> {
+    let heads = Grid::over(s.batch * s.heads, 1).0;
+    let grid = Grid(heads, rows.div_ceil(TILE).clamp(1, Grid::MOST_ALONG_Z) as u32, 1);
+    let shared = tiles * TILE * (s.head_dim + 1) * size_of::<T>();
+    assert!(
+        shared <= x.gpu.shared as usize,
+        "attention: heads of width {} in {} need {shared} bytes of shared memory, {} has {}",
+        s.head_dim,
+        T::DTYPE,
+        x.gpu,
+        x.gpu.shared
+    );
+    Launch { grid, block: Block(8 * 32, 1, 1), shared, ..Launch::over_elements(x.gpu, SOURCE, kernel, 1) }
+}
+
+pub(super) fn forward<T: Real>(s: &Sizes, qkv: View<'_, T>, out: ViewMut<'_, T>) {
+    if s.out() > 0 {
+        let launch = launch(s, qkv, "forward", s.queries.len(), 4);
+        launch.run::<T>(&[&Arguments::<T>::new(s), &qkv.pointer(), &out.pointer()]);
+    }
+}
+
+pub(super) fn backward<T: Real>(s: &Sizes, qkv: View<'_, T>, dout: View<'_, T>, mut dqkv: ViewMut<'_, T>) {
+    if s.queries != (0..s.tokens) {
+        dqkv.clear();
+    }
+    if s.out() == 0 {
+        return;
+    }
+    let sizes = Arguments::<T>::new(s);
+    let mut stats =
+        Buffer::unspecified(2 * s.batch * s.heads * s.queries.len(), T::DTYPE, Device::Cuda(qkv.gpu.ordinal()));
+    let of_queries = stats.view_mut::<T>("attention").pointer();
+    let (qkv_at, dout_at, dqkv_at) = (qkv.pointer(), dout.pointer(), dqkv.pointer());
+    launch(s, qkv, "statistics", s.queries.len(), 4).run::<T>(&[&sizes, &qkv_at, &dout_at, &of_queries]);
+    for (kernel, rows, tiles) in [("backward_queries", s.queries.len(), 5), ("backward_keys", s.tokens, 6)] {
+        let launch = launch(s, qkv, kernel, rows, tiles);
+        launch.run::<T>(&[&sizes, &qkv_at, &dout_at, &of_queries, &dqkv_at]);
+    }
+}

@@ -1,0 +1,35 @@
+// What several kernels share: whose turn it is, and sums. Every sum is taken in an order that the shapes alone decide, so that
+// the same numbers give the same bits on every run: no atomics.
+
+// A thread takes element i, then the one a whole grid further on: any number of elements fits any grid.
+#define EACH_ELEMENT(i, n) \
+    for (u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x; i < (n); i += (u64)gridDim.x * blockDim.x)
+// The same for warps and rows. All threads of a warp have the same `row`, and so may shuffle.
+#define EACH_ROW(row, rows)                                                        \
+    for (u64 row = (blockIdx.x * (u64)blockDim.x + threadIdx.x) / 32; row < (rows); \
+         row += (u64)gridDim.x * blockDim.x / 32)
+// The elements of a row that one thread of a warp takes: neighbors read neighbors.
+#define EACH_IN_ROW(i, n) for (u32 i = threadIdx.x % 32; i < (n); i += 32)
+
+// Over the 32 threads of a warp; each gets the result.
+template <typename N> __device__ __forceinline__ N warp_sum(N x) {
+    for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
+    return x;
+}
+template <typename N> __device__ __forceinline__ N warp_max(N x) {
+    for (int step = 16; step > 0; step /= 2) {
+        N other = __shfl_xor_sync(~0u, x, step);
+        x = other > x || other != other ? other : x;  // NaN stays
+    }
+    return x;
+}
+
+// Over the threads of a block of whole warps, by way of 32 numbers of shared memory; each thread gets the result.
+template <typename N> __device__ __forceinline__ N block_sum(N x, N *scratch) {
+    x = warp_sum(x);
+    __syncthreads();  // scratch may still be read
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : N(0);
+    return warp_sum(x);
+}
