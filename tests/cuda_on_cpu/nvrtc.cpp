@@ -1,0 +1,178 @@
+// An NVRTC for machines without a GPU: libnvrtc.so as far as this project calls it. It compiles a CUDA text by the C++ compiler
+// ($CXX, or g++) with device.h in front; the "cubin" is a shared object that driver.cpp loads.
+//
+// Built with -DSOURCE_DIR="...", the folder of device.h. With CUDA_ON_CPU_SANITIZE=address, kernels are built with
+// AddressSanitizer; the process must then have been started with it (LD_PRELOAD of libasan.so).
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+extern char **environ;
+
+typedef int nvrtcResult;
+enum {
+    NVRTC_SUCCESS = 0,
+    NVRTC_ERROR_INVALID_INPUT = 3,
+    NVRTC_ERROR_INVALID_OPTION = 5,
+    NVRTC_ERROR_COMPILATION = 6,
+    NVRTC_ERROR_INTERNAL_ERROR = 11,
+};
+
+struct Program { std::string text, name, log, object; };
+
+static std::string read_file(const std::string &path) {
+    std::ifstream file(path, std::ios::binary);
+    std::ostringstream text;
+    text << file.rdbuf();
+    return text.str();
+}
+
+static void write_file(const std::string &path, const std::string &text) { std::ofstream(path, std::ios::binary) << text; }
+
+// Runs the C++ compiler in `folder`; what it says is added to `log`.
+static bool run_compiler(const std::string &folder, std::vector<std::string> options, std::string &log) {
+    std::vector<std::string> words;
+    const char *compiler = getenv("CXX");
+    std::istringstream split(compiler && *compiler ? compiler : "g++");  // perhaps "ccache g++"
+    for (std::string word; split >> word;) words.push_back(word);
+    words.insert(words.end(), options.begin(), options.end());
+    std::vector<char *> arguments, environment;
+    for (std::string &word : words) arguments.push_back(&word[0]);
+    arguments.push_back(nullptr);
+    for (char **variable = environ; *variable; variable++)  // AddressSanitizer is for the kernels, not for the compiler
+        if (strncmp(*variable, "LD_PRELOAD=", 11)) environment.push_back(*variable);
+    environment.push_back(nullptr);
+    const std::string output = folder + "/log";
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, 1, output.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    posix_spawn_file_actions_adddup2(&actions, 1, 2);
+    pid_t child;
+    const int error = posix_spawnp(&child, arguments[0], &actions, nullptr, arguments.data(), environment.data());
+    posix_spawn_file_actions_destroy(&actions);
+    if (error) {
+        log += std::string(arguments[0]) + ": " + strerror(error) + "; name a C++ compiler in CXX\n";
+        return false;
+    }
+    int status = 0;
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+    log += read_file(output);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+// The kernels of a preprocessed text: the name before the first parenthesis after each __global__, which is taken out.
+static std::set<std::string> take_kernels(std::string &text) {
+    const std::string word = "__global__";
+    auto in_name = [](char c) { return isalnum((unsigned char)c) || c == '_'; };
+    std::set<std::string> names;
+    for (size_t at = 0; (at = text.find(word, at)) != std::string::npos;) {
+        text.erase(at, word.size());
+        size_t end = text.find('(', at);
+        if (end == std::string::npos) break;
+        while (end > at && isspace((unsigned char)text[end - 1])) end--;
+        size_t start = end;
+        while (start > at && in_name(text[start - 1])) start--;
+        names.insert(text.substr(start, end - start));
+    }
+    return names;
+}
+
+// In three steps: the preprocessor, so that macros may stand anywhere; a launch function added for each kernel; the compiler.
+static nvrtcResult compile(Program &program, const std::vector<std::string> &defines, const std::string &folder) {
+    const char *sanitize = getenv("CUDA_ON_CPU_SANITIZE");
+    write_file(folder + "/program.cu", "# 1 \"" + program.name + "\"\n" + program.text);
+    std::vector<std::string> options = {"-E", "-x", "c++", "-std=c++17", "-DCUDA_ON_CPU", "-DCUDA_ON_CPU_SCAN", "-I" SOURCE_DIR,
+                                        "-include", "device.h", folder + "/program.cu", "-o", folder + "/program.ii"};
+    options.insert(options.end(), defines.begin(), defines.end());
+    if (!run_compiler(folder, options, program.log)) return NVRTC_ERROR_COMPILATION;
+
+    std::string text = read_file(folder + "/program.ii"), launches;
+    for (const std::string &name : take_kernels(text))
+        launches += "extern \"C\" void " + name + "__launch(void **arguments) { cuda_on_cpu::launch(" + name + ", arguments); }\n" +
+                    "extern \"C\" const cuda_on_cpu::Argument *" + name + "__arguments() { return cuda_on_cpu::arguments(" + name + "); }\n";
+    write_file(folder + "/program.ii", text + "\n# 1 \"launches\"\n" + launches);
+
+    // -fno-gnu-unique: else objects share what is inline in each of them. No fused multiply-add, no aliasing by type: kernels
+    // read numbers as vectors.
+    options = {"-x", "c++-cpp-output", "-std=c++17", "-O1", "-g", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing",
+               "-fno-gnu-unique", "-Wno-unknown-pragmas", folder + "/program.ii", "-o", folder + "/program.so",
+               "-Wl,-z,defs", "-Wl,--defsym=shared=cuda_on_cpu_shared"};
+    if (sanitize && *sanitize) options.push_back(std::string("-fsanitize=") + sanitize), options.push_back("-Wl,-z,nodefs");
+    if (!run_compiler(folder, options, program.log)) return NVRTC_ERROR_COMPILATION;
+    program.object = read_file(folder + "/program.so");
+    return program.object.empty() ? NVRTC_ERROR_INTERNAL_ERROR : NVRTC_SUCCESS;
+}
+
+extern "C" {
+
+nvrtcResult nvrtcVersion(int *major, int *minor) { return *major = 12, *minor = 8, NVRTC_SUCCESS; }
+const char *nvrtcGetErrorString(nvrtcResult error) {
+    switch (error) {
+        case NVRTC_SUCCESS: return "NVRTC_SUCCESS";
+        case NVRTC_ERROR_INVALID_INPUT: return "NVRTC_ERROR_INVALID_INPUT";
+        case NVRTC_ERROR_INVALID_OPTION: return "NVRTC_ERROR_INVALID_OPTION";
+        case NVRTC_ERROR_COMPILATION: return "NVRTC_ERROR_COMPILATION";
+        default: return "NVRTC_ERROR_INTERNAL_ERROR";
+    }
+}
+nvrtcResult nvrtcCreateProgram(Program **answer, const char *text, const char *name, int headers, const char *const *,
+                               const char *const *) {
+    if (headers) return NVRTC_ERROR_INVALID_INPUT;  // a program is one text
+    *answer = new Program{text, name ? name : "default_program", "", ""};
+    return NVRTC_SUCCESS;
+}
+nvrtcResult nvrtcDestroyProgram(Program **program) {
+    delete *program;
+    return *program = nullptr, NVRTC_SUCCESS;
+}
+nvrtcResult nvrtcCompileProgram(Program *program, int count, const char *const *options) {
+    std::vector<std::string> defines;
+    for (int i = 0; i < count; i++)  // the others are for a GPU
+        if (!strncmp(options[i], "-D", 2)) {
+            defines.push_back(options[i]);
+            if (!options[i][2] && i + 1 < count) defines.push_back(options[++i]);
+        } else if (!strncmp(options[i], "--define-macro=", 15)) {
+            defines.push_back(std::string("-D") + (options[i] + 15));
+        } else if (options[i][0] != '-') {
+            return NVRTC_ERROR_INVALID_OPTION;
+        }
+    const char *temporary = getenv("TMPDIR");
+    std::string folder = std::string(temporary && *temporary ? temporary : "/tmp") + "/cuda_on_cpu_XXXXXX";
+    if (!mkdtemp(&folder[0])) {
+        program->log += folder + ": " + strerror(errno) + "\n";
+        return NVRTC_ERROR_INTERNAL_ERROR;
+    }
+    const nvrtcResult result = compile(*program, defines, folder);
+    for (const char *file : {"/log", "/program.cu", "/program.ii", "/program.so"}) unlink((folder + file).c_str());
+    rmdir(folder.c_str());
+    return result;
+}
+nvrtcResult nvrtcGetCUBINSize(Program *program, size_t *size) { return *size = program->object.size(), NVRTC_SUCCESS; }
+nvrtcResult nvrtcGetCUBIN(Program *program, char *to) {
+    memcpy(to, program->object.data(), program->object.size());
+    return NVRTC_SUCCESS;
+}
+nvrtcResult nvrtcGetPTXSize(Program *program, size_t *size) { return nvrtcGetCUBINSize(program, size); }
+nvrtcResult nvrtcGetPTX(Program *program, char *to) { return nvrtcGetCUBIN(program, to); }
+nvrtcResult nvrtcGetProgramLogSize(Program *program, size_t *size) {
+    return *size = program->log.size() + 1, NVRTC_SUCCESS;
+}
+nvrtcResult nvrtcGetProgramLog(Program *program, char *to) {
+    memcpy(to, program->log.c_str(), program->log.size() + 1);
+    return NVRTC_SUCCESS;
+}
+
+}  // extern "C"

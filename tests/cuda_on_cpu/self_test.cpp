@@ -1,0 +1,439 @@
+// Tests the emulator: that kernels compute what they say, and that mistakes are found. In this folder:
+//     d=$(mktemp -d)
+//     g++ -O2 -shared -fPIC -std=c++17 -Wl,-soname,libcuda.so -o $d/libcuda.so driver.cpp -ldl -pthread
+//     g++ -O2 -shared -fPIC -std=c++17 -Wl,-soname,libnvrtc.so -DSOURCE_DIR="\"$PWD\"" -o $d/libnvrtc.so nvrtc.cpp -ldl -pthread
+//     g++ -O1 -std=c++17 -o $d/self_test self_test.cpp -ldl && $d/self_test $d ../../src/kernels/cuda/primitives.cuh self_test.cu
+// Parts that need AddressSanitizer run in a process of their own, which has LD_PRELOAD set.
+
+#include <dlfcn.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+typedef unsigned long long u64;
+typedef unsigned u32;
+typedef unsigned short u16;
+
+static void *cuda, *nvrtc;
+static std::string program;
+
+// A function of a library, its arguments as given: int and pointers as they are.
+template <class... A> static int call(void *library, const char *name, A... a) {
+    auto f = (int (*)(A...))dlsym(library, name);
+    if (!f) {
+        fprintf(stderr, "no %s\n", name);
+        exit(1);
+    }
+    return f(a...);
+}
+#define CU(name, ...) call(cuda, #name, __VA_ARGS__)
+#define NVRTC(name, ...) call(nvrtc, #name, __VA_ARGS__)
+
+static int failures;
+#define CHECK(condition)                                                            \
+    do {                                                                            \
+        if (!(condition)) failures++, fprintf(stderr, "line %d: %s\n", __LINE__, #condition); \
+    } while (0)
+#define OK(call) CHECK((call) == 0)
+
+struct Compiled { int result; std::string log, object; };
+static Compiled compile(const std::string &text, std::vector<const char *> options) {
+    void *handle;
+    size_t size;
+    Compiled c;
+    OK(NVRTC(nvrtcCreateProgram, &handle, text.c_str(), "self_test.cu", 0, nullptr, nullptr));
+    c.result = NVRTC(nvrtcCompileProgram, handle, (int)options.size(), options.data());
+    NVRTC(nvrtcGetProgramLogSize, handle, &size);
+    c.log.resize(size);
+    NVRTC(nvrtcGetProgramLog, handle, &c.log[0]);
+    NVRTC(nvrtcGetCUBINSize, handle, &size);
+    c.object.resize(size);
+    NVRTC(nvrtcGetCUBIN, handle, &c.object[0]);
+    NVRTC(nvrtcDestroyProgram, &handle);
+    return c;
+}
+static void *load(std::vector<const char *> options) {
+    options.push_back("--gpu-architecture=sm_80");
+    options.push_back("-std=c++17");
+    Compiled c = compile(program, options);
+    if (c.result) {
+        fprintf(stderr, "%s\n", c.log.c_str());
+        exit(1);
+    }
+    void *module;
+    OK(CU(cuModuleLoadData, &module, c.object.data()));
+    return module;
+}
+static void *function(void *module, const char *name) {
+    void *f = nullptr;
+    OK(CU(cuModuleGetFunction, &f, module, name));
+    return f;
+}
+
+struct Size { u32 x, y = 1, z = 1; };
+template <class... A> static int launch(void *f, Size grid, Size block, u32 shared, void *stream, A... a) {
+    void *arguments[] = {&a..., nullptr};
+    return CU(cuLaunchKernel, f, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared, stream, (void **)arguments, (void **)nullptr);
+}
+
+// Numbers on the device.
+template <class T> struct Array {
+    u64 at = 0;
+    size_t count;
+    explicit Array(size_t count) : count(count) { OK(CU(cuMemAlloc_v2, &at, count * sizeof(T))); }
+    explicit Array(const std::vector<T> &values) : Array(values.size()) {
+        OK(CU(cuMemcpyHtoDAsync_v2, at, (const void *)values.data(), count * sizeof(T), nullptr));
+    }
+    ~Array() { CU(cuMemFree_v2, at); }
+    std::vector<T> values() const {
+        std::vector<T> v(count);
+        OK(CU(cuMemcpyDtoHAsync_v2, (void *)v.data(), at, count * sizeof(T), nullptr));
+        return v;
+    }
+};
+
+static u32 state = 1;
+static float uniform() { return (float)((state = state * 1664525u + 1013904223u) >> 8) / (1 << 23) - 1; }  // -1 to 1
+static std::vector<float> numbers(size_t count) {
+    std::vector<float> v(count);
+    for (float &x : v) x = uniform();
+    return v;
+}
+static u16 to_bf16(float x) {
+    u32 bits;
+    memcpy(&bits, &x, 4);
+    return (u16)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+static float from_bf16(u16 x) {
+    u32 bits = (u32)x << 16;
+    float y;
+    memcpy(&y, &bits, 4);
+    return y;
+}
+
+// What a forked child says until it dies of `what`; an empty text if it lives.
+template <class F> static std::string death(F what) {
+    int ends[2];
+    if (pipe(ends)) abort();
+    const pid_t child = fork();
+    if (!child) {
+        dup2(ends[1], 2);
+        close(ends[0]);
+        what();
+        _exit(0);
+    }
+    close(ends[1]);
+    std::string said;
+    char part[4096];
+    for (ssize_t n; (n = read(ends[0], part, sizeof part)) > 0;) said.append(part, (size_t)n);
+    close(ends[0]);
+    int status;
+    waitpid(child, &status, 0);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return "";
+    return said + " ";
+}
+static bool says(const std::string &text, const char *what) {
+    if (text.find(what) != std::string::npos) return true;
+    fprintf(stderr, "expected \"%s\" in: %s\n", what, text.c_str());
+    return false;
+}
+
+static void values(void *module) {
+    const int n = 1000;
+    const std::vector<float> x = numbers(n), y = numbers(n);
+    Array<float> a(x), b(y), sum(n);
+    OK(launch(function(module, "add"), {4}, {256}, 0, nullptr, a.at, b.at, sum.at, n, 2.0f));
+    const std::vector<float> got = sum.values();
+    for (int i = 0; i < n; i++) CHECK(got[i] == x[i] + 2.0f * y[i]);
+
+    struct Pair { u64 from, to; };
+    Array<float> copied(n);
+    OK(launch(function(module, "copy_pair"), {3}, {96}, 0, nullptr, Pair{a.at, copied.at}, (u64)n));
+    CHECK(copied.values() == x);
+
+    Array<u32> seen(std::vector<u32>(2 * 3 * 5 * 4 * 3 * 2, 0));
+    OK(launch(function(module, "where"), {2, 3, 5}, {4, 3, 2}, 0, nullptr, seen.at));
+    const std::vector<u32> marks = seen.values();
+    for (u32 i = 0; i < marks.size(); i++) CHECK(marks[i] == 1 + i / 24);
+
+    Array<float> parts(7), last(1);
+    Array<u32> arrived(std::vector<u32>{0});
+    for (int again = 0; again < 2; again++) {
+        OK(launch(function(module, "last_block"), {7}, {64}, 0, nullptr, parts.at, arrived.at, last.at));
+        CHECK(last.values()[0] == 21);
+    }
+
+    Array<double> powers(std::vector<double>{1, 2, 3});
+    OK(launch(function(module, "power_3"), {1}, {3}, 0, nullptr, powers.at));
+    CHECK(powers.values() == (std::vector<double>{1, 8, 27}));
+}
+
+static float sum_error(void *module) {
+    const int blocks = 5, threads = 256;
+    const std::vector<float> x = numbers(blocks * threads);
+    Array<float> a(x), sums(blocks);
+    OK(launch(function(module, "block_sum"), {blocks}, {threads}, threads * 4, nullptr, a.at, sums.at));
+    const std::vector<float> got = sums.values();
+    float error = 0;
+    for (int block = 0; block < blocks; block++) {
+        double sum = 0;
+        for (int i = 0; i < threads; i++) sum += x[block * threads + i];
+        const float e = fabsf((float)sum - got[block]);
+        if (!(e <= error)) error = e;  // a NaN counts
+    }
+    return error;
+}
+
+static void warps(void *module) {
+    const std::vector<float> x = numbers(64);
+    Array<float> a(x), sums(64);
+    Array<u32> votes(32 * 4);
+    OK(launch(function(module, "warp_sum"), {2}, {32}, 0, nullptr, a.at, sums.at, votes.at));
+    const std::vector<float> got = sums.values();
+    for (int i = 0; i < 64; i++) {
+        double sum = 0;
+        for (int j = 0; j < 32; j++) sum += x[i / 32 * 32 + j];
+        CHECK(fabs(got[i] - sum) < 1e-5);  // 32 numbers below 1: 31 roundings of at most 2^-20
+    }
+    const std::vector<u32> v = votes.values();
+    for (int i = 0; i < 32; i++) {
+        CHECK(v[4 * i] == ~0u);
+        CHECK(v[4 * i + 1] == (i % 2 ? 0xAAAA0000u & ~0xFFFFu : 0x55540000u));
+        CHECK(v[4 * i + 2] == 16 * 4 + 2 + 0);
+        CHECK(v[4 * i + 3] == 2);
+    }
+}
+
+static float bf16_error(void *module) {
+    std::vector<u16> a(16 * 16), b(16 * 8);
+    for (u16 &x : a) x = to_bf16(uniform());
+    for (u16 &x : b) x = to_bf16(uniform());
+    Array<u16> da(a), db(b);
+    Array<float> d(16 * 8);
+    OK(launch(function(module, "product_bf16"), {1}, {32}, 768, nullptr, da.at, db.at, d.at));
+    const std::vector<float> got = d.values();
+    float error = 0;
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 8; j++) {
+            double sum = 0;
+            for (int k = 0; k < 16; k++) sum += (double)from_bf16(a[i * 16 + k]) * from_bf16(b[k * 8 + j]);
+            const float e = fabsf((float)sum - got[i * 8 + j]);
+            if (!(e <= error)) error = e;
+        }
+    return error;
+}
+
+static void tf32(void *module) {
+    const std::vector<float> a = numbers(16 * 8), b = numbers(8 * 8), c = numbers(16 * 8);
+    Array<float> da(a), db(b), d(c);
+    OK(launch(function(module, "product_tf32"), {1}, {32}, 0, nullptr, da.at, db.at, d.at));
+    const std::vector<float> got = d.values();
+    double worst = 0;
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 8; j++) {
+            double sum = c[i * 8 + j];
+            for (int k = 0; k < 8; k++) sum += (double)a[i * 8 + k] * b[k * 8 + j];
+            worst = fmax(worst, fabs(sum - got[i * 8 + j]));
+        }
+    CHECK(worst < 8 * 2 * pow(2, -11));  // 8 products of numbers below 1, each rounded to 11 bits
+    CHECK(worst > 1e-6);                 // and rounded they are
+}
+
+static void copies(void *module) {
+    const std::vector<float> x = numbers(64);
+    Array<float> from(x), to(3 * 64);
+    OK(launch(function(module, "copy_parts"), {1}, {64}, 512, nullptr, from.at, to.at));
+    const std::vector<float> got = to.values();
+    for (int i = 0; i < 64; i++) {
+        CHECK(got[3 * i] == (i % 2 ? x[i] : 0));
+        CHECK(isnan(got[3 * i + 1]));
+        CHECK(got[3 * i + 2] == x[i]);
+    }
+}
+
+static void found(void *module) {
+    void *f = function(module, "mistakes");
+    auto mistake = [&](int how, int n) {
+        return death([&] {
+            Array<float> x(numbers(64));
+            launch(f, {1}, {64}, 512, nullptr, how, x.at, n);
+        });
+    };
+    std::string said = mistake(0, 0);
+    CHECK(says(said, "deadlock") && says(said, "threads 0 to 39: at __syncthreads (self_test.cu:"));
+    CHECK(says(said, "threads 40 to 63: at __syncwarp of mask 0xffffffff (self_test.cu:"));
+    CHECK(says(mistake(1, 0), "threads 0 to 15: at __shfl_xor_sync of mask 0xffffffff"));
+    CHECK(says(mistake(2, 0), "while a lane of the same mask"));
+    CHECK(says(mistake(3, 0), "not in its own mask 0x00000001"));
+    CHECK(says(mistake(4, 0), "misaligned"));
+    CHECK(says(mistake(5, 64), "which no allocation holds"));
+    CHECK(says(mistake(6, 128), "byte 512 of 512 of shared memory was written"));
+    CHECK(says(mistake(8, 0), "takes all 32 lanes"));
+
+    Array<float> x(16), more(16);
+    const u64 gone = [] { return Array<float>(16).at; }();
+    void *nothing = function(module, "nothing");
+    OK(launch(nothing, {1}, {16}, 0, nullptr, x.at, 16));
+    CHECK(launch(nothing, {1}, {16}, 0, nullptr, gone, 16) == 700);
+    CHECK(CU(cuMemsetD8Async, x.at, (unsigned char)0, (size_t)65, nullptr) == 1);
+    CHECK(CU(cuMemsetD32Async, x.at + 4, 0u, (size_t)16, nullptr) == 1);
+    CHECK(CU(cuMemcpyDtoDAsync_v2, x.at, more.at, (size_t)65, nullptr) == 1);
+    CHECK(CU(cuMemcpyHtoDAsync_v2, gone, (const void *)&gone, (size_t)8, nullptr) == 1);
+    CHECK(CU(cuMemFree_v2, gone) == 1);
+}
+
+static void limits(void *module) {
+    void *f = function(module, "nothing");
+    Array<float> x(1);
+    auto error = [&](Size grid, Size block, u32 shared) { return launch(f, grid, block, shared, nullptr, x.at, 0); };
+    OK(error({1}, {1024}, 48 * 1024));
+    CHECK(error({1}, {1025}, 0) == 1);
+    CHECK(error({1}, {32, 33}, 0) == 1);
+    CHECK(error({1}, {1, 1, 65}, 0) == 1);
+    CHECK(error({0}, {1}, 0) == 1);
+    CHECK(error({1}, {1, 0}, 0) == 1);
+    CHECK(error({1, 65536}, {1}, 0) == 1);
+    CHECK(error({1, 1, 65536}, {1}, 0) == 1);
+    CHECK(error({0x80000000u}, {1}, 0) == 1);
+    CHECK(error({1}, {1}, 48 * 1024 + 1) == 1);
+    OK(CU(cuFuncSetAttribute, f, 8, 163 * 1024));
+    OK(error({1}, {1}, 163 * 1024));
+    CHECK(CU(cuFuncSetAttribute, f, 8, 163 * 1024 + 1) == 1);
+    void *none;
+    CHECK(CU(cuModuleGetFunction, &none, module, "no_such_kernel") == 500);
+
+    size_t free, total;
+    OK(CU(cuMemGetInfo_v2, &free, &total));
+    u64 at, rest;
+    CHECK(total == 1 << 20 && free == total - 4);
+    CHECK(CU(cuMemAlloc_v2, &at, total) == 2);
+    OK(CU(cuMemAlloc_v2, &at, free));
+    CHECK(CU(cuMemAlloc_v2, &rest, (size_t)1) == 2);
+    OK(CU(cuMemFree_v2, at));
+}
+
+static void graphs(void *module) {
+    void *stream, *graph, *ready;
+    OK(CU(cuStreamCreate, &stream, 1u));
+    Array<float> x(std::vector<float>(4, 0)), y(4);
+    void *f = function(module, "nothing");
+    OK(CU(cuStreamBeginCapture_v2, stream, 1));
+    for (int i = 0; i < 3; i++) OK(launch(f, {1}, {4}, 0, stream, x.at, 3 - i));  // the arguments are gone when it runs
+    OK(CU(cuMemcpyDtoDAsync_v2, y.at, x.at, (size_t)16, stream));
+    OK(CU(cuMemsetD8Async, x.at, (unsigned char)0, (size_t)8, stream));
+    OK(CU(cuStreamEndCapture, stream, &graph));
+    OK(CU(cuGraphInstantiateWithFlags, &ready, graph, (u64)0));
+    OK(CU(cuGraphDestroy, graph));
+    CHECK(x.values() == std::vector<float>(4, 0));
+    OK(CU(cuGraphLaunch, ready, stream));
+    OK(CU(cuGraphLaunch, ready, stream));
+    OK(CU(cuStreamSynchronize, stream));
+    CHECK(y.values() == (std::vector<float>{3, 2, 2, 0}));
+    CHECK(x.values() == (std::vector<float>{0, 0, 2, 0}));
+    OK(CU(cuGraphExecDestroy, ready));
+
+    OK(CU(cuStreamBeginCapture_v2, stream, 0));
+    u64 at;
+    CHECK(CU(cuMemAlloc_v2, &at, (size_t)16) == 900);
+    CHECK(CU(cuStreamEndCapture, stream, &graph) == 901);
+    OK(CU(cuStreamBeginCapture_v2, stream, 0));
+    CHECK(CU(cuStreamSynchronize, stream) == 900);
+    CHECK(CU(cuStreamEndCapture, stream, &graph) == 901);
+    OK(CU(cuStreamDestroy_v2, stream));
+}
+
+static void compiler() {
+    Compiled bad = compile("extern \"C\" __global__ void f(int *x) {\n  x[0] = y;\n}\n", {});
+    CHECK(bad.result == 6 && says(bad.log, "self_test.cu:2:") && says(bad.log, "was not declared"));
+    bad = compile("extern \"C\" __global__ void f() { missing(); }\nvoid missing();\n", {});
+    CHECK(bad.result == 6);
+    void *module;
+    CHECK(CU(cuModuleLoadData, &module, "not an object at all, and long enough to be looked at: ................") == 200);
+}
+
+static double now() {
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void speed(void *module) {
+    Array<float> x(std::vector<float>(1 << 16, 0));
+    void *f = function(module, "nothing");
+    double start = now();
+    for (int i = 0; i < 1000; i++) launch(f, {1}, {1}, 0, nullptr, x.at, 1);
+    const double each = (now() - start) / 1000;
+    start = now();
+    for (int i = 0; i < 10; i++) launch(f, {256}, {256}, 0, nullptr, x.at, 1 << 16);
+    const double thread = (now() - start) / 10 / 65536;
+    start = now();
+    launch(function(module, "barriers"), {4}, {256}, 0, nullptr, x.at, 1000);
+    const double barrier = (now() - start) / 4 / 256 / 1000;
+    printf("a launch %.2f us, a thread %.0f ns, a thread's wait at a barrier %.0f ns\n", 1e6 * each, 1e9 * thread, 1e9 * barrier);
+}
+
+// In a process that has AddressSanitizer loaded.
+static void sanitized() {
+    void *module = load({"-DDT=double"});
+    values(module), warps(module), copies(module), graphs(module);
+    CHECK(sum_error(module) < 1e-4f && bf16_error(module) < 1e-5f);
+    void *f = function(module, "mistakes");
+    auto mistake = [&](int how, int n) {
+        return death([&] {
+            Array<float> x(numbers(64));
+            launch(f, {1}, {64}, 512, nullptr, how, x.at, n);
+        });
+    };
+    std::string said = mistake(7, 1);
+    CHECK(says(said, "heap-buffer-overflow") && says(said, "self_test.cu:"));
+    CHECK(says(mistake(6, 128), "use-after-poison") && says(mistake(9, 128), "use-after-poison"));
+}
+
+int main(int count, char **words) {
+    if (count < 4) {
+        fprintf(stderr, "self_test FOLDER_OF_LIBRARIES primitives.cuh self_test.cu\n");
+        return 2;
+    }
+    const std::string folder = words[1];
+    cuda = dlopen((folder + "/libcuda.so").c_str(), RTLD_NOW);
+    nvrtc = dlopen((folder + "/libnvrtc.so").c_str(), RTLD_NOW);
+    if (!cuda || !nvrtc || !dlopen("libcuda.so", RTLD_NOW | RTLD_NOLOAD)) {
+        fprintf(stderr, "%s\n", dlerror());
+        return 1;
+    }
+    for (int i = 2; i < 4; i++) {
+        std::ostringstream text;
+        text << std::ifstream(words[i]).rdbuf();
+        program += "#line 1 \"" + std::string(strrchr(words[i], '/') ? strrchr(words[i], '/') + 1 : words[i]) + "\"\n" + text.str();
+    }
+    setenv("CUDA_ON_CPU_MEMORY", "1048576", 1);
+    OK(CU(cuInit, 0u));
+    if (getenv("CUDA_ON_CPU_SANITIZE")) {
+        sanitized();
+        return failures != 0;
+    }
+    void *module = load({"-DDT=double"}), *broken = load({"-D", "DT=double", "-DNO_BARRIER", "-DNO_WAIT"});
+    values(module), warps(module), tf32(module), copies(module), found(module), limits(module), graphs(module), compiler();
+    CHECK(sum_error(module) < 1e-4f);  // 256 numbers below 1
+    CHECK(!(sum_error(broken) < 1));
+    CHECK(bf16_error(module) < 1e-5f);
+    CHECK(!(bf16_error(broken) < 1));
+    OK(CU(cuModuleUnload, broken));
+    speed(module);
+    fflush(stdout);
+
+    const std::string again = "CUDA_ON_CPU_SANITIZE=address ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$(${CXX:-g++} -print-file-name=libasan.so) '" +
+                              std::string(words[0]) + "' '" + words[1] + "' '" + words[2] + "' '" + words[3] + "'";
+    OK(system(again.c_str()));
+    if (!failures) printf("all is well\n");
+    return failures != 0;
+}

@@ -1,0 +1,148 @@
+// Kernels for self_test.cpp: one for each thing that the emulator must get right, or must find. Also the shortest example of each primitive.
+
+extern __shared__ __align__(128) char shared[];
+
+extern "C" __global__ void __launch_bounds__(256) add(const float *a, const float *b, float *sum, int n, float factor) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) sum[i] = a[i] + factor * b[i];
+}
+
+struct Pair { const float *from; float *to; };
+extern "C" __global__ void copy_pair(const __grid_constant__ Pair pair, u64 n) {
+    for (u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x; i < n; i += (u64)gridDim.x * blockDim.x) pair.to[i] = pair.from[i];
+}
+
+// Where every thread of every block of a 3D grid leaves its number.
+extern "C" __global__ void where(u32 *seen) {
+    const u32 block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+    const u32 thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+    atomicAdd(&seen[block * blockDim.x * blockDim.y * blockDim.z + thread], 1u + block);
+}
+
+// One sum per block.
+extern "C" __global__ void block_sum(const float *x, float *sums) {
+    float *part = (float *)shared;
+    part[threadIdx.x] = x[blockIdx.x * blockDim.x + threadIdx.x];
+    for (u32 half = blockDim.x / 2; half; half /= 2) {
+#ifndef NO_BARRIER
+        __syncthreads();
+#endif
+        if (threadIdx.x < half) part[threadIdx.x] += part[threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) sums[blockIdx.x] = part[0];
+}
+
+// The same by shuffles, for blocks of one warp; and what votes and barriers that count answer.
+extern "C" __global__ void warp_sum(const float *x, float *sums, u32 *votes) {
+    float sum = x[blockIdx.x * 32 + threadIdx.x];
+#pragma unroll
+    for (int by = 16; by; by /= 2) sum += __shfl_xor_sync(~0u, sum, by);
+    const double below = __shfl_up_sync(~0u, (double)threadIdx.x, 1);
+    const int above = __shfl_down_sync(~0u, (int)threadIdx.x, 3), ninth = __shfl_sync(~0u, threadIdx.x, 9);
+    const bool odd = threadIdx.x % 2;
+    const bool right = below == (threadIdx.x ? threadIdx.x - 1 : 0) && above == (threadIdx.x < 29 ? threadIdx.x + 3 : threadIdx.x) &&
+                       ninth == 9 && __shfl_sync(~0u, threadIdx.x, 3, 8) == threadIdx.x / 8 * 8 + 3;
+    const u32 ballot = __ballot_sync(~0u, right);
+    u32 half = 0;
+    if (odd) half = __ballot_sync(0xAAAAAAAAu, threadIdx.x > 16);  // each half of the warp for itself
+    else half = __ballot_sync(0x55555555u, threadIdx.x > 16);
+    const int some = __syncthreads_count(odd), any = __syncthreads_or(threadIdx.x == 5), all = __syncthreads_and(threadIdx.x != 5);
+    sums[blockIdx.x * 32 + threadIdx.x] = sum;
+    u32 *mine = votes + 4 * threadIdx.x;
+    mine[0] = ballot, mine[1] = half, mine[2] = some * 4 + any * 2 + all;
+    mine[3] = __any_sync(~0u, threadIdx.x == 31) * 2 + __all_sync(~0u, threadIdx.x < 31);
+}
+
+// One warp: D (16 × 8) = A B, A 16 × 16 and B 16 × 8 in bf16, both by rows.
+extern "C" __global__ void product_bf16(const u16 *a, const u16 *b, float *d) {
+    u16 *tile_a = (u16 *)shared, *tile_b = tile_a + 16 * 16;
+    const int l = threadIdx.x, g = l / 4, t = l % 4;
+    copy_async_16(shared_address(tile_a + 8 * l), a + 8 * l, 16);
+    if (l < 16) copy_async_16(shared_address(tile_b + 8 * l), b + 8 * l, 16);
+    copy_async_commit();
+#ifndef NO_WAIT
+    copy_async_wait<0>();
+#endif
+    __syncwarp();
+    u32 fa[4], fb[4];
+    load_matrices(fa, shared_address(tile_a + (l % 16) * 16 + l / 16 * 8));
+    load_matrices_transposed(fb, shared_address(tile_b + (l % 16) * 8));
+    float sum[4] = {};
+    mma_bf16(sum, fa, fb[0], fb[1]);
+    d[g * 8 + 2 * t] = sum[0], d[g * 8 + 2 * t + 1] = sum[1];
+    d[(g + 8) * 8 + 2 * t] = sum[2], d[(g + 8) * 8 + 2 * t + 1] = sum[3];
+}
+
+// One warp: D (16 × 8) += A B, A 16 × 8 and B 8 × 8 as tf32.
+extern "C" __global__ void product_tf32(const float *a, const float *b, float *d) {
+    const int g = threadIdx.x / 4, t = threadIdx.x % 4;
+    float sum[4] = {d[g * 8 + 2 * t], d[g * 8 + 2 * t + 1], d[(g + 8) * 8 + 2 * t], d[(g + 8) * 8 + 2 * t + 1]};
+    const u32 fa[4] = {round_tf32(a[g * 8 + t]), round_tf32(a[(g + 8) * 8 + t]), round_tf32(a[g * 8 + t + 4]),
+                       round_tf32(a[(g + 8) * 8 + t + 4])};
+    mma_tf32(sum, fa, round_tf32(b[t * 8 + g]), round_tf32(b[(t + 4) * 8 + g]));
+    d[g * 8 + 2 * t] = sum[0], d[g * 8 + 2 * t + 1] = sum[1];
+    d[(g + 8) * 8 + 2 * t] = sum[2], d[(g + 8) * 8 + 2 * t + 1] = sum[3];
+}
+
+// Copies of 4 bytes, of which some are cut, in two groups.
+extern "C" __global__ void copy_parts(const float *from, float *to) {
+    float *mine = (float *)shared + 2 * threadIdx.x;
+    const u32 at = shared_address(mine);
+    copy_async_4(at, from + threadIdx.x, threadIdx.x % 2 ? 4 : 0);
+    copy_async_commit();
+    copy_async_4(at + 4, from + threadIdx.x, 4);
+    copy_async_commit();
+    copy_async_wait<1>();
+    to[3 * threadIdx.x] = mine[0];
+    to[3 * threadIdx.x + 1] = __uint_as_float(load_shared(at + 4));  // not there yet
+    copy_async_wait<0>();
+    store_shared(at, __float_as_uint(mine[1]));
+    to[3 * threadIdx.x + 2] = mine[0];
+}
+
+// Last of the blocks to arrive, it adds up what all left.
+extern "C" __global__ void last_block(float *parts, u32 *arrived, float *sum) {
+    if (threadIdx.x == 0) {
+        parts[blockIdx.x] = (float)blockIdx.x;
+        __threadfence();
+    }
+    if (!__syncthreads_or(threadIdx.x == 0 && atomicAdd(arrived, 1u) == gridDim.x - 1)) return;
+    if (threadIdx.x == 0) {
+        float all = 0;
+        for (u32 i = 0; i < gridDim.x; i++) all += __ldcg(parts + i);
+        *sum = all, *arrived = 0;
+    }
+}
+
+// What must be found. `how` says which mistake.
+extern "C" __global__ void mistakes(int how, float *x, int n) {
+    const int i = threadIdx.x;
+    switch (how) {
+        case 0: if (i < 40) __syncthreads(); else __syncwarp(); break;  // each half waits for the other
+        case 1: if (i < 16) x[i] = __shfl_xor_sync(~0u, x[i], 1); else __syncthreads(); break;
+        case 2: if (i % 2) __syncwarp(); else x[i] = (float)__ballot_sync(~0u, 1); break;
+        case 3: __syncwarp(1u); break;                                     // lane 1 is not in its mask
+        case 4: copy_async_16(shared_address(shared) + 4, x, 16); break;   // misaligned
+        case 5: copy_async_16(shared_address(shared), x + n, 16); break;   // past the end
+        case 6: ((float *)shared)[n] = 1; break;                           // past the launch's shared memory
+        case 7: x[n + i] = 1; break;                                       // past an allocation: AddressSanitizer
+        case 8: { u32 r[4]; if (i < 31) load_matrices(r, shared_address(shared)); x[i] = (float)r[0]; } break;
+        case 9: x[i] = ((float *)shared)[n]; break;                        // AddressSanitizer
+    }
+}
+
+template <int N> __device__ __forceinline__ float power(float x) { return x * power<N - 1>(x); }
+template <> __device__ __forceinline__ float power<0>(float) { return 1; }
+#define POWER(n) extern "C" __global__ void power_##n(DT *x) { x[threadIdx.x] = (DT)power<n>((float)x[threadIdx.x]); }
+POWER(2)
+POWER(3)
+
+// A function in the usual dress of a kernel, to see how fast small launches and barriers are.
+extern "C" __global__ void nothing(float *x, int n) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) x[i] += 1;
+}
+extern "C" __global__ void barriers(float *x, int n) {
+    for (int i = 0; i < n; i++) __syncthreads();
+    if (threadIdx.x == 0) x[blockIdx.x] += 1;
+}
