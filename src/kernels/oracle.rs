@@ -5,7 +5,7 @@ use super::elementwise::{self, Binary, Unary, Walk};
 use super::loss::Regression;
 use super::optim::{self, AdamWStep, AdamWUpdate, EmaStep};
 use super::reduce::{self, Finite};
-use super::testing::numbers;
+use super::testing::{devices, numbers};
 use super::{Buffer, DType, Device, IndexBuffer, attention, layer_norm, loss, matmul, softmax, tokens};
 
 /// Calls `door` with random buffers of these lengths, −1 to 1, on both devices, and compares all that it gives: the largest
@@ -20,18 +20,22 @@ fn agree(name: &str, tolerance: [f64; 2], lengths: &[usize], door: impl Fn(Vec<B
             assert!(found.iter().all(|x| x.device() == device && x.dtype() == dtype), "{name}: results elsewhere");
             found.iter().map(f64s).collect::<Vec<_>>()
         };
-        for (which, (fast, exact)) in on(Device::Cpu).into_iter().zip(on(Device::Reference)).enumerate() {
-            assert_eq!(fast.len(), exact.len(), "{name}: result {which}");
-            let scale = exact.iter().fold(0.0f64, |most, x| most.max(x.abs()));
-            let off = fast.iter().zip(&exact).map(|(x, y)| (x - y).abs());
-            let worst = off.fold(0.0f64, |worst, x| if worst.is_nan() || x <= worst { worst } else { x });
-            assert!(worst <= tolerance * scale, "{name}: result {which} in {dtype} is off by {worst:e} of {scale:e}");
+        let reference = on(Device::Reference);
+        for device in devices() {
+            for (which, (fast, exact)) in on(device).iter().zip(&reference).enumerate() {
+                assert_eq!(fast.len(), exact.len(), "{name}: result {which}");
+                let scale = exact.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+                let off = fast.iter().zip(exact).map(|(x, y)| (x - y).abs());
+                let worst = off.fold(0.0f64, |worst, x| if worst.is_nan() || x <= worst { worst } else { x });
+                let close = worst <= tolerance * scale;
+                assert!(close, "{name}: result {which} in {dtype} on {device} is off by {worst:e} of {scale:e}");
+            }
         }
     }
 }
 
 fn f64s(x: &Buffer) -> Vec<f64> {
-    elementwise::to_dtype(x, DType::F64).as_slice::<f64>("test").to_vec()
+    elementwise::to_dtype(&x.to_device(Device::Cpu), DType::F64).as_slice::<f64>("test").to_vec()
 }
 
 /// Rounding of a few operations.
@@ -180,10 +184,10 @@ fn elements() {
             });
         }
     }
-    for device in [Device::Cpu, Device::Reference] {
+    for device in devices().into_iter().chain([Device::Reference]) {
         let half = elementwise::to_dtype(&Buffer::from_vec(vec![0.5, 1.0 + 1e-12]).to_device(device), DType::F32);
-        assert_eq!((half.device(), half.as_slice::<f32>("test")), (device, &[0.5, 1.0][..]));
-        assert_eq!(elementwise::to_dtype(&half, DType::F64).as_slice::<f64>("test"), [0.5, 1.0]);
+        assert_eq!((half.device(), half.to_device(Device::Cpu).as_slice::<f32>("test")), (device, &[0.5, 1.0][..]));
+        assert_eq!(f64s(&elementwise::to_dtype(&half, DType::F64)), [0.5, 1.0]);
     }
 }
 
@@ -281,7 +285,7 @@ fn counts_of_what_is_not_finite() {
     };
     let clean = with(&[]);
     let dirty = with(&[(0, f64::NAN), (n / 2, 1e20), (n - 1, f64::NEG_INFINITY)]);
-    for device in [Device::Cpu, Device::Reference] {
+    for device in devices().into_iter().chain([Device::Reference]) {
         for (dtype, of, expected) in [
             (DType::F32, Finite::Elements, 2.0),
             (DType::F32, Finite::Squares, 3.0),

@@ -12,3 +12,20 @@ pub fn numbers(n: usize, seed: u64) -> Vec<f64> {
 pub fn close(x: f64, y: f64, tolerance: f64) {
     assert!((x - y).abs() <= tolerance * y.abs().max(1.0), "{x} is not {y} (within {tolerance:e})");
 }
+
+#[cfg(feature = "cuda")]
+#[path = "../../tests/cuda_on_cpu/mod.rs"]
+mod cuda_on_cpu;
+
+/// The devices whose kernels are compared with the reference's: the CPU and, where it can be, a GPU or what plays one.
+pub fn devices() -> Vec<crate::Device> {
+    use crate::Device;
+    #[cfg(feature = "cuda")]
+    if let Some(libraries) = cuda_on_cpu::libraries() {
+        if let cuda_on_cpu::Libraries::OnCpu(folder) = libraries {
+            super::cuda::look_first_in(folder);
+        }
+        return vec![Device::Cpu, Device::Cuda(0)];
+    }
+    vec![Device::Cpu]
+}

@@ -12,7 +12,7 @@ use std::{env, fs};
 use cudarc::driver::sys::{self, CUfunction, CUmodule};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
-use super::{Gpu, Handle, check, lock, must};
+use super::{Gpu, Handle, check, libraries, lock, must};
 use crate::{Error, Result, files};
 
 /// What goes in front of every file: the instructions that C++ has no word for, and sums.
@@ -39,7 +39,7 @@ pub struct Modules {
 }
 
 impl Gpu {
-    /// The kernel `name` of a file compiled with these definitions (`"T=float"`), in spaces.
+    /// The kernel `name` of a file compiled with these definitions (`"REAL=float"`), in spaces.
     ///
     /// # Panics
     /// When it does not compile or there is no such kernel: that is a mistake in this crate.
@@ -111,7 +111,7 @@ fn cache() -> Option<PathBuf> {
         let caches = env::var_os("XDG_CACHE_HOME").or_else(|| env::var_os("LOCALAPPDATA")).map(PathBuf::from);
         Some(caches.or_else(|| home(".cache"))?.join("stop-mim/cuda"))
     };
-    env::var_os("STOP_MIM_CUDA_CACHE").map(PathBuf::from).or_else(of_user)
+    env::var_os("STOP_MIM_CUDA_CACHE").map(PathBuf::from).or_else(libraries::first).or_else(of_user)
 }
 
 /// The architecture to compile for: that of the GPU itself, with what only Hopper has where it is one.

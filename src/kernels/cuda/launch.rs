@@ -182,7 +182,7 @@ impl Grid {
 pub struct Launch<'a> {
     pub gpu: &'a Arc<Gpu>,
     pub source: Source,
-    /// What the file is compiled with besides `T`: `"A=1 B=2"`.
+    /// What the file is compiled with besides the type of its elements: `"A=1 B=2"`.
     pub definitions: &'a str,
     pub kernel: &'static str,
     pub grid: Grid,
@@ -209,7 +209,7 @@ impl<'a> Launch<'a> {
     /// When the driver refuses.
     #[track_caller]
     pub fn run<T: Real>(self, arguments: &[&dyn Argument]) {
-        let number = if T::DTYPE == DType::F32 { "T=float" } else { "T=double" };
+        let number = if T::DTYPE == DType::F32 { "REAL=float" } else { "REAL=double" };
         let definitions = format!("{number} {}", self.definitions);
         let function = self.gpu.function(self.source, &definitions, self.kernel);
         let mut pointers: Vec<*mut c_void> =

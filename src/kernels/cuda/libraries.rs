@@ -11,8 +11,21 @@ use libloading::Library;
 
 use crate::{Error, Result};
 
-/// The folder that holds libraries to be taken before all others.
-pub const FIRST: &str = "STOP_MIM_CUDA_LIBRARIES";
+/// The folder that is looked in before all others; what is compiled with libraries from there is kept there too.
+const FIRST: &str = "STOP_MIM_CUDA_LIBRARIES";
+
+static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
+
+/// Looks for both libraries in this folder before all others, as the environment variable `STOP_MIM_CUDA_LIBRARIES` does.
+/// Only the first call, before a GPU is opened, has an effect.
+pub fn look_first_in(folder: impl Into<PathBuf>) {
+    CHOSEN.get_or_init(|| folder.into());
+}
+
+/// The folder that is looked in first, if there is one.
+pub fn first() -> Option<PathBuf> {
+    CHOSEN.get().cloned().or_else(|| env::var_os(FIRST).map(PathBuf::from))
+}
 
 /// A library, and how it is spoken of.
 struct Wanted {
@@ -59,7 +72,7 @@ fn is_found_by_name(which: &str) -> bool {
 
 /// Opens a library from one of the folders, the first that has it, unless the system's loader finds it by its name.
 fn find(wanted: &Wanted, folders: &[PathBuf], by_name: impl Fn() -> bool) -> Result<(), (String, &'static str)> {
-    let first = env::var_os(FIRST).map(PathBuf::from);
+    let first = first();
     if first.iter().any(|folder| open_in(folder, wanted.stem)) {
         return Ok(());
     }

@@ -1,6 +1,12 @@
 // What several kernels share: whose turn it is, and sums. Every sum is taken in an order that the shapes alone decide, so that
 // the same numbers give the same bits on every run: no atomics.
 
+typedef REAL T;  // the type of elements: float or double
+
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+
 // A thread takes element i, then the one a whole grid further on: any number of elements fits any grid.
 #define EACH_ELEMENT(i, n) \
     for (u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x; i < (n); i += (u64)gridDim.x * blockDim.x)

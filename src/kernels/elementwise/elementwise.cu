@@ -12,7 +12,7 @@ struct Walk {
 // some ten times as long.
 __device__ __forceinline__ void find(const Walk &how, u32 axes, INDEX i, INDEX &a, INDEX &b) {
     a = b = 0;
-    for (u32 axis = 5; axis > 5 - axes; axis--) {
+    for (u32 axis = 5; axes > 0; axes--, axis--) {
         const INDEX dim = (INDEX)how.dims[axis], k = i % dim;
         i /= dim;
         a += k * (INDEX)how.a[axis];
