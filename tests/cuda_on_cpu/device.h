@@ -14,18 +14,22 @@
 
 #include "runtime.h"
 
-#ifndef CUDA_ON_CPU_SCAN  // nvrtc.cpp looks for __global__ in the preprocessed text, then takes it out
-#define __global__
-#endif
+// __global__ and __shared__ are left to nvrtc.cpp, which needs to see them.
 #define __device__
 #define __host__
 #define __constant__
-#define __shared__
 #define __grid_constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(...)
+
+// NVRTC does not have them.
+#undef INFINITY
+#undef NAN
+#undef HUGE_VAL
+#undef M_PI
+#undef M_SQRT1_2
 
 using uint3 = cuda_on_cpu::Dim;
 struct dim3 : cuda_on_cpu::Dim {
@@ -193,6 +197,8 @@ CUDA_ON_CPU_MIN_MAX(int, unsigned, unsigned)
 CUDA_ON_CPU_MIN_MAX(unsigned, int, unsigned)
 CUDA_ON_CPU_MIN_MAX(long, long, long)
 CUDA_ON_CPU_MIN_MAX(unsigned long, unsigned long, unsigned long)
+CUDA_ON_CPU_MIN_MAX(long, unsigned long, unsigned long)
+CUDA_ON_CPU_MIN_MAX(unsigned long, long, unsigned long)
 CUDA_ON_CPU_MIN_MAX(long long, long long, long long)
 CUDA_ON_CPU_MIN_MAX(unsigned long long, unsigned long long, unsigned long long)
 CUDA_ON_CPU_MIN_MAX(long long, unsigned long long, unsigned long long)
@@ -201,6 +207,10 @@ inline float min(float a, float b) { return fminf(a, b); }  // of a number and a
 inline float max(float a, float b) { return fmaxf(a, b); }
 inline double min(double a, double b) { return fmin(a, b); }
 inline double max(double a, double b) { return fmax(a, b); }
+inline double min(float a, double b) { return fmin(a, b); }
+inline double max(float a, double b) { return fmax(a, b); }
+inline double min(double a, float b) { return fmin(a, b); }
+inline double max(double a, float b) { return fmax(a, b); }
 
 namespace cuda_on_cpu {
 template <class To, class From> inline To bits(From from) {

@@ -274,7 +274,7 @@ static void release_barrier() {
 
 static unsigned barrier(const char *name, bool predicate, Place place) {
     Thread &self = threads[runtime.thread];
-    self.state = State::BARRIER, self.name = name, self.place = place;
+    self.state = State::BARRIER, self.name = name, self.place = place, self.mask = 0;
     predicates += predicate;
     if (++at_barrier == live) release_barrier();
     pause();

@@ -73,33 +73,60 @@ static bool run_compiler(const std::string &folder, std::vector<std::string> opt
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-// The kernels of a preprocessed text: the name before the first parenthesis after each __global__, which is taken out.
+static bool in_name(char c) { return isalnum((unsigned char)c) || c == '_'; }
+
+// Where `word` next stands in text as a whole word.
+static size_t find_word(const std::string &text, const std::string &word, size_t at) {
+    while ((at = text.find(word, at)) != std::string::npos) {
+        if ((!at || !in_name(text[at - 1])) && !in_name(text[at + word.size()])) break;
+        at += word.size();
+    }
+    return at;
+}
+
+// The word that ends before `end`, spaces apart.
+static std::string word_before(const std::string &text, size_t end) {
+    while (end && isspace((unsigned char)text[end - 1])) end--;
+    size_t start = end;
+    while (start && in_name(text[start - 1])) start--;
+    return text.substr(start, end - start);
+}
+
+// The kernels of a preprocessed text: the name before the first parenthesis after each __global__, which becomes spaces.
 static std::set<std::string> take_kernels(std::string &text) {
     const std::string word = "__global__";
-    auto in_name = [](char c) { return isalnum((unsigned char)c) || c == '_'; };
     std::set<std::string> names;
-    for (size_t at = 0; (at = text.find(word, at)) != std::string::npos;) {
-        text.erase(at, word.size());
-        size_t end = text.find('(', at);
-        if (end == std::string::npos) break;
-        while (end > at && isspace((unsigned char)text[end - 1])) end--;
-        size_t start = end;
-        while (start > at && in_name(text[start - 1])) start--;
-        names.insert(text.substr(start, end - start));
+    for (size_t at = 0; (at = find_word(text, word, at)) != std::string::npos;) {
+        text.replace(at, word.size(), word.size(), ' ');
+        names.insert(word_before(text, text.find('(', at)));
     }
     return names;
+}
+
+// `extern __shared__` is a block's memory, and __shared__ becomes spaces. Without extern it would be an array of each thread's own.
+static bool take_shared(std::string &text, std::string &log) {
+    const std::string word = "__shared__";
+    for (size_t at = 0; (at = find_word(text, word, at)) != std::string::npos;) {
+        if (word_before(text, at) != "extern") {
+            log += "error: __shared__ without extern: " + text.substr(at, text.find(';', at) - at) + "\n";
+            return false;
+        }
+        text.replace(at, word.size(), word.size(), ' ');
+    }
+    return true;
 }
 
 // In three steps: the preprocessor, so that macros may stand anywhere; a launch function added for each kernel; the compiler.
 static nvrtcResult compile(Program &program, const std::vector<std::string> &defines, const std::string &folder) {
     const char *sanitize = getenv("CUDA_ON_CPU_SANITIZE");
     write_file(folder + "/program.cu", "# 1 \"" + program.name + "\"\n" + program.text);
-    std::vector<std::string> options = {"-E", "-x", "c++", "-std=c++17", "-DCUDA_ON_CPU", "-DCUDA_ON_CPU_SCAN", "-I" SOURCE_DIR,
-                                        "-include", "device.h", folder + "/program.cu", "-o", folder + "/program.ii"};
+    std::vector<std::string> options = {"-E", "-x", "c++", "-std=c++17", "-DCUDA_ON_CPU", "-I" SOURCE_DIR, "-include", "device.h",
+                                        folder + "/program.cu", "-o", folder + "/program.ii"};
     options.insert(options.end(), defines.begin(), defines.end());
     if (!run_compiler(folder, options, program.log)) return NVRTC_ERROR_COMPILATION;
 
     std::string text = read_file(folder + "/program.ii"), launches;
+    if (!take_shared(text, program.log)) return NVRTC_ERROR_COMPILATION;
     for (const std::string &name : take_kernels(text))
         launches += "extern \"C\" void " + name + "__launch(void **arguments) { cuda_on_cpu::launch(" + name + ", arguments); }\n" +
                     "extern \"C\" const cuda_on_cpu::Argument *" + name + "__arguments() { return cuda_on_cpu::arguments(" + name + "); }\n";

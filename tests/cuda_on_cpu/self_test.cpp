@@ -35,8 +35,8 @@ template <class... A> static int call(void *library, const char *name, A... a) {
     }
     return f(a...);
 }
-#define CU(name, ...) call(cuda, #name, __VA_ARGS__)
-#define NVRTC(name, ...) call(nvrtc, #name, __VA_ARGS__)
+#define CU(name, ...) call(cuda, #name, ##__VA_ARGS__)
+#define NVRTC(name, ...) call(nvrtc, #name, ##__VA_ARGS__)
 
 static int failures;
 #define CHECK(condition)                                                            \
@@ -283,7 +283,8 @@ static void found(void *module) {
     const u64 gone = [] { return Array<float>(16).at; }();
     void *nothing = function(module, "nothing");
     OK(launch(nothing, {1}, {16}, 0, nullptr, x.at, 16));
-    CHECK(launch(nothing, {1}, {16}, 0, nullptr, gone, 16) == 700);
+    said = death([&] { _exit(launch(nothing, {1}, {16}, 0, nullptr, gone, 16) == 700); });
+    CHECK(says(said, "argument 0 of kernel nothing") && says(said, "which no live allocation holds"));
     CHECK(CU(cuMemsetD8Async, x.at, (unsigned char)0, (size_t)65, nullptr) == 1);
     CHECK(CU(cuMemsetD32Async, x.at + 4, 0u, (size_t)16, nullptr) == 1);
     CHECK(CU(cuMemcpyDtoDAsync_v2, x.at, more.at, (size_t)65, nullptr) == 1);
@@ -356,6 +357,8 @@ static void compiler() {
     CHECK(bad.result == 6 && says(bad.log, "self_test.cu:2:") && says(bad.log, "was not declared"));
     bad = compile("extern \"C\" __global__ void f() { missing(); }\nvoid missing();\n", {});
     CHECK(bad.result == 6);
+    bad = compile("extern \"C\" __global__ void f() { __shared__ float x[32]; }", {});
+    CHECK(bad.result == 6 && says(bad.log, "__shared__ without extern: __shared__ float x[32]"));
     void *module;
     CHECK(CU(cuModuleLoadData, &module, "not an object at all, and long enough to be looked at: ................") == 200);
 }
@@ -368,17 +371,49 @@ static double now() {
 
 static void speed(void *module) {
     Array<float> x(std::vector<float>(1 << 16, 0));
-    void *f = function(module, "nothing");
-    double start = now();
-    for (int i = 0; i < 1000; i++) launch(f, {1}, {1}, 0, nullptr, x.at, 1);
-    const double each = (now() - start) / 1000;
-    start = now();
-    for (int i = 0; i < 10; i++) launch(f, {256}, {256}, 0, nullptr, x.at, 1 << 16);
-    const double thread = (now() - start) / 10 / 65536;
-    start = now();
-    launch(function(module, "barriers"), {4}, {256}, 0, nullptr, x.at, 1000);
-    const double barrier = (now() - start) / 4 / 256 / 1000;
-    printf("a launch %.2f us, a thread %.0f ns, a thread's wait at a barrier %.0f ns\n", 1e6 * each, 1e9 * thread, 1e9 * barrier);
+    auto seconds = [&](const char *name, int times, u32 blocks, u32 threads, int n) {
+        void *f = function(module, name);
+        OK(CU(cuCtxSynchronize));
+        const double start = now();
+        for (int i = 0; i < times; i++) launch(f, {blocks}, {threads}, 0, nullptr, x.at, n);
+        OK(CU(cuCtxSynchronize));
+        return (now() - start) / times;
+    };
+    printf("a launch %.2f us, a thread %.0f ns, a thread's wait at a barrier %.0f ns, a product of a warp %.1f us\n",
+           1e6 * seconds("nothing", 1000, 1, 1, 1), 1e9 * seconds("nothing", 10, 256, 256, 1 << 16) / 65536,
+           1e9 * seconds("barriers", 4, 1, 256, 1000) / 256 / 1000, 1e6 * seconds("products", 4, 1, 256, 100) / 8 / 100);
+}
+
+// Work is done when something waits for it, and in the order that events ask for.
+static void streams(void *module) {
+    void *one, *two, *event, *f = function(module, "nothing");
+    float *host;
+    OK(CU(cuStreamCreate, &one, 1u));
+    OK(CU(cuStreamCreate, &two, 1u));
+    OK(CU(cuEventCreate, &event, 0u));
+    OK(CU(cuMemHostAlloc, (void **)&host, (size_t)4, 0u));
+    Array<float> x(std::vector<float>{0}), y(std::vector<float>{0});
+    OK(CU(cuCtxSynchronize));
+    *host = 7;
+    OK(CU(cuMemcpyHtoDAsync_v2, x.at, (const void *)host, (size_t)4, one));
+    OK(launch(f, {1}, {1}, 0, one, x.at, 1));
+    OK(CU(cuMemcpyDtoDAsync_v2, y.at, x.at, (size_t)4, two));  // does not wait for the other stream
+    OK(CU(cuEventRecord, event, one));
+    OK(CU(cuMemcpyDtoHAsync_v2, (void *)host, y.at, (size_t)4, two));
+    CHECK(*host == 7);  // not there yet
+    CHECK(CU(cuStreamQuery, two) == 600);
+    OK(CU(cuStreamSynchronize, two));
+    CHECK(*host == 0);
+    *host = 9;  // pinned memory changed too early
+    OK(CU(cuStreamWaitEvent, two, event, 0u));
+    OK(CU(cuMemcpyDtoDAsync_v2, y.at, x.at, (size_t)4, two));
+    OK(CU(cuStreamSynchronize, two));
+    CHECK(y.values()[0] == 10);
+    CHECK(CU(cuEventQuery, event) == 0 && CU(cuStreamQuery, one) == 0);
+    OK(CU(cuMemFreeHost, (void *)host));
+    OK(CU(cuEventDestroy_v2, event));
+    OK(CU(cuStreamDestroy_v2, one));
+    OK(CU(cuStreamDestroy_v2, two));
 }
 
 // In a process that has AddressSanitizer loaded.
@@ -422,7 +457,8 @@ int main(int count, char **words) {
         return failures != 0;
     }
     void *module = load({"-DDT=double"}), *broken = load({"-D", "DT=double", "-DNO_BARRIER", "-DNO_WAIT"});
-    values(module), warps(module), tf32(module), copies(module), found(module), limits(module), graphs(module), compiler();
+    values(module), warps(module), tf32(module), copies(module), found(module), limits(module), graphs(module), streams(module);
+    compiler();
     CHECK(sum_error(module) < 1e-4f);  // 256 numbers below 1
     CHECK(!(sum_error(broken) < 1));
     CHECK(bf16_error(module) < 1e-5f);

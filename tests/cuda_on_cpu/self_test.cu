@@ -137,7 +137,7 @@ template <> __device__ __forceinline__ float power<0>(float) { return 1; }
 POWER(2)
 POWER(3)
 
-// A function in the usual dress of a kernel, to see how fast small launches and barriers are.
+// To see how fast launches, barriers and products are.
 extern "C" __global__ void nothing(float *x, int n) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) x[i] += 1;
@@ -145,4 +145,10 @@ extern "C" __global__ void nothing(float *x, int n) {
 extern "C" __global__ void barriers(float *x, int n) {
     for (int i = 0; i < n; i++) __syncthreads();
     if (threadIdx.x == 0) x[blockIdx.x] += 1;
+}
+extern "C" __global__ void products(float *x, int n) {
+    const u32 a[4] = {0, 0, 0, 0};
+    float sum[4] = {};
+    for (int i = 0; i < n; i++) mma_bf16(sum, a, 0, 0);
+    x[threadIdx.x] += sum[0];
 }
