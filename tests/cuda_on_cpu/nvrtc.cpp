@@ -134,9 +134,10 @@ static nvrtcResult compile(Program &program, const std::vector<std::string> &def
 
     // -fno-gnu-unique: else objects share what is inline in each of them. No fused multiply-add, no aliasing by type: kernels
     // read numbers as vectors.
-    options = {"-x", "c++-cpp-output", "-std=c++17", "-O1", "-g", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing",
+    options = {"-x", "c++-cpp-output", "-std=c++17", "-O2", "-g", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing",
                "-fno-gnu-unique", "-Wno-unknown-pragmas", folder + "/program.ii", "-o", folder + "/program.so",
-               "-Wl,-z,defs", "-Wl,--defsym=shared=cuda_on_cpu_shared"};
+               "-Wl,-z,defs", "-Wl,--defsym=shared=cuda_on_cpu_shared",
+               "-fsanitize=alignment,bounds", "-fno-sanitize-recover=all"};
     if (sanitize && *sanitize) options.push_back(std::string("-fsanitize=") + sanitize), options.push_back("-Wl,-z,nodefs");
     if (!run_compiler(folder, options, program.log)) return NVRTC_ERROR_COMPILATION;
     program.object = read_file(folder + "/program.so");

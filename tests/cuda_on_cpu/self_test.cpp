@@ -278,6 +278,8 @@ static void found(void *module) {
     CHECK(says(mistake(5, 64), "which no allocation holds"));
     CHECK(says(mistake(6, 128), "byte 512 of 512 of shared memory was written"));
     CHECK(says(mistake(8, 0), "takes all 32 lanes"));
+    CHECK(says(mistake(10, 1), "misaligned address"));
+    CHECK(says(mistake(11, 3), "index 4 out of bounds for type 'float [4]'"));
 
     Array<float> x(16), more(16);
     const u64 gone = [] { return Array<float>(16).at; }();
