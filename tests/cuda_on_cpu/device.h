@@ -14,7 +14,7 @@
 
 #include "runtime.h"
 
-// __global__ and __shared__ are left to nvrtc.cpp, which needs to see them.
+// __global__, __launch_bounds__ and __shared__ are left to nvrtc.cpp, which needs to see them.
 #define __device__
 #define __host__
 #define __constant__
@@ -22,7 +22,6 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __align__(bytes) __attribute__((aligned(bytes)))
-#define __launch_bounds__(...)
 
 // NVRTC does not have them.
 #undef INFINITY
@@ -259,23 +258,20 @@ inline float normcdff(float x) { return 0.5f * erfcf(-x * 0.70710678f); }
 inline double normcdf(double x) { return 0.5 * erfc(-x * 0.70710678118654752440); }
 inline float normcdf(float x) { return normcdff(x); }
 
-// A kernel from the outside: its arguments as the driver gets them, an array of pointers. nvrtc.cpp adds, for each kernel K,
-//     extern "C" void K__launch(void **arguments) { cuda_on_cpu::launch(K, arguments); }
-//     extern "C" const cuda_on_cpu::Argument *K__arguments() { return cuda_on_cpu::arguments(K); }
+// A kernel from the outside. nvrtc.cpp adds, for each kernel K,
+//     extern "C" const cuda_on_cpu::Entry K__entry = cuda_on_cpu::entry<K>(what stands in its __launch_bounds__);
 
 namespace cuda_on_cpu {
 
-template <class... A, size_t... I>
-inline void launch(void (*kernel)(A...), void **arguments, std::index_sequence<I...>) {
-    (void)arguments;
-    kernel(*(A *)arguments[I]...);
+template <auto KERNEL, class... A, size_t... I>
+inline Entry entry(void (*)(A...), unsigned threads, std::index_sequence<I...>) {
+    static constexpr Argument list[] = {{sizeof(A), std::is_pointer<A>::value}..., {0, false}};
+    auto launch = []([[maybe_unused]] void **arguments) { KERNEL(*(A *)arguments[I]...); };
+    return {launch, list, threads};
 }
-template <class... A> inline void launch(void (*kernel)(A...), void **arguments) {
-    launch(kernel, arguments, std::index_sequence_for<A...>());
-}
-template <class... A> inline const Argument *arguments(void (*)(A...)) {
-    static const Argument list[] = {{sizeof(A), std::is_pointer<A>::value}..., {0, false}};
-    return list;
+template <class... A> constexpr auto indices_of(void (*)(A...)) { return std::index_sequence_for<A...>(); }
+template <auto KERNEL> inline Entry entry(unsigned threads, unsigned = 0, unsigned = 0) {
+    return entry<KERNEL>(KERNEL, threads, indices_of(KERNEL));
 }
 
 }  // namespace cuda_on_cpu

@@ -369,12 +369,10 @@ CUresult cuModuleGetFunction(Function **answer, Module *module, const char *name
     auto &function = module->functions[name];
     if (!function) {
         auto find = [&](std::string symbol) { return dlsym(module->object, symbol.c_str()); };
-        auto list = (const Argument *(*)())find(std::string(name) + "__arguments");
-        if (!list) return module->functions.erase(name), CUDA_ERROR_NOT_FOUND;
+        auto entry = (const cuda_on_cpu::Entry *)find(std::string(name) + "__entry");
+        if (!entry) return module->functions.erase(name), CUDA_ERROR_NOT_FOUND;
         function = std::make_unique<Function>();
-        function->name = name;
-        function->launch = (void (*)(void **))find(std::string(name) + "__launch");
-        function->arguments = list();
+        function->name = name, function->entry = *entry;
         function->thread_idx = (Dim *)find("threadIdx"), function->block_idx = (Dim *)find("blockIdx");
         function->block_dim = (Dim *)find("blockDim"), function->grid_dim = (Dim *)find("gridDim");
         function->shared = (char *)find("cuda_on_cpu_shared");
@@ -394,11 +392,11 @@ CUresult cuFuncSetAttribute(Function *function, int attribute, int value) {
 }
 CUresult cuFuncGetAttribute(int *value, int attribute, Function *function) {
     switch (attribute) {
-        case 0: *value = 1024; break;  // threads of a block
-        case 4: *value = 32; break;    // registers of a thread
+        case 0: *value = (int)function->entry.most_threads; break;
+        case 4: *value = 32; break;  // registers of a thread
         case 6: *value = capability(); break;
         case 8: *value = (int)function->shared_limit; break;
-        default: *value = 0;           // static shared memory, constants, stack
+        default: *value = 0;  // static shared memory, constants, stack
     }
     return CUDA_SUCCESS;
 }
@@ -410,19 +408,20 @@ CUresult cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, un
     const Dim grid = {grid_x, grid_y, grid_z}, block = {block_x, block_y, block_z};
     if (!grid.x || !grid.y || !grid.z || !block.x || !block.y || !block.z) return CUDA_ERROR_INVALID_VALUE;
     if (grid.x > 0x7FFFFFFF || grid.y > 65535 || grid.z > 65535) return CUDA_ERROR_INVALID_VALUE;
-    if (block.x > 1024 || block.y > 1024 || block.z > 64 || block.x * block.y * block.z > 1024) return CUDA_ERROR_INVALID_VALUE;
+    if (block.x > 1024 || block.y > 1024 || block.z > 64) return CUDA_ERROR_INVALID_VALUE;
+    if (block.x * block.y * block.z > function->entry.most_threads) return CUDA_ERROR_INVALID_VALUE;
     if (shared > function->shared_limit || extra) return CUDA_ERROR_INVALID_VALUE;
     // The values are the caller's; each is kept at the alignment that any type may ask for.
     enum { ALIGNMENT = 128 };
     size_t size = ALIGNMENT;
-    for (const Argument *a = function->arguments; a->size; a++) size += (a->size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    for (const Argument *a = function->entry.arguments; a->size; a++) size += (a->size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     std::shared_ptr<char> copies((char *)aligned_alloc(ALIGNMENT, size), free);
     std::vector<void *> kept;
     char *next = copies.get();
-    for (const Argument *a = function->arguments; a->size; a++, values++) {
+    for (const Argument *a = function->entry.arguments; a->size; a++, values++) {
         if (CUdeviceptr at = a->pointer ? *(CUdeviceptr *)*values : 0; at && !reachable(at, 0)) {
             fprintf(stderr, "cuda_on_cpu: argument %ld of kernel %s is 0x%llx, which no live allocation holds\n",
-                    (long)(a - function->arguments), function->name.c_str(), at);
+                    (long)(a - function->entry.arguments), function->name.c_str(), at);
             return CUDA_ERROR_ILLEGAL_ADDRESS;
         }
         kept.push_back(memcpy(next, *values, a->size));

@@ -152,8 +152,7 @@ struct Thread {
 
 struct Kernel {
     std::string name;
-    void (*launch)(void **);
-    const Argument *arguments;
+    Entry entry;
     Dim *thread_idx, *block_idx, *block_dim, *grid_dim;
     char *shared;
     Runtime **runtime;
@@ -346,7 +345,7 @@ static void copy_async_wait(unsigned pending) {
 static void run_thread(int t) {
     Thread &self = threads[t];
     enter(t);
-    kernel->launch(arguments);
+    kernel->entry.launch(arguments);
     self.state = State::DONE;
     self.copies.clear(), self.group = 0;
     live--;

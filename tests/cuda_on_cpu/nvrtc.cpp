@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include <fstream>
-#include <set>
+#include <map>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -92,15 +92,25 @@ static std::string word_before(const std::string &text, size_t end) {
     return text.substr(start, end - start);
 }
 
-// The kernels of a preprocessed text: the name before the first parenthesis after each __global__, which becomes spaces.
-static std::set<std::string> take_kernels(std::string &text) {
-    const std::string word = "__global__";
-    std::set<std::string> names;
+// The kernels of a preprocessed text by name, each with what stands in its __launch_bounds__. The words of CUDA become spaces.
+static std::map<std::string, std::string> take_kernels(std::string &text) {
+    const std::string word = "__global__", bounds = "__launch_bounds__";
+    std::map<std::string, std::string> kernels;
+    auto blank = [&](size_t start, size_t end) { text.replace(start, end - start, end - start, ' '); };
     for (size_t at = 0; (at = find_word(text, word, at)) != std::string::npos;) {
-        text.replace(at, word.size(), word.size(), ' ');
-        names.insert(word_before(text, text.find('(', at)));
+        blank(at, at + word.size());
+        size_t open = text.find('(', at);
+        std::string limits = "1024";
+        if (word_before(text, open) == bounds) {
+            size_t close = open + 1;
+            for (int depth = 1; depth && close < text.size(); close++) depth += (text[close] == '(') - (text[close] == ')');
+            limits = text.substr(open + 1, close - open - 2);
+            blank(find_word(text, bounds, at), close);
+            open = text.find('(', close);
+        }
+        kernels[word_before(text, open)] = limits;
     }
-    return names;
+    return kernels;
 }
 
 // `extern __shared__` is a block's memory, and __shared__ becomes spaces. Without extern it would be an array of each thread's own.
@@ -127,9 +137,8 @@ static nvrtcResult compile(Program &program, const std::vector<std::string> &def
 
     std::string text = read_file(folder + "/program.ii"), launches;
     if (!take_shared(text, program.log)) return NVRTC_ERROR_COMPILATION;
-    for (const std::string &name : take_kernels(text))
-        launches += "extern \"C\" void " + name + "__launch(void **arguments) { cuda_on_cpu::launch(" + name + ", arguments); }\n" +
-                    "extern \"C\" const cuda_on_cpu::Argument *" + name + "__arguments() { return cuda_on_cpu::arguments(" + name + "); }\n";
+    for (auto &[name, limits] : take_kernels(text))
+        launches += "extern \"C\" const cuda_on_cpu::Entry " + name + "__entry = cuda_on_cpu::entry<" + name + ">(" + limits + ");\n";
     write_file(folder + "/program.ii", text + "\n# 1 \"launches\"\n" + launches);
 
     // -fno-gnu-unique: else objects share what is inline in each of them. No fused multiply-add, no aliasing by type: kernels

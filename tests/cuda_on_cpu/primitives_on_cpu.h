@@ -116,7 +116,7 @@ inline void mma_tf32(float *d, const u32 *a, u32 b0, u32 b1, CUDA_ON_CPU_PLACE) 
 
 inline u32 round_tf32(float x) {
     const u32 y = __float_as_uint(x);
-    return isfinite(x) ? (y + 0x1000) & 0xFFFFE000 : y;
+    return isnan(x) ? 0x7FFFFFFF : isinf(x) ? y : (y + 0x1000) & 0xFFFFE000;
 }
 inline u32 pack_bf16(float lo, float hi) {
     auto round = [](float x) {

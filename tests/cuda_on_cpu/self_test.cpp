@@ -232,20 +232,65 @@ static float bf16_error(void *module) {
     return error;
 }
 
+// With 11 bits, the nearest; of two equally near the one further from zero.
+static double nearest_tf32(double x) {
+    int exponent;
+    const double digits = frexp(x, &exponent);
+    return ldexp(round(ldexp(digits, 11)), exponent - 11);
+}
+static double cut_tf32(double x) {
+    int exponent;
+    const double digits = frexp(x, &exponent);
+    return ldexp(trunc(ldexp(digits, 11)), exponent - 11);
+}
+
 static void tf32(void *module) {
     const std::vector<float> a = numbers(16 * 8), b = numbers(8 * 8), c = numbers(16 * 8);
-    Array<float> da(a), db(b), d(c);
-    OK(launch(function(module, "product_tf32"), {1}, {32}, 0, nullptr, da.at, db.at, d.at));
-    const std::vector<float> got = d.values();
-    double worst = 0;
-    for (int i = 0; i < 16; i++)
-        for (int j = 0; j < 8; j++) {
-            double sum = c[i * 8 + j];
-            for (int k = 0; k < 8; k++) sum += (double)a[i * 8 + k] * b[k * 8 + j];
-            worst = fmax(worst, fabs(sum - got[i * 8 + j]));
-        }
-    CHECK(worst < 8 * 2 * pow(2, -11));  // 8 products of numbers below 1, each rounded to 11 bits
-    CHECK(worst > 1e-6);                 // and rounded they are
+    for (bool rounded : {true, false}) {
+        auto operand = rounded ? nearest_tf32 : cut_tf32;
+        Array<float> da(a), db(b), d(c);
+        OK(launch(function(module, "product_tf32"), {1}, {32}, 0, nullptr, da.at, db.at, d.at, rounded));
+        const std::vector<float> got = d.values();
+        for (int i = 0; i < 16; i++)
+            for (int j = 0; j < 8; j++) {
+                double sum = c[i * 8 + j];
+                for (int k = 0; k < 8; k++) sum += operand(a[i * 8 + k]) * operand(b[k * 8 + j]);
+                CHECK(fabs(sum - got[i * 8 + j]) < 2e-6);  // 8 products below 1 summed in f32
+            }
+    }
+}
+
+static void rounding(void *module) {
+    // Halfway between two of the format, either side of it, and what is no number.
+    const float e = ldexpf(1, -11), f = ldexpf(1, -8);
+    Array<float> x(std::vector<float>{1 + e, -1 - e, 1 + e - ldexpf(1, -20), 1 + f, 1 + 3 * f, 1 + 3 * f - ldexpf(1, -20), -HUGE_VALF, nanf("")});
+    Array<u32> tf32(8), bf16(8);
+    Array<float> exp2(8);
+    OK(launch(function(module, "rounding"), {1}, {8}, 0, nullptr, x.at, tf32.at, bf16.at, exp2.at));
+    CHECK(tf32.values() == (std::vector<u32>{0x3F802000, 0xBF802000, 0x3F800000, 0x3F808000, 0x3F818000, 0x3F818000, 0xFF800000, 0x7FFFFFFF}));
+    CHECK(bf16.values() == (std::vector<u32>{0xBF803F80, 0x3F80BF80, 0xBF803F80, 0xBF803F80, 0xBF823F82, 0xBF813F81, 0x7F80FF80, 0x7FFF7FFF}));
+    CHECK(fabsf(exp2.values()[0] - exp2f(1 + e)) < 1e-6f && exp2.values()[6] == 0);
+}
+
+static void orders(void *module) {
+    Array<u32> next(std::vector<u32>{0}), place(8 * 32);
+    OK(launch(function(module, "order"), {8}, {32}, 0, nullptr, next.at, place.at));
+    const std::vector<u32> got = place.values();
+    std::vector<bool> seen(8 * 32);
+    int neighbors = 0, blocks_in_order = 0;
+    for (u32 i = 0; i < got.size(); i++) {
+        CHECK(got[i] < seen.size() && !seen[got[i]]);
+        seen[got[i]] = true;
+        if (i % 32) neighbors += got[i] == got[i - 1] + 1 || got[i] == got[i - 1] - 1;
+        else if (i) blocks_in_order += got[i] / 32 == got[i - 32] / 32 + 1;
+    }
+    CHECK(neighbors < 8 * 31 / 4);  // by chance one in 16
+    CHECK(blocks_in_order < 7);
+
+    Array<u32> early(96);
+    OK(launch(function(module, "early"), {1}, {96}, 96 * 4, nullptr, early.at));
+    const std::vector<u32> x = early.values();
+    for (u32 i = 0; i < 96; i++) CHECK(x[i] == (i % 3 < 2 ? ~0u : i % 32 < 29 ? i + 3 : i));
 }
 
 static void copies(void *module) {
@@ -279,6 +324,8 @@ static void found(void *module) {
     CHECK(says(mistake(6, 128), "byte 512 of 512 of shared memory was written"));
     CHECK(says(mistake(8, 0), "takes all 32 lanes"));
     CHECK(says(mistake(10, 1), "misaligned address"));
+    said = mistake(12, 0);
+    CHECK(says(said, "threads 0 to 0: at __syncwarp of mask 0xffffffff") && says(said, "threads 1 to 15: at __syncwarp of mask 0x0000ffff"));
     CHECK(says(mistake(11, 3), "index 4 out of bounds for type 'float [4]'"));
 
     Array<float> x(16), more(16);
@@ -311,7 +358,12 @@ static void limits(void *module) {
     OK(CU(cuFuncSetAttribute, f, 8, 163 * 1024));
     OK(error({1}, {1}, 163 * 1024));
     CHECK(CU(cuFuncSetAttribute, f, 8, 163 * 1024 + 1) == 1);
-    void *none;
+    void *none, *bounded = function(module, "add");  // 256 threads
+    int most = 0;
+    OK(CU(cuFuncGetAttribute, &most, 0, bounded));
+    CHECK(most == 256);
+    CHECK(launch(bounded, {1}, {257}, 0, nullptr, x.at, x.at, x.at, 0, 0.0f) == 1);
+    OK(launch(bounded, {1}, {256}, 0, nullptr, x.at, x.at, x.at, 0, 0.0f));
     CHECK(CU(cuModuleGetFunction, &none, module, "no_such_kernel") == 500);
 
     size_t free, total;
@@ -459,8 +511,8 @@ int main(int count, char **words) {
         return failures != 0;
     }
     void *module = load({"-DDT=double"}), *broken = load({"-D", "DT=double", "-DNO_BARRIER", "-DNO_WAIT"});
-    values(module), warps(module), tf32(module), copies(module), found(module), limits(module), graphs(module), streams(module);
-    compiler();
+    values(module), warps(module), tf32(module), rounding(module), orders(module), copies(module), found(module);
+    limits(module), graphs(module), streams(module), compiler();
     CHECK(sum_error(module) < 1e-4f);  // 256 numbers below 1
     CHECK(!(sum_error(broken) < 1));
     CHECK(bf16_error(module) < 1e-5f);

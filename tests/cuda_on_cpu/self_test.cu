@@ -73,15 +73,34 @@ extern "C" __global__ void product_bf16(const u16 *a, const u16 *b, float *d) {
     d[(g + 8) * 8 + 2 * t] = sum[2], d[(g + 8) * 8 + 2 * t + 1] = sum[3];
 }
 
-// One warp: D (16 × 8) += A B, A 16 × 8 and B 8 × 8 as tf32.
-extern "C" __global__ void product_tf32(const float *a, const float *b, float *d) {
+// One warp: D (16 × 8) += A B, A 16 × 8 and B 8 × 8 as tf32, rounded or cut off.
+extern "C" __global__ void product_tf32(const float *a, const float *b, float *d, bool rounded) {
     const int g = threadIdx.x / 4, t = threadIdx.x % 4;
+    auto operand = [&](float x) { return rounded ? round_tf32(x) : __float_as_uint(x); };
     float sum[4] = {d[g * 8 + 2 * t], d[g * 8 + 2 * t + 1], d[(g + 8) * 8 + 2 * t], d[(g + 8) * 8 + 2 * t + 1]};
-    const u32 fa[4] = {round_tf32(a[g * 8 + t]), round_tf32(a[(g + 8) * 8 + t]), round_tf32(a[g * 8 + t + 4]),
-                       round_tf32(a[(g + 8) * 8 + t + 4])};
-    mma_tf32(sum, fa, round_tf32(b[t * 8 + g]), round_tf32(b[(t + 4) * 8 + g]));
+    const u32 fa[4] = {operand(a[g * 8 + t]), operand(a[(g + 8) * 8 + t]), operand(a[g * 8 + t + 4]), operand(a[(g + 8) * 8 + t + 4])};
+    mma_tf32(sum, fa, operand(b[t * 8 + g]), operand(b[(t + 4) * 8 + g]));
     d[g * 8 + 2 * t] = sum[0], d[g * 8 + 2 * t + 1] = sum[1];
     d[(g + 8) * 8 + 2 * t] = sum[2], d[(g + 8) * 8 + 2 * t + 1] = sum[3];
+}
+
+extern "C" __global__ void rounding(const float *x, u32 *tf32, u32 *bf16, float *exp2) {
+    const int i = threadIdx.x;
+    tf32[i] = round_tf32(x[i]), bf16[i] = pack_bf16(x[i], -x[i]), exp2[i] = exp2_fast(x[i]);
+}
+
+// When each thread runs: its place in the order of all.
+extern "C" __global__ void order(u32 *next, u32 *place) { place[blockIdx.x * blockDim.x + threadIdx.x] = atomicAdd(next, 1u); }
+
+// Some threads end while others wait for the rest of their block, and of their warp.
+extern "C" __global__ void early(u32 *x) {
+    u32 *mine = (u32 *)shared;
+    mine[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    if (threadIdx.x % 3 == 0) return;
+    __syncthreads();
+    if (threadIdx.x % 3 == 1) return;
+    x[threadIdx.x] = __shfl_down_sync(~0u, mine[threadIdx.x], 3, 32);
 }
 
 // Copies of 4 bytes, of which some are cut, in two groups.
@@ -128,6 +147,7 @@ extern "C" __global__ void mistakes(int how, float *x, int n) {
         case 7: x[n + i] = 1; break;                                       // past an allocation: AddressSanitizer
         case 8: { u32 r[4]; if (i < 31) load_matrices(r, shared_address(shared)); x[i] = (float)r[0]; } break;
         case 9: x[i] = ((float *)shared)[n]; break;                        // AddressSanitizer
+        case 12: __syncwarp(i % 32 && i % 32 < 16 ? 0xFFFFu : ~0u); break;  // lane 0 is waited for with the other mask
         case 10: x[i] = ((float2 *)(x + n))->y; break;                     // misaligned
         case 11: { float y[4] = {}; y[n + i % 2] = 1; x[i] = y[0] + y[3]; } break;  // past an array
     }
