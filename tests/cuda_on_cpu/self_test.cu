@@ -100,7 +100,7 @@ extern "C" __global__ void early(u32 *x) {
     if (threadIdx.x % 3 == 0) return;
     __syncthreads();
     if (threadIdx.x % 3 == 1) return;
-    x[threadIdx.x] = __shfl_down_sync(~0u, mine[threadIdx.x], 3, 32);
+    x[threadIdx.x] = __shfl_down_sync(threadIdx.x % 2 ? 0xAAAAAAAAu : 0x55555555u, mine[threadIdx.x], 6);
 }
 
 // Copies of 4 bytes, of which some are cut, in two groups.
