@@ -1,6 +1,6 @@
-// What CUDA C++ has and C++ has not, as far as this project's kernels use it. Put in front of a kernel's text, so that a
-// C++ compiler takes it. Threads are fibers on one CPU thread (fibers.h): an atomic is a plain read and write, a fence is nothing,
-// and everything that waits goes through the Runtime.
+// What CUDA C++ has and C++ has not, as far as this project's kernels use it. Put in front of a kernel's text, so that
+// a C++ compiler takes it. Threads are fibers on one CPU thread (fibers.h): an atomic is a plain read and write, a
+// fence is nothing, and everything that waits goes through the Runtime.
 
 #pragma once
 
@@ -83,10 +83,10 @@ namespace cuda_on_cpu {
 // Brings `brought` to the lanes of mask; `operation` takes an array of 32 pointers, null where a lane takes no part.
 template <class T, class F>
 inline void together(const char *name, T &brought, F operation, unsigned mask, bool whole, Place place) {
-    static_assert(std::is_empty<F>::value, "a warp's operation may capture nothing: which lane performs it is left open");
-    Operation perform = [](void *const *lanes) { (*(F *)nullptr)((T *const *)lanes); };
-    (void)operation;
-    cuda_on_cpu_runtime->together(name, perform, &brought, mask, whole, place);
+    static_assert(std::is_empty<F>::value, "a warp's operation captures nothing: any of its lanes may perform it");
+    static F perform = operation;
+    Operation erased = [](void *const *lanes) { perform((T *const *)lanes); };
+    cuda_on_cpu_runtime->together(name, erased, &brought, mask, whole, place);
 }
 
 struct Vote { bool yes; unsigned ballot; };
@@ -170,8 +170,10 @@ template <class T> inline T replace(T *at, T value) {
     return old;
 }
 }  // namespace cuda_on_cpu
-#define CUDA_ON_CPU_ATOMIC(name, result) \
-    template <class T> inline T name(T *at, typename cuda_on_cpu::Same<T>::Type value) { return cuda_on_cpu::replace<T>(at, result); }
+#define CUDA_ON_CPU_ATOMIC(name, result)                                                 \
+    template <class T> inline T name(T *at, typename cuda_on_cpu::Same<T>::Type value) { \
+        return cuda_on_cpu::replace<T>(at, result);                                      \
+    }
 CUDA_ON_CPU_ATOMIC(atomicAdd, *at + value)
 CUDA_ON_CPU_ATOMIC(atomicSub, *at - value)
 CUDA_ON_CPU_ATOMIC(atomicExch, value)

@@ -1,14 +1,15 @@
 // A CUDA driver for machines without a GPU: the part of libcuda.so that this project calls, on a CPU. Kernels come from
 // nvrtc.cpp as shared objects, and fibers.h runs them.
 //
-// Checked as a real driver does: limits of a launch, memory that runs out, calls that a capturing stream forbids. Checked
-// beyond that: copies, fills and pointers handed to a kernel lie within live allocations; what is allocated or freed holds 0xFF.
+// Checked as a real driver does: limits of a launch, memory that runs out, calls that a capturing stream forbids.
+// Checked beyond that: copies, fills and pointers handed to a kernel lie within live allocations; what is allocated or
+// freed holds 0xFF.
 //
 // A stream's work is done as late as the API allows, when something waits for it: who reads an answer, or reuses pinned
 // memory, without waiting gets wrong numbers.
 //
 // CUDA_ON_CPU_DEVICES     how many devices there are (1; 0 plays a machine without)
-// CUDA_ON_CPU_CAPABILITY  compute capability (80, 86, 89, 90, ...; default 80), which also sets the limit of shared memory
+// CUDA_ON_CPU_CAPABILITY  compute capability (80; or 86, 89, 90, ...), which also sets the limit of shared memory
 // CUDA_ON_CPU_MEMORY      the device's memory in bytes (1 GiB)
 // CUDA_ON_CPU_SEED        the order in which threads and blocks run
 // CUDA_LAUNCH_BLOCKING    1: work is done at once, so that a debugger shows who asked for it (as with a real driver)
@@ -149,9 +150,10 @@ static CUresult submit(Stream *stream, Work work) {
 // What cannot be while streams capture spoils their captures.
 static bool forbidden() {
     bool any = false;
-    for (Stream *stream : streams)
-        if (stream->capture && (stream->mode == 0 || (stream->mode == 1 && stream->thread == std::this_thread::get_id())))
-            any = stream->spoiled = true;
+    for (Stream *stream : streams) {
+        const bool ours = stream->mode == 0 || (stream->mode == 1 && stream->thread == std::this_thread::get_id());
+        if (stream->capture && ours) any = stream->spoiled = true;
+    }
     return any;
 }
 #define FORBIDDEN_IN_CAPTURE                                     \
@@ -286,7 +288,8 @@ CUresult cuMemFreeHost(void *at) {
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t size, Stream *stream) {
     LOCK;
     if (!on_device(to, size)) return CUDA_ERROR_INVALID_VALUE;
-    if (is_pinned(from, size) || (stream && stream->capture)) return submit(stream, [=] { memcpy((void *)to, from, size); });
+    if (is_pinned(from, size) || (stream && stream->capture))
+        return submit(stream, [=] { memcpy((void *)to, from, size); });
     std::string staged((const char *)from, size);
     return submit(stream, [to, staged = std::move(staged)] { memcpy((void *)to, staged.data(), staged.size()); });
 }
@@ -402,7 +405,8 @@ CUresult cuFuncGetAttribute(int *value, int attribute, Function *function) {
 }
 
 CUresult cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                        unsigned block_y, unsigned block_z, unsigned shared, Stream *stream, void **values, void **extra) {
+                        unsigned block_y, unsigned block_z, unsigned shared, Stream *stream, void **values,
+                        void **extra) {
     LOCK;
     if (!function) return CUDA_ERROR_INVALID_HANDLE;
     const Dim grid = {grid_x, grid_y, grid_z}, block = {block_x, block_y, block_z};
@@ -413,8 +417,9 @@ CUresult cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, un
     if (shared > function->shared_limit || extra) return CUDA_ERROR_INVALID_VALUE;
     // The values are the caller's; each is kept at the alignment that any type may ask for.
     enum { ALIGNMENT = 128 };
+    auto rounded = [](size_t size) { return (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; };
     size_t size = ALIGNMENT;
-    for (const Argument *a = function->entry.arguments; a->size; a++) size += (a->size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    for (const Argument *a = function->entry.arguments; a->size; a++) size += rounded(a->size);
     std::shared_ptr<char> copies((char *)aligned_alloc(ALIGNMENT, size), free);
     std::vector<void *> kept;
     char *next = copies.get();
@@ -425,9 +430,12 @@ CUresult cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, un
             return CUDA_ERROR_ILLEGAL_ADDRESS;
         }
         kept.push_back(memcpy(next, *values, a->size));
-        next += (a->size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+        next += rounded(a->size);
     }
-    return submit(stream, [=]() mutable { cuda_on_cpu::run(*function, grid, block, shared, kept.data()); (void)copies; });
+    return submit(stream, [=]() mutable {
+        (void)copies;  // where `kept` points
+        cuda_on_cpu::run(*function, grid, block, shared, kept.data());
+    });
 }
 CUresult cuLaunchKernelEx(const LaunchConfig *config, Function *function, void **values, void **extra) {
     return cuLaunchKernel(function, config->grid_x, config->grid_y, config->grid_z, config->block_x, config->block_y,

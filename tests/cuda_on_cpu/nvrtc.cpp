@@ -1,5 +1,5 @@
-// An NVRTC for machines without a GPU: libnvrtc.so as far as this project calls it. It compiles a CUDA text by the C++ compiler
-// ($CXX, or g++) with device.h in front; the "cubin" is a shared object that driver.cpp loads.
+// An NVRTC for machines without a GPU: libnvrtc.so as far as this project calls it. It compiles a CUDA text by the C++
+// compiler ($CXX, or g++) with device.h in front; the "cubin" is a shared object that driver.cpp loads.
 //
 // Built with -DSOURCE_DIR="...", the folder of device.h. With CUDA_ON_CPU_SANITIZE=address, kernels are built with
 // AddressSanitizer; the process must then have been started with it (LD_PRELOAD of libasan.so).
@@ -40,7 +40,9 @@ static std::string read_file(const std::string &path) {
     return text.str();
 }
 
-static void write_file(const std::string &path, const std::string &text) { std::ofstream(path, std::ios::binary) << text; }
+static void write_file(const std::string &path, const std::string &text) {
+    std::ofstream(path, std::ios::binary) << text;
+}
 
 // Runs the C++ compiler in `folder`; what it says is added to `log`.
 static bool run_compiler(const std::string &folder, std::vector<std::string> options, std::string &log) {
@@ -92,7 +94,8 @@ static std::string word_before(const std::string &text, size_t end) {
     return text.substr(start, end - start);
 }
 
-// The kernels of a preprocessed text by name, each with what stands in its __launch_bounds__. The words of CUDA become spaces.
+// The kernels of a preprocessed text by name, each with what stands in its __launch_bounds__. CUDA's words become
+// spaces.
 static std::map<std::string, std::string> take_kernels(std::string &text) {
     const std::string word = "__global__", bounds = "__launch_bounds__";
     std::map<std::string, std::string> kernels;
@@ -103,7 +106,8 @@ static std::map<std::string, std::string> take_kernels(std::string &text) {
         std::string limits = "1024";
         if (word_before(text, open) == bounds) {
             size_t close = open + 1;
-            for (int depth = 1; depth && close < text.size(); close++) depth += (text[close] == '(') - (text[close] == ')');
+            for (int depth = 1; depth && close < text.size(); close++)
+                depth += (text[close] == '(') - (text[close] == ')');
             limits = text.substr(open + 1, close - open - 2);
             blank(find_word(text, bounds, at), close);
             open = text.find('(', close);
@@ -113,7 +117,8 @@ static std::map<std::string, std::string> take_kernels(std::string &text) {
     return kernels;
 }
 
-// `extern __shared__` is a block's memory, and __shared__ becomes spaces. Without extern it would be an array of each thread's own.
+// `extern __shared__` is a block's memory, and __shared__ becomes spaces. Without extern it would be a thread's own
+// array.
 static bool take_shared(std::string &text, std::string &log) {
     const std::string word = "__shared__";
     for (size_t at = 0; (at = find_word(text, word, at)) != std::string::npos;) {
@@ -126,28 +131,32 @@ static bool take_shared(std::string &text, std::string &log) {
     return true;
 }
 
-// In three steps: the preprocessor, so that macros may stand anywhere; a launch function added for each kernel; the compiler.
+// In three steps: the preprocessor, so that macros may stand anywhere; an entry added for each kernel; the compiler.
 static nvrtcResult compile(Program &program, const std::vector<std::string> &defines, const std::string &folder) {
     const char *sanitize = getenv("CUDA_ON_CPU_SANITIZE");
     write_file(folder + "/program.cu", "# 1 \"" + program.name + "\"\n" + program.text);
-    std::vector<std::string> options = {"-E", "-x", "c++", "-std=c++17", "-DCUDA_ON_CPU", "-I" SOURCE_DIR, "-include", "device.h",
+    std::vector<std::string> options = {"-E", "-x", "c++", "-std=c++17", "-DCUDA_ON_CPU",
+                                        "-I" SOURCE_DIR, "-include", "device.h",
                                         folder + "/program.cu", "-o", folder + "/program.ii"};
     options.insert(options.end(), defines.begin(), defines.end());
     if (!run_compiler(folder, options, program.log)) return NVRTC_ERROR_COMPILATION;
 
-    std::string text = read_file(folder + "/program.ii"), launches;
+    std::string text = read_file(folder + "/program.ii"), entries;
     if (!take_shared(text, program.log)) return NVRTC_ERROR_COMPILATION;
     for (auto &[name, limits] : take_kernels(text))
-        launches += "extern \"C\" const cuda_on_cpu::Entry " + name + "__entry = cuda_on_cpu::entry<" + name + ">(" + limits + ");\n";
-    write_file(folder + "/program.ii", text + "\n# 1 \"launches\"\n" + launches);
+        entries += "extern \"C\" const cuda_on_cpu::Entry " + name + "__entry = cuda_on_cpu::entry<" + name + ">(" +
+                   limits + ");\n";
+    write_file(folder + "/program.ii", text + "\n# 1 \"entries\"\n" + entries);
 
-    // -fno-gnu-unique: else objects share what is inline in each of them. No fused multiply-add, no aliasing by type: kernels
-    // read numbers as vectors.
-    options = {"-x", "c++-cpp-output", "-std=c++17", "-O2", "-g", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing",
+    // -fno-gnu-unique: else objects share what is inline in each of them. No fused multiply-add, and no aliasing by
+    // type, for kernels read numbers as vectors.
+    options = {"-x", "c++-cpp-output", "-std=c++17", "-O2", "-g", "-shared", "-fPIC", "-ffp-contract=off",
+               "-fno-strict-aliasing",
                "-fno-gnu-unique", "-Wno-unknown-pragmas", folder + "/program.ii", "-o", folder + "/program.so",
                "-Wl,-z,defs", "-Wl,--defsym=shared=cuda_on_cpu_shared",
                "-fsanitize=alignment,bounds", "-fno-sanitize-recover=all"};
-    if (sanitize && *sanitize) options.push_back(std::string("-fsanitize=") + sanitize), options.push_back("-Wl,-z,nodefs");
+    if (sanitize && *sanitize)
+        options.push_back(std::string("-fsanitize=") + sanitize), options.push_back("-Wl,-z,nodefs");
     if (!run_compiler(folder, options, program.log)) return NVRTC_ERROR_COMPILATION;
     program.object = read_file(folder + "/program.so");
     return program.object.empty() ? NVRTC_ERROR_INTERNAL_ERROR : NVRTC_SUCCESS;

@@ -1,12 +1,13 @@
-// The primitives of src/kernels/cuda/primitives.cuh in plain C++: what each means is said there. Included by it, inside a
-// kernel's text. Beyond the meaning they check what a GPU demands: alignment, addresses within shared memory, whole warps.
+// The primitives of src/kernels/cuda/primitives.cuh in plain C++: what each means is said there. Included by it, inside
+// a kernel's text. They also check what a GPU demands: alignment, addresses within shared memory, whole warps.
 
 #pragma once
 
 #include "device.h"
 
 namespace cuda_on_cpu {
-// The block's shared memory under no name, so that the compiler does not take it for another array than a kernel's `shared`.
+// The block's shared memory, by a pointer of which the compiler knows nothing: by its name, it would pass for another
+// array than a kernel's `shared`.
 inline char *shared_memory() {
     char *start = cuda_on_cpu_shared;
     asm("" : "+r"(start));
@@ -24,11 +25,14 @@ inline float as_float(u32 x) { return bits<float>(x); }
 
 inline u32 shared_address(const void *at, CUDA_ON_CPU_PLACE) {
     const size_t offset = (size_t)at - (size_t)cuda_on_cpu_shared;
-    if (offset > cuda_on_cpu::SHARED_BYTES) cuda_on_cpu_runtime->fail(place, "shared_address of %p, which is not shared memory", at);
+    if (offset > cuda_on_cpu::SHARED_BYTES)
+        cuda_on_cpu_runtime->fail(place, "shared_address of %p, which is not shared memory", at);
     return (u32)offset;
 }
 
-inline u32 load_shared(u32 at, CUDA_ON_CPU_PLACE) { return *(u32 *)cuda_on_cpu::shared_bytes("load_shared", at, 4, place); }
+inline u32 load_shared(u32 at, CUDA_ON_CPU_PLACE) {
+    return *(u32 *)cuda_on_cpu::shared_bytes("load_shared", at, 4, place);
+}
 inline void store_shared(u32 at, u32 x, CUDA_ON_CPU_PLACE) {
     *(u32 *)cuda_on_cpu::shared_bytes("store_shared", at, 4, place) = x;
 }

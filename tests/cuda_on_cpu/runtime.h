@@ -24,7 +24,7 @@ struct Entry {
 
 enum { SHARED_BYTES = 227 * 1024, SHARED_MARGIN = 256 };  // the most a block may have on any card; kept clear after it
 
-// What the lanes of a warp do together once all have arrived. lanes[i] is what lane i brought, null if it takes no part.
+// What lanes of a warp do together once all have arrived. lanes[i] is what lane i brought, null if it takes no part.
 using Operation = void (*)(void *const *lanes);
 
 struct Runtime {

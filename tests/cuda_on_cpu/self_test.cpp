@@ -1,8 +1,10 @@
 // Tests the emulator: that kernels compute what they say, and that mistakes are found. In this folder:
 //     d=$(mktemp -d)
-//     g++ -O2 -shared -fPIC -std=c++17 -Wl,-soname,libcuda.so -o $d/libcuda.so driver.cpp -ldl -pthread
-//     g++ -O2 -shared -fPIC -std=c++17 -Wl,-soname,libnvrtc.so -DSOURCE_DIR="\"$PWD\"" -o $d/libnvrtc.so nvrtc.cpp -ldl -pthread
-//     g++ -O1 -std=c++17 -o $d/self_test self_test.cpp -ldl && $d/self_test $d ../../src/kernels/cuda/primitives.cuh self_test.cu
+//     build="g++ -O2 -shared -fPIC -std=c++17"
+//     $build -Wl,-soname,libcuda.so -o $d/libcuda.so driver.cpp -ldl -pthread
+//     $build -Wl,-soname,libnvrtc.so -DSOURCE_DIR="\"$PWD\"" -o $d/libnvrtc.so nvrtc.cpp -ldl -pthread
+//     g++ -O1 -std=c++17 -o $d/self_test self_test.cpp -ldl
+//     $d/self_test $d ../../src/kernels/cuda/primitives.cuh self_test.cu
 // Parts that need AddressSanitizer run in a process of their own, which has LD_PRELOAD set.
 
 #include <dlfcn.h>
@@ -82,7 +84,8 @@ static void *function(void *module, const char *name) {
 struct Size { u32 x, y = 1, z = 1; };
 template <class... A> static int launch(void *f, Size grid, Size block, u32 shared, void *stream, A... a) {
     void *arguments[] = {&a..., nullptr};
-    return CU(cuLaunchKernel, f, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared, stream, (void **)arguments, (void **)nullptr);
+    return CU(cuLaunchKernel, f, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared, stream, (void **)arguments,
+              (void **)nullptr);
 }
 
 // Numbers on the device.
@@ -263,12 +266,16 @@ static void tf32(void *module) {
 static void rounding(void *module) {
     // Halfway between two of the format, either side of it, and what is no number.
     const float e = ldexpf(1, -11), f = ldexpf(1, -8);
-    Array<float> x(std::vector<float>{1 + e, -1 - e, 1 + e - ldexpf(1, -20), 1 + f, 1 + 3 * f, 1 + 3 * f - ldexpf(1, -20), -HUGE_VALF, nanf("")});
+    const float less = ldexpf(1, -20);
+    Array<float> x(std::vector<float>{1 + e, -1 - e, 1 + e - less, 1 + f, 1 + 3 * f, 1 + 3 * f - less,
+                                      -HUGE_VALF, nanf("")});
     Array<u32> tf32(8), bf16(8);
     Array<float> exp2(8);
     OK(launch(function(module, "rounding"), {1}, {8}, 0, nullptr, x.at, tf32.at, bf16.at, exp2.at));
-    CHECK(tf32.values() == (std::vector<u32>{0x3F802000, 0xBF802000, 0x3F800000, 0x3F808000, 0x3F818000, 0x3F818000, 0xFF800000, 0x7FFFFFFF}));
-    CHECK(bf16.values() == (std::vector<u32>{0xBF803F80, 0x3F80BF80, 0xBF803F80, 0xBF803F80, 0xBF823F82, 0xBF813F81, 0x7F80FF80, 0x7FFF7FFF}));
+    CHECK(tf32.values() == (std::vector<u32>{0x3F802000, 0xBF802000, 0x3F800000, 0x3F808000, 0x3F818000, 0x3F818000,
+                                             0xFF800000, 0x7FFFFFFF}));
+    CHECK(bf16.values() == (std::vector<u32>{0xBF803F80, 0x3F80BF80, 0xBF803F80, 0xBF803F80, 0xBF823F82, 0xBF813F81,
+                                             0x7F80FF80, 0x7FFF7FFF}));
     CHECK(fabsf(exp2.values()[0] - exp2f(1 + e)) < 1e-6f && exp2.values()[6] == 0);
 }
 
@@ -327,7 +334,8 @@ static void found(void *module) {
     CHECK(says(mistake(8, 0), "takes all 32 lanes"));
     CHECK(says(mistake(10, 1), "misaligned address"));
     said = mistake(12, 0);
-    CHECK(says(said, "threads 0 to 0: at __syncwarp of mask 0xffffffff") && says(said, "threads 1 to 15: at __syncwarp of mask 0x0000ffff"));
+    CHECK(says(said, "threads 0 to 0: at __syncwarp of mask 0xffffffff"));
+    CHECK(says(said, "threads 1 to 15: at __syncwarp of mask 0x0000ffff"));
     CHECK(says(mistake(11, 3), "index 4 out of bounds for type 'float [4]'"));
 
     Array<float> x(16), more(16);
@@ -419,7 +427,7 @@ static void compiler() {
     bad = compile("extern \"C\" __global__ void f() { __shared__ float x[32]; }", {});
     CHECK(bad.result == 6 && says(bad.log, "__shared__ without extern: __shared__ float x[32]"));
     void *module;
-    CHECK(CU(cuModuleLoadData, &module, "not an object at all, and long enough to be looked at: ................") == 200);
+    CHECK(CU(cuModuleLoadData, &module, "not an object, but long enough to be looked at: ................") == 200);
 }
 
 static double now() {
@@ -440,7 +448,8 @@ static void speed(void *module) {
     };
     printf("a launch %.2f us, a thread %.0f ns, a thread's wait at a barrier %.0f ns, a product of a warp %.1f us\n",
            1e6 * seconds("nothing", 1000, 1, 1, 1), 1e9 * seconds("nothing", 10, 256, 256, 1 << 16) / 65536,
-           1e9 * seconds("barriers", 4, 1, 256, 1000) / 256 / 1000, 1e6 * seconds("products", 4, 1, 256, 100) / 8 / 100);
+           1e9 * seconds("barriers", 4, 1, 256, 1000) / 256 / 1000,
+           1e6 * seconds("products", 4, 1, 256, 100) / 8 / 100);
 }
 
 // Work is done when something waits for it, and in the order that events ask for.
@@ -492,7 +501,8 @@ static void sanitized() {
     const u64 gone = [] { return Array<float>(16).at; }();
     struct Pair { u64 from, to; };
     Array<float> x(16);
-    said = death([&] { launch(function(module, "copy_pair"), {1}, {1}, 0, nullptr, Pair{gone, x.at}, (u64)1), x.values(); });
+    void *copy = function(module, "copy_pair");
+    said = death([&] { launch(copy, {1}, {1}, 0, nullptr, Pair{gone, x.at}, (u64)1), x.values(); });
     CHECK(says(said, "heap-use-after-free") && says(said, "self_test.cu:"));
     CHECK(says(mistake(6, 128), "use-after-poison") && says(mistake(9, 128), "use-after-poison"));
 }
@@ -512,7 +522,8 @@ int main(int count, char **words) {
     for (int i = 2; i < 4; i++) {
         std::ostringstream text;
         text << std::ifstream(words[i]).rdbuf();
-        program += "#line 1 \"" + std::string(strrchr(words[i], '/') ? strrchr(words[i], '/') + 1 : words[i]) + "\"\n" + text.str();
+        const std::string path = words[i];
+        program += "#line 1 \"" + path.substr(path.rfind('/') + 1) + "\"\n" + text.str();  // all of it without a slash
     }
     setenv("CUDA_ON_CPU_MEMORY", "1048576", 1);
     OK(CU(cuInit, 0u));
@@ -531,8 +542,9 @@ int main(int count, char **words) {
     speed(module);
     fflush(stdout);
 
-    const std::string again = "CUDA_ON_CPU_SANITIZE=address ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$(${CXX:-g++} -print-file-name=libasan.so) '" +
-                              std::string(words[0]) + "' '" + words[1] + "' '" + words[2] + "' '" + words[3] + "'";
+    std::string again = "CUDA_ON_CPU_SANITIZE=address ASAN_OPTIONS=detect_leaks=0 "
+                        "LD_PRELOAD=$(${CXX:-g++} -print-file-name=libasan.so)";
+    for (int i = 0; i < 4; i++) again += std::string(" '") + words[i] + "'";
     OK(system(again.c_str()));
     if (!failures) printf("all is well\n");
     return failures != 0;
