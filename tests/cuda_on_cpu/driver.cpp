@@ -93,7 +93,10 @@ static std::recursive_mutex mutex;
 #define LOCK std::lock_guard<std::recursive_mutex> lock(mutex)
 
 static Context context;
-static thread_local Context *current;
+static thread_local Context *current;  // every thread has to set it
+#define ENTER \
+    LOCK;     \
+    if (!current) return CUDA_ERROR_INVALID_CONTEXT
 static std::map<CUdeviceptr, size_t> allocations;  // of the device
 static std::map<CUdeviceptr, size_t> pinned;       // host memory that the device can reach
 static size_t memory_used;                         // by allocations
@@ -157,7 +160,7 @@ static bool forbidden() {
     return any;
 }
 #define FORBIDDEN_IN_CAPTURE                                     \
-    LOCK;                                                        \
+    ENTER;                                                       \
     if (forbidden()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
 
 extern "C" {
@@ -231,7 +234,7 @@ CUresult cuCtxSetCurrent(Context *to) { return current = to, CUDA_SUCCESS; }
 CUresult cuCtxGetCurrent(Context **answer) { return *answer = current, CUDA_SUCCESS; }
 CUresult cuCtxGetDevice(CUdevice *device) { return *device = 0, current ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT; }
 CUresult cuCtxSynchronize() {
-    LOCK;
+    ENTER;
     for (Stream *stream : streams)
         if (stream->capture) return stream->spoiled = true, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     return finish_all(), CUDA_SUCCESS;
@@ -240,7 +243,7 @@ CUresult cuCtxSynchronize() {
 // Memory.
 
 CUresult cuMemGetInfo_v2(size_t *free, size_t *total) {
-    LOCK;
+    ENTER;
     *total = memory_size();
     *free = *total > memory_used ? *total - memory_used : 0;
     return CUDA_SUCCESS;
@@ -286,7 +289,7 @@ CUresult cuMemFreeHost(void *at) {
 
 // Between device and pageable memory of the host a copy does not return before it is done with the host's side.
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t size, Stream *stream) {
-    LOCK;
+    ENTER;
     if (!on_device(to, size)) return CUDA_ERROR_INVALID_VALUE;
     if (is_pinned(from, size) || (stream && stream->capture))
         return submit(stream, [=] { memcpy((void *)to, from, size); });
@@ -294,24 +297,24 @@ CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t size, Str
     return submit(stream, [to, staged = std::move(staged)] { memcpy((void *)to, staged.data(), staged.size()); });
 }
 CUresult cuMemcpyDtoHAsync_v2(void *to, CUdeviceptr from, size_t size, Stream *stream) {
-    LOCK;
+    ENTER;
     if (!on_device(from, size)) return CUDA_ERROR_INVALID_VALUE;
     submit(stream, [=] { memcpy(to, (void *)from, size); });
     if (!is_pinned(to, size) && !(stream && stream->capture)) finish(queue_of(stream));
     return CUDA_SUCCESS;
 }
 CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, Stream *stream) {
-    LOCK;
+    ENTER;
     if (!on_device(to, size) || !on_device(from, size)) return CUDA_ERROR_INVALID_VALUE;
     return submit(stream, [=] { memmove((void *)to, (void *)from, size); });
 }
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t count, Stream *stream) {
-    LOCK;
+    ENTER;
     if (!on_device(to, count)) return CUDA_ERROR_INVALID_VALUE;
     return submit(stream, [=] { memset((void *)to, value, count); });
 }
 CUresult cuMemsetD32Async(CUdeviceptr to, unsigned value, size_t count, Stream *stream) {
-    LOCK;
+    ENTER;
     if (to % 4 || !on_device(to, 4 * count)) return CUDA_ERROR_INVALID_VALUE;
     return submit(stream, [=] { std::fill_n((unsigned *)to, count, value); });
 }
@@ -339,7 +342,7 @@ CUresult cuMemsetD32_v2(CUdeviceptr to, unsigned value, size_t count) {
 // Modules and launches.
 
 CUresult cuModuleLoadData(Module **answer, const void *image) {
-    LOCK;
+    ENTER;
     // An ELF file says where its table of sections stands; the linker puts that last.
     const unsigned char *bytes = (const unsigned char *)image;
     if (memcmp(bytes, "\177ELF\2\1", 6)) return CUDA_ERROR_INVALID_IMAGE;
@@ -368,7 +371,7 @@ CUresult cuModuleUnload(Module *module) {
     return delete module, CUDA_SUCCESS;
 }
 CUresult cuModuleGetFunction(Function **answer, Module *module, const char *name) {
-    LOCK;
+    ENTER;
     auto &function = module->functions[name];
     if (!function) {
         auto find = [&](std::string symbol) { return dlsym(module->object, symbol.c_str()); };
@@ -386,7 +389,7 @@ CUresult cuModuleGetFunction(Function **answer, Module *module, const char *name
     return CUDA_SUCCESS;
 }
 CUresult cuFuncSetAttribute(Function *function, int attribute, int value) {
-    LOCK;
+    ENTER;
     if (attribute == 8) {  // dynamic shared memory
         if (value < 0 || (unsigned)value > shared_limit()) return CUDA_ERROR_INVALID_VALUE;
         function->shared_limit = (unsigned)value;
@@ -407,7 +410,7 @@ CUresult cuFuncGetAttribute(int *value, int attribute, Function *function) {
 CUresult cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                         unsigned block_y, unsigned block_z, unsigned shared, Stream *stream, void **values,
                         void **extra) {
-    LOCK;
+    ENTER;
     if (!function) return CUDA_ERROR_INVALID_HANDLE;
     const Dim grid = {grid_x, grid_y, grid_z}, block = {block_x, block_y, block_z};
     if (!grid.x || !grid.y || !grid.z || !block.x || !block.y || !block.z) return CUDA_ERROR_INVALID_VALUE;
@@ -445,7 +448,7 @@ CUresult cuLaunchKernelEx(const LaunchConfig *config, Function *function, void *
 // Streams, events and graphs.
 
 CUresult cuStreamCreate(Stream **answer, unsigned flags) {
-    LOCK;
+    ENTER;
     *answer = new Stream;
     (*answer)->blocking = !(flags & 1);
     return streams.push_back(*answer), CUDA_SUCCESS;
@@ -459,19 +462,19 @@ CUresult cuStreamDestroy_v2(Stream *stream) {
     return delete stream, CUDA_SUCCESS;
 }
 CUresult cuStreamSynchronize(Stream *stream) {
-    LOCK;
+    ENTER;
     if (stream && stream->capture) return stream->spoiled = true, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     return finish(queue_of(stream)), CUDA_SUCCESS;
 }
 CUresult cuStreamQuery(Stream *stream) {  // whoever asks again and again gets on
-    LOCK;
+    ENTER;
     if (stream && stream->capture) return stream->spoiled = true, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     if (queue_of(stream).queue.empty()) return CUDA_SUCCESS;
     return step(queue_of(stream)), CUDA_ERROR_NOT_READY;
 }
 
 CUresult cuStreamBeginCapture_v2(Stream *stream, int mode) {
-    LOCK;
+    ENTER;
     if (!stream) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     if (stream->capture) return CUDA_ERROR_ILLEGAL_STATE;
     stream->capture = std::make_unique<Graph>();
@@ -479,7 +482,7 @@ CUresult cuStreamBeginCapture_v2(Stream *stream, int mode) {
     return CUDA_SUCCESS;
 }
 CUresult cuStreamEndCapture(Stream *stream, Graph **answer) {
-    LOCK;
+    ENTER;
     *answer = nullptr;
     if (!stream || !stream->capture) return CUDA_ERROR_ILLEGAL_STATE;
     auto graph = std::move(stream->capture);
@@ -487,7 +490,7 @@ CUresult cuStreamEndCapture(Stream *stream, Graph **answer) {
     return *answer = graph.release(), CUDA_SUCCESS;
 }
 CUresult cuStreamIsCapturing(Stream *stream, int *status) {
-    LOCK;
+    ENTER;
     return *status = !stream || !stream->capture ? 0 : stream->spoiled ? 2 : 1, CUDA_SUCCESS;
 }
 CUresult cuGraphInstantiateWithFlags(Graph **answer, Graph *graph, unsigned long long) {
@@ -498,7 +501,7 @@ CUresult cuGraphInstantiate_v2(Graph **answer, Graph *graph, void **, char *, si
 }
 CUresult cuGraphUpload(Graph *, Stream *) { return CUDA_SUCCESS; }
 CUresult cuGraphLaunch(Graph *graph, Stream *stream) {
-    LOCK;
+    ENTER;
     if (stream && stream->capture) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     for (const Work &work : graph->work) submit(stream, work);
     return CUDA_SUCCESS;
@@ -509,7 +512,7 @@ CUresult cuGraphDestroy(Graph *graph) { return delete graph, CUDA_SUCCESS; }
 CUresult cuEventCreate(Event **answer, unsigned) { return *answer = new Event, CUDA_SUCCESS; }
 CUresult cuEventDestroy_v2(Event *event) { return delete event, CUDA_SUCCESS; }
 CUresult cuEventRecord(Event *event, Stream *stream) {
-    LOCK;
+    ENTER;
     if (stream && stream->capture) return CUDA_SUCCESS;  // one stream alone is captured, and needs no events
     auto record = std::make_shared<Record>(Record{&queue_of(stream), 0});
     event->last = record;
@@ -521,22 +524,22 @@ CUresult cuEventRecord(Event *event, Stream *stream) {
     });
 }
 CUresult cuStreamWaitEvent(Stream *stream, Event *event, unsigned) {
-    LOCK;
+    ENTER;
     auto record = event->last;
     if ((stream && stream->capture) || !record || record->stream == &queue_of(stream)) return CUDA_SUCCESS;
     return submit(stream, [record] { finish(record.get()); });
 }
 CUresult cuEventSynchronize(Event *event) {
-    LOCK;
+    ENTER;
     return finish(event->last.get()), CUDA_SUCCESS;
 }
 CUresult cuEventQuery(Event *event) {
-    LOCK;
+    ENTER;
     if (!event->last || !event->last->stream) return CUDA_SUCCESS;
     return step(*event->last->stream), CUDA_ERROR_NOT_READY;
 }
 CUresult cuEventElapsedTime(float *milliseconds, Event *start, Event *end) {
-    LOCK;
+    ENTER;
     if (!start->last || !end->last) return CUDA_ERROR_INVALID_HANDLE;
     if (start->last->stream || end->last->stream) return CUDA_ERROR_NOT_READY;
     return *milliseconds = (float)(end->last->time - start->last->time), CUDA_SUCCESS;

@@ -1,5 +1,5 @@
 // An NVRTC for machines without a GPU: libnvrtc.so as far as this project calls it. It compiles a CUDA text by the C++
-// compiler ($CXX, or g++) with device.h in front; the "cubin" is a shared object that driver.cpp loads.
+// compiler ($CXX, or g++; GCC's options) with device.h in front; the "cubin" is a shared object that driver.cpp loads.
 //
 // Built with -DSOURCE_DIR="...", the folder of device.h. With CUDA_ON_CPU_SANITIZE=address, kernels are built with
 // AddressSanitizer; the process must then have been started with it (LD_PRELOAD of libasan.so).
@@ -135,9 +135,8 @@ static bool take_shared(std::string &text, std::string &log) {
 static nvrtcResult compile(Program &program, const std::vector<std::string> &defines, const std::string &folder) {
     const char *sanitize = getenv("CUDA_ON_CPU_SANITIZE");
     write_file(folder + "/program.cu", "# 1 \"" + program.name + "\"\n" + program.text);
-    std::vector<std::string> options = {"-E", "-x", "c++", "-std=c++17", "-DCUDA_ON_CPU",
-                                        "-I" SOURCE_DIR, "-include", "device.h",
-                                        folder + "/program.cu", "-o", folder + "/program.ii"};
+    std::vector<std::string> options = {"-E", "-x", "c++", "-std=c++17", "-DCUDA_ON_CPU", "-I" SOURCE_DIR,
+                                        "-include", "device.h", folder + "/program.cu", "-o", folder + "/program.ii"};
     options.insert(options.end(), defines.begin(), defines.end());
     if (!run_compiler(folder, options, program.log)) return NVRTC_ERROR_COMPILATION;
 
@@ -151,10 +150,9 @@ static nvrtcResult compile(Program &program, const std::vector<std::string> &def
     // -fno-gnu-unique: else objects share what is inline in each of them. No fused multiply-add, and no aliasing by
     // type, for kernels read numbers as vectors.
     options = {"-x", "c++-cpp-output", "-std=c++17", "-O2", "-g", "-shared", "-fPIC", "-ffp-contract=off",
-               "-fno-strict-aliasing",
-               "-fno-gnu-unique", "-Wno-unknown-pragmas", folder + "/program.ii", "-o", folder + "/program.so",
-               "-Wl,-z,defs", "-Wl,--defsym=shared=cuda_on_cpu_shared",
-               "-fsanitize=alignment,bounds", "-fno-sanitize-recover=all"};
+               "-fno-strict-aliasing", "-fno-gnu-unique", "-Wno-unknown-pragmas", folder + "/program.ii", "-o", folder + "/program.so",
+               "-Wl,-z,defs", "-Wl,--defsym=shared=cuda_on_cpu_shared", "-fsanitize=alignment,bounds",
+               "-fno-sanitize-recover=all"};
     if (sanitize && *sanitize)
         options.push_back(std::string("-fsanitize=") + sanitize), options.push_back("-Wl,-z,nodefs");
     if (!run_compiler(folder, options, program.log)) return NVRTC_ERROR_COMPILATION;

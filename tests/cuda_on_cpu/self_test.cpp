@@ -3,7 +3,7 @@
 //     build="g++ -O2 -shared -fPIC -std=c++17"
 //     $build -Wl,-soname,libcuda.so -o $d/libcuda.so driver.cpp -ldl -pthread
 //     $build -Wl,-soname,libnvrtc.so -DSOURCE_DIR="\"$PWD\"" -o $d/libnvrtc.so nvrtc.cpp -ldl -pthread
-//     g++ -O1 -std=c++17 -o $d/self_test self_test.cpp -ldl
+//     g++ -O1 -std=c++17 -o $d/self_test self_test.cpp -ldl -pthread
 //     $d/self_test $d ../../src/kernels/cuda/primitives.cuh self_test.cu
 // Parts that need AddressSanitizer run in a process of their own, which has LD_PRELOAD set.
 
@@ -19,6 +19,7 @@
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 typedef unsigned long long u64;
@@ -371,6 +372,10 @@ static void limits(void *module) {
     OK(CU(cuFuncSetAttribute, f, 8, 163 * 1024));
     OK(error({1}, {1}, 163 * 1024));
     CHECK(CU(cuFuncSetAttribute, f, 8, 163 * 1024 + 1) == 1);
+    std::thread([] {  // which has set no context
+        size_t free, total;
+        CHECK(CU(cuMemGetInfo_v2, &free, &total) == 201);
+    }).join();
     void *none, *bounded = function(module, "add");  // 256 threads
     int most = 0;
     OK(CU(cuFuncGetAttribute, &most, 0, bounded));
@@ -527,6 +532,9 @@ int main(int count, char **words) {
     }
     setenv("CUDA_ON_CPU_MEMORY", "1048576", 1);
     OK(CU(cuInit, 0u));
+    void *context;
+    OK(CU(cuDevicePrimaryCtxRetain, &context, 0));
+    OK(CU(cuCtxSetCurrent, context));
     if (getenv("CUDA_ON_CPU_SANITIZE")) {
         sanitized();
         return failures != 0;
