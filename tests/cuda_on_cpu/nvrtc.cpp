@@ -1,7 +1,8 @@
 // An NVRTC for machines without a GPU: libnvrtc.so as far as this project calls it. It compiles a CUDA text by the C++
-// compiler ($CXX, or g++; GCC's options) with device.h in front; the "cubin" is a shared object that driver.cpp loads.
+// compiler ($CXX, or g++; GCC's options) with primitives_on_cpu.h in front; the "cubin" is a shared object that
+// driver.cpp loads.
 //
-// Built with -DSOURCE_DIR="...", the folder of device.h. With CUDA_ON_CPU_SANITIZE=address, kernels are built with
+// Built with -DSOURCE_DIR="...", the folder of these headers. With CUDA_ON_CPU_SANITIZE=address, kernels are built with
 // AddressSanitizer; the process must then have been started with it (LD_PRELOAD of libasan.so).
 
 #include <ctype.h>
@@ -131,13 +132,21 @@ static bool take_shared(std::string &text, std::string &log) {
     return true;
 }
 
+// `NAME=VALUE` of an option -D as a line of the text: our headers stand before it and use such names as T themselves.
+static std::string define(std::string macro) {
+    const size_t equals = macro.find('=');
+    if (equals == std::string::npos) macro += " 1";
+    else macro[equals] = ' ';
+    return "#define " + macro + "\n";
+}
+
 // In three steps: the preprocessor, so that macros may stand anywhere; an entry added for each kernel; the compiler.
-static nvrtcResult compile(Program &program, const std::vector<std::string> &defines, const std::string &folder) {
+static nvrtcResult compile(Program &program, const std::string &macros, const std::string &folder) {
     const char *sanitize = getenv("CUDA_ON_CPU_SANITIZE");
-    write_file(folder + "/program.cu", "# 1 \"" + program.name + "\"\n" + program.text);
-    std::vector<std::string> options = {"-E", "-x", "c++", "-std=c++17", "-DCUDA_ON_CPU", "-I" SOURCE_DIR,
-                                        "-include", "device.h", folder + "/program.cu", "-o", folder + "/program.ii"};
-    options.insert(options.end(), defines.begin(), defines.end());
+    write_file(folder + "/program.cu", macros + "# 1 \"" + program.name + "\"\n" + program.text);
+    std::vector<std::string> options = {"-E", "-x", "c++", "-std=c++17", "-DCUDA_ON_CPU", "-include",
+                                        SOURCE_DIR "/primitives_on_cpu.h", folder + "/program.cu",
+                                        "-o", folder + "/program.ii"};
     if (!run_compiler(folder, options, program.log)) return NVRTC_ERROR_COMPILATION;
 
     std::string text = read_file(folder + "/program.ii"), entries;
@@ -183,23 +192,26 @@ nvrtcResult nvrtcDestroyProgram(Program **program) {
     return *program = nullptr, NVRTC_SUCCESS;
 }
 nvrtcResult nvrtcCompileProgram(Program *program, int count, const char *const *options) {
-    std::vector<std::string> defines;
+    std::string macros;
     for (int i = 0; i < count; i++)  // the others are for a GPU
         if (!strncmp(options[i], "-D", 2)) {
-            defines.push_back(options[i]);
-            if (!options[i][2] && i + 1 < count) defines.push_back(options[++i]);
+            macros += define(options[i][2] || i + 1 == count ? options[i] + 2 : options[++i]);
         } else if (!strncmp(options[i], "--define-macro=", 15)) {
-            defines.push_back(std::string("-D") + (options[i] + 15));
+            macros += define(options[i] + 15);
         } else if (options[i][0] != '-') {
             return NVRTC_ERROR_INVALID_OPTION;
         }
+    if (macros.find("#define T ") != std::string::npos) {  // the one short name that also the real NVRTC refuses
+        program->log += "error: option -DT: a header of NVRTC's own uses T; begin the text with a #define T instead\n";
+        return NVRTC_ERROR_COMPILATION;
+    }
     const char *temporary = getenv("TMPDIR");
     std::string folder = std::string(temporary && *temporary ? temporary : "/tmp") + "/cuda_on_cpu_XXXXXX";
     if (!mkdtemp(&folder[0])) {
         program->log += folder + ": " + strerror(errno) + "\n";
         return NVRTC_ERROR_INTERNAL_ERROR;
     }
-    const nvrtcResult result = compile(*program, defines, folder);
+    const nvrtcResult result = compile(*program, macros, folder);
     for (const char *file : {"/log", "/program.cu", "/program.ii", "/program.so"}) unlink((folder + file).c_str());
     rmdir(folder.c_str());
     return result;

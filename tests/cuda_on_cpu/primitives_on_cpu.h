@@ -1,9 +1,12 @@
-// The primitives of src/kernels/cuda/primitives.cuh in plain C++: what each means is said there. Included by it, inside
-// a kernel's text. They also check what a GPU demands: alignment, addresses within shared memory, whole warps.
+// The primitives of src/kernels/cuda/primitives.cuh in plain C++: what each means is said there. They also check what a
+// GPU demands: alignment, addresses within shared memory, whole warps.
 
 #pragma once
 
 #include "device.h"
+
+typedef unsigned short u16;
+typedef unsigned int u32;
 
 namespace cuda_on_cpu {
 // The block's shared memory, by a pointer of which the compiler knows nothing: by its name, it would pass for another

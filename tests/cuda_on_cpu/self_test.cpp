@@ -429,6 +429,9 @@ static void compiler() {
     CHECK(bad.result == 6 && says(bad.log, "self_test.cu:2:") && says(bad.log, "was not declared"));
     bad = compile("extern \"C\" __global__ void f() { missing(); }\nvoid missing();\n", {});
     CHECK(bad.result == 6);
+    bad = compile("extern \"C\" __global__ void f(T *x) {}", {"-D", "T=float"});
+    CHECK(bad.result == 6 && says(bad.log, "option -DT"));
+    CHECK(compile("#define T float\nextern \"C\" __global__ void f(T *x) {}", {"-DF=1"}).result == 0);
     bad = compile("extern \"C\" __global__ void f() { __shared__ float x[32]; }", {});
     CHECK(bad.result == 6 && says(bad.log, "__shared__ without extern: __shared__ float x[32]"));
     void *module;
@@ -491,7 +494,7 @@ static void streams(void *module) {
 
 // In a process that has AddressSanitizer loaded.
 static void sanitized() {
-    void *module = load({"-DDT=double"});
+    void *module = load({"-DREAL=double"});
     values(module), warps(module), copies(module), graphs(module);
     CHECK(sum_error(module) < 1e-4f && bf16_error(module) < 1e-5f);
     void *f = function(module, "mistakes");
@@ -539,7 +542,7 @@ int main(int count, char **words) {
         sanitized();
         return failures != 0;
     }
-    void *module = load({"-DDT=double"}), *broken = load({"-D", "DT=double", "-DNO_BARRIER", "-DNO_WAIT"});
+    void *module = load({"-DREAL=double"}), *broken = load({"-D", "REAL=double", "-DNO_BARRIER", "-DNO_WAIT"});
     values(module), warps(module), tf32(module), rounding(module), orders(module), copies(module), found(module);
     limits(module), graphs(module), streams(module), compiler();
     CHECK(sum_error(module) < 1e-4f);  // 256 numbers below 1

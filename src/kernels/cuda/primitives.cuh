@@ -1,6 +1,6 @@
 // Each hardware instruction that CUDA C++ has no word for, as one function: PTX on a GPU; on a CPU, where the tests run
-// every kernel, its definition in plain C++ (tests/cuda_on_cpu/primitives_on_cpu.h). Stands in front of every kernel's
-// text.
+// every kernel, its definition in plain C++ (tests/cuda_on_cpu/primitives_on_cpu.h). This text stands in front of every
+// kernel's.
 //
 // Shared memory is named by its 32-bit address (`shared_address`). Of a lane l of a warp, g = l / 4 and t = l % 4.
 
@@ -8,9 +8,7 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-#ifdef CUDA_ON_CPU
-#include "primitives_on_cpu.h"
-#else
+#ifndef CUDA_ON_CPU
 
 __device__ __forceinline__ u32 shared_address(const void *at) { return (u32)__cvta_generic_to_shared(at); }
 
