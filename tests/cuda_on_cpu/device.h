@@ -1,6 +1,6 @@
-// What CUDA C++ has and C++ has not, as far as this project's kernels use it. Put in front of a kernel's text, so that a
-// C++ compiler takes it. Threads are fibers on one CPU thread (fibers.h): an atomic is a plain read and write, a fence is nothing,
-// and everything that waits goes through the Runtime.
+// What CUDA C++ has and C++ has not, as far as this project's kernels use it. Put in front of a kernel's text, so that
+// a C++ compiler takes it. Threads are fibers on one CPU thread (fibers.h): an atomic is a plain read and write, a
+// fence is nothing, and everything that waits goes through the Runtime.
 
 #pragma once
 
@@ -14,18 +14,21 @@
 
 #include "runtime.h"
 
-#ifndef CUDA_ON_CPU_SCAN  // nvrtc.cpp looks for __global__ in the preprocessed text, then takes it out
-#define __global__
-#endif
+// __global__, __launch_bounds__ and __shared__ are left to nvrtc.cpp, which needs to see them.
 #define __device__
 #define __host__
 #define __constant__
-#define __shared__
 #define __grid_constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __align__(bytes) __attribute__((aligned(bytes)))
-#define __launch_bounds__(...)
+
+// NVRTC does not have them.
+#undef INFINITY
+#undef NAN
+#undef HUGE_VAL
+#undef M_PI
+#undef M_SQRT1_2
 
 using uint3 = cuda_on_cpu::Dim;
 struct dim3 : cuda_on_cpu::Dim {
@@ -80,10 +83,10 @@ namespace cuda_on_cpu {
 // Brings `brought` to the lanes of mask; `operation` takes an array of 32 pointers, null where a lane takes no part.
 template <class T, class F>
 inline void together(const char *name, T &brought, F operation, unsigned mask, bool whole, Place place) {
-    static_assert(std::is_empty<F>::value, "a warp's operation may capture nothing: which lane performs it is left open");
-    Operation perform = [](void *const *lanes) { (*(F *)nullptr)((T *const *)lanes); };
-    (void)operation;
-    cuda_on_cpu_runtime->together(name, perform, &brought, mask, whole, place);
+    static_assert(std::is_empty<F>::value, "a warp's operation captures nothing: any of its lanes may perform it");
+    static F perform = operation;
+    Operation erased = [](void *const *lanes) { perform((T *const *)lanes); };
+    cuda_on_cpu_runtime->together(name, erased, &brought, mask, whole, place);
 }
 
 struct Vote { bool yes; unsigned ballot; };
@@ -167,8 +170,10 @@ template <class T> inline T replace(T *at, T value) {
     return old;
 }
 }  // namespace cuda_on_cpu
-#define CUDA_ON_CPU_ATOMIC(name, result) \
-    template <class T> inline T name(T *at, typename cuda_on_cpu::Same<T>::Type value) { return cuda_on_cpu::replace<T>(at, result); }
+#define CUDA_ON_CPU_ATOMIC(name, result)                                                 \
+    template <class T> inline T name(T *at, typename cuda_on_cpu::Same<T>::Type value) { \
+        return cuda_on_cpu::replace<T>(at, result);                                      \
+    }
 CUDA_ON_CPU_ATOMIC(atomicAdd, *at + value)
 CUDA_ON_CPU_ATOMIC(atomicSub, *at - value)
 CUDA_ON_CPU_ATOMIC(atomicExch, value)
@@ -193,6 +198,8 @@ CUDA_ON_CPU_MIN_MAX(int, unsigned, unsigned)
 CUDA_ON_CPU_MIN_MAX(unsigned, int, unsigned)
 CUDA_ON_CPU_MIN_MAX(long, long, long)
 CUDA_ON_CPU_MIN_MAX(unsigned long, unsigned long, unsigned long)
+CUDA_ON_CPU_MIN_MAX(long, unsigned long, unsigned long)
+CUDA_ON_CPU_MIN_MAX(unsigned long, long, unsigned long)
 CUDA_ON_CPU_MIN_MAX(long long, long long, long long)
 CUDA_ON_CPU_MIN_MAX(unsigned long long, unsigned long long, unsigned long long)
 CUDA_ON_CPU_MIN_MAX(long long, unsigned long long, unsigned long long)
@@ -201,6 +208,10 @@ inline float min(float a, float b) { return fminf(a, b); }  // of a number and a
 inline float max(float a, float b) { return fmaxf(a, b); }
 inline double min(double a, double b) { return fmin(a, b); }
 inline double max(double a, double b) { return fmax(a, b); }
+inline double min(float a, double b) { return fmin(a, b); }
+inline double max(float a, double b) { return fmax(a, b); }
+inline double min(double a, float b) { return fmin(a, b); }
+inline double max(double a, float b) { return fmax(a, b); }
 
 namespace cuda_on_cpu {
 template <class To, class From> inline To bits(From from) {
@@ -229,6 +240,10 @@ inline unsigned __funnelshift_l(unsigned lo, unsigned hi, unsigned by) {
 
 inline float __expf(float x) { return expf(x); }
 inline float __logf(float x) { return logf(x); }
+inline float __log2f(float x) { return log2f(x); }
+inline float __powf(float x, float y) { return powf(x, y); }
+inline float __sinf(float x) { return sinf(x); }
+inline float __cosf(float x) { return cosf(x); }
 inline float __fdividef(float x, float y) { return x / y; }
 inline float __frcp_rn(float x) { return 1 / x; }
 inline float __fsqrt_rn(float x) { return sqrtf(x); }
@@ -245,23 +260,20 @@ inline float normcdff(float x) { return 0.5f * erfcf(-x * 0.70710678f); }
 inline double normcdf(double x) { return 0.5 * erfc(-x * 0.70710678118654752440); }
 inline float normcdf(float x) { return normcdff(x); }
 
-// A kernel from the outside: its arguments as the driver gets them, an array of pointers. nvrtc.cpp adds, for each kernel K,
-//     extern "C" void K__launch(void **arguments) { cuda_on_cpu::launch(K, arguments); }
-//     extern "C" const cuda_on_cpu::Argument *K__arguments() { return cuda_on_cpu::arguments(K); }
+// A kernel from the outside. nvrtc.cpp adds, for each kernel K,
+//     extern "C" const cuda_on_cpu::Entry K__entry = cuda_on_cpu::entry<K>(what stands in its __launch_bounds__);
 
 namespace cuda_on_cpu {
 
-template <class... A, size_t... I>
-inline void launch(void (*kernel)(A...), void **arguments, std::index_sequence<I...>) {
-    (void)arguments;
-    kernel(*(A *)arguments[I]...);
+template <auto KERNEL, class... A, size_t... I>
+inline Entry entry(void (*)(A...), unsigned threads, std::index_sequence<I...>) {
+    static constexpr Argument list[] = {{sizeof(A), std::is_pointer<A>::value}..., {0, false}};
+    auto launch = []([[maybe_unused]] void **arguments) { KERNEL(*(A *)arguments[I]...); };
+    return {launch, list, threads};
 }
-template <class... A> inline void launch(void (*kernel)(A...), void **arguments) {
-    launch(kernel, arguments, std::index_sequence_for<A...>());
-}
-template <class... A> inline const Argument *arguments(void (*)(A...)) {
-    static const Argument list[] = {{sizeof(A), std::is_pointer<A>::value}..., {0, false}};
-    return list;
+template <class... A> constexpr auto indices_of(void (*)(A...)) { return std::index_sequence_for<A...>(); }
+template <auto KERNEL> inline Entry entry(unsigned threads, unsigned = 0, unsigned = 0) {
+    return entry<KERNEL>(KERNEL, threads, indices_of(KERNEL));
 }
 
 }  // namespace cuda_on_cpu

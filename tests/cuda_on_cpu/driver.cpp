@@ -1,24 +1,32 @@
 // A CUDA driver for machines without a GPU: the part of libcuda.so that this project calls, on a CPU. Kernels come from
-// nvrtc.cpp as shared objects, and fibers.h runs them. Everything is done when it is asked for, on the caller's thread.
+// nvrtc.cpp as shared objects, and fibers.h runs them.
 //
-// Checked as a real driver does: limits of a launch, memory that runs out, calls that a capturing stream forbids. Checked
-// beyond that: copies, fills and pointers handed to a kernel lie within live allocations; what is allocated or freed holds 0xFF.
+// Checked as a real driver does: limits of a launch, memory that runs out, calls that a capturing stream forbids.
+// Checked beyond that: copies, fills and pointers handed to a kernel lie within live allocations; what is allocated or
+// freed holds 0xFF.
+//
+// A stream's work is done as late as the API allows, when something waits for it: who reads an answer, or reuses pinned
+// memory, without waiting gets wrong numbers.
 //
 // CUDA_ON_CPU_DEVICES     how many devices there are (1; 0 plays a machine without)
-// CUDA_ON_CPU_CAPABILITY  compute capability (80, 86, 89, 90, ...; default 80), which also sets the limit of shared memory
+// CUDA_ON_CPU_CAPABILITY  compute capability (80; or 86, 89, 90, ...), which also sets the limit of shared memory
 // CUDA_ON_CPU_MEMORY      the device's memory in bytes (1 GiB)
 // CUDA_ON_CPU_SEED        the order in which threads and blocks run
+// CUDA_LAUNCH_BLOCKING    1: work is done at once, so that a debugger shows who asked for it (as with a real driver)
 
 #include <dlfcn.h>
 #include <errno.h>
 #include <sys/mman.h>
 #include <time.h>
 
+#include <algorithm>
+#include <deque>
 #include <functional>
 #include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <thread>
 
 #include "fibers.h"
 
@@ -38,11 +46,12 @@ enum {
     CUDA_ERROR_INVALID_IMAGE = 200,
     CUDA_ERROR_INVALID_CONTEXT = 201,
     CUDA_ERROR_INVALID_HANDLE = 400,
+    CUDA_ERROR_ILLEGAL_STATE = 401,
     CUDA_ERROR_NOT_FOUND = 500,
+    CUDA_ERROR_NOT_READY = 600,
     CUDA_ERROR_ILLEGAL_ADDRESS = 700,
     CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900,
     CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901,
-    CUDA_ERROR_ILLEGAL_STATE = 401,
 };
 
 struct Context {};
@@ -57,14 +66,23 @@ struct Module {
     }
 };
 struct Function : Kernel {};
-using Work = std::function<CUresult()>;
+using Work = std::function<void()>;
 struct Graph { std::vector<Work> work; };
 struct Stream {
+    bool blocking = false;   // shares one queue with the null stream
+    std::deque<Work> queue;  // to be done
+    // While it captures:
     std::unique_ptr<Graph> capture;
-    bool spoiled = false;  // a forbidden call came while it captured
+    int mode;             // whose risky calls it forbids: everybody's, its thread's, nobody's
+    std::thread::id thread;
+    bool spoiled;         // such a call came
 };
-struct Event { double time = -1; };  // milliseconds; below 0: not recorded
-struct LaunchConfig {                // CUlaunchConfig
+struct Record {
+    Stream *stream;  // in whose queue it stands; null once done
+    double time;     // milliseconds
+};
+struct Event { std::shared_ptr<Record> last; };
+struct LaunchConfig {  // CUlaunchConfig
     unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes;
     Stream *stream;
     void *attributes;
@@ -75,10 +93,15 @@ static std::recursive_mutex mutex;
 #define LOCK std::lock_guard<std::recursive_mutex> lock(mutex)
 
 static Context context;
-static thread_local Context *current;
+static thread_local Context *current;  // every thread has to set it
+#define ENTER \
+    LOCK;     \
+    if (!current) return CUDA_ERROR_INVALID_CONTEXT
 static std::map<CUdeviceptr, size_t> allocations;  // of the device
-static size_t memory_used;
-static std::vector<Stream *> capturing;
+static std::map<CUdeviceptr, size_t> pinned;       // host memory that the device can reach
+static size_t memory_used;                         // by allocations
+static Stream null_stream;
+static std::vector<Stream *> streams = {&null_stream};
 
 static size_t setting(const char *name, size_t otherwise) {
     const char *value = getenv(name);
@@ -91,35 +114,59 @@ static unsigned shared_limit() {  // with opt-in, of one block
     return c == 80 || c == 87 ? 163 * 1024 : c == 86 || c == 89 || c >= 120 ? 99 * 1024 : 227 * 1024;
 }
 
-// Bytes from `at` to the end of its allocation; -1 if none holds it. The end itself belongs to it.
-static long long room(CUdeviceptr at) {
-    auto after = allocations.upper_bound(at);
-    if (after == allocations.begin()) return -1;
-    auto &[start, size] = *std::prev(after);
-    return at <= start + size ? (long long)(start + size - at) : -1;
+// Does an allocation hold `size` bytes from `at` on? Of 0 bytes it holds its end too.
+static bool holds(const std::map<CUdeviceptr, size_t> &memory, CUdeviceptr at, size_t size) {
+    auto after = memory.upper_bound(at);
+    if (after == memory.begin()) return false;
+    auto &[start, length] = *std::prev(after);
+    return at - start <= length && length - (at - start) >= size;
 }
-static bool holds(CUdeviceptr at, size_t size) { return room(at) >= (long long)size; }
+static bool on_device(CUdeviceptr at, size_t size) { return holds(allocations, at, size); }
+static bool reachable(CUdeviceptr at, size_t size) { return on_device(at, size) || holds(pinned, at, size); }
+static bool is_pinned(const void *at, size_t size) { return holds(pinned, (CUdeviceptr)at, size); }
 
-// What cannot be while a stream captures. It spoils the captures.
-static bool forbidden() {
-    for (Stream *stream : capturing) stream->spoiled = true;
-    return !capturing.empty();
+static Stream &queue_of(Stream *stream) { return stream && !stream->blocking ? *stream : null_stream; }
+
+static void step(Stream &stream) {
+    Work work = std::move(stream.queue.front());
+    stream.queue.pop_front();
+    work();
 }
-#define FORBIDDEN_IN_CAPTURE                                     \
-    LOCK;                                                        \
-    if (forbidden()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+static void finish(Stream &stream) {
+    while (!stream.queue.empty()) step(stream);
+}
+static void finish_all() {
+    for (Stream *stream : streams) finish(*stream);
+}
+static void finish(Record *record) {
+    while (record && record->stream) step(*record->stream);
+}
 
-// Does the work, or adds it to the graph that the stream captures.
+// Queues the work, or adds it to the graph that the stream captures.
 static CUresult submit(Stream *stream, Work work) {
-    if (!stream || !stream->capture) return work();
-    stream->capture->work.push_back(std::move(work));
+    if (stream && stream->capture) return stream->capture->work.push_back(std::move(work)), CUDA_SUCCESS;
+    queue_of(stream).queue.push_back(std::move(work));
+    if (setting("CUDA_LAUNCH_BLOCKING", 0)) finish(queue_of(stream));
     return CUDA_SUCCESS;
 }
+
+// What cannot be while streams capture spoils their captures.
+static bool forbidden() {
+    bool any = false;
+    for (Stream *stream : streams) {
+        const bool ours = stream->mode == 0 || (stream->mode == 1 && stream->thread == std::this_thread::get_id());
+        if (stream->capture && ours) any = stream->spoiled = true;
+    }
+    return any;
+}
+#define FORBIDDEN_IN_CAPTURE                                     \
+    ENTER;                                                       \
+    if (forbidden()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
 
 extern "C" {
 
 CUresult cuInit(unsigned) {
-    cuda_on_cpu::device_memory = [](const void *at, size_t size) { return holds((CUdeviceptr)at, size); };
+    cuda_on_cpu::device_memory = [](const void *at, size_t size) { return reachable((CUdeviceptr)at, size); };
     return setting("CUDA_ON_CPU_DEVICES", 1) ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE;
 }
 CUresult cuDriverGetVersion(int *version) { return *version = 12080, CUDA_SUCCESS; }
@@ -134,11 +181,12 @@ CUresult cuGetErrorName(CUresult error, const char **name) {
         NAME(CUDA_ERROR_INVALID_IMAGE);
         NAME(CUDA_ERROR_INVALID_CONTEXT);
         NAME(CUDA_ERROR_INVALID_HANDLE);
+        NAME(CUDA_ERROR_ILLEGAL_STATE);
         NAME(CUDA_ERROR_NOT_FOUND);
+        NAME(CUDA_ERROR_NOT_READY);
         NAME(CUDA_ERROR_ILLEGAL_ADDRESS);
         NAME(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
         NAME(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
-        NAME(CUDA_ERROR_ILLEGAL_STATE);
 #undef NAME
     }
     *name = nullptr;
@@ -186,14 +234,16 @@ CUresult cuCtxSetCurrent(Context *to) { return current = to, CUDA_SUCCESS; }
 CUresult cuCtxGetCurrent(Context **answer) { return *answer = current, CUDA_SUCCESS; }
 CUresult cuCtxGetDevice(CUdevice *device) { return *device = 0, current ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT; }
 CUresult cuCtxSynchronize() {
-    FORBIDDEN_IN_CAPTURE;
-    return CUDA_SUCCESS;
+    ENTER;
+    for (Stream *stream : streams)
+        if (stream->capture) return stream->spoiled = true, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    return finish_all(), CUDA_SUCCESS;
 }
 
 // Memory.
 
 CUresult cuMemGetInfo_v2(size_t *free, size_t *total) {
-    LOCK;
+    ENTER;
     *total = memory_size();
     *free = *total > memory_used ? *total - memory_used : 0;
     return CUDA_SUCCESS;
@@ -215,6 +265,7 @@ CUresult cuMemFree_v2(CUdeviceptr at) {
     if (!at) return CUDA_SUCCESS;
     auto found = allocations.find(at);
     if (found == allocations.end()) return CUDA_ERROR_INVALID_VALUE;
+    finish_all();
     memset((void *)at, 0xFF, found->second);  // for whoever still reads it
     memory_used -= found->second;
     allocations.erase(found);
@@ -223,76 +274,75 @@ CUresult cuMemFree_v2(CUdeviceptr at) {
 }
 CUresult cuMemHostAlloc(void **answer, size_t size, unsigned) {
     FORBIDDEN_IN_CAPTURE;
-    return size && !posix_memalign(answer, 256, size) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+    if (!size) return CUDA_ERROR_INVALID_VALUE;
+    if (posix_memalign(answer, 256, size)) return CUDA_ERROR_OUT_OF_MEMORY;
+    memset(*answer, 0xFF, size);
+    return pinned[(CUdeviceptr)*answer] = size, CUDA_SUCCESS;
 }
 CUresult cuMemAllocHost_v2(void **answer, size_t size) { return cuMemHostAlloc(answer, size, 0); }
 CUresult cuMemFreeHost(void *at) {
     FORBIDDEN_IN_CAPTURE;
+    finish_all();
+    if (!pinned.erase((CUdeviceptr)at)) return CUDA_ERROR_INVALID_VALUE;
     return free(at), CUDA_SUCCESS;
 }
 
+// Between device and pageable memory of the host a copy does not return before it is done with the host's side.
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t size, Stream *stream) {
-    LOCK;
-    return submit(stream, [=] {
-        if (!holds(to, size)) return CUDA_ERROR_INVALID_VALUE;
-        return memcpy((void *)to, from, size), CUDA_SUCCESS;
-    });
+    ENTER;
+    if (!on_device(to, size)) return CUDA_ERROR_INVALID_VALUE;
+    if (is_pinned(from, size) || (stream && stream->capture))
+        return submit(stream, [=] { memcpy((void *)to, from, size); });
+    std::string staged((const char *)from, size);
+    return submit(stream, [to, staged = std::move(staged)] { memcpy((void *)to, staged.data(), staged.size()); });
 }
 CUresult cuMemcpyDtoHAsync_v2(void *to, CUdeviceptr from, size_t size, Stream *stream) {
-    LOCK;
-    return submit(stream, [=] {
-        if (!holds(from, size)) return CUDA_ERROR_INVALID_VALUE;
-        return memcpy(to, (void *)from, size), CUDA_SUCCESS;
-    });
+    ENTER;
+    if (!on_device(from, size)) return CUDA_ERROR_INVALID_VALUE;
+    submit(stream, [=] { memcpy(to, (void *)from, size); });
+    if (!is_pinned(to, size) && !(stream && stream->capture)) finish(queue_of(stream));
+    return CUDA_SUCCESS;
 }
 CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, Stream *stream) {
-    LOCK;
-    return submit(stream, [=] {
-        if (!holds(to, size) || !holds(from, size)) return CUDA_ERROR_INVALID_VALUE;
-        return memmove((void *)to, (void *)from, size), CUDA_SUCCESS;
-    });
-}
-CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void *from, size_t size) {
-    FORBIDDEN_IN_CAPTURE;
-    return cuMemcpyHtoDAsync_v2(to, from, size, nullptr);
-}
-CUresult cuMemcpyDtoH_v2(void *to, CUdeviceptr from, size_t size) {
-    FORBIDDEN_IN_CAPTURE;
-    return cuMemcpyDtoHAsync_v2(to, from, size, nullptr);
-}
-CUresult cuMemcpyDtoD_v2(CUdeviceptr to, CUdeviceptr from, size_t size) {
-    FORBIDDEN_IN_CAPTURE;
-    return cuMemcpyDtoDAsync_v2(to, from, size, nullptr);
+    ENTER;
+    if (!on_device(to, size) || !on_device(from, size)) return CUDA_ERROR_INVALID_VALUE;
+    return submit(stream, [=] { memmove((void *)to, (void *)from, size); });
 }
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t count, Stream *stream) {
-    LOCK;
-    return submit(stream, [=] {
-        if (!holds(to, count)) return CUDA_ERROR_INVALID_VALUE;
-        return memset((void *)to, value, count), CUDA_SUCCESS;
-    });
+    ENTER;
+    if (!on_device(to, count)) return CUDA_ERROR_INVALID_VALUE;
+    return submit(stream, [=] { memset((void *)to, value, count); });
 }
 CUresult cuMemsetD32Async(CUdeviceptr to, unsigned value, size_t count, Stream *stream) {
-    LOCK;
-    if (to % 4) return CUDA_ERROR_INVALID_VALUE;
-    return submit(stream, [=] {
-        if (!holds(to, 4 * count)) return CUDA_ERROR_INVALID_VALUE;
-        for (size_t i = 0; i < count; i++) ((unsigned *)to)[i] = value;
-        return CUDA_SUCCESS;
-    });
+    ENTER;
+    if (to % 4 || !on_device(to, 4 * count)) return CUDA_ERROR_INVALID_VALUE;
+    return submit(stream, [=] { std::fill_n((unsigned *)to, count, value); });
+}
+// These wait for the null stream; no copy or fill of them is left to be done.
+#define AND_WAIT(call)                        \
+    FORBIDDEN_IN_CAPTURE;                     \
+    const CUresult result = call;             \
+    return finish(null_stream), result
+CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void *from, size_t size) {
+    AND_WAIT(cuMemcpyHtoDAsync_v2(to, from, size, nullptr));
+}
+CUresult cuMemcpyDtoH_v2(void *to, CUdeviceptr from, size_t size) {
+    AND_WAIT(cuMemcpyDtoHAsync_v2(to, from, size, nullptr));
+}
+CUresult cuMemcpyDtoD_v2(CUdeviceptr to, CUdeviceptr from, size_t size) {
+    AND_WAIT(cuMemcpyDtoDAsync_v2(to, from, size, nullptr));
 }
 CUresult cuMemsetD8_v2(CUdeviceptr to, unsigned char value, size_t count) {
-    FORBIDDEN_IN_CAPTURE;
-    return cuMemsetD8Async(to, value, count, nullptr);
+    AND_WAIT(cuMemsetD8Async(to, value, count, nullptr));
 }
 CUresult cuMemsetD32_v2(CUdeviceptr to, unsigned value, size_t count) {
-    FORBIDDEN_IN_CAPTURE;
-    return cuMemsetD32Async(to, value, count, nullptr);
+    AND_WAIT(cuMemsetD32Async(to, value, count, nullptr));
 }
 
 // Modules and launches.
 
 CUresult cuModuleLoadData(Module **answer, const void *image) {
-    LOCK;
+    ENTER;
     // An ELF file says where its table of sections stands; the linker puts that last.
     const unsigned char *bytes = (const unsigned char *)image;
     if (memcmp(bytes, "\177ELF\2\1", 6)) return CUDA_ERROR_INVALID_IMAGE;
@@ -317,19 +367,18 @@ CUresult cuModuleLoadData(Module **answer, const void *image) {
 }
 CUresult cuModuleUnload(Module *module) {
     FORBIDDEN_IN_CAPTURE;
+    finish_all();
     return delete module, CUDA_SUCCESS;
 }
 CUresult cuModuleGetFunction(Function **answer, Module *module, const char *name) {
-    LOCK;
+    ENTER;
     auto &function = module->functions[name];
     if (!function) {
         auto find = [&](std::string symbol) { return dlsym(module->object, symbol.c_str()); };
-        auto list = (const Argument *(*)())find(std::string(name) + "__arguments");
-        if (!list) return module->functions.erase(name), CUDA_ERROR_NOT_FOUND;
+        auto entry = (const cuda_on_cpu::Entry *)find(std::string(name) + "__entry");
+        if (!entry) return module->functions.erase(name), CUDA_ERROR_NOT_FOUND;
         function = std::make_unique<Function>();
-        function->name = name;
-        function->launch = (void (*)(void **))find(std::string(name) + "__launch");
-        function->arguments = list();
+        function->name = name, function->entry = *entry;
         function->thread_idx = (Dim *)find("threadIdx"), function->block_idx = (Dim *)find("blockIdx");
         function->block_dim = (Dim *)find("blockDim"), function->grid_dim = (Dim *)find("gridDim");
         function->shared = (char *)find("cuda_on_cpu_shared");
@@ -340,7 +389,7 @@ CUresult cuModuleGetFunction(Function **answer, Module *module, const char *name
     return CUDA_SUCCESS;
 }
 CUresult cuFuncSetAttribute(Function *function, int attribute, int value) {
-    LOCK;
+    ENTER;
     if (attribute == 8) {  // dynamic shared memory
         if (value < 0 || (unsigned)value > shared_limit()) return CUDA_ERROR_INVALID_VALUE;
         function->shared_limit = (unsigned)value;
@@ -349,51 +398,46 @@ CUresult cuFuncSetAttribute(Function *function, int attribute, int value) {
 }
 CUresult cuFuncGetAttribute(int *value, int attribute, Function *function) {
     switch (attribute) {
-        case 0: *value = 1024; break;  // threads of a block
-        case 4: *value = 32; break;    // registers of a thread
+        case 0: *value = (int)function->entry.most_threads; break;
+        case 4: *value = 32; break;  // registers of a thread
         case 6: *value = capability(); break;
         case 8: *value = (int)function->shared_limit; break;
-        default: *value = 0;           // static shared memory, constants, stack
+        default: *value = 0;  // static shared memory, constants, stack
     }
-    return CUDA_SUCCESS;
-}
-
-static CUresult run(Function *function, Dim grid, Dim block, unsigned shared, void **values) {
-    for (int i = 0; function->arguments[i].size; i++) {
-        if (!function->arguments[i].pointer) continue;
-        const CUdeviceptr at = *(CUdeviceptr *)values[i];
-        if (at && room(at) < 0) {
-            fprintf(stderr, "cuda_on_cpu: argument %d of kernel %s is 0x%llx, which no live allocation holds\n", i,
-                    function->name.c_str(), at);
-            return CUDA_ERROR_ILLEGAL_ADDRESS;
-        }
-    }
-    cuda_on_cpu::run(*function, grid, block, shared, values);
     return CUDA_SUCCESS;
 }
 
 CUresult cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                        unsigned block_y, unsigned block_z, unsigned shared, Stream *stream, void **values, void **extra) {
-    LOCK;
+                        unsigned block_y, unsigned block_z, unsigned shared, Stream *stream, void **values,
+                        void **extra) {
+    ENTER;
     if (!function) return CUDA_ERROR_INVALID_HANDLE;
     const Dim grid = {grid_x, grid_y, grid_z}, block = {block_x, block_y, block_z};
-    if (!grid.x || !grid.y || !grid.z || grid.x > 0x7FFFFFFF || grid.y > 65535 || grid.z > 65535) return CUDA_ERROR_INVALID_VALUE;
-    if (!block.x || !block.y || !block.z || block.x > 1024 || block.y > 1024 || block.z > 64 ||
-        block.x * block.y * block.z > 1024)
-        return CUDA_ERROR_INVALID_VALUE;
+    if (!grid.x || !grid.y || !grid.z || !block.x || !block.y || !block.z) return CUDA_ERROR_INVALID_VALUE;
+    if (grid.x > 0x7FFFFFFF || grid.y > 65535 || grid.z > 65535) return CUDA_ERROR_INVALID_VALUE;
+    if (block.x > 1024 || block.y > 1024 || block.z > 64) return CUDA_ERROR_INVALID_VALUE;
+    if (block.x * block.y * block.z > function->entry.most_threads) return CUDA_ERROR_INVALID_VALUE;
     if (shared > function->shared_limit || extra) return CUDA_ERROR_INVALID_VALUE;
-    if (!stream || !stream->capture) return run(function, grid, block, shared, values);
-    // A graph keeps the arguments' values.
-    std::vector<std::shared_ptr<char>> copies;
-    for (int i = 0; function->arguments[i].size; i++) {
-        const size_t size = function->arguments[i].size;
-        copies.emplace_back((char *)aligned_alloc(128, (size + 127) / 128 * 128), free);
-        memcpy(copies.back().get(), values[i], size);
+    // The values are the caller's; each is kept at the alignment that any type may ask for.
+    enum { ALIGNMENT = 128 };
+    auto rounded = [](size_t size) { return (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; };
+    size_t size = ALIGNMENT;
+    for (const Argument *a = function->entry.arguments; a->size; a++) size += rounded(a->size);
+    std::shared_ptr<char> copies((char *)aligned_alloc(ALIGNMENT, size), free);
+    std::vector<void *> kept;
+    char *next = copies.get();
+    for (const Argument *a = function->entry.arguments; a->size; a++, values++) {
+        if (CUdeviceptr at = a->pointer ? *(CUdeviceptr *)*values : 0; at && !reachable(at, 0)) {
+            fprintf(stderr, "cuda_on_cpu: argument %ld of kernel %s is 0x%llx, which no live allocation holds\n",
+                    (long)(a - function->entry.arguments), function->name.c_str(), at);
+            return CUDA_ERROR_ILLEGAL_ADDRESS;
+        }
+        kept.push_back(memcpy(next, *values, a->size));
+        next += rounded(a->size);
     }
-    return submit(stream, [=] {
-        std::vector<void *> values;
-        for (auto &copy : copies) values.push_back(copy.get());
-        return run(function, grid, block, shared, values.data());
+    return submit(stream, [=]() mutable {
+        (void)copies;  // where `kept` points
+        cuda_on_cpu::run(*function, grid, block, shared, kept.data());
     });
 }
 CUresult cuLaunchKernelEx(const LaunchConfig *config, Function *function, void **values, void **extra) {
@@ -403,40 +447,50 @@ CUresult cuLaunchKernelEx(const LaunchConfig *config, Function *function, void *
 
 // Streams, events and graphs.
 
-CUresult cuStreamCreate(Stream **answer, unsigned) { return *answer = new Stream, CUDA_SUCCESS; }
-CUresult cuStreamCreateWithPriority(Stream **answer, unsigned flags, int) { return cuStreamCreate(answer, flags); }
-CUresult cuStreamDestroy_v2(Stream *stream) { return delete stream, CUDA_SUCCESS; }
-CUresult cuStreamSynchronize(Stream *stream) {
-    LOCK;
-    if (!stream || !stream->capture) return CUDA_SUCCESS;
-    stream->spoiled = true;
-    return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+CUresult cuStreamCreate(Stream **answer, unsigned flags) {
+    ENTER;
+    *answer = new Stream;
+    (*answer)->blocking = !(flags & 1);
+    return streams.push_back(*answer), CUDA_SUCCESS;
 }
-CUresult cuStreamQuery(Stream *stream) { return cuStreamSynchronize(stream); }
-CUresult cuStreamWaitEvent(Stream *, Event *, unsigned) { return CUDA_SUCCESS; }
-
-CUresult cuStreamBeginCapture_v2(Stream *stream, int) {
+CUresult cuStreamCreateWithPriority(Stream **answer, unsigned flags, int) { return cuStreamCreate(answer, flags); }
+CUresult cuStreamDestroy_v2(Stream *stream) {
     LOCK;
+    if (!stream) return CUDA_ERROR_INVALID_HANDLE;
+    finish(queue_of(stream));
+    streams.erase(std::find(streams.begin(), streams.end(), stream));
+    return delete stream, CUDA_SUCCESS;
+}
+CUresult cuStreamSynchronize(Stream *stream) {
+    ENTER;
+    if (stream && stream->capture) return stream->spoiled = true, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    return finish(queue_of(stream)), CUDA_SUCCESS;
+}
+CUresult cuStreamQuery(Stream *stream) {  // whoever asks again and again gets on
+    ENTER;
+    if (stream && stream->capture) return stream->spoiled = true, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    if (queue_of(stream).queue.empty()) return CUDA_SUCCESS;
+    return step(queue_of(stream)), CUDA_ERROR_NOT_READY;
+}
+
+CUresult cuStreamBeginCapture_v2(Stream *stream, int mode) {
+    ENTER;
     if (!stream) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     if (stream->capture) return CUDA_ERROR_ILLEGAL_STATE;
     stream->capture = std::make_unique<Graph>();
-    stream->spoiled = false;
-    capturing.push_back(stream);
+    stream->mode = mode, stream->thread = std::this_thread::get_id(), stream->spoiled = false;
     return CUDA_SUCCESS;
 }
 CUresult cuStreamEndCapture(Stream *stream, Graph **answer) {
-    LOCK;
+    ENTER;
     *answer = nullptr;
     if (!stream || !stream->capture) return CUDA_ERROR_ILLEGAL_STATE;
-    for (size_t i = 0; i < capturing.size(); i++)
-        if (capturing[i] == stream) capturing.erase(capturing.begin() + (long)i--);
     auto graph = std::move(stream->capture);
     if (stream->spoiled) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-    *answer = graph.release();
-    return CUDA_SUCCESS;
+    return *answer = graph.release(), CUDA_SUCCESS;
 }
 CUresult cuStreamIsCapturing(Stream *stream, int *status) {
-    LOCK;
+    ENTER;
     return *status = !stream || !stream->capture ? 0 : stream->spoiled ? 2 : 1, CUDA_SUCCESS;
 }
 CUresult cuGraphInstantiateWithFlags(Graph **answer, Graph *graph, unsigned long long) {
@@ -447,10 +501,9 @@ CUresult cuGraphInstantiate_v2(Graph **answer, Graph *graph, void **, char *, si
 }
 CUresult cuGraphUpload(Graph *, Stream *) { return CUDA_SUCCESS; }
 CUresult cuGraphLaunch(Graph *graph, Stream *stream) {
-    LOCK;
+    ENTER;
     if (stream && stream->capture) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    for (Work &work : graph->work)
-        if (CUresult error = work()) return error;
+    for (const Work &work : graph->work) submit(stream, work);
     return CUDA_SUCCESS;
 }
 CUresult cuGraphExecDestroy(Graph *graph) { return delete graph, CUDA_SUCCESS; }
@@ -459,18 +512,37 @@ CUresult cuGraphDestroy(Graph *graph) { return delete graph, CUDA_SUCCESS; }
 CUresult cuEventCreate(Event **answer, unsigned) { return *answer = new Event, CUDA_SUCCESS; }
 CUresult cuEventDestroy_v2(Event *event) { return delete event, CUDA_SUCCESS; }
 CUresult cuEventRecord(Event *event, Stream *stream) {
-    LOCK;
-    if (stream && stream->capture) return CUDA_SUCCESS;
-    timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    event->time = 1e3 * (double)now.tv_sec + 1e-6 * (double)now.tv_nsec;
-    return CUDA_SUCCESS;
+    ENTER;
+    if (stream && stream->capture) return CUDA_SUCCESS;  // one stream alone is captured, and needs no events
+    auto record = std::make_shared<Record>(Record{&queue_of(stream), 0});
+    event->last = record;
+    return submit(stream, [record] {
+        timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        record->time = 1e3 * (double)now.tv_sec + 1e-6 * (double)now.tv_nsec;
+        record->stream = nullptr;
+    });
 }
-CUresult cuEventSynchronize(Event *) { return CUDA_SUCCESS; }
-CUresult cuEventQuery(Event *) { return CUDA_SUCCESS; }
+CUresult cuStreamWaitEvent(Stream *stream, Event *event, unsigned) {
+    ENTER;
+    auto record = event->last;
+    if ((stream && stream->capture) || !record || record->stream == &queue_of(stream)) return CUDA_SUCCESS;
+    return submit(stream, [record] { finish(record.get()); });
+}
+CUresult cuEventSynchronize(Event *event) {
+    ENTER;
+    return finish(event->last.get()), CUDA_SUCCESS;
+}
+CUresult cuEventQuery(Event *event) {
+    ENTER;
+    if (!event->last || !event->last->stream) return CUDA_SUCCESS;
+    return step(*event->last->stream), CUDA_ERROR_NOT_READY;
+}
 CUresult cuEventElapsedTime(float *milliseconds, Event *start, Event *end) {
-    if (start->time < 0 || end->time < 0) return CUDA_ERROR_INVALID_HANDLE;
-    return *milliseconds = (float)(end->time - start->time), CUDA_SUCCESS;
+    ENTER;
+    if (!start->last || !end->last) return CUDA_ERROR_INVALID_HANDLE;
+    if (start->last->stream || end->last->stream) return CUDA_ERROR_NOT_READY;
+    return *milliseconds = (float)(end->last->time - start->last->time), CUDA_SUCCESS;
 }
 CUresult cuEventElapsedTime_v2(float *milliseconds, Event *start, Event *end) {
     return cuEventElapsedTime(milliseconds, start, end);

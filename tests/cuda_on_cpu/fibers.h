@@ -1,8 +1,8 @@
 // Runs a kernel on one CPU thread, block after block; the threads of a block are fibers.
 //
-// A fiber runs a thread to its end, then the next one; only a thread that waits keeps a fiber of its own. So a kernel without
-// barriers costs a function call per thread. Which thread and which block come next is drawn from a seed: where a barrier is
-// missing, numbers come out wrong. Where no thread can go on, the message says who waits where.
+// A fiber runs a thread to its end, then the next one; only a thread that waits keeps a fiber of its own. So a kernel
+// without barriers costs a function call per thread. Which thread and which block come next is drawn from a seed: where
+// a barrier is missing, numbers come out wrong. Where no thread can go on, the message says who waits where.
 
 #pragma once
 
@@ -121,7 +121,8 @@ static Fiber *new_fiber() {
     fiber->context.uc_stack.ss_size = STACK_BYTES;
     makecontext(&fiber->context, fiber_start, 0);
 #else
-    // As if fiber_start had been called: the stack pointer is 8 past a multiple of 16. Six registers of no meaning below.
+    // As if fiber_start had been called (the stack pointer 8 past a multiple of 16), below it six registers of no
+    // meaning.
     void **top = (void **)(stack + page + STACK_BYTES) - 1;
     *--top = (void *)fiber_start;
     fiber->saved = top - 6;
@@ -152,8 +153,7 @@ struct Thread {
 
 struct Kernel {
     std::string name;
-    void (*launch)(void **);
-    const Argument *arguments;
+    Entry entry;
     Dim *thread_idx, *block_idx, *block_dim, *grid_dim;
     char *shared;
     Runtime **runtime;
@@ -243,7 +243,7 @@ static int take() {
 }
 
 // Leaves the running thread, which waits or has just been made ready, and returns when it is its turn again.
-static void pause() {
+static void await_turn() {
     const int self = (int)runtime.thread, t = take();
     if (t < 0) deadlock();
     if (t != self) {
@@ -274,10 +274,10 @@ static void release_barrier() {
 
 static unsigned barrier(const char *name, bool predicate, Place place) {
     Thread &self = threads[runtime.thread];
-    self.state = State::BARRIER, self.name = name, self.place = place;
+    self.state = State::BARRIER, self.name = name, self.place = place, self.mask = 0;
     predicates += predicate;
     if (++at_barrier == live) release_barrier();
-    pause();
+    await_turn();
     return self.answer;
 }
 
@@ -292,12 +292,12 @@ static void release_warp(unsigned warp, unsigned mask) {
         if (!(members >> i & 1)) continue;
         if (lanes[i].mask != mask) return;
         if (lanes[i].operation != first.operation)
-            fail(lanes[i].place, "lane %d is at %s while a lane of the same mask 0x%08x is at %s (%s:%d)", i, lanes[i].name,
-                 mask, first.name, first.place.file, first.place.line);
+            fail(lanes[i].place, "lane %d is at %s while a lane of the same mask 0x%08x is at %s (%s:%d)", i,
+                 lanes[i].name, mask, first.name, first.place.file, first.place.line);
         brought[i] = lanes[i].brought;
     }
     if (first.whole && members != ~0u)
-        fail(first.place, "%s takes all 32 lanes of a warp; lanes 0x%08x came, the others have ended", first.name, members);
+        fail(first.place, "%s takes all 32 lanes of a warp; 0x%08x came, the others have ended", first.name, members);
     first.operation(brought);
     at_warp[warp] &= ~members;
     for (int i = 0; i < 32; i++)
@@ -312,17 +312,18 @@ static void together(const char *name, Operation operation, void *brought, unsig
     self.brought = brought, self.mask = mask, self.whole = whole;
     at_warp[warp] |= bit;
     release_warp(warp, mask);
-    pause();
+    await_turn();
 }
 
 static void copy_async(void *to, const void *from, unsigned size, unsigned bytes, Place place) {
     Thread &self = threads[runtime.thread];
     if ((size_t)to % size || (size_t)from % size || bytes > size)
-        fail(place, "copy_async of %u bytes, %u of them zeros, from %p to %p: neither may be misaligned", size, size - bytes,
-             from, to);
-    if ((char *)to < kernel->shared || (char *)to + size > kernel->shared + shared_bytes)
-        fail(place, "copy_async writes to %ld of %u bytes of shared memory", (long)((char *)to - kernel->shared), shared_bytes);
-    if (bytes && !device_memory(from, bytes)) fail(place, "copy_async reads %u bytes at %p, which no allocation holds", bytes, from);
+        fail(place, "copy_async of %u bytes, of %u possible, from %p to %p: is one misaligned?", bytes, size, from, to);
+    const long at = (char *)to - kernel->shared;
+    if (at < 0 || at + size > shared_bytes)
+        fail(place, "copy_async writes at %ld of %u bytes of shared memory", at, shared_bytes);
+    if (bytes && !device_memory(from, bytes))
+        fail(place, "copy_async reads %u bytes at %p, which no allocation holds", bytes, from);
     memset(to, 0xFF, size);
     self.copies.push_back({(char *)to, (const char *)from, size, bytes, self.group});
 }
@@ -346,7 +347,7 @@ static void copy_async_wait(unsigned pending) {
 static void run_thread(int t) {
     Thread &self = threads[t];
     enter(t);
-    kernel->launch(arguments);
+    kernel->entry.launch(arguments);
     self.state = State::DONE;
     self.copies.clear(), self.group = 0;
     live--;
@@ -391,9 +392,12 @@ static void run_block() {
     idle.pop_back();
     fiber->first = take();
     switch_to(*fiber);
-    for (unsigned i = 0; i < SHARED_MARGIN && !__asan_poison_memory_region; i++)
-        if (kernel->shared[shared_bytes + i] != (char)0xFF)
-            fail({"after the block", 0}, "byte %u of %u of shared memory was written", shared_bytes + i, shared_bytes);
+    for (unsigned i = 0; i < SHARED_MARGIN && !__asan_poison_memory_region; i++) {
+        if (kernel->shared[shared_bytes + i] == (char)0xFF) continue;
+        print_where();
+        fprintf(stderr, "  byte %u of %u of shared memory was written\n", shared_bytes + i, shared_bytes);
+        abort();
+    }
 }
 
 // The caller has checked everything, and lets one launch run at a time.

@@ -1,7 +1,8 @@
-// An NVRTC for machines without a GPU: libnvrtc.so as far as this project calls it. It compiles a CUDA text by the C++ compiler
-// ($CXX, or g++) with device.h in front; the "cubin" is a shared object that driver.cpp loads.
+// An NVRTC for machines without a GPU: libnvrtc.so as far as this project calls it. It compiles a CUDA text by the C++
+// compiler ($CXX, or g++; GCC's options) with primitives_on_cpu.h in front; the "cubin" is a shared object that
+// driver.cpp loads.
 //
-// Built with -DSOURCE_DIR="...", the folder of device.h. With CUDA_ON_CPU_SANITIZE=address, kernels are built with
+// Built with -DSOURCE_DIR="...", the folder of these headers. With CUDA_ON_CPU_SANITIZE=address, kernels are built with
 // AddressSanitizer; the process must then have been started with it (LD_PRELOAD of libasan.so).
 
 #include <ctype.h>
@@ -15,7 +16,7 @@
 #include <unistd.h>
 
 #include <fstream>
-#include <set>
+#include <map>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -40,7 +41,9 @@ static std::string read_file(const std::string &path) {
     return text.str();
 }
 
-static void write_file(const std::string &path, const std::string &text) { std::ofstream(path, std::ios::binary) << text; }
+static void write_file(const std::string &path, const std::string &text) {
+    std::ofstream(path, std::ios::binary) << text;
+}
 
 // Runs the C++ compiler in `folder`; what it says is added to `log`.
 static bool run_compiler(const std::string &folder, std::vector<std::string> options, std::string &log) {
@@ -73,44 +76,94 @@ static bool run_compiler(const std::string &folder, std::vector<std::string> opt
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-// The kernels of a preprocessed text: the name before the first parenthesis after each __global__, which is taken out.
-static std::set<std::string> take_kernels(std::string &text) {
-    const std::string word = "__global__";
-    auto in_name = [](char c) { return isalnum((unsigned char)c) || c == '_'; };
-    std::set<std::string> names;
-    for (size_t at = 0; (at = text.find(word, at)) != std::string::npos;) {
-        text.erase(at, word.size());
-        size_t end = text.find('(', at);
-        if (end == std::string::npos) break;
-        while (end > at && isspace((unsigned char)text[end - 1])) end--;
-        size_t start = end;
-        while (start > at && in_name(text[start - 1])) start--;
-        names.insert(text.substr(start, end - start));
+static bool in_name(char c) { return isalnum((unsigned char)c) || c == '_'; }
+
+// Where `word` next stands in text as a whole word.
+static size_t find_word(const std::string &text, const std::string &word, size_t at) {
+    while ((at = text.find(word, at)) != std::string::npos) {
+        if ((!at || !in_name(text[at - 1])) && !in_name(text[at + word.size()])) break;
+        at += word.size();
     }
-    return names;
+    return at;
 }
 
-// In three steps: the preprocessor, so that macros may stand anywhere; a launch function added for each kernel; the compiler.
-static nvrtcResult compile(Program &program, const std::vector<std::string> &defines, const std::string &folder) {
+// The word that ends before `end`, spaces apart.
+static std::string word_before(const std::string &text, size_t end) {
+    while (end && isspace((unsigned char)text[end - 1])) end--;
+    size_t start = end;
+    while (start && in_name(text[start - 1])) start--;
+    return text.substr(start, end - start);
+}
+
+// The kernels of a preprocessed text by name, each with what stands in its __launch_bounds__. CUDA's words become
+// spaces.
+static std::map<std::string, std::string> take_kernels(std::string &text) {
+    const std::string word = "__global__", bounds = "__launch_bounds__";
+    std::map<std::string, std::string> kernels;
+    auto blank = [&](size_t start, size_t end) { text.replace(start, end - start, end - start, ' '); };
+    for (size_t at = 0; (at = find_word(text, word, at)) != std::string::npos;) {
+        blank(at, at + word.size());
+        size_t open = text.find('(', at);
+        std::string limits = "1024";
+        if (word_before(text, open) == bounds) {
+            size_t close = open + 1;
+            for (int depth = 1; depth && close < text.size(); close++)
+                depth += (text[close] == '(') - (text[close] == ')');
+            limits = text.substr(open + 1, close - open - 2);
+            blank(find_word(text, bounds, at), close);
+            open = text.find('(', close);
+        }
+        kernels[word_before(text, open)] = limits;
+    }
+    return kernels;
+}
+
+// `extern __shared__` is a block's memory, and __shared__ becomes spaces. Without extern it would be a thread's own
+// array.
+static bool take_shared(std::string &text, std::string &log) {
+    const std::string word = "__shared__";
+    for (size_t at = 0; (at = find_word(text, word, at)) != std::string::npos;) {
+        if (word_before(text, at) != "extern") {
+            log += "error: __shared__ without extern: " + text.substr(at, text.find(';', at) - at) + "\n";
+            return false;
+        }
+        text.replace(at, word.size(), word.size(), ' ');
+    }
+    return true;
+}
+
+// `NAME=VALUE` of an option -D as a line of the text: our headers stand before it and use such names as T themselves.
+static std::string define(std::string macro) {
+    const size_t equals = macro.find('=');
+    if (equals == std::string::npos) macro += " 1";
+    else macro[equals] = ' ';
+    return "#define " + macro + "\n";
+}
+
+// In three steps: the preprocessor, so that macros may stand anywhere; an entry added for each kernel; the compiler.
+static nvrtcResult compile(Program &program, const std::string &macros, const std::string &folder) {
     const char *sanitize = getenv("CUDA_ON_CPU_SANITIZE");
-    write_file(folder + "/program.cu", "# 1 \"" + program.name + "\"\n" + program.text);
-    std::vector<std::string> options = {"-E", "-x", "c++", "-std=c++17", "-DCUDA_ON_CPU", "-DCUDA_ON_CPU_SCAN", "-I" SOURCE_DIR,
-                                        "-include", "device.h", folder + "/program.cu", "-o", folder + "/program.ii"};
-    options.insert(options.end(), defines.begin(), defines.end());
+    write_file(folder + "/program.cu", macros + "# 1 \"" + program.name + "\"\n" + program.text);
+    std::vector<std::string> options = {"-E", "-x", "c++", "-std=c++17", "-DCUDA_ON_CPU", "-include",
+                                        SOURCE_DIR "/primitives_on_cpu.h", folder + "/program.cu",
+                                        "-o", folder + "/program.ii"};
     if (!run_compiler(folder, options, program.log)) return NVRTC_ERROR_COMPILATION;
 
-    std::string text = read_file(folder + "/program.ii"), launches;
-    for (const std::string &name : take_kernels(text))
-        launches += "extern \"C\" void " + name + "__launch(void **arguments) { cuda_on_cpu::launch(" + name + ", arguments); }\n" +
-                    "extern \"C\" const cuda_on_cpu::Argument *" + name + "__arguments() { return cuda_on_cpu::arguments(" + name + "); }\n";
-    write_file(folder + "/program.ii", text + "\n# 1 \"launches\"\n" + launches);
+    std::string text = read_file(folder + "/program.ii"), entries;
+    if (!take_shared(text, program.log)) return NVRTC_ERROR_COMPILATION;
+    for (auto &[name, limits] : take_kernels(text))
+        entries += "extern \"C\" const cuda_on_cpu::Entry " + name + "__entry = cuda_on_cpu::entry<" + name + ">(" +
+                   limits + ");\n";
+    write_file(folder + "/program.ii", text + "\n# 1 \"entries\"\n" + entries);
 
-    // -fno-gnu-unique: else objects share what is inline in each of them. No fused multiply-add, no aliasing by type: kernels
-    // read numbers as vectors.
-    options = {"-x", "c++-cpp-output", "-std=c++17", "-O1", "-g", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing",
-               "-fno-gnu-unique", "-Wno-unknown-pragmas", folder + "/program.ii", "-o", folder + "/program.so",
-               "-Wl,-z,defs", "-Wl,--defsym=shared=cuda_on_cpu_shared"};
-    if (sanitize && *sanitize) options.push_back(std::string("-fsanitize=") + sanitize), options.push_back("-Wl,-z,nodefs");
+    // -fno-gnu-unique: else objects share what is inline in each of them. No fused multiply-add, and no aliasing by
+    // type, for kernels read numbers as vectors.
+    options = {"-x", "c++-cpp-output", "-std=c++17", "-O2", "-g", "-shared", "-fPIC", "-ffp-contract=off",
+               "-fno-strict-aliasing", "-fno-gnu-unique", "-Wno-unknown-pragmas", folder + "/program.ii", "-o", folder + "/program.so",
+               "-Wl,-z,defs", "-Wl,--defsym=shared=cuda_on_cpu_shared", "-fsanitize=alignment,bounds",
+               "-fno-sanitize-recover=all"};
+    if (sanitize && *sanitize)
+        options.push_back(std::string("-fsanitize=") + sanitize), options.push_back("-Wl,-z,nodefs");
     if (!run_compiler(folder, options, program.log)) return NVRTC_ERROR_COMPILATION;
     program.object = read_file(folder + "/program.so");
     return program.object.empty() ? NVRTC_ERROR_INTERNAL_ERROR : NVRTC_SUCCESS;
@@ -139,23 +192,26 @@ nvrtcResult nvrtcDestroyProgram(Program **program) {
     return *program = nullptr, NVRTC_SUCCESS;
 }
 nvrtcResult nvrtcCompileProgram(Program *program, int count, const char *const *options) {
-    std::vector<std::string> defines;
+    std::string macros;
     for (int i = 0; i < count; i++)  // the others are for a GPU
         if (!strncmp(options[i], "-D", 2)) {
-            defines.push_back(options[i]);
-            if (!options[i][2] && i + 1 < count) defines.push_back(options[++i]);
+            macros += define(options[i][2] || i + 1 == count ? options[i] + 2 : options[++i]);
         } else if (!strncmp(options[i], "--define-macro=", 15)) {
-            defines.push_back(std::string("-D") + (options[i] + 15));
+            macros += define(options[i] + 15);
         } else if (options[i][0] != '-') {
             return NVRTC_ERROR_INVALID_OPTION;
         }
+    if (macros.find("#define T ") != std::string::npos) {  // the one short name that also the real NVRTC refuses
+        program->log += "error: option -DT: a header of NVRTC's own uses T; begin the text with a #define T instead\n";
+        return NVRTC_ERROR_COMPILATION;
+    }
     const char *temporary = getenv("TMPDIR");
     std::string folder = std::string(temporary && *temporary ? temporary : "/tmp") + "/cuda_on_cpu_XXXXXX";
     if (!mkdtemp(&folder[0])) {
         program->log += folder + ": " + strerror(errno) + "\n";
         return NVRTC_ERROR_INTERNAL_ERROR;
     }
-    const nvrtcResult result = compile(*program, defines, folder);
+    const nvrtcResult result = compile(*program, macros, folder);
     for (const char *file : {"/log", "/program.cu", "/program.ii", "/program.so"}) unlink((folder + file).c_str());
     rmdir(folder.c_str());
     return result;

@@ -1,26 +1,41 @@
-// The primitives of src/kernels/cuda/primitives.cuh in plain C++: what each means is said there. Included by it, inside a
-// kernel's text. Beyond the meaning they check what a GPU demands: alignment, addresses within shared memory, whole warps.
+// The primitives of src/kernels/cuda/primitives.cuh in plain C++: what each means is said there. They also check what a
+// GPU demands: alignment, addresses within shared memory, whole warps.
 
 #pragma once
 
 #include "device.h"
 
+typedef unsigned short u16;
+typedef unsigned int u32;
+
 namespace cuda_on_cpu {
+// The block's shared memory, by a pointer of which the compiler knows nothing: by its name, it would pass for another
+// array than a kernel's `shared`.
+inline char *shared_memory() {
+    char *start = cuda_on_cpu_shared;
+    asm("" : "+r"(start));
+    return start;
+}
 inline char *shared_bytes(const char *name, u32 at, u32 size, Place place) {
     if (at % size || at + size > SHARED_BYTES)
         cuda_on_cpu_runtime->fail(place, "%s of %u bytes at address %u of shared memory", name, size, at);
-    return cuda_on_cpu_shared + at;
+    return shared_memory() + at;
 }
 inline float as_float(u32 x) { return bits<float>(x); }
+// For what runs at every product and is beyond suspicion.
+#define CUDA_ON_CPU_UNCHECKED __attribute__((no_sanitize("undefined")))
 }  // namespace cuda_on_cpu
 
 inline u32 shared_address(const void *at, CUDA_ON_CPU_PLACE) {
-    const size_t offset = (size_t)((const char *)at - cuda_on_cpu_shared);
-    if (offset > cuda_on_cpu::SHARED_BYTES) cuda_on_cpu_runtime->fail(place, "shared_address of %p, which is not shared memory", at);
+    const size_t offset = (size_t)at - (size_t)cuda_on_cpu_shared;
+    if (offset > cuda_on_cpu::SHARED_BYTES)
+        cuda_on_cpu_runtime->fail(place, "shared_address of %p, which is not shared memory", at);
     return (u32)offset;
 }
 
-inline u32 load_shared(u32 at, CUDA_ON_CPU_PLACE) { return *(u32 *)cuda_on_cpu::shared_bytes("load_shared", at, 4, place); }
+inline u32 load_shared(u32 at, CUDA_ON_CPU_PLACE) {
+    return *(u32 *)cuda_on_cpu::shared_bytes("load_shared", at, 4, place);
+}
 inline void store_shared(u32 at, u32 x, CUDA_ON_CPU_PLACE) {
     *(u32 *)cuda_on_cpu::shared_bytes("store_shared", at, 4, place) = x;
 }
@@ -29,10 +44,10 @@ inline void store_shared(u32 at, u16 x, CUDA_ON_CPU_PLACE) {
 }
 
 inline void copy_async_16(u32 to, const void *from, int bytes, CUDA_ON_CPU_PLACE) {
-    cuda_on_cpu_runtime->copy_async(cuda_on_cpu_shared + to, from, 16, (u32)bytes, place);
+    cuda_on_cpu_runtime->copy_async(cuda_on_cpu::shared_memory() + to, from, 16, (u32)bytes, place);
 }
 inline void copy_async_4(u32 to, const void *from, int bytes, CUDA_ON_CPU_PLACE) {
-    cuda_on_cpu_runtime->copy_async(cuda_on_cpu_shared + to, from, 4, (u32)bytes, place);
+    cuda_on_cpu_runtime->copy_async(cuda_on_cpu::shared_memory() + to, from, 4, (u32)bytes, place);
 }
 inline void copy_async_commit() { cuda_on_cpu_runtime->copy_async_commit(); }
 template <int PENDING> inline void copy_async_wait() { cuda_on_cpu_runtime->copy_async_wait(PENDING); }
@@ -41,7 +56,7 @@ namespace cuda_on_cpu {
 struct Matrices { u32 *r; const char *row; };
 template <bool TRANSPOSED> inline void load_matrices(const char *name, u32 *r, u32 at, Place place) {
     Matrices mine = {r, shared_bytes(name, at, 16, place)};
-    auto operation = [](Matrices *const *lanes) {
+    auto operation = [](Matrices *const *lanes) CUDA_ON_CPU_UNCHECKED {
         for (int l = 0; l < 32; l++)
             for (int i = 0; i < 4; i++) {
                 u16 pair[2];
@@ -57,7 +72,8 @@ template <bool TRANSPOSED> inline void load_matrices(const char *name, u32 *r, u
 
 struct Product { float *d; const u32 *a; u32 b[2]; };
 // D += A B from float matrices A 16 × K, and B K × 8.
-template <int K> inline void add_product(Product *const *lanes, const float (*a)[K], const float (*b)[8]) {
+template <int K>
+CUDA_ON_CPU_UNCHECKED inline void add_product(Product *const *lanes, const float (*a)[K], const float (*b)[8]) {
     for (int row = 0; row < 16; row++) {
         float sum[8] = {};
         for (int k = 0; k < K; k++)
@@ -77,7 +93,7 @@ inline void load_matrices_transposed(u32 *r, u32 at, CUDA_ON_CPU_PLACE) {
 
 inline void mma_bf16(float *d, const u32 *a, u32 b0, u32 b1, CUDA_ON_CPU_PLACE) {
     cuda_on_cpu::Product mine = {d, a, {b0, b1}};
-    auto operation = [](cuda_on_cpu::Product *const *lanes) {
+    auto operation = [](cuda_on_cpu::Product *const *lanes) CUDA_ON_CPU_UNCHECKED {
         float a[16][16], b[16][8];
         for (int l = 0; l < 32; l++)
             for (int i = 0; i < 4; i++)
@@ -92,7 +108,7 @@ inline void mma_bf16(float *d, const u32 *a, u32 b0, u32 b1, CUDA_ON_CPU_PLACE) 
 }
 inline void mma_tf32(float *d, const u32 *a, u32 b0, u32 b1, CUDA_ON_CPU_PLACE) {
     cuda_on_cpu::Product mine = {d, a, {b0, b1}};
-    auto operation = [](cuda_on_cpu::Product *const *lanes) {
+    auto operation = [](cuda_on_cpu::Product *const *lanes) CUDA_ON_CPU_UNCHECKED {
         float a[16][8], b[8][8];
         for (int l = 0; l < 32; l++)
             for (int i = 0; i < 4; i++) {
@@ -107,7 +123,7 @@ inline void mma_tf32(float *d, const u32 *a, u32 b0, u32 b1, CUDA_ON_CPU_PLACE) 
 
 inline u32 round_tf32(float x) {
     const u32 y = __float_as_uint(x);
-    return isfinite(x) ? (y + 0x1000) & 0xFFFFE000 : y;
+    return isnan(x) ? 0x7FFFFFFF : isinf(x) ? y : (y + 0x1000) & 0xFFFFE000;
 }
 inline u32 pack_bf16(float lo, float hi) {
     auto round = [](float x) {

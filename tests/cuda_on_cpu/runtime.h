@@ -2,7 +2,7 @@
 // front) and the driver (driver.cpp, fibers.h) that loads and runs it.
 //
 // The object exports threadIdx, blockIdx, blockDim and gridDim, its shared memory, and a pointer to the Runtime below;
-// the driver writes all of them. It also exports, for a kernel K, K__launch and K__arguments (see the end of device.h).
+// the driver writes all of them. It also exports, for a kernel K, the Entry K__entry.
 
 #pragma once
 
@@ -16,9 +16,15 @@ struct Place { const char *file; int line; };
 
 struct Argument { unsigned size; bool pointer; };  // of a kernel; a list of them ends in size 0
 
+struct Entry {
+    void (*launch)(void **arguments);  // runs one thread; arguments as the driver gets them, an array of pointers
+    const Argument *arguments;
+    unsigned most_threads;  // of a block: __launch_bounds__
+};
+
 enum { SHARED_BYTES = 227 * 1024, SHARED_MARGIN = 256 };  // the most a block may have on any card; kept clear after it
 
-// What the lanes of a warp do together once all have arrived. lanes[i] is what lane i brought, null if it takes no part.
+// What lanes of a warp do together once all have arrived. lanes[i] is what lane i brought, null if it takes no part.
 using Operation = void (*)(void *const *lanes);
 
 struct Runtime {

@@ -1,4 +1,4 @@
-// Kernels for self_test.cpp: one for each thing that the emulator must get right, or must find. Also the shortest example of each primitive.
+// Kernels for self_test.cpp: one for each thing that the emulator must get right, or must find.
 
 extern __shared__ __align__(128) char shared[];
 
@@ -9,7 +9,8 @@ extern "C" __global__ void __launch_bounds__(256) add(const float *a, const floa
 
 struct Pair { const float *from; float *to; };
 extern "C" __global__ void copy_pair(const __grid_constant__ Pair pair, u64 n) {
-    for (u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x; i < n; i += (u64)gridDim.x * blockDim.x) pair.to[i] = pair.from[i];
+    const u64 first = blockIdx.x * (u64)blockDim.x + threadIdx.x;
+    for (u64 i = first; i < n; i += (u64)gridDim.x * blockDim.x) pair.to[i] = pair.from[i];
 }
 
 // Where every thread of every block of a 3D grid leaves its number.
@@ -37,16 +38,17 @@ extern "C" __global__ void warp_sum(const float *x, float *sums, u32 *votes) {
     float sum = x[blockIdx.x * 32 + threadIdx.x];
 #pragma unroll
     for (int by = 16; by; by /= 2) sum += __shfl_xor_sync(~0u, sum, by);
-    const double below = __shfl_up_sync(~0u, (double)threadIdx.x, 1);
-    const int above = __shfl_down_sync(~0u, (int)threadIdx.x, 3), ninth = __shfl_sync(~0u, threadIdx.x, 9);
-    const bool odd = threadIdx.x % 2;
-    const bool right = below == (threadIdx.x ? threadIdx.x - 1 : 0) && above == (threadIdx.x < 29 ? threadIdx.x + 3 : threadIdx.x) &&
-                       ninth == 9 && __shfl_sync(~0u, threadIdx.x, 3, 8) == threadIdx.x / 8 * 8 + 3;
+    const int l = threadIdx.x;
+    const double below = __shfl_up_sync(~0u, (double)l, 1);
+    const int above = __shfl_down_sync(~0u, l, 3), ninth = __shfl_sync(~0u, l, 9), third = __shfl_sync(~0u, l, 3, 8);
+    const bool odd = l % 2;
+    const bool right = below == (l ? l - 1 : 0) && above == (l < 29 ? l + 3 : l) && ninth == 9 &&
+                       third == l / 8 * 8 + 3;
     const u32 ballot = __ballot_sync(~0u, right);
     u32 half = 0;
     if (odd) half = __ballot_sync(0xAAAAAAAAu, threadIdx.x > 16);  // each half of the warp for itself
     else half = __ballot_sync(0x55555555u, threadIdx.x > 16);
-    const int some = __syncthreads_count(odd), any = __syncthreads_or(threadIdx.x == 5), all = __syncthreads_and(threadIdx.x != 5);
+    const int some = __syncthreads_count(odd), any = __syncthreads_or(l == 5), all = __syncthreads_and(l != 5);
     sums[blockIdx.x * 32 + threadIdx.x] = sum;
     u32 *mine = votes + 4 * threadIdx.x;
     mine[0] = ballot, mine[1] = half, mine[2] = some * 4 + any * 2 + all;
@@ -73,15 +75,37 @@ extern "C" __global__ void product_bf16(const u16 *a, const u16 *b, float *d) {
     d[(g + 8) * 8 + 2 * t] = sum[2], d[(g + 8) * 8 + 2 * t + 1] = sum[3];
 }
 
-// One warp: D (16 × 8) += A B, A 16 × 8 and B 8 × 8 as tf32.
-extern "C" __global__ void product_tf32(const float *a, const float *b, float *d) {
+// One warp: D (16 × 8) += A B, A 16 × 8 and B 8 × 8 as tf32, rounded or cut off.
+extern "C" __global__ void product_tf32(const float *a, const float *b, float *d, bool rounded) {
     const int g = threadIdx.x / 4, t = threadIdx.x % 4;
+    auto operand = [&](float x) { return rounded ? round_tf32(x) : __float_as_uint(x); };
     float sum[4] = {d[g * 8 + 2 * t], d[g * 8 + 2 * t + 1], d[(g + 8) * 8 + 2 * t], d[(g + 8) * 8 + 2 * t + 1]};
-    const u32 fa[4] = {round_tf32(a[g * 8 + t]), round_tf32(a[(g + 8) * 8 + t]), round_tf32(a[g * 8 + t + 4]),
-                       round_tf32(a[(g + 8) * 8 + t + 4])};
-    mma_tf32(sum, fa, round_tf32(b[t * 8 + g]), round_tf32(b[(t + 4) * 8 + g]));
+    const float *upper = a + g * 8, *lower = upper + 8 * 8;
+    const u32 fa[4] = {operand(upper[t]), operand(lower[t]), operand(upper[t + 4]), operand(lower[t + 4])};
+    mma_tf32(sum, fa, operand(b[t * 8 + g]), operand(b[(t + 4) * 8 + g]));
     d[g * 8 + 2 * t] = sum[0], d[g * 8 + 2 * t + 1] = sum[1];
     d[(g + 8) * 8 + 2 * t] = sum[2], d[(g + 8) * 8 + 2 * t + 1] = sum[3];
+}
+
+extern "C" __global__ void rounding(const float *x, u32 *tf32, u32 *bf16, float *exp2) {
+    const int i = threadIdx.x;
+    tf32[i] = round_tf32(x[i]), bf16[i] = pack_bf16(x[i], -x[i]), exp2[i] = exp2_fast(x[i]);
+}
+
+// When each thread runs: its place in the order of all.
+extern "C" __global__ void order(u32 *next, u32 *place) {
+    place[blockIdx.x * blockDim.x + threadIdx.x] = atomicAdd(next, 1u);
+}
+
+// Some threads end while others wait for the rest of their block, and of their warp.
+extern "C" __global__ void early(u32 *x) {
+    u32 *mine = (u32 *)shared;
+    mine[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    if (threadIdx.x % 3 == 0) return;
+    __syncthreads();
+    if (threadIdx.x % 3 == 1) return;
+    x[threadIdx.x] = __shfl_down_sync(threadIdx.x % 2 ? 0xAAAAAAAAu : 0x55555555u, mine[threadIdx.x], 6);
 }
 
 // Copies of 4 bytes, of which some are cut, in two groups.
@@ -128,16 +152,19 @@ extern "C" __global__ void mistakes(int how, float *x, int n) {
         case 7: x[n + i] = 1; break;                                       // past an allocation: AddressSanitizer
         case 8: { u32 r[4]; if (i < 31) load_matrices(r, shared_address(shared)); x[i] = (float)r[0]; } break;
         case 9: x[i] = ((float *)shared)[n]; break;                        // AddressSanitizer
+        case 12: __syncwarp(i % 32 && i % 32 < 16 ? 0xFFFFu : ~0u); break;  // lane 0 is waited for with the other mask
+        case 10: x[i] = ((float2 *)(x + n))->y; break;                     // misaligned
+        case 11: { float y[4] = {}; y[n + i % 2] = 1; x[i] = y[0] + y[3]; } break;  // past an array
     }
 }
 
 template <int N> __device__ __forceinline__ float power(float x) { return x * power<N - 1>(x); }
 template <> __device__ __forceinline__ float power<0>(float) { return 1; }
-#define POWER(n) extern "C" __global__ void power_##n(DT *x) { x[threadIdx.x] = (DT)power<n>((float)x[threadIdx.x]); }
+#define POWER(n) extern "C" __global__ void power_##n(REAL *x) { x[threadIdx.x] = (REAL)power<n>((float)x[threadIdx.x]); }
 POWER(2)
 POWER(3)
 
-// A function in the usual dress of a kernel, to see how fast small launches and barriers are.
+// To see how fast launches, barriers and products are.
 extern "C" __global__ void nothing(float *x, int n) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) x[i] += 1;
@@ -145,4 +172,10 @@ extern "C" __global__ void nothing(float *x, int n) {
 extern "C" __global__ void barriers(float *x, int n) {
     for (int i = 0; i < n; i++) __syncthreads();
     if (threadIdx.x == 0) x[blockIdx.x] += 1;
+}
+extern "C" __global__ void products(float *x, int n) {
+    const u32 a[4] = {0, 0, 0, 0};
+    float sum[4] = {};
+    for (int i = 0; i < n; i++) mma_bf16(sum, a, 0, 0);
+    x[threadIdx.x] += sum[0];
 }

@@ -1,15 +1,14 @@
-// Each hardware instruction that CUDA C++ has no word for, as one function: PTX on a GPU; on a CPU, where the tests run every
-// kernel, its definition in plain C++ (tests/cuda_on_cpu/primitives_on_cpu.h). Stands in front of every kernel's text.
+// Each hardware instruction that CUDA C++ has no word for, as one function: PTX on a GPU; on a CPU, where the tests run
+// every kernel, its definition in plain C++ (tests/cuda_on_cpu/primitives_on_cpu.h). This text stands in front of every
+// kernel's.
 //
-// Shared memory is named by its 32-bit address (`shared_address`). A lane of a warp is l = threadIdx % 32, g = l / 4, t = l % 4.
+// Shared memory is named by its 32-bit address (`shared_address`). Of a lane l of a warp, g = l / 4 and t = l % 4.
 
 typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-#ifdef CUDA_ON_CPU
-#include "primitives_on_cpu.h"
-#else
+#ifndef CUDA_ON_CPU
 
 __device__ __forceinline__ u32 shared_address(const void *at) { return (u32)__cvta_generic_to_shared(at); }
 
@@ -26,8 +25,8 @@ __device__ __forceinline__ void store_shared(u32 at, u16 x) {
     asm volatile("st.shared.b16 [%0], %1;" ::"r"(at), "h"(x) : "memory");
 }
 
-// Copies from global to shared memory behind the thread's back: `bytes` (0 to 16, or 0 to 4) of them, the rest zeros. They are
-// there for this thread after the wait, for others after a barrier that follows it.
+// Copies from global to shared memory that go on while the thread does: `bytes` (0 to 16, or 0 to 4), the rest zeros.
+// They are there for this thread after the wait, for others after a barrier that follows it.
 __device__ __forceinline__ void copy_async_16(u32 to, const void *from, int bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
@@ -41,8 +40,8 @@ template <int PENDING> __device__ __forceinline__ void copy_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-// Four matrices of 8 × 8 16-bit numbers. Lane l says where row l % 8 of matrix l / 8 begins (a multiple of 16 bytes); r[i]
-// receives the numbers 2t and 2t + 1 of row g of matrix i.
+// Four matrices of 8 × 8 16-bit numbers. Lane l says where row l % 8 of matrix l / 8 begins (a multiple of 16 bytes);
+// r[i] receives the numbers 2t and 2t + 1 of row g of matrix i.
 __device__ __forceinline__ void load_matrices(u32 *r, u32 at) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
@@ -54,17 +53,19 @@ __device__ __forceinline__ void load_matrices_transposed(u32 *r, u32 at) {
 }
 
 // D += A B of a warp, D 16 × 8 in f32: d[0], d[1] are row g, columns 2t and 2t + 1; d[2], d[3] the same of row g + 8.
-// bf16, A 16 × 16, B 16 × 8, two numbers a register: a[0] row g, columns 2t, 2t + 1; a[1] row g + 8; a[2], a[3] these rows,
-// columns + 8; b0 rows 2t, 2t + 1 of column g; b1 rows + 8.
+// bf16, A 16 × 16, B 16 × 8, two numbers a register: a[0] row g, columns 2t and 2t + 1; a[1] row g + 8; a[2], a[3] the
+// same 8 columns on; b0 rows 2t and 2t + 1 of column g; b1 the same 8 rows on.
 __device__ __forceinline__ void mma_bf16(float *d, const u32 *a, u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-// tf32 (f32 of which the lower 13 bits are ignored), A 16 × 8, B 8 × 8: a[0] row g, column t; a[1] row g + 8; a[2], a[3] these
-// rows, column t + 4; b0 row t of column g; b1 row t + 4.
+// tf32 (f32 of which the lower 13 bits are ignored), A 16 × 8, B 8 × 8: a[0] row g, column t; a[1] row g + 8; a[2],
+// a[3] the same 4 columns on; b0 row t of column g; b1 the same 4 rows on.
 __device__ __forceinline__ void mma_tf32(float *d, const u32 *a, u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
