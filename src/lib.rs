@@ -67,6 +67,10 @@
 #[macro_use]
 mod named;
 
+/// Tests in this crate share files with those beside it.
+#[cfg(all(test, feature = "cuda"))]
+extern crate self as stop_mim;
+
 pub mod autograd;
 pub mod data;
 pub mod error;

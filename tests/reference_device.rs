@@ -1,13 +1,24 @@
-//! A training step on the reference device gives what it gives on the CPU: for every method, the loss, the gradient of each
-//! parameter, and the weights and moving averages after the update. The reference computes each operation by its definition
+//! A training step on the reference device gives what it gives on the CPU, and on a GPU: for every method, the loss, the gradient
+//! of each parameter, and the weights and moving averages after the update. The reference computes each operation by its definition
 //! (and panics at every operand that is not on it), so this is a second opinion on all of a step at once; that each kernel
 //! agrees, over awkward shapes, is tested in src/kernels/oracle.rs.
+
+#[cfg(feature = "cuda")]
+mod cuda_on_cpu;
 
 use stop_mim::lab::small;
 use stop_mim::nn::{AdamW, Ema};
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::{LossAndGradients, StepParams, Trainer};
 use stop_mim::{DType, Device, Tensor};
+
+/// The devices that are compared with the reference.
+fn devices() -> Vec<Device> {
+    #[cfg(feature = "cuda")]
+    return [Device::Cpu].into_iter().chain(cuda_on_cpu::device()).collect();
+    #[cfg(not(feature = "cuda"))]
+    vec![Device::Cpu]
+}
 
 fn on(trainer: &Trainer, device: Device) -> Trainer {
     let trainer = Trainer { params: trainer.params.to_device(device), ..trainer.clone() };
@@ -31,25 +42,27 @@ fn step(trainer: &Trainer, device: Device) -> [Vec<Tensor>; 3] {
 }
 
 #[test]
-fn a_training_step_of_every_method_is_the_same_on_both_devices() {
+fn a_training_step_of_every_method_is_the_same_on_every_device() {
     for method in small::every_method() {
         // Measured: at most a quarter of these.
         for (dtype, tolerances) in [(DType::F64, [1e-14, 1e-12, 1e-12]), (DType::F32, [1e-6, 1e-4, 1e-4])] {
             let trainer = small::trainer(method.clone(), false, dtype);
-            let [cpu, reference] = [Device::Cpu, Device::Reference].map(|device| step(&trainer, device));
-            let mut worst = [0.0f64; 3];
-            for (part, (cpu, reference)) in cpu.iter().zip(&reference).enumerate() {
-                assert_eq!(cpu.len(), reference.len());
-                for (x, y) in cpu.iter().zip(reference) {
-                    assert_eq!(y.device(), Device::Reference, "{method}: a result of the CPU");
-                    let (x, y) = (x.to_dtype(DType::F64), y.to_device(Device::Cpu).to_dtype(DType::F64));
-                    let scale = y.as_slice::<f64>().iter().fold(1e-3f64, |most, y| most.max(y.abs()));
-                    worst[part] = worst[part].max(x.max_abs_diff(&y) / scale);
+            let reference = step(&trainer, Device::Reference);
+            for device in devices() {
+                let mut worst = [0.0f64; 3];
+                for (part, (fast, reference)) in step(&trainer, device).iter().zip(&reference).enumerate() {
+                    assert_eq!(fast.len(), reference.len());
+                    for (x, y) in fast.iter().zip(reference) {
+                        assert_eq!([x.device(), y.device()], [device, Device::Reference], "{method}: a result elsewhere");
+                        let [x, y] = [x, y].map(|x| x.to_device(Device::Cpu).to_dtype(DType::F64));
+                        let scale = y.as_slice::<f64>().iter().fold(1e-3f64, |most, y| most.max(y.abs()));
+                        worst[part] = worst[part].max(x.max_abs_diff(&y) / scale);
+                    }
                 }
+                println!("{method:?} in {dtype} on {device}: loss, gradients, weights differ by {worst:?}");
+                let close = worst.iter().zip(tolerances).all(|(worst, tolerance)| *worst <= tolerance);
+                assert!(close, "{method:?} in {dtype} on {device}: {worst:?}, allowed are {tolerances:?}");
             }
-            println!("{method:?} in {dtype}: loss, gradients, weights differ by {worst:?}");
-            let close = worst.iter().zip(tolerances).all(|(worst, tolerance)| *worst <= tolerance);
-            assert!(close, "{method:?} in {dtype}: {worst:?}, allowed are {tolerances:?}");
         }
     }
 }
@@ -57,11 +70,13 @@ fn a_training_step_of_every_method_is_the_same_on_both_devices() {
 /// The trainer itself, from images to weights, knows no device.
 #[test]
 fn a_trainer_works_where_its_parameters_are() {
-    let trainer = small::trainer(small::stop(), false, DType::F32);
-    let mut trainer = on(&trainer, Device::Reference);
-    let batch = small::batch(&trainer).to_device(Device::Reference);
-    let params = StepParams { lr: 1e-2, weight_decay: 0.1, ema_momentum: 0.9 };
-    let losses: Vec<f64> = (0..3).map(|_| trainer.step(&batch, &params).unwrap().loss).collect();
-    assert!(losses[2] < losses[0], "{losses:?}");
-    assert!(trainer.params.trained_params().all(|param| param.value.device() == Device::Reference));
+    for device in devices().into_iter().skip(1).chain([Device::Reference]) {
+        let trainer = small::trainer(small::stop(), false, DType::F32);
+        let mut trainer = on(&trainer, device);
+        let batch = small::batch(&trainer).to_device(device);
+        let params = StepParams { lr: 1e-2, weight_decay: 0.1, ema_momentum: 0.9 };
+        let losses: Vec<f64> = (0..3).map(|_| trainer.step(&batch, &params).unwrap().loss).collect();
+        assert!(losses[2] < losses[0], "{losses:?}");
+        assert!(trainer.params.trained_params().all(|param| param.value.device() == device));
+    }
 }

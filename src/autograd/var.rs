@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::tape::Tape;
-use crate::tensor::{DType, Shape, Tensor};
+use crate::tensor::{DType, Device, Shape, Tensor};
 
 /// A tensor and, if gradients are to reach it, its place on a [`Tape`].
 ///
@@ -33,6 +33,25 @@ impl Var {
     /// The same value off the tape: stop-gradient.
     pub fn detach(&self) -> Self {
         Var::constant(self.value.clone())
+    }
+
+    /// The same constant on another device; this very value, when it already is there.
+    ///
+    /// # Panics
+    /// When it is on a tape, and elsewhere: what is differentiated stays on one device.
+    #[track_caller]
+    pub fn to_device(&self, device: Device) -> Self {
+        let here = self.value().device();
+        if here == device {
+            return self.clone();
+        }
+        assert!(!self.is_tracked(), "to_device: a value on a tape is on {here}, and wanted on {device}");
+        Var::constant(self.value().to_device(device))
+    }
+
+    /// Where the value is.
+    pub fn device(&self) -> Device {
+        self.value().device()
     }
 
     /// Whether gradients reach this value.

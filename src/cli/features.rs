@@ -8,7 +8,7 @@ use clap::Args as ClapArgs;
 use rayon::prelude::*;
 
 use super::encoder::{EncoderArgs, Opened, source};
-use super::options::OpenArgs;
+use super::options::{DeviceArgs, OpenArgs};
 use super::progress::Progress;
 use super::signals;
 use crate::data::{self, BadImages, Dataset, InMemory, Normalization, OpenOptions, evaluation_images, folder};
@@ -40,13 +40,17 @@ pub struct Args {
     /// docs/interop.md.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let device = args.device.open()?;
     let read = [Some(&*args.encoder.file), args.images.as_deref()];
     files::check_is_none_of(&args.out, &read.into_iter().flatten().collect::<Vec<_>>())?;
     files::check_writable(&args.out)?;
-    let found = args.encoder.load()?;
+    let mut found = args.encoder.load()?;
+    found.model = found.model.to_device(device);
     let (side, options) = (found.model.encoder.config().image_size, args.open.options());
     let (images, tokens, verb, normalization) = if let Some(path) = &args.images {
         let sets: Vec<Arc<dyn Dataset>> = vec![Arc::new(InMemory::new(normalized_images(path, side)?)?)];

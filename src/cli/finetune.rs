@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 
 use super::encoder::{EncoderArgs, normalization};
 use super::flags::flag;
-use super::options::{LengthArgs, OpenArgs, TrainArgs};
+use super::options::{DeviceArgs, LengthArgs, OpenArgs, TrainArgs};
 use super::progress::Progress;
 use super::run::{RunArgs, keep_curves, report};
 use super::signals;
@@ -14,6 +14,7 @@ use crate::data::{self, Splits};
 use crate::error::renamed;
 use crate::eval;
 use crate::runs::{Length, RunFolder, default_policy};
+use crate::tensor::Device;
 use crate::train::checkpoint::SavedRun;
 use crate::train::fine_tuning::{Classifier, FineTuning, test_accuracy, trainer};
 use crate::train::weights::Preprocessing;
@@ -71,6 +72,8 @@ pub struct Args {
     length: LengthArgs,
     #[command(flatten)]
     train: TrainArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// What a run that is resumed, or a model that is tested, has decided already.
@@ -89,10 +92,11 @@ const RESUME_HAS_NO: [&str; 11] = [
 ];
 
 pub fn run(args: &Args) -> Result<()> {
+    let device = args.device.open()?;
     let done = match (&args.evaluate, &args.resume, &args.encoder) {
-        (Some(file), ..) => evaluate(args, file),
-        (_, Some(folder), _) => RunFolder::open(folder).and_then(|folder| resume(args, &folder)),
-        (_, _, Some(encoder)) => begin(args, encoder),
+        (Some(file), ..) => evaluate(args, file, device),
+        (_, Some(folder), _) => RunFolder::open(folder).and_then(|folder| resume(args, &folder, device)),
+        (_, _, Some(encoder)) => begin(args, encoder, device),
         _ => Err(Error::config("nothing to fine-tune", "give a file with an encoder, or --resume RUN_FOLDER")),
     };
     // What an error of the library calls the way to go on.
@@ -100,7 +104,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// A new run.
-fn begin(args: &Args, encoder: &EncoderArgs) -> Result<()> {
+fn begin(args: &Args, encoder: &EncoderArgs, device: Device) -> Result<()> {
     if !(0.0 < args.labels && args.labels <= 100.0) {
         return Err(Error::config(format!("--labels is {} %", args.labels), "choose a number above 0, at most 100"));
     }
@@ -134,14 +138,14 @@ fn begin(args: &Args, encoder: &EncoderArgs) -> Result<()> {
         Some((&start.encoder, &start.params))
     };
     config.normalization = Some(normalization(&found.preprocessing, &splits)?);
-    let trainer = trainer(weights, &config)?;
+    let trainer = trainer(weights, &config)?.to_device(device);
     let policy = args.folder.policy(default_policy(&config, &chosen), chosen.train.len() / config.batch);
     let folder = RunFolder::create(&args.folder.out, &args.folder.folder_name(&config))?;
     train(args, SavedRun { config, policy, trainer }, &chosen, &folder)
 }
 
 /// `--resume`
-fn resume(args: &Args, folder: &RunFolder) -> Result<()> {
+fn resume(args: &Args, folder: &RunFolder, device: Device) -> Result<()> {
     let mut resumed = folder.resume(args.data.as_deref(), args.open.options())?;
     resumed.notes.iter().for_each(|note| say!("{}", renamed(note, flag)));
     if resumed.run.config.fine_tuning.is_none() {
@@ -155,7 +159,8 @@ fn resume(args: &Args, folder: &RunFolder) -> Result<()> {
     let instead = if resumed.damaged { ", from the checkpoint before it" } else { "" };
     say!("going on after step {} of {}{instead}", resumed.done(), resumed.run.config.steps);
     folder.save_changes(&resumed)?;
-    train(args, resumed.run, &resumed.splits, folder)
+    let SavedRun { config, policy, trainer } = resumed.run;
+    train(args, SavedRun { config, policy, trainer: trainer.to_device(device) }, &resumed.splits, folder)
 }
 
 /// Trains from where the run stands to its end, or to Ctrl-C, and tests the model then.
@@ -181,8 +186,8 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
 }
 
 /// `--evaluate`
-fn evaluate(args: &Args, file: &Path) -> Result<()> {
-    let classifier = Classifier::open(file)?;
+fn evaluate(args: &Args, file: &Path, device: Device) -> Result<()> {
+    let classifier = Classifier::open(file)?.to_device(device);
     let (config, step) = (&classifier.checkpoint.config, classifier.checkpoint.step);
     let data = args.data.as_ref().unwrap_or(&config.data);
     let splits = data::open_with(data, config.model.encoder.image_size, args.open.options())?;

@@ -37,6 +37,7 @@ mod track;
 
 use clap::{Parser, Subcommand};
 
+use crate::kernels::within_memory;
 use crate::{Error, Result};
 
 /// Masked image modeling with stochastic positional embeddings (StoP, ICML 2024).
@@ -93,7 +94,7 @@ impl Cli {
             .num_threads(threads)
             .build_global()
             .map_err(|e| Error::config(format!("threads to compute with: {e}"), "ask for fewer, with --threads"))?;
-        self.perform().map_err(|error| error.renamed(flags::flag))
+        within_memory(|| self.perform()).flatten().map_err(|error| error.renamed(flags::flag))
     }
 
     /// Does what was asked, with the threads that there are.

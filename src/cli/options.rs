@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::flags::{choice, not_negative, pair, refuse};
 use crate::data::{BadImages, OpenOptions, check_image_size};
-use crate::kernels::Precision;
+use crate::kernels::{Device, Precision};
 use crate::methods::stop::TokenForm;
 use crate::methods::{MethodConfig, MethodOptions, ModelConfig};
 use crate::nn::LinearInit;
@@ -13,6 +13,26 @@ use crate::runs::Length;
 use crate::train::{EmaMomentum, Masking, RunConfig, WeightDecay};
 use crate::vit::{EncoderConfig, PredictorConfig, Preset};
 use crate::{Error, Result};
+
+/// Where a model computes.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct DeviceArgs {
+    /// Where the model computes: cpu; or cuda, the first NVIDIA GPU (cuda:1: the second), in a program built with --features
+    /// cuda.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: Device,
+}
+
+impl DeviceArgs {
+    /// The device, opened.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn open(self) -> Result<Device> {
+        self.device.open()?;
+        Ok(self.device)
+    }
+}
 
 /// The size of an encoder.
 #[derive(Args, Clone, Debug, PartialEq)]

@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 
 use super::encoder::{StartArgs, normalization};
 use super::flags::flag;
-use super::options::{LengthArgs, MaskArgs, ModelArgs, OpenArgs, TrainArgs, recipe};
+use super::options::{DeviceArgs, LengthArgs, MaskArgs, ModelArgs, OpenArgs, TrainArgs, recipe};
 use super::pictures::{draw_masks, draw_positions, draw_predictions};
 use super::probe::{Chosen, ProbeArgs, probe};
 use super::profile::profile;
@@ -18,6 +18,7 @@ use crate::methods::{Number, TokenPrediction};
 use crate::runs::{RunFolder, default_policy};
 use crate::train::checkpoint::SavedRun;
 use crate::train::weights::{Preprocessing, fresh_encoder, load_into};
+use crate::tensor::Device;
 use crate::train::{DIAGNOSTICS, RunConfig, Trainer, WeightsFile, fresh_model};
 use crate::{Error, Result};
 
@@ -55,6 +56,8 @@ pub struct Args {
     train: TrainArgs,
     #[command(flatten)]
     start: StartArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// What a run that is resumed has decided already.
@@ -66,11 +69,12 @@ const PROFILE_HAS_NO: [&str; 9] =
     ["debug_nan", "probe", "name", "diagnose_every", "checkpoint_every", "keep", "keep_every", "init", "ReadArgs"];
 
 pub fn run(args: &Args) -> Result<()> {
-    args.resume.as_ref().map_or_else(|| begin(args), |folder| resume(args, &RunFolder::open(folder)?))
+    let device = args.device.open()?; // before images are listed
+    args.resume.as_ref().map_or_else(|| begin(args, device), |folder| resume(args, &RunFolder::open(folder)?, device))
 }
 
 /// A new run.
-fn begin(args: &Args) -> Result<()> {
+fn begin(args: &Args, device: Device) -> Result<()> {
     let config = recipe(&args.model, &args.masks)?;
     let data = data::absolute_spec(args.data.as_deref().unwrap_or(&config.data))?;
     let splits = data::open_with(&data, config.model.encoder.image_size, args.open.options())?;
@@ -95,11 +99,12 @@ fn begin(args: &Args) -> Result<()> {
         config.normalization = Some(normalization(&preprocessing, &splits)?);
     }
     let folder = RunFolder::create(&args.folder.out, &args.folder.folder_name(&config))?;
-    train(args, SavedRun { config, policy, trainer: Trainer::new(method, params) }, &splits, &folder)
+    let trainer = Trainer::new(method, params).to_device(device);
+    train(args, SavedRun { config, policy, trainer }, &splits, &folder)
 }
 
 /// `--resume`
-fn resume(args: &Args, folder: &RunFolder) -> Result<()> {
+fn resume(args: &Args, folder: &RunFolder, device: Device) -> Result<()> {
     let mut resumed = folder.resume(args.data.as_deref(), args.open.options())?;
     resumed.notes.iter().for_each(|note| say!("{}", renamed(note, flag)));
     if resumed.run.config.fine_tuning.is_some() {
@@ -120,7 +125,8 @@ fn resume(args: &Args, folder: &RunFolder) -> Result<()> {
         say!("the run is complete; with --steps or --epochs it becomes longer");
     }
     folder.save_changes(&resumed)?;
-    train(args, resumed.run, &resumed.splits, folder)
+    let SavedRun { config, policy, trainer } = resumed.run;
+    train(args, SavedRun { config, policy, trainer: trainer.to_device(device) }, &resumed.splits, folder)
 }
 
 /// Trains from where the run stands to its end, or to Ctrl-C, draws its pictures, and probes it if that was asked for.
@@ -148,7 +154,7 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
     written.extend(folder.file("masks.png").exists().then_some("masks.png"));
     if TokenPrediction::of(&*trainer.method).is_some() && !splits.test.is_empty() {
         written.extend(keep(folder, "predictions.png", &|path| {
-            draw_predictions((&*trainer.method, &trainer.params), &config, splits, 6)?.save_png(path)
+            draw_predictions((&*trainer.method, &trainer.params.to_device(Device::Cpu)), &config, splits, 6)?.save_png(path)
         }));
     }
     if let Some(sheet) = draw_positions(&trainer, config.seed) {

@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 
 use super::encoder::{EncoderArgs, normalization};
 use super::flags::{counts, flag};
-use super::options::OpenArgs;
+use super::options::{DeviceArgs, OpenArgs};
 use super::progress::Progress;
 use super::signals;
 use crate::data::{self, Dataset, Normalization, Splits, Subset};
@@ -29,15 +29,18 @@ pub struct Args {
     open: OpenArgs,
     #[command(flatten)]
     probe: ProbeArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let device = args.device.open()?;
     let found = args.encoder.load()?;
     let Some(spec) = args.data.as_ref().or(found.data.as_ref()) else {
         let problem = "a file of weights does not say on which images it is to be judged";
         return Err(Error::config(problem, "give some: --data folder:DIR"));
     };
-    let PretrainedEncoder { encoder, params } = &found.model;
+    let PretrainedEncoder { encoder, params } = &found.model.to_device(device);
     let splits = data::open_with(spec, encoder.config().image_size, args.open.options())?;
     Chosen::new(&args.probe, &splits)?;
     signals::listen(); // not before: nothing asks while images are listed, or decoded with --strict
@@ -154,8 +157,8 @@ pub fn probe(
         Ok([of(train)?, of(test)?])
     };
     let untrained = |progress: &Tick| {
-        let (encoder, params) = untrained()?;
-        encoded((&encoder, &params), progress)
+        let (encoder, fresh) = untrained()?;
+        encoded((&encoder, &fresh.to_device(params.device())), progress)
     };
     let side = train.image_size();
     let raw = if side > PIXEL_SIDE { format!("raw pixels, {PIXEL_SIDE} x {PIXEL_SIDE}") } else { "raw pixels".into() };

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args as ClapArgs;
 
 use super::encoder::{EncoderArgs, source};
+use super::options::DeviceArgs;
 use super::progress::Progress;
 use super::signals;
 use crate::data::Normalization;
@@ -51,11 +52,14 @@ pub struct Args {
     /// results), the scores of every object (scores.csv), and a picture of each video (strips/).
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let device = args.device.open()?;
     let found = args.encoder.load()?;
-    let PretrainedEncoder { encoder, params } = &found.model;
+    let PretrainedEncoder { encoder, params } = &found.model.to_device(device);
     let EncoderConfig { image_size, patch_size, channels, .. } = *encoder.config();
     if channels != 3 {
         let problem = format!("an encoder of images of {channels} channels, and videos of three");
@@ -84,6 +88,7 @@ pub fn run(args: &Args) -> Result<()> {
     println!("frames are normalized with mean {mean:?}, std {std:?}: {}", source(said));
 
     let fresh = fresh_encoder(encoder.config(), found.linear_init, found.seed)?;
+    let fresh = (fresh.0, fresh.1.to_device(device));
     let trained = EncoderFeatures { encoder, params, normalization: &normalization };
     let untrained = EncoderFeatures { encoder: &fresh.0, params: &fresh.1, normalization: &normalization };
     let pixels = PixelFeatures { patch_size, normalization: &normalization };

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::autograd::Var;
 use crate::data::{Dataset, Normalization, evaluation_images, resized};
 use crate::nn::Params;
-use crate::tensor::Tensor;
+use crate::tensor::{Device, Tensor};
 use crate::vit::{Encoder, EncoderConfig};
 use crate::{Error, Result};
 
@@ -102,6 +102,7 @@ pub fn labels(dataset: &dyn Dataset) -> Option<Vec<u32>> {
 pub fn mean_over_tokens(x: &Tensor, skip: usize, means: &mut [f32]) {
     let [_, tokens, dim] = x.dims("mean over tokens");
     let share = 1.0 / (tokens - skip) as f32;
+    let x = x.to_device(Device::Cpu);
     for (image, mean) in x.as_slice::<f32>().chunks_exact(tokens * dim).zip(means.chunks_exact_mut(dim)) {
         for token in image[skip * dim..].chunks_exact(dim) {
             mean.iter_mut().zip(token).for_each(|(mean, x)| *mean += share * x);

@@ -49,6 +49,11 @@ impl Device {
     fn is_host(self) -> bool {
         matches!(self, Device::Cpu | Device::Reference)
     }
+
+    /// Whether it is a GPU, which wants much work at a time.
+    pub fn is_gpu(self) -> bool {
+        !self.is_host()
+    }
 }
 
 impl fmt::Display for Device {

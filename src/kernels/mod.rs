@@ -49,5 +49,22 @@ pub use buffer::{Buffer, Device, IndexBuffer, live_bytes};
 pub use precision::{Precision, Scope};
 pub use real::{DType, Real};
 
+/// What `work` gives, unless a device has no memory for it; then an error that says so, and all that was allocated meanwhile is free
+/// again. (Doors do not return errors: tensors are in every expression.)
+///
+/// # Errors
+/// When there is not enough memory on a GPU.
+pub fn within_memory<R>(work: impl FnOnce() -> R) -> crate::Result<R> {
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| match panic.downcast::<OutOfMemory>() {
+        Ok(out) => out.0,
+        Err(other) => resume_unwind(other),
+    })
+}
+
+/// What unwinds from an allocation that failed to [`within_memory`].
+#[derive(Debug)]
+pub(crate) struct OutOfMemory(pub(crate) crate::Error);
+
 /// The most dimensions a tensor may have.
 pub const MAX_RANK: usize = 6;

@@ -19,13 +19,8 @@ mod cuda_on_cpu;
 
 /// The devices whose kernels are compared with the reference's: the CPU and, where it can be, a GPU or what plays one.
 pub fn devices() -> Vec<crate::Device> {
-    use crate::Device;
     #[cfg(feature = "cuda")]
-    if let Some(libraries) = cuda_on_cpu::libraries() {
-        if let cuda_on_cpu::Libraries::OnCpu(folder) = libraries {
-            super::cuda::look_first_in(folder);
-        }
-        return vec![Device::Cpu, Device::Cuda(0)];
-    }
-    vec![Device::Cpu]
+    return [crate::Device::Cpu].into_iter().chain(cuda_on_cpu::device()).collect();
+    #[cfg(not(feature = "cuda"))]
+    vec![crate::Device::Cpu]
 }

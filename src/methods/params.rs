@@ -194,6 +194,11 @@ impl ModelParams {
         self.map(|x| x.to_dtype(dtype))
     }
 
+    /// Where the parameters are.
+    pub fn device(&self) -> Device {
+        self.modules.first().map_or(Device::Cpu, |module| module.params.device())
+    }
+
     /// On another device.
     #[must_use]
     pub fn to_device(&self, device: Device) -> Self {

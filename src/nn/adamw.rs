@@ -4,7 +4,7 @@ use super::ema::Ema;
 use super::params::{Param, Params, Role};
 use crate::kernels::optim::{self, AdamWStep, AdamWUpdate};
 use crate::kernels::reduce::{self, Finite};
-use crate::tensor::Tensor;
+use crate::tensor::{Device, Tensor};
 
 /// By how much the learning rate and the weight decay of one parameter differ from those of an update.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,6 +67,13 @@ impl AdamW {
     pub fn restore(&mut self, steps: u64) -> &mut [(Tensor, Tensor)] {
         self.step = steps;
         &mut self.moments
+    }
+
+    /// Moves the moments, as the parameters are moved.
+    pub fn to_device(&mut self, device: Device) {
+        for (m, v) in &mut self.moments {
+            (*m, *v) = (m.to_device(device), v.to_device(device));
+        }
     }
 
     /// One update of every trained parameter of `modules` (those this optimizer was made for) with its gradient, in

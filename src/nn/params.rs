@@ -3,7 +3,7 @@
 use std::ops::Index;
 
 use crate::autograd::{Tape, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 
 /// What training does to a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +115,17 @@ impl Params {
     #[must_use]
     pub fn to_dtype(&self, dtype: DType) -> Self {
         self.map(|x| x.to_dtype(dtype))
+    }
+
+    /// Where they are: a model is on one device.
+    pub fn device(&self) -> Device {
+        self.iter().next().map_or(Device::Cpu, |param| param.value.device())
+    }
+
+    /// The same parameters on another device; shared, not copied, when they already are there.
+    #[must_use]
+    pub fn to_device(&self, device: Device) -> Self {
+        self.map(|x| x.to_device(device))
     }
 
     /// A view for a forward pass that is to be differentiated: trained parameters are leaves of `tape`, in order.

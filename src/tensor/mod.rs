@@ -174,7 +174,7 @@ impl Tensor {
 
     /// The elements as f64, whatever they are.
     pub fn to_f64_vec(&self) -> Vec<f64> {
-        self.to_dtype(DType::F64).as_slice::<f64>().to_vec()
+        self.to_device(Device::Cpu).to_dtype(DType::F64).as_slice::<f64>().to_vec()
     }
 
     /// The only element, read out: on a device that computes asynchronously, the one call that waits.

@@ -24,8 +24,8 @@ use std::sync::Arc;
 
 use super::non_finite::{NonFiniteSource, first_non_finite};
 use crate::autograd::Tape;
-use crate::kernels::Precision;
 use crate::kernels::meter::{self, Phase};
+use crate::kernels::{Precision, within_memory};
 use crate::methods::{Chunk, Draws, Method, ModelConfig, ModelParams, Numbers, Recording, View};
 use crate::nn::{AdamW, Ema, count_non_finite};
 use crate::paper::{NoiseOn, sample_noise};
@@ -156,8 +156,20 @@ impl Trainer {
     /// A model about to start, in chunks whose activations fit a core's cache.
     pub fn new(method: Arc<dyn Method>, params: ModelParams) -> Self {
         let optimizer = optimizer(&*method, &params);
-        let chunk_images = default_chunk(&*method);
+        let chunk_images = default_chunk(&*method, params.device());
         Trainer { method, params, optimizer, chunk_images, precision: Precision::F32 }
+    }
+
+    /// The same trainer on another device, in the chunks that are best there. A step's numbers differ from those of the device
+    /// before by rounding.
+    #[must_use]
+    pub fn to_device(mut self, device: Device) -> Self {
+        if self.params.device() != device {
+            self.params = self.params.to_device(device);
+            self.optimizer.to_device(device);
+            self.chunk_images = default_chunk(&*self.method, device);
+        }
+        self
     }
 
     /// The configuration of a method of this crate.
@@ -175,7 +187,7 @@ impl Trainer {
     /// [`Error::Training`] when a trained parameter got no gradient, or the loss or a gradient is not finite: it names the
     /// first operation that made a number which is not. Nothing is changed.
     pub fn step(&mut self, batch: &Batch, params: &StepParams) -> Result<StepOutcome> {
-        let found = self.gradients(batch)?;
+        let found = self.gradients_within_memory(batch)?;
         if let Some(problem) = self.not_finite(&found) {
             return Err(self.non_finite(problem, first_non_finite(self, batch)));
         }
@@ -224,6 +236,19 @@ impl Trainer {
         match source {
             Some(source) => self.error(format!("{problem}; first, {source}"), source.advice().unwrap_or(diverged)),
             None => self.error(format!("{problem}; every number on the way to it was finite"), diverged),
+        }
+    }
+
+    /// [`gradients`](Self::gradients), in chunks of half as many images until they fit the memory of a GPU; those are kept.
+    fn gradients_within_memory(&mut self, batch: &Batch) -> Result<LossAndGradients> {
+        loop {
+            match within_memory(|| self.gradients(batch)) {
+                Ok(found) => return found,
+                Err(error) if self.chunk_images <= 1 => {
+                    return Err(error.noted("not even one image at a time fits; a smaller model might"));
+                }
+                Err(_) => self.chunk_images = self.chunk_images.min(batch.len()).div_ceil(2),
+            }
         }
     }
 
@@ -381,9 +406,12 @@ const LANES: Range<usize> = 8..16;
 
 /// Images in a chunk, by how much one image holds in a block: measured, see docs/performance.md. More, and activations
 /// fall out of the level-2 cache; fewer, and there is too little to multiply each weight with. At most 8, so that a
-/// batch of 64 keeps eight threads busy; a power of two, so that it divides the usual batches.
-fn default_chunk(method: &dyn Method) -> usize {
+/// batch of 64 keeps eight threads busy; a power of two, so that it divides the usual batches. On a GPU, the whole batch.
+fn default_chunk(method: &dyn Method, device: Device) -> usize {
     const ELEMENTS: usize = 1 << 16;
+    if device.is_gpu() {
+        return usize::MAX;
+    }
     let encoder = method.encoder().config();
     let images = (ELEMENTS / (encoder.patches() * encoder.dim)).clamp(1, 8);
     1 << images.ilog2()

@@ -104,7 +104,8 @@ impl Trainer {
         (held_out, normalization): (&dyn Dataset, &Normalization),
     ) -> Result<Numbers> {
         // Images come to the CPU in f32.
-        let here = Trainer { params: self.params.to_device(Device::Cpu).to_dtype(DType::F32), ..self.clone() };
+        let here = self.clone().to_device(Device::Cpu);
+        let here = Trainer { params: here.params.to_dtype(DType::F32), ..here };
         let Trainer { method, params, .. } = &here;
         let encoder = method.encoder();
         let features = pooled_features(encoder, params.evaluated(), (held_out, normalization), 1, &|_| Ok(()))?;

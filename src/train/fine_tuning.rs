@@ -310,8 +310,9 @@ impl Method for Classify {
     }
 
     fn class_scores(&self, params: &ModelParams, features: &Tensor) -> Option<Tensor> {
-        let scores = self.head.forward(&params["head"].constants(), &features.clone().into());
-        Some(scores.value().clone())
+        let features = Var::constant(features.to_device(params.device()));
+        let scores = self.head.forward(&params["head"].constants(), &features);
+        Some(scores.value().to_device(Device::Cpu))
     }
 }
 

@@ -13,6 +13,7 @@ use super::fine_tuning;
 use crate::data::{Dataset, Loaded, Loader, LoaderOptions, Splits, Subset};
 use crate::error::panic_message;
 use crate::kernels::meter::{self, Phase};
+use crate::kernels::within_memory;
 use crate::methods::{Method, ModelParams, Numbers, ViewConfig};
 use crate::nn::Param;
 use crate::rng::{Purpose, stream};
@@ -209,7 +210,7 @@ fn steps(
 /// What `work` gives, or its panic, on whichever thread of the pool, as an error. After that the trainer may have made half
 /// a step: then its optimizer counts one more than was done.
 fn no_panic<R>(step: usize, work: impl FnOnce() -> Result<R>) -> Result<R> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+    catch_unwind(AssertUnwindSafe(|| within_memory(work).flatten())).unwrap_or_else(|panic| {
         Err(Error::Training {
             step,
             problem: format!("a thread panicked: {}", panic_message(&*panic)),

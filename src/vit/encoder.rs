@@ -124,8 +124,9 @@ impl Encoder {
             Visible::Only(keep) => ops::gather_tokens(x, keep),
             Visible::All | Visible::Except(_) => x.clone(),
         };
+        let here = images.to_device(w[self.patch_weight].device());
         // Picking before projecting: what nobody sees is not computed.
-        let patches = pick(&ops::patchify(images, p, ops::PatchOrder::ChannelFirst)); // [B, N, C p²]
+        let patches = pick(&ops::patchify(&here, p, ops::PatchOrder::ChannelFirst)); // [B, N, C p²]
         let kernel = ops::reshape(&w[self.patch_weight], [dim, channels * p * p]);
         let mut x = ops::linear(&patches, &kernel, Some(&w[self.patch_bias])); // [B, N, D]
         if let Visible::Except(masked) = visible {

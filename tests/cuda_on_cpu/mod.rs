@@ -8,6 +8,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, fs};
 
+use stop_mim::Device;
+use stop_mim::kernels::cuda::look_first_in;
+
 /// What stands in for the driver and the compiler: all files of this folder that they are made of.
 const SOURCES: &[&str] = &["device.h", "driver.cpp", "fibers.h", "nvrtc.cpp", "primitives_on_cpu.h", "runtime.h"];
 
@@ -35,6 +38,14 @@ pub fn libraries() -> Option<Libraries> {
         println!("skipped: there is no NVIDIA GPU here, and no g++ or clang++ to build what plays one");
     }
     found
+}
+
+/// The first device of tests, if there is one, ready to be opened.
+pub fn device() -> Option<Device> {
+    if let Libraries::OnCpu(folder) = libraries()? {
+        look_first_in(folder);
+    }
+    Some(Device::Cuda(0))
 }
 
 /// Builds both libraries, unless they lie there already.

@@ -5,7 +5,7 @@ use crate::autograd::{Var, ops};
 use crate::data::Normalization;
 use crate::data::video::Frame;
 use crate::nn::Params;
-use crate::tensor::Tensor;
+use crate::tensor::{Device, Tensor};
 use crate::vit::Encoder;
 
 /// Makes a vector of every patch of a frame.
@@ -44,7 +44,7 @@ impl PatchFeatures for EncoderFeatures<'_> {
         let tokens = encoder.forward(&params.constants(), &image(frame, self.normalization)?, None); // [1, N, D]
         let skip = usize::from(config.class_token);
         let patches = grid[0] * grid[1];
-        Ok(tokens.value().reshape([skip + patches, config.dim]).rows(skip..skip + patches))
+        Ok(tokens.value().to_device(Device::Cpu).reshape([skip + patches, config.dim]).rows(skip..skip + patches))
     }
 }
 

@@ -10,7 +10,7 @@ use cudarc::driver::sys::{self, CUdeviceptr};
 
 use super::{Argument, Gpu, is_set, lock, must};
 use crate::Error;
-use crate::kernels::{Device, Real};
+use crate::kernels::{Device, OutOfMemory, Real};
 
 /// If set, every piece is an allocation of its own, of just its size, given back at once: what compute-sanitizer needs in
 /// order to see a kernel that reaches past the end of a tensor.
@@ -76,7 +76,7 @@ impl Memory {
     /// `bytes` of unspecified content.
     ///
     /// # Panics
-    /// When there is no more; with an [`Error`] that says what is in use.
+    /// When there is no more: unwinds to [`within_memory`](crate::kernels::within_memory), with what is in use.
     #[track_caller]
     pub fn new(gpu: Arc<Gpu>, bytes: usize) -> Self {
         let class = if is_set(PLAIN) { bytes.max(1) } else { size_class(bytes) };
@@ -109,7 +109,7 @@ impl Memory {
                 mib(total)
             );
             let hint = "take a smaller batch or model, or end what else uses the GPU (nvidia-smi shows it)";
-            std::panic::resume_unwind(Box::new(Error::config(problem, hint)));
+            std::panic::resume_unwind(Box::new(OutOfMemory(Error::config(problem, hint))));
         }
         must("give memory", taken);
         pool.used += class;

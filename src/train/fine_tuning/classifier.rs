@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{test_accuracy, tuning};
 use crate::data::{Dataset, Normalization};
 use crate::eval::{argmax, check_finite};
-use crate::tensor::Tensor;
+use crate::tensor::{Device, Tensor};
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::weights::PretrainedEncoder;
 use crate::{Error, Result};
@@ -47,6 +47,14 @@ impl Classifier {
     /// What the classes are called, in the order of their labels.
     pub fn classes(&self) -> &[String] {
         self.checkpoint.config.fine_tuning.as_ref().map_or(&[], |tuning| &tuning.classes)
+    }
+
+    /// The same classifier on another device, where it then computes; what it gives is on the CPU.
+    #[must_use]
+    pub fn to_device(mut self, device: Device) -> Self {
+        self.encoder = self.encoder.to_device(device);
+        self.checkpoint.params = self.checkpoint.params.to_device(device);
+        self
     }
 
     /// How images are to be normalized. `None`: as [`Splits::normalization`](crate::data::Splits::normalization) says.

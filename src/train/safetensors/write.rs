@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::mismatch::listed;
 use super::{Digest, Mismatch, Reason, checksum};
-use crate::tensor::Tensor;
+use crate::tensor::{Device, Tensor};
 use crate::{Error, Result, files};
 
 /// What a header says of a tensor.
@@ -32,6 +32,8 @@ struct Entry<'a> {
 /// # Panics
 /// When a tensor is not of f32.
 pub fn write(path: &Path, metadata: BTreeMap<String, String>, tensors: &[(String, &Tensor)]) -> Result<()> {
+    // What is on a GPU is copied from there first.
+    let tensors: Vec<(&str, Tensor)> = tensors.iter().map(|(name, x)| (&**name, x.to_device(Device::Cpu))).collect();
     let looked_at = tensors.par_iter().map(|(name, tensor)| {
         let (values, mut digest) = (tensor.as_slice::<f32>(), Digest::new());
         let seen = in_pieces(values, |values, bytes| {

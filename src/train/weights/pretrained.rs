@@ -9,7 +9,7 @@ use crate::autograd::Var;
 use crate::data::{Normalization, Splits};
 use crate::eval::mean_over_tokens;
 use crate::nn::Params;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 use crate::vit::{Encoder, EncoderConfig};
 use crate::{Error, Result};
 
@@ -46,6 +46,12 @@ impl PretrainedEncoder {
         Ok(PretrainedEncoder { encoder: loaded.encoder, params: loaded.params })
     }
 
+    /// The same encoder on another device, where it then computes; what it gives is on the CPU.
+    #[must_use]
+    pub fn to_device(&self, device: Device) -> Self {
+        PretrainedEncoder { encoder: self.encoder.clone(), params: self.params.to_device(device) }
+    }
+
     /// \[N, C, S, S\] → \[N, D\]: the mean of each image's tokens after the last norm, but the class token. The images are
     /// normalized already ([`Preprocessing`] says how). All threads work; the result does not depend on how many.
     ///
@@ -69,7 +75,7 @@ impl PretrainedEncoder {
     pub fn tokens(&self, images: &Tensor) -> Result<Tensor> {
         let config = self.encoder.config();
         let tokens = config.patches() + usize::from(config.class_token);
-        let values = self.in_batches(images, |tokens| tokens.as_slice::<f32>().to_vec())?;
+        let values = self.in_batches(images, |tokens| tokens.to_device(Device::Cpu).as_slice::<f32>().to_vec())?;
         Ok(Tensor::new([images.shape()[0], tokens, config.dim], values))
     }
 
