@@ -149,15 +149,16 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
     // Also when training failed: what was logged shows how it came to that.
     let drawn = keep_curves(folder, &config, &known);
     let trainer = trained?;
+    let drawn_of = trainer.clone().to_device(Device::Cpu);
     let mut written = vec!["checkpoint.safetensors", "log.csv"];
     written.extend(drawn);
     written.extend(folder.file("masks.png").exists().then_some("masks.png"));
     if TokenPrediction::of(&*trainer.method).is_some() && !splits.test.is_empty() {
         written.extend(keep(folder, "predictions.png", &|path| {
-            draw_predictions((&*trainer.method, &trainer.params.to_device(Device::Cpu)), &config, splits, 6)?.save_png(path)
+            draw_predictions((&*drawn_of.method, &drawn_of.params), &config, splits, 6)?.save_png(path)
         }));
     }
-    if let Some(sheet) = draw_positions(&trainer, config.seed) {
+    if let Some(sheet) = draw_positions(&drawn_of, config.seed) {
         written.extend(keep(folder, "positions.png", &|path| sheet.save_png(path)));
     }
     report("pretrain", &written, folder, &trainer, &config);
