@@ -394,7 +394,8 @@ static void run_block() {
     for (unsigned i = 0; i < SHARED_MARGIN && !__asan_poison_memory_region; i++) {
         if (kernel->shared[runtime.shared_bytes + i] == (char)0xFF) continue;
         print_where();
-        fprintf(stderr, "  byte %u of %u of shared memory was written\n", runtime.shared_bytes + i, runtime.shared_bytes);
+        const unsigned all = runtime.shared_bytes;
+        fprintf(stderr, "  byte %u of %u of shared memory was written\n", all + i, all);
         abort();
     }
 }

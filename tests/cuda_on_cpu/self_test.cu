@@ -161,7 +161,10 @@ extern "C" __global__ void mistakes(int how, float *x, int n) {
 
 template <int N> __device__ __forceinline__ float power(float x) { return x * power<N - 1>(x); }
 template <> __device__ __forceinline__ float power<0>(float) { return 1; }
-#define POWER(n) extern "C" __global__ void power_##n(REAL *x) { x[threadIdx.x] = (REAL)power<n>((float)x[threadIdx.x]); }
+#define POWER(n)                                             \
+    extern "C" __global__ void power_##n(REAL *x) {          \
+        x[threadIdx.x] = (REAL)power<n>((float)x[threadIdx.x]); \
+    }
 POWER(2)
 POWER(3)
 
