@@ -150,6 +150,21 @@ static CUresult submit(Stream *stream, Work work) {
     return CUDA_SUCCESS;
 }
 
+// Of work about to be done. Memory is not freed before the work that was queued for it, but a graph may outlive it.
+static void still_there(bool holds, const char *what) {
+    if (holds) return;
+    fprintf(stderr, "cuda_on_cpu: a graph's %s uses memory that was freed\n", what);
+    abort();
+}
+
+// The first argument of a launch that points to no allocation; -1 if there is none.
+static int stray_pointer(const Function &function, void *const *values) {
+    for (int i = 0; function.entry.arguments[i].size; i++)
+        if (function.entry.arguments[i].pointer)
+            if (CUdeviceptr at = *(CUdeviceptr *)values[i]; at && !reachable(at, 0)) return i;
+    return -1;
+}
+
 // What cannot be while streams capture spoils their captures.
 static bool forbidden() {
     bool any = false;
@@ -292,31 +307,46 @@ CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t size, Str
     ENTER;
     if (!on_device(to, size)) return CUDA_ERROR_INVALID_VALUE;
     if (is_pinned(from, size) || (stream && stream->capture))
-        return submit(stream, [=] { memcpy((void *)to, from, size); });
+        return submit(stream, [=] {
+            still_there(on_device(to, size), "copy");
+            memcpy((void *)to, from, size);
+        });
     std::string staged((const char *)from, size);
     return submit(stream, [to, staged = std::move(staged)] { memcpy((void *)to, staged.data(), staged.size()); });
 }
 CUresult cuMemcpyDtoHAsync_v2(void *to, CUdeviceptr from, size_t size, Stream *stream) {
     ENTER;
     if (!on_device(from, size)) return CUDA_ERROR_INVALID_VALUE;
-    submit(stream, [=] { memcpy(to, (void *)from, size); });
+    submit(stream, [=] {
+        still_there(on_device(from, size), "copy");
+        memcpy(to, (void *)from, size);
+    });
     if (!is_pinned(to, size) && !(stream && stream->capture)) finish(queue_of(stream));
     return CUDA_SUCCESS;
 }
 CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, Stream *stream) {
     ENTER;
     if (!on_device(to, size) || !on_device(from, size)) return CUDA_ERROR_INVALID_VALUE;
-    return submit(stream, [=] { memmove((void *)to, (void *)from, size); });
+    return submit(stream, [=] {
+        still_there(on_device(to, size) && on_device(from, size), "copy");
+        memmove((void *)to, (void *)from, size);
+    });
 }
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t count, Stream *stream) {
     ENTER;
     if (!on_device(to, count)) return CUDA_ERROR_INVALID_VALUE;
-    return submit(stream, [=] { memset((void *)to, value, count); });
+    return submit(stream, [=] {
+        still_there(on_device(to, count), "fill");
+        memset((void *)to, value, count);
+    });
 }
 CUresult cuMemsetD32Async(CUdeviceptr to, unsigned value, size_t count, Stream *stream) {
     ENTER;
     if (to % 4 || !on_device(to, 4 * count)) return CUDA_ERROR_INVALID_VALUE;
-    return submit(stream, [=] { std::fill_n((unsigned *)to, count, value); });
+    return submit(stream, [=] {
+        still_there(on_device(to, 4 * count), "fill");
+        std::fill_n((unsigned *)to, count, value);
+    });
 }
 // These wait for the null stream; no copy or fill of them is left to be done.
 #define AND_WAIT(call)                        \
@@ -427,16 +457,17 @@ CUresult cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, un
     std::vector<void *> kept;
     char *next = copies.get();
     for (const Argument *a = function->entry.arguments; a->size; a++, values++) {
-        if (CUdeviceptr at = a->pointer ? *(CUdeviceptr *)*values : 0; at && !reachable(at, 0)) {
-            fprintf(stderr, "cuda_on_cpu: argument %ld of kernel %s is 0x%llx, which no live allocation holds\n",
-                    (long)(a - function->entry.arguments), function->name.c_str(), at);
-            return CUDA_ERROR_ILLEGAL_ADDRESS;
-        }
         kept.push_back(memcpy(next, *values, a->size));
         next += rounded(a->size);
     }
+    if (const int stray = stray_pointer(*function, kept.data()); stray >= 0) {
+        fprintf(stderr, "cuda_on_cpu: argument %d of kernel %s is 0x%llx, which no live allocation holds\n", stray,
+                function->name.c_str(), *(CUdeviceptr *)kept[(size_t)stray]);
+        return CUDA_ERROR_ILLEGAL_ADDRESS;
+    }
     return submit(stream, [=]() mutable {
         (void)copies;  // where `kept` points
+        still_there(stray_pointer(*function, kept.data()) < 0, function->name.c_str());
         cuda_on_cpu::run(*function, grid, block, shared, kept.data());
     });
 }

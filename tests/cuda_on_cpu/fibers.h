@@ -163,7 +163,6 @@ struct Kernel {
 static const Kernel *kernel;  // the running launch
 static void **arguments;
 static Dim grid, block;
-static unsigned shared_bytes;
 static Fiber launcher;
 
 static Thread threads[1024];
@@ -320,8 +319,8 @@ static void copy_async(void *to, const void *from, unsigned size, unsigned bytes
     if ((size_t)to % size || (size_t)from % size || bytes > size)
         fail(place, "copy_async of %u bytes, of %u possible, from %p to %p: is one misaligned?", bytes, size, from, to);
     const long at = (char *)to - kernel->shared;
-    if (at < 0 || at + size > shared_bytes)
-        fail(place, "copy_async writes at %ld of %u bytes of shared memory", at, shared_bytes);
+    if (at < 0 || at + size > runtime.shared_bytes)
+        fail(place, "copy_async writes at %ld of %u bytes of shared memory", at, runtime.shared_bytes);
     if (bytes && !device_memory(from, bytes))
         fail(place, "copy_async reads %u bytes at %p, which no allocation holds", bytes, from);
     memset(to, 0xFF, size);
@@ -378,7 +377,7 @@ static void fiber_main() {
 }
 
 static void run_block() {
-    memset(kernel->shared, 0xFF, shared_bytes + (__asan_poison_memory_region ? 0 : SHARED_MARGIN));
+    memset(kernel->shared, 0xFF, runtime.shared_bytes + (__asan_poison_memory_region ? 0 : SHARED_MARGIN));
     ready.resize(count);
     for (unsigned t = 0; t < count; t++) {
         threads[t].fiber = nullptr, threads[t].state = State::FRESH;
@@ -393,22 +392,24 @@ static void run_block() {
     fiber->first = take();
     switch_to(*fiber);
     for (unsigned i = 0; i < SHARED_MARGIN && !__asan_poison_memory_region; i++) {
-        if (kernel->shared[shared_bytes + i] == (char)0xFF) continue;
+        if (kernel->shared[runtime.shared_bytes + i] == (char)0xFF) continue;
         print_where();
-        fprintf(stderr, "  byte %u of %u of shared memory was written\n", shared_bytes + i, shared_bytes);
+        const unsigned all = runtime.shared_bytes;
+        fprintf(stderr, "  byte %u of %u of shared memory was written\n", all + i, all);
         abort();
     }
 }
 
 // The caller has checked everything, and lets one launch run at a time.
 static void run(const Kernel &what, Dim grid_dim, Dim block_dim, unsigned shared, void **values) {
-    kernel = &what, grid = grid_dim, block = block_dim, shared_bytes = shared, arguments = values;
+    kernel = &what, grid = grid_dim, block = block_dim, arguments = values;
     running = &launcher;
     if (!random_state) {
         const char *seed = getenv("CUDA_ON_CPU_SEED");
         random_state = seed ? strtoull(seed, nullptr, 10) * 2 + 1 : 3;
-        runtime = {0, barrier, together, copy_async, copy_async_commit, copy_async_wait, fail};
+        runtime = {0, 0, barrier, together, copy_async, copy_async_commit, copy_async_wait, fail};
     }
+    runtime.shared_bytes = shared;
     *what.runtime = &runtime, *what.grid_dim = grid, *what.block_dim = block;
     count = block.x * block.y * block.z;
     for (unsigned t = 0; t < count; t++) indices[t] = {t % block.x, t / block.x % block.y, t / block.x / block.y};

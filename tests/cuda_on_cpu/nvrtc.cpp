@@ -158,10 +158,11 @@ static nvrtcResult compile(Program &program, const std::string &macros, const st
 
     // -fno-gnu-unique: else objects share what is inline in each of them. No fused multiply-add, and no aliasing by
     // type, for kernels read numbers as vectors.
-    options = {"-x", "c++-cpp-output", "-std=c++17", "-O2", "-g", "-shared", "-fPIC", "-ffp-contract=off",
-               "-fno-strict-aliasing", "-fno-gnu-unique", "-Wno-unknown-pragmas", folder + "/program.ii", "-o", folder + "/program.so",
-               "-Wl,-z,defs", "-Wl,--defsym=shared=cuda_on_cpu_shared", "-fsanitize=alignment,bounds",
-               "-fno-sanitize-recover=all"};
+    options = {"-x", "c++-cpp-output", "-std=c++17", "-O2", "-g", "-shared", "-fPIC", "-Wno-unknown-pragmas",
+               "-fno-gnu-unique", "-ffp-contract=off", "-fno-strict-aliasing",
+               "-fsanitize=alignment,bounds", "-fno-sanitize-recover=all",
+               "-Wl,-z,defs", "-Wl,--defsym=shared=cuda_on_cpu_shared",
+               folder + "/program.ii", "-o", folder + "/program.so"};
     if (sanitize && *sanitize)
         options.push_back(std::string("-fsanitize=") + sanitize), options.push_back("-Wl,-z,nodefs");
     if (!run_compiler(folder, options, program.log)) return NVRTC_ERROR_COMPILATION;

@@ -17,8 +17,9 @@ inline char *shared_memory() {
     return start;
 }
 inline char *shared_bytes(const char *name, u32 at, u32 size, Place place) {
-    if (at % size || at + size > SHARED_BYTES)
-        cuda_on_cpu_runtime->fail(place, "%s of %u bytes at address %u of shared memory", name, size, at);
+    const u32 all = cuda_on_cpu_runtime->shared_bytes;
+    if (at % size || at + size > all)
+        cuda_on_cpu_runtime->fail(place, "%s of %u bytes at %u of %u bytes of shared memory", name, size, at, all);
     return shared_memory() + at;
 }
 inline float as_float(u32 x) { return bits<float>(x); }

@@ -28,7 +28,8 @@ enum { SHARED_BYTES = 227 * 1024, SHARED_MARGIN = 256 };  // the most a block ma
 using Operation = void (*)(void *const *lanes);
 
 struct Runtime {
-    unsigned thread;  // number of the running thread within its block
+    unsigned thread;        // number of the running thread within its block
+    unsigned shared_bytes;  // of the running launch
     // Waits for all threads of the block; returns how many brought a predicate other than 0.
     unsigned (*barrier)(const char *name, bool predicate, Place);
     // Waits for the lanes of mask and performs the operation once, on what they brought. `whole` demands all 32 lanes.

@@ -333,6 +333,7 @@ static void found(void *module) {
     CHECK(says(mistake(5, 64), "which no allocation holds"));
     CHECK(says(mistake(6, 128), "byte 512 of 512 of shared memory was written"));
     CHECK(says(mistake(8, 0), "takes all 32 lanes"));
+    CHECK(says(mistake(13, 0), "load_shared of 4 bytes at 512 of 512 bytes"));
     CHECK(says(mistake(10, 1), "misaligned address"));
     said = mistake(12, 0);
     CHECK(says(said, "threads 0 to 0: at __syncwarp of mask 0xffffffff"));
@@ -412,6 +413,20 @@ static void graphs(void *module) {
     OK(CU(cuStreamSynchronize, stream));
     CHECK(y.values() == (std::vector<float>{3, 2, 2, 0}));
     CHECK(x.values() == (std::vector<float>{0, 0, 2, 0}));
+    for (bool kernel : {true, false}) {
+        const std::string said = death([&] {
+            OK(CU(cuStreamBeginCapture_v2, stream, 2));
+            {
+                Array<float> gone(4);
+                if (kernel) launch(f, {1}, {4}, 0, stream, gone.at, 4);
+                else CU(cuMemsetD8Async, gone.at, (unsigned char)0, (size_t)8, stream);
+            }
+            OK(CU(cuStreamEndCapture, stream, &graph));
+            OK(CU(cuGraphLaunch, graph, stream));
+            OK(CU(cuStreamSynchronize, stream));
+        });
+        CHECK(says(said, kernel ? "a graph's nothing uses memory that was freed" : "a graph's fill uses"));
+    }
     OK(CU(cuGraphExecDestroy, ready));
 
     OK(CU(cuStreamBeginCapture_v2, stream, 0));

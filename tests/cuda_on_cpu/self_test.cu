@@ -152,15 +152,19 @@ extern "C" __global__ void mistakes(int how, float *x, int n) {
         case 7: x[n + i] = 1; break;                                       // past an allocation: AddressSanitizer
         case 8: { u32 r[4]; if (i < 31) load_matrices(r, shared_address(shared)); x[i] = (float)r[0]; } break;
         case 9: x[i] = ((float *)shared)[n]; break;                        // AddressSanitizer
-        case 12: __syncwarp(i % 32 && i % 32 < 16 ? 0xFFFFu : ~0u); break;  // lane 0 is waited for with the other mask
         case 10: x[i] = ((float2 *)(x + n))->y; break;                     // misaligned
         case 11: { float y[4] = {}; y[n + i % 2] = 1; x[i] = y[0] + y[3]; } break;  // past an array
+        case 12: __syncwarp(i % 32 && i % 32 < 16 ? 0xFFFFu : ~0u); break;  // lane 0 is waited for with the other mask
+        case 13: x[i] = (float)load_shared(512); break;                    // past the launch's shared memory
     }
 }
 
 template <int N> __device__ __forceinline__ float power(float x) { return x * power<N - 1>(x); }
 template <> __device__ __forceinline__ float power<0>(float) { return 1; }
-#define POWER(n) extern "C" __global__ void power_##n(REAL *x) { x[threadIdx.x] = (REAL)power<n>((float)x[threadIdx.x]); }
+#define POWER(n)                                             \
+    extern "C" __global__ void power_##n(REAL *x) {          \
+        x[threadIdx.x] = (REAL)power<n>((float)x[threadIdx.x]); \
+    }
 POWER(2)
 POWER(3)
 
