@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::tape::Tape;
+use super::tape::{Tape, record};
 use crate::tensor::{DType, Device, Shape, Tensor};
 
 /// A tensor and, if gradients are to reach it, its place on a [`Tape`].
@@ -35,18 +35,13 @@ impl Var {
         Var::constant(self.value.clone())
     }
 
-    /// The same constant on another device; this very value, when it already is there.
-    ///
-    /// # Panics
-    /// When it is on a tape, and elsewhere: what is differentiated stays on one device.
-    #[track_caller]
+    /// The same value on another device; this very one, when it already is there. Its gradient comes back the same way.
     pub fn to_device(&self, device: Device) -> Self {
-        let here = self.value().device();
+        let here = self.device();
         if here == device {
             return self.clone();
         }
-        assert!(!self.is_tracked(), "to_device: a value on a tape is on {here}, and wanted on {device}");
-        Var::constant(self.value().to_device(device))
+        record("to_device", [self], self.value.to_device(device), move |dy, _| [Some(dy.to_device(here))])
     }
 
     /// Where the value is.

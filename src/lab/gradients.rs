@@ -12,7 +12,7 @@ use crate::methods::{MethodConfig, Update};
 use crate::nn::{Init, LinearInit, Params, Role, Weights};
 use crate::paper::masked_token;
 use crate::rng::{Generator, Purpose, stream};
-use crate::tensor::{DType, Indices, Tensor};
+use crate::tensor::{DType, Device, Indices, Tensor};
 use crate::train::Trainer;
 use crate::vit::{Block, Encoder, EncoderConfig, Names, Predictor, PredictorConfig, Visible};
 
@@ -44,11 +44,17 @@ fn normal(shape: &[usize], seed: u64) -> Tensor {
 /// Each operation of [`ops`]: every element of every input; each input alone on the tape; the inputs used twice. The
 /// statement is the operation's name.
 pub fn operations() -> Vec<Finding> {
+    operations_on(Device::Cpu)
+}
+
+/// [`operations`] that compute on this device; what they are given and give is on the CPU, where it is compared.
+pub fn operations_on(device: Device) -> Vec<Finding> {
     let op = |name: &str, of: &str, f: &dyn Fn(&[Var]) -> Var, shapes: &[&[usize]]| {
         let inputs: Vec<Tensor> = shapes.iter().zip(1..).map(|(shape, seed)| normal(shape, seed)).collect();
-        finding(name, of, &check_op(name, f, &inputs))
+        let there = |x: &[Var]| f(&x.iter().map(|x| x.to_device(device)).collect::<Vec<_>>()).to_device(Device::Cpu);
+        finding(name, of, &check_op(name, there, &inputs))
     };
-    let picked = Indices::from_rows(&[vec![2, 0, 2], vec![1, 1, 0], vec![0, 1, 2], vec![2, 2, 2]]);
+    let picked = Indices::from_rows(&[vec![2, 0, 2], vec![1, 1, 0], vec![0, 1, 2], vec![2, 2, 2]]).to_device(device);
     let (first, last) = (PatchOrder::ChannelFirst, PatchOrder::ChannelLast);
     let affine = |x: &[Var]| ops::layer_norm(&x[0], Some((&x[1], &x[2])), 1e-3);
     let norm_linear = |x: &[Var]| {
@@ -64,7 +70,7 @@ pub fn operations() -> Vec<Finding> {
         op(
             "cross_entropy",
             "3 rows of 5 classes",
-            &|x| ops::cross_entropy(&x[0], &Indices::new(3, 1, vec![1, 0, 4])),
+            &|x| ops::cross_entropy(&x[0], &Indices::new(3, 1, vec![1, 0, 4]).to_device(device)),
             &[&[3, 5]],
         ),
         op("gather_tokens", "tokens picked twice", &|x| ops::gather_tokens(&x[0], &picked), &[&[2, 3, 5]]),

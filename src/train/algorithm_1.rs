@@ -127,6 +127,17 @@ pub struct LossAndGradients {
     pub means: Vec<Tensor>,
 }
 
+impl LossAndGradients {
+    /// The loss, and whether any number here is not finite or has a square that is not: read at once, the only time in a step
+    /// that a GPU is waited for.
+    fn read(&self) -> (f64, bool) {
+        let _phase = meter::phase_of_all(Phase::Optimizer);
+        let all: Vec<&Tensor> = [&self.loss].into_iter().chain(&self.means).chain(&self.gradients).collect();
+        let both = Tensor::concat_rows(&[self.loss.reshape([1]), count_non_finite(&all).reshape([1])]).to_f64_vec();
+        (both[0], both[1] > 0.0)
+    }
+}
+
 /// What a step returns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepOutcome {
@@ -188,17 +199,18 @@ impl Trainer {
     /// first operation that made a number which is not. Nothing is changed.
     pub fn step(&mut self, batch: &Batch, params: &StepParams) -> Result<StepOutcome> {
         let found = self.gradients_within_memory(batch)?;
-        if let Some(problem) = self.not_finite(&found) {
+        let (loss, bad) = found.read();
+        if bad && let Some(problem) = self.not_finite(&found) {
             return Err(self.non_finite(problem, first_non_finite(self, batch)));
         }
-        let LossAndGradients { loss, gradients, means } = found;
+        let LossAndGradients { gradients, means, .. } = found;
         let _phase = meter::phase_of_all(Phase::Optimizer);
         let ema = |target| Ema { momentum: params.ema_momentum, target };
         let modules = self.params.trained_and_average().into_iter();
         let modules = modules.map(|(module, average)| (module, average.map(ema)));
         self.optimizer.update_averaged(modules, gradients, params.lr, params.weight_decay);
         self.method.next_state(&mut self.params.state, &means);
-        Ok(StepOutcome { loss: loss.item(), numbers: self.method.numbers(&self.params, &means) })
+        Ok(StepOutcome { loss, numbers: self.method.numbers(&self.params, &means) })
     }
 
     /// Looks at every value and every gradient of a step, whether or not the loss and the parameters' gradients depend on

@@ -1,8 +1,9 @@
 use super::Sizes;
-use crate::kernels::cuda::{Block, Grid, Launch, Source, View, ViewMut, argument};
+use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Source, View, ViewMut, argument};
 use crate::kernels::{Buffer, Device, Real};
 
-const SOURCE: Source = Source { name: "attention", text: include_str!("attention.cu") };
+pub(in crate::kernels) const SOURCE: Source =
+    Source { name: "attention", text: include_str!("attention.cu"), variants: BOTH_REALS };
 
 /// Queries, or keys, that a block has; as attention.cu has them.
 const TILE: usize = 32;

@@ -25,6 +25,8 @@ pub struct Source {
     pub name: &'static str,
     /// What it says.
     pub text: &'static str,
+    /// All definitions that it is launched with, besides the type of its elements.
+    pub variants: &'static [&'static str],
 }
 
 /// A kernel that is ready: what the driver launches, and the most dynamic shared memory that was asked for.
@@ -87,7 +89,7 @@ impl Gpu {
         if let Some(module) = kept.and_then(|code| load(&code).ok()) {
             return Ok(module);
         }
-        let Compiled { code, .. } = compile(source, &options)?;
+        let (code, _) = compile(source, &options)?;
         if let Some(path) = path {
             // Without it, the next process compiles again.
             let _ = path.parent().map(fs::create_dir_all);
@@ -124,16 +126,59 @@ fn options(architecture: &str, definitions: &str) -> Vec<String> {
     fixed.into_iter().chain(definitions.split_whitespace().map(|definition| format!("-D{definition}"))).collect()
 }
 
-/// Machine code, and what the compiler says of it: registers and spills of each kernel.
-#[derive(Debug)]
-pub struct Compiled {
-    /// For `cuModuleLoadData`.
-    pub code: Vec<u8>,
-    /// The compiler's log.
-    pub log: String,
+/// What the compiler says of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelReport {
+    /// Its file and the definitions of that.
+    pub file: String,
+    /// Its name.
+    pub kernel: String,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of registers that found no room: 0, or the kernel is slow.
+    pub spilled: u32,
 }
 
-fn compile(source: Source, options: &[String]) -> Result<Compiled> {
+/// Compiles every kernel for an architecture (`"sm_80"`), with all definitions that it is launched with. Needs the compiler,
+/// and no GPU.
+///
+/// # Errors
+/// When NVRTC is not found, or a file does not compile.
+pub fn compile_all(architecture: &str) -> Result<Vec<KernelReport>> {
+    libraries::open_compiler()?;
+    let mut reports = Vec::new();
+    for source in super::SOURCES {
+        for variant in source.variants {
+            let (_, log) = compile(*source, &options(architecture, variant))?;
+            reports.extend(report(&format!("{} {variant}", source.name), &log));
+        }
+    }
+    Ok(reports)
+}
+
+/// What the log says of each kernel: a line with its name, later one with what was spilled, then one with its registers.
+fn report(file: &str, log: &str) -> Vec<KernelReport> {
+    let before = |line: &str, words: &str| -> Option<u32> {
+        line.split_once(words)?.0.rsplit(|c: char| !c.is_ascii_digit()).find(|n| !n.is_empty())?.parse().ok()
+    };
+    let (mut reports, mut spilled) = (Vec::<KernelReport>::new(), 0);
+    let mut name = None;
+    for line in log.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            name = rest.split('\'').next().map(str::to_owned);
+        } else if let Some(bytes) = before(line, " bytes spill stores") {
+            spilled = bytes;
+        } else if let Some(registers) = before(line, " registers") {
+            if let Some(kernel) = name.take() {
+                reports.push(KernelReport { file: file.to_owned(), kernel, registers, spilled });
+            }
+        }
+    }
+    reports
+}
+
+/// Machine code, and the compiler's log.
+fn compile(source: Source, options: &[String]) -> Result<(Vec<u8>, String)> {
     let failed = |what: &str, log: String| {
         let hint = "this is a mistake in the program or a compiler that it does not know: please report it";
         Error::config(format!("NVRTC cannot {what} {}: {log}", source.name), hint)
@@ -156,11 +201,39 @@ fn compile(source: Source, options: &[String]) -> Result<Compiled> {
             Ok(code)
         });
         let _ = nvrtc::destroy_program(program);
-        Ok(Compiled { code: code?, log })
+        Ok((code?, log))
     }
 }
 
 fn text_of(log: &[c_char]) -> String {
     let bytes: Vec<u8> = log.iter().map(|&c| c as u8).collect();
     CStr::from_bytes_until_nul(&bytes).map(|text| text.to_string_lossy().trim().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_read() {
+        let log = "ptxas info    : 0 bytes gmem\n\
+            ptxas info    : Compiling entry function 'forward' for 'sm_80'\n\
+            ptxas info    : Function properties for forward\n    \
+            8 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads\n\
+            ptxas info    : Used 40 registers, used 1 barriers, 376 bytes cmem[0]\n";
+        let expected = KernelReport { file: "x".into(), kernel: "forward".into(), registers: 40, spilled: 12 };
+        assert_eq!(report("x", log), [expected]);
+    }
+
+    #[test]
+    fn every_kernel_file_is_listed() {
+        let families = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/kernels")).unwrap();
+        let folders = families.filter_map(|entry| std::fs::read_dir(entry.unwrap().path()).ok()).flatten();
+        let files = folders.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "cu"));
+        let mut texts: Vec<String> = files.map(|path| std::fs::read_to_string(path).unwrap()).collect();
+        let mut listed: Vec<&str> = super::super::SOURCES.iter().map(|source| source.text).collect();
+        texts.sort();
+        listed.sort();
+        assert_eq!(texts, listed);
+    }
 }

@@ -63,6 +63,15 @@ pub fn open() -> Result<()> {
     opened.clone().map_err(|(problem, hint)| Error::config(problem, hint))
 }
 
+/// Opens the compiler alone.
+///
+/// # Errors
+/// When it is not found.
+pub fn open_compiler() -> Result<()> {
+    let found = find(&COMPILER, &toolkits(), || is_found_by_name("nvrtc"));
+    found.map_err(|(problem, hint)| Error::config(problem, hint))
+}
+
 fn is_found_by_name(which: &str) -> bool {
     // SAFETY: what a library of that name does when it is opened is what its user installed it for.
     unsafe {

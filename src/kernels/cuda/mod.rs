@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use cudarc::driver::sys::{self, CUcontext, CUdevice_attribute as Attribute, CUresult, CUstream};
 
 pub(super) use compile::Source;
+pub use compile::{KernelReport, compile_all};
 pub use libraries::look_first_in;
 pub(super) use launch::{Argument, Block, Grid, Launch, Pointer, View, ViewMut, argument, or_null};
 pub(super) use memory::{Memory, bytes, bytes_mut};
@@ -208,6 +209,22 @@ impl fmt::Display for Gpu {
         write!(f, "cuda:{} ({})", self.ordinal, self.name)
     }
 }
+
+/// Every file of kernels.
+const SOURCES: &[Source] = &[
+    super::attention::cuda::SOURCE,
+    super::elementwise::cuda::SOURCE,
+    super::layer_norm::cuda::SOURCE,
+    super::loss::cuda::SOURCE,
+    super::matmul::cuda::SOURCE,
+    super::optim::cuda::SOURCE,
+    super::reduce::cuda::SOURCE,
+    super::softmax::cuda::SOURCE,
+    super::tokens::cuda::SOURCE,
+];
+
+/// The variants of a file for elements of both types.
+pub(super) const BOTH_REALS: &[&str] = &["REAL=float", "REAL=double"];
 
 /// The least compute capability: `cp.async`, and `mma` of bf16 and tf32.
 const OLDEST: u32 = 80;

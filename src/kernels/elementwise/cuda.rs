@@ -3,7 +3,8 @@ use crate::kernels::cuda::{Launch, Source, View, ViewMut, argument};
 use crate::kernels::reduce::cuda::sum;
 use crate::kernels::{Buffer, DType, Device, MAX_RANK, Real};
 
-const SOURCE: Source = Source { name: "elementwise", text: include_str!("elementwise.cu") };
+pub(in crate::kernels) const SOURCE: Source =
+    Source { name: "elementwise", text: include_str!("elementwise.cu"), variants: &["REAL=float INDEX=u32", "REAL=double INDEX=u32", "REAL=float INDEX=u64", "REAL=double INDEX=u64"] };
 
 // `Walk` is `repr(C)`, and three arrays of as many numbers of 64 bits.
 argument!(Walk);

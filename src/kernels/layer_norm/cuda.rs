@@ -1,7 +1,8 @@
-use crate::kernels::cuda::{Block, Grid, Launch, Source, View, ViewMut, or_null};
+use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Source, View, ViewMut, or_null};
 use crate::kernels::{Buffer, Device, Real};
 
-const SOURCE: Source = Source { name: "layer_norm", text: include_str!("layer_norm.cu") };
+pub(in crate::kernels) const SOURCE: Source =
+    Source { name: "layer_norm", text: include_str!("layer_norm.cu"), variants: BOTH_REALS };
 
 pub(super) fn forward<T: Real>(
     cols: usize,

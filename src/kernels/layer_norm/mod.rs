@@ -3,7 +3,7 @@
 
 mod cpu;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub(super) mod cuda;
 mod reference;
 
 use super::{Buffer, check_len, launch, rows};

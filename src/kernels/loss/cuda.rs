@@ -1,8 +1,9 @@
 use super::Regression;
-use crate::kernels::cuda::{Block, Grid, Gpu, Launch, Source, View, ViewMut};
+use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Gpu, Launch, Source, View, ViewMut};
 use crate::kernels::{Buffer, DType, Device, Real};
 
-const SOURCE: Source = Source { name: "loss", text: include_str!("loss.cu") };
+pub(in crate::kernels) const SOURCE: Source =
+    Source { name: "loss", text: include_str!("loss.cu"), variants: BOTH_REALS };
 
 /// How loss.cu calls a loss, and its β.
 fn of<T: Real>(of: Regression) -> (u32, T) {

@@ -1,8 +1,9 @@
 use super::Products;
-use crate::kernels::cuda::{Block, Grid, Launch, Pointer, Source, View, ViewMut, argument, or_null};
+use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Pointer, Source, View, ViewMut, argument, or_null};
 use crate::kernels::{Buffer, Device, Real, meter};
 
-const SOURCE: Source = Source { name: "matmul", text: include_str!("matmul.cu") };
+pub(in crate::kernels) const SOURCE: Source =
+    Source { name: "matmul", text: include_str!("matmul.cu"), variants: BOTH_REALS };
 
 /// As matmul.cu has them.
 const TILE: usize = 64;

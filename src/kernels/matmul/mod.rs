@@ -10,7 +10,7 @@
 pub(super) mod bf16;
 mod cpu;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub(super) mod cuda;
 pub(crate) mod gemm;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod microkernel;

@@ -1,9 +1,10 @@
 use super::cpu::Numbers;
 use super::{AdamWStep, AdamWUpdate, EmaStep};
-use crate::kernels::cuda::{Block, Grid, Launch, Pointer, Source, ViewMut, argument};
+use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Pointer, Source, ViewMut, argument};
 use crate::kernels::Real;
 
-const SOURCE: Source = Source { name: "optim", text: include_str!("optim.cu") };
+pub(in crate::kernels) const SOURCE: Source =
+    Source { name: "optim", text: include_str!("optim.cu"), variants: BOTH_REALS };
 
 /// Weights that a block updates.
 const RUN: usize = 4096;

@@ -1,8 +1,9 @@
 use super::Finite;
-use crate::kernels::cuda::{Block, Grid, Launch, Pointer, Source, View, ViewMut, argument};
+use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Pointer, Source, View, ViewMut, argument};
 use crate::kernels::{Buffer, DType, Device, Real};
 
-const SOURCE: Source = Source { name: "reduce", text: include_str!("reduce.cu") };
+pub(in crate::kernels) const SOURCE: Source =
+    Source { name: "reduce", text: include_str!("reduce.cu"), variants: BOTH_REALS };
 
 /// `Sizes` of reduce.cu.
 #[repr(C)]

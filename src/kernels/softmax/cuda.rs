@@ -1,7 +1,8 @@
 use crate::kernels::Real;
-use crate::kernels::cuda::{Launch, Source, View, ViewMut};
+use crate::kernels::cuda::{BOTH_REALS, Launch, Source, View, ViewMut};
 
-const SOURCE: Source = Source { name: "softmax", text: include_str!("softmax.cu") };
+pub(in crate::kernels) const SOURCE: Source =
+    Source { name: "softmax", text: include_str!("softmax.cu"), variants: BOTH_REALS };
 
 pub(super) fn forward<T: Real>(cols: usize, x: View<'_, T>, y: ViewMut<'_, T>) {
     let rows = x.len() / cols.max(1);

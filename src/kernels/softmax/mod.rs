@@ -2,7 +2,7 @@
 
 pub(super) mod cpu;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub(super) mod cuda;
 mod reference;
 
 use super::{Buffer, check_len, launch, rows};

@@ -1,9 +1,10 @@
 use super::Gather;
-use crate::kernels::cuda::{Block, Grid, Launch, Source, View, ViewMut, argument};
+use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Source, View, ViewMut, argument};
 pub(super) use crate::kernels::elementwise::cuda::copy;
 use crate::kernels::Real;
 
-const SOURCE: Source = Source { name: "tokens", text: include_str!("tokens.cu") };
+pub(in crate::kernels) const SOURCE: Source =
+    Source { name: "tokens", text: include_str!("tokens.cu"), variants: BOTH_REALS };
 
 argument!(Gather);
 

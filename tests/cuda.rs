@@ -1,0 +1,146 @@
+//! The program on a GPU, or on the CPU that plays one (tests/cuda_on_cpu): what it says, writes and computes is what it does on
+//! the CPU, but for rounding.
+#![cfg(feature = "cuda")]
+
+mod common;
+mod cuda_on_cpu;
+
+use std::process::Command;
+
+use common::{SMALL, Scratch, contains, fails, printed};
+use cuda_on_cpu::Libraries;
+use stop_mim::autograd::check::Verdict;
+use stop_mim::lab::gradients;
+use stop_mim::{DType, Tensor};
+
+/// The program with these words and, if it is asked to compute there, the libraries of the device of tests.
+fn command(at: &Scratch, args: &str) -> Option<Command> {
+    let mut command = at.command(args);
+    if let Libraries::OnCpu(folder) = cuda_on_cpu::libraries()? {
+        command.env("STOP_MIM_CUDA_LIBRARIES", folder);
+    }
+    Some(command)
+}
+
+#[track_caller]
+fn run(at: &Scratch, args: &str) -> Option<String> {
+    let output = command(at, args)?.output().unwrap();
+    Some(printed(&output, args) + &String::from_utf8_lossy(&output.stderr))
+}
+
+/// A column of a run's log.
+fn column(at: &Scratch, run: &str, name: &str) -> Vec<f64> {
+    let log = String::from_utf8(at.read(format!("runs/{run}/log.csv"))).unwrap();
+    let mut lines = log.lines();
+    let place = lines.next().unwrap().split(',').position(|column| column == name).unwrap();
+    lines.map(|line| line.split(',').nth(place).unwrap().parse().unwrap()).collect()
+}
+
+#[track_caller]
+fn close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let near = |(x, y): (&f64, &f64)| (x - y).abs() <= tolerance * y.abs();
+    assert!(found.iter().zip(expected).all(near), "{what}: {found:?} instead of {expected:?}");
+}
+
+#[test]
+fn a_run_of_every_method_logs_what_it_logs_on_the_cpu() {
+    let at = Scratch::new();
+    for method in ["stop", "ijepa", "mae", "data2vec", "simmim"] {
+        let predictor = "--predictor-dim 8 --predictor-depth 1 --predictor-heads 1";
+        let predictor = if ["data2vec", "simmim"].contains(&method) { "" } else { predictor };
+        let args = format!("pretrain --method {method} --steps 4 --batch 6 --dim 16 --depth 2 --heads 2 {predictor}");
+        let Some(_) = run(&at, &format!("{args} --name {method}-gpu --device cuda")) else { return };
+        at.succeeds(&format!("{args} --name {method}-cpu"));
+        let [gpu, cpu] = ["gpu", "cpu"].map(|device| column(&at, &format!("{method}-{device}"), "loss"));
+        close(method, &gpu, &cpu, 1e-5);
+        assert!(gpu.iter().zip(&gpu[1..]).any(|(a, b)| a != b), "{method}: no step was made");
+    }
+}
+
+/// The same bits from run to run; a run goes on on the other device, in either direction.
+#[test]
+fn a_run_is_resumed_on_another_device() {
+    let at = Scratch::new();
+    let args = format!("{SMALL} --batch 8");
+    let Some(_) = run(&at, &format!("{args} --steps 3 --name a --device cuda")) else { return };
+    run(&at, &format!("{args} --steps 3 --name b --device cuda"));
+    let checkpoint = |name: &str| at.read(format!("runs/{name}/checkpoint.safetensors"));
+    assert!(checkpoint("a") == checkpoint("b"), "two runs on one GPU differ");
+    at.succeeds(&format!("{args} --steps 3 --name c"));
+    assert!(checkpoint("a") != checkpoint("c"), "nothing was computed on the GPU");
+    at.succeeds("pretrain --resume runs/a --steps 6");
+    run(&at, "pretrain --resume runs/c --steps 6 --device cuda");
+    close("on from either", &column(&at, "a", "loss")[3..], &column(&at, "c", "loss")[3..], 1e-4);
+}
+
+#[test]
+fn every_command_gives_what_it_gives_on_the_cpu() {
+    let at = Scratch::new();
+    at.succeeds(&format!("{SMALL} --batch 8 --steps 2 --name of"));
+    let of = "runs/of/checkpoint.safetensors";
+    // Accuracies and scores, to their printed digit but for a test image or two.
+    let numbers = |text: &str| -> Vec<f64> {
+        let rows = text.lines().filter(|line| line.contains("encoder"));
+        rows.flat_map(|line| line.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<f64>>()).collect()
+    };
+    for args in [
+        format!("probe {of} --probe-images 60,40"),
+        format!("track {of} --frame-size 32 --clips 1"),
+    ] {
+        let Some(gpu) = run(&at, &format!("{args} --device cuda")) else { return };
+        let (gpu, cpu) = (numbers(&gpu), numbers(&at.succeeds(&args)));
+        assert!(!cpu.is_empty() && gpu.len() == cpu.len(), "{args}: {gpu:?}, {cpu:?}");
+        assert!(gpu.iter().zip(&cpu).all(|(x, y)| (x - y).abs() <= 2.6), "{args}: {gpu:?} instead of {cpu:?}");
+    }
+    let tune = format!("finetune {of} --labels 1 --steps 2 --batch 8 --data shapes");
+    run(&at, &format!("{tune} --name tuned-gpu --device cuda"));
+    at.succeeds(&format!("{tune} --name tuned-cpu"));
+    close("finetune", &column(&at, "tuned-gpu", "loss"), &column(&at, "tuned-cpu", "loss"), 1e-5);
+}
+
+#[test]
+fn a_chunk_is_as_large_as_memory_allows() {
+    let at = Scratch::new();
+    let args = "pretrain --dim 64 --depth 2 --heads 2 --predictor-dim 32 --predictor-depth 1 --predictor-heads 1 --batch 32 \
+        --steps 2 --device cuda";
+    let Some(Libraries::OnCpu(_)) = cuda_on_cpu::libraries() else { return }; // memory of a GPU cannot be set
+    let within = |name: &str, bytes: usize| {
+        let mut command = command(&at, &format!("{args} --name {name}")).unwrap();
+        command.env("CUDA_ON_CPU_MEMORY", bytes.to_string()).output().unwrap()
+    };
+    printed(&within("plenty", 1 << 30), args);
+    printed(&within("little", 12 << 20), args);
+    close("in smaller chunks", &column(&at, "little", "loss"), &column(&at, "plenty", "loss"), 1e-5);
+    fails(&within("none", 3 << 20), args, &["memory", "MiB", "smaller"]);
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let at = Scratch::new();
+    let args = format!("{SMALL} --steps 1 --device cuda:7");
+    let Some(mut command) = command(&at, &args) else { return };
+    fails(&command.output().unwrap(), &args, &["there is no GPU 7", "nvidia-smi"]);
+    assert_eq!(at.entries(), 0, "nothing was begun");
+    if !std::path::Path::new("/dev/nvidiactl").exists() {
+        at.refuses(&format!("{SMALL} --steps 1 --device cuda"), &["libcuda", "looked in", "driver"]);
+    }
+    contains(&at.refuses("pretrain --device tpu", &[]), &["no device is called 'tpu'", "cuda"]);
+}
+
+/// Each operation, there and in f64, against central differences.
+#[test]
+fn every_gradient_is_right_there() {
+    let Some(device) = cuda_on_cpu::device() else { return };
+    for finding in gradients::operations_on(device) {
+        assert_eq!(finding.verdict(), Verdict::Pass, "{finding:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "as_slice: the elements are on cuda:0; ask to_device for them")]
+fn elements_that_are_elsewhere_are_not_read_by_mistake() {
+    let device = cuda_on_cpu::device().unwrap_or_else(|| panic!("as_slice: the elements are on cuda:0; ask to_device for them"));
+    let x = Tensor::zeros([2], DType::F32).to_device(device);
+    x.as_slice::<f32>();
+}
