@@ -128,6 +128,15 @@ fn what_is_not_there_is_named() {
     contains(&at.refuses("pretrain --device tpu", &[]), &["no device is called 'tpu'", "cuda"]);
 }
 
+#[test]
+fn where_the_time_goes_is_told_kernel_by_kernel() {
+    let at = Scratch::new();
+    let Some(told) = run(&at, "pretrain --profile 2 --dim 16 --depth 1 --heads 2 --batch 4 --device cuda") else { return };
+    contains(&told, &["launches a step", "TFLOP/s", "GB/s", "matmul: products", "optim: adamw", "attention: backward_keys"]);
+    let adamw = told.lines().find(|line| line.contains("optim: adamw")).unwrap();
+    assert!(adamw.contains("| 1.0") || adamw.contains(" 1.0 "), "one launch a step: {adamw}");
+}
+
 /// Each operation, there and in f64, against central differences.
 #[test]
 fn every_gradient_is_right_there() {

@@ -10,6 +10,9 @@
 //! left out after AdamW: its true gradient is 0 (softmax does not see a shift of all scores), and AdamW divides rounding
 //! noise by its own size.
 
+#[cfg(feature = "cuda")]
+mod cuda_on_cpu;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -27,7 +30,7 @@ use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::fine_tuning::{self, FineTuning};
 use stop_mim::train::{Batch, BatchView, Noise, RunConfig, StepParams, Trainer};
 use stop_mim::vit::{EncoderConfig, PredictorConfig, Preset};
-use stop_mim::{DType, Error, Indices, Tensor};
+use stop_mim::{DType, Device, Error, Indices, Tensor};
 
 #[test]
 fn every_fixture_is_reproduced() {
@@ -43,21 +46,33 @@ fn every_fixture_is_reproduced() {
     assert!(files.len() >= 11, "the fixtures are missing from tests/parity");
     let mut failures = Vec::new();
     for file in &files {
-        let fixture = Fixture::read(file);
+        let mut fixture = Fixture::read(file);
         // Ten times what is measured: one step 8.5e-15, three steps, in which rounding grows, 1.0e-11; in f32 2.3e-6.
         let steps = file.to_str().unwrap().contains("3_steps");
         for (dtype, tolerance) in [(DType::F64, if steps { 1e-10 } else { 1e-13 }), (DType::F32, 2.5e-5)] {
-            let worst = fixture.run(dtype);
-            println!("{} in {dtype}: worst error {:.1e} ({})", file.display(), worst.error, worst.name);
-            if worst.error.is_nan() || worst.error > tolerance {
-                failures.push(format!("{} in {dtype}: {} is off by {:.3e}", file.display(), worst.name, worst.error));
+            for device in devices() {
+                fixture.device = device;
+                let (worst, what) = (fixture.run(dtype), format!("{} in {dtype} on {device}", file.display()));
+                println!("{what}: worst error {:.1e} ({})", worst.error, worst.name);
+                if worst.error.is_nan() || worst.error > tolerance {
+                    failures.push(format!("{what}: {} is off by {:.3e}", worst.name, worst.error));
+                }
             }
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// Where the model computes.
+fn devices() -> Vec<Device> {
+    #[cfg(feature = "cuda")]
+    return [Device::Cpu].into_iter().chain(cuda_on_cpu::device()).collect();
+    #[cfg(not(feature = "cuda"))]
+    vec![Device::Cpu]
+}
+
 struct Fixture {
+    device: Device,
     config: Value,
     tensors: BTreeMap<String, Tensor>,
     indices: BTreeMap<String, Indices>,
@@ -106,7 +121,7 @@ impl Fixture {
                 other => panic!("{name}: {other:?}"),
             }
         }
-        Fixture { config, tensors, indices }
+        Fixture { device: Device::Cpu, config, tensors, indices }
     }
 
     fn size(&self, key: &str) -> usize {
@@ -209,7 +224,7 @@ impl Fixture {
         params.modules_mut().iter_mut().for_each(|module| self.load(&mut module.params, module.prefix, dtype));
 
         // Chunks of two images, so that the cut and the sum over chunks are part of what is compared.
-        let mut trainer = Trainer { chunk_images: 2, ..Trainer::new(model, params) };
+        let mut trainer = Trainer { chunk_images: 2, ..Trainer::new(model, params).to_device(self.device) };
         for step in 0..self.size("steps") {
             let of_step = |name: &str| self.tensor(&format!("step{step}.{name}"));
             let masks = |kind: &str, n: usize| -> Vec<Indices> {
@@ -224,6 +239,7 @@ impl Fixture {
                 masks("pred", blocks),
                 Noise::Given(if stochastic { noise.collect() } else { Vec::new() }),
             );
+            let batch = batch.to_device(self.device);
 
             // The forward pass, on the whole batch at once.
             let (method, w) = (TokenPrediction::of(&*trainer.method).unwrap(), trainer.params.constants());
@@ -327,7 +343,7 @@ impl Fixture {
         let (method, mut params) =
             fine_tuning::build(&model, &tuning, dtype, &mut stream(0, Purpose::Init, [0, 0])).unwrap();
         params.modules_mut().iter_mut().for_each(|module| self.load(&mut module.params, module.prefix, dtype));
-        let mut trainer = Trainer { chunk_images: 2, ..Trainer::new(method, params) };
+        let mut trainer = Trainer { chunk_images: 2, ..Trainer::new(method, params).to_device(self.device) };
         for step in 0..self.size("steps") {
             let of_step = |name: &str| self.tensor(&format!("step{step}.{name}"));
             let view = BatchView { images: of_step("images").to_dtype(dtype), context: vec![], targets: vec![] };
@@ -336,6 +352,7 @@ impl Fixture {
                 labels: Some(self.indices[&format!("step{step}.labels")].clone()),
                 noise: Noise::Drawn { seed: self.size("seed") as u64, step: step as u64 },
             };
+            let batch = batch.to_device(self.device);
             let found = trainer.gradients(&batch).unwrap();
             worst.compare(&format!("step{step}.loss"), &found.loss.reshape([1]), of_step("out.loss"));
             if step == 0 {
@@ -354,7 +371,7 @@ impl Fixture {
         let method = MethodConfig::Mae { normalize_patches: self.flag("norm_pix_loss"), sigma };
         let (model, mut params) = self.model(method, "decoder", dtype);
         params.modules_mut().iter_mut().for_each(|module| self.load(&mut module.params, module.prefix, dtype));
-        let mut trainer = Trainer { chunk_images: 2, ..Trainer::new(model, params) };
+        let mut trainer = Trainer { chunk_images: 2, ..Trainer::new(model, params).to_device(self.device) };
         let ratio = self.config["mask_ratio"].as_f64().unwrap();
         // The official fixture is one forward and backward pass; those of several steps go on to the weights.
         let steps = self.config["steps"].as_u64();
@@ -380,6 +397,7 @@ impl Fixture {
                 vec![masks.removed.clone()],
                 Noise::Given(sigma.map(|_| self.tensor(&label("noise.0")).to_dtype(dtype)).into_iter().collect()),
             );
+            let batch = batch.to_device(self.device);
             let (method, params) = (trainer.method.as_masked_prediction().unwrap(), &trainer.params);
             let chunk = trainer.chunk(&batch, 0..images);
             let (theta, phi) = (params["encoder"].constants(), params["predictor"].constants());
@@ -388,7 +406,7 @@ impl Fixture {
             // token.
             let all = method.predictor().forward_all(&phi, &ops::concat_tokens(&[&c, &m]));
             let patches = ops::slice_tokens(&all, 1, tokens);
-            let predictions: Var = ops::gather_tokens(&patches, &restore);
+            let predictions: Var = ops::gather_tokens(&patches, &restore.to_device(self.device));
             let name = label("out.predictions");
             worst.compare(&name, predictions.value(), self.tensor(&name));
 

@@ -207,7 +207,7 @@ fn a_profile_is_of_the_run_that_training_would_do() {
         Ok(ControlFlow::Continue(()))
     })
     .unwrap();
-    let profile = profile(&config, &splits, 2, 4).unwrap();
+    let profile = profile(&config, &splits, Device::Cpu, 2, 4).unwrap();
     assert_eq!(profile.loss.to_bits(), losses[5].to_bits(), "the loss of step 6");
     assert_eq!((profile.steps, profile.batch), (4, 10));
     assert!(profile.saved.iter().any(|s| s.name == "gelu_linear" && s.bytes > 0));
@@ -223,7 +223,7 @@ fn phases_add_up() {
     let config = RunConfig { batch: 80, ..config }; // three chunks: their gradients are summed
     let splits = data::open(&config.data, 16).unwrap();
     for threads in [1, 3] {
-        let p = small::with_threads(threads, || profile(&config, &splits, 1, 40).unwrap());
+        let p = small::with_threads(threads, || profile(&config, &splits, Device::Cpu, 1, 40).unwrap());
         assert_eq!(p.threads, threads);
         let by_phase: Duration = PHASES.iter().map(|(phase, ..)| p.of_phase(*phase).time).sum();
         let by_op: Duration = p.by_op().iter().map(|(.., sum)| sum.time).sum();

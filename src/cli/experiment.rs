@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use clap::Args as ClapArgs;
 
 use super::flags::positive;
+use super::options::DeviceArgs;
 use super::progress::Progress;
 use super::signals;
 use crate::data::absolute_spec;
@@ -38,6 +39,8 @@ pub struct Args {
     /// Where results are written, each into a folder of its name and size, and where trained models are kept.
     #[arg(long, default_value = FOLDER, value_name = "DIR")]
     out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -52,7 +55,7 @@ pub fn run(args: &Args) -> Result<()> {
     let size = args.size()?;
     signals::listen();
     let monitor = Terminal::default();
-    let runner = Runner::new(chosen, &size, &args.out);
+    let runner = Runner::new(chosen, &size, &args.out).on(args.device.open()?);
     let done = runner.run(&|name| args.command(name), &monitor, &mut |mut answer| {
         monitor.bar.get().into_iter().for_each(Progress::clear);
         let folder = runner.folder_of(&answer.outcome.name);

@@ -84,7 +84,7 @@ fn begin(args: &Args, device: Device) -> Result<()> {
     let config = RunConfig { data, normalization: Some(splits.normalization()?), ..config };
     let mut config = args.train.apply(config, args.length.length(), splits.train.len())?;
     if let Some(steps) = args.profile {
-        return profile(&config, &splits, steps as usize);
+        return profile(&config, &splits, device, steps as usize);
     }
     let policy = args.folder.policy(default_policy(&config, &splits), splits.train.len() / config.batch);
     let (method, mut params) = fresh_model(&config)?;

@@ -6,8 +6,13 @@ use crate::Result;
 use crate::data::Splits;
 use crate::kernels::meter::{Phase, Sum};
 use crate::lab::graph::Saved;
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::KernelTime;
+#[cfg(feature = "cuda")]
+use crate::lab::profile::OnGpu;
 use crate::lab::profile::{PHASES, Profile, profile as measure};
 use crate::report::table::table;
+use crate::tensor::Device;
 use crate::train::RunConfig;
 
 /// Steps before the clock starts: buffers are made, the loader has filled its queue.
@@ -17,8 +22,13 @@ const WARM_UP: usize = 3;
 const LEAST_SHARE: u32 = 1000;
 
 /// Measures `steps` steps and prints where their time went.
-pub fn profile(config: &RunConfig, splits: &Splits, steps: usize) -> Result<()> {
-    let profile = measure(config, splits, WARM_UP, steps)?;
+pub fn profile(config: &RunConfig, splits: &Splits, device: Device, steps: usize) -> Result<()> {
+    let profile = measure(config, splits, device, WARM_UP, steps)?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = &profile.gpu {
+        println!("{}", on_gpu(&profile, gpu));
+        return Ok(());
+    }
     println!("{}", header(config.model.method.name(), &profile));
     if let Some(warning) = contention(&profile) {
         println!("{warning}");
@@ -30,6 +40,49 @@ pub fn profile(config: &RunConfig, splits: &Splits, steps: usize) -> Result<()> 
     let table = saved_table(&kept, profile.saved.iter().map(|s| s.entries).sum(), profile.chunk_images);
     println!("What a chunk keeps for its backward pass\n{table}");
     Ok(())
+}
+
+/// A step on a GPU, kernel by kernel.
+#[cfg(feature = "cuda")]
+fn on_gpu(p: &Profile, gpu: &OnGpu) -> String {
+    let (steps, wall) = (p.steps as f64, p.wall.as_secs_f64());
+    let busy: f64 = gpu.kernels.iter().map(|(.., of)| of.time.as_secs_f64()).sum();
+    let launches: u64 = gpu.kernels.iter().map(|(.., of)| of.calls).sum();
+    let flop = p.busy().flops as f64;
+    let header = ["kernel", "launches a step", "µs a step", "µs a launch", "share"];
+    let row = |(file, kernel, of): &(&str, &str, KernelTime)| {
+        let time = 1e6 * of.time.as_secs_f64();
+        vec![
+            format!("{file}: {kernel}"),
+            format!("{:.1}", of.calls as f64 / steps),
+            format!("{:.1}", time / steps),
+            format!("{:.2}", time / of.calls as f64),
+            format!("{:.1} %", 1e-4 * time / busy),
+        ]
+    };
+    let rows: Vec<Vec<String>> = gpu.kernels.iter().map(row).collect();
+    format!(
+        "{}: {} steps of {} images after {WARM_UP} of warm-up, images a chunk: {}, last loss {:.4}\n\
+         {:.2} ms a step (launches are timed meanwhile, and take longer), kernels {:.2} ms of them; {:.0} launches a step; \
+         {:.0} images a second\n\
+         {:.2} GFLOP of matrix products, {:.1} TFLOP/s while kernels run; a large product in {} reaches {:.1} TFLOP/s, a sum of \
+         tensors moves {:.0} GB/s, measured here\n\n{}",
+        gpu.name,
+        p.steps,
+        p.batch,
+        p.chunk_images,
+        p.loss,
+        1e3 * wall / steps,
+        1e3 * busy / steps,
+        launches as f64 / steps,
+        p.batch as f64 * steps / wall,
+        1e-9 * flop / steps,
+        1e-12 * flop / busy,
+        p.precision,
+        1e-12 * gpu.product_peak,
+        1e-9 * gpu.bandwidth,
+        table(&header, &rows)
+    )
 }
 
 fn header(method: &str, p: &Profile) -> String {

@@ -23,6 +23,7 @@ use crate::data::{self, Normalization, Splits};
 use crate::methods::{Method, ModelParams};
 use crate::rng::DRAWS;
 use crate::runs::{Rotation, RunFolder, default_policy};
+use crate::tensor::Device;
 use crate::train::checkpoint::{self, CheckpointPolicy, FORMAT, SavedRun};
 use crate::train::{RunConfig, StepReport, Trainer, fresh_model};
 use crate::{Error, Result, files};
@@ -129,10 +130,14 @@ pub const FOLDER: &str = "cache";
 #[derive(Clone, Debug)]
 pub struct Cache {
     folder: PathBuf,
+    /// Where models are trained. They are read and measured on the CPU, and known by what they are, not by where they were made.
+    pub device: Device,
 }
 
 /// A model, ready to be measured, or its pixels.
 pub struct Specimen<'a> {
+    /// Where it is trained further, if it is.
+    pub device: Device,
     /// What it is.
     pub subject: &'a Subject,
     /// The model; `None` for pixels.
@@ -181,7 +186,7 @@ impl Measured {
 impl Cache {
     /// The cache in this folder, which is made with the first thing in it.
     pub fn new(folder: PathBuf) -> Self {
-        Cache { folder }
+        Cache { folder, device: Device::Cpu }
     }
 
     /// Where something of this name is.
@@ -292,7 +297,7 @@ impl Cache {
         }
         let splits = images.open(&config.data)?;
         let begin = || fresh_model(config).map(|(method, params)| Trainer::new(method, params));
-        let trainer = train((config, &splits), folder, diagnoses, begin, note, observe)?;
+        let trainer = train((config, &splits, self.device), folder, diagnoses, begin, note, observe)?;
         Ok(Some((trainer.method.clone(), trainer.params)))
     }
 
@@ -311,13 +316,13 @@ impl Cache {
     }
 }
 
-/// Trains in `folder` to the end, from the last checkpoint there or, if there is none, from what `begin` makes. What is damaged
+/// Trains in `folder` on a device to the end, from the last checkpoint there or, if there is none, from what `begin` makes. What is damaged
 /// is trained anew, and `note` is told.
 ///
 /// # Errors
 /// As [`RunFolder::train`]; [`Error::Interrupted`], when `observe` ends the training. All steps done are kept.
 pub(super) fn train(
-    (config, splits): (&RunConfig, &Splits),
+    (config, splits, device): (&RunConfig, &Splits, Device),
     folder: &RunFolder,
     diagnoses: usize,
     begin: impl FnOnce() -> Result<Trainer>,
@@ -332,7 +337,8 @@ pub(super) fn train(
         None => SavedRun { config: config.clone(), policy, trainer: begin()? },
     };
     is_of(&run.config, config, folder.path())?;
-    let trainer = folder.train(run, splits, false, observe)?;
+    let trainer = run.trainer.to_device(device);
+    let trainer = folder.train(SavedRun { trainer, ..run }, splits, false, observe)?.to_device(Device::Cpu);
     if (trainer.optimizer.steps() as usize) < config.steps {
         return Err(Error::Interrupted);
     }

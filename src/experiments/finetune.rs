@@ -139,7 +139,7 @@ impl Metric for Tuned {
         let begin = || trainer(Some((method.encoder(), params.evaluated())), &config);
         let chosen = config.fine_tuning.as_ref().map_or(Ok(splits.clone()), |of| of.choose(&splits, config.seed))?;
         let observe = &mut |_: &_| if cancel().is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
-        let tuned = cache::train((&config, &chosen), &folder, 1, begin, &|_| {}, observe)?;
+        let tuned = cache::train((&config, &chosen, specimen.device), &folder, 1, begin, &|_| {}, observe)?;
         let normalization = specimen.normalization()?;
         let model = (&*tuned.method, &tuned.params);
         let accuracy = test_accuracy(model, (&*splits.test, &normalization), &|_| cancel())?;

@@ -249,7 +249,7 @@ impl Found<'_> {
         let subject = self.subject(arm, seed)?;
         let folder = self.claimed(subject)?;
         let model = Some(self.cache.load(subject, self.images).or_else(|_| self.again(subject, &folder))?);
-        look(&Specimen { subject, model, folder: &folder, images: self.images })
+        look(&Specimen { device: self.cache.device, subject, model, folder: &folder, images: self.images })
     }
 
     fn subject(&self, arm: &str, seed: u64) -> Result<&Subject> {

@@ -16,7 +16,8 @@ use super::outcome::{Outcome, Picture};
 use super::size::Size;
 use super::{Arm, Experiment};
 use crate::data::Normalization;
-use crate::train::{RunConfig, pretrain};
+use crate::tensor::Device;
+use crate::train::{RunConfig, pretrain_on};
 use crate::{Error, Result, files};
 
 /// Where a runner says how it goes, and asks whether to go on.
@@ -124,6 +125,13 @@ impl<'a> Runner<'a> {
     pub fn new(experiments: Vec<&'a Experiment>, size: &'a Size, folder: &Path) -> Self {
         let cache = Cache::new(folder.join(cache::FOLDER));
         Runner { experiments, size, folder: folder.to_owned(), cache, images: Images::new(IMAGE_SIZE) }
+    }
+
+    /// Models are trained there.
+    #[must_use]
+    pub fn on(mut self, device: Device) -> Self {
+        self.cache.device = device;
+        self
     }
 
     /// Trains and measures what is not there yet, and shows `found` each answer when it is there. `command` is what repeats it, given
@@ -262,7 +270,7 @@ impl<'a> Runner<'a> {
         let splits = self.images.open(&config.data)?;
         let mut began = Instant::now();
         let mut time = || {
-            pretrain(&config, &splits, 0, &mut |report, _| {
+            pretrain_on(self.cache.device, &config, &splits, 0, &mut |report, _| {
                 if report.step == 1 {
                     began = Instant::now();
                 }
@@ -276,7 +284,8 @@ impl<'a> Runner<'a> {
 
     /// How many pieces are worked on at a time: as many as there are threads. A run by itself would share them less well.
     fn workers(&self, pieces: usize) -> usize {
-        rayon::current_num_threads().min(pieces).max(1)
+        // A GPU is busy with one of them.
+        if self.cache.device.is_gpu() { 1 } else { rayon::current_num_threads().min(pieces).max(1) }
     }
 
     fn threads_of_a_worker(&self, pieces: usize) -> usize {
@@ -351,7 +360,7 @@ impl<'a> Runner<'a> {
         let model = self.cache.model((subject, images), &folder, self.size.diagnoses, &note, observe).map_err(of)?;
         // What another process has done meanwhile.
         progress.advance(piece.steps - counted, &|| format!("{what}: trained"));
-        let specimen = Specimen { subject, model, folder: &folder, images };
+        let specimen = Specimen { device: self.cache.device, subject, model, folder: &folder, images };
         for (metric, cost) in &piece.left {
             go_on()?;
             progress.advance(0, &|| format!("{what}: {}", metric.name()));

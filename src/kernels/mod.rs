@@ -1,10 +1,11 @@
-//! Floor 0: kernels. One folder for each family of operations, with the same three files:
+//! Floor 0: kernels. One folder for each family of operations, with the same files:
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `mod.rs` | the door: checks every length, allocates the result where its inputs live (*plan*), hands over (*launch*) |
 //! | `reference.rs` | the definition in its simplest loops: what to read first, and what the others are compared with |
 //! | `cpu.rs` | the same (so not documented again) for speed: vector code, blocks, threads |
+//! | `cuda.rs`, `*.cu` | the same on NVIDIA GPUs (feature `cuda`): launches, and the kernels that they launch |
 //!
 //! A door takes [`Buffer`]s and sizes. It never reads a number out of a buffer, so that a device which computes
 //! asynchronously need not be waited for, and nothing outside this module sees a slice. `launch!` matches on where the
@@ -12,11 +13,11 @@
 //! training step runs many chunks of images at once, each on one thread), but for what is too much for one core.
 //!
 //! **To add a kernel:** write its loop in `reference.rs` as the definition says it; write the fast one, with the same
-//! signature, in `cpu.rs`; write the door in `mod.rs`; add a case to the table in oracle.rs, which compares the two, and
-//! one to tests/kernels_check_lengths.rs. A new family is a new folder, listed below.
+//! signature, in `cpu.rs`, and for GPUs in `cuda.rs` (docs/cuda.md); write the door in `mod.rs`; add a case to the table in
+//! oracle.rs, which compares them, and one to tests/kernels_check_lengths.rs. A new family is a new folder, listed below.
 //!
-//! **To add a device:** an arm of [`Device`], an arm of `Storage` in buffer.rs with its memory (and its recycler), two arms
-//! in `launch!`, and a file beside `cpu.rs` in each family. Doors and all that is above them stay as they are.
+//! **To add a device:** an arm of [`Device`], an arm of `Memory` in buffer.rs (and a recycler), two arms in `launch!`, and a
+//! file beside `cpu.rs` in each family. Doors and all that is above them stay as they are.
 
 pub mod attention;
 pub mod elementwise;

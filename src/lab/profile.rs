@@ -1,6 +1,6 @@
 //! Where the time of a training step goes: by phase, by operation, and against the limit of the processor.
 //!
-//! The steps are those of [`pretrain`], on its own data, with the meter of [`crate::kernels::meter`] running. It does
+//! The steps are those of [`pretrain_on`], on its own data, with the meter of [`crate::kernels::meter`] running. It does
 //! not change what is computed. What a step keeps for its backward pass is [`saved`]'s business.
 
 use std::collections::BTreeMap;
@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use super::graph::{Saved, saved};
 use crate::data::Splits;
 use crate::kernels::Precision;
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::{Gpu, KernelTime};
 use crate::kernels::meter::{self, Phase, Place, Sum, Totals};
 use crate::kernels::peak;
 use crate::rng::{Purpose, stream};
-use crate::tensor::{DType, Tensor};
-use crate::train::{Batch, Noise, RunConfig, Trainer, pretrain};
+use crate::tensor::{DType, Device, Tensor};
+use crate::train::{Batch, Noise, RunConfig, Trainer, pretrain_on};
 use crate::{Error, Result};
 
 /// What was measured over some steps of a run.
@@ -43,6 +45,23 @@ pub struct Profile {
     pub saved: Vec<Saved>,
     /// The loss before the last step.
     pub loss: f64,
+    /// What a GPU did, if one computed.
+    #[cfg(feature = "cuda")]
+    pub gpu: Option<OnGpu>,
+}
+
+/// What a GPU did in all steps that were measured, and what it can.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Debug)]
+pub struct OnGpu {
+    /// Its name.
+    pub name: String,
+    /// Each kernel's file, name, launches and time; the longest first.
+    pub kernels: Vec<(&'static str, &'static str, KernelTime)>,
+    /// Operations a second of a large product in the precision of the run, measured here.
+    pub product_peak: f64,
+    /// Bytes a second, read and written, of a large sum of two tensors, measured here.
+    pub bandwidth: f64,
 }
 
 /// The phases of the computing threads in the order of a step, with what a table calls them, and on which pass through the
@@ -111,11 +130,11 @@ impl Profile {
 /// all the time there is. The loader has a thread of its own, as in a run.
 ///
 /// # Errors
-/// As [`pretrain`]; and when there are no steps to measure.
+/// As [`pretrain_on`]; and when there are no steps to measure.
 ///
 /// # Panics
 /// When the meter is running already.
-pub fn profile(config: &RunConfig, splits: &Splits, warm_up: usize, steps: usize) -> Result<Profile> {
+pub fn profile(config: &RunConfig, splits: &Splits, device: Device, warm_up: usize, steps: usize) -> Result<Profile> {
     if steps == 0 || warm_up == 0 {
         let problem = format!("{steps} steps to measure after {warm_up}");
         return Err(Error::config(problem, "ask for at least one of each"));
@@ -126,8 +145,12 @@ pub fn profile(config: &RunConfig, splits: &Splits, warm_up: usize, steps: usize
     rayon::scope(|_| {
         let (mut running, mut clock, mut waited) = (None, Instant::now(), None);
         let (mut wall, mut totals, mut loss) = (Duration::ZERO, Totals::new(), f64::NAN);
-        let trainer = pretrain(&config, splits, usize::MAX, &mut |report, _| {
+        let trainer = pretrain_on(device, &config, splits, usize::MAX, &mut |report, _| {
             if report.step == warm_up {
+                #[cfg(feature = "cuda")]
+                if let Device::Cuda(ordinal) = device {
+                    Gpu::open(ordinal)?.start_timing()?;
+                }
                 waited = waited_for_a_core();
                 running = Some(meter::start());
                 clock = Instant::now();
@@ -152,8 +175,50 @@ pub fn profile(config: &RunConfig, splits: &Splits, warm_up: usize, steps: usize
             peak: peak_of_all_threads(trainer.precision),
             saved: saved_by_a_chunk(&config, &trainer)?,
             loss,
+            #[cfg(feature = "cuda")]
+            gpu: if let Device::Cuda(ordinal) = device { Some(on_gpu(&*Gpu::open(ordinal)?, trainer.precision)) } else { None },
         })
     })
+}
+
+/// What was timed there, and the limits of the card.
+#[cfg(feature = "cuda")]
+fn on_gpu(gpu: &Gpu, precision: Precision) -> OnGpu {
+    use crate::autograd::ops;
+    use crate::kernels::within_memory;
+    let times = gpu.stop_timing().into_iter().map(|((file, kernel), time)| (file, kernel, time));
+    let mut kernels: Vec<_> = times.collect();
+    kernels.sort_by_key(|(.., time)| std::cmp::Reverse(time.time));
+    let device = Device::Cuda(gpu.ordinal());
+    // The best of some tries, of work that takes milliseconds on a large card, and of less where that has no memory.
+    let best = |work: &dyn Fn()| {
+        let once = || {
+            gpu.wait();
+            let clock = Instant::now();
+            work();
+            gpu.wait();
+            clock.elapsed().as_secs_f64()
+        };
+        (0..5).map(|_| once()).fold(f64::INFINITY, f64::min)
+    };
+    let of_side = |side: usize| {
+        within_memory(|| {
+            let x = Tensor::full([side, side], 0.5, DType::F32).to_device(device);
+            let (a, b) = (crate::autograd::Var::constant(x.clone()), crate::autograd::Var::constant(x.clone()));
+            let product = best(&|| {
+                let _products = precision.enter();
+                ops::linear(&a, &b, None);
+            });
+            let sum = best(&|| {
+                ops::add(&a, &b);
+            });
+            let n = side as f64;
+            (2.0 * n.powi(3) / product, 12.0 * n * n / sum)
+        })
+    };
+    let largest = if gpu.free_and_total().1 > 4 << 30 { 8192 } else { 64 }; // less memory has no card, but what plays one
+    let (product_peak, bandwidth) = of_side(largest).unwrap_or_default();
+    OnGpu { name: gpu.name.clone(), kernels, product_peak, bandwidth }
 }
 
 /// How long the threads of this pool have waited for a core since they began: Linux tells.

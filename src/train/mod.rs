@@ -23,5 +23,5 @@ pub use algorithm_1::{Batch, BatchView, LossAndGradients, Noise, StepOutcome, St
 pub use config::{RunConfig, WeightsFile};
 pub use diagnostics::DIAGNOSTICS;
 pub use non_finite::{NonFiniteSource, first_non_finite};
-pub use pretrain::{Monitoring, RunError, StepReport, fresh_model, pretrain, resume};
+pub use pretrain::{Monitoring, RunError, StepReport, fresh_model, pretrain, pretrain_on, resume};
 pub use schedule::{EmaMomentum, LearningRate, WeightDecay};

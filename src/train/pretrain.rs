@@ -90,9 +90,25 @@ pub fn pretrain(
     watch: impl Into<Monitoring>,
     observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
 ) -> Result<Trainer> {
+    pretrain_on(Device::Cpu, config, splits, watch, observe)
+}
+
+/// [`pretrain`] on a device.
+///
+/// # Errors
+/// As [`pretrain`]; when the device is not there.
+pub fn pretrain_on(
+    device: Device,
+    config: &RunConfig,
+    splits: &Splits,
+    watch: impl Into<Monitoring>,
+    observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
+) -> Result<Trainer> {
     config.validate()?;
+    device.open()?;
     let (method, params) = fresh_model(config)?;
-    resume(Trainer::new(method, params), config, splits, watch, observe).map_err(|failed| failed.error)
+    let trainer = Trainer::new(method, params).to_device(device);
+    resume(trainer, config, splits, watch, observe).map_err(|failed| failed.error)
 }
 
 /// [`pretrain`] from where `trainer` stands in the run of this configuration: at the step of its optimizer, within an

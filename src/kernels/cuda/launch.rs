@@ -215,24 +215,39 @@ impl<'a> Launch<'a> {
         let mut pointers: Vec<*mut c_void> =
             arguments.iter().map(|argument| std::ptr::from_ref(*argument).cast_mut().cast()).collect();
         let (Grid(gx, gy, gz), Block(bx, by, bz)) = (self.grid, self.block);
-        // SAFETY: the kernel takes these arguments: each function in a `cuda.rs` stands beside the kernel that it launches,
-        // and the tests run each. The driver copies them before it returns. The memory that they point to is dropped no
-        // earlier than the borrow of their views ends, and what is dropped stays allocated on this stream's terms.
-        must(&format!("launch {} of {}", self.kernel, self.source.name), unsafe {
-            let (stream, shared) = (self.gpu.stream.0, self.shared as u32);
-            sys::cuLaunchKernel(
-                function.0.0,
-                gx,
-                gy,
-                gz,
-                bx,
-                by,
-                bz,
-                shared,
-                stream,
-                pointers.as_mut_ptr(),
-                std::ptr::null_mut(),
-            )
+        self.gpu.timed((self.source.name, self.kernel), || {
+            // SAFETY: the kernel takes these arguments: each function in a `cuda.rs` stands beside the kernel that it launches,
+            // and the tests run each. The driver copies them before it returns. The memory that they point to is dropped no
+            // earlier than the borrow of their views ends, and what is dropped stays allocated on this stream's terms.
+            let launched = unsafe {
+                sys::cuLaunchKernel(
+                    function.0.0,
+                    gx,
+                    gy,
+                    gz,
+                    bx,
+                    by,
+                    bz,
+                    self.shared as u32,
+                    self.gpu.stream.0,
+                    pointers.as_mut_ptr(),
+                    std::ptr::null_mut(),
+                )
+            };
+            if launched != sys::CUresult::CUDA_SUCCESS {
+                must(&format!("launch {} of {}", self.kernel, self.source.name), launched);
+            }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grid_has_a_block_for_each_part_and_no_more_than_fit() {
+        assert_eq!([Grid::over(1, 32), Grid::over(32, 32), Grid::over(33, 32)], [1, 1, 2].map(|x| Grid(x, 1, 1)));
+        assert!(std::panic::catch_unwind(|| Grid::over(1 << 40, 32)).is_err());
     }
 }

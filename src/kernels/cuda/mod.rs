@@ -7,6 +7,7 @@
 //! | `compile.rs` | `.cu` to machine code, kept on disk |
 //! | `memory.rs` | memory of a GPU, and its recycler |
 //! | `launch.rs` | a kernel with its grid and its arguments |
+//! | `timing.rs` | how long each kernel takes |
 //! | `primitives.cuh` | the instructions that C++ has no word for, one function each |
 //!
 //! Everything that a GPU does for this process is on one stream, in the order in which it was asked for. So memory that a
@@ -16,16 +17,19 @@ mod compile;
 mod launch;
 mod libraries;
 mod memory;
+mod timing;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::sys::{self, CUcontext, CUdevice_attribute as Attribute, CUresult, CUstream};
 
 pub(super) use compile::Source;
+pub use timing::KernelTime;
 pub use compile::{KernelReport, compile_all};
 pub use libraries::look_first_in;
 pub(super) use launch::{Argument, Block, Grid, Launch, Pointer, View, ViewMut, argument, or_null};
@@ -51,6 +55,9 @@ pub struct Gpu {
     driver: i32,
     modules: Mutex<compile::Modules>,
     memory: Mutex<memory::Pool>,
+    /// Whether launches are timed, and those that were.
+    timing: AtomicBool,
+    timed: Mutex<Vec<timing::Timed>>,
 }
 
 /// A pointer of the driver's, which any thread may use.
@@ -158,6 +165,8 @@ impl Gpu {
             driver,
             modules: Mutex::default(),
             memory: Mutex::default(),
+            timing: AtomicBool::new(false),
+            timed: Mutex::default(),
         };
         if gpu.capability < OLDEST {
             let problem = format!("{} has compute capability {major}.{minor}, the kernels need 8.0", gpu.name);
