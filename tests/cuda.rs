@@ -5,6 +5,7 @@
 mod common;
 mod cuda_on_cpu;
 
+use std::path::Path;
 use std::process::Command;
 
 use common::{SMALL, Scratch, contains, fails, printed};
@@ -82,12 +83,10 @@ fn every_command_gives_what_it_gives_on_the_cpu() {
     // Accuracies and scores, to their printed digit but for a test image or two.
     let numbers = |text: &str| -> Vec<f64> {
         let rows = text.lines().filter(|line| line.contains("encoder"));
-        rows.flat_map(|line| line.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<f64>>()).collect()
+        rows.flat_map(|line| line.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<f64>>())
+            .collect()
     };
-    for args in [
-        format!("probe {of} --probe-images 60,40"),
-        format!("track {of} --frame-size 32 --clips 1"),
-    ] {
+    for args in [format!("probe {of} --probe-images 60,40"), format!("track {of} --frame-size 32 --clips 1")] {
         let Some(gpu) = run(&at, &format!("{args} --device cuda")) else { return };
         let (gpu, cpu) = (numbers(&gpu), numbers(&at.succeeds(&args)));
         assert!(!cpu.is_empty() && gpu.len() == cpu.len(), "{args}: {gpu:?}, {cpu:?}");
@@ -131,10 +130,33 @@ fn what_is_not_there_is_named() {
 #[test]
 fn where_the_time_goes_is_told_kernel_by_kernel() {
     let at = Scratch::new();
-    let Some(told) = run(&at, "pretrain --profile 2 --dim 16 --depth 1 --heads 2 --batch 4 --device cuda") else { return };
-    contains(&told, &["launches a step", "TFLOP/s", "GB/s", "matmul: products", "optim: adamw", "attention: backward_keys"]);
+    let Some(told) = run(&at, "pretrain --profile 2 --dim 16 --depth 1 --heads 2 --batch 4 --device cuda") else {
+        return;
+    };
+    contains(
+        &told,
+        &["launches a step", "TFLOP/s", "GB/s", "matmul: products", "optim: adamw", "attention: backward_keys"],
+    );
     let adamw = told.lines().find(|line| line.contains("optim: adamw")).unwrap();
     assert!(adamw.contains("| 1.0") || adamw.contains(" 1.0 "), "one launch a step: {adamw}");
+}
+
+/// What plays the GPU computes what its instructions are defined to, and finds the mistakes that it is there to find.
+#[test]
+fn what_plays_the_gpu_is_right() {
+    let Some(Libraries::OnCpu(folder)) = cuda_on_cpu::libraries() else { return };
+    let (at, sources) = (Scratch::new(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_on_cpu"));
+    let compiler = std::env::var("CXX").unwrap_or("g++".into());
+    let test = at.path("self_test");
+    let built = Command::new(compiler)
+        .args(["-O1", "-std=c++17", "-o"])
+        .args([&test, &sources.join("self_test.cpp")])
+        .arg("-ldl")
+        .output()
+        .unwrap();
+    printed(&built, "self_test.cpp");
+    let files = [folder, sources.join("../../src/kernels/cuda/primitives.cuh"), sources.join("self_test.cu")];
+    println!("{}", printed(&Command::new(test).args(files).output().unwrap(), "self_test"));
 }
 
 /// Each operation, there and in f64, against central differences.
@@ -149,7 +171,8 @@ fn every_gradient_is_right_there() {
 #[test]
 #[should_panic(expected = "as_slice: the elements are on cuda:0; ask to_device for them")]
 fn elements_that_are_elsewhere_are_not_read_by_mistake() {
-    let device = cuda_on_cpu::device().unwrap_or_else(|| panic!("as_slice: the elements are on cuda:0; ask to_device for them"));
+    let device =
+        cuda_on_cpu::device().unwrap_or_else(|| panic!("as_slice: the elements are on cuda:0; ask to_device for them"));
     let x = Tensor::zeros([2], DType::F32).to_device(device);
     x.as_slice::<f32>();
 }

@@ -17,7 +17,7 @@ use stop_mim::lab::small;
 use stop_mim::methods::MethodConfig;
 use stop_mim::paper::Covariance;
 use stop_mim::train::{RunConfig, StepParams, Trainer, pretrain};
-use stop_mim::{DType, Tensor, data};
+use stop_mim::{DType, Device, Tensor, data};
 
 /// There is one meter in a process: these tests take turns.
 fn alone() -> MutexGuard<'static, ()> {

@@ -53,7 +53,11 @@ fn a_training_step_of_every_method_is_the_same_on_every_device() {
                 for (part, (fast, reference)) in step(&trainer, device).iter().zip(&reference).enumerate() {
                     assert_eq!(fast.len(), reference.len());
                     for (x, y) in fast.iter().zip(reference) {
-                        assert_eq!([x.device(), y.device()], [device, Device::Reference], "{method}: a result elsewhere");
+                        assert_eq!(
+                            [x.device(), y.device()],
+                            [device, Device::Reference],
+                            "{method}: a result elsewhere"
+                        );
                         let [x, y] = [x, y].map(|x| x.to_device(Device::Cpu).to_dtype(DType::F64));
                         let scale = y.as_slice::<f64>().iter().fold(1e-3f64, |most, y| most.max(y.abs()));
                         worst[part] = worst[part].max(x.max_abs_diff(&y) / scale);

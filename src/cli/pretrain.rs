@@ -16,9 +16,9 @@ use crate::data::{self, Splits};
 use crate::error::renamed;
 use crate::methods::{Number, TokenPrediction};
 use crate::runs::{RunFolder, default_policy};
+use crate::tensor::Device;
 use crate::train::checkpoint::SavedRun;
 use crate::train::weights::{Preprocessing, fresh_encoder, load_into};
-use crate::tensor::Device;
 use crate::train::{DIAGNOSTICS, RunConfig, Trainer, WeightsFile, fresh_model};
 use crate::{Error, Result};
 

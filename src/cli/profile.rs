@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::Result;
 use crate::data::Splits;
-use crate::kernels::meter::{Phase, Sum};
-use crate::lab::graph::Saved;
 #[cfg(feature = "cuda")]
 use crate::kernels::cuda::KernelTime;
+use crate::kernels::meter::{Phase, Sum};
+use crate::lab::graph::Saved;
 #[cfg(feature = "cuda")]
 use crate::lab::profile::OnGpu;
 use crate::lab::profile::{PHASES, Profile, profile as measure};

@@ -176,7 +176,11 @@ pub fn profile(config: &RunConfig, splits: &Splits, device: Device, warm_up: usi
             saved: saved_by_a_chunk(&config, &trainer)?,
             loss,
             #[cfg(feature = "cuda")]
-            gpu: if let Device::Cuda(ordinal) = device { Some(on_gpu(&*Gpu::open(ordinal)?, trainer.precision)) } else { None },
+            gpu: if let Device::Cuda(ordinal) = device {
+                Some(on_gpu(&*Gpu::open(ordinal)?, trainer.precision))
+            } else {
+                None
+            },
         })
     })
 }

@@ -168,10 +168,10 @@ fn report(file: &str, log: &str) -> Vec<KernelReport> {
             name = rest.split('\'').next().map(str::to_owned);
         } else if let Some(bytes) = before(line, " bytes spill stores") {
             spilled = bytes;
-        } else if let Some(registers) = before(line, " registers") {
-            if let Some(kernel) = name.take() {
-                reports.push(KernelReport { file: file.to_owned(), kernel, registers, spilled });
-            }
+        } else if let Some(registers) = before(line, " registers")
+            && let Some(kernel) = name.take()
+        {
+            reports.push(KernelReport { file: file.to_owned(), kernel, registers, spilled });
         }
     }
     reports
@@ -229,7 +229,8 @@ mod tests {
     fn every_kernel_file_is_listed() {
         let families = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/kernels")).unwrap();
         let folders = families.filter_map(|entry| std::fs::read_dir(entry.unwrap().path()).ok()).flatten();
-        let files = folders.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "cu"));
+        let files =
+            folders.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "cu"));
         let mut texts: Vec<String> = files.map(|path| std::fs::read_to_string(path).unwrap()).collect();
         let mut listed: Vec<&str> = super::super::SOURCES.iter().map(|source| source.text).collect();
         texts.sort();

@@ -3,8 +3,11 @@ use crate::kernels::cuda::{Launch, Source, View, ViewMut, argument};
 use crate::kernels::reduce::cuda::sum;
 use crate::kernels::{Buffer, DType, Device, MAX_RANK, Real};
 
-pub(in crate::kernels) const SOURCE: Source =
-    Source { name: "elementwise", text: include_str!("elementwise.cu"), variants: &["REAL=float INDEX=u32", "REAL=double INDEX=u32", "REAL=float INDEX=u64", "REAL=double INDEX=u64"] };
+pub(in crate::kernels) const SOURCE: Source = Source {
+    name: "elementwise",
+    text: include_str!("elementwise.cu"),
+    variants: &["REAL=float INDEX=u32", "REAL=double INDEX=u32", "REAL=float INDEX=u64", "REAL=double INDEX=u64"],
+};
 
 // `Walk` is `repr(C)`, and three arrays of as many numbers of 64 bits.
 argument!(Walk);
@@ -19,13 +22,7 @@ fn launch<'a, T>(y: &ViewMut<'a, T>, kernel: &'static str, n: usize) -> Launch<'
     Launch { definitions: "INDEX=u32", ..Launch::over_elements(y.gpu, SOURCE, kernel, n) }
 }
 
-pub(super) fn binary<T: Real>(
-    op: Binary,
-    how: Option<&Walk>,
-    a: View<'_, T>,
-    b: View<'_, T>,
-    y: ViewMut<'_, T>,
-) {
+pub(super) fn binary<T: Real>(op: Binary, how: Option<&Walk>, a: View<'_, T>, b: View<'_, T>, y: ViewMut<'_, T>) {
     let (n, op) = (y.len(), op as u32);
     match how {
         None => launch(&y, "binary", n).run::<T>(&[&op, &(n as u64), &a.pointer(), &b.pointer(), &y.pointer()]),
@@ -162,7 +159,8 @@ impl Walk {
                 _ => axes.push([dim, a, b]),
             }
         }
-        let (mut merged, first) = (Walk { dims: [1; MAX_RANK], a: [0; MAX_RANK], b: [0; MAX_RANK] }, MAX_RANK - axes.len());
+        let (mut merged, first) =
+            (Walk { dims: [1; MAX_RANK], a: [0; MAX_RANK], b: [0; MAX_RANK] }, MAX_RANK - axes.len());
         for (i, [dim, a, b]) in axes.iter().copied().enumerate() {
             (merged.dims[first + i], merged.a[first + i], merged.b[first + i]) = (dim, a, b);
         }

@@ -1,5 +1,5 @@
 use super::Regression;
-use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Gpu, Launch, Source, View, ViewMut};
+use crate::kernels::cuda::{BOTH_REALS, Block, Gpu, Grid, Launch, Source, View, ViewMut};
 use crate::kernels::{Buffer, DType, Device, Real};
 
 pub(in crate::kernels) const SOURCE: Source =
@@ -67,12 +67,7 @@ pub(super) fn cross_entropy<T: Real>(cols: usize, x: View<'_, T>, classes: View<
     });
 }
 
-pub(super) fn cross_entropy_backward<T: Real>(
-    cols: usize,
-    classes: View<'_, u32>,
-    dy: View<'_, T>,
-    p: ViewMut<'_, T>,
-) {
+pub(super) fn cross_entropy_backward<T: Real>(cols: usize, classes: View<'_, u32>, dy: View<'_, T>, p: ViewMut<'_, T>) {
     let rows = classes.len();
     Launch::over_elements(p.gpu, SOURCE, "cross_entropy_backward", rows * cols).run::<T>(&[
         &(rows as u64),

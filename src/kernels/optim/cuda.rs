@@ -1,7 +1,7 @@
 use super::cpu::Numbers;
 use super::{AdamWStep, AdamWUpdate, EmaStep};
-use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Pointer, Source, ViewMut, argument};
 use crate::kernels::Real;
+use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Pointer, Source, ViewMut, argument};
 
 pub(in crate::kernels) const SOURCE: Source =
     Source { name: "optim", text: include_str!("optim.cu"), variants: BOTH_REALS };
