@@ -57,15 +57,19 @@ fn build() -> Option<PathBuf> {
     let works = |c: &String| Command::new(c).arg("--version").output().is_ok_and(|output| output.status.success());
     let compiler = compiler.into_iter().find(works)?;
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_on_cpu");
+    if !here.exists() {
+        return None; // a test that was built elsewhere
+    }
     let mut key = DefaultHasher::new();
     compiler.hash(&mut key);
     SOURCES.iter().for_each(|file| fs::read(here.join(file)).unwrap().hash(&mut key));
-    let folder = env::temp_dir().join(format!("stop-mim-cuda-on-cpu-{:016x}", key.finish()));
+    // Beside this test in the target folder: nobody else's, and gone with it.
+    let folder = env::current_exe().unwrap().with_file_name(format!("cuda-on-cpu-{:016x}", key.finish()));
     if folder.join("libnvrtc.so").exists() {
         return Some(folder);
     }
     // Built aside and moved there, for other tests may do the same at this moment.
-    let aside = tempfile::tempdir().unwrap();
+    let aside = tempfile::tempdir_in(folder.parent().unwrap()).unwrap();
     for (library, file) in [("libcuda.so", "driver.cpp"), ("libnvrtc.so", "nvrtc.cpp")] {
         let output = Command::new(&compiler)
             .args(["-O2", "-shared", "-fPIC", "-std=c++17", "-pthread"])
@@ -80,10 +84,9 @@ fn build() -> Option<PathBuf> {
         assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
     }
     fs::create_dir_all(&folder).unwrap();
+    // The one that is looked for last.
     for library in ["libcuda.so", "libnvrtc.so"] {
-        let part = folder.join(format!("{library}.{}", std::process::id()));
-        fs::copy(aside.path().join(library), &part).unwrap();
-        fs::rename(part, folder.join(library)).unwrap();
+        fs::rename(aside.path().join(library), folder.join(library)).unwrap();
     }
     Some(folder)
 }

@@ -29,38 +29,43 @@ pub struct Source {
     pub variants: &'static [&'static str],
 }
 
-/// A kernel that is ready: what the driver launches, and the most dynamic shared memory that was asked for.
+/// A kernel that is ready to be launched.
 #[derive(Clone, Copy, Debug)]
 pub struct Function(pub(super) Handle<CUfunction>);
 
-/// What was compiled and loaded: modules by file and options, kernels by name in them.
+/// What was compiled and loaded, by what it is called. A step looks up hundreds, so a search makes no string.
 #[derive(Debug, Default)]
 pub struct Modules {
-    modules: HashMap<(&'static str, String), Handle<CUmodule>>,
-    functions: HashMap<(&'static str, String, &'static str), Function>,
+    modules: HashMap<&'static str, Vec<(String, Handle<CUmodule>)>>,
+    functions: HashMap<(&'static str, &'static str), Vec<(String, Function)>>,
+}
+
+/// What is there under these definitions.
+fn of<V: Copy>(list: Option<&Vec<(String, V)>>, definitions: &[&str]) -> Option<V> {
+    let is = |known: &str| {
+        let rest = definitions.iter().try_fold(known, |rest, part| rest.strip_prefix(part));
+        rest.is_some_and(str::is_empty)
+    };
+    list?.iter().find(|(known, _)| is(known)).map(|(_, value)| *value)
 }
 
 impl Gpu {
-    /// The kernel `name` of a file compiled with these definitions (`"REAL=float"`), in spaces.
+    /// The kernel `name` of a file compiled with these definitions (`"REAL=float"`), in spaces, one part after the other.
     ///
     /// # Panics
     /// When it does not compile or there is no such kernel: that is a mistake in this crate.
     #[track_caller]
-    pub(super) fn function(self: &Arc<Self>, source: Source, definitions: &str, name: &'static str) -> Function {
+    pub(super) fn function(self: &Arc<Self>, source: Source, definitions: &[&str], name: &'static str) -> Function {
         self.enter();
         let mut modules = lock(&self.modules);
-        let key = (source.name, definitions.to_owned(), name);
-        if let Some(function) = modules.functions.get(&key) {
-            return *function;
+        if let Some(function) = of(modules.functions.get(&(source.name, name)), definitions) {
+            return function;
         }
-        let module = match modules.modules.get(&(source.name, definitions.to_owned())) {
-            Some(module) => *module,
-            None => {
-                let module = self.module(source, definitions).unwrap_or_else(|error| panic!("{error}"));
-                modules.modules.insert((source.name, definitions.to_owned()), module);
-                module
-            }
-        };
+        let module = of(modules.modules.get(source.name), definitions).unwrap_or_else(|| {
+            let module = self.module(source, &definitions.concat()).unwrap_or_else(|error| panic!("{error}"));
+            modules.modules.entry(source.name).or_default().push((definitions.concat(), module));
+            module
+        });
         let (mut function, c_name) = (std::ptr::null_mut(), CString::new(name).expect("a name without zeros"));
         // SAFETY: the module is loaded and stays so; the name ends with 0.
         must(&format!("find {name} in {}", source.name), unsafe {
@@ -72,7 +77,7 @@ impl Gpu {
             sys::cuFuncSetAttribute(function, most, self.shared as i32)
         });
         let function = Function(Handle(function));
-        modules.functions.insert(key, function);
+        modules.functions.entry((source.name, name)).or_default().push((definitions.concat(), function));
         function
     }
 
@@ -191,7 +196,15 @@ fn compile(source: Source, options: &[String]) -> Result<(Vec<u8>, String)> {
         let compiled = nvrtc::compile_program(program, options);
         let log = nvrtc::get_program_log(program).unwrap_or_default();
         let log = text_of(&log);
-        let code = compiled.map_err(|_| failed("compile", log.clone())).and_then(|()| {
+        let unknown = nvrtc_sys::nvrtcResult::NVRTC_ERROR_INVALID_OPTION;
+        let code = compiled.map_err(|error| {
+            if error.0 == unknown {
+                let problem = format!("NVRTC does not know an option of {}: {log}", options.join(" "));
+                return Error::config(problem, "it is older than the GPU: install the compiler of a newer toolkit");
+            }
+            failed("compile", log.clone())
+        });
+        let code = code.and_then(|()| {
             let mut bytes = 0;
             let size = nvrtc_sys::nvrtcGetCUBINSize(program, &mut bytes);
             size.result().map_err(|error| failed("give code of", error.to_string()))?;

@@ -217,9 +217,8 @@ impl<'a> Launch<'a> {
     /// When the driver refuses.
     #[track_caller]
     pub fn run<T: Real>(self, arguments: &[&dyn Argument]) {
-        let number = if T::DTYPE == DType::F32 { "REAL=float" } else { "REAL=double" };
-        let definitions = format!("{number} {}", self.definitions);
-        let function = self.gpu.function(self.source, &definitions, self.kernel);
+        let real = if T::DTYPE == DType::F32 { "REAL=float " } else { "REAL=double " };
+        let function = self.gpu.function(self.source, &[real, self.definitions], self.kernel);
         let mut pointers: Vec<*mut c_void> =
             arguments.iter().map(|argument| std::ptr::from_ref(*argument).cast_mut().cast()).collect();
         let (Grid(gx, gy, gz), Block(bx, by, bz)) = (self.grid, self.block);

@@ -69,8 +69,13 @@ unsafe impl<T> Send for Handle<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Handle<T> {}
 
-/// Checks what a function of the driver says.
+/// Checks what a function of the driver says while a GPU is opened.
 fn check(what: &str, result: CUresult) -> Result<()> {
+    check_with("nvidia-smi must list the GPU; if it does not, its driver has to be installed anew", what, result)
+}
+
+/// Checks what a function of the driver says. `hint` is what to do if that is an error.
+fn check_with(hint: &str, what: &str, result: CUresult) -> Result<()> {
     if result == CUresult::CUDA_SUCCESS {
         return Ok(());
     }
@@ -82,14 +87,14 @@ fn check(what: &str, result: CUresult) -> Result<()> {
             _ => format!("{result:?}"),
         }
     };
-    let hint = "run again with CUDA_LAUNCH_BLOCKING=1 to see where it comes from; compute-sanitizer says more";
     Err(Error::config(format!("the GPU cannot {what}: {text}"), hint))
 }
 
-/// [`check`] for what can only fail when a kernel did, or the GPU is gone.
+/// The same for what can only fail when a kernel did, or the GPU is gone.
 #[track_caller]
 fn must(what: &str, result: CUresult) {
-    check(what, result).unwrap_or_else(|error| panic!("{error}"));
+    let hint = "run again with CUDA_LAUNCH_BLOCKING=1 to see where it comes from; compute-sanitizer says more";
+    check_with(hint, what, result).unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// The GPUs that were opened, or why they could not be.
