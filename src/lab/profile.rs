@@ -244,7 +244,7 @@ fn peak_of_all_threads(precision: Precision) -> f64 {
 
 /// What the first chunk of a batch keeps. It depends on sizes and masks alone.
 fn saved_by_a_chunk(config: &RunConfig, trainer: &Trainer) -> Result<Vec<Saved>> {
-    let batch = random_batch(config)?;
+    let batch = random_batch(config)?.to_device(trainer.params.device());
     Ok(saved(trainer, &trainer.chunk(&batch, 0..trainer.chunk_images.min(config.batch))))
 }
 

@@ -30,10 +30,10 @@ template <typename N> __device__ __forceinline__ N warp_max(N x) {
     return x;
 }
 
-// Over the threads of a block of whole warps, by way of 32 numbers of shared memory; each thread gets the result.
+// Over the threads of a block of whole warps, by way of 32 numbers of shared memory; each thread gets the result. Once in a
+// kernel: a second call would write while the first is still read.
 template <typename N> __device__ __forceinline__ N block_sum(N x, N *scratch) {
     x = warp_sum(x);
-    __syncthreads();  // scratch may still be read
     if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
     __syncthreads();
     x = threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : N(0);
