@@ -95,20 +95,18 @@ struct Answers {
     }
 };
 
-// grid.x: images and heads; grid.y: tiles of queries, or as many as fit.
+// grid.x: images and heads; grid.y: tiles of queries.
 extern "C" __global__ void __launch_bounds__(256) forward(const Sizes s, const T *qkv, T *out) {
     extern __shared__ __align__(128) char shared[];
     const Head h(s, blockIdx.x);
     const u32 lane = threadIdx.x % 32, w = threadIdx.x / 32;
-    for (u64 query = blockIdx.y * (u64)TILE; query < s.queries; query += gridDim.y * (u64)TILE) {
-        __syncthreads();
-        const Answers answers(s, h, qkv, query, shared);
-        for (int r = 0; r < OWN; r++) {
-            const u64 i = query + w * OWN + r;
-            if (i < s.queries)
-                for (u64 e = lane; e < s.dim; e += 32)
-                    out[h.out + i * h.out_row + e] = answers.o[(w * OWN + r) * (s.dim + 1) + e];
-        }
+    const u64 query = blockIdx.y * (u64)TILE;
+    const Answers answers(s, h, qkv, query, shared);
+    for (int r = 0; r < OWN; r++) {
+        const u64 i = query + w * OWN + r;
+        if (i < s.queries)
+            for (u64 e = lane; e < s.dim; e += 32)
+                out[h.out + i * h.out_row + e] = answers.o[(w * OWN + r) * (s.dim + 1) + e];
     }
 }
 
@@ -117,19 +115,17 @@ extern "C" __global__ void __launch_bounds__(256) statistics(const Sizes s, cons
     extern __shared__ __align__(128) char shared[];
     const Head h(s, blockIdx.x);
     const u32 lane = threadIdx.x % 32, w = threadIdx.x / 32;
-    for (u64 query = blockIdx.y * (u64)TILE; query < s.queries; query += gridDim.y * (u64)TILE) {
-        __syncthreads();
-        const Answers answers(s, h, qkv, query, shared);
-        for (int r = 0; r < OWN; r++) {
-            const u64 i = query + w * OWN + r;
-            if (i >= s.queries) continue;
-            T delta = 0;
-            for (u64 e = lane; e < s.dim; e += 32)
-                delta += answers.o[(w * OWN + r) * (s.dim + 1) + e] * dout[h.out + i * h.out_row + e];
-            delta = warp_sum(delta);
-            T *of = stats + 2 * (blockIdx.x * s.queries + i);
-            if (lane == 0) of[0] = answers.log_sum[r], of[1] = delta;
-        }
+    const u64 query = blockIdx.y * (u64)TILE;
+    const Answers answers(s, h, qkv, query, shared);
+    for (int r = 0; r < OWN; r++) {
+        const u64 i = query + w * OWN + r;
+        if (i >= s.queries) continue;
+        T delta = 0;
+        for (u64 e = lane; e < s.dim; e += 32)
+            delta += answers.o[(w * OWN + r) * (s.dim + 1) + e] * dout[h.out + i * h.out_row + e];
+        delta = warp_sum(delta);
+        T *of = stats + 2 * (blockIdx.x * s.queries + i);
+        if (lane == 0) of[0] = answers.log_sum[r], of[1] = delta;
     }
 }
 
@@ -141,37 +137,35 @@ extern "C" __global__ void __launch_bounds__(256)
     T *q = (T *)shared, *k = q + size, *v = k + size, *d = v + size, *dq = d + size;
     const Head h(s, blockIdx.x);
     const u32 lane = threadIdx.x % 32, w = threadIdx.x / 32;
-    for (u64 query = blockIdx.y * (u64)TILE; query < s.queries; query += gridDim.y * (u64)TILE) {
+    const u64 query = blockIdx.y * (u64)TILE;
+    const u64 asked = s.queries - query;
+    load(q, pitch, qkv + h.qkv + (s.first + query) * h.row, h.row, asked, s.dim);
+    load(d, pitch, dout + h.out + query * h.out_row, h.out_row, asked, s.dim);
+    for (u64 i = threadIdx.x; i < size; i += 256) dq[i] = 0;
+    for (u64 key = 0; key < s.tokens; key += TILE) {
         __syncthreads();
-        const u64 asked = s.queries - query;
-        load(q, pitch, qkv + h.qkv + (s.first + query) * h.row, h.row, asked, s.dim);
-        load(d, pitch, dout + h.out + query * h.out_row, h.out_row, asked, s.dim);
-        for (u64 i = threadIdx.x; i < size; i += 256) dq[i] = 0;
-        for (u64 key = 0; key < s.tokens; key += TILE) {
-            __syncthreads();
-            load(k, pitch, qkv + h.qkv + h.part + key * h.row, h.row, s.tokens - key, s.dim);
-            load(v, pitch, qkv + h.qkv + 2 * h.part + key * h.row, h.row, s.tokens - key, s.dim);
-            __syncthreads();
-            T p[OWN], dp[OWN];
-            products(p, q, k, pitch, s.dim);
-            products(dp, d, v, pitch, s.dim);
-            for (int r = 0; r < OWN; r++) {
-                const u64 i = query + w * OWN + r;
-                if (i < s.queries && key + lane < s.tokens) {
-                    const T *of = stats + 2 * (blockIdx.x * s.queries + i);
-                    p[r] = exp(p[r] * s.scale - of[0]) * (dp[r] - of[1]) * s.scale;
-                } else {
-                    p[r] = 0;
-                }
-            }
-            add(dq, p, k, pitch, s.dim);
-        }
+        load(k, pitch, qkv + h.qkv + h.part + key * h.row, h.row, s.tokens - key, s.dim);
+        load(v, pitch, qkv + h.qkv + 2 * h.part + key * h.row, h.row, s.tokens - key, s.dim);
+        __syncthreads();
+        T p[OWN], dp[OWN];
+        products(p, q, k, pitch, s.dim);
+        products(dp, d, v, pitch, s.dim);
         for (int r = 0; r < OWN; r++) {
             const u64 i = query + w * OWN + r;
-            if (i < s.queries)
-                for (u64 e = lane; e < s.dim; e += 32)
-                    dqkv[h.qkv + (s.first + i) * h.row + e] = dq[(w * OWN + r) * pitch + e];
+            if (i < s.queries && key + lane < s.tokens) {
+                const T *of = stats + 2 * (blockIdx.x * s.queries + i);
+                p[r] = exp(p[r] * s.scale - of[0]) * (dp[r] - of[1]) * s.scale;
+            } else {
+                p[r] = 0;
+            }
         }
+        add(dq, p, k, pitch, s.dim);
+    }
+    for (int r = 0; r < OWN; r++) {
+        const u64 i = query + w * OWN + r;
+        if (i < s.queries)
+            for (u64 e = lane; e < s.dim; e += 32)
+                dqkv[h.qkv + (s.first + i) * h.row + e] = dq[(w * OWN + r) * pitch + e];
     }
 }
 
@@ -183,39 +177,37 @@ extern "C" __global__ void __launch_bounds__(256)
     T *q = (T *)shared, *k = q + size, *v = k + size, *d = v + size, *dk = d + size, *dv = dk + size;
     const Head h(s, blockIdx.x);
     const u32 lane = threadIdx.x % 32, w = threadIdx.x / 32;
-    for (u64 key = blockIdx.y * (u64)TILE; key < s.tokens; key += gridDim.y * (u64)TILE) {
+    const u64 key = blockIdx.y * (u64)TILE;
+    load(k, pitch, qkv + h.qkv + h.part + key * h.row, h.row, s.tokens - key, s.dim);
+    load(v, pitch, qkv + h.qkv + 2 * h.part + key * h.row, h.row, s.tokens - key, s.dim);
+    for (u64 i = threadIdx.x; i < 2 * size; i += 256) dk[i] = 0;  // and dv behind it
+    for (u64 query = 0; query < s.queries; query += TILE) {
         __syncthreads();
-        load(k, pitch, qkv + h.qkv + h.part + key * h.row, h.row, s.tokens - key, s.dim);
-        load(v, pitch, qkv + h.qkv + 2 * h.part + key * h.row, h.row, s.tokens - key, s.dim);
-        for (u64 i = threadIdx.x; i < 2 * size; i += 256) dk[i] = 0;  // and dv behind it
-        for (u64 query = 0; query < s.queries; query += TILE) {
-            __syncthreads();
-            load(q, pitch, qkv + h.qkv + (s.first + query) * h.row, h.row, s.queries - query, s.dim);
-            load(d, pitch, dout + h.out + query * h.out_row, h.out_row, s.queries - query, s.dim);
-            __syncthreads();
-            T p[OWN], ds[OWN];
-            products(p, k, q, pitch, s.dim);
-            products(ds, v, d, pitch, s.dim);
-            const u64 i = query + lane;
-            for (int r = 0; r < OWN; r++) {
-                if (i < s.queries && key + w * OWN + r < s.tokens) {
-                    const T *of = stats + 2 * (blockIdx.x * s.queries + i);
-                    p[r] = exp(p[r] * s.scale - of[0]);
-                    ds[r] = p[r] * (ds[r] - of[1]) * s.scale;
-                } else {
-                    p[r] = ds[r] = 0;
-                }
-            }
-            add(dv, p, d, pitch, s.dim);
-            add(dk, ds, q, pitch, s.dim);
-        }
+        load(q, pitch, qkv + h.qkv + (s.first + query) * h.row, h.row, s.queries - query, s.dim);
+        load(d, pitch, dout + h.out + query * h.out_row, h.out_row, s.queries - query, s.dim);
+        __syncthreads();
+        T p[OWN], ds[OWN];
+        products(p, k, q, pitch, s.dim);
+        products(ds, v, d, pitch, s.dim);
+        const u64 i = query + lane;
         for (int r = 0; r < OWN; r++) {
-            const u64 j = key + w * OWN + r;
-            if (j < s.tokens)
-                for (u64 e = lane; e < s.dim; e += 32) {
-                    dqkv[h.qkv + h.part + j * h.row + e] = dk[(w * OWN + r) * pitch + e];
-                    dqkv[h.qkv + 2 * h.part + j * h.row + e] = dv[(w * OWN + r) * pitch + e];
-                }
+            if (i < s.queries && key + w * OWN + r < s.tokens) {
+                const T *of = stats + 2 * (blockIdx.x * s.queries + i);
+                p[r] = exp(p[r] * s.scale - of[0]);
+                ds[r] = p[r] * (ds[r] - of[1]) * s.scale;
+            } else {
+                p[r] = ds[r] = 0;
+            }
         }
+        add(dv, p, d, pitch, s.dim);
+        add(dk, ds, q, pitch, s.dim);
+    }
+    for (int r = 0; r < OWN; r++) {
+        const u64 j = key + w * OWN + r;
+        if (j < s.tokens)
+            for (u64 e = lane; e < s.dim; e += 32) {
+                dqkv[h.qkv + h.part + j * h.row + e] = dk[(w * OWN + r) * pitch + e];
+                dqkv[h.qkv + 2 * h.part + j * h.row + e] = dv[(w * OWN + r) * pitch + e];
+            }
     }
 }

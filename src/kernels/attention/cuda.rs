@@ -27,7 +27,9 @@ impl<T: Real> Arguments<T> {
 /// A kernel over all heads and `rows` tokens of each, with so many tiles in shared memory.
 fn launch<'a, T: Real>(s: &Sizes, x: View<'a, T>, kernel: &'static str, rows: usize, tiles: usize) -> Launch<'a> {
     let heads = Grid::over(s.batch * s.heads, 1).0;
-    let grid = Grid(heads, rows.div_ceil(TILE).clamp(1, Grid::MOST_ALONG_Z) as u32, 1);
+    let tiles_of_rows = rows.div_ceil(TILE).max(1);
+    assert!(tiles_of_rows <= Grid::MOST_ALONG_Z, "attention: {rows} tokens are more than a grid holds");
+    let grid = Grid(heads, tiles_of_rows as u32, 1);
     let shared = tiles * TILE * (s.head_dim + 1) * size_of::<T>();
     assert!(
         shared <= x.gpu.shared as usize,
