@@ -1,0 +1,261 @@
+//! Launches of tensor_cores.cu.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::{Products, splits};
+use crate::kernels::cuda::{Block, Gpu, Grid, Launch, Pointer, Source, View, ViewMut, argument, or_null};
+use crate::kernels::{Buffer, DType, Device, Precision, Real};
+
+const SOURCE: Source = Source { name: "matmul on tensor cores", text: include_str!("../tensor_cores.cu") };
+
+/// Of the reduction in a slice; as tensor_cores.cu has it.
+const DEPTH: usize = 32;
+
+/// `Products` of tensor_cores.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct Arguments {
+    steps: [u64; 3],
+    dims: [u32; 3],
+    batch: u32,
+    summed: u32,
+    own: u32,
+    splits: u32,
+    end: u32,
+}
+argument!(Arguments);
+
+/// A block's part of c, and the warps that share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tile {
+    size: [usize; 2],
+    warps: [usize; 2],
+}
+
+const SMALL: Tile = Tile { size: [64, 64], warps: [2, 2] };
+const LARGE: Tile = Tile { size: [128, 128], warps: [2, 4] };
+
+/// Large tiles, that large products fill a GPU with and that read less of a and b for each of c.
+const FILLS: usize = 128;
+/// Small tiles of a product that is cut into splits: the most that share counters.
+const MOST_CUT: usize = 256;
+
+impl Tile {
+    /// That of a product of this size, so many at once: by the shape alone.
+    fn of([m, k, n]: [usize; 3], batches: usize) -> Tile {
+        let tiles = LARGE.over([m, n]) * batches;
+        let [rows, cols] = LARGE.size;
+        let little_is_empty = tiles * rows * cols <= batches * m * n * 5 / 4;
+        let many = tiles >= FILLS && k >= 192 || tiles >= FILLS / 4 && k >= 4096; // a long reduction is cut
+        if little_is_empty && many { LARGE } else { SMALL }
+    }
+
+    /// How many cover c.
+    fn over(self, c: [usize; 2]) -> usize {
+        c[0].div_ceil(self.size[0]) * c[1].div_ceil(self.size[1])
+    }
+
+    fn threads(self) -> u32 {
+        (32 * self.warps[0] * self.warps[1]) as u32
+    }
+
+    /// Bytes of shared memory of a slice: each operand in rows along the reduction or across it, with what lies between rows.
+    fn slice(self, bf16: bool, along_depth: [bool; 2]) -> usize {
+        let (element, chunk) = if bf16 { (2, 8) } else { (4, 4) };
+        let bytes = |lines: usize, along_depth: bool| {
+            element * if along_depth { lines * (DEPTH + chunk) } else { DEPTH * (lines + 8) }
+        };
+        bytes(self.size[0], along_depth[0]) + bytes(self.size[1], along_depth[1])
+    }
+}
+
+/// The most slices that are in shared memory at once: those of bf16 are held in registers before, those of tf32 are
+/// copied behind the threads' backs. At least two blocks shall fit a multiprocessor, which has little more than a block may have.
+fn stages(bf16: bool, slice: usize, shared: usize) -> usize {
+    if bf16 { 2 } else { (shared / 2 / slice).clamp(2, 4) }
+}
+
+/// The same products as fewer and larger ones, where matrices of the batch lie below each other so that they are one.
+fn folded(of: &Products) -> Products {
+    let Products { batch, dims: [m, k, n], steps, transposed, .. } = *of;
+    let alone = |dims| Products { batch: 1, dims, ..*of };
+    match (steps, transposed) {
+        // Rows of a, one b.
+        ([_, 0, c], [false, _]) if steps[0] != 0 && c != 0 => alone([batch * m, k, n]),
+        // A sum over the rows of both.
+        ([_, _, 0], [true, false]) if steps[0] != 0 && steps[1] != 0 => alone([m, batch * k, n]),
+        _ => *of,
+    }
+}
+
+/// How many blocks of a tile have come, for each tile: zeros between launches. Launches on a GPU come one after the other, so
+/// one set serves all.
+fn arrived(gpu: &Gpu) -> Pointer {
+    static ARRIVED: Mutex<BTreeMap<usize, Buffer>> = Mutex::new(BTreeMap::new());
+    let mut arrived = ARRIVED.lock().unwrap_or_else(PoisonError::into_inner);
+    let zeros = || Buffer::full(MOST_CUT, 0.0, DType::F32, Device::Cuda(gpu.ordinal()));
+    arrived.entry(gpu.ordinal()).or_insert_with(zeros).view_mut::<f32>("matmul").pointer()
+}
+
+/// Of f32 matrices, in this thread's precision. There is at least one number to write.
+pub(super) fn products<T: Real>(
+    of: &Products,
+    ab: [View<'_, T>; 2],
+    plus: [Option<View<'_, T>>; 2],
+    c: ViewMut<'_, T>,
+) {
+    let of = folded(of);
+    let (batch, [m, k, n]) = (of.batch, of.dims);
+    let tile = if of.steps[2] == 0 { Tile::of([m, batch * k, n], 1) } else { Tile::of([m, k, n], batch) };
+    products_in(tile, &of, ab, plus, c);
+}
+
+fn products_in<T: Real>(
+    tile: Tile,
+    of: &Products,
+    [a, b]: [View<'_, T>; 2],
+    [bias, residual]: [Option<View<'_, T>>; 2],
+    c: ViewMut<'_, T>,
+) {
+    let Products { batch, dims, steps, transposed, own } = *of;
+    let [m, k, n] = dims;
+    for size in dims.into_iter().chain([batch]) {
+        assert!(u32::try_from(size + LARGE.size[0]).is_ok(), "matmul: {size} is too large for tensor cores");
+    }
+    let summed = steps[2] == 0 && batch != 1;
+    let (batches, reductions) = if summed { (1, batch) } else { (batch, 1) };
+    let (bf16, along_depth) = (Precision::here() == Precision::Bf16, [!transposed[0], transposed[1]]);
+    let tiles = tile.over([m, n]);
+    let splits = splits(tiles * batches, reductions * k.div_ceil(DEPTH));
+    let slice = tile.slice(bf16, along_depth);
+    let stages = stages(bf16, slice, a.gpu.shared as usize);
+    let arguments = Arguments {
+        steps: steps.map(|step| step as u64),
+        dims: dims.map(|dim| dim as u32),
+        batch: batch as u32,
+        summed: summed.into(),
+        own: own.into(),
+        splits: splits as u32,
+        end: 0,
+    };
+    let mut partial = (splits > 1).then(|| {
+        let sums = splits * batches * tiles * tile.size[0] * tile.size[1];
+        Buffer::unspecified(sums, DType::F32, Device::Cuda(a.gpu.ordinal()))
+    });
+    let (partial, arrived) = match &mut partial {
+        Some(partial) => (partial.view_mut::<f32>("matmul").pointer(), arrived(a.gpu)),
+        None => (Pointer(0), Pointer(0)),
+    };
+    let ([rows, cols], [down, across]) = (tile.size, tile.warps);
+    let definitions = format!(
+        "TILE_M={rows} TILE_N={cols} WARPS_M={down} WARPS_N={across} STAGES={stages} A_TRANSPOSED={} B_TRANSPOSED={} BF16={}",
+        u32::from(transposed[0]),
+        u32::from(transposed[1]),
+        u32::from(bf16)
+    );
+    let launch = Launch {
+        gpu: a.gpu,
+        source: SOURCE,
+        definitions: &definitions,
+        kernel: "products",
+        grid: Grid(Grid::over(tiles, 1).0, splits as u32, batches.min(Grid::MOST_ALONG_Z) as u32),
+        block: Block(tile.threads(), 1, 1),
+        shared: stages * slice,
+    };
+    let (a, b, c) = (a.pointer(), b.pointer(), c.pointer());
+    launch.run::<T>(&[&arguments, &a, &b, &or_null(bias), &or_null(residual), &c, &partial, &arrived]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::launch::Input;
+    use crate::kernels::matmul::{linear, linear_backward, matmul, matmul_sum};
+    use crate::kernels::testing::{devices, numbers};
+
+    /// The nearest number that a tensor core takes.
+    fn rounded(x: f32, precision: Precision) -> f32 {
+        let (x, bits) = (x.to_bits(), if precision == Precision::Bf16 { 16 } else { 13 });
+        let half = (1 << (bits - 1)) - u32::from(precision == Precision::Bf16) * (1 - (x >> bits & 1));
+        f32::from_bits((x + half) >> bits << bits)
+    }
+
+    /// Random numbers; the first two tensors, which are multiplied, are such that they need no rounding.
+    fn inputs(lengths: &[usize], precision: Precision) -> Vec<Buffer> {
+        let of = |(i, &len): (usize, &usize)| {
+            let x = numbers(len, i as u64 + 1).into_iter().map(|x| x as f32);
+            Buffer::from_vec(x.map(|x| if i < 2 { rounded(x, precision) } else { x }).collect::<Vec<_>>())
+        };
+        lengths.iter().enumerate().map(of).collect()
+    }
+
+    fn read(x: &Buffer) -> Vec<f32> {
+        x.to_device(Device::Cpu).as_slice::<f32>("test").to_vec()
+    }
+
+    /// What `door` gives on a GPU is what the definition gives, and gives again.
+    #[track_caller]
+    fn agree(name: &str, lengths: &[usize], door: impl Fn(Vec<Buffer>) -> Buffer) {
+        let Some(gpu) = devices().into_iter().find(|device| matches!(device, Device::Cuda(_))) else { return };
+        for precision in [Precision::Bf16, Precision::Tf32] {
+            let inputs = inputs(lengths, precision);
+            let on = |device| door(inputs.iter().map(|x| x.to_device(device)).collect());
+            let _products = precision.enter();
+            let (exact, found) = (read(&on(Device::Reference)), read(&on(gpu)));
+            close(&format!("{name} in {precision}"), &found, &exact);
+            let again = read(&on(gpu));
+            assert!(found.iter().zip(&again).all(|(x, y)| x.to_bits() == y.to_bits()), "{name} in {precision}: other bits");
+        }
+    }
+
+    /// Sums are f32: off by some units in the last place.
+    #[track_caller]
+    fn close(name: &str, found: &[f32], exact: &[f32]) {
+        assert_eq!(found.len(), exact.len(), "{name}");
+        let scale = exact.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        for (i, (x, y)) in found.iter().zip(exact).enumerate() {
+            assert!((x - y).abs() <= 2e-6 * scale, "{name}: number {i} is {x}, not {y}");
+        }
+    }
+
+    /// Nothing, one, primes, one past a tile, aligned and not.
+    const DIMS: [[usize; 3]; 12] = [
+        [0, 2, 3],
+        [4, 0, 3],
+        [1, 1, 1],
+        [3, 5, 7],
+        [17, 1, 13],
+        [2, 31, 1],
+        [64, 32, 64],
+        [65, 33, 66],
+        [61, 97, 131],
+        [68, 36, 132],
+        [130, 100, 7],
+        [4, 2100, 8],
+    ];
+
+    #[test]
+    fn every_transposition_and_batch() {
+        for [m, k, n] in DIMS {
+            for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
+                let name = format!("[{m}, {k}] × [{k}, {n}], transposed {ta} {tb}");
+                for (batch, of_a, of_b) in [(1, 1, 1), (3, 3, 3), (3, 1, 3), (3, 3, 1)] {
+                    agree(&name, &[of_a * m * k, of_b * k * n], |x| {
+                        matmul(batch, [m, k, n], &x[0], ta, &x[1], tb)
+                    });
+                }
+                agree(&name, &[3 * m * k, 3 * k * n], |x| matmul_sum(3, [m, k, n], &x[0], ta, &x[1], tb));
+                agree(&name, &[m * k, k * n, m * n], |x| {
+                    linear_backward(Some(x[2].clone()), [m, k, n], &x[0], ta, &x[1], tb)
+                });
+            }
+            agree("linear", &[m * k, n * k, n, m * n], |x| linear([m, k, n], &x[0], &x[1], Some(&x[2]), Some(&x[3])));
+        }
+    }
+
+    #[test]
+    fn a_batch_of_more_than_a_grid_is_deep() {
+        agree("70,000 products", &[140_000, 140_000], |x| matmul(70_000, [1, 2, 1], &x[0], false, &x[1], true));
+    }
+}
