@@ -61,7 +61,7 @@ template <bool ALONG_DEPTH, u32 LINES, typename Stored> struct Operand {
     u32 line, depth, lines;  // the block's first line; all of the reduction; all lines
     u32 row, column;         // of the thread's first chunk, in the tile
     bool aligned;            // rows begin at multiples of 16 bytes
-    float held[AS_IT_IS ? 1 : EACH][CHUNK];
+    __align__(16) float held[AS_IT_IS ? 1 : EACH][CHUNK];
 
     __device__ __forceinline__ Operand(const Stored *from, u64 step, u32 line, u32 depth, u32 lines)
         : from(from), step(step), line(line), depth(depth), lines(lines) {
