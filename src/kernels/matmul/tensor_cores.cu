@@ -17,7 +17,8 @@
 // up the sums of all, in their order, whoever came last: the same bits on every run.
 //
 // The host defines TILE_M, TILE_N, WARPS_M, WARPS_N: how the tile is cut between warps; STAGES: slices that fit shared memory;
-// A_TRANSPOSED, B_TRANSPOSED; BF16: 1, or 0 for tf32.
+// A_TRANSPOSED, B_TRANSPOSED; BF16: 1, or 0 for tf32; ALIGNED: whether rows of a and b begin at multiples of 16 bytes, pairs of
+// neighbors of c and of what is added at multiples of 8.
 
 #if BF16
 typedef u16 Element;  // as shared memory has it
@@ -60,13 +61,11 @@ template <bool ALONG_DEPTH, u32 LINES, typename Stored> struct Operand {
     u64 step;
     u32 line, depth, lines;  // the block's first line; all of the reduction; all lines
     u32 row, column;         // of the thread's first chunk, in the tile
-    bool aligned;            // rows begin at multiples of 16 bytes
     __align__(16) float held[AS_IT_IS ? 1 : EACH][CHUNK];
 
     __device__ __forceinline__ Operand(const Stored *from, u64 step, u32 line, u32 depth, u32 lines)
         : from(from), step(step), line(line), depth(depth), lines(lines) {
         row = threadIdx.x / CHUNKS, column = threadIdx.x % CHUNKS * CHUNK;
-        aligned = (u64)from % 16 == 0 && (ALONG_DEPTH ? depth : lines) * sizeof(Stored) % 16 == 0;
     }
 
     // Begins to bring the slice from k on of one matrix: to shared memory at `tile`, or to `held`.
@@ -81,13 +80,13 @@ template <bool ALONG_DEPTH, u32 LINES, typename Stored> struct Operand {
             const Stored *of = chunk + (u64)i * GAP * across;
             if constexpr (AS_IT_IS) {
                 const u32 to = shared_address(tile) + ((row + i * GAP) * PITCH + column) * sizeof(Element);
-                if (aligned) {
+                if (ALIGNED) {
                     copy_async_16(to, n ? of : from, n * sizeof(Element));
                 } else {
 #pragma unroll
                     for (u32 e = 0; e < CHUNK; e++) copy_async_4(to + 4 * e, e < n ? of + e : from, e < n ? 4 : 0);
                 }
-            } else if (aligned) {  // then n is 0, 4 or 8
+            } else if (ALIGNED) {  // then n is 0, 4 or 8
 #pragma unroll
                 for (u32 e = 0; e < CHUNK; e += 4)
                     *(float4 *)(held[i] + e) = e < n ? *(const float4 *)(of + e) : make_float4(0, 0, 0, 0);
@@ -157,11 +156,11 @@ __device__ __forceinline__ void multiply(float *sums, const u32 *left, const u32
 }
 
 // c[i, j] and its right neighbor ← x, y + what is added.
-__device__ __forceinline__ void write(const Products &p, u64 batch, u32 i, u32 j, float x, float y, const float *bias,
+__device__ __forceinline__ void write(const Products &p, u32 batch, u32 i, u32 j, float x, float y, const float *bias,
                                       const float *residual, float *c) {
     if (i >= p.m || j >= p.n) return;
     const u64 of = (u64)i * p.n + j, at = batch * p.c_step + of;
-    if (p.n % 2 == 0 && ((u64)c | (u64)bias | (u64)residual) % 8 == 0) {  // two at a time
+    if (ALIGNED) {  // two at a time
         auto add = [&](const float *from) {
             const float2 more = *(const float2 *)from;
             x += more.x, y += more.y;
@@ -181,16 +180,17 @@ __device__ __forceinline__ void write(const Products &p, u64 batch, u32 i, u32 j
     }
 }
 
-// grid.x: tiles of c, the columns' index running faster; grid.y: splits; grid.z: the batch, or as much of it as fits. partial: of
-// each block that shares its tile the sums, as its threads have them; arrived: how many of a tile's blocks have come, 0 between launches.
-extern "C" __global__ void __launch_bounds__(THREADS) products(
+// grid.x: the batch and, running faster, tiles of c, of which the columns' index runs fastest; grid.y: splits. partial: of each block
+// that shares its tile the sums, as its threads have them; arrived: how many of a tile's blocks have come, 0 between launches.
+extern "C" __global__ void __launch_bounds__(THREADS, THREADS == 128 ? 3 : 1) products(
     const Products p, const float *a, const float *b, const float *bias, const float *residual, float *c, float *partial,
     u32 *arrived) {
     extern __shared__ __align__(128) char shared[];
     auto tile_of_a = [&](u32 slice) { return shared + slice % STAGES * (A::BYTES + B::BYTES); };
     auto tile_of_b = [&](u32 slice) { return tile_of_a(slice) + A::BYTES; };
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const u32 across = (p.n + TILE_N - 1) / TILE_N, i0 = blockIdx.x / across * TILE_M, j0 = blockIdx.x % across * TILE_N;
+    const u32 down = (p.m + TILE_M - 1) / TILE_M, across = (p.n + TILE_N - 1) / TILE_N, batch = blockIdx.x / (down * across);
+    const u32 i0 = blockIdx.x / across % down * TILE_M, j0 = blockIdx.x % across * TILE_N;
     const u32 row = warp / WARPS_N * (TILE_M / WARPS_M), column = warp % WARPS_N * (TILE_N / WARPS_N);  // of the warp, in the tile
     // The slices of all products that are added up, in a row.
     const u32 of_one = (p.k + DEPTH - 1) / DEPTH, slices = p.summed ? of_one * p.batch : of_one;
@@ -198,90 +198,85 @@ extern "C" __global__ void __launch_bounds__(THREADS) products(
     A of_a(a, p.a_step, i0, p.k, p.m);
     B of_b(b, p.b_step, j0, p.k, p.n);
 
-    const u32 batches = p.summed ? 1 : p.batch;
-    for (u64 batch = blockIdx.z; batch < batches; batch += gridDim.z) {
-        auto bring = [&](u32 slice) {
-            if (slice < count) {
-                const u32 which = first + slice, matrix = which / of_one;
-                const u64 of = p.summed ? matrix : batch;
-                of_a.bring(of, (which - matrix * of_one) * DEPTH, tile_of_a(slice));
-                of_b.bring(of, (which - matrix * of_one) * DEPTH, tile_of_b(slice));
-            }
-            if (A::AS_IT_IS) copy_async_commit();  // an empty one too, so that to count groups is to count slices
-        };
-        auto put = [&](u32 slice) {
-            if (slice < count) of_a.put(tile_of_a(slice)), of_b.put(tile_of_b(slice));
-        };
-        // Pieces of two steps: those that are multiplied, those that are read.
-        u32 left[2][ROWS][4], right[2][COLS][2];
-        auto read = [&](u32 slice, u32 step) {
-#pragma unroll
-            for (u32 i = 0; i < ROWS; i++) A::read_left(left[step % 2][i], tile_of_a(slice), row + 16 * i, step * STEP);
-#pragma unroll
-            for (u32 j = 0; j < COLS; j += 2) B::read_right(right[step % 2][j], tile_of_b(slice), column + 8 * j, step * STEP);
-        };
-        // Until the next slice is there for all, and all have read what it will be followed by.
-        auto arrive = [&](u32 next) {
-            if (A::AS_IT_IS) copy_async_wait<STAGES - 2>();
-            else put(next), bring(next + 1);
-            __syncthreads();
-        };
-
-        float sums[ROWS][COLS][4] = {};
-        __syncthreads();  // the batch's matrix before this one has been read
-        for (u32 slice = 0; slice < (A::AS_IT_IS ? STAGES - 1 : 1); slice++) bring(slice);
-        arrive(0);
-        if (count > 0) read(0, 0);
-        for (u32 slice = 0; slice < count; slice++) {
-#pragma unroll
-            for (u32 step = 0; step < STEPS; step++) {
-                if (step + 1 < STEPS) {
-                    read(slice, step + 1);
-                } else {
-                    arrive(slice + 1);
-                    if (slice + 1 < count) read(slice + 1, 0);
-                }
-                if (A::AS_IT_IS && step == 0) bring(slice + STAGES - 1);  // to where the slice before this one was
-#pragma unroll
-                for (u32 i = 0; i < ROWS; i++)
-#pragma unroll
-                    for (u32 j = 0; j < COLS; j++) multiply(sums[i][j], left[step % 2][i], right[step % 2][j]);
-            }
+    auto bring = [&](u32 slice) {
+        if (slice < count) {
+            const u32 which = first + slice, matrix = which / of_one;
+            const u32 of = p.summed ? matrix : batch;
+            of_a.bring(of, (which - matrix * of_one) * DEPTH, tile_of_a(slice));
+            of_b.bring(of, (which - matrix * of_one) * DEPTH, tile_of_b(slice));
         }
-
-        if (p.splits > 1) {
-            const u64 id = batch * gridDim.x + blockIdx.x, gap = (u64)ROWS * COLS * THREADS;
-            float4 *mine = (float4 *)partial + id * p.splits * gap + threadIdx.x;
+        if (A::AS_IT_IS) copy_async_commit();  // an empty one too, so that to count groups is to count slices
+    };
+    auto put = [&](u32 slice) {
+        if (slice < count) of_a.put(tile_of_a(slice)), of_b.put(tile_of_b(slice));
+    };
+    // Pieces of two steps: those that are multiplied, those that are read.
+    u32 left[2][ROWS][4], right[2][COLS][2];
+    auto read = [&](u32 slice, u32 step) {
 #pragma unroll
-            for (u32 i = 0; i < ROWS * COLS; i++) {
-                const float *x = sums[i / COLS][i % COLS];
-                mine[blockIdx.y * gap + i * THREADS] = make_float4(x[0], x[1], x[2], x[3]);
+        for (u32 i = 0; i < ROWS; i++) A::read_left(left[step % 2][i], tile_of_a(slice), row + 16 * i, step * STEP);
+#pragma unroll
+        for (u32 j = 0; j < COLS; j += 2) B::read_right(right[step % 2][j], tile_of_b(slice), column + 8 * j, step * STEP);
+    };
+    // Until the next slice is there for all, and all have read what it will be followed by.
+    auto arrive = [&](u32 next) {
+        if (A::AS_IT_IS) copy_async_wait<STAGES - 2>();
+        else put(next), bring(next + 1);
+        __syncthreads();
+    };
+
+    float sums[ROWS][COLS][4] = {};
+    for (u32 slice = 0; slice < (A::AS_IT_IS ? STAGES - 1 : 1); slice++) bring(slice);
+    arrive(0);
+    if (count > 0) read(0, 0);
+    for (u32 slice = 0; slice < count; slice++) {
+#pragma unroll
+        for (u32 step = 0; step < STEPS; step++) {
+            if (step + 1 < STEPS) {
+                read(slice, step + 1);
+            } else {
+                arrive(slice + 1);
+                if (slice + 1 < count) read(slice + 1, 0);
             }
-            __threadfence();
-            __syncthreads();  // all of the block's sums are written, and shared memory is read
-            u32 *before = (u32 *)shared;
-            if (threadIdx.x == 0) *before = atomicInc(arrived + id, p.splits - 1);  // the last one makes it 0 again
-            __syncthreads();
-            if (*before != p.splits - 1) continue;
-            __threadfence();
+            if (A::AS_IT_IS && step == 0) bring(slice + STAGES - 1);  // to where the slice before this one was
+#pragma unroll
+            for (u32 i = 0; i < ROWS; i++)
+#pragma unroll
+                for (u32 j = 0; j < COLS; j++) multiply(sums[i][j], left[step % 2][i], right[step % 2][j]);
+        }
+    }
+
+    if (p.splits > 1) {
+        const u64 gap = (u64)ROWS * COLS * THREADS;
+        float4 *mine = (float4 *)partial + blockIdx.x * p.splits * gap + threadIdx.x;
+#pragma unroll
+        for (u32 i = 0; i < ROWS * COLS; i++) {
+            const float *x = sums[i / COLS][i % COLS];
+            mine[blockIdx.y * gap + i * THREADS] = make_float4(x[0], x[1], x[2], x[3]);
+        }
+        __threadfence();
+        __syncthreads();  // all of the block's sums are written, and shared memory is read
+        u32 *before = (u32 *)shared;
+        if (threadIdx.x == 0) *before = atomicInc(arrived + blockIdx.x, p.splits - 1);  // the last one makes it 0 again
+        __syncthreads();
+        if (*before != p.splits - 1) return;
+        __threadfence();
+#pragma unroll 1
+        for (u32 split = 0; split < p.splits; split++)
 #pragma unroll
             for (u32 i = 0; i < ROWS * COLS; i++) {
                 float *x = sums[i / COLS][i % COLS];
-                x[0] = x[1] = x[2] = x[3] = 0;
-#pragma unroll 4
-                for (u32 split = 0; split < p.splits; split++) {
-                    const float4 more = __ldcg(mine + split * gap + i * THREADS);
-                    x[0] += more.x, x[1] += more.y, x[2] += more.z, x[3] += more.w;
-                }
+                const float4 more = __ldcg(mine + split * gap + i * THREADS);
+                x[0] = more.x + (split ? x[0] : 0), x[1] = more.y + (split ? x[1] : 0);
+                x[2] = more.z + (split ? x[2] : 0), x[3] = more.w + (split ? x[3] : 0);
             }
-        }
-#pragma unroll
-        for (u32 i = 0; i < ROWS; i++)
-#pragma unroll
-            for (u32 j = 0; j < COLS; j++)
-#pragma unroll
-                for (u32 half = 0; half < 2; half++)
-                    write(p, batch, i0 + row + 16 * i + lane / 4 + 8 * half, j0 + column + 8 * j + lane % 4 * 2, sums[i][j][2 * half],
-                          sums[i][j][2 * half + 1], bias, residual, c);
     }
+#pragma unroll
+    for (u32 i = 0; i < ROWS; i++)
+#pragma unroll
+        for (u32 j = 0; j < COLS; j++)
+#pragma unroll
+            for (u32 half = 0; half < 2; half++)
+                write(p, batch, i0 + row + 16 * i + lane / 4 + 8 * half, j0 + column + 8 * j + lane % 4 * 2, sums[i][j][2 * half],
+                      sums[i][j][2 * half + 1], bias, residual, c);
 }

@@ -147,19 +147,24 @@ fn products_in<T: Real>(
         Some(partial) => (partial.view_mut::<f32>("matmul").pointer(), arrived(a.gpu)),
         None => (Pointer(0), Pointer(0)),
     };
+    let [row_of_a, row_of_b] = [if transposed[0] { m } else { k }, if transposed[1] { k } else { n }];
+    let pairs = or_null(bias).0 | or_null(residual).0 | c.pointer().0;
+    let aligned = (a.pointer().0 | b.pointer().0).is_multiple_of(16)
+        && (row_of_a | row_of_b).is_multiple_of(4)
+        && pairs.is_multiple_of(8)
+        && n.is_multiple_of(2);
     let ([rows, cols], [down, across]) = (tile.size, tile.warps);
+    let [ta, tb, bf16, aligned] = [transposed[0], transposed[1], bf16, aligned].map(u32::from);
     let definitions = format!(
-        "TILE_M={rows} TILE_N={cols} WARPS_M={down} WARPS_N={across} STAGES={stages} A_TRANSPOSED={} B_TRANSPOSED={} BF16={}",
-        u32::from(transposed[0]),
-        u32::from(transposed[1]),
-        u32::from(bf16)
+        "TILE_M={rows} TILE_N={cols} WARPS_M={down} WARPS_N={across} STAGES={stages} A_TRANSPOSED={ta} B_TRANSPOSED={tb} \
+         BF16={bf16} ALIGNED={aligned}"
     );
     let launch = Launch {
         gpu: a.gpu,
         source: SOURCE,
         definitions: &definitions,
         kernel: "products",
-        grid: Grid(Grid::over(tiles, 1).0, splits as u32, batches.min(Grid::MOST_ALONG_Z) as u32),
+        grid: Grid(Grid::over(batches * tiles, 1).0, splits as u32, 1),
         block: Block(tile.threads(), 1, 1),
         shared: stages * slice,
     };
