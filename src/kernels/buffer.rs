@@ -81,7 +81,10 @@ impl FromStr for Device {
                 let hint = "build it with `cargo build --release --features cuda`";
                 Err(Error::config("this program was built without CUDA", hint))
             }
-            _ => Err(Error::config(format!("no device is called '{name}'"), "there are: cpu, reference, cuda, cuda:1, …")),
+            _ => Err(Error::config(
+                format!("no device is called '{name}'"),
+                "there are: cpu, reference, cuda, cuda:1, …",
+            )),
         }
     }
 }

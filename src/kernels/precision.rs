@@ -66,7 +66,10 @@ impl Precision {
     #[inline]
     pub(super) fn here_on_cpu() -> Self {
         let here = Self::here();
-        assert!(here.is_available(), "this processor has no instructions for products in {here}: compute in f32, or on a GPU");
+        assert!(
+            here.is_available(),
+            "this processor has no instructions for products in {here}: compute in f32, or on a GPU"
+        );
         here
     }
 }

@@ -195,7 +195,15 @@ impl<'a> Launch<'a> {
     /// A kernel whose threads each take an element, and then those a whole grid further on.
     pub fn over_elements(gpu: &'a Arc<Gpu>, source: Source, kernel: &'static str, n: usize) -> Self {
         let blocks = n.div_ceil(THREADS as usize).clamp(1, BLOCKS) as u32;
-        Launch { gpu, source, definitions: "", kernel, grid: Grid(blocks, 1, 1), block: Block(THREADS, 1, 1), shared: 0 }
+        Launch {
+            gpu,
+            source,
+            definitions: "",
+            kernel,
+            grid: Grid(blocks, 1, 1),
+            block: Block(THREADS, 1, 1),
+            shared: 0,
+        }
     }
 
     /// A kernel with so many warps (32 threads), each of which takes a row, and then those a whole grid further on.

@@ -128,7 +128,8 @@ impl Memory {
     /// Its first `len` elements become `value`.
     pub fn fill<T: Real>(&mut self, len: usize, value: T) {
         let words = size_of::<T>() / 4;
-        let pattern: Vec<u32> = bytes(&[value]).chunks(4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let pattern: Vec<u32> =
+            bytes(&[value]).chunks(4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect();
         if pattern.iter().all(|word| *word == pattern[0]) {
             self.set(pattern[0], len * words);
         } else {

@@ -26,8 +26,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use cudarc::driver::sys::{self, CUcontext, CUdevice_attribute as Attribute, CUresult, CUstream};
 
 pub(super) use compile::Source;
-pub use libraries::look_first_in;
 pub(super) use launch::{Argument, Block, Grid, Launch, Pointer, View, ViewMut, argument, or_null};
+pub use libraries::look_first_in;
 pub(super) use memory::{Memory, bytes, bytes_mut};
 
 use crate::{Error, Result};
@@ -125,7 +125,8 @@ impl Gpu {
             check("say its version", sys::cuDriverGetVersion(&mut driver))?;
         }
         if ordinal >= count as usize {
-            let (problem, hint) = (format!("there is no GPU {ordinal}: the driver knows {count}"), "nvidia-smi lists them");
+            let (problem, hint) =
+                (format!("there is no GPU {ordinal}: the driver knows {count}"), "nvidia-smi lists them");
             return Err(Error::config(problem, hint));
         }
         let (mut context, mut stream, mut name) = (std::ptr::null_mut(), std::ptr::null_mut(), [0; 256]);
@@ -135,7 +136,10 @@ impl Gpu {
             check("say its name", sys::cuDeviceGetName(name.as_mut_ptr(), name.len() as i32, device))?;
             check("be opened", sys::cuDevicePrimaryCtxRetain(&mut context, device))?;
             check("be used by this thread", sys::cuCtxSetCurrent(context))?;
-            check("make a stream", sys::cuStreamCreate(&mut stream, sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32))?;
+            check(
+                "make a stream",
+                sys::cuStreamCreate(&mut stream, sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32),
+            )?;
             CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned()
         };
         let attribute = |of: Attribute| {

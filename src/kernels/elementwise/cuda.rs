@@ -18,13 +18,7 @@ fn launch<'a, T>(y: &ViewMut<'a, T>, kernel: &'static str, n: usize) -> Launch<'
     Launch { definitions: "INDEX=u32", ..Launch::over_elements(y.gpu, SOURCE, kernel, n) }
 }
 
-pub(super) fn binary<T: Real>(
-    op: Binary,
-    how: Option<&Walk>,
-    a: View<'_, T>,
-    b: View<'_, T>,
-    y: ViewMut<'_, T>,
-) {
+pub(super) fn binary<T: Real>(op: Binary, how: Option<&Walk>, a: View<'_, T>, b: View<'_, T>, y: ViewMut<'_, T>) {
     let (n, op) = (y.len(), op as u32);
     match how {
         None => launch(&y, "binary", n).run::<T>(&[&op, &(n as u64), &a.pointer(), &b.pointer(), &y.pointer()]),
@@ -161,7 +155,8 @@ impl Walk {
                 _ => axes.push([dim, a, b]),
             }
         }
-        let (mut merged, first) = (Walk { dims: [1; MAX_RANK], a: [0; MAX_RANK], b: [0; MAX_RANK] }, MAX_RANK - axes.len());
+        let (mut merged, first) =
+            (Walk { dims: [1; MAX_RANK], a: [0; MAX_RANK], b: [0; MAX_RANK] }, MAX_RANK - axes.len());
         for (i, [dim, a, b]) in axes.iter().copied().enumerate() {
             (merged.dims[first + i], merged.a[first + i], merged.b[first + i]) = (dim, a, b);
         }

@@ -1,5 +1,5 @@
 use super::Regression;
-use crate::kernels::cuda::{Block, Grid, Gpu, Launch, Source, View, ViewMut};
+use crate::kernels::cuda::{Block, Gpu, Grid, Launch, Source, View, ViewMut};
 use crate::kernels::{Buffer, DType, Device, Real};
 
 const SOURCE: Source = Source { name: "loss", text: include_str!("loss.cu") };
@@ -66,12 +66,7 @@ pub(super) fn cross_entropy<T: Real>(cols: usize, x: View<'_, T>, classes: View<
     });
 }
 
-pub(super) fn cross_entropy_backward<T: Real>(
-    cols: usize,
-    classes: View<'_, u32>,
-    dy: View<'_, T>,
-    p: ViewMut<'_, T>,
-) {
+pub(super) fn cross_entropy_backward<T: Real>(cols: usize, classes: View<'_, u32>, dy: View<'_, T>, p: ViewMut<'_, T>) {
     let rows = classes.len();
     Launch::over_elements(p.gpu, SOURCE, "cross_entropy_backward", rows * cols).run::<T>(&[
         &(rows as u64),

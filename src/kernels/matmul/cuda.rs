@@ -1,8 +1,8 @@
+mod tensor_cores;
+
 use super::Products;
 use crate::kernels::cuda::{Block, Grid, Launch, Pointer, Source, View, ViewMut, argument, or_null};
 use crate::kernels::{Buffer, DType, Device, Precision, Real, meter};
-
-mod tensor_cores;
 
 const SOURCE: Source = Source { name: "matmul", text: include_str!("matmul.cu") };
 

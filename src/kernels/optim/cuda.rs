@@ -1,7 +1,7 @@
 use super::cpu::Numbers;
 use super::{AdamWStep, AdamWUpdate, EmaStep};
-use crate::kernels::cuda::{Block, Grid, Launch, Pointer, Source, ViewMut, argument};
 use crate::kernels::Real;
+use crate::kernels::cuda::{Block, Grid, Launch, Pointer, Source, ViewMut, argument};
 
 const SOURCE: Source = Source { name: "optim", text: include_str!("optim.cu") };
 

@@ -1,7 +1,7 @@
 use super::Gather;
+use crate::kernels::Real;
 use crate::kernels::cuda::{Block, Grid, Launch, Source, View, ViewMut, argument};
 pub(super) use crate::kernels::elementwise::cuda::copy;
-use crate::kernels::Real;
 
 const SOURCE: Source = Source { name: "tokens", text: include_str!("tokens.cu") };
 

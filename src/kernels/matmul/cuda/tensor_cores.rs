@@ -175,92 +175,70 @@ fn products_in<T: Real>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::launch::Input;
-    use crate::kernels::matmul::{linear, linear_backward, matmul, matmul_sum};
-    use crate::kernels::testing::{devices, numbers};
+    use crate::kernels::oracle_on_tensor_cores::agree;
 
-    /// The nearest number that a tensor core takes.
-    fn rounded(x: f32, precision: Precision) -> f32 {
-        let (x, bits) = (x.to_bits(), if precision == Precision::Bf16 { 16 } else { 13 });
-        let half = (1 << (bits - 1)) - u32::from(precision == Precision::Bf16) * (1 - (x >> bits & 1));
-        f32::from_bits((x + half) >> bits << bits)
-    }
-
-    /// Random numbers; the first two tensors, which are multiplied, are such that they need no rounding.
-    fn inputs(lengths: &[usize], precision: Precision) -> Vec<Buffer> {
-        let of = |(i, &len): (usize, &usize)| {
-            let x = numbers(len, i as u64 + 1).into_iter().map(|x| x as f32);
-            Buffer::from_vec(x.map(|x| if i < 2 { rounded(x, precision) } else { x }).collect::<Vec<_>>())
-        };
-        lengths.iter().enumerate().map(of).collect()
-    }
-
-    fn read(x: &Buffer) -> Vec<f32> {
-        x.to_device(Device::Cpu).as_slice::<f32>("test").to_vec()
-    }
-
-    /// What `door` gives on a GPU is what the definition gives, and gives again.
-    #[track_caller]
-    fn agree(name: &str, lengths: &[usize], door: impl Fn(Vec<Buffer>) -> Buffer) {
-        let Some(gpu) = devices().into_iter().find(|device| matches!(device, Device::Cuda(_))) else { return };
-        for precision in [Precision::Bf16, Precision::Tf32] {
-            let inputs = inputs(lengths, precision);
-            let on = |device| door(inputs.iter().map(|x| x.to_device(device)).collect());
-            let _products = precision.enter();
-            let (exact, found) = (read(&on(Device::Reference)), read(&on(gpu)));
-            close(&format!("{name} in {precision}"), &found, &exact);
-            let again = read(&on(gpu));
-            assert!(found.iter().zip(&again).all(|(x, y)| x.to_bits() == y.to_bits()), "{name} in {precision}: other bits");
-        }
-    }
-
-    /// Sums are f32: off by some units in the last place.
-    #[track_caller]
-    fn close(name: &str, found: &[f32], exact: &[f32]) {
-        assert_eq!(found.len(), exact.len(), "{name}");
-        let scale = exact.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-        for (i, (x, y)) in found.iter().zip(exact).enumerate() {
-            assert!((x - y).abs() <= 2e-6 * scale, "{name}: number {i} is {x}, not {y}");
-        }
-    }
-
-    /// Nothing, one, primes, one past a tile, aligned and not.
-    const DIMS: [[usize; 3]; 12] = [
-        [0, 2, 3],
-        [4, 0, 3],
-        [1, 1, 1],
-        [3, 5, 7],
-        [17, 1, 13],
-        [2, 31, 1],
-        [64, 32, 64],
-        [65, 33, 66],
-        [61, 97, 131],
-        [68, 36, 132],
-        [130, 100, 7],
-        [4, 2100, 8],
-    ];
+    const ALL: [[bool; 2]; 4] = [[false, false], [true, false], [false, true], [true, true]];
 
     #[test]
-    fn every_transposition_and_batch() {
-        for [m, k, n] in DIMS {
-            for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
-                let name = format!("[{m}, {k}] × [{k}, {n}], transposed {ta} {tb}");
-                for (batch, of_a, of_b) in [(1, 1, 1), (3, 3, 3), (3, 1, 3), (3, 3, 1)] {
-                    agree(&name, &[of_a * m * k, of_b * k * n], |x| {
-                        matmul(batch, [m, k, n], &x[0], ta, &x[1], tb)
-                    });
-                }
-                agree(&name, &[3 * m * k, 3 * k * n], |x| matmul_sum(3, [m, k, n], &x[0], ta, &x[1], tb));
-                agree(&name, &[m * k, k * n, m * n], |x| {
-                    linear_backward(Some(x[2].clone()), [m, k, n], &x[0], ta, &x[1], tb)
+    fn large_products_take_large_tiles_and_long_ones_are_cut() {
+        let of = |dims: [usize; 3]| {
+            let tile = Tile::of(dims, 1);
+            (tile.size, splits(tile.over([dims[0], dims[2]]), dims[1].div_ceil(DEPTH)))
+        };
+        // Linear maps and their gradients in a small transformer (width 192) and in a ViT-B.
+        assert_eq!(of([4096, 192, 192]), ([64, 64], 1));
+        assert_eq!(of([192, 4096, 192]), ([64, 64], 8));
+        assert_eq!(of([4096, 192, 768]), ([128, 128], 1));
+        assert_eq!(of([12_288, 96, 384]), ([64, 64], 1));
+        assert_eq!(of([4608, 768, 2304]), ([128, 128], 1));
+        assert_eq!(of([768, 4608, 768]), ([128, 128], 7));
+        assert_eq!(of([1, 1 << 20, 1]), ([64, 64], 256));
+    }
+
+    #[test]
+    fn two_slices_fit_every_card_and_counters_suffice() {
+        for (tile, along) in [SMALL, LARGE].into_iter().flat_map(|tile| ALL.map(|along| (tile, along))) {
+            for (bf16, shared) in [(true, 99 << 10), (false, 99 << 10), (false, 163 << 10), (false, 227 << 10)] {
+                let slice = tile.slice(bf16, along);
+                assert!(stages(bf16, slice, shared) * slice <= shared, "{tile:?} {along:?}");
+            }
+        }
+        assert_eq!(SMALL.slice(true, [true, false]), 2 * (64 * 40 + 32 * 72));
+        assert_eq!(LARGE.slice(false, [true, false]), 4 * (128 * 36 + 32 * 136));
+        assert!((1..1000).all(|tiles| splits(tiles, 1 << 20) == 1 || tiles <= MOST_CUT));
+    }
+
+    #[test]
+    fn matrices_below_each_other_are_one() {
+        let of = Products::new(5, [2, 3, 4], [false, true]);
+        let one_b = Products { steps: [6, 0, 8], ..of };
+        assert_eq!((folded(&one_b).batch, folded(&one_b).dims), (1, [10, 3, 4]));
+        let sum = Products { steps: [6, 12, 0], transposed: [true, false], ..of };
+        assert_eq!((folded(&sum).batch, folded(&sum).dims), (1, [2, 15, 4]));
+        for other in [of, Products { transposed: [true, true], ..one_b }, Products { transposed: [true, true], ..sum }]
+        {
+            assert_eq!((folded(&other).batch, folded(&other).dims), (5, [2, 3, 4]));
+        }
+    }
+
+    /// The tiles that products too large for a test take.
+    #[test]
+    fn large_tiles() {
+        for ([m, k, n], t) in [[5, 70, 6], [132, 36, 260], [131, 600, 3]].into_iter().flat_map(|d| ALL.map(|t| (d, t)))
+        {
+            for batch in [1, 2] {
+                let of = Products { own: true, ..Products::new(batch, [m, k, n], t) };
+                let name = format!("{batch} × [{m}, {k}] × [{k}, {n}], transposed {t:?}");
+                agree(&name, [2e-6; 2], &[batch * m * k, batch * k * n, batch * m * n], 2, |x| {
+                    let mut c = x[2].clone();
+                    if let Device::Cuda(_) = c.device() {
+                        let [a, b] = [0, 1].map(|i| x[i].view::<f32>("test"));
+                        products_in(LARGE, &of, [a, b], [None; 2], c.view_mut::<f32>("test"));
+                        return vec![c];
+                    }
+                    vec![crate::kernels::matmul::products("test", &of, [&x[0], &x[1]], [None; 2], c)]
                 });
             }
-            agree("linear", &[m * k, n * k, n, m * n], |x| linear([m, k, n], &x[0], &x[1], Some(&x[2]), Some(&x[3])));
         }
-    }
-
-    #[test]
-    fn a_batch_of_more_than_a_grid_is_deep() {
-        agree("70,000 products", &[140_000, 140_000], |x| matmul(70_000, [1, 2, 1], &x[0], false, &x[1], true));
     }
 }
