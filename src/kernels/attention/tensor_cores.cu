@@ -55,6 +55,11 @@ __device__ __forceinline__ void put_pair(char *at, float x, float y) {
     if (BF16) *(u32 *)at = pack_bf16(x, y);
     else *(uint2 *)at = make_uint2(round_tf32(x), round_tf32(y));
 }
+// As it is multiplied.
+__device__ __forceinline__ float rounded(float x) {
+    return BF16 ? from_bf16((u16)pack_bf16(x, 0)) : __uint_as_float(round_tf32(x));
+}
+// Pieces of sums as a left piece.
 __device__ __forceinline__ void pack(u32 *left, const float (*sums)[4]) {
     if constexpr (BF16) {
 #pragma unroll
@@ -266,7 +271,7 @@ extern "C" __global__ void __launch_bounds__(MOST) backward(const Sizes s, const
         *(float4 *)(dqkv + h.qkv + token * h.row + i % (DIM / 4) * 4) = make_float4(0, 0, 0, 0);
     }
 
-    // 1. Of each query the logarithm of its softmax's denominator, and Δ = Σ_j p_j dp_j = ⟨o, do⟩.
+    // 1. Of each query the logarithm of its softmax's denominator, and Δ = Σ_j p_j dp_j = ⟨o, do⟩, of the same do as dp has.
     for (u64 first = 0; first < s.queries; first += keys) {
         const u64 query = first + 16 * warp, asked = query < s.queries ? s.queries - query : 0;
         const Answers answers(s, qkv, h, query, (u32)min(asked, 16ull), k, v, keys);
@@ -277,8 +282,8 @@ extern "C" __global__ void __launch_bounds__(MOST) backward(const Sizes s, const
 #pragma unroll
             for (u32 c = 0; c < WIDE; c++)
                 if (r < asked && 8 * c < DIM) {
-                    const float2 x = *(const float2 *)(dout + h.out + (query + r) * h.out_row + 8 * c + 2 * t);
-                    delta += answers.o[c][2 * half] * x.x + answers.o[c][2 * half + 1] * x.y;
+                    const float *x = dout + h.out + (query + r) * h.out_row + 8 * c + 2 * t;
+                    delta += answers.o[c][2 * half] * rounded(x[0]) + answers.o[c][2 * half + 1] * rounded(x[1]);
                 }
             delta = row_sum(delta);
             if (r < asked && t == 0) of_queries[query + r] = make_float2(answers.log_sum[half], delta);

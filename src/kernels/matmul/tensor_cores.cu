@@ -40,7 +40,7 @@ struct Products {
     u64 a_step, b_step, c_step;  // from one matrix of the batch to the next
     u32 m, k, n, batch;
     u32 summed;  // the products of the batch are added up
-    u32 own, splits, end;
+    u32 own, splits, unused;
 };
 
 // A tile of an operand, one slice at a time: LINES rows of a (or columns of b) by DEPTH of the reduction. It lies in shared memory as
@@ -200,10 +200,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS == 128 ? 3 : 1) pr
 
     auto bring = [&](u32 slice) {
         if (slice < count) {
-            const u32 which = first + slice, matrix = which / of_one;
-            const u32 of = p.summed ? matrix : batch;
-            of_a.bring(of, (which - matrix * of_one) * DEPTH, tile_of_a(slice));
-            of_b.bring(of, (which - matrix * of_one) * DEPTH, tile_of_b(slice));
+            const u32 which = first + slice, matrix = p.summed ? which / of_one : 0, k = (which - matrix * of_one) * DEPTH;
+            of_a.bring(p.summed ? matrix : batch, k, tile_of_a(slice));
+            of_b.bring(p.summed ? matrix : batch, k, tile_of_b(slice));
         }
         if (A::AS_IT_IS) copy_async_commit();  // an empty one too, so that to count groups is to count slices
     };

@@ -22,7 +22,7 @@ struct Arguments {
     summed: u32,
     own: u32,
     splits: u32,
-    end: u32,
+    unused: u32,
 }
 argument!(Arguments);
 
@@ -137,7 +137,7 @@ fn products_in<T: Real>(
         summed: summed.into(),
         own: own.into(),
         splits: splits as u32,
-        end: 0,
+        unused: 0,
     };
     let mut partial = (splits > 1).then(|| {
         let sums = splits * batches * tiles * tile.size[0] * tile.size[1];
