@@ -83,7 +83,7 @@ template <bool ALONG_DEPTH, u32 LINES, typename Stored> struct Operand {
                 if (ALIGNED) {
                     copy_async_16(to, n ? of : from, n * sizeof(Element));
                 } else {
-#pragma unroll
+#pragma unroll 1
                     for (u32 e = 0; e < CHUNK; e++) copy_async_4(to + 4 * e, e < n ? of + e : from, e < n ? 4 : 0);
                 }
             } else if (ALIGNED) {  // then n is 0, 4 or 8
