@@ -14,8 +14,8 @@ fn read(x: &[Buffer]) -> Vec<Vec<f32>> {
     x.iter().map(|x| x.to_device(Device::Cpu).as_slice::<f32>("test").to_vec()).collect()
 }
 
-/// What `door` gives on a GPU is what the definition gives of rounded operands, the first so many of the tensors, up to a share of the
-/// largest number in bf16 and in tf32; and it gives the same bits again.
+/// What `door` gives on a GPU is what the definition gives of rounded operands, the first so many of the tensors, up to
+/// a share of the largest number in bf16 and in tf32; and it gives the same bits again.
 #[track_caller]
 pub(super) fn agree(
     name: &str,

@@ -1,8 +1,8 @@
 //! In which numbers products of f32 matrices are computed.
 //!
-//! As in PyTorch's autocast, this is a property of a stretch of a computation, not of its tensors: while a [`Scope`] lives,
-//! the products of its thread (linear maps and attention, forward and backward) round their operands. Tensors, sums, norms,
-//! losses, weights and the optimizer stay in f32.
+//! As in PyTorch's autocast, this is a property of a stretch of a computation, not of its tensors: while a [`Scope`]
+//! lives, the products of its thread (linear maps and attention, forward and backward) round their operands. Tensors,
+//! sums, norms, losses, weights and the optimizer stay in f32.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -17,8 +17,8 @@ named! {
         F32 => "f32",
         /// TensorFloat-32: 11 significant bits instead of 24, on the tensor cores of a GPU, sums in f32.
         Tf32 => "tf32",
-        /// bfloat16: 8 significant bits, twice the multiplications of the next wider kind in an instruction, sums in f32. Needs
-        /// a GPU, or a processor with AVX512-BF16.
+        /// bfloat16: 8 significant bits, twice the multiplications of the next wider kind in an instruction, sums in
+        /// f32. Needs a GPU, or a processor with AVX512-BF16.
         Bf16 => "bf16",
     }
 }
@@ -34,8 +34,8 @@ impl Precision {
         HERE.get()
     }
 
-    /// Whether tensors on this device can be computed with in it. The [`Reference`](Device::Reference) takes part in nothing
-    /// but f32.
+    /// Whether tensors on this device can be computed with in it. The [`Reference`](Device::Reference) takes part in
+    /// nothing but f32.
     pub fn is_available_on(self, device: Device) -> bool {
         match (self, device) {
             (Precision::F32, _) => true,
@@ -52,8 +52,8 @@ impl Precision {
         self.is_available_on(Device::Cpu)
     }
 
-    /// Makes it that of this thread's products until the scope is dropped. A product of f32 tensors on a device on which it is
-    /// not available panics; ask [`is_available_on`](Self::is_available_on) first.
+    /// Makes it that of this thread's products until the scope is dropped. A product of f32 tensors on a device on
+    /// which it is not available panics; ask [`is_available_on`](Self::is_available_on) first.
     #[must_use]
     pub fn enter(self) -> Scope {
         Scope { before: HERE.replace(self), of_this_thread: PhantomData }

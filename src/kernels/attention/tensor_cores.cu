@@ -1,10 +1,11 @@
-// Attention on tensor cores, O = softmax(Q Kᵀ / √d) V and its gradient, of f32 tensors whose numbers are rounded to bf16 or tf32 before
-// they are multiplied; sums, softmax and what is stored are f32. (In the elements' own precision: attention.cu; how mma is fed:
-// matmul/tensor_cores.cu. The derivation of the backward pass stands in reference.rs.)
+// Attention on tensor cores, O = softmax(Q Kᵀ / √d) V and its gradient, of f32 tensors whose numbers are rounded to
+// bf16 or tf32 before they are multiplied; sums, softmax and what is stored are f32. (In the elements' own precision:
+// attention.cu; how mma is fed: matmul/tensor_cores.cu. The derivation of the backward pass stands in reference.rs.)
 //
-// Scores are never in memory, not even in shared memory: a warp has those of 16 queries (backward: 16 keys) in registers. That
-// works because the sums of one product are, rounded and packed, the left piece of the next (`pack`): so the forward pass computes
-// S with queries as rows, for P V, and the backward pass Sᵀ with keys as rows, for Pᵀ dO and dSᵀ Q.
+// Scores are never in memory, not even in shared memory: a warp has those of 16 queries (backward: 16 keys) in
+// registers. That works because the sums of one product are, rounded and packed, the left piece of the next (`pack`):
+// so the forward pass computes S with queries as rows, for P V, and the backward pass Sᵀ with keys as rows, for Pᵀ dO
+// and dSᵀ Q.
 //
 // The host defines DIM: the width of a head, a multiple of 8 up to 128; BF16: 1, or 0 for tf32.
 
@@ -42,9 +43,9 @@ struct Head {
     }
 };
 
-// Pieces, and how they come from tiles: rows of elements in shared memory. A reduction `along` runs along a tile's rows, one `across`
-// runs from row to row; there tf32 takes the 8 rows of a step in the order 0 2 4 6 1 3 5 7, which is that in which `pack` finds
-// its numbers in registers.
+// Pieces, and how they come from tiles: rows of elements in shared memory. A reduction `along` runs along a tile's
+// rows, one `across` runs from row to row; there tf32 takes the 8 rows of a step in the order 0 2 4 6 1 3 5 7, which is
+// that in which `pack` finds its numbers in registers.
 
 __device__ __forceinline__ void multiply(float *sums, const u32 *left, const u32 *right) {
     if (BF16) mma_bf16(sums, left, right[0], right[1]);
@@ -82,7 +83,8 @@ __device__ __forceinline__ void left_across(u32 *r, const char *tile, u32 pitch,
         load_matrices_transposed(r, shared_address(tile) + at * sizeof(Element));
     } else {
 #pragma unroll
-        for (u32 i = 0; i < 4; i++) r[i] = ((const u32 *)tile)[(k + lane % 4 * 2 + i / 2) * pitch + column + lane / 4 + i % 2 * 8];
+        for (u32 i = 0; i < 4; i++)
+            r[i] = ((const u32 *)tile)[(k + lane % 4 * 2 + i / 2) * pitch + column + lane / 4 + i % 2 * 8];
     }
 }
 // Two pieces: 8 rows of a tile as columns, and the next 8.
@@ -94,10 +96,12 @@ __device__ __forceinline__ void right_along(u32 *r, const char *tile, u32 pitch,
 __device__ __forceinline__ void right_across(u32 *r, const char *tile, u32 pitch, u32 k, u32 column) {
     const u32 lane = threadIdx.x % 32;
     if constexpr (BF16) {
-        load_matrices_transposed(r, shared_address(tile) + ((k + lane % 16) * pitch + column + lane / 16 * 8) * sizeof(Element));
+        const u32 at = (k + lane % 16) * pitch + column + lane / 16 * 8;
+        load_matrices_transposed(r, shared_address(tile) + at * sizeof(Element));
     } else {
 #pragma unroll
-        for (u32 i = 0; i < 4; i++) r[i] = ((const u32 *)tile)[(k + lane % 4 * 2 + i % 2) * pitch + column + lane / 4 + i / 2 * 8];
+        for (u32 i = 0; i < 4; i++)
+            r[i] = ((const u32 *)tile)[(k + lane % 4 * 2 + i % 2) * pitch + column + lane / 4 + i / 2 * 8];
     }
 }
 // 16 rows straight from memory, where they are read once: all of their width, zeros past the last row.
@@ -128,14 +132,17 @@ __device__ __forceinline__ void load(char *tile, const float *from, u64 row, u64
             x[j] = r < rows && e < DIM ? *(const float4 *)(from + r * row + e + 4 * j) : make_float4(0, 0, 0, 0);
         char *to = tile + (r * PITCH + e) * sizeof(Element);
         if constexpr (BF16)
-            *(uint4 *)to = make_uint4(pack_bf16(x[0].x, x[0].y), pack_bf16(x[0].z, x[0].w), pack_bf16(x[1].x, x[1].y), pack_bf16(x[1].z, x[1].w));
+            *(uint4 *)to = make_uint4(pack_bf16(x[0].x, x[0].y), pack_bf16(x[0].z, x[0].w), pack_bf16(x[1].x, x[1].y),
+                                      pack_bf16(x[1].z, x[1].w));
         else *(uint4 *)to = make_uint4(round_tf32(x[0].x), round_tf32(x[0].y), round_tf32(x[0].z), round_tf32(x[0].w));
     }
 }
 
-// A warp's sums, times a factor, to `rows` rows in memory, from piece `piece` of a row on; added to what is there if so told.
+// A warp's sums, times a factor, to `rows` rows in memory, from piece `piece` of a row on; added to what is there if so
+// told.
 template <int PIECES>
-__device__ __forceinline__ void store(float *to, u64 row, u64 rows, const float (*sums)[4], float factor, u32 piece, bool add) {
+__device__ __forceinline__ void store(
+    float *to, u64 row, u64 rows, const float (*sums)[4], float factor, u32 piece, bool add) {
     const u32 g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (u32 j = 0; j < PIECES; j++)
@@ -160,13 +167,14 @@ __device__ __forceinline__ float row_max(float x) {
     return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
 }
 
-// The answers of a warp's 16 queries, of which `asked` exist, and of each of a thread's two rows the binary logarithm of the softmax's
-// denominator, largest score included. Keys come `rows` at a time to the tiles k and v. The softmax is taken as it comes: what was
-// summed shrinks by 2^(old largest − new largest).
+// The answers of a warp's 16 queries, of which `asked` exist, and of each of a thread's two rows the binary logarithm
+// of the softmax's denominator, largest score included. Keys come `rows` at a time to the tiles k and v. The softmax is
+// taken as it comes: what was summed shrinks by 2^(old largest − new largest).
 struct Answers {
     float o[WIDE][4];
     float log_sum[2];
-    __device__ __forceinline__ Answers(const Sizes &s, const float *qkv, const Head &h, u64 query, u32 asked, char *k, char *v, u32 rows) {
+    __device__ __forceinline__ Answers(
+        const Sizes &s, const float *qkv, const Head &h, u64 query, u32 asked, char *k, char *v, u32 rows) {
         const u32 t = threadIdx.x % 4;
         const float scale = s.scale * 1.44269504f;  // scores are logarithms to base 2
         u32 q[PADDED / STEP][4];
@@ -247,17 +255,22 @@ extern "C" __global__ void __launch_bounds__(MOST) forward(const Sizes s, const 
     extern __shared__ __align__(128) char shared[];
     const u32 each = blockDim.x / 2, tiles = (u32)((s.queries + each - 1) / each);
     const Head h(s, blockIdx.x / tiles);
-    const u64 query = (u64)(blockIdx.x % tiles) * each + threadIdx.x / 32 * 16, asked = query < s.queries ? s.queries - query : 0;
-    const Answers answers(s, qkv, h, query, (u32)min(asked, 16ull), shared, shared + KEYS * PITCH * sizeof(Element), KEYS);
+    const u64 query = (u64)(blockIdx.x % tiles) * each + threadIdx.x / 32 * 16;
+    const u64 asked = query < s.queries ? s.queries - query : 0;
+    char *k = shared, *v = k + KEYS * PITCH * sizeof(Element);
+    const Answers answers(s, qkv, h, query, (u32)min(asked, 16ull), k, v, KEYS);
     store<WIDE>(out + h.out + query * h.out_row, h.out_row, asked, answers.o, 1, 0, false);
 }
 
-// A block has an image and a head, grid.x of them; a warp has 16 keys of a tile, whose dK and dV stay in registers while all warps
-// walk over the queries. dQ of those queries needs every key of the tile: the warps lay their parts of dSᵀ side by side in shared memory
-// and share the product; tiles of keys after the first add to it. stats, (B h, M, 2): see step 1.
-extern "C" __global__ void __launch_bounds__(MOST) backward(const Sizes s, const float *qkv, const float *dout, float *stats, float *dqkv) {
+// A block has an image and a head, grid.x of them; a warp has 16 keys of a tile, whose dK and dV stay in registers
+// while all warps walk over the queries. dQ of those queries needs every key of the tile: the warps lay their parts of
+// dSᵀ side by side in shared memory and share the product; tiles of keys after the first add to it. stats, (B h, M, 2):
+// see step 1.
+extern "C" __global__ void __launch_bounds__(MOST)
+    backward(const Sizes s, const float *qkv, const float *dout, float *stats, float *dqkv) {
     extern __shared__ __align__(128) char shared[];
-    const u32 warp = threadIdx.x / 32, warps = blockDim.x / 32, keys = 16 * warps, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const u32 warp = threadIdx.x / 32, warps = blockDim.x / 32, keys = 16 * warps;
+    const u32 g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     char *k = shared, *v = k + keys * PITCH * sizeof(Element), *q = v + keys * PITCH * sizeof(Element);
     char *d = q + QUERIES * PITCH * sizeof(Element), *ds = d + QUERIES * PITCH * sizeof(Element);
     const Head h(s, blockIdx.x);
@@ -271,7 +284,8 @@ extern "C" __global__ void __launch_bounds__(MOST) backward(const Sizes s, const
         *(float4 *)(dqkv + h.qkv + token * h.row + i % (DIM / 4) * 4) = make_float4(0, 0, 0, 0);
     }
 
-    // 1. Of each query the logarithm of its softmax's denominator, and Δ = Σ_j p_j dp_j = ⟨o, do⟩, of the same do as dp has.
+    // 1. Of each query the logarithm of its softmax's denominator, and Δ = Σ_j p_j dp_j = ⟨o, do⟩, of the same do as dp
+    // has.
     for (u64 first = 0; first < s.queries; first += keys) {
         const u64 query = first + 16 * warp, asked = query < s.queries ? s.queries - query : 0;
         const Answers answers(s, qkv, h, query, (u32)min(asked, 16ull), k, v, keys);
@@ -349,7 +363,8 @@ extern "C" __global__ void __launch_bounds__(MOST) backward(const Sizes s, const
                 }
             }
             __syncthreads();  // dSᵀ is there, and q and d have been read
-            // 5. dQ += dS K: pieces of 16 queries and 16 columns go round the warps, the same to the same warp each time.
+            // 5. dQ += dS K: pieces of 16 queries and 16 columns go round the warps, the same to the same warp each
+            // time.
             for (u32 piece = warp; piece < QUERIES / 16 * WIDE / 2; piece += warps) {
                 const u32 row = piece % 2 * 16, c = piece / 2 * 2;
                 float dq[2][4] = {};
@@ -359,8 +374,8 @@ extern "C" __global__ void __launch_bounds__(MOST) backward(const Sizes s, const
                     right_across(right, k, PITCH, of, 8 * c);
                     multiply(dq[0], left, right), multiply(dq[1], left, right + 2);
                 }
-                if (row < asked)
-                    store<2>(dqkv + h.qkv + (s.first + query + row) * h.row, h.row, asked - row, dq, s.scale, c, key > 0);
+                float *to = dqkv + h.qkv + (s.first + query + row) * h.row;
+                if (row < asked) store<2>(to, h.row, asked - row, dq, s.scale, c, key > 0);
             }
         }
         if (mine < some) {

@@ -1,24 +1,24 @@
-// Products on tensor cores: c ← a b + what is added, for each of a batch, of f32 matrices whose numbers are rounded to bf16 or tf32
-// before they are multiplied; sums are f32. (In the elements' own precision: matmul.cu.)
+// Products on tensor cores: c ← a b + what is added, for each of a batch, of f32 matrices whose numbers are rounded to
+// bf16 or tf32 before they are multiplied; sums are f32. (In the elements' own precision: matmul.cu.)
 //
-// A tensor core has one instruction, mma: the 32 threads of a warp together multiply a piece of a, 16 × STEP, with a piece of b,
-// STEP × 8, and add it to 16 × 8 sums. Each thread holds some numbers of each piece, in an order that the hardware
-// prescribes (primitives.cuh). Everything here is about bringing the numbers there in time:
+// A tensor core has one instruction, mma: the 32 threads of a warp together multiply a piece of a, 16 × STEP, with a
+// piece of b, STEP × 8, and add it to 16 × 8 sums. Each thread holds some numbers of each piece, in an order that the
+// hardware prescribes (primitives.cuh). Everything here is about bringing the numbers there in time:
 //
-//   memory → shared memory   A block computes a tile of c, TILE_M × TILE_N. The reduction goes in slices of DEPTH, of which some are
-//                            on their way (`Operand`) while one is multiplied.
-//   shared memory → pieces   A warp has ROWS × COLS pieces of sums. Pieces of a and b for a step are read while the step
-//                            before is multiplied (`read_left`, `read_right`).
+//   memory → shared memory   A block computes a tile of c, TILE_M × TILE_N. The reduction goes in slices of DEPTH, of
+//                            which some are on their way (`Operand`) while one is multiplied.
+//   shared memory → pieces   A warp has ROWS × COLS pieces of sums. Pieces of a and b for a step are read while the
+//                            step before is multiplied (`read_left`, `read_right`).
 //   sums → c                 Straight from registers, two neighbors at a time (`write`).
 //
 // There is one barrier for a slice: it says that the next slice is there for all, and that all have read this one.
 //
-// Where the reduction is long and tiles are few, it is cut in `splits`, each the work of one block. The last block to come adds
-// up the sums of all, in their order, whoever came last: the same bits on every run.
+// Where the reduction is long and tiles are few, it is cut in `splits`, each the work of one block. The last block to
+// come adds up the sums of all, in their order, whoever came last: the same bits on every run.
 //
-// The host defines TILE_M, TILE_N, WARPS_M, WARPS_N: how the tile is cut between warps; STAGES: slices that fit shared memory;
-// A_TRANSPOSED, B_TRANSPOSED; BF16: 1, or 0 for tf32; ALIGNED: whether rows of a and b begin at multiples of 16 bytes, pairs of
-// neighbors of c and of what is added at multiples of 8.
+// The host defines TILE_M, TILE_N, WARPS_M, WARPS_N: how the tile is cut between warps; STAGES: slices that fit shared
+// memory; A_TRANSPOSED, B_TRANSPOSED; BF16: 1, or 0 for tf32; ALIGNED: whether rows of a and b begin at multiples of 16
+// bytes, pairs of neighbors of c and of what is added at multiples of 8.
 
 #if BF16
 typedef u16 Element;  // as shared memory has it
@@ -43,11 +43,12 @@ struct Products {
     u32 own, splits, unused;
 };
 
-// A tile of an operand, one slice at a time: LINES rows of a (or columns of b) by DEPTH of the reduction. It lies in shared memory as
-// the operand lies in memory, so that both are walked along: ALONG_DEPTH says that neighbors are neighbors of the reduction.
+// A tile of an operand, one slice at a time: LINES rows of a (or columns of b) by DEPTH of the reduction. It lies in
+// shared memory as the operand lies in memory, so that both are walked along: ALONG_DEPTH says that neighbors are
+// neighbors of the reduction.
 //
-// Rows of a tile are PITCH elements apart, a little more than they have: then what a warp reads at once, 8 rows of a chunk or, of tf32
-// across the rows, 4 × 8 numbers, falls in different banks.
+// Rows of a tile are PITCH elements apart, a little more than they have: then what a warp reads at once, 8 rows of a
+// chunk or, of tf32 across the rows, 4 × 8 numbers, falls in different banks.
 template <bool ALONG_DEPTH, u32 LINES, typename Stored> struct Operand {
     static constexpr u32 ACROSS = ALONG_DEPTH ? DEPTH : LINES, DOWN = ALONG_DEPTH ? LINES : DEPTH;
     static constexpr u32 PITCH = ACROSS + (ALONG_DEPTH ? CHUNK : 8), BYTES = DOWN * PITCH * sizeof(Element);
@@ -105,7 +106,8 @@ template <bool ALONG_DEPTH, u32 LINES, typename Stored> struct Operand {
                 u32 pair[4];
 #pragma unroll
                 for (u32 e = 0; e < 4; e++) pair[e] = pack_bf16(held[i][2 * e], held[i][2 * e + 1]);
-                *(uint4 *)(tile + ((row + i * GAP) * PITCH + column) * sizeof(Element)) = make_uint4(pair[0], pair[1], pair[2], pair[3]);
+                char *to = tile + ((row + i * GAP) * PITCH + column) * sizeof(Element);
+                *(uint4 *)to = make_uint4(pair[0], pair[1], pair[2], pair[3]);
             }
         }
     }
@@ -114,7 +116,8 @@ template <bool ALONG_DEPTH, u32 LINES, typename Stored> struct Operand {
     __device__ __forceinline__ static u32 at(u32 line, u32 k) {
         return (ALONG_DEPTH ? line * PITCH + k : k * PITCH + line) * sizeof(Element);
     }
-    // Rounded to tf32, if that is to be done yet. (To add half of what is cut off would be cheaper, and turn NaN, all ones, into 0.)
+    // Rounded to tf32, if that is to be done yet. (To add half of what is cut off would be cheaper, and turn NaN, all
+    // ones, into 0.)
     __device__ __forceinline__ static u32 rounded(u32 x) { return BF16 ? x : round_tf32(__uint_as_float(x)); }
 
     // The piece of a from `line` and k on, as mma takes it.
@@ -123,10 +126,12 @@ template <bool ALONG_DEPTH, u32 LINES, typename Stored> struct Operand {
         if constexpr (ALONG_DEPTH) {
             load_matrices(r, shared_address(tile) + at(line + lane % 16, k + lane / 16 * CHUNK));
         } else if constexpr (BF16) {
-            load_matrices_transposed(r, shared_address(tile) + at(line + lane / 8 % 2 * 8, k + lane / 16 * 8 + lane % 8));
+            const u32 of = at(line + lane / 8 % 2 * 8, k + lane / 16 * 8 + lane % 8);
+            load_matrices_transposed(r, shared_address(tile) + of);
         } else {
 #pragma unroll
-            for (u32 i = 0; i < 4; i++) r[i] = *(const u32 *)(tile + at(line + lane / 4 + i % 2 * 8, k + lane % 4 + i / 2 * 4));
+            for (u32 i = 0; i < 4; i++)
+                r[i] = *(const u32 *)(tile + at(line + lane / 4 + i % 2 * 8, k + lane % 4 + i / 2 * 4));
         }
 #pragma unroll
         for (u32 i = 0; i < 4; i++) r[i] = rounded(r[i]);
@@ -140,7 +145,8 @@ template <bool ALONG_DEPTH, u32 LINES, typename Stored> struct Operand {
             load_matrices_transposed(r, shared_address(tile) + at(line + lane / 16 * 8, k + lane % 16));
         } else {
 #pragma unroll
-            for (u32 i = 0; i < 4; i++) r[i] = *(const u32 *)(tile + at(line + lane / 4 + i / 2 * 8, k + lane % 4 + i % 2 * 4));
+            for (u32 i = 0; i < 4; i++)
+                r[i] = *(const u32 *)(tile + at(line + lane / 4 + i / 2 * 8, k + lane % 4 + i % 2 * 4));
         }
 #pragma unroll
         for (u32 i = 0; i < 4; i++) r[i] = rounded(r[i]);
@@ -180,27 +186,31 @@ __device__ __forceinline__ void write(const Products &p, u32 batch, u32 i, u32 j
     }
 }
 
-// grid.x: the batch and, running faster, tiles of c, of which the columns' index runs fastest; grid.y: splits. partial: of each block
-// that shares its tile the sums, as its threads have them; arrived: how many of a tile's blocks have come, 0 between launches.
+// grid.x: the batch and, running faster, tiles of c, of which the columns' index runs fastest; grid.y: splits. partial:
+// of each block that shares its tile the sums, as its threads have them; arrived: how many of a tile's blocks have
+// come, 0 between launches.
 extern "C" __global__ void __launch_bounds__(THREADS, THREADS == 128 ? 3 : 1) products(
-    const Products p, const float *a, const float *b, const float *bias, const float *residual, float *c, float *partial,
-    u32 *arrived) {
+    const Products p, const float *a, const float *b, const float *bias, const float *residual, float *c,
+    float *partial, u32 *arrived) {
     extern __shared__ __align__(128) char shared[];
     auto tile_of_a = [&](u32 slice) { return shared + slice % STAGES * (A::BYTES + B::BYTES); };
     auto tile_of_b = [&](u32 slice) { return tile_of_a(slice) + A::BYTES; };
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const u32 down = (p.m + TILE_M - 1) / TILE_M, across = (p.n + TILE_N - 1) / TILE_N, batch = blockIdx.x / (down * across);
+    const u32 down = (p.m + TILE_M - 1) / TILE_M, across = (p.n + TILE_N - 1) / TILE_N;
+    const u32 batch = blockIdx.x / (down * across);
     const u32 i0 = blockIdx.x / across % down * TILE_M, j0 = blockIdx.x % across * TILE_N;
-    const u32 row = warp / WARPS_N * (TILE_M / WARPS_M), column = warp % WARPS_N * (TILE_N / WARPS_N);  // of the warp, in the tile
+    const u32 row = warp / WARPS_N * (TILE_M / WARPS_M), column = warp % WARPS_N * (TILE_N / WARPS_N);  // in the tile
     // The slices of all products that are added up, in a row.
     const u32 of_one = (p.k + DEPTH - 1) / DEPTH, slices = p.summed ? of_one * p.batch : of_one;
-    const u32 each = (slices + p.splits - 1) / p.splits, first = min(blockIdx.y * each, slices), count = min(each, slices - first);
+    const u32 each = (slices + p.splits - 1) / p.splits, first = min(blockIdx.y * each, slices);
+    const u32 count = min(each, slices - first);
     A of_a(a, p.a_step, i0, p.k, p.m);
     B of_b(b, p.b_step, j0, p.k, p.n);
 
     auto bring = [&](u32 slice) {
         if (slice < count) {
-            const u32 which = first + slice, matrix = p.summed ? which / of_one : 0, k = (which - matrix * of_one) * DEPTH;
+            const u32 which = first + slice, matrix = p.summed ? which / of_one : 0;
+            const u32 k = (which - matrix * of_one) * DEPTH;
             of_a.bring(p.summed ? matrix : batch, k, tile_of_a(slice));
             of_b.bring(p.summed ? matrix : batch, k, tile_of_b(slice));
         }
@@ -215,7 +225,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS == 128 ? 3 : 1) pr
 #pragma unroll
         for (u32 i = 0; i < ROWS; i++) A::read_left(left[step % 2][i], tile_of_a(slice), row + 16 * i, step * STEP);
 #pragma unroll
-        for (u32 j = 0; j < COLS; j += 2) B::read_right(right[step % 2][j], tile_of_b(slice), column + 8 * j, step * STEP);
+        for (u32 j = 0; j < COLS; j += 2)
+            B::read_right(right[step % 2][j], tile_of_b(slice), column + 8 * j, step * STEP);
     };
     // Until the next slice is there for all, and all have read what it will be followed by.
     auto arrive = [&](u32 next) {
@@ -275,7 +286,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS == 128 ? 3 : 1) pr
 #pragma unroll
         for (u32 j = 0; j < COLS; j++)
 #pragma unroll
-            for (u32 half = 0; half < 2; half++)
-                write(p, batch, i0 + row + 16 * i + lane / 4 + 8 * half, j0 + column + 8 * j + lane % 4 * 2, sums[i][j][2 * half],
-                      sums[i][j][2 * half + 1], bias, residual, c);
+            for (u32 half = 0; half < 2; half++) {
+                const u32 line = i0 + row + 16 * i + lane / 4 + 8 * half, at = j0 + column + 8 * j + lane % 4 * 2;
+                write(p, batch, line, at, sums[i][j][2 * half], sums[i][j][2 * half + 1], bias, residual, c);
+            }
 }

@@ -11,8 +11,8 @@ const KEYS: usize = 64;
 const QUERIES: usize = 32;
 /// Queries, or keys, of a warp.
 const WARP: usize = 16;
-/// Bytes of shared memory that a block of any card may have, or a little less: the same for all, so that bits do not depend on
-/// the card.
+/// Bytes of shared memory that a block of any card may have, or a little less: the same for all, so that bits do not
+/// depend on the card.
 const SHARED: usize = 96 * 1024;
 
 /// Whether this attention is computed on tensor cores.

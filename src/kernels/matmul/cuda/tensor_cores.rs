@@ -60,7 +60,8 @@ impl Tile {
         (32 * self.warps[0] * self.warps[1]) as u32
     }
 
-    /// Bytes of shared memory of a slice: each operand in rows along the reduction or across it, with what lies between rows.
+    /// Bytes of shared memory of a slice: each operand in rows along the reduction or across it, with what lies between
+    /// rows.
     fn slice(self, bf16: bool, along_depth: [bool; 2]) -> usize {
         let (element, chunk) = if bf16 { (2, 8) } else { (4, 4) };
         let bytes = |lines: usize, along_depth: bool| {
@@ -71,7 +72,8 @@ impl Tile {
 }
 
 /// The most slices that are in shared memory at once: those of bf16 are held in registers before, those of tf32 are
-/// copied behind the threads' backs. At least two blocks shall fit a multiprocessor, which has little more than a block may have.
+/// copied behind the threads' backs. At least two blocks shall fit a multiprocessor, which has little more than a block
+/// may have.
 fn stages(bf16: bool, slice: usize, shared: usize) -> usize {
     if bf16 { 2 } else { (shared / 2 / slice).clamp(2, 4) }
 }
@@ -89,8 +91,8 @@ fn folded(of: &Products) -> Products {
     }
 }
 
-/// How many blocks of a tile have come, for each tile: zeros between launches. Launches on a GPU come one after the other, so
-/// one set serves all.
+/// How many blocks of a tile have come, for each tile: zeros between launches. Launches on a GPU come one after the
+/// other, so one set serves all.
 fn arrived(gpu: &Gpu) -> Pointer {
     static ARRIVED: Mutex<BTreeMap<usize, Buffer>> = Mutex::new(BTreeMap::new());
     let mut arrived = ARRIVED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,8 +158,8 @@ fn products_in<T: Real>(
     let ([rows, cols], [down, across]) = (tile.size, tile.warps);
     let [ta, tb, bf16, aligned] = [transposed[0], transposed[1], bf16, aligned].map(u32::from);
     let definitions = format!(
-        "TILE_M={rows} TILE_N={cols} WARPS_M={down} WARPS_N={across} STAGES={stages} A_TRANSPOSED={ta} B_TRANSPOSED={tb} \
-         BF16={bf16} ALIGNED={aligned}"
+        "TILE_M={rows} TILE_N={cols} WARPS_M={down} WARPS_N={across} STAGES={stages} \
+         A_TRANSPOSED={ta} B_TRANSPOSED={tb} BF16={bf16} ALIGNED={aligned}"
     );
     let launch = Launch {
         gpu: a.gpu,
