@@ -69,6 +69,6 @@ mod tests {
         Preset::ALL.into_iter().for_each(|preset| assert_eq!(preset.to_string().parse::<Preset>().unwrap(), preset));
         assert_eq!("bf16".parse::<Precision>().unwrap(), Precision::Bf16);
         let error = "f16".parse::<Precision>().unwrap_err().to_string();
-        assert!(error.contains("no precision is called 'f16'") && error.contains("f32, bf16"), "{error}");
+        assert!(error.contains("no precision is called 'f16'") && error.contains("f32, tf32, bf16"), "{error}");
     }
 }

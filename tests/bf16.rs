@@ -10,7 +10,7 @@ use stop_mim::lab::small;
 use stop_mim::methods::MethodConfig;
 use stop_mim::train::checkpoint::{CheckpointPolicy, load_run, save_run};
 use stop_mim::train::{RunConfig, Trainer, pretrain, resume};
-use stop_mim::{DType, Precision, Tensor};
+use stop_mim::{DType, Device, Precision, Tensor};
 
 fn config() -> RunConfig {
     RunConfig { precision: Precision::Bf16, ..small::run(&small::trainer(small::stop(), false, DType::F32)) }
@@ -32,7 +32,7 @@ fn run(config: &RunConfig, from: Option<Trainer>, steps: usize) -> Trainer {
 fn a_processor_without_it_is_an_error_that_says_so() {
     let (config, splits) = (config(), data::open("shapes", 16).unwrap());
     config.validate().unwrap(); // such a run can be probed and looked at anywhere
-    assert_eq!(config.supported().is_ok(), Precision::Bf16.is_available());
+    assert_eq!(config.supported_on(Device::Cpu).is_ok(), Precision::Bf16.is_available());
     if !Precision::Bf16.is_available() {
         let error = pretrain(&config, &splits, 2, &mut |_, _| unreachable!("no step is made")).unwrap_err().to_string();
         assert!(error.contains("AVX512-BF16") && error.contains("--precision"), "{error}");

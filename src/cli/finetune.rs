@@ -128,6 +128,7 @@ fn begin(args: &Args, encoder: &EncoderArgs, device: Device) -> Result<()> {
     let mut config = RunConfig { data, ..RunConfig::for_fine_tuning(sizes, tuning, splits.train.len()) };
     config.model.linear_init = found.linear_init;
     let mut config = args.train.apply(config, Some(length), chosen.train.len())?;
+    config.supported_on(device)?;
     signals::listen(); // not before: nothing asks while images are listed, or decoded with --strict
     let weights = if args.from_scratch {
         say!("from scratch: an encoder of the sizes in {}, with random weights", encoder.file.display());

@@ -272,8 +272,8 @@ pub struct TrainArgs {
     /// Do not mirror images.
     #[arg(long)]
     no_flip: bool,
-    /// What the operands of matrix products are rounded to [default: f32]. bf16 is faster on processors with AVX512-BF16;
-    /// weights, sums and the optimizer stay in f32. Part of the run: a resumed run keeps it.
+    /// What the operands of matrix products are rounded to [default: f32]. bf16 is faster on GPUs and on processors
+    /// with AVX512-BF16, tf32 on GPUs; weights, sums and the optimizer stay in f32. Part of the run: a resumed run keeps it.
     #[arg(long, value_parser = choice(&Precision::ALL, Precision::name, Precision::about))]
     precision: Option<Precision>,
     /// Decides initial weights, order, crops, masks and noise [default: 0].
@@ -412,7 +412,6 @@ impl TrainArgs {
         config.precision = self.precision.unwrap_or(config.precision);
         config.seed = self.seed.unwrap_or(config.seed);
         config.validate()?;
-        config.supported()?;
         Ok(config)
     }
 }

@@ -83,6 +83,7 @@ fn begin(args: &Args, device: Device) -> Result<()> {
     }
     let config = RunConfig { data, normalization: Some(splits.normalization()?), ..config };
     let mut config = args.train.apply(config, args.length.length(), splits.train.len())?;
+    config.supported_on(device)?;
     if let Some(steps) = args.profile {
         return profile(&config, &splits, device, steps as usize);
     }

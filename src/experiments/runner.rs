@@ -165,6 +165,7 @@ impl<'a> Runner<'a> {
         metrics.iter().try_for_each(|metric| metric.check(&self.images)).map_err(of)?;
         let mut labels: Vec<String> = Vec::new();
         let mut subjects = BTreeMap::new();
+        let device = self.cache.device;
         let mut add = |label: &str, kind: Kind, config: &RunConfig, seeds: usize| {
             if labels.iter().any(|other| other == label) {
                 return Err(Error::config(format!("two arms called '{label}'"), "give each a name of its own"));
@@ -174,7 +175,7 @@ impl<'a> Runner<'a> {
                 // All else is the same for all arms: images, crops, masks and noise follow from the seed.
                 let config = RunConfig { normalization: Some(normalization.clone()), seed, ..config.clone() };
                 config.validate()?;
-                config.supported()?;
+                config.supported_on(device)?;
                 subjects.insert((label.to_owned(), seed), Subject { kind, config });
             }
             Ok(())

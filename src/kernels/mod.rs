@@ -36,6 +36,8 @@ mod launch;
 pub mod meter;
 #[cfg(test)]
 mod oracle;
+#[cfg(all(test, feature = "cuda"))]
+mod oracle_on_tensor_cores;
 pub mod peak;
 mod precision;
 mod real;

@@ -158,8 +158,8 @@ pub struct Trainer {
     pub optimizer: AdamW,
     /// Images in a chunk.
     pub chunk_images: usize,
-    /// What the operands of products are rounded to in a step. Of f64 tensors nothing is. A step panics when this processor
-    /// cannot compute with it: [`Precision::is_available`].
+    /// What the operands of products are rounded to in a step. Of f64 tensors nothing is. A step panics when their device
+    /// cannot compute with it: [`Precision::is_available_on`].
     pub precision: Precision,
 }
 

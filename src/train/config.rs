@@ -10,7 +10,7 @@ use super::fine_tuning::{self, FineTuning};
 use super::schedule::{EmaMomentum, LearningRate, WeightDecay};
 use crate::data::{Augment, Normalization, check_image_size};
 use crate::files::ordinary;
-use crate::kernels::Precision;
+use crate::kernels::{Device, Precision};
 use crate::methods::{Masking, ModelConfig};
 use crate::paper::masking::kept_units;
 use crate::{Error, Result};
@@ -172,18 +172,20 @@ impl RunConfig {
         self.fine_tuning.as_ref().map_or_else(|| self.model.elements(), |t| t.elements(&self.model.encoder))
     }
 
-    /// Whether this processor can train so.
+    /// Whether this device can train so.
     ///
     /// # Errors
     /// [`Error::Config`] when it has no instructions for products in this precision.
-    pub fn supported(&self) -> Result<()> {
-        if self.precision.is_available() {
+    pub fn supported_on(&self, device: Device) -> Result<()> {
+        if self.precision.is_available_on(device) {
             return Ok(());
         }
-        Err(Error::config(
-            "products in bf16 need a processor with AVX512-BF16, and this one has none",
-            "train in f32: leave `precision` as it is; a run that began in bf16 can go on where it began",
-        ))
+        let problem = match self.precision {
+            Precision::Bf16 => "products in bf16 need a GPU or a processor with AVX512-BF16, and this one has none",
+            _ => "products in tf32 need a GPU",
+        };
+        let hint = "train in f32: leave `precision` as it is; a run that began in another can go on where it began";
+        Err(Error::config(problem, hint))
     }
 
     /// The numbers of a step, counted from 1.

@@ -145,7 +145,7 @@ fn steps(
     observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     config.validate()?;
-    config.supported()?;
+    config.supported_on(trainer.params.device())?;
     trainer.precision = config.precision;
     for images in [&splits.train, &splits.test] {
         let EncoderConfig { channels, image_size, .. } = *trainer.method.encoder().config();

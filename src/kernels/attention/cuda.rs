@@ -1,3 +1,5 @@
+pub(in crate::kernels) mod tensor_cores;
+
 use super::Sizes;
 use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Source, View, ViewMut, argument};
 use crate::kernels::{Buffer, Device, Real};
@@ -43,13 +45,18 @@ fn launch<'a, T: Real>(s: &Sizes, x: View<'a, T>, kernel: &'static str, rows: us
 }
 
 pub(super) fn forward<T: Real>(s: &Sizes, qkv: View<'_, T>, out: ViewMut<'_, T>) {
-    if s.out() > 0 {
+    if tensor_cores::compute::<T>(s) {
+        tensor_cores::forward(s, qkv, out);
+    } else if s.out() > 0 {
         let launch = launch(s, qkv, "forward", s.queries.len(), 4);
         launch.run::<T>(&[&Arguments::<T>::new(s), &qkv.pointer(), &out.pointer()]);
     }
 }
 
 pub(super) fn backward<T: Real>(s: &Sizes, qkv: View<'_, T>, dout: View<'_, T>, mut dqkv: ViewMut<'_, T>) {
+    if tensor_cores::compute::<T>(s) {
+        return tensor_cores::backward(s, qkv, dout, dqkv);
+    }
     if s.queries != (0..s.tokens) {
         dqkv.clear();
     }

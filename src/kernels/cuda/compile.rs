@@ -25,7 +25,7 @@ pub struct Source {
     pub name: &'static str,
     /// What it says.
     pub text: &'static str,
-    /// All definitions that it is launched with, besides the type of its elements.
+    /// The definitions that it is launched with: all, or those that matter where there are many.
     pub variants: &'static [&'static str],
 }
 
@@ -144,7 +144,7 @@ pub struct KernelReport {
     pub spilled: u32,
 }
 
-/// Compiles every kernel for an architecture (`"sm_80"`), with all definitions that it is launched with. Needs the compiler,
+/// Compiles every kernel for an architecture (`"sm_80"`), with the definitions that it is launched with. Needs the compiler,
 /// and no GPU.
 ///
 /// # Errors

@@ -231,10 +231,12 @@ impl fmt::Display for Gpu {
 /// Every file of kernels.
 const SOURCES: &[Source] = &[
     super::attention::cuda::SOURCE,
+    super::attention::cuda::tensor_cores::SOURCE,
     super::elementwise::cuda::SOURCE,
     super::layer_norm::cuda::SOURCE,
     super::loss::cuda::SOURCE,
     super::matmul::cuda::SOURCE,
+    super::matmul::cuda::tensor_cores::SOURCE,
     super::optim::cuda::SOURCE,
     super::reduce::cuda::SOURCE,
     super::softmax::cuda::SOURCE,

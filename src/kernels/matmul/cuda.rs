@@ -1,6 +1,8 @@
+pub(in crate::kernels) mod tensor_cores;
+
 use super::Products;
 use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Pointer, Source, View, ViewMut, argument, or_null};
-use crate::kernels::{Buffer, Device, Real, meter};
+use crate::kernels::{Buffer, DType, Device, Precision, Real, meter};
 
 pub(in crate::kernels) const SOURCE: Source =
     Source { name: "matmul", text: include_str!("matmul.cu"), variants: BOTH_REALS };
@@ -49,6 +51,9 @@ pub(super) fn products<T: Real>(
     let batches = if summed { 1 } else { batch };
     if m * n * batches == 0 {
         return;
+    }
+    if T::DTYPE == DType::F32 && Precision::here() != Precision::F32 {
+        return tensor_cores::products(of, [a, b], [bias, residual], c);
     }
     let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
     let splits = splits(tiles * batches, k.div_ceil(DEPTH) * if summed { batch } else { 1 });

@@ -308,8 +308,8 @@ unsafe fn copy_panel<R: Operand<K>, const K: usize>(
 /// # Safety
 /// As [`Product`] promises.
 pub unsafe fn sgemm(product: &Product<f32>) -> bool {
-    if Precision::here() == Precision::Bf16 {
-        // SAFETY: the caller's promise; only a processor that has it is told to use this precision.
+    if Precision::here_on_cpu() == Precision::Bf16 {
+        // SAFETY: the caller's promise; the processor has it, or the line above had panicked.
         unsafe { bf16::avx512(product) };
     } else if has_avx512() {
         // SAFETY: the caller's promise, and the processor was just asked.

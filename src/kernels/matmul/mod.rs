@@ -5,6 +5,7 @@
 //! | `gemm.rs` | one product inside slices: the checks that the `unsafe` code below leans on |
 //! | `microkernel.rs`, `registers.rs` | f32 on x86-64, by hand; elsewhere, and in f64, `matrixmultiply` |
 //! | `bf16.rs` | its operands rounded to bf16, see [`Precision`](super::Precision) |
+//! | `matmul.cu`, `tensor_cores.cu` | on a GPU: in the elements' own precision, and rounded to bf16 or tf32 |
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod bf16;
