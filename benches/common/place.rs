@@ -46,11 +46,12 @@ impl Place {
         Measured { trainer, batch, gpu }
     }
 
-    /// How much of the GPU's memory is free, in MB; `None` where it is no GPU.
-    fn free_mb(self) -> Option<f64> {
+    /// Waits until all that was asked of a GPU is done. How much of its memory is free then, in MB; `None` where it is no GPU.
+    fn wait(self) -> Option<f64> {
         #[cfg(feature = "cuda")]
         if let Device::Cuda(ordinal) = self.device {
             let gpu = stop_mim::kernels::cuda::Gpu::open(ordinal).ok()?;
+            gpu.wait();
             return Some(gpu.free_and_total().0 as f64 / f64::from(1 << 20));
         }
         None
@@ -74,9 +75,9 @@ struct GpuMemory {
 
 impl GpuMemory {
     fn around<R>(&mut self, work: impl FnOnce() -> R) -> R {
-        let before = self.place.free_mb();
+        let before = self.place.wait();
         let result = work();
-        self.mb += before.zip(self.place.free_mb()).map_or(0.0, |(before, after)| before - after);
+        self.mb += before.zip(self.place.wait()).map_or(0.0, |(before, after)| before - after);
         result
     }
 }
@@ -90,20 +91,27 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Steps: the milliseconds that each took, and its loss. Reading the loss waits for all that was asked of a GPU.
+    /// Steps: the milliseconds that each took, and its loss. The last one's include waiting for the GPU to have done all of them.
     pub fn steps(&mut self, n: usize) -> (Vec<f64>, Vec<f64>) {
         let Measured { trainer, batch, gpu } = self;
+        let place = gpu.place;
         let one = |_| {
             let start = Instant::now();
             let loss = trainer.step(batch, &HYPER).unwrap_or_else(|e| refuse(&e.to_string(), "")).loss;
             (start.elapsed().as_secs_f64() * 1e3, loss)
         };
-        gpu.around(|| (0..n).map(one).unzip())
+        gpu.around(|| {
+            let (mut ms, losses): (Vec<f64>, _) = (0..n).map(one).unzip();
+            let start = Instant::now();
+            place.wait();
+            ms.last_mut().into_iter().for_each(|last| *last += start.elapsed().as_secs_f64() * 1e3);
+            (ms, losses)
+        })
     }
 
     /// How much of a GPU's memory this takes, in MB; `None` where it is on no GPU.
     pub fn gpu_mb(&self) -> Option<f64> {
-        self.gpu.place.free_mb().map(|_| self.gpu.mb)
+        self.gpu.place.device.is_gpu().then_some(self.gpu.mb)
     }
 
     /// Speaks the protocol until standard input ends.
