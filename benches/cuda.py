@@ -1,21 +1,21 @@
 """Checks and measures all that this crate does on an NVIDIA GPU, in one go of under ten minutes.
 
     python benches/cuda.py --build DIR                   where Rust is: compiles the programs that are needed, into DIR
-    python benches/cuda.py --binaries DIR [--out DIR]    where the GPU is: needs PyTorch and NumPy, and neither Rust nor a network
+    python benches/cuda.py --binaries DIR [--out DIR]    where the GPU is: needs PyTorch and NumPy, no Rust, no network
     python benches/cuda.py --binaries DIR --rehearse     without a GPU: all of it in small, on the CPU that plays one
     python benches/cuda.py --workload FILE               writes workload T, which benches/training_step.rs reads
 
-Both machines need this repository, and the second a C library no older than the first's: the program says so. What it does:
+Both machines need this repository, and the second a C library that is new enough: the program says so. What it does:
 
 - tests: every test that computes on a GPU;
 - times: a step of workload T (a small ViT on 64 images of 32 x 32) and of ViT-B/16 on 64 images, in f32, tf32 and bf16,
   beside the same step in PyTorch (pytorch_step.py), on the same card, in turn; medians over rounds;
-- program: `stop-mim pretrain` with the toy preset on images like CIFAR-10's: images a second, the same bits from run to run,
-  losses beside those of the CPU;
+- program: `stop-mim pretrain` with the toy preset on images like CIFAR-10's: images a second, the same bits from run to
+  run, losses beside those of the CPU;
 - sanitizers: compute-sanitizer's memcheck, racecheck, initcheck and synccheck on the tests of the kernels.
 
-Every part has a limit of time, and what it finds is printed at once; a table of everything comes at the end, also when the
-program is stopped before (Ctrl-C or SIGTERM). It ends with 1 when something is wrong; a target that is missed is only said.
+Every part has a limit of time, and what it finds is printed at once; a table of everything comes at the end, also when
+it is stopped before (Ctrl-C or SIGTERM). It ends with 1 when something is wrong; a missed target is only said.
 """
 
 import argparse
@@ -43,7 +43,8 @@ MANNERS = ["eager", "compiled", "eager-graph", "compiled-graph"]
 TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 BENCHES = ["training_step", "vit_b16"]
 
-# Milliseconds a step at most, by workload and precision: what compiled PyTorch reached on an H100 as one CUDA graph (f32: eager).
+# Milliseconds a step at most, by workload and precision: what PyTorch reached on an H100, compiled (in f32: eager) and
+# as one CUDA graph; and its memory.
 TARGET_MS = {("T", "f32"): 6.6, ("T", "tf32"): 3.4, ("T", "bf16"): 2.5, ("ViT-B/16", "bf16"): 25.8}
 TARGET_GIB = {("ViT-B/16", "bf16"): 5.6}
 TARGET_IMAGES_A_SECOND = 100_000
@@ -52,7 +53,7 @@ LOSSES = [0.439146, 0.365090, 0.311912]
 LOSS_TOLERANCE = {"f32": 2e-5, "tf32": 5e-4, "bf16": 5e-4}
 
 
-# ---- What is found ----------------------------------------------------------------------------------------------------------
+# ---- What is found -------------------------------------------------------------------------------------------------
 
 
 class Report:
@@ -72,6 +73,7 @@ class Report:
 
     def row(self, what, figure, target="", met=None, peers=()):
         verdict = {None: "", True: "met", False: "missed"}[met]
+        figure = figure or "not measured"
         self.rows.append([what, figure, f"{target} {verdict}".strip(), *peers])
         self.say(f"{what}: {figure}" + (f" (target {target}: {verdict})" if target else ""))
 
@@ -97,16 +99,16 @@ class Limits:
         return max(0.0, min(at_most, self.end - time.monotonic()))
 
 
-# ---- Programs ---------------------------------------------------------------------------------------------------------------
+# ---- Programs ------------------------------------------------------------------------------------------------------
 
 RUNNING = set()
 
 
 def start(command, env, **streams):
     """A process with a group of its own, so that all that it starts ends with it."""
-    process = subprocess.Popen(
-        [str(word) for word in command], env=env, cwd=ROOT, start_new_session=True, text=True, errors="replace", **streams
-    )
+    words = [str(word) for word in command]
+    streams |= {"text": True, "errors": "replace"}
+    process = subprocess.Popen(words, env=env, cwd=ROOT, start_new_session=True, **streams)
     RUNNING.add(process)
     return process
 
@@ -157,11 +159,14 @@ class Peer:
     def become_ready(self, limit):
         self.ready = self.answer(limit)
         if self.ready is None:
-            self.errors.seek(0)
-            said = " ".join(self.errors.read().split())[-400:] or "nothing on standard error"
-            REPORT.problem(f"{self.name} did not become ready (it had {limit:.0f} s): {said}")
-            end(self.process)
-        return self.ready
+            self.give_up(f"did not become ready, in {limit:.0f} s")
+
+    def give_up(self, why):
+        self.ready = None
+        end(self.process)
+        self.errors.seek(0)
+        said = " ".join(self.errors.read().split())[-400:] or "it said nothing about it"
+        REPORT.problem(f"{self.name} {why}: {said}")
 
     def ask(self, line, limit):
         with contextlib.suppress(BrokenPipeError):
@@ -171,6 +176,8 @@ class Peer:
 
     def close(self):
         """What it says at its end."""
+        if not self.ready:
+            return {}
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         last = self.answer(10) or {}
@@ -178,7 +185,7 @@ class Peer:
         return last
 
 
-# ---- The programs that are measured -----------------------------------------------------------------------------------------
+# ---- The programs that are measured --------------------------------------------------------------------------------
 
 
 def build(folder, profile):
@@ -196,8 +203,7 @@ def build(folder, profile):
     named = lambda flag, names: [word for name in names for word in (flag, name)]
     built = cargo("test", "--no-run", "--lib", *named("--test", tests))
     program_of_tests = built.pop(("bin", "stop-mim"), None)
-    built |= cargo("build", "--profile", profile, "--bin", "stop-mim")
-    built |= cargo("bench", "--no-run", "--profile", "bench" if profile == "release" else profile, *named("--bench", BENCHES))
+    built |= cargo("bench", "--no-run", "--profile", profile, *named("--bench", BENCHES))  # and the program with them
     note = {"root": str(ROOT), "program_of_tests": program_of_tests, "profile": profile, "tests": []}
     for (kind, name), path in built.items():
         of_tests = kind in ("lib", "rlib", "test")
@@ -206,6 +212,7 @@ def build(folder, profile):
         if shutil.which("strip"):
             subprocess.run(["strip", copy], check=True)
         note["tests"] += [copy.name] if of_tests else []
+    note["tests"].sort(key=lambda name: (name != "test-stop_mim", name))  # the kernels themselves come first
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     note["commit"] = commit.stdout.strip()
     files = [path for path in folder.iterdir() if path.name != "note.json"]
@@ -213,7 +220,8 @@ def build(folder, profile):
     note["glibc"] = max(versions)
     (folder / "note.json").write_text(json.dumps(note, indent=1))
     size = sum(path.stat().st_size for path in files) / 2**20
-    print(f"{folder}: {len(files)} programs, {size:.0f} MiB; they run on x86-64 Linux with glibc {dotted(note['glibc'])} or newer")
+    needs = f"x86-64 Linux with glibc {dotted(note['glibc'])} or newer"
+    print(f"{folder}: {len(files)} programs, {size:.0f} MiB, for {needs}")
 
 
 def dotted(version):
@@ -276,7 +284,7 @@ def machine(note):
     )
 
 
-# ---- Workload T -------------------------------------------------------------------------------------------------------------
+# ---- Workload T ----------------------------------------------------------------------------------------------------
 
 
 def write_workload(path, images=64, width=192, depth=6, predictor_width=96, predictor_depth=3):
@@ -347,7 +355,8 @@ def write_workload(path, images=64, width=192, depth=6, predictor_width=96, pred
     header, offset = {}, 0
     for name, values in tensors.items():
         dtype = {"float32": "F32", "int64": "I64"}[values.dtype.name]
-        header[name] = {"dtype": dtype, "shape": values.shape, "data_offsets": [offset, offset := offset + values.nbytes]}
+        place = [offset, offset := offset + values.nbytes]
+        header[name] = {"dtype": dtype, "shape": values.shape, "data_offsets": place}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     data = b"".join(values.tobytes() for values in tensors.values())
@@ -366,7 +375,7 @@ def write_images(folder, per_file):
         records.tofile(folder / f"{name}.bin")
 
 
-# ---- The parts --------------------------------------------------------------------------------------------------------------
+# ---- The parts -----------------------------------------------------------------------------------------------------
 
 
 class Session:
@@ -382,7 +391,7 @@ class Session:
             play_gpu(folder)
             # Tests build it again themselves, here and not where another checkout's may lie.
             self.env |= {"STOP_MIM_CUDA_LIBRARIES": str(folder), "TMPDIR": str(folder)}
-        self.machine = machine(self.note)
+        self.machine = ("A rehearsal: the times mean nothing. " if self.rehearsal else "") + machine(self.note)
         self.peers = {}
         self.cifar = args.cifar
 
@@ -408,7 +417,8 @@ class Session:
             ("ViT-B/16", "f32"): ["eager"],
         }
         for (size, precision), manners in wanted.items():
-            words = [self.workload if size == "T" else "vit-b16", "--precision", precision, "--manners", ",".join(manners)]
+            words = [self.workload if size == "T" else "vit-b16", "--precision", precision]
+            words += ["--manners", ",".join(manners)]
             if self.rehearsal:
                 words += ["--device", "cpu", "--images", 1, "--small", "--backend", "aot_eager"]
             command = [sys.executable, HERE / "pytorch_step.py", *words]
@@ -427,17 +437,18 @@ def tests(session, limit=150):
         code, output = run([program, "--show-output", *filters], seconds, session.env)
         found = dict(re.findall(r"^test (\S+)(?: - should panic)? \.\.\. (\w+)", output, re.M))
         failed = sorted(test for test, result in found.items() if result == "FAILED")
-        skipped = len(re.findall(r"^skipped: ", output, re.M))
+        skipped = re.findall(r"^skipped: (.*)", output, re.M)
         for test in failed:
             said = re.search(rf"^---- {re.escape(test)} stdout ----\n(.*?)\n\n", output, re.M | re.S)
             why = " ".join(said[1].split("note: run with")[0].split()) if said else "it does not say why"
             REPORT.problem(f"{name}: {test} failed: {why[:1000]}")
         if code is None:
-            REPORT.problem(f"{name}: not finished after {seconds:.0f} s: {', '.join(sorted(listed - set(found)))[:600]}")
+            missing = ", ".join(sorted(listed - set(found)))
+            REPORT.problem(f"{name}: not finished after {seconds:.0f} s: {missing[:600]}")
         elif code and not failed:
             REPORT.problem(f"{name}: ended with {code}: " + " ".join(output.split())[-400:])
         if skipped:
-            REPORT.problem(f"{name}: {skipped} tests found no GPU")
+            REPORT.problem(f"{name}: {len(skipped)} tests were skipped: {skipped[0]}")
         passed = sum(result == "ok" for result in found.values())
         REPORT.row(f"tests of {name.removeprefix('test-')}", f"{passed} of {len(listed)} passed")
 
@@ -477,33 +488,36 @@ def times(session, size, rounds, steps, limit):
                 turns.append((peer, manner, f"{manner} {steps}"))
     for which in range(1 + rounds):  # the first does not count
         for peer, manner, line in turns:
-            answer = peer.ask(line, left()) if left() > 0 and peer.ready else None
+            if not peer.ready or left() == 0:
+                continue
+            answer = peer.ask(line, seconds := min(20, left()))
             if answer is None:
-                if peer.ready and left() > 0:
-                    REPORT.problem(f"{peer.name} {manner} did not answer")
-                peer.ready = None
+                peer.give_up(f"did not make {steps} steps in {seconds:.0f} s: {line}")
             elif which > 0:
                 peer.times.setdefault(manner, []).append(statistics.mean(answer["ms"]))
         if left() == 0:
             REPORT.say(f"{size}: time is up after {which} of {rounds} rounds")
             break
     for precision, peer in ours.items():
-        last, about = peer.close(), theirs[precision].ready or {}
-        theirs[precision].close()
-        median = lambda times: statistics.median(times) if times else None
-        ms, target = median(peer.times.get("")), TARGET_MS.get((size, precision))
-        others = [median(theirs[precision].times.get(manner)) for manner in MANNERS]
-        text = lambda ms: f"{ms:.{2 if ms < 100 else 0}f}" if ms else ""
-        met = (ms is not None and ms <= target) if target else None
-        REPORT.row(f"{size}, {precision}: ms a step", text(ms) or "not measured", f"≤ {target}" if target else "", met, map(text, others))
-        gib, most = (last.get("gpu_mb") or 0) / 1024, TARGET_GIB.get((size, precision))
-        peaks = [(about.get("manners", {}).get(manner, {}).get("gpu_mb") or 0) / 1024 for manner in MANNERS]
-        if gib and size != "T":
-            met = gib <= most if most else None
-            peaks = [f"{peak:.1f}" if peak else "" for peak in peaks]
-            REPORT.row(f"{size}, {precision}: memory, GiB", f"{gib:.1f}", f"≤ {most}" if most else "", met, peaks)
+        rows_of_times(size, precision, peer, theirs[precision])
     for peer in theirs.values():
         peer.close()
+
+
+def rows_of_times(size, precision, ours, theirs):
+    text = lambda values: [f"{x:.{2 if x < 100 else 0}f}" if x else "" for x in values]
+    ms = {manner: statistics.median(times) for manner, times in {**theirs.times, **ours.times}.items()}
+    figure, target = ms.get(""), TARGET_MS.get((size, precision))
+    met = bool(figure and figure <= target) if target else None
+    others = text(ms.get(manner) for manner in MANNERS)
+    REPORT.row(f"{size}, {precision}: ms a step", *text([figure]), f"≤ {target}" if target else "", met, others)
+
+    gib, most = (ours.close().get("gpu_mb") or 0) / 1024, TARGET_GIB.get((size, precision))
+    if gib and size != "T":
+        manners = (theirs.ready or {"manners": {}})["manners"]
+        peaks = text(manners.get(manner, {}).get("gpu_mb", 0) / 1024 for manner in MANNERS)
+        met = gib <= most if most else None
+        REPORT.row(f"{size}, {precision}: memory, GiB", *text([gib]), f"≤ {most}" if most else "", met, peaks)
 
 
 def first_losses(session, size, ours, theirs):
@@ -526,7 +540,8 @@ def first_losses(session, size, ours, theirs):
                     REPORT.problem(f"T in {precision}: the losses are off those of {name} by {off:.1e}: {other}")
 
 
-TINY = "--dim 24 --depth 1 --heads 3 --predictor-dim 24 --predictor-depth 1 --predictor-heads 3 --diagnose-every 0".split()
+TINY = ["--dim", 24, "--depth", 1, "--heads", 3, "--diagnose-every", 0]
+TINY += ["--predictor-dim", 24, "--predictor-depth", 1, "--predictor-heads", 3]
 
 
 def logged(folder, column):
@@ -544,7 +559,7 @@ def images_per_second(session):
         write_images(images, 10 if session.rehearsal else 10_000)
     for precision, batch in ("bf16", 64), ("bf16", 1024), ("f32", 64):
         words = ["--data", f"cifar10:{images}", "--device", "cuda", "--precision", precision, "--batch", batch]
-        words += ["--steps", 1500 if batch == 64 else 300, "--diagnose-every", 0]
+        words += ["--steps", 1500 if batch == 64 else 300, "--diagnose-every", 0, "--checkpoint-every", 10_000]
         if session.rehearsal:
             precision, batch, words = "f32", 2, [*words[:4], "--batch", 2, "--steps", 3, *TINY]
         folder, _ = session.stop_mim(f"toy-{precision}-{batch}", 25, *words)
@@ -621,7 +636,8 @@ def sanitizers(session):
         finished = len(re.findall(r"\.\.\. ok$", output, re.M))
         marked = re.findall(r"^========= (.+)", output, re.M)
         summary = next((line for line in marked if "SUMMARY" in line), None)
-        errors = [line for line in marked if re.match(r"(Error|Invalid|Uninitialized|Race|Barrier|Warning|Program hit)", line)]
+        kinds = "Error|Invalid|Uninitialized|Race|Barrier|Warning|Program hit"
+        errors = [line for line in marked if re.match(kinds, line)]
         refused = next((line for line in marked if "not supported" in line), None)
         if refused:
             REPORT.row(tool, f"not possible here: {refused.strip()}")
@@ -634,7 +650,7 @@ def sanitizers(session):
         REPORT.row(tool, f"{verdict}, tests: {finished}{in_time}")
 
 
-# ---- All of it --------------------------------------------------------------------------------------------------------------
+# ---- All of it -----------------------------------------------------------------------------------------------------
 
 
 def parts(session):
@@ -654,11 +670,11 @@ def parts(session):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, metavar="DIR", help="compile the programs into this folder, and stop")
-    parser.add_argument("--profile", default="release", help="of --build: dev is quicker to compile, and slower")
+    parser.add_argument("--profile", default="bench", help="of --build: dev is quicker to compile, and slower")
     parser.add_argument("--workload", type=Path, metavar="FILE", help="write workload T, and stop")
     parser.add_argument("--binaries", type=Path, metavar="DIR", help="the folder of --build")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where report.md goes: the table, and all lines before it")
-    parser.add_argument("--cifar", type=Path, metavar="DIR", help="CIFAR-10's binary version, instead of images of noise")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where report.md goes: the table, then all lines")
+    parser.add_argument("--cifar", type=Path, metavar="DIR", help="CIFAR-10's binary version, instead of noise")
     parser.add_argument("--only", default="tests,times,program,sanitizers", help="some of these parts")
     parser.add_argument("--deadline", type=float, default=570.0, metavar="SECONDS", help="for everything")
     parser.add_argument("--rehearse", action="store_true", help="in small, without a GPU")
@@ -683,6 +699,9 @@ def main():
                         part()
                     except Exception as error:  # the others may work
                         REPORT.problem(f"{name} broke off: {type(error).__name__}: {error}")
+        except (KeyboardInterrupt, SystemExit):
+            REPORT.problem("stopped before its end")
+            raise
         finally:
             for process in list(RUNNING):
                 end(process)
@@ -690,7 +709,8 @@ def main():
             print("\n" + table, flush=True)
             if args.out:
                 args.out.mkdir(parents=True, exist_ok=True)
-                (args.out / "report.md").write_text(table + "\n\n" + "\n".join(f"    {line}" for line in REPORT.lines) + "\n")
+                lines = "\n".join(f"    {line}" for line in REPORT.lines)
+                (args.out / "report.md").write_text(f"{table}\n\n{lines}\n")
     sys.exit(1 if REPORT.wrong else 0)
 
 

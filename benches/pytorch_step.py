@@ -1,12 +1,13 @@
-"""One I-JEPA training step in PyTorch, to be measured in turn with others: what `benches/cuda.py` compares stop-mim with.
+"""One I-JEPA training step in PyTorch, to be measured in turn with others: benches/cuda.py compares stop-mim with it.
 
     python benches/pytorch_step.py WORKLOAD.safetensors --precision bf16 --manners eager,compiled,compiled-graph
     python benches/pytorch_step.py vit-b16 --images 64 --device cuda
 
-The protocol is that of benches/common/place.rs, but that a line says in which manner the steps are made: "eager 20". Manners:
-eager; compiled by `torch.compile`; and each as a single CUDA graph of the whole step. All of them go on with the same
-weights. Attention is `scaled_dot_product_attention`, AdamW the fused one, the moving average one `foreach` call. The time of
-a step is that of all steps of a line over their number: nothing waits for the GPU in between. Needs PyTorch and NumPy.
+The protocol is that of benches/common/place.rs, but a line also says in which manner the steps are made: "eager 20".
+Manners: eager; compiled by `torch.compile`; and each as a single CUDA graph of the whole step. All of them go on with
+the same weights. Attention is `scaled_dot_product_attention`, AdamW the fused one, the moving average one `foreach`
+call. The time of a step is that of all steps of a line over their number: nothing waits for the GPU in between. Needs
+PyTorch and NumPy.
 """
 
 import argparse
@@ -109,7 +110,7 @@ def from_workload(path):
 
 
 def vit_b16(images, small):
-    """What benches/vit_b16.rs measures: random images under masks of the mean sizes; `small`, two blocks instead of 18."""
+    """What benches/vit_b16.rs measures: random images, masks of the mean sizes; `small`, two blocks instead of 18."""
     encoder, predictor = Encoder(768, 1 if small else 12, 12, 16, 196), Predictor(768, 384, 1 if small else 6, 12, 196)
     mask = lambda first, n: ((first + torch.arange(n)) % 196).expand(images, -1).contiguous()
     targets = torch.stack([mask(72 + 17 * k, 34) for k in range(4)])

@@ -1,14 +1,14 @@
 //! One I-JEPA training step at the toy size, on weights, images and masks that other implementations read too.
 //!
 //! ```text
-//! cargo bench --bench training_step -- WORKLOAD.safetensors     in turn with other programs, by the protocol of common/place.rs
+//! cargo bench --bench training_step                             ten steps on random numbers
+//! cargo bench --bench training_step -- WORKLOAD.safetensors     in turn with other programs
 //! cargo bench --bench training_step -- WORKLOAD.safetensors --precision bf16
 //! cargo bench --features cuda --bench training_step -- WORKLOAD.safetensors --device cuda --precision tf32
-//! cargo bench --bench training_step                             ten steps on random numbers
 //! ```
 //!
-//! How wide and deep the networks are and how many images there are is what the workload says; `benches/cuda.py --workload FILE`
-//! writes the one that docs/benchmarks.md speaks of.
+//! With a workload it speaks the line protocol of common/place.rs. The workload says how wide and deep the networks are
+//! and how many images there are; `benches/cuda.py --workload FILE` writes the one of docs/benchmarks.md.
 
 mod common;
 
@@ -19,7 +19,8 @@ use stop_mim::nn::Params;
 use stop_mim::train::{Batch, Noise, Trainer};
 use stop_mim::{Indices, Tensor};
 
-const USAGE: &str = "usage: training_step [WORKLOAD.safetensors] [--device cpu|cuda|cuda:N] [--precision f32|tf32|bf16]";
+const USAGE: &str =
+    "usage: training_step [WORKLOAD.safetensors] [--device cpu|cuda|cuda:N] [--precision f32|tf32|bf16]";
 
 fn main() {
     check_args(&place::OPTIONS, &["--bf16"], 1, USAGE);

@@ -8,7 +8,7 @@
 //! cargo bench --features cuda --bench vit_b16 -- --device cuda --precision bf16 --images 64 --steps 20
 //! ```
 //!
-//! With --serve it is measured in turn with other programs, by the protocol of common/place.rs: benches/cuda.py does so.
+//! With --serve it speaks the line protocol of common/place.rs, so that it can be measured in turn with other programs.
 //!
 //! The preset `vit-b16`: encoder 768 wide, 12 deep, 12 heads; predictor 384 wide, 6 deep (--predictor-depth), 12 heads.
 //! The target encoder sees all 196 tokens; the context has 72 and each of the 4 target blocks 34, the means over batches

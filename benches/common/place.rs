@@ -1,8 +1,8 @@
-//! Where a step is measured and in what (`--device`, `--precision`), and the line protocol by which several programs are
-//! measured in turn.
+//! Where a step is measured and in what (`--device`, `--precision`), and the line protocol by which several programs
+//! are measured in turn.
 //!
-//! When ready, a program prints one line of JSON with its first losses. Then, for each line "N" on standard input, it makes N
-//! steps and prints their times in milliseconds, losses and processor time; at the end of its input, its memory.
+//! When ready, a program prints one line of JSON with its first losses. Then, for each line "N" on standard input, it
+//! makes N steps and prints their times in milliseconds, losses and processor time; at the end of the input, its memory.
 
 use std::io::BufRead;
 use std::time::Instant;
@@ -23,15 +23,18 @@ pub struct Place {
 }
 
 impl Place {
-    /// What the command line says, by default the CPU and f32; `--bf16` is short for `--precision bf16`. Ends the program when
-    /// there is no such device, or it cannot compute so.
+    /// What the command line says, by default the CPU and f32; `--bf16` is short for `--precision bf16`. Ends the
+    /// program when there is no such device, or it cannot compute so.
     pub fn asked() -> Self {
         let device: Device = option("--device").unwrap_or_default();
         let short = if flag("--bf16") { Precision::Bf16 } else { Precision::F32 };
         let precision: Precision = option("--precision").unwrap_or(short);
         device.open().unwrap_or_else(|error| refuse(&format!("--device {device}: {error}"), ""));
         if !device.is_gpu() && !precision.is_available() {
-            refuse(&format!("--precision {precision}: this processor has no instructions for it"), "a GPU may: --device cuda");
+            refuse(
+                &format!("--precision {precision}: this processor has no instructions for it"),
+                "a GPU may: --device cuda",
+            );
         }
         Place { device, precision }
     }
@@ -46,7 +49,8 @@ impl Place {
         Measured { trainer, batch, gpu }
     }
 
-    /// Waits until all that was asked of a GPU is done. How much of its memory is free then, in MB; `None` where it is no GPU.
+    /// Waits until all that was asked of a GPU is done. How much of its memory is free then, in MB; `None` where it is
+    /// no GPU.
     fn wait(self) -> Option<f64> {
         #[cfg(feature = "cuda")]
         if let Device::Cuda(ordinal) = self.device {
@@ -65,8 +69,8 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// How much of a GPU's memory this program has taken. Others may use the same GPU while this one waits, so only what becomes
-/// less free during its own work counts: all that its recycler keeps, which is the most that it ever needed at once.
+/// How much of a GPU's memory this program has taken. Others may use the same GPU while this one waits, so only what
+/// becomes less free during its own work counts: all that its recycler keeps.
 #[derive(Debug)]
 struct GpuMemory {
     place: Place,
@@ -91,7 +95,8 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Steps: the milliseconds that each took, and its loss. The last one's include waiting for the GPU to have done all of them.
+    /// Steps: the milliseconds that each took, and its loss. Those of the last one include waiting for the GPU to have
+    /// done all of them.
     pub fn steps(&mut self, n: usize) -> (Vec<f64>, Vec<f64>) {
         let Measured { trainer, batch, gpu } = self;
         let place = gpu.place;
@@ -120,9 +125,8 @@ impl Measured {
         let (_, first) = self.steps(3);
         let (setup, place) = (start.elapsed().as_secs_f64(), self.gpu.place.to_string());
         let chunk = self.trainer.chunk_images.min(self.batch.len());
-        println!(
-            r#"{{"ready":"stop-mim","place":{place:?},"chunk_images":{chunk},"base_mb":{base},"setup_s":{setup},"first_losses":{first:?}}}"#
-        );
+        print!(r#"{{"ready":"stop-mim","place":{place:?},"chunk_images":{chunk},"base_mb":{base},"#);
+        println!(r#""setup_s":{setup},"first_losses":{first:?}}}"#);
         for line in std::io::stdin().lock().lines() {
             let steps = line.ok().and_then(|l| l.trim().parse().ok()).unwrap_or(0);
             let before = usage();
