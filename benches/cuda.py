@@ -48,9 +48,10 @@ BENCHES = ["training_step", "vit_b16"]
 TARGET_MS = {("T", "f32"): 6.6, ("T", "tf32"): 3.4, ("T", "bf16"): 2.5, ("ViT-B/16", "bf16"): 25.8}
 TARGET_GIB = {("ViT-B/16", "bf16"): 5.6}
 TARGET_IMAGES_A_SECOND = 100_000
-# The first losses of workload T, of PyTorch on a CPU in f32; and how far off they may be.
+# The first losses of workload T, of PyTorch on a CPU in f32; and how far off them, and off PyTorch's in the same precision,
+# they may be. In f32 two CPU programs differ by 3e-8 (a wrong epsilon or momentum: 1e-5), in bf16 from f32 by 1e-4.
 LOSSES = [0.439146, 0.365090, 0.311912]
-LOSS_TOLERANCE = {"f32": 2e-5, "tf32": 5e-4, "bf16": 5e-4}
+LOSS_TOLERANCE = {"f32": 2e-6, "tf32": 1e-4, "bf16": 3e-4}
 
 
 # ---- What is found -------------------------------------------------------------------------------------------------
