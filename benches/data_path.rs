@@ -35,7 +35,7 @@ const BATCH: usize = Sizes::T.images;
 const SIDE: usize = Sizes::T.side;
 
 fn main() {
-    check_args(&["--cifar"], &["--quick"], "the top of benches/data_path.rs has the command lines");
+    check_args(&["--cifar"], &["--quick"], 0, "the top of benches/data_path.rs has the command lines");
     // `cargo test --benches` takes the short way too.
     let quick = flag("--quick") || !is_bench();
     let scratch = tempfile::tempdir().unwrap_or_else(|e| panic!("cannot make a temporary folder: {e}"));

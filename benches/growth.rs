@@ -48,7 +48,7 @@ const EFFORT: Effort = Effort { least: 3, most: 15, budget: Duration::from_secs(
 const QUICK: Effort = Effort { least: 1, most: 1, budget: Duration::ZERO };
 
 fn main() {
-    check_args(&["--axis", "--out", "--point"], &["--quick"], USAGE);
+    check_args(&["--axis", "--out", "--point"], &["--quick"], 0, USAGE);
     if let Some(point) = option::<String>("--point") {
         return println!("{}", Measured::here(parse(&point)).to_line());
     }

@@ -3,9 +3,14 @@
 // Each bench is a program of its own and uses a part of this.
 #![allow(dead_code)]
 
+pub mod place;
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use stop_mim::methods::{MethodConfig, ModelConfig};
+use stop_mim::methods::{Method, MethodConfig, ModelConfig, ModelParams};
 use stop_mim::nn::LinearInit;
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::{Batch, Noise, StepParams, Trainer};
@@ -75,10 +80,15 @@ impl Sizes {
         }
     }
 
+    /// The method and its weights before the first step.
+    pub fn fresh(&self) -> (Arc<dyn Method>, ModelParams) {
+        self.model().build(DType::F32, &mut stream(0, Purpose::Init, [0, 0])).expect("these sizes fit")
+    }
+
     /// A model about to start, and a batch of random numbers under masks of these sizes.
     pub fn prepare(&self) -> (Trainer, Batch) {
-        let mut rng = stream(0, Purpose::Init, [0, 0]);
-        let (method, params) = self.model().build(DType::F32, &mut rng).expect("these sizes fit");
+        let (method, params) = self.fresh();
+        let mut rng = stream(0, Purpose::Init, [1, 0]);
         let (images, tokens, [context, target]) = (self.images, self.tokens(), self.masks);
         // Runs of tokens: which ones they are does not matter to the time.
         let mask = |start: usize, n: usize| {
@@ -160,11 +170,11 @@ pub fn is_bench() -> bool {
 }
 
 /// The value after `name` on the command line. What cannot be read ends the program.
-pub fn option<T: std::str::FromStr>(name: &str) -> Option<T> {
+pub fn option<T: FromStr<Err: Display>>(name: &str) -> Option<T> {
     let mut args = std::env::args().skip_while(|a| a != name);
     args.next()?;
-    let value = args.next().unwrap_or_default();
-    Some(value.parse().unwrap_or_else(|_| refuse(&format!("'{value}' is no value for {name}"), "")))
+    let Some(value) = args.next() else { refuse(&format!("a value is missing after {name}"), "") };
+    Some(value.parse().unwrap_or_else(|error| refuse(&format!("{name} {value}: {error}"), "")))
 }
 
 /// Whether `name` is on the command line.
@@ -172,15 +182,27 @@ pub fn flag(name: &str) -> bool {
     std::env::args().any(|a| a == name)
 }
 
-/// Ends the program when there is something on the command line that nobody asks for.
-pub fn check_args(with_value: &[&str], flags: &[&str], usage: &str) {
+/// What is on the command line beside options and flags.
+pub fn positional(with_value: &[&str]) -> Vec<String> {
     let mut args = std::env::args().skip(1);
+    let mut found = Vec::new();
     while let Some(arg) = args.next() {
         if with_value.contains(&arg.as_str()) {
             args.next();
-        } else if arg != "--bench" && !flags.contains(&arg.as_str()) {
-            refuse(&format!("{arg} is not known here"), usage);
+        } else if !arg.starts_with("--") {
+            found.push(arg);
         }
+    }
+    found
+}
+
+/// Ends the program when there is something on the command line that nobody asks for.
+pub fn check_args(with_value: &[&str], flags: &[&str], most_positional: usize, usage: &str) {
+    let known = |arg: &str| arg == "--bench" || with_value.contains(&arg) || flags.contains(&arg);
+    let positional = positional(with_value);
+    let options = std::env::args().skip(1).filter(|arg| arg.starts_with("--") && !known(arg));
+    if let Some(arg) = options.chain(positional.into_iter().skip(most_positional)).next() {
+        refuse(&format!("{arg} is not known here"), usage);
     }
 }
 
