@@ -61,7 +61,7 @@ fn build() -> Option<PathBuf> {
         return None; // a test that was built elsewhere
     }
     let mut key = DefaultHasher::new();
-    compiler.hash(&mut key);
+    (&compiler, &here).hash(&mut key);
     SOURCES.iter().for_each(|file| fs::read(here.join(file)).unwrap().hash(&mut key));
     // Beside this test in the target folder: nobody else's, and gone with it.
     let folder = env::current_exe().unwrap().with_file_name(format!("cuda-on-cpu-{:016x}", key.finish()));
