@@ -3,7 +3,13 @@
 //! `cargo test --features cuda --test cuda_kernels_compile -- --nocapture` prints the table of docs/cuda.md.
 #![cfg(feature = "cuda")]
 
-use stop_mim::kernels::cuda::{KernelReport, compile_all};
+use std::collections::BTreeMap;
+
+use stop_mim::kernels::cuda::compile_all;
+
+/// Bytes of registers that find no room in a kernel of f32; f64 is for gradient checks, and its exponential is a call,
+/// around which registers are put aside.
+const SPILLED: u32 = 32;
 
 #[test]
 fn every_kernel_compiles_for_every_architecture() {
@@ -16,14 +22,18 @@ fn every_kernel_compiles_for_every_architecture() {
             }
             Err(error) => panic!("{architecture}: {error}"),
         };
-        println!("\n| {architecture}: file | kernel | registers | spilled bytes |\n|---|---|---:|---:|");
+        assert!(reports.len() > 80, "{} kernels", reports.len());
+        let mut rows = BTreeMap::<(&str, &str), (u32, u32)>::new();
         for report in &reports {
-            println!("| {} | {} | {} | {} |", report.file, report.kernel, report.registers, report.spilled);
+            let (file, of) = report.file.split_once(" REAL=").expect("a type of elements");
+            println!("{architecture}: {} of {}: {report:?}", report.kernel, report.file);
+            assert!(report.spilled <= SPILLED || of.starts_with("double"), "{report:?}");
+            let row = rows.entry((file, &report.kernel)).or_default();
+            *row = (row.0.max(report.registers), row.1.max(report.spilled));
         }
-        assert!(reports.len() > 50, "{} kernels", reports.len());
-        // f64 is for gradient checks: its exponential is a call, around which registers are put aside.
-        let slow = |report: &&KernelReport| report.spilled > 0 && !report.file.contains("double");
-        let spilled: Vec<_> = reports.iter().filter(slow).collect();
-        assert!(spilled.is_empty(), "{spilled:?}");
+        println!("\n| {architecture}: file | kernel | registers, at most | bytes spilled, at most |\n|---|---|---:|---:|");
+        for ((file, kernel), (registers, spilled)) in rows {
+            println!("| {file} | {kernel} | {registers} | {spilled} |");
+        }
     }
 }
