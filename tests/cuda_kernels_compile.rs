@@ -31,7 +31,9 @@ fn every_kernel_compiles_for_every_architecture() {
             let row = rows.entry((file, &report.kernel)).or_default();
             *row = (row.0.max(report.registers), row.1.max(report.spilled));
         }
-        println!("\n| {architecture}: file | kernel | registers, at most | bytes spilled, at most |\n|---|---|---:|---:|");
+        println!(
+            "\n| {architecture}: file | kernel | registers, at most | bytes spilled, at most |\n|---|---|---:|---:|"
+        );
         for ((file, kernel), (registers, spilled)) in rows {
             println!("| {file} | {kernel} | {registers} | {spilled} |");
         }
