@@ -95,6 +95,10 @@ fn every_command_gives_what_it_gives_on_the_cpu() {
     let tune = format!("finetune {of} --labels 1 --steps 2 --batch 8 --data shapes");
     run(&at, &format!("{tune} --name tuned-gpu --device cuda"));
     at.succeeds(&format!("{tune} --name tuned-cpu"));
+    let right = |text: &str| text.lines().find(|line| line.contains("test images told right")).unwrap().to_owned();
+    let evaluate = "finetune --evaluate runs/tuned-cpu/checkpoint.safetensors";
+    let there = run(&at, &format!("{evaluate} --device cuda")).unwrap();
+    assert_eq!(right(&there), right(&at.succeeds(evaluate)));
     close("finetune", &column(&at, "tuned-gpu", "loss"), &column(&at, "tuned-cpu", "loss"), 1e-5);
 }
 
@@ -102,7 +106,7 @@ fn every_command_gives_what_it_gives_on_the_cpu() {
 fn a_chunk_is_as_large_as_memory_allows() {
     let at = Scratch::new();
     let args = "pretrain --dim 64 --depth 2 --heads 2 --predictor-dim 32 --predictor-depth 1 --predictor-heads 1 --batch 32 \
-        --steps 2 --device cuda";
+        --steps 2 --device cuda --threads 8 --debug-nan";
     let Some(Libraries::OnCpu(_)) = cuda_on_cpu::libraries() else { return }; // memory of a GPU cannot be set
     let within = |name: &str, bytes: usize| {
         let mut command = command(&at, &format!("{args} --name {name}")).unwrap();
@@ -117,9 +121,9 @@ fn a_chunk_is_as_large_as_memory_allows() {
 #[test]
 fn what_is_not_there_is_named() {
     let at = Scratch::new();
-    let args = format!("{SMALL} --steps 1 --device cuda:7");
+    let args = format!("{SMALL} --steps 1 --device cuda:99");
     let Some(mut command) = command(&at, &args) else { return };
-    fails(&command.output().unwrap(), &args, &["there is no GPU 7", "nvidia-smi"]);
+    fails(&command.output().unwrap(), &args, &["there is no GPU 99", "nvidia-smi"]);
     assert_eq!(at.entries(), 0, "nothing was begun");
     if !std::path::Path::new("/dev/nvidiactl").exists() {
         at.refuses(&format!("{SMALL} --steps 1 --device cuda"), &["libcuda", "looked in", "driver"]);
@@ -130,12 +134,21 @@ fn what_is_not_there_is_named() {
 #[test]
 fn where_the_time_goes_is_told_kernel_by_kernel() {
     let at = Scratch::new();
-    let Some(told) = run(&at, "pretrain --profile 2 --dim 16 --depth 1 --heads 2 --batch 4 --device cuda") else {
+    let Some(told) =
+        run(&at, "pretrain --profile 2 --dim 16 --depth 1 --heads 2 --batch 4 --precision bf16 --device cuda")
+    else {
         return;
     };
     contains(
         &told,
-        &["launches a step", "TFLOP/s", "GB/s", "matmul: products", "optim: adamw", "attention: backward_keys"],
+        &[
+            "launches a step",
+            "TFLOP/s",
+            "GB/s",
+            "matmul on tensor cores: products",
+            "optim: adamw",
+            "attention on tensor cores: backward",
+        ],
     );
     let adamw = told.lines().find(|line| line.contains("optim: adamw")).unwrap();
     assert!(adamw.contains("| 1.0") || adamw.contains(" 1.0 "), "one launch a step: {adamw}");

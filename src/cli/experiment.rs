@@ -113,6 +113,9 @@ impl Args {
                 data.split_once(':').map_or(data.clone(), |(scheme, _)| format!("{scheme}:DIR"))
             );
         }
+        if self.device.device().is_gpu() {
+            command += &format!(" --device {}", self.device.device());
+        }
         for (flag, value) in [("seeds", self.seeds), ("steps", self.steps)] {
             command += &value.map_or(String::new(), |value| format!(" --{flag} {value}"));
         }

@@ -24,6 +24,11 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// Which.
+    pub fn device(self) -> Device {
+        self.device
+    }
+
     /// The device, opened.
     ///
     /// # Errors

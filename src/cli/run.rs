@@ -117,7 +117,9 @@ pub fn report(what: &str, written: &[&str], folder: &RunFolder, trainer: &Traine
     let step = trainer.optimizer.steps() as usize;
     if step < config.steps {
         say!("stopped at step {step} of {}, as asked; everything is written", config.steps);
-        say!("stop-mim {what} --resume {} goes on", folder.path().display());
+        let device = trainer.params.device();
+        let there = if device.is_gpu() { format!(" --device {device}") } else { String::new() };
+        say!("stop-mim {what} --resume {}{there} goes on", folder.path().display());
     }
 }
 

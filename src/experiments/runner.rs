@@ -16,6 +16,7 @@ use super::outcome::{Outcome, Picture};
 use super::size::Size;
 use super::{Arm, Experiment};
 use crate::data::Normalization;
+use crate::kernels::within_memory;
 use crate::tensor::Device;
 use crate::train::{RunConfig, pretrain_on};
 use crate::{Error, Result, files};
@@ -315,7 +316,7 @@ impl<'a> Runner<'a> {
                 let Some(piece) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front() else {
                     return Ok(());
                 };
-                if !pool.install(|| self.piece(&piece, &progress, &go_on))? {
+                if !pool.install(|| within_memory(|| self.piece(&piece, &progress, &go_on)).flatten())? {
                     // Another process has it: something else first, and then see what became of it.
                     progress.wait(&piece);
                     queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(piece);

@@ -39,7 +39,7 @@ pub struct Profile {
     pub totals: Totals,
     /// In what products are computed.
     pub precision: Precision,
-    /// Operations a second of all threads at once with multiply-adds of this precision in registers: [`peak`].
+    /// Operations a second of all threads at once with multiply-adds of this precision in registers: [`peak`]; 0 of a GPU.
     pub peak: f64,
     /// What a chunk keeps for its backward pass.
     pub saved: Vec<Saved>,
@@ -172,7 +172,7 @@ pub fn profile(config: &RunConfig, splits: &Splits, device: Device, warm_up: usi
             waited,
             totals,
             precision: trainer.precision,
-            peak: peak_of_all_threads(trainer.precision),
+            peak: if device.is_gpu() { 0.0 } else { peak_of_all_threads(trainer.precision) },
             saved: saved_by_a_chunk(&config, &trainer)?,
             loss,
             #[cfg(feature = "cuda")]

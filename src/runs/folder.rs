@@ -2,12 +2,14 @@
 
 use std::fs::{File, TryLockError};
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::log::{self, Log, Logged};
 use super::rotation::Rotation;
 use crate::data::Splits;
+use crate::error::panic_message;
 use crate::train::checkpoint::{self, SavedRun};
 use crate::train::{Monitoring, RunError, StepReport, Trainer, resume};
 use crate::{Error, Result, files};
@@ -161,7 +163,13 @@ impl RunFolder {
             if let Some(trainer) = trainer.filter(|trainer| trainer.optimizer.steps() as usize > tried) {
                 let step = trainer.optimizer.steps() as usize;
                 let _ = log.sync(); // what a log has lost is said on resuming
-                match checkpoints.save(&config, &policy, &trainer) {
+                // A GPU that failed cannot give its weights back, and panics.
+                let save = || checkpoints.save(&config, &policy, &trainer);
+                let saved = catch_unwind(AssertUnwindSafe(save)).unwrap_or_else(|panic| {
+                    let hint = "the checkpoint before it is whole";
+                    Err(Error::config(panic_message(&*panic).to_owned(), hint))
+                });
+                match saved {
                     Ok(()) => kept = step,
                     Err(e) => error = error.noted(format!("and step {step} cannot be kept: {e}")),
                 }

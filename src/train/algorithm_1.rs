@@ -128,8 +128,7 @@ pub struct LossAndGradients {
 }
 
 impl LossAndGradients {
-    /// The loss, and whether any number here is not finite or has a square that is not: read at once, the only time in a step
-    /// that a GPU is waited for.
+    /// The loss, and whether any number here is not finite or has a square that is not: read at once, as a GPU is waited for.
     fn read(&self) -> (f64, bool) {
         let _phase = meter::phase_of_all(Phase::Optimizer);
         let all: Vec<&Tensor> = [&self.loss].into_iter().chain(&self.means).chain(&self.gradients).collect();
@@ -198,10 +197,12 @@ impl Trainer {
     /// [`Error::Training`] when a trained parameter got no gradient, or the loss or a gradient is not finite: it names the
     /// first operation that made a number which is not. Nothing is changed.
     pub fn step(&mut self, batch: &Batch, params: &StepParams) -> Result<StepOutcome> {
-        let found = self.gradients_within_memory(batch)?;
+        let found = self.fitting(batch, |trainer| trainer.gradients(batch))??;
         let (loss, bad) = found.read();
         if bad && let Some(problem) = self.not_finite(&found) {
-            return Err(self.non_finite(problem, first_non_finite(self, batch)));
+            drop(found); // on a GPU there may not be room for both
+            let source = within_memory(|| first_non_finite(self, batch)).unwrap_or(None);
+            return Err(self.non_finite(problem, source));
         }
         let LossAndGradients { gradients, means, .. } = found;
         let _phase = meter::phase_of_all(Phase::Optimizer);
@@ -219,7 +220,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Training`] when one is not finite: it names the first operation that made such a number.
     pub fn check_finite(&self, batch: &Batch) -> Result<()> {
-        match first_non_finite(self, batch) {
+        match self.clone().fitting(batch, |trainer| first_non_finite(trainer, batch))? {
             None => Ok(()),
             found => Err(self.non_finite("a number on the way to the loss or back is not finite".into(), found)),
         }
@@ -251,11 +252,11 @@ impl Trainer {
         }
     }
 
-    /// [`gradients`](Self::gradients), in chunks of half as many images until they fit the memory of a GPU; those are kept.
-    fn gradients_within_memory(&mut self, batch: &Batch) -> Result<LossAndGradients> {
+    /// What `work` finds in chunks of half as many images until they fit the memory of a GPU; those are kept.
+    fn fitting<R>(&mut self, batch: &Batch, work: impl Fn(&Self) -> R) -> Result<R> {
         loop {
-            match within_memory(|| self.gradients(batch)) {
-                Ok(found) => return found,
+            match within_memory(|| work(self)) {
+                Ok(found) => return Ok(found),
                 Err(error) if self.chunk_images <= 1 => {
                     return Err(error.noted("not even one image at a time fits; a smaller model might"));
                 }
@@ -277,7 +278,8 @@ impl Trainer {
         assert!(images > 0 && self.chunk_images > 0, "gradients: {images} images in chunks of {}", self.chunk_images);
         let chunks: Vec<Range<usize>> =
             (0..images).step_by(self.chunk_images).map(|i| i..(i + self.chunk_images).min(images)).collect();
-        let lanes = (chunks.len() / 2).clamp(LANES.start, LANES.end);
+        // A GPU works on one chunk at a time, or there would be no point in smaller ones.
+        let lanes = if self.params.device().is_gpu() { 1 } else { (chunks.len() / 2).clamp(LANES.start, LANES.end) };
         self.sum(batch, &chunks, chunks.len().div_ceil(lanes))
     }
 

@@ -399,7 +399,7 @@ pub fn test_accuracy(
     (images, normalization): (&dyn Dataset, &Normalization),
     progress: &(dyn Fn(usize) -> Result<()> + Sync),
 ) -> Result<f64> {
-    let params = params.to_device(Device::Cpu).to_dtype(DType::F32);
+    let params = params.map(|x| x.to_dtype(DType::F32));
     let data = (images, normalization);
     let features = pooled_features(method.encoder(), params.evaluated(), data, 1, progress)?.swap_remove(0);
     let no_labels =

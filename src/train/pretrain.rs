@@ -174,7 +174,7 @@ fn steps(
     let loader = Loader::new(splits.train.clone(), options)?;
     let (mut clock, mut readable) = (Instant::now(), true);
     for (step, loaded) in (done + 1..=config.steps).zip(loader) {
-        let batch = batch(config, trainer, step, loaded?)?;
+        let batch = no_panic(step, || batch(config, trainer, step, loaded?))?;
         let params = config.step_params(step);
         let StepOutcome { loss, numbers } = no_panic(step, || {
             if every_number {

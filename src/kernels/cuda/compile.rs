@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::{env, fs};
 
-use cudarc::driver::sys::{self, CUfunction, CUmodule};
+use cudarc::driver::sys::{self, CUfunction, CUmodule, CUresult};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 
-use super::{Gpu, Handle, check, libraries, lock, must};
+use super::{Gpu, Handle, libraries, lock, must};
 use crate::{Error, Result, files};
 
 /// What goes in front of every file: the instructions that C++ has no word for, and sums.
@@ -68,9 +68,8 @@ impl Gpu {
         });
         let (mut function, c_name) = (std::ptr::null_mut(), CString::new(name).expect("a name without zeros"));
         // SAFETY: the module is loaded and stays so; the name ends with 0.
-        must(&format!("find {name} in {}", source.name), unsafe {
-            sys::cuModuleGetFunction(&mut function, module.0, c_name.as_ptr())
-        });
+        let find = || unsafe { sys::cuModuleGetFunction(&mut function, module.0, c_name.as_ptr()) };
+        self.must_fit(|| format!("find {name} in {}", source.name), find); // which may load it
         // SAFETY: a function of that module; all that a block may have is allowed to every kernel.
         must("allow shared memory", unsafe {
             let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -92,7 +91,7 @@ impl Gpu {
         let path = cache().map(|folder| folder.join(format!("{}-{:016x}.cubin", source.name, key.finish())));
         let kept = path.as_ref().and_then(|path| fs::read(path).ok());
         if let Some(module) = kept.and_then(|code| load(&code).ok()) {
-            return Ok(module);
+            return Ok(module); // else it is damaged, or there is no memory, which is said below
         }
         let (code, _) = compile(source, &options)?;
         if let Some(path) = path {
@@ -100,15 +99,26 @@ impl Gpu {
             let _ = path.parent().map(fs::create_dir_all);
             let _ = files::write_whole(&path, &code);
         }
-        load(&code)
+        let mut module = Handle(std::ptr::null_mut());
+        let loaded = || match load(&code) {
+            Ok(found) => {
+                module = found;
+                CUresult::CUDA_SUCCESS
+            }
+            Err(error) => error,
+        };
+        self.must_fit(|| format!("load {}", source.name), loaded);
+        Ok(module)
     }
 }
 
-fn load(code: &[u8]) -> Result<Handle<CUmodule>> {
+fn load(code: &[u8]) -> Result<Handle<CUmodule>, CUresult> {
     let mut module = std::ptr::null_mut();
     // SAFETY: machine code says itself how long it is. That a file holds what was written is what its name stands for.
-    check("load a kernel", unsafe { sys::cuModuleLoadData(&mut module, code.as_ptr().cast()) })?;
-    Ok(Handle(module))
+    match unsafe { sys::cuModuleLoadData(&mut module, code.as_ptr().cast()) } {
+        CUresult::CUDA_SUCCESS => Ok(Handle(module)),
+        error => Err(error),
+    }
 }
 
 /// Where machine code is kept: `$STOP_MIM_CUDA_CACHE`, or stop-mim/cuda in the user's folder of caches.

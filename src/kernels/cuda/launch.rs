@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{self, CUdeviceptr};
 
 use super::compile::Source;
-use super::{Gpu, memory, must};
+use super::{Gpu, memory};
 use crate::kernels::{DType, Real};
 
 /// Elements on a GPU, to read.
@@ -44,7 +44,8 @@ impl<'a, T> View<'a, T> {
         T: Real,
     {
         let mut elements = vec![T::ZERO; self.len];
-        memory::download(self.gpu, self.pointer, memory::bytes_mut(&mut elements));
+        // SAFETY: a view is of elements that are there.
+        unsafe { memory::download(self.gpu, self.pointer, memory::bytes_mut(&mut elements)) };
         elements
     }
 
@@ -86,12 +87,14 @@ impl<'a, T> ViewMut<'a, T> {
         T: Real,
     {
         assert_eq!(elements.len(), self.len);
-        memory::upload(self.gpu, memory::bytes(elements), self.pointer);
+        // SAFETY: there is room for as many.
+        unsafe { memory::upload(self.gpu, elements.as_ptr().cast(), size_of_val(elements), self.pointer) };
     }
 
     /// All of them become 0.
     pub fn clear(&mut self) {
-        memory::set(self.gpu, self.pointer, 0, self.len * size_of::<T>() / 4);
+        // SAFETY: a view is of elements that are there.
+        unsafe { memory::set(self.gpu, self.pointer, 0, self.len * size_of::<T>() / 4) };
     }
 
     /// The same elements, to read.
@@ -120,7 +123,7 @@ pub fn or_null<T>(view: Option<View<'_, T>>) -> Pointer {
 /// What a kernel takes by value: it lies in memory just as C++ has it.
 ///
 /// # Safety
-/// The type must be `repr(C)` or a number, without padding that C++ would not have.
+/// The type must be `repr(C)` or a number, with fields, and so padding, as the kernel's own has them.
 pub unsafe trait Argument {}
 
 // SAFETY: numbers, and one number.
@@ -226,7 +229,7 @@ impl<'a> Launch<'a> {
             // SAFETY: the kernel takes these arguments: each function in a `cuda.rs` stands beside the kernel that it launches,
             // and the tests run each. The driver copies them before it returns. The memory that they point to is dropped no
             // earlier than the borrow of their views ends, and what is dropped stays allocated on this stream's terms.
-            let launched = unsafe {
+            let launch = || unsafe {
                 sys::cuLaunchKernel(
                     function.0.0,
                     gx,
@@ -241,9 +244,7 @@ impl<'a> Launch<'a> {
                     std::ptr::null_mut(),
                 )
             };
-            if launched != sys::CUresult::CUDA_SUCCESS {
-                must(&format!("launch {} of {}", self.kernel, self.source.name), launched);
-            }
+            self.gpu.must_fit(|| format!("launch {} of {}", self.kernel, self.source.name), launch);
         });
     }
 }

@@ -11,7 +11,8 @@ use libloading::Library;
 
 use crate::{Error, Result};
 
-/// The folder that is looked in before all others; what is compiled with libraries from there is kept there too.
+/// A folder with a libcuda.so and a libnvrtc.so, by these names inside too, to be taken in the place of the system's; what is
+/// compiled by them is kept there.
 const FIRST: &str = "STOP_MIM_CUDA_LIBRARIES";
 
 static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
@@ -96,7 +97,11 @@ fn find(wanted: &Wanted, folders: &[PathBuf], by_name: impl Fn() -> bool) -> Res
 /// Opens every library in a folder whose name begins so: NVRTC has a second one beside it, that it asks for by name.
 fn open_in(folder: &Path, stem: &str) -> bool {
     let Ok(entries) = fs::read_dir(folder) else { return false };
-    let named = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(stem));
+    // Not libcudart, which is another one.
+    let named = |path: &PathBuf| {
+        let rest = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(stem));
+        rest.is_some_and(|rest| [".so", "-builtins", "_", ".dll"].iter().any(|next| rest.starts_with(next)))
+    };
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(named).collect();
     paths.retain(|path| !path.to_string_lossy().contains(".alt."));
     paths.sort();

@@ -4,9 +4,10 @@
 //! comes after. To take memory from the driver costs as much as twenty kernels, to give it back waits for all of them.
 
 use std::collections::BTreeMap;
+use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUdeviceptr};
+use cudarc::driver::sys::{self, CUdeviceptr, CUresult};
 
 use super::{Argument, Gpu, is_set, lock, must};
 use crate::Error;
@@ -47,11 +48,37 @@ pub fn bytes_mut<N: Number>(numbers: &mut [N]) -> &mut [u8] {
 impl Gpu {
     /// A table of arguments on the GPU, for a kernel that takes many.
     pub(in crate::kernels) fn table<A: Argument>(self: &Arc<Self>, table: &[A]) -> Memory {
-        let mut memory = Memory::new(Arc::clone(self), size_of_val(table));
-        // SAFETY: an argument has no padding, and any byte may be looked at.
-        let bytes = unsafe { std::slice::from_raw_parts(table.as_ptr().cast(), size_of_val(table)) };
-        memory.upload(bytes);
+        let memory = Memory::new(Arc::clone(self), size_of_val(table));
+        // SAFETY: the piece was made for them.
+        unsafe { upload(self, table.as_ptr().cast(), size_of_val(table), memory.pointer) };
         memory
+    }
+
+    /// A call of the driver that may find no memory: then what the recycler keeps is given back, and it is tried again.
+    ///
+    /// # Panics
+    /// When there is no memory nevertheless: unwinds to [`within_memory`](crate::kernels::within_memory), with what is in
+    /// use. When it fails otherwise.
+    #[track_caller]
+    pub(super) fn must_fit(&self, what: impl Fn() -> String, mut call: impl FnMut() -> CUresult) {
+        let mut result = call();
+        if result == CUresult::CUDA_ERROR_OUT_OF_MEMORY && lock(&self.memory).kept > 0 {
+            lock(&self.memory).give_back();
+            result = call();
+        }
+        if result == CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+            let ((free, total), used) = (self.free_and_total(), lock(&self.memory).used);
+            let [used, free, total] = [used, free, total].map(|bytes| bytes as f64 / f64::from(1 << 20));
+            let problem = format!(
+                "{self} has no memory to {}: {used:.0} MiB are in use here, {free:.0} of {total:.0} MiB are free",
+                what()
+            );
+            let hint = "take a smaller batch or model, or end what else uses the GPU (nvidia-smi shows it)";
+            std::panic::resume_unwind(Box::new(OutOfMemory(Error::config(problem, hint))));
+        }
+        if result != CUresult::CUDA_SUCCESS {
+            must(&what(), result);
+        }
     }
 }
 
@@ -81,39 +108,15 @@ impl Memory {
     pub fn new(gpu: Arc<Gpu>, bytes: usize) -> Self {
         let class = if is_set(PLAIN) { bytes.max(1) } else { size_class(bytes) };
         gpu.enter();
-        let mut pool = lock(&gpu.memory);
-        if let Some(pointer) = pool.free.get_mut(&class).and_then(Vec::pop) {
-            pool.kept -= class;
-            pool.used += class;
-            drop(pool);
+        let kept = lock(&gpu.memory).take(class);
+        if let Some(pointer) = kept {
             return Memory { gpu, pointer, bytes: class };
         }
         let mut pointer = 0;
         // SAFETY: it writes one pointer.
-        let mut take = || unsafe { sys::cuMemAlloc_v2(&mut pointer, class) };
-        let mut taken = take();
-        if taken == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY && pool.kept > 0 {
-            pool.give_back();
-            taken = take();
-        }
-        if taken == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
-            let used = pool.used;
-            drop(pool);
-            let (free, total) = gpu.free_and_total();
-            let mib = |bytes: usize| format!("{:.0} MiB", bytes as f64 / (1 << 20) as f64);
-            let problem = format!(
-                "{gpu} has no memory left: {} more are asked for, {} are in use here, {} of {} are free",
-                mib(bytes),
-                mib(used),
-                mib(free),
-                mib(total)
-            );
-            let hint = "take a smaller batch or model, or end what else uses the GPU (nvidia-smi shows it)";
-            std::panic::resume_unwind(Box::new(OutOfMemory(Error::config(problem, hint))));
-        }
-        must("give memory", taken);
-        pool.used += class;
-        drop(pool);
+        let take = || unsafe { sys::cuMemAlloc_v2(&mut pointer, class) };
+        gpu.must_fit(|| format!("give {} MiB", class.div_ceil(1 << 20)), take);
+        lock(&gpu.memory).used += class;
         Memory { gpu, pointer, bytes: class }
     }
 
@@ -154,7 +157,8 @@ impl Memory {
     #[track_caller]
     pub fn upload(&mut self, from: &[u8]) {
         assert!(from.len() <= self.bytes, "upload: {} bytes into {}", from.len(), self.bytes);
-        upload(&self.gpu, from, self.pointer);
+        // SAFETY: there is room, as was just checked.
+        unsafe { upload(&self.gpu, from.as_ptr().cast(), from.len(), self.pointer) };
     }
 
     /// Reads its first bytes, when all that was asked of the GPU before is done.
@@ -164,7 +168,8 @@ impl Memory {
     #[track_caller]
     pub fn download(&self, to: &mut [u8]) {
         assert!(to.len() <= self.bytes, "download: {} bytes of {}", to.len(), self.bytes);
-        download(&self.gpu, self.pointer, to);
+        // SAFETY: there are as many, as was just checked.
+        unsafe { download(&self.gpu, self.pointer, to) };
     }
 
     /// The first `bytes` of another piece of the same GPU.
@@ -188,25 +193,34 @@ impl Memory {
     #[track_caller]
     pub fn set(&mut self, pattern: u32, words: usize) {
         assert!(4 * words <= self.bytes, "set: {words} words of {} bytes", self.bytes);
-        set(&self.gpu, self.pointer, pattern, words);
+        // SAFETY: there are as many, as was just checked.
+        unsafe { set(&self.gpu, self.pointer, pattern, words) };
     }
 }
 
-/// Copies bytes to an address on a GPU, where there is room for them. They may be changed as soon as this returns.
+/// Copies bytes to an address on a GPU. They may be changed as soon as this returns.
+///
+/// # Safety
+/// There are as many at `from`, and there is room for them at `to`.
 #[track_caller]
-pub fn upload(gpu: &Gpu, from: &[u8], to: CUdeviceptr) {
+pub unsafe fn upload(gpu: &Gpu, from: *const c_void, bytes: usize, to: CUdeviceptr) {
     gpu.enter();
-    if !from.is_empty() {
-        // SAFETY: the caller's promise; from memory that is not pinned the driver has read when this returns.
-        must("copy to its memory", unsafe {
-            sys::cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), from.len(), gpu.stream.0)
-        });
+    if bytes == 0 {
+        return;
+    }
+    // SAFETY: the caller's promise. From memory that only the host reads, the driver has read when this returns.
+    must("copy to its memory", unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, bytes, gpu.stream.0) });
+    if gpu.reads_pageable {
+        gpu.wait();
     }
 }
 
 /// Copies bytes from an address on a GPU, when all that was asked of it before is done.
+///
+/// # Safety
+/// There are as many at `from`.
 #[track_caller]
-pub fn download(gpu: &Gpu, from: CUdeviceptr, to: &mut [u8]) {
+pub unsafe fn download(gpu: &Gpu, from: CUdeviceptr, to: &mut [u8]) {
     gpu.enter();
     if !to.is_empty() {
         // SAFETY: the caller's promise; the copy is waited for before the target is looked at.
@@ -218,8 +232,11 @@ pub fn download(gpu: &Gpu, from: CUdeviceptr, to: &mut [u8]) {
 }
 
 /// Sets `words` of 32 bits from an address on to this pattern.
+///
+/// # Safety
+/// There are as many.
 #[track_caller]
-pub fn set(gpu: &Gpu, at: CUdeviceptr, pattern: u32, words: usize) {
+pub unsafe fn set(gpu: &Gpu, at: CUdeviceptr, pattern: u32, words: usize) {
     gpu.enter();
     if words > 0 {
         // SAFETY: the caller's promise.
@@ -241,6 +258,14 @@ impl Drop for Memory {
 }
 
 impl Pool {
+    /// A piece of this size, if it is kept.
+    fn take(&mut self, class: usize) -> Option<CUdeviceptr> {
+        let pointer = self.free.get_mut(&class)?.pop()?;
+        self.kept -= class;
+        self.used += class;
+        Some(pointer)
+    }
+
     /// Gives what it keeps back to the driver, which waits for all kernels before.
     fn give_back(&mut self) {
         for pointer in std::mem::take(&mut self.free).into_values().flatten() {

@@ -51,6 +51,8 @@ pub struct Gpu {
     pub multiprocessors: u32,
     /// Bytes of shared memory that a block may have.
     pub shared: u32,
+    /// Whether it may read main memory itself, at any time: then a copy from there is not done when the call returns.
+    reads_pageable: bool,
     /// The driver's version, as in 12080.
     driver: i32,
     modules: Mutex<compile::Modules>,
@@ -64,10 +66,18 @@ pub struct Gpu {
 #[derive(Clone, Copy, Debug)]
 struct Handle<T>(T);
 
-// SAFETY: the driver's handles belong to the process, and its functions may be called from any thread.
-unsafe impl<T> Send for Handle<T> {}
+/// The handles of the driver.
+trait OfDriver {}
+impl OfDriver for CUcontext {}
+impl OfDriver for CUstream {}
+impl OfDriver for sys::CUmodule {}
+impl OfDriver for sys::CUfunction {}
+impl OfDriver for sys::CUevent {}
+
+// SAFETY: these handles belong to the process, and the driver's functions may be called with them from any thread.
+unsafe impl<T: OfDriver> Send for Handle<T> {}
 // SAFETY: as above.
-unsafe impl<T> Sync for Handle<T> {}
+unsafe impl<T: OfDriver> Sync for Handle<T> {}
 
 /// Checks what a function of the driver says while a GPU is opened.
 fn check(what: &str, result: CUresult) -> Result<()> {
@@ -95,6 +105,11 @@ fn check_with(hint: &str, what: &str, result: CUresult) -> Result<()> {
 fn must(what: &str, result: CUresult) {
     let hint = "run again with CUDA_LAUNCH_BLOCKING=1 to see where it comes from; compute-sanitizer says more";
     check_with(hint, what, result).unwrap_or_else(|error| panic!("{error}"));
+}
+
+thread_local! {
+    /// The GPU that this thread's calls of the driver mean.
+    static HERE: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// The GPUs that were opened, or why they could not be.
@@ -155,6 +170,7 @@ impl Gpu {
             )?;
             CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned()
         };
+        HERE.set(Some(ordinal));
         let attribute = |of: Attribute| {
             let mut value = 0;
             // SAFETY: it writes one number.
@@ -171,6 +187,7 @@ impl Gpu {
             capability: 10 * major + minor,
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            reads_pageable: attribute(Attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS).unwrap_or(1) != 0,
             driver,
             modules: Mutex::default(),
             memory: Mutex::default(),
@@ -191,9 +208,6 @@ impl Gpu {
 
     /// Makes it the one that this thread's calls of the driver mean.
     fn enter(&self) {
-        thread_local! {
-            static HERE: Cell<Option<usize>> = const { Cell::new(None) };
-        }
         if HERE.get() != Some(self.ordinal) {
             // SAFETY: the context lives as long as the process.
             must("be used by this thread", unsafe { sys::cuCtxSetCurrent(self.context.0) });
