@@ -8,7 +8,7 @@ mod cuda_on_cpu;
 use std::path::Path;
 use std::process::Command;
 
-use common::{SMALL, Scratch, contains, fails, printed};
+use common::{SMALL, Scratch, contains, fails, pictures, printed};
 use cuda_on_cpu::Libraries;
 use stop_mim::autograd::check::Verdict;
 use stop_mim::lab::gradients;
@@ -92,7 +92,11 @@ fn every_command_gives_what_it_gives_on_the_cpu() {
         assert!(!cpu.is_empty() && gpu.len() == cpu.len(), "{args}: {gpu:?}, {cpu:?}");
         assert!(gpu.iter().zip(&cpu).all(|(x, y)| (x - y).abs() <= 2.6), "{args}: {gpu:?} instead of {cpu:?}");
     }
-    let tune = format!("finetune {of} --labels 1 --steps 2 --batch 8 --data shapes");
+    for (class, i) in ["dark", "light"].into_iter().flat_map(|class| (0..10).map(move |i| (class, i))) {
+        let level = if class == "dark" { 5 * i } else { 200 + 5 * i };
+        at.write(format!("images/{class}/{i}.png"), pictures::gray(level));
+    }
+    let tune = format!("finetune {of} --steps 2 --batch 8 --data folder:images");
     run(&at, &format!("{tune} --name tuned-gpu --device cuda"));
     at.succeeds(&format!("{tune} --name tuned-cpu"));
     let right = |text: &str| text.lines().find(|line| line.contains("test images told right")).unwrap().to_owned();
