@@ -112,7 +112,7 @@ thread_local! {
     static HERE: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// The GPUs that were opened, or why they could not be.
+/// The GPUs that were opened.
 fn opened() -> MutexGuard<'static, BTreeMap<usize, Arc<Gpu>>> {
     static OPENED: Mutex<BTreeMap<usize, Arc<Gpu>>> = Mutex::new(BTreeMap::new());
     // A panic while one was opened leaves the others as they were.
