@@ -138,11 +138,8 @@ fn what_is_not_there_is_named() {
 #[test]
 fn where_the_time_goes_is_told_kernel_by_kernel() {
     let at = Scratch::new();
-    let Some(told) =
-        run(&at, "pretrain --profile 2 --dim 16 --depth 1 --heads 2 --batch 4 --precision bf16 --device cuda")
-    else {
-        return;
-    };
+    let profile = "pretrain --profile 2 --dim 16 --depth 1 --heads 2 --batch 8";
+    let Some(told) = run(&at, &format!("{profile} --precision bf16 --device cuda")) else { return };
     contains(
         &told,
         &[
@@ -154,6 +151,11 @@ fn where_the_time_goes_is_told_kernel_by_kernel() {
             "attention on tensor cores: backward",
         ],
     );
+    // What is counted is the steps, whole, and the products that the CPU counts.
+    let attention = told.lines().find(|line| line.contains("attention on tensor cores: backward")).unwrap();
+    assert!(attention.contains(".0 "), "launches of half a step: {attention}");
+    let of = |text: &str| text.split(" GFLOP of matrix").next().unwrap().rsplit([' ', '\n']).next().unwrap().to_owned();
+    assert_eq!(of(&told), of(&at.succeeds(profile)));
     let adamw = told.lines().find(|line| line.contains("optim: adamw")).unwrap();
     assert!(adamw.contains("| 1.0") || adamw.contains(" 1.0 "), "one launch a step: {adamw}");
 }

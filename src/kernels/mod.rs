@@ -32,6 +32,7 @@ pub mod tokens;
 mod buffer;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod device;
 mod launch;
 pub mod meter;
 #[cfg(test)]
@@ -48,7 +49,8 @@ pub(crate) mod testing;
 
 use launch::{check_device, check_len, launch, rows};
 
-pub use buffer::{Buffer, Device, IndexBuffer, live_bytes};
+pub use buffer::{Buffer, IndexBuffer, live_bytes};
+pub use device::Device;
 pub use precision::{Precision, Scope};
 pub use real::{DType, Real};
 

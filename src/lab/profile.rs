@@ -11,7 +11,7 @@ use super::graph::{Saved, saved};
 use crate::data::Splits;
 use crate::kernels::Precision;
 #[cfg(feature = "cuda")]
-use crate::kernels::cuda::{Gpu, KernelTime};
+use crate::kernels::cuda::{Gpu, KernelTime, KernelTimes};
 use crate::kernels::meter::{self, Phase, Place, Sum, Totals};
 use crate::kernels::peak;
 use crate::rng::{Purpose, stream};
@@ -145,6 +145,8 @@ pub fn profile(config: &RunConfig, splits: &Splits, device: Device, warm_up: usi
     rayon::scope(|_| {
         let (mut running, mut clock, mut waited) = (None, Instant::now(), None);
         let (mut wall, mut totals, mut loss) = (Duration::ZERO, Totals::new(), f64::NAN);
+        #[cfg(feature = "cuda")]
+        let mut kernels = KernelTimes::new();
         let trainer = pretrain_on(device, &config, splits, usize::MAX, &mut |report, _| {
             if report.step == warm_up {
                 #[cfg(feature = "cuda")]
@@ -159,6 +161,10 @@ pub fn profile(config: &RunConfig, splits: &Splits, device: Device, warm_up: usi
                 return Ok(ControlFlow::Continue(()));
             }
             (wall, loss) = (clock.elapsed(), report.loss);
+            #[cfg(feature = "cuda")]
+            if let Device::Cuda(ordinal) = device {
+                kernels = Gpu::open(ordinal)?.stop_timing();
+            }
             totals = running.take().map(meter::Running::stop).unwrap_or_default();
             waited = waited_for_a_core().zip(waited).map(|(after, before)| after.saturating_sub(before));
             Ok(ControlFlow::Break(()))
@@ -176,10 +182,9 @@ pub fn profile(config: &RunConfig, splits: &Splits, device: Device, warm_up: usi
             saved: saved_by_a_chunk(&config, &trainer)?,
             loss,
             #[cfg(feature = "cuda")]
-            gpu: if let Device::Cuda(ordinal) = device {
-                Some(on_gpu(&*Gpu::open(ordinal)?, trainer.precision))
-            } else {
-                None
+            gpu: match device {
+                Device::Cuda(ordinal) => Some(on_gpu(&*Gpu::open(ordinal)?, kernels, trainer.precision)),
+                _ => None,
             },
         })
     })
@@ -187,11 +192,10 @@ pub fn profile(config: &RunConfig, splits: &Splits, device: Device, warm_up: usi
 
 /// What was timed there, and the limits of the card.
 #[cfg(feature = "cuda")]
-fn on_gpu(gpu: &Gpu, precision: Precision) -> OnGpu {
+fn on_gpu(gpu: &Gpu, kernels: KernelTimes, precision: Precision) -> OnGpu {
     use crate::autograd::ops;
     use crate::kernels::within_memory;
-    let times = gpu.stop_timing().into_iter().map(|((file, kernel), time)| (file, kernel, time));
-    let mut kernels: Vec<_> = times.collect();
+    let mut kernels: Vec<_> = kernels.into_iter().map(|((file, kernel), time)| (file, kernel, time)).collect();
     kernels.sort_by_key(|(.., time)| std::cmp::Reverse(time.time));
     let device = Device::Cuda(gpu.ordinal());
     // The best of some tries, of work that takes milliseconds on a large card, and of less where that has no memory.

@@ -5,6 +5,8 @@
 // warp w has four of its own 32, each of its threads one of the other 32.
 
 enum { TILE = 32, OWN = 4 };
+// On a multiprocessor at least: f32 has registers for four, f64 needs those of all.
+enum { BLOCKS = sizeof(T) == 8 ? 1 : 4 };
 
 struct Sizes {
     u64 batch, tokens, first, queries, heads, dim;  // `queries` of the tokens ask, from `first` on; dim: of a head
@@ -96,7 +98,7 @@ struct Answers {
 };
 
 // grid.x: images and heads; grid.y: tiles of queries.
-extern "C" __global__ void __launch_bounds__(256) forward(const Sizes s, const T *qkv, T *out) {
+extern "C" __global__ void __launch_bounds__(256, BLOCKS) forward(const Sizes s, const T *qkv, T *out) {
     extern __shared__ __align__(128) char shared[];
     const Head h(s, blockIdx.x);
     const u32 lane = threadIdx.x % 32, w = threadIdx.x / 32;
@@ -111,7 +113,7 @@ extern "C" __global__ void __launch_bounds__(256) forward(const Sizes s, const T
 }
 
 // For each query, (B h, M, 2): its log of the sum, and Δ = Σ_j p_j dp_j = ⟨o, do⟩.
-extern "C" __global__ void __launch_bounds__(256) statistics(const Sizes s, const T *qkv, const T *dout, T *stats) {
+extern "C" __global__ void __launch_bounds__(256, BLOCKS) statistics(const Sizes s, const T *qkv, const T *dout, T *stats) {
     extern __shared__ __align__(128) char shared[];
     const Head h(s, blockIdx.x);
     const u32 lane = threadIdx.x % 32, w = threadIdx.x / 32;
@@ -130,7 +132,7 @@ extern "C" __global__ void __launch_bounds__(256) statistics(const Sizes s, cons
 }
 
 // dQ of a tile of queries.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, BLOCKS)
     backward_queries(const Sizes s, const T *qkv, const T *dout, const T *stats, T *dqkv) {
     extern __shared__ __align__(128) char shared[];
     const u64 pitch = s.dim + 1, size = TILE * pitch;
@@ -170,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 // dK and dV of a tile of keys.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, BLOCKS)
     backward_keys(const Sizes s, const T *qkv, const T *dout, const T *stats, T *dqkv) {
     extern __shared__ __align__(128) char shared[];
     const u64 pitch = s.dim + 1, size = TILE * pitch;

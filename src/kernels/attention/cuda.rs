@@ -2,7 +2,7 @@ pub(in crate::kernels) mod tensor_cores;
 
 use super::Sizes;
 use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Source, View, ViewMut, argument};
-use crate::kernels::{Buffer, Device, Real};
+use crate::kernels::{Buffer, Device, Real, meter};
 
 pub(in crate::kernels) const SOURCE: Source =
     Source { name: "attention", text: include_str!("attention.cu"), variants: BOTH_REALS };
@@ -44,7 +44,13 @@ fn launch<'a, T: Real>(s: &Sizes, x: View<'a, T>, kernel: &'static str, rows: us
     Launch { grid, block: Block(8 * 32, 1, 1), shared, ..Launch::over_elements(x.gpu, SOURCE, kernel, 1) }
 }
 
+/// Counts as many products of scores' size as the CPU makes.
+fn count(s: &Sizes, products: usize) {
+    (0..products).for_each(|_| meter::product([s.batch * s.heads * s.queries.len(), s.head_dim, s.tokens]));
+}
+
 pub(super) fn forward<T: Real>(s: &Sizes, qkv: View<'_, T>, out: ViewMut<'_, T>) {
+    count(s, 2);
     if tensor_cores::compute::<T>(s) {
         tensor_cores::forward(s, qkv, out);
     } else if s.out() > 0 {
@@ -54,6 +60,7 @@ pub(super) fn forward<T: Real>(s: &Sizes, qkv: View<'_, T>, out: ViewMut<'_, T>)
 }
 
 pub(super) fn backward<T: Real>(s: &Sizes, qkv: View<'_, T>, dout: View<'_, T>, mut dqkv: ViewMut<'_, T>) {
+    count(s, 5);
     if tensor_cores::compute::<T>(s) {
         return tensor_cores::backward(s, qkv, dout, dqkv);
     }

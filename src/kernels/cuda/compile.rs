@@ -121,7 +121,8 @@ fn load(code: &[u8]) -> Result<Handle<CUmodule>, CUresult> {
     }
 }
 
-/// Where machine code is kept: `$STOP_MIM_CUDA_CACHE`, or stop-mim/cuda in the user's folder of caches.
+/// Where machine code is kept: `$STOP_MIM_CUDA_CACHE`, or beside the libraries that are looked for first, or stop-mim/cuda in
+/// the user's folder of caches.
 fn cache() -> Option<PathBuf> {
     let of_user = || {
         let home = |part: &str| Some(PathBuf::from(env::var_os("HOME")?).join(part));
@@ -171,7 +172,7 @@ pub fn compile_all(architecture: &str) -> Result<Vec<KernelReport>> {
     Ok(reports)
 }
 
-/// What the log says of each kernel: a line with its name, later one with what was spilled, then one with its registers.
+/// What the log says of each kernel: a line with its name, then one with what was spilled, then one with its registers.
 fn report(file: &str, log: &str) -> Vec<KernelReport> {
     let before = |line: &str, words: &str| -> Option<u32> {
         line.split_once(words)?.0.rsplit(|c: char| !c.is_ascii_digit()).find(|n| !n.is_empty())?.parse().ok()

@@ -36,12 +36,15 @@ struct Wanted {
     what: &'static str,
     /// How one comes by it.
     hint: &'static str,
+    /// Whether the system's loader finds it by its name.
+    is_found: unsafe fn() -> bool,
 }
 
 const DRIVER: Wanted = Wanted {
     stem: if cfg!(windows) { "nvcuda" } else { "libcuda" },
     what: "NVIDIA's driver",
     hint: "install the driver of the graphics card (nvidia-smi must show the card), or compute with the device cpu",
+    is_found: cudarc::driver::sys::is_culib_present,
 };
 
 const COMPILER: Wanted = Wanted {
@@ -49,6 +52,7 @@ const COMPILER: Wanted = Wanted {
     what: "NVRTC, the compiler of the CUDA toolkit",
     hint: "install the toolkit and set CUDA_PATH to its folder, or `pip install nvidia-cuda-nvrtc-cu12` into the Python \
            environment that is active",
+    is_found: cudarc::nvrtc::sys::is_culib_present,
 };
 
 /// Opens both; they stay open as long as the process lives.
@@ -58,8 +62,8 @@ const COMPILER: Wanted = Wanted {
 pub fn open() -> Result<()> {
     static OPENED: OnceLock<Result<(), (String, &'static str)>> = OnceLock::new();
     let opened = OPENED.get_or_init(|| {
-        find(&DRIVER, &[], || is_found_by_name("driver"))?;
-        find(&COMPILER, &toolkits(), || is_found_by_name("nvrtc"))
+        find(&DRIVER, &[])?;
+        find(&COMPILER, &toolkits())
     });
     opened.clone().map_err(|(problem, hint)| Error::config(problem, hint))
 }
@@ -69,24 +73,17 @@ pub fn open() -> Result<()> {
 /// # Errors
 /// When it is not found.
 pub fn open_compiler() -> Result<()> {
-    let found = find(&COMPILER, &toolkits(), || is_found_by_name("nvrtc"));
-    found.map_err(|(problem, hint)| Error::config(problem, hint))
-}
-
-fn is_found_by_name(which: &str) -> bool {
-    // SAFETY: what a library of that name does when it is opened is what its user installed it for.
-    unsafe {
-        if which == "driver" { cudarc::driver::sys::is_culib_present() } else { cudarc::nvrtc::sys::is_culib_present() }
-    }
+    find(&COMPILER, &toolkits()).map_err(|(problem, hint)| Error::config(problem, hint))
 }
 
 /// Opens a library from one of the folders, the first that has it, unless the system's loader finds it by its name.
-fn find(wanted: &Wanted, folders: &[PathBuf], by_name: impl Fn() -> bool) -> Result<(), (String, &'static str)> {
+fn find(wanted: &Wanted, folders: &[PathBuf]) -> Result<(), (String, &'static str)> {
     let first = first();
     if first.iter().any(|folder| open_in(folder, wanted.stem)) {
         return Ok(());
     }
-    if by_name() || folders.iter().any(|folder| open_in(folder, wanted.stem)) {
+    // SAFETY: what a library of that name does when it is opened is what its user installed it for.
+    if unsafe { (wanted.is_found)() } || folders.iter().any(|folder| open_in(folder, wanted.stem)) {
         return Ok(());
     }
     let mut places: Vec<String> = first.iter().chain(folders).map(|folder| folder.display().to_string()).collect();
@@ -108,7 +105,7 @@ fn open_in(folder: &Path, stem: &str) -> bool {
     paths.reverse(); // the newest first, "builtins" after what asks for it
     let mut opened = false;
     for path in paths {
-        // SAFETY: as in `is_found_by_name`.
+        // SAFETY: as in `find`.
         if let Ok(library) = unsafe { Library::new(&path) } {
             std::mem::forget(library); // never closed again
             opened = true;

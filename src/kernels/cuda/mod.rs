@@ -33,7 +33,7 @@ pub use compile::{KernelReport, compile_all};
 pub(super) use launch::{Argument, Block, Grid, Launch, Pointer, View, ViewMut, argument, or_null};
 pub use libraries::look_first_in;
 pub(super) use memory::{Memory, bytes, bytes_mut};
-pub use timing::KernelTime;
+pub use timing::{KernelTime, KernelTimes};
 
 use crate::{Error, Result};
 

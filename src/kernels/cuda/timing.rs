@@ -18,6 +18,9 @@ pub struct KernelTime {
     pub time: Duration,
 }
 
+/// Those of each kernel, by its file and its name.
+pub type KernelTimes = BTreeMap<(&'static str, &'static str), KernelTime>;
+
 /// A launch and the events around it.
 #[derive(Debug)]
 pub struct Timed {
@@ -52,11 +55,11 @@ impl Gpu {
         Ok(())
     }
 
-    /// What was timed since, by file and kernel.
-    pub fn stop_timing(&self) -> BTreeMap<(&'static str, &'static str), KernelTime> {
+    /// What was timed since.
+    pub fn stop_timing(&self) -> KernelTimes {
         self.timing.store(false, Ordering::SeqCst);
         self.wait();
-        let mut times = BTreeMap::<_, KernelTime>::new();
+        let mut times = KernelTimes::new();
         for Timed { kernel, events: [before, behind] } in lock(&self.timed).drain(..) {
             let mut milliseconds = 0.0f32;
             // SAFETY: both were recorded and have happened; each is destroyed once.
