@@ -266,7 +266,9 @@ extern "C" __global__ void __launch_bounds__(MOST) forward(const Sizes s, const 
 // while all warps walk over the queries. dQ of those queries needs every key of the tile: the warps lay their parts of
 // dSᵀ side by side in shared memory and share the product; tiles of keys after the first add to it. stats, (B h, M, 2):
 // see step 1.
-extern "C" __global__ void __launch_bounds__(MOST, 1)  // else some registers are spilled for a second block
+//
+// In bf16 one block may have all registers, or some are spilled to make room for a second; in tf32 (0) the compiler chooses.
+extern "C" __global__ void __launch_bounds__(MOST, BF16)
     backward(const Sizes s, const float *qkv, const float *dout, float *stats, float *dqkv) {
     extern __shared__ __align__(128) char shared[];
     const u32 warp = threadIdx.x / 32, warps = blockDim.x / 32, keys = 16 * warps;
