@@ -3,6 +3,8 @@
 #![cfg(unix)]
 
 mod common;
+#[cfg(feature = "cuda")]
+mod cuda_on_cpu;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -281,4 +283,30 @@ fn the_program_lists_experiments_and_refuses_what_cannot_be_answered() {
     scratch.write("file", "");
     scratch.refuses("experiment sigma --quick --out file", &["file"]);
     assert_eq!(scratch.entries(), 2, "nothing was begun");
+}
+
+/// A GPU trains what is measured here; its results are the CPU's but for rounding, under the same names.
+#[test]
+#[cfg(feature = "cuda")]
+fn models_are_trained_on_a_gpu() {
+    let Some(device) = cuda_on_cpu::device() else { return };
+    let (scratch, size) = (Scratch::new(), Size { steps: 2, seeds: 1, ..tiny() });
+    let losses = |out: &str, on: stop_mim::Device| {
+        let runner = Runner::new(vec![&TWO], &size, &scratch.path(out)).on(on);
+        runner.run(&|_| String::new(), &Silent, &mut |_| Ok(())).unwrap();
+        let logs = kept(&scratch.path(out)).into_keys().filter(|path| path.ends_with("checkpoint.safetensors"));
+        let last = |path: std::path::PathBuf| {
+            let log = std::fs::read_to_string(path.with_file_name("log.csv")).unwrap();
+            let loss = log.lines().last().unwrap().split(',').nth(2).unwrap().parse::<f64>().unwrap();
+            let weights = std::fs::read(&path).unwrap();
+            (path.parent().unwrap().file_name().unwrap().to_owned(), (loss, weights))
+        };
+        logs.map(last).collect::<BTreeMap<_, _>>()
+    };
+    let (gpu, cpu) = (losses("gpu", device), losses("cpu", stop_mim::Device::Cpu));
+    assert!(gpu.len() == 2 && gpu.keys().eq(cpu.keys()), "{:?} {:?}", gpu.keys(), cpu.keys());
+    for ((x, there), (y, here)) in gpu.values().zip(cpu.values()) {
+        assert!((x - y).abs() < 1e-5 * y, "{x} instead of {y}");
+        assert!(there != here, "nothing was computed on {device}");
+    }
 }

@@ -100,7 +100,9 @@ mod tests {
             let device = |name: &str| name.parse::<Device>().unwrap();
             assert_eq!(["cuda", "cuda:0", "cuda:3"].map(device), [0, 0, 3].map(Device::Cuda));
             assert_eq!(Device::Cuda(3).to_string(), "cuda:3");
-            ["cuda:", "cuda:x", "cuda:-1"].map(|name| assert!(error(name).contains(name), "{}", error(name)));
+            for name in ["cuda:", "cuda:x", "cuda:-1"] {
+                assert!(error(name).contains(name), "{}", error(name));
+            }
         }
         #[cfg(not(feature = "cuda"))]
         assert!(error("cuda:1").contains("--features cuda"), "{}", error("cuda:1"));
