@@ -112,15 +112,24 @@ fn every_experiment_answers_with_baselines_a_sentence_and_its_pictures() {
     }
 }
 
-/// Ends the work after so many questions whether to go on.
-struct Impatient(AtomicUsize);
+/// Ends the work after so many questions whether to go on; counts what was to do, and what was done.
+#[derive(Default)]
+struct Impatient {
+    patience: AtomicUsize,
+    to_do: AtomicUsize,
+    done: AtomicUsize,
+}
 
 impl Monitor for Impatient {
     fn say(&self, _: &str) {}
-    fn begin(&self, _: usize) {}
-    fn advance(&self, _: usize, _: &dyn Fn() -> String) {}
+    fn begin(&self, to_do: usize) {
+        self.to_do.store(to_do, Ordering::SeqCst);
+    }
+    fn advance(&self, by: usize, _: &dyn Fn() -> String) {
+        self.done.fetch_add(by, Ordering::SeqCst);
+    }
     fn go_on(&self) -> Result<()> {
-        let left = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        let left = self.patience.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         left.map(|_| ()).map_err(|_| Error::Interrupted)
     }
 }
@@ -131,10 +140,15 @@ fn what_was_interrupted_goes_on_to_the_same_numbers_and_nothing_is_done_twice() 
     let expected = measured(&size, whole.folder(), &Silent).unwrap();
     // Of two arms, two seeds and three baselines.
     assert_eq!(kept(whole.folder()).len(), 4 + 4 + 2 + 1);
-    let mut interruptions = 0;
+    let (mut interruptions, mut left) = (0, None);
     for patience in [3, 7, 12, 20, 30, 45, usize::MAX] {
-        match measured(&size, parts.folder(), &Impatient(AtomicUsize::new(patience))) {
-            Ok(found) => assert_eq!(found, expected),
+        let monitor = Impatient { patience: patience.into(), ..Impatient::default() };
+        let found = measured(&size, parts.folder(), &monitor);
+        let [to_do, done] = [&monitor.to_do, &monitor.done].map(|count| count.load(Ordering::SeqCst));
+        assert!(done <= to_do && left.is_none_or(|left| left == to_do), "{done} of {to_do}, {left:?} before");
+        left = Some(to_do - done);
+        match found {
+            Ok(found) => assert_eq!((found, left), (expected.clone(), Some(0))),
             Err(error) => {
                 assert!(matches!(error, Error::Interrupted), "{error}");
                 interruptions += 1;

@@ -202,15 +202,13 @@ impl Cache {
         RunFolder::claim(&self.folder(name))
     }
 
-    /// Whether there is a trained model of this name. It may be damaged: that is found when it is read.
-    pub fn has_model(&self, name: &str) -> bool {
-        self.folder(name).join(MODEL).is_file()
-    }
-
-    /// The steps that are done of a run of this name, as far as they are kept.
-    pub fn steps_done(&self, name: &str) -> usize {
-        let checkpoints = Rotation::new(self.folder(name).join("checkpoints"));
-        checkpoints.steps().ok().and_then(|steps| steps.first().copied()).unwrap_or(0)
+    /// The steps that are done of a run of this name and length, as far as they are kept. What is kept may be damaged: that is
+    /// found when it is read.
+    pub fn steps_done(&self, name: &str, length: usize) -> usize {
+        let folder = self.folder(name);
+        let newest = Rotation::new(folder.join("checkpoints")).steps().ok().and_then(|steps| steps.first().copied());
+        // A model whose checkpoints were removed: of a run that was stopped there would be one.
+        newest.unwrap_or(if folder.join(MODEL).is_file() { length } else { 0 })
     }
 
     /// Where a measurement of something of this name is.

@@ -220,8 +220,9 @@ impl<'a> Runner<'a> {
             }
         }
         for piece in &mut pieces {
-            if piece.subject.kind == Kind::Trained && !self.cache.has_model(&piece.name) {
-                piece.steps = piece.subject.config.steps.saturating_sub(self.cache.steps_done(&piece.name));
+            if piece.subject.kind == Kind::Trained {
+                let length = piece.subject.config.steps;
+                piece.steps = length.saturating_sub(self.cache.steps_done(&piece.name, length));
             }
             piece.left = self.left(piece, monitor)?;
         }
