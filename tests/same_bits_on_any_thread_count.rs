@@ -1,11 +1,13 @@
 //! A seed gives the same weights, bit for bit, on one thread and on many.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use stop_mim::DType;
-use stop_mim::data;
+use stop_mim::data::{self, Subset};
 use stop_mim::lab::small;
 use stop_mim::train::{RunConfig, StepParams, pretrain};
+use stop_mim::vit::Preset;
 
 #[test]
 fn steps_of_every_method() {
@@ -46,4 +48,28 @@ fn a_run_with_its_loader_and_noise() {
     assert!(run(&config, 2, 1) == one, "two threads, and observed more often");
     config.seed = 2;
     assert!(run(&config, 1, 5).0 != one.0, "another seed");
+}
+
+/// Fewer images than make a chunk for each thread, so that threads help each other within one; and a model so large that
+/// its gradients are summed in fewer rows.
+#[test]
+fn small_batches_and_large_models() {
+    let toy = RunConfig::for_method(small::stop(), Preset::Toy);
+    let mut splits = data::open(&toy.data, 32).unwrap();
+    splits.test = Arc::new(Subset::even(splits.test.clone(), 1)); // diagnostics are not what takes long
+    let run = |config: &RunConfig, threads| {
+        small::with_threads(threads, || {
+            small::bits(&pretrain(config, &splits, 0, &mut |_, _| Ok(ControlFlow::Continue(()))).unwrap())
+        })
+    };
+    let mut configs: Vec<RunConfig> = [1, 3].map(|batch| RunConfig { batch, ..toy.clone() }.with_steps(2)).to_vec();
+    configs.push(RunConfig { batch: 6, ..toy }.with_steps(1));
+    let large = &mut configs[2].model.encoder;
+    (large.dim, large.depth, large.heads) = (1024, 2, 8);
+    for config in configs {
+        let one = run(&config, 1);
+        for threads in [2, 5] {
+            assert!(run(&config, threads) == one, "{} images on {threads} threads", config.batch);
+        }
+    }
 }

@@ -15,7 +15,7 @@
 //! of the target encoder's moving average is left out there.)
 //!
 //! **Parallel over chunks of images, sequential inside.** A chunk runs from patches to gradients on one thread and one
-//! tape, with activations that fit its core's cache. **Same bits, however many threads:** chunks are cut by the batch
+//! tape, with activations that fit its core's cache. (With fewer chunks than threads, each has a [`Team`] of them.) **Same bits, however many threads:** chunks are cut by the batch
 //! alone, the noise of an image comes from a stream of its own, whatever chunk it is in, and gradients are summed in a
 //! fixed order: in a row within a lane, lanes along a binary tree.
 
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use super::non_finite::{NonFiniteSource, first_non_finite};
 use crate::autograd::Tape;
 use crate::kernels::meter::{self, Phase};
-use crate::kernels::{Precision, within_memory};
+use crate::kernels::{Precision, Team, within_memory};
 use crate::methods::{Chunk, Draws, Method, ModelConfig, ModelParams, Numbers, Recording, View};
 use crate::nn::{AdamW, Ema, count_non_finite};
 use crate::paper::{NoiseOn, sample_noise};
@@ -166,7 +166,7 @@ impl Trainer {
     /// A model about to start, in chunks whose activations fit a core's cache.
     pub fn new(method: Arc<dyn Method>, params: ModelParams) -> Self {
         let optimizer = optimizer(&*method, &params);
-        let chunk_images = default_chunk(&*method, params.device());
+        let chunk_images = default_chunk(&*method, &params);
         Trainer { method, params, optimizer, chunk_images, precision: Precision::F32 }
     }
 
@@ -177,7 +177,7 @@ impl Trainer {
         if self.params.device() != device {
             self.params = self.params.to_device(device);
             self.optimizer.to_device(device);
-            self.chunk_images = default_chunk(&*self.method, device);
+            self.chunk_images = default_chunk(&*self.method, &self.params);
         }
         self
     }
@@ -278,20 +278,31 @@ impl Trainer {
         assert!(images > 0 && self.chunk_images > 0, "gradients: {images} images in chunks of {}", self.chunk_images);
         let chunks: Vec<Range<usize>> =
             (0..images).step_by(self.chunk_images).map(|i| i..(i + self.chunk_images).min(images)).collect();
-        // A GPU works on one chunk at a time, or there would be no point in smaller ones.
-        let lanes = if self.params.device().is_gpu() { 1 } else { (chunks.len() / 2).clamp(LANES.start, LANES.end) };
-        self.sum(batch, &chunks, chunks.len().div_ceil(lanes))
+        let in_a_row = chunks.len().div_ceil(self.lanes(chunks.len()));
+        let lanes = chunks.len().div_ceil(in_a_row);
+        self.sum(batch, &chunks, in_a_row, rayon::current_num_threads().div_ceil(lanes))
+    }
+
+    /// How many sums of gradients a step of so many chunks computes at once, in each one chunk after the other. As many threads can
+    /// work on one batch; more help each other within a chunk. It decides the order of summation, so threads have no say.
+    fn lanes(&self, chunks: usize) -> usize {
+        if self.params.device().is_gpu() {
+            return 1; // it works on one chunk at a time, or there would be no point in smaller ones
+        }
+        if is_large(&self.params) { (chunks / 8).clamp(1, LANES) } else { (chunks / 2).clamp(8, LANES) }
     }
 
     /// The sum over chunks: up to `in_a_row` one after the other, each adding to what the last one found; more along a
-    /// binary tree, the halves of each node at once.
-    fn sum(&self, batch: &Batch, chunks: &[Range<usize>], in_a_row: usize) -> Result<LossAndGradients> {
+    /// binary tree, the halves of each node at once, `team` threads on each chunk.
+    fn sum(&self, batch: &Batch, chunks: &[Range<usize>], in_a_row: usize, team: usize) -> Result<LossAndGradients> {
         if chunks.len() <= in_a_row {
+            let _team = Team::of(team);
             let sum = chunks.iter().try_fold(None, |sum, chunk| self.add_chunk(batch, chunk.clone(), sum).map(Some))?;
             return Ok(sum.expect("at least one chunk"));
         }
         let (left, right) = chunks.split_at(chunks.len().div_ceil(in_a_row).div_ceil(2) * in_a_row);
-        let (left, right) = rayon::join(|| self.sum(batch, left, in_a_row), || self.sum(batch, right, in_a_row));
+        let (left, right) =
+            rayon::join(|| self.sum(batch, left, in_a_row, team), || self.sum(batch, right, in_a_row, team));
         let (mut left, right) = (left?, right?);
         let _phase = meter::phase(Phase::GradientSum);
         left.loss.add_assign(&right.loss);
@@ -414,17 +425,27 @@ pub(super) fn optimizer(method: &dyn Method, params: &ModelParams) -> AdamW {
     optimizer
 }
 
-/// Sums of gradients that a step computes at once, from 8 to 16: as many threads can work on one batch. Each is as large
-/// as the model, and adding two of them is a pass over memory, so there are no more of them than that.
-const LANES: Range<usize> = 8..16;
+/// The most sums of gradients that a step computes at once. Each is as large as the model, and adding two of them is a pass over
+/// memory.
+const LANES: usize = 16;
+
+/// Whether a sum of gradients is so large that several at once would be most of the memory of a step, and the products of a
+/// chunk so large that threads can share them.
+fn is_large(params: &ModelParams) -> bool {
+    params.trained().map(|params| params.trained_elements()).sum::<usize>() >= 1 << 24
+}
 
 /// Images in a chunk, by how much one image holds in a block: measured, see docs/performance.md. More, and activations
 /// fall out of the level-2 cache; fewer, and there is too little to multiply each weight with. At most 8, so that a
-/// batch of 64 keeps eight threads busy; a power of two, so that it divides the usual batches. On a GPU, the whole batch.
-fn default_chunk(method: &dyn Method, device: Device) -> usize {
+/// batch of 64 keeps eight threads busy; a power of two, so that it divides the usual batches. Of a large model, whose
+/// weights come from memory, two. On a GPU, the whole batch.
+fn default_chunk(method: &dyn Method, params: &ModelParams) -> usize {
     const ELEMENTS: usize = 1 << 16;
-    if device.is_gpu() {
+    if params.device().is_gpu() {
         return usize::MAX;
+    }
+    if is_large(params) {
+        return 2;
     }
     let encoder = method.encoder().config();
     let images = (ELEMENTS / (encoder.patches() * encoder.dim)).clamp(1, 8);

@@ -14,6 +14,7 @@ use crate::kernels::matmul::gemm::{Epilogue, Mat, MatMut, gemm};
 use crate::kernels::real::Strides;
 use crate::kernels::simd::LANES;
 use crate::kernels::softmax::cpu as softmax;
+use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
 use crate::kernels::{Device, Real};
 
 /// Queries that are answered at a time: with the 64 tokens of a small image all of them, with the 784 of a large one
@@ -43,15 +44,14 @@ fn answer(s: &Sizes, (b, head): (usize, usize), query: usize) -> (usize, Strides
     (row * s.dim() + head * s.head_dim, (s.dim(), 1))
 }
 
-/// Every image and head.
-fn heads(s: &Sizes) -> impl Iterator<Item = (usize, usize)> + use<> {
-    let (batch, heads) = (s.batch, s.heads);
-    (0..batch).flat_map(move |b| (0..heads).map(move |head| (b, head)))
+/// Multiply-adds of the products of Q and K, and of P and V, as long as softmax between them takes; of all images.
+fn work(s: &Sizes) -> usize {
+    s.batch * s.heads * s.queries.len() * s.tokens * (2 * s.head_dim + OF_AN_ELEMENT)
 }
 
-/// The queries, some at a time: the first and how many.
-fn blocks(s: &Sizes) -> impl Iterator<Item = (usize, usize)> + use<> {
-    let Range { start, end } = s.queries;
+/// Some queries, a few at a time: the first and how many.
+fn blocks(queries: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
+    let Range { start, end } = queries;
     (start..end).step_by(QUERIES).map(move |query| (query, QUERIES.min(end - query)))
 }
 
@@ -74,34 +74,64 @@ fn probabilities<T: Real>(s: &Sizes, qkv: &[T], head: (usize, usize), (query, m)
     softmax::forward_padded(p.as_chunks_mut().0, s.tokens, T::from_f64(s.scale()));
 }
 
-/// out ← softmax(Q Kᵀ / √d) V.
+/// out ← softmax(Q Kᵀ / √d) V, shared out by answers.
 pub(super) fn forward<T: Real>(s: &Sizes, qkv: &[T], out: &mut [T]) {
+    let asked = s.queries.len();
+    share_rows(s.batch * asked, work(s), (out, &mut [(); 0]), |rows, out, _| {
+        let mut scratch = scratch(s);
+        for b in rows.start / asked.max(1)..rows.end.div_ceil(asked.max(1)) {
+            // Of the first and the last image maybe not all.
+            let from = rows.start.saturating_sub(b * asked);
+            let to = asked.min(rows.end - b * asked);
+            let queries = s.queries.start + from..s.queries.start + to;
+            answers(s, qkv, b, queries, scratch.as_mut_slice(), (rows.start, &mut *out));
+        }
+    });
+}
+
+/// The answers to some queries of one image, in all heads; `first` is the row at which `out` begins.
+fn answers<T: Real>(
+    s: &Sizes,
+    qkv: &[T],
+    b: usize,
+    queries: Range<usize>,
+    scratch: &mut [T],
+    (first, out): (usize, &mut [T]),
+) {
     let (n, d, row) = (s.tokens, s.head_dim, padded(s));
-    let mut scratch = scratch(s);
-    let scratch = scratch.as_mut_slice();
-    for head in heads(s) {
-        for (query, m) in blocks(s) {
+    for head in (0..s.heads).map(|head| (b, head)) {
+        for (query, m) in blocks(queries.clone()) {
             let p = &mut scratch[..m * row];
             probabilities(s, qkv, head, (query, m), p);
             let (p, v) = (Mat::new(p, row, false), mat(qkv, part(s, 2, head, 0)));
-            gemm([m, n, d], T::ONE, p, v, Epilogue::NOTHING, mat_mut(out, answer(s, head, query)));
+            let (offset, strides) = answer(s, head, query);
+            let out = mat_mut(out, (offset - first * s.dim(), strides));
+            gemm([m, n, d], T::ONE, p, v, Epilogue::NOTHING, out);
         }
     }
 }
 
-/// dqkv ← the gradient of ⟨dout, forward(qkv)⟩.
+/// dqkv ← the gradient of ⟨dout, forward(qkv)⟩, shared out by images.
 ///
 /// dV = Pᵀ dO, dP = dO Vᵀ, dS = P ⊙ (dP − ⟨P, dP⟩ per row), dQ = dS K / √d, dK = dSᵀ Q / √d. The queries that were not
 /// asked for have no gradient.
 pub(super) fn backward<T: Real>(s: &Sizes, qkv: &[T], dout: &[T], dqkv: &mut [T]) {
+    share_rows(s.batch, 3 * work(s), (dqkv, &mut [(); 0]), |images, dqkv, _| {
+        let of_images = |all: usize| images.start * (all / s.batch.max(1))..images.end * (all / s.batch.max(1));
+        let some = Sizes { batch: images.len(), ..s.clone() };
+        backward_of_images(&some, &qkv[of_images(qkv.len())], &dout[of_images(dout.len())], dqkv);
+    });
+}
+
+fn backward_of_images<T: Real>(s: &Sizes, qkv: &[T], dout: &[T], dqkv: &mut [T]) {
     let (n, d, row) = (s.tokens, s.head_dim, padded(s));
     if s.queries != (0..n) {
         dqkv.fill(T::ZERO);
     }
     let (mut p, mut ds) = (scratch::<T>(s), scratch::<T>(s));
-    for head in heads(s) {
+    for head in (0..s.batch).flat_map(|b| (0..s.heads).map(move |head| (b, head))) {
         let [k, v] = [1, 2].map(|which| part(s, which, head, 0));
-        for (query, m) in blocks(s) {
+        for (query, m) in blocks(s.queries.clone()) {
             let (p, ds) = (&mut p.as_mut_slice()[..m * row], &mut ds.as_mut_slice()[..m * row]);
             let (q, dout) = (part(s, 0, head, query), mat(dout, answer(s, head, query)));
             let plus = if query == s.queries.start { Epilogue::NOTHING } else { Epilogue::OWN }; // dK, dV: a sum over blocks

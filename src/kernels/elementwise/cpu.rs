@@ -2,6 +2,7 @@ use rayon::prelude::*;
 
 use super::{Binary, Unary, Walk};
 use crate::kernels::simd::vectorized;
+use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
 use crate::kernels::{Buffer, DType, MAX_RANK, Real};
 
 /// Evaluates `$body` with `$f` a constant, for each that it may be: then `for` loops over it become vector code. (A closure
@@ -27,7 +28,7 @@ vectorized! {
         });
     }
 
-    pub(super) fn unary<T>(f: Unary, x: &[T], y: &mut [T]) {
+    fn unary_part<T>(f: Unary, x: &[T], y: &mut [T]) {
         with_constant!(Unary::{Exp Ln Tanh Relu Abs Sqrt Gelu}, f => {
             for (y, &x) in y.iter_mut().zip(x) {
                 *y = f.value(x);
@@ -35,7 +36,7 @@ vectorized! {
         });
     }
 
-    pub(super) fn unary_backward<T>(f: Unary, saved: &[T], dy: &[T], dx: &mut [T]) {
+    fn unary_backward_part<T>(f: Unary, saved: &[T], dy: &[T], dx: &mut [T]) {
         with_constant!(Unary::{Exp Ln Tanh Relu Abs Sqrt Gelu}, f => {
             for ((dx, &saved), &dy) in dx.iter_mut().zip(saved).zip(dy) {
                 *dx = f.slope(saved) * dy;
@@ -43,8 +44,8 @@ vectorized! {
         });
     }
 
-    /// y ← f(x) and d ← f′(x) d at once: of GELU they share an exponential.
-    pub(super) fn unary_and_backward<T>(f: Unary, x: &[T], y: &mut [T], d: &mut [T]) {
+    /// Of GELU the two share an exponential.
+    fn unary_and_backward_part<T>(f: Unary, x: &[T], y: &mut [T], d: &mut [T]) {
         with_constant!(Unary::{Exp Ln Tanh Relu Abs Sqrt Gelu}, f => {
             for ((y, &x), d) in y.iter_mut().zip(x).zip(d) {
                 *y = f.value(x);
@@ -65,6 +66,21 @@ vectorized! {
             *y = factor * x;
         }
     }
+}
+
+pub(super) fn unary<T: Real>(f: Unary, x: &[T], y: &mut [T]) {
+    share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |some, y, _| unary_part(f, &x[some], y));
+}
+
+pub(super) fn unary_backward<T: Real>(f: Unary, saved: &[T], dy: &[T], dx: &mut [T]) {
+    share_rows(saved.len(), saved.len() * OF_AN_ELEMENT, (dx, &mut [(); 0]), |some, dx, _| {
+        unary_backward_part(f, &saved[some.clone()], &dy[some], dx);
+    });
+}
+
+/// y ← f(x) and d ← f′(x) d at once.
+pub(super) fn unary_and_backward<T: Real>(f: Unary, x: &[T], y: &mut [T], d: &mut [T]) {
+    share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, d), |some, y, d| unary_and_backward_part(f, &x[some], y, d));
 }
 
 /// y ← a ∘ b, with broadcasting where there is any.

@@ -1,5 +1,8 @@
+use std::ops::Range;
+
 use crate::kernels::Real;
 use crate::kernels::simd::{reduce, sum, vectorized};
+use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
 
 /// One row: y ← γ ⊙ x̂ + β.
 #[inline(always)]
@@ -19,7 +22,7 @@ fn normalize<T: Real>(x: &[T], affine: Option<(&[T], &[T])>, [mean, inverse_std]
 }
 
 vectorized! {
-    pub(super) fn forward<T>(
+    fn forward_rows<T>(
         cols: usize,
         x: &[T],
         gamma: Option<&[T]>,
@@ -40,14 +43,13 @@ vectorized! {
     }
 
     /// [`forward`] when each row's (μ, 1/√(v + ε)) is known.
-    pub(super) fn recompute<T>(cols: usize, x: &[T], gamma: &[T], beta: &[T], stats: &[T], y: &mut [T]) {
+    fn recompute_rows<T>(cols: usize, x: &[T], gamma: &[T], beta: &[T], stats: &[T], y: &mut [T]) {
         for ((x, y), stat) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)).zip(stats.as_chunks().0) {
             normalize(x, Some((gamma, beta)), *stat, y);
         }
     }
 
-    /// With g = γ ⊙ dy, for each row: dx ← dx + (g − mean(g) − x̂ mean(g ⊙ x̂)) / √(v + ε). In `dy`, g is left behind.
-    pub(super) fn backward_input<T>(
+    fn backward_input_rows<T>(
         cols: usize,
         x: &[T],
         gamma: Option<&[T]>,
@@ -72,8 +74,9 @@ vectorized! {
         }
     }
 
-    pub(super) fn backward_affine<T>(
+    fn backward_affine_columns<T>(
         cols: usize,
+        some: Range<usize>,
         x: &[T],
         stats: &[T],
         dy: &[T],
@@ -84,10 +87,54 @@ vectorized! {
         dbeta.fill(T::ZERO);
         let rows = x.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(stats.as_chunks().0);
         for ((x, dy), &[mean, inverse_std]) in rows {
+            let (x, dy) = (&x[some.clone()], &dy[some.clone()]);
             for (((dg, db), &x), &dy) in dgamma.iter_mut().zip(dbeta.iter_mut()).zip(x).zip(dy) {
                 *dg += dy * (x - mean) * inverse_std;
                 *db += dy;
             }
         }
     }
+}
+
+pub(super) fn forward<T: Real>(
+    cols: usize,
+    x: &[T],
+    gamma: Option<&[T]>,
+    beta: Option<&[T]>,
+    eps: f64,
+    y: &mut [T],
+    stats: &mut [T],
+) {
+    share_rows(x.len() / cols, x.len() * OF_AN_ELEMENT, (y, stats), |rows, y, stats| {
+        forward_rows(cols, &x[rows.start * cols..rows.end * cols], gamma, beta, eps, y, stats);
+    });
+}
+
+pub(super) fn recompute<T: Real>(cols: usize, x: &[T], gamma: &[T], beta: &[T], stats: &[T], y: &mut [T]) {
+    share_rows(x.len() / cols, x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |rows, y, _| {
+        let x = &x[rows.start * cols..rows.end * cols];
+        recompute_rows(cols, x, gamma, beta, &stats[2 * rows.start..2 * rows.end], y);
+    });
+}
+
+/// With g = γ ⊙ dy, for each row: dx ← dx + (g − mean(g) − x̂ mean(g ⊙ x̂)) / √(v + ε). In `dy`, g is left behind.
+pub(super) fn backward_input<T: Real>(
+    cols: usize,
+    x: &[T],
+    gamma: Option<&[T]>,
+    stats: &[T],
+    dy: &mut [T],
+    dx: &mut [T],
+) {
+    share_rows(x.len() / cols, x.len() * OF_AN_ELEMENT, (dy, dx), |rows, dy, dx| {
+        let x = &x[rows.start * cols..rows.end * cols];
+        backward_input_rows(cols, x, gamma, &stats[2 * rows.start..2 * rows.end], dy, dx);
+    });
+}
+
+/// Shared out by columns: each is a sum over all rows.
+pub(super) fn backward_affine<T: Real>(cols: usize, x: &[T], stats: &[T], dy: &[T], dgamma: &mut [T], dbeta: &mut [T]) {
+    share_rows(cols, x.len() * OF_AN_ELEMENT, (dgamma, dbeta), |some, dgamma, dbeta| {
+        backward_affine_columns(cols, some, x, stats, dy, dgamma, dbeta);
+    });
 }

@@ -1,8 +1,11 @@
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::Finite;
 use crate::kernels::Real;
 use crate::kernels::simd::vectorized;
+use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
 
 /// Of so many numbers a sum is taken at a time: a sum of sums rounds less than one of all numbers in turn.
 const TERMS: usize = 256;
@@ -53,10 +56,10 @@ pub(super) fn norm_backward<T: Real>(x: &[T], dy: &[T], dx: &mut [T]) {
 }
 
 vectorized! {
-    /// y ← y + Σ over the rows of x: the gradient of a bias.
-    pub(super) fn accumulate_rows<T>(cols: usize, x: &[T], y: &mut [T]) {
+    /// Some columns of [`accumulate_rows`].
+    fn accumulate_columns<T>(cols: usize, some: Range<usize>, x: &[T], y: &mut [T]) {
         if cols > 0 {
-            x.chunks_exact(cols).for_each(|row| y.iter_mut().zip(row).for_each(|(y, &x)| *y += x));
+            x.chunks_exact(cols).for_each(|row| y.iter_mut().zip(&row[some.clone()]).for_each(|(y, &x)| *y += x));
         }
     }
 
@@ -67,6 +70,11 @@ vectorized! {
             Finite::Squares => x.iter().fold(true, |finite, &x| finite & (x * x).is_finite()),
         }
     }
+}
+
+/// y ← y + Σ over the rows of x: the gradient of a bias.
+pub(super) fn accumulate_rows<T: Real>(cols: usize, x: &[T], y: &mut [T]) {
+    share_rows(cols, x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |some, y, _| accumulate_columns(cols, some, x, y));
 }
 
 /// How many are NaN or infinite: of a run where some are, which is rare.
