@@ -181,8 +181,8 @@ macro_rules! impl_real {
     };
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 impl_real!(f32, F32, sgemm, super::matmul::microkernel::sgemm);
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 impl_real!(f32, F32, sgemm, |_| super::Precision::here_on_cpu() != super::Precision::F32); // false, or it panics
 impl_real!(f64, F64, dgemm, |_| false);

@@ -11,9 +11,10 @@
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
+use super::avx::transpose_rows;
 use super::gemm::Product;
 use super::microkernel::run;
-use super::registers::{Operand, Register, transpose_rows};
+use super::registers::{Operand, Register};
 use crate::kernels::simd::has_avx512_bf16;
 
 /// Computes the product.

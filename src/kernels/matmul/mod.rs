@@ -3,20 +3,24 @@
 //! | file | |
 //! |---|---|
 //! | `gemm.rs` | one product inside slices: the checks that the `unsafe` code below leans on |
-//! | `microkernel.rs`, `registers.rs` | f32 on x86-64, by hand; elsewhere, and in f64, `matrixmultiply` |
+//! | `microkernel.rs`, `registers.rs`, `avx.rs`, `neon.rs` | f32 on x86-64 and arm64, by hand; else `matrixmultiply` |
 //! | `bf16.rs` | its operands rounded to bf16, see [`Precision`](super::Precision) |
 //! | `matmul.cu`, `tensor_cores.cu` | on a GPU: in the elements' own precision, and rounded to bf16 or tf32 |
 
+#[cfg(target_arch = "x86_64")]
+mod avx;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod bf16;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub(super) mod cuda;
 pub(crate) mod gemm;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(super) mod microkernel;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod reference;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod registers;
 
 use super::{Buffer, check_len, launch};
