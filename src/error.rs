@@ -160,7 +160,9 @@ impl fmt::Display for Error {
             }
             Error::Interrupted => write!(f, "stopped, as asked"),
             Error::Noted { error, note } => write!(f, "{error}\n  {note}"),
-            Error::Elsewhere { process, host, error } => write!(f, "{error}\n  it happened in process {process}, on {host}"),
+            Error::Elsewhere { process, host, error } => {
+                write!(f, "{error}\n  it happened in process {process}, on {host}")
+            }
             Error::Check { failed, of } => {
                 write!(f, "{} of {of} comparisons do not pass:\n  {}", failed.len(), failed.join("\n  "))
             }

@@ -151,7 +151,8 @@ const INTERRUPTED: u8 = 2;
 
 /// The name of this machine.
 pub fn host() -> String {
-    let name = ["/proc/sys/kernel/hostname", "/etc/hostname"].iter().find_map(|path| std::fs::read_to_string(path).ok());
+    let name =
+        ["/proc/sys/kernel/hostname", "/etc/hostname"].iter().find_map(|path| std::fs::read_to_string(path).ok());
     let name = name.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
     if name.trim().is_empty() { "this machine".to_owned() } else { name.trim().to_owned() }
 }
@@ -192,7 +193,19 @@ const LAUNCHERS: [[&str; 2]; 2] = [["OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RAN
 
 /// While it lives, the program is one of the processes that it was started with. It is dropped on the thread that got it, when
 /// all is done: it waits for the others.
-pub struct Started(#[cfg(feature = "mpi")] Option<mpi::Universe>);
+pub struct Started {
+    #[cfg(feature = "mpi")]
+    _universe: Option<mpi::Universe>,
+}
+
+#[cfg(feature = "mpi")]
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let (true, Some(link)) = (std::thread::panicking(), &world().link) {
+            link.abort(); // or the others would wait for this one, and this one for them
+        }
+    }
+}
 
 /// Finds the other processes, if a launcher started this one. Without one nothing happens, and MPI is not touched.
 ///
@@ -204,23 +217,26 @@ pub fn start() -> Result<Started> {
         // PMIx says no size.
         let by_launcher = LAUNCHERS.iter().flatten().chain(&["PMIX_RANK"]).any(|name| std::env::var_os(name).is_some());
         if !by_launcher {
-            return Ok(Started(None));
+            return Ok(Started { _universe: None });
         }
         let (universe, link) = mpi::start()?;
         if link.size() > 1 {
             SPEAKS.store(link.rank() == 0, Ordering::Relaxed);
             let _ = WORLD.set(Arc::new(World { link: Some(Box::new(link)) }));
         }
-        Ok(Started(Some(universe)))
+        Ok(Started { _universe: Some(universe) })
     }
     #[cfg(not(feature = "mpi"))]
     match launched() {
         Some((size, rank)) if size > 1 => {
             SPEAKS.store(rank == 0, Ordering::Relaxed);
             let problem = format!("this is one of {size} processes, and the program was built without the feature mpi");
-            Err(Error::config(problem, "build it with --features mpi (docs/distributed.md), or start it without a launcher"))
+            Err(Error::config(
+                problem,
+                "build it with --features mpi (docs/distributed.md), or start it without a launcher",
+            ))
         }
-        _ => Ok(Started()),
+        _ => Ok(Started {}),
     }
 }
 
@@ -257,7 +273,8 @@ mod tests {
         for failing in [vec![2], vec![1, 3], vec![0, 1, 2, 3]] {
             let errors = threads::run(4, |world| {
                 let rank = world.rank();
-                let mine = if failing.contains(&rank) { Err(Error::config(format!("bad {rank}"), "mend")) } else { Ok(rank) };
+                let mine =
+                    if failing.contains(&rank) { Err(Error::config(format!("bad {rank}"), "mend")) } else { Ok(rank) };
                 world.agree(mine).unwrap_err().to_string()
             });
             let first = failing[0];
@@ -268,7 +285,8 @@ mod tests {
                 assert_eq!(named, rank != first, "{error}");
             }
         }
-        let asked = threads::run(3, |world| world.agree(if world.rank() == 1 { Err(Error::Interrupted) } else { Ok(()) }));
+        let asked =
+            threads::run(3, |world| world.agree(if world.rank() == 1 { Err(Error::Interrupted) } else { Ok(()) }));
         assert!(asked.into_iter().all(|asked| matches!(asked, Err(Error::Interrupted))));
     }
 }

@@ -1,6 +1,6 @@
 //! Processes that MPI connects. Whatever waits gives its core away between two looks: the others may need it.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use ::mpi::environment::Universe;
@@ -21,11 +21,17 @@ const SHORT: usize = 256;
 const LOOKS: usize = 200;
 const SLEEP: Duration = Duration::from_micros(50);
 
-/// The communicator, and one thread at a time that uses it.
+/// All processes; one thread at a time speaks to them.
 pub(super) struct Mpi {
     rank: usize,
     size: usize,
-    communicator: Mutex<SimpleCommunicator>,
+    turn: Mutex<()>,
+}
+
+impl Mpi {
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Begins.
@@ -35,13 +41,13 @@ pub(super) struct Mpi {
 pub(super) fn start() -> Result<(Universe, Mpi)> {
     let (universe, threading) = environment::initialize_with_threading(Threading::Serialized)
         .ok_or_else(|| Error::config("MPI was begun before", "begin it once in a process"))?;
-    let communicator = universe.world().duplicate();
+    let communicator = universe.world();
     if threading < Threading::Serialized {
         let problem = "this MPI cannot be used by one thread after another (MPI_THREAD_SERIALIZED)";
         return Err(Error::config(problem, "use an MPI that can: Open MPI and MPICH as they are packaged can"));
     }
     let (rank, size) = (communicator.rank() as usize, communicator.size() as usize);
-    Ok((universe, Mpi { rank, size, communicator: Mutex::new(communicator) }))
+    Ok((universe, Mpi { rank, size, turn: Mutex::new(()) }))
 }
 
 /// Waits for all of these.
@@ -67,7 +73,7 @@ impl Link for Mpi {
     /// Each process's first bytes behind how many they are; then, if one has more, all bytes of all.
     fn share(&self, mine: &[u8]) -> Vec<Vec<u8>> {
         const LENGTH: usize = size_of::<u64>();
-        let communicator = self.communicator.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (_turn, communicator) = (self.turn(), SimpleCommunicator::world());
         let mut first = [0; SHORT];
         first[..LENGTH].copy_from_slice(&(mine.len() as u64).to_le_bytes());
         let short = mine.len().min(SHORT - LENGTH);
@@ -91,11 +97,13 @@ impl Link for Mpi {
     }
 
     fn exchange(&self, outgoing: &[(usize, &[f32])], incoming: &mut [(usize, &mut [f32])]) {
-        let communicator = self.communicator.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (_turn, communicator) = (self.turn(), SimpleCommunicator::world());
         let process = |rank: usize| communicator.process_at_rank(rank as i32);
         scope(|s| {
             let mut requests = Vec::with_capacity(outgoing.len() + incoming.len());
-            requests.extend(incoming.iter_mut().map(|(from, numbers)| process(*from).immediate_receive_into(s, &mut **numbers)));
+            requests.extend(
+                incoming.iter_mut().map(|(from, numbers)| process(*from).immediate_receive_into(s, &mut **numbers)),
+            );
             requests.extend(outgoing.iter().map(|(to, numbers)| process(*to).immediate_send(s, *numbers)));
             wait(requests);
         });
@@ -103,6 +111,6 @@ impl Link for Mpi {
 
     fn abort(&self) -> ! {
         // Whatever thread is in MPI now: nothing comes after this.
-        ::mpi::topology::SimpleCommunicator::world().abort(1)
+        SimpleCommunicator::world().abort(1)
     }
 }

@@ -402,7 +402,9 @@ impl Trainer {
             views: batch.views.iter().map(view).collect(),
             labels: batch.labels.as_ref().map(|labels| labels.slice_rows(images.clone())),
             draws: match batch.noise {
-                Noise::Drawn { seed, step } => Some(Draws { seed, step, first: (batch.part().first + images.start) as u64 }),
+                Noise::Drawn { seed, step } => {
+                    Some(Draws { seed, step, first: (batch.part().first + images.start) as u64 })
+                }
                 Noise::Given(_) => None,
             },
             noise: self.noise(batch, images.clone(), NoiseOn::Masked),
