@@ -109,7 +109,7 @@ impl Cli {
     /// error of one.
     pub fn run(self) -> Result<()> {
         let done = self.run_here();
-        processes::world().agree(done)
+        processes::world().end(done)
     }
 
     fn run_here(self) -> Result<()> {

@@ -46,6 +46,8 @@ trait Link: Send + Sync {
 pub struct World {
     /// `None`: alone.
     link: Option<Box<dyn Link>>,
+    /// Whether a share has ended in an error: all processes have heard it then.
+    failed: AtomicBool,
 }
 
 impl fmt::Debug for World {
@@ -57,7 +59,12 @@ impl fmt::Debug for World {
 impl World {
     /// One process.
     pub fn alone() -> Arc<Self> {
-        Arc::new(World { link: None })
+        Arc::new(World { link: None, failed: AtomicBool::new(false) })
+    }
+
+    #[cfg(any(test, feature = "mpi"))]
+    fn over(link: impl Link + 'static) -> Arc<Self> {
+        Arc::new(World { link: Some(Box::new(link)), failed: AtomicBool::new(false) })
     }
 
     /// This process, from 0.
@@ -91,6 +98,7 @@ impl World {
             all.iter_mut().for_each(|bytes| _ = bytes.remove(0));
             return Ok(all);
         };
+        self.failed.store(true, Ordering::Relaxed);
         if let (Err(error), true) = (mine, rank == self.rank()) {
             return Err(error);
         }
@@ -115,6 +123,14 @@ impl World {
             Ok(mine) => self.share(Ok(Vec::new())).map(|_| mine),
             Err(error) => Err(self.share(Err(error)).expect_err("an error was given")),
         }
+    }
+
+    /// [`agree`](Self::agree) at the end of all work. An error that came of sharing is known everywhere, and the others have gone.
+    ///
+    /// # Errors
+    /// As [`share`](Self::share).
+    pub fn end<T>(&self, mine: Result<T>) -> Result<T> {
+        if self.failed.load(Ordering::Relaxed) { mine } else { self.agree(mine) }
     }
 
     /// Sends each row of numbers to the process with it, and fills each with the next that its process sends here. All processes
@@ -222,7 +238,7 @@ pub fn start() -> Result<Started> {
         let (universe, link) = mpi::start()?;
         if link.size() > 1 {
             SPEAKS.store(link.rank() == 0, Ordering::Relaxed);
-            let _ = WORLD.set(Arc::new(World { link: Some(Box::new(link)) }));
+            let _ = WORLD.set(World::over(link));
         }
         Ok(Started { _universe: Some(universe) })
     }
@@ -284,6 +300,19 @@ mod tests {
                 let named = error.contains(&format!("process {first}, on {}", host()));
                 assert_eq!(named, rank != first, "{error}");
             }
+        }
+        // One fails on its way to a share, or after the last: the others hear of it where they are.
+        for failing in 0..3 {
+            let ends = threads::run(3, |world| {
+                let work = || {
+                    if world.rank() == failing {
+                        return Err(Error::config("early", "mend"));
+                    }
+                    world.share(Ok(vec![])).map(|_| ())
+                };
+                world.end(work()).unwrap_err().to_string()
+            });
+            assert!(ends.iter().all(|end| end.starts_with("early")), "{ends:?}");
         }
         let asked =
             threads::run(3, |world| world.agree(if world.rank() == 1 { Err(Error::Interrupted) } else { Ok(()) }));

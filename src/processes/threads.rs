@@ -68,7 +68,7 @@ pub(crate) fn run<R: Send>(size: usize, work: impl Fn(&Arc<World>) -> R + Sync) 
         }
     }
     let links = to.into_iter().zip(from).enumerate().map(|(rank, (to, from))| Threads { rank, to, from });
-    let worlds: Vec<_> = links.map(|link| Arc::new(World { link: Some(Box::new(link)) })).collect();
+    let worlds: Vec<_> = links.map(World::over).collect();
     std::thread::scope(|scope| {
         let work = &work;
         let running: Vec<_> = worlds.into_iter().map(|world| scope.spawn(move || work(&world))).collect();

@@ -333,7 +333,7 @@ impl Trainer {
     pub(super) fn sum(&self, batch: &Batch, lanes: &Lanes, branch: Range<usize>) -> Result<LossAndGradients> {
         if branch.len() == 1 {
             let mut chunks = lanes.chunks(branch.start);
-            let sum = chunks.try_fold(None, |sum, chunk| self.add_chunk(batch, chunk, sum).map(Some))?;
+            let sum = chunks.try_fold(None, |sum, chunk| self.add_chunk(batch, chunk, sum, None).map(Some))?;
             return Ok(sum.expect("at least one chunk"));
         }
         let (left, right) = halves(&branch);
@@ -347,12 +347,14 @@ impl Trainer {
         Ok(left)
     }
 
-    /// Lines 5 to 16 for some images of the step's batch, and the reverse sweep, added to what was found before.
-    fn add_chunk(
+    /// Lines 5 to 16 for some images of the step's batch, and the reverse sweep, added to what was found before. Gradients go to
+    /// `complete`, if that is given, each with the place of its parameter and as soon as the sweep is done with it.
+    pub(super) fn add_chunk(
         &self,
         batch: &Batch,
         images: Range<usize>,
         sum: Option<LossAndGradients>,
+        complete: Option<&mut dyn FnMut(usize, Tensor)>,
     ) -> Result<LossAndGradients> {
         let (_phase, _products) = (meter::phase(Phase::Rest), self.precision.enter());
         let Part { first, of } = batch.part();
@@ -376,7 +378,16 @@ impl Trainer {
             before = sum.gradients;
         }
         let dloss = loss.value().full_like(share);
-        let mut gradients = tape.backward_onto(&loss, dloss, weights.leaves().zip(before));
+        let before = weights.leaves().zip(before);
+        if let Some(complete) = complete {
+            let mut none: Vec<Option<&str>> = self.params.trained_params().map(|p| Some(&p.name[..])).collect();
+            tape.backward_handing_over(&loss, dloss, before, &mut |param, gradient| {
+                none[param] = None;
+                complete(param, gradient);
+            });
+            return none.into_iter().flatten().next().map_or(Ok(found), |name| Err(self.no_gradient(name)));
+        }
+        let mut gradients = tape.backward_onto(&loss, dloss, before);
         for (leaf, param) in weights.leaves().zip(self.params.trained_params()) {
             found.gradients.push(gradients.take(leaf).ok_or_else(|| self.no_gradient(&param.name))?);
         }

@@ -90,6 +90,16 @@ impl Lanes {
         found
     }
 
+    /// The branches from a piece down to a lane in it.
+    pub fn path(piece: &Range<usize>, lane: usize) -> Vec<Range<usize>> {
+        let mut path = vec![piece.clone()];
+        while path[path.len() - 1].len() > 1 {
+            let (left, right) = halves(&path[path.len() - 1]);
+            path.push(if left.contains(&lane) { left } else { right });
+        }
+        path
+    }
+
     /// The sum along the tree, given that of each piece.
     pub fn sum<T>(&self, piece: &mut dyn FnMut(&Range<usize>) -> Option<T>, add: &dyn Fn(T, T) -> T) -> T {
         sum(&(0..self.count()), piece, add)

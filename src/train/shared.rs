@@ -1,17 +1,21 @@
 //! Line 17 among several processes: sums of gradients, AdamW and the moving average, to the bits of one process.
 //!
-//! 1. Each process sums the gradients of its images, piece by piece of the tree ([`Lanes::pieces`]).
+//! 1. Each process sums the gradients of its images along the branches of the tree that it has whole ([`Lanes::pieces`]), each
+//!    parameter as soon as the reverse sweep of a lane's last chunk is done with it.
 //! 2. The trained parameters, one after the other, are cut into buckets, and each bucket into as many parts as there are
 //!    processes: a process owns one part of each. It gets the pieces of the others for its parts, and adds them up along the
 //!    tree. That takes the bytes of recursive halving (each process sends its gradients once, but for its own parts), and one
 //!    message for each pair where halving has one for each level; in exchange it works for any number of processes, and a
-//!    bucket need not wait for another.
+//!    bucket need not wait for another: those of the last blocks go first, while the first blocks are still computed.
 //! 3. A process has the moments of its parts alone, and updates their weights: stage 1 of ZeRO (Rajbhandari et al., SC 2020).
 //! 4. The new weights go to all. The moving averages, which every process needs whole, each computes by itself: that is a pass
 //!    over memory, where sending them would double what goes over the network.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
@@ -78,10 +82,10 @@ impl Parts {
         })
     }
 
-    /// Elements in a row of what is given for each parameter.
-    fn packed(&self, elements: Range<usize>, of: &[&[f32]]) -> Vec<f32> {
+    /// Elements in a row of what is given for each parameter from `first` on.
+    fn packed(&self, elements: Range<usize>, first: usize, of: &[&[f32]]) -> Vec<f32> {
         let mut packed = Vec::with_capacity(elements.len());
-        self.slices(elements).for_each(|(i, inside)| packed.extend_from_slice(&of[i][inside]));
+        self.slices(elements).for_each(|(i, inside)| packed.extend_from_slice(&of[i - first][inside]));
         packed
     }
 
@@ -114,12 +118,76 @@ fn from_bytes(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().expect("four"))).collect()
 }
 
-/// left + right.
+/// left + right: on the thread that exchanges, as the others are at work.
 fn add(mut left: Vec<f32>, right: Vec<f32>) -> Vec<f32> {
-    const AT_A_TIME: usize = 1 << 16;
-    let both = left.par_chunks_mut(AT_A_TIME).zip(right.par_chunks(AT_A_TIME));
-    both.for_each(|(left, right)| left.iter_mut().zip(right).for_each(|(left, right)| *left += right));
+    left.iter_mut().zip(right).for_each(|(left, right)| *left += right);
     left
+}
+
+/// The gradients of a process on their way up the tree, from its lanes to its pieces, each parameter for itself.
+struct Climbing<'a> {
+    pieces: &'a [Range<usize>],
+    /// For each parameter.
+    params: Vec<Mutex<Climbed>>,
+    /// Hears of a parameter once for each piece; closed when no more will come.
+    done: Mutex<Option<Sender<usize>>>,
+}
+
+/// Where the gradient of one parameter is.
+#[derive(Default)]
+struct Climbed {
+    /// Of branches whose other half is still missing above them, by the branch that is both.
+    halves: HashMap<Range<usize>, Tensor>,
+    /// The sum of each piece that is done.
+    pieces: HashMap<Range<usize>, Tensor>,
+}
+
+impl<'a> Climbing<'a> {
+    fn new(pieces: &'a [Range<usize>], params: usize) -> (Self, Mutex<Receiver<usize>>) {
+        let (done, hears) = channel();
+        let params = (0..params).map(|_| Mutex::default()).collect();
+        (Climbing { pieces, params, done: Mutex::new(Some(done)) }, Mutex::new(hears))
+    }
+
+    fn param(&self, param: usize) -> MutexGuard<'_, Climbed> {
+        self.params[param].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lane's gradient of a parameter is done: it is added to that of the other half wherever that is there already, and waits
+    /// for it where it is not.
+    fn climb(&self, lane: usize, param: usize, mut sum: Tensor) {
+        let piece = self.pieces.iter().find(|piece| piece.contains(&lane)).expect("a lane of this process");
+        let mut path = Lanes::path(piece, lane);
+        path.pop();
+        while let Some(branch) = path.pop() {
+            // Taken out, so that nobody waits for the addition.
+            let other = match self.param(param).halves.entry(branch) {
+                Entry::Vacant(place) => {
+                    place.insert(sum);
+                    return;
+                }
+                Entry::Occupied(place) => place.remove(),
+            };
+            sum.add_assign(&other); // left + right and right + left are the same
+        }
+        self.param(param).pieces.insert(piece.clone(), sum);
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = done.as_ref().map(|done| done.send(param));
+    }
+
+    /// Nothing climbs any more.
+    fn close(&self) {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// The sums of each piece, of these parameters; zeros where none came.
+    fn take(&self, params: &[usize], starts: &[usize]) -> Vec<Vec<Tensor>> {
+        let take = |piece: &Range<usize>, param: usize| {
+            let none = || Tensor::zeros([starts[param + 1] - starts[param]], DType::F32);
+            self.param(param).pieces.remove(piece).unwrap_or_else(none)
+        };
+        self.pieces.iter().map(|piece| params.iter().map(|param| take(piece, *param)).collect()).collect()
+    }
 }
 
 /// How the work of a step is shared.
@@ -280,21 +348,27 @@ impl Trainer {
         let pieces = lanes.of_processes(world.size())?.iter().map(|own| lanes.pieces(own)).collect();
         let shared = Shared { lanes, pieces };
 
-        // 1. Sums of this process, and of all: what is small.
-        let found = no_panic(step, || self.own_sums(batch, &shared));
-        let (found, said) = match found {
-            Ok(found) => (found, Ok(())),
-            Err(error) => (Vec::new(), Err(error)),
-        };
-        let small = |found: &LossAndGradients| elements([&found.loss].into_iter().chain(&found.means)).concat();
-        let said = said.map(|()| to_bytes(&found.iter().flat_map(small).collect::<Vec<_>>()));
-        let all = world.share(said)?;
-        let (loss, means) = shared.loss_and_means(&all, &found[0]);
-
-        // 2. The sum of gradients, of this process's parts.
+        // 1. and 2. While the first blocks are still computed, the sums of the last ones are on their way.
         let parts = Parts::new(&self.params, world.size());
-        let gradients: Vec<Vec<Tensor>> = found.into_iter().map(|found| found.gradients).collect();
-        let gradients = world.together(|| self.sum_of_parts(&shared, &parts, gradients));
+        let (climbing, done) = Climbing::new(&shared.pieces[world.rank()], parts.starts.len() - 1);
+        let (found, gradients) = std::thread::scope(|scope| {
+            let (trainer, shared, parts, climbing) = (&*self, &shared, &parts, &climbing);
+            let sums = move || trainer.sum_of_parts(shared, parts, climbing, &done);
+            let sums = scope.spawn(move || trainer.world.together(sums));
+            let found = no_panic(step, || trainer.own_lanes(batch, shared, climbing));
+            climbing.close();
+            (found, sums.join().expect("it ends all where it panics"))
+        });
+        let small = |found: &LossAndGradients| elements([&found.loss].into_iter().chain(&found.means)).concat();
+        let (found, said) = match found {
+            Ok(found) => {
+                let said = to_bytes(&found.iter().flat_map(small).collect::<Vec<_>>());
+                (found.into_iter().next(), Ok(said))
+            }
+            Err(error) => (None, Err(error)),
+        };
+        let all = world.share(said)?;
+        let (loss, means) = shared.loss_and_means(&all, &found.expect("each process has a lane"));
         self.check_together(batch, &parts, (&loss, &means, &gradients))?;
 
         // 3. and 4.
@@ -311,28 +385,56 @@ impl Trainer {
         Ok(StepOutcome { loss: loss.item(), numbers: self.method.numbers(&self.params, &means) })
     }
 
-    /// The sum of each of this process's pieces.
-    fn own_sums(&self, batch: &Batch, shared: &Shared) -> Result<Vec<LossAndGradients>> {
-        let own = &shared.pieces[self.world.rank()];
-        own.par_iter().map(|piece| self.sum(batch, &shared.lanes, piece.clone())).collect()
+    /// The loss and the means of each of this process's lanes; gradients climb as they are done.
+    fn own_lanes(&self, batch: &Batch, shared: &Shared, climbing: &Climbing) -> Result<Vec<LossAndGradients>> {
+        let own: Vec<usize> = shared.pieces[self.world.rank()].iter().cloned().flatten().collect();
+        let here = meter::here();
+        let lane = |&lane: &usize| {
+            let _there = here.enter();
+            let mut chunks: Vec<_> = shared.lanes.chunks(lane).collect();
+            let last = chunks.pop().expect("at least one chunk");
+            let sum =
+                chunks.into_iter().try_fold(None, |sum, chunk| self.add_chunk(batch, chunk, sum, None).map(Some))?;
+            self.add_chunk(batch, last, sum, Some(&mut |param, gradient| climbing.climb(lane, param, gradient)))
+        };
+        own.par_iter().with_max_len(1).map(lane).collect()
     }
 
-    /// The sum over all processes of the gradients for this one's parts, given those of its pieces.
-    fn sum_of_parts(&self, shared: &Shared, parts: &Parts, found: Vec<Vec<Tensor>>) -> Vec<Tensor> {
-        let _phase = meter::phase_of_all(Phase::GradientSum);
+    /// The sum over all processes of the gradients for this one's parts, bucket by bucket as parameters are `done` in this process.
+    fn sum_of_parts(
+        &self,
+        shared: &Shared,
+        parts: &Parts,
+        climbing: &Climbing,
+        done: &Mutex<Receiver<usize>>,
+    ) -> Vec<Tensor> {
         let (rank, processes) = (self.world.rank(), self.world.size());
-        let found: Vec<Vec<&[f32]>> = found.iter().map(|piece| elements(piece)).collect();
-        let mut sums = Vec::new();
+        let done = done.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut missing, mut sums) = (vec![climbing.pieces.len(); parts.starts.len() - 1], Vec::new());
         for bucket in &parts.buckets {
-            let packed = |process: usize| found.iter().map(move |piece| parts.packed(parts.of(bucket, process), piece));
+            let params = || parts.slices(bucket.clone()).map(|(i, _)| i);
+            while params().any(|i| missing[i] > 0) {
+                // Where a lane has failed, zeros take the place of what did not come: the others wait for something, and hear of the
+                // error when the loss is shared.
+                let Ok(param) = done.recv() else { break };
+                missing[param] -= 1;
+            }
+            let _phase = meter::phase_of_all(Phase::GradientSum);
+            let found = climbing.take(&params().collect::<Vec<_>>(), &parts.starts);
+            let found: Vec<Vec<&[f32]>> = found.iter().map(|piece| elements(piece)).collect();
+            let packed = |process: usize| {
+                let within = parts.of(bucket, process);
+                let first = params().next().expect("a bucket is of parameters");
+                found.iter().map(move |piece| parts.packed(within.clone(), first, piece))
+            };
             let mut outgoing: Vec<(usize, Vec<f32>)> = Vec::new();
             (0..processes).filter(|to| *to != rank).for_each(|to| outgoing.extend(packed(to).map(|row| (to, row))));
             let len = parts.of(bucket, rank).len();
+            let of_others = |from: usize| vec![vec![0.0; len]; shared.pieces[from].len()];
             let mut all: Vec<Vec<Vec<f32>>> = (0..processes)
-                .map(|from| {
-                    if from == rank { packed(rank).collect() } else { vec![vec![0.0; len]; shared.pieces[from].len()] }
-                })
+                .map(|from| if from == rank { packed(rank).collect() } else { of_others(from) })
                 .collect();
+            drop(found);
             let incoming = all.iter_mut().enumerate().filter(|(from, _)| *from != rank);
             let mut incoming: Vec<_> =
                 incoming.flat_map(|(from, rows)| rows.iter_mut().map(move |row| (from, &mut row[..]))).collect();
@@ -406,12 +508,13 @@ impl Trainer {
 }
 
 impl Shared {
-    /// The loss and the means over the whole batch, given each process's bytes and something of their shapes.
+    /// The loss and the means over the whole batch, given each process's bytes: those of each of its lanes; `like` has their shapes.
     fn loss_and_means(&self, all: &[Vec<u8>], like: &LossAndGradients) -> (Tensor, Vec<Tensor>) {
         let len = 1 + like.means.iter().map(Tensor::elements).sum::<usize>();
-        let found =
-            all.iter().map(|bytes| from_bytes(bytes).chunks_exact(len).map(<[f32]>::to_vec).collect()).collect();
-        let sum = self.sum(found);
+        let lanes =
+            all.iter().flat_map(|bytes| from_bytes(bytes).chunks_exact(len).map(<[f32]>::to_vec).collect::<Vec<_>>());
+        let mut lanes: Vec<Option<Vec<f32>>> = lanes.map(Some).collect();
+        let sum = self.lanes.sum(&mut |lane| if lane.len() == 1 { lanes[lane.start].take() } else { None }, &add);
         let mut rest = &sum[1..];
         let mean =
             |like: &Tensor| Tensor::new(*like.shape(), rest.split_off(..like.elements()).expect("so many").to_vec());
