@@ -311,3 +311,107 @@ fn a_full_disk_ends_all_with_the_checkpoint_before_it() {
     assert!(left.unwrap().ends_with("step-00000001.safetensors") && more && resumed.status.success());
     same.unwrap();
 }
+
+/// Two hosts: network namespaces with names and addresses of their own, and a wire between them. Gone with this value.
+#[cfg(target_os = "linux")]
+struct Hosts {
+    names: [String; 2],
+    scratch: Scratch,
+}
+
+/// Bits a second on the wire.
+#[cfg(target_os = "linux")]
+const RATE: f64 = 100e6;
+
+#[cfg(target_os = "linux")]
+impl Hosts {
+    /// `None` where this user or this system has no such namespaces.
+    fn new() -> Option<Self> {
+        let hosts = Hosts { names: [1, 2].map(|k| format!("mim{k}-{}", std::process::id())), scratch: Scratch::new() };
+        let [one, two] = &hosts.names;
+        hosts.names.iter().all(|name| system(&format!("ip netns add {name}"))).then_some(())?;
+        system(&format!("ip link add wire netns {one} type veth peer name wire netns {two}")).then_some(())?;
+        let up = |(k, name): (usize, &String)| {
+            let address = format!("ip -n {name} addr add 10.77.0.{}/24 dev wire", k + 1);
+            let up = ["lo", "wire"].map(|device| format!("ip -n {name} link set {device} up"));
+            system(&address) && up.iter().all(|up| system(up))
+        };
+        hosts.names.iter().enumerate().all(up).then_some(())?;
+        // In the place of ssh.
+        let agent = "#!/bin/sh\nhost=$1; shift; case $host in *.1) n=ONE;; *) n=TWO;; esac\n\
+            exec ip netns exec $n unshare --uts sh -c \"hostname $n; $*\"\n";
+        hosts.scratch.write("agent", agent.replace("ONE", one).replace("TWO", two));
+        system(&format!("chmod +x {}", hosts.scratch.path("agent").display())).then_some(hosts)
+    }
+
+    /// Makes the wire slow: whether that works.
+    fn slow(&self) -> bool {
+        let all = |how: String| {
+            self.names.iter().all(|name| system(&format!("tc -n {name} qdisc replace dev wire root {how}")))
+        };
+        // Not every kernel has delays.
+        all(format!("netem delay 0.5ms rate {RATE}bit limit 10000"))
+            || all(format!("tbf rate {RATE} burst 32kb latency 200ms"))
+    }
+
+    /// A process on each.
+    fn run(&self, args: &str) -> Output {
+        let (one, program) = (&self.names[0], env!("CARGO_BIN_EXE_stop-mim"));
+        let script = format!(
+            "hostname {one}; exec mpirun --mca plm_rsh_agent ./agent -H 10.77.0.1:1,10.77.0.2:1 {program} {args}"
+        );
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", one, "unshare", "--uts", "sh", "-c", &script]);
+        command.current_dir(self.scratch.folder()).env("HOME", self.scratch.folder()).envs(OPEN_MPI).output().unwrap()
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        self.names.iter().for_each(|name| _ = system(&format!("ip netns delete {name}")));
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn system(command: &str) -> bool {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    Command::new(words[0]).args(&words[1..]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// The bits are those of one process; and a step on a slow wire takes as long as docs/distributed.md predicts from bytes and rate.
+#[cfg(target_os = "linux")]
+#[test]
+fn two_hosts_on_a_slow_wire() {
+    let hosts = if mpirun_is_here() { Hosts::new() } else { None };
+    let Some(hosts) = hosts else {
+        return println!("skipped: no network namespaces here (they want root, ip and veth)");
+    };
+    let args = "pretrain --dim 128 --depth 4 --heads 2 --predictor-dim 64 --predictor-depth 2 --predictor-heads 2 --batch 16 \
+        --checkpoint-every 100 --diagnose-every 100 --steps 8 --threads 1";
+    hosts.scratch.succeeds(&format!("{args} --name one"));
+    let fastest = |name: &str| {
+        let output = hosts.run(&format!("{args} --name {name}"));
+        let said = printed(&output, name);
+        contains(&said, &[&format!("2 processes, threads of each: 1 on {}, 1 on {}", hosts.names[0], hosts.names[1])]);
+        same_run(&run_of(&hosts.scratch, "one"), &run_of(&hosts.scratch, name));
+        let log = std::fs::read_to_string(run_of(&hosts.scratch, name).join("log.csv")).unwrap();
+        let speeds = log.lines().skip(2).map(|line| line.split(',').nth(6).unwrap().parse::<f64>().unwrap());
+        16.0 / speeds.fold(0.0, f64::max)
+    };
+    let before = fastest("fast");
+    if !hosts.slow() {
+        return println!("skipped: the wire cannot be made slow (tc with netem or tbf)");
+    }
+    let slow = fastest("slow");
+    let moments = std::fs::metadata(newest(&run_of(&hosts.scratch, "one")).unwrap()).unwrap().len()
+        - std::fs::metadata(run_of(&hosts.scratch, "one").join("checkpoint.safetensors")).unwrap().len();
+    // Half of the gradients and half of the weights, each way; in a checkpoint the two moments are twice as many bytes.
+    let on_the_wire = 8.0 * moments as f64 / 2.0 / RATE;
+    println!(
+        "a step: {before:.3} s; on a wire of {:.0} Mbit/s {slow:.3} s, of which bytes {on_the_wire:.3} s",
+        RATE / 1e6
+    );
+    assert!(slow > on_the_wire, "{slow} s, and {on_the_wire} s of bytes");
+    assert!(slow < before + 1.3 * on_the_wire + 0.1, "{slow} s; {before} s before, and {on_the_wire} s of bytes");
+}

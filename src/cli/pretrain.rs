@@ -163,7 +163,7 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: Option<&RunFolder>
     let own = run.trainer.method.numbers(&run.trainer.params, &[]).0;
     let known: Vec<Number> = own.into_iter().chain(DIAGNOSTICS).collect();
     let trained = args.folder.train("pretrain", run, splits, folder);
-    let Some(folder) = folder else { return trained.map(|_| ()) };
+    let Some(folder) = folder else { return probed(args, &trained?, &config, splits) };
     // Also when training failed: what was logged shows how it came to that.
     let drawn = keep_curves(folder, &config, &known);
     let trainer = trained?;
@@ -183,11 +183,16 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: Option<&RunFolder>
     if splits.skipped() > 0 {
         say!("files that could not be used and were skipped: {}; the warnings name them", splits.skipped());
     }
-    if args.probe && !signals::stopped() {
-        let untrained = || fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed);
-        let normalization = splits.normalization_or(config.normalization.as_ref())?;
-        let trained = (trainer.method.encoder(), trainer.params.evaluated());
-        probe(&args.probe_args, trained, &untrained, (splits, &normalization))?;
+    probed(args, &trainer, &config, splits)
+}
+
+/// The probe at the end, if it was asked for, and nobody has asked any process to stop.
+fn probed(args: &Args, trainer: &Trainer, config: &RunConfig, splits: &Splits) -> Result<()> {
+    if !args.probe || world().share(Ok(vec![u8::from(signals::stopped())]))?.contains(&vec![1]) {
+        return Ok(());
     }
-    Ok(())
+    let untrained = || fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed);
+    let normalization = splits.normalization_or(config.normalization.as_ref())?;
+    let trained = (trainer.method.encoder(), trainer.params.evaluated());
+    probe(&args.probe_args, trained, &untrained, (splits, &normalization))
 }
