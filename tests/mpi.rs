@@ -1,6 +1,6 @@
-//! The program in several processes, as `mpirun` starts it: the checkpoints of one process, bit for bit; a process that dies;
-//! another number of processes; errors and signals at one of them. What processes compute together is tested without MPI in
-//! src/train/shared.rs.
+//! The program in several processes, as `mpirun` starts it: the checkpoints of one process, bit for bit; a process that
+//! dies; another number of processes; errors and signals at one of them. What processes compute together is tested
+//! without MPI in src/train/shared.rs.
 //!
 //! Without `mpirun` these tests do nothing, and say so. `STOP_MIM_KILLS=100` kills more often.
 #![cfg(all(unix, feature = "mpi"))]
@@ -24,7 +24,8 @@ fn mpirun_is_here() -> bool {
     here
 }
 
-/// What Open MPI needs to start more processes than there are cores, as root, none of them bound to a core. Others ignore it.
+/// What Open MPI needs to start more processes than there are cores, as root, none of them bound to a core. Others
+/// ignore it.
 const OPEN_MPI: [(&str, &str); 5] = [
     ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
     ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
@@ -154,7 +155,8 @@ fn kill(signal: &str, pid: u32) {
     assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
 }
 
-/// One of several processes is killed at a random moment, and the run goes on in another number of them, again and again.
+/// One of several processes is killed at a random moment, and the run goes on in another number of them, again and
+/// again.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_process_that_dies_ends_the_job_and_another_number_goes_on() {
@@ -206,7 +208,8 @@ fn a_process_that_dies_ends_the_job_and_another_number_goes_on() {
     println!("{kills} kills in {round} runs");
 }
 
-/// Whichever process hears a signal, and whatever the launcher passes on: all end after the step at hand, with a checkpoint.
+/// Whichever process hears a signal, and whatever the launcher passes on: all end after the step at hand, with a
+/// checkpoint.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_signal_at_one_process_ends_all_with_everything_written() {
@@ -379,7 +382,8 @@ fn system(command: &str) -> bool {
     Command::new(words[0]).args(&words[1..]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// The bits are those of one process; and a step on a slow wire takes as long as docs/distributed.md predicts from bytes and rate.
+/// The bits are those of one process; and a step on a slow wire takes as long as docs/distributed.md predicts from
+/// bytes and rate.
 #[cfg(target_os = "linux")]
 #[test]
 fn two_hosts_on_a_slow_wire() {

@@ -208,7 +208,7 @@ mod tests {
                 of_each[0].iter().zip(&features).all(|(one, other)| one.as_slice::<f32>() == other.as_slice::<f32>())
             );
             let of_others = of_each[1..].iter().map(|blocks| blocks[1].shape()[0]).sum::<usize>();
-            assert!(of_others >= BATCH && of_others <= 2 * BATCH + 3, "{of_others}");
+            assert!((BATCH..=2 * BATCH + 3).contains(&of_others), "{of_others}");
         }
 
         let index = BATCH + 1;

@@ -1,15 +1,15 @@
 //! Off the floors: the processes that train together, and what one says to another.
 //!
-//! A [`World`] has two operations, and both are made by all of its processes: [`share`](World::share), in which each gives a few
-//! bytes *or its error* and gets those of all, and [`exchange`](World::exchange), in which long rows of numbers go from one to
-//! another. What is computed of them, and who owns what, is the business of `train`.
+//! A [`World`] has two operations, and both are made by all of its processes: [`share`](World::share), in which each
+//! gives a few bytes *or its error* and gets those of all, and [`exchange`](World::exchange), in which long rows of
+//! numbers go from one to another. What is computed of them, and who owns what, is the business of `train`.
 //!
-//! All processes run the same program. Where one meets an error, the others are on their way to the next `share`, or in it: there
-//! they hear of it, all return the same error, and the first process prints it. Between two `share`s nothing can fail but by a
-//! bug; [`World::together`] is for what is done there, and ends the job if there is one.
+//! All processes run the same program. Where one meets an error, the others are on their way to the next `share`, or in
+//! it: there they hear of it, all return the same error, and the first process prints it. Between two `share`s nothing
+//! can fail but by a bug; [`World::together`] is for what is done there, and ends the job if there is one.
 //!
-//! Three kinds of world: [alone](World::alone), which is where one process trains and costs nothing; over MPI (`mpi.rs`, feature
-//! `mpi`); and threads of one process, for tests (`threads.rs`).
+//! Three kinds of world: [alone](World::alone), which is where one process trains and costs nothing; over MPI
+//! (`mpi.rs`, feature `mpi`); and threads of one process, for tests (`threads.rs`).
 
 #[cfg(feature = "mpi")]
 mod mpi;
@@ -125,7 +125,8 @@ impl World {
         }
     }
 
-    /// [`agree`](Self::agree) at the end of all work. An error that came of sharing is known everywhere, and the others have gone.
+    /// [`agree`](Self::agree) at the end of all work. An error that came of sharing is known everywhere, and the others
+    /// have gone.
     ///
     /// # Errors
     /// As [`share`](Self::share).
@@ -133,26 +134,25 @@ impl World {
         if self.failed.load(Ordering::Relaxed) { mine } else { self.agree(mine) }
     }
 
-    /// Sends each row of numbers to the process with it, and fills each with the next that its process sends here. All processes
-    /// take part at once, and between two of them rows go in the order in which both list them.
+    /// Sends each row of numbers to the process with it, and fills each with the next that its process sends here. All
+    /// processes take part at once, and between two of them rows go in the order in which both list them.
     pub fn exchange(&self, outgoing: &[(usize, &[f32])], incoming: &mut [(usize, &mut [f32])]) {
         if let Some(link) = &self.link {
             link.exchange(outgoing, incoming);
         }
     }
 
-    /// Work between two [`share`](Self::share)s in which processes need each other. If it panics, all of them end: there is nobody
-    /// who could tell the others, who wait for this one.
+    /// Work between two [`share`](Self::share)s in which processes need each other. If it panics, all of them end:
+    /// there is nobody who could tell the others, who wait for this one.
     pub fn together<R>(&self, work: impl FnOnce() -> R) -> R {
         catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| match &self.link {
             None => resume_unwind(panic),
             Some(link) => {
-                let bug = crate::error::panic_message(&*panic);
-                let process = self.rank();
+                let (process, host) = (self.rank(), host());
                 let _ = writeln!(
                     std::io::stderr(),
-                    "error: process {process}, on {}, ends all of them: {bug}\n  this is a bug: please report it",
-                    host()
+                    "error: process {process}, on {host}, ends all of them: a thread panicked, as said above\n  \
+                     this is a bug in the program: please report it"
                 );
                 link.abort()
             }
@@ -195,8 +195,8 @@ pub fn world() -> Arc<World> {
     WORLD.get().map_or_else(World::alone, Arc::clone)
 }
 
-/// How many processes a launcher (`mpirun`, `srun --mpi=…`) started this one among, and which of them it is, as far as it says so
-/// in the environment; `None`: it was started by itself.
+/// How many processes a launcher (`mpirun`, `srun --mpi=…`) started this one among, and which of them it is, as far as
+/// it says so in the environment; `None`: it was started by itself.
 #[cfg_attr(feature = "mpi", expect(dead_code, reason = "MPI itself knows"))]
 fn launched() -> Option<(usize, usize)> {
     let number = |name: &str| std::env::var(name).ok()?.trim().parse::<usize>().ok();
@@ -207,8 +207,8 @@ fn launched() -> Option<(usize, usize)> {
 /// What Open MPI, and what MPICH, Intel MPI and SLURM set.
 const LAUNCHERS: [[&str; 2]; 2] = [["OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"], ["PMI_SIZE", "PMI_RANK"]];
 
-/// While it lives, the program is one of the processes that it was started with. It is dropped on the thread that got it, when
-/// all is done: it waits for the others.
+/// While it lives, the program is one of the processes that it was started with. It is dropped on the thread that got
+/// it, when all is done: it waits for the others.
 pub struct Started {
     #[cfg(feature = "mpi")]
     _universe: Option<mpi::Universe>,

@@ -1,4 +1,5 @@
-//! A run in several processes: that all of them are about to make the same run, and how those without its folder hear of it.
+//! A run in several processes: that all of them are about to make the same run, and how those without its folder hear
+//! of it.
 
 use std::collections::BTreeMap;
 
@@ -48,8 +49,8 @@ pub fn receive(world: &World) -> Result<SavedRun> {
 /// What to do about processes that differ.
 const SAME: &str = "start the same program with the same arguments on the same images everywhere";
 
-/// Checks that all processes are about to make the same run: the program, its configuration, its images. Where these lie may
-/// differ.
+/// Checks that all processes are about to make the same run: the program, its configuration, its images. Where these
+/// lie may differ.
 ///
 /// # Errors
 /// When they are not, in all of them: it names the first difference, and where.

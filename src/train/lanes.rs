@@ -1,17 +1,18 @@
 //! The tree along which the gradients of a step are summed, and which process has which of its branches.
 //!
-//! A batch is cut into chunks, chunks into lanes: a lane is a few chunks in a row, each added to what the last one found. Lanes are
-//! the leaves of a binary tree. All of this follows from the size of the whole batch and of a chunk, never from threads or
-//! processes: so the sums have the same bits wherever they are made.
+//! A batch is cut into chunks, chunks into lanes: a lane is a few chunks in a row, each added to what the last one
+//! found. Lanes are the leaves of a binary tree. All of this follows from the size of the whole batch and of a chunk,
+//! never from threads or processes: so the sums have the same bits wherever they are made.
 //!
-//! A process has some lanes in a row: the branches that lie in them whole, its [pieces](Lanes::pieces), it sums by itself.
+//! A process has some lanes in a row: the branches that lie in them whole, its [pieces](Lanes::pieces), it sums by
+//! itself.
 
 use std::ops::Range;
 
 use crate::{Error, Result};
 
-/// Lanes of a batch, from 8 to 16: as many threads can work on it at once, of all processes together. Each is as large as the
-/// model, and adding two of them is a pass over memory, so there are no more of them than that,
+/// Lanes of a batch, from 8 to 16: as many threads can work on it at once, of all processes together. Each is as large
+/// as the model, and adding two of them is a pass over memory, so there are no more of them than that,
 const LANES: Range<usize> = 8..16;
 
 /// but where a batch is so large that a lane has more chunks than this: the pass is then nothing beside them.
@@ -57,7 +58,8 @@ impl Lanes {
         images.clone().step_by(chunk).map(move |start| start..(start + chunk).min(images.end))
     }
 
-    /// The lanes of each of so many processes: as few as can be for the one with the most, and then in as few pieces as can be.
+    /// The lanes of each of so many processes: as few as can be for the one with the most, and then in as few pieces as
+    /// can be.
     ///
     /// # Errors
     /// When a process would have none.
@@ -82,7 +84,7 @@ impl Lanes {
     /// The branches that lie whole within some lanes, as large as can be, in order.
     pub fn pieces(&self, within: &Range<usize>) -> Vec<Range<usize>> {
         let mut found = Vec::new();
-        let mut open = vec![0..self.count()];
+        let mut open = Vec::from_iter(std::iter::once(0..self.count()));
         while let Some(branch) = open.pop() {
             if within.start <= branch.start && branch.end <= within.end {
                 found.push(branch);

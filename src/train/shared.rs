@@ -1,15 +1,17 @@
 //! Line 17 among several processes: sums of gradients, AdamW and the moving average, to the bits of one process.
 //!
-//! 1. Each process sums the gradients of its images along the branches of the tree that it has whole ([`Lanes::pieces`]), each
-//!    parameter as soon as the reverse sweep of a lane's last chunk is done with it.
+//! 1. Each process sums the gradients of its images along the branches of the tree that it has whole ([`Lanes::pieces`]),
+//!    each parameter as soon as the reverse sweep of a lane's last chunk is done with it.
 //! 2. The trained parameters, one after the other, are cut into buckets, and each bucket into as many parts as there are
-//!    processes: a process owns one part of each. It gets the pieces of the others for its parts, and adds them up along the
-//!    tree. That takes the bytes of recursive halving (each process sends its gradients once, but for its own parts), and one
-//!    message for each pair where halving has one for each level; in exchange it works for any number of processes, and a
-//!    bucket need not wait for another: those of the last blocks go first, while the first blocks are still computed.
-//! 3. A process has the moments of its parts alone, and updates their weights: stage 1 of ZeRO (Rajbhandari et al., SC 2020).
-//! 4. The new weights go to all. The moving averages, which every process needs whole, each computes by itself: that is a pass
-//!    over memory, where sending them would double what goes over the network.
+//!    processes: a process owns one part of each. It gets the pieces of the others for its parts, and adds them up along
+//!    the tree. That takes the bytes of recursive halving (each process sends its gradients once, but for its own parts),
+//!    and one message for each pair where halving has one for each level; in exchange it works for any number of
+//!    processes, and a bucket need not wait for another: those of the last blocks go first, while the first blocks are
+//!    still computed.
+//! 3. A process has the moments of its parts alone, and updates their weights: stage 1 of ZeRO (Rajbhandari et al., SC
+//!    2020).
+//! 4. The new weights go to all. The moving averages, which every process needs whole, each computes by itself: that is
+//!    a pass over memory, where sending them would double what goes over the network.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -153,8 +155,8 @@ impl<'a> Climbing<'a> {
         self.params[param].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A lane's gradient of a parameter is done: it is added to that of the other half wherever that is there already, and waits
-    /// for it where it is not.
+    /// A lane's gradient of a parameter is done: it is added to that of the other half wherever that is there already,
+    /// and waits for it where it is not.
     fn climb(&self, lane: usize, param: usize, mut sum: Tensor) {
         let piece = self.pieces.iter().find(|piece| piece.contains(&lane)).expect("a lane of this process");
         let mut path = Lanes::path(piece, lane);
@@ -214,7 +216,7 @@ impl Shared {
     }
 }
 
-/// What is wrong with a gradient: the first such parameter, and whether its elements are not finite or only their squares.
+/// In the place of the first parameter whose gradient is not finite: there is none.
 const NOTHING: u64 = u64::MAX;
 
 impl Trainer {
@@ -228,8 +230,8 @@ impl Trainer {
         Ok(lanes.images(&of[self.world.rank()]))
     }
 
-    /// This trainer as one of several processes, from here on: what the first one's is, all are, and each keeps the moments of
-    /// its share.
+    /// This trainer as one of several processes, from here on: what the first one's is, all are, and each keeps the
+    /// moments of its share.
     ///
     /// # Errors
     /// When it is not in f32 on a CPU; when another process has an error.
@@ -295,7 +297,8 @@ impl Trainer {
         Ok(self)
     }
 
-    /// What [`among`](Self::among) has shared out, in one hand again: in the first process, which alone gets it. All take part.
+    /// What [`among`](Self::among) has shared out, in one hand again: in the first process, which alone gets it. All
+    /// take part.
     pub fn whole(&self) -> Option<Self> {
         let world = &self.world;
         if world.size() == 1 {
@@ -400,7 +403,8 @@ impl Trainer {
         own.par_iter().with_max_len(1).map(lane).collect()
     }
 
-    /// The sum over all processes of the gradients for this one's parts, bucket by bucket as parameters are `done` in this process.
+    /// The sum over all processes of the gradients for this one's parts, bucket by bucket as parameters are `done` in
+    /// this process.
     fn sum_of_parts(
         &self,
         shared: &Shared,
@@ -414,14 +418,14 @@ impl Trainer {
         for bucket in &parts.buckets {
             let params = || parts.slices(bucket.clone()).map(|(i, _)| i);
             while params().any(|i| missing[i] > 0) {
-                // Where a lane has failed, zeros take the place of what did not come: the others wait for something, and hear of the
-                // error when the loss is shared.
+                // Where a lane has failed, zeros take the place of what did not come: the others wait for something,
+                // and hear of the error when the loss is shared.
                 let Ok(param) = done.recv() else { break };
                 missing[param] -= 1;
             }
             let _phase = meter::phase_of_all(Phase::GradientSum);
             let found = climbing.take(&params().collect::<Vec<_>>(), &parts.starts);
-            let found: Vec<Vec<&[f32]>> = found.iter().map(|piece| elements(piece)).collect();
+            let found: Vec<Vec<&[f32]>> = found.iter().map(elements).collect();
             let packed = |process: usize| {
                 let within = parts.of(bucket, process);
                 let first = params().next().expect("a bucket is of parameters");
@@ -508,7 +512,8 @@ impl Trainer {
 }
 
 impl Shared {
-    /// The loss and the means over the whole batch, given each process's bytes: those of each of its lanes; `like` has their shapes.
+    /// The loss and the means over the whole batch, given each process's bytes: those of each of its lanes; `like` has
+    /// their shapes.
     fn loss_and_means(&self, all: &[Vec<u8>], like: &LossAndGradients) -> (Tensor, Vec<Tensor>) {
         let len = 1 + like.means.iter().map(Tensor::elements).sum::<usize>();
         let lanes =
@@ -534,7 +539,8 @@ mod tests {
     use crate::data::{self, Dataset, Normalization, Splits};
     use crate::processes::threads;
 
-    /// A trainer of a method in chunks of one image, and three steps of 19 for it: 7 lanes, of which the last is shorter.
+    /// A trainer of a method in chunks of one image, and three steps of 19 for it: 7 lanes, of which the last is
+    /// shorter.
     fn run(method: crate::methods::MethodConfig) -> (RunConfig, Trainer, Splits) {
         let trainer = Trainer { chunk_images: 1, ..small::trainer(method, true, DType::F32) };
         let normalization = Some(Normalization::CIFAR10);
@@ -635,7 +641,8 @@ mod tests {
 
     const STEP: StepParams = StepParams { lr: 0.01, weight_decay: 0.1, ema_momentum: 0.9 };
 
-    /// A number that is not finite, in the images of one process or in what it makes of them: all return the error of one process.
+    /// A number that is not finite, in the images of one process or in what it makes of them: all return the error of
+    /// one process.
     #[test]
     fn what_is_not_finite_at_one_process_is_an_error_at_all() {
         let trainer = Trainer { chunk_images: 1, ..small::trainer(small::stop(), true, DType::F32) };
@@ -670,7 +677,8 @@ mod tests {
         }
     }
 
-    /// An image that cannot be read, and one at which the program breaks: at whichever process, all stop at the same step.
+    /// An image that cannot be read, and one at which the program breaks: at whichever process, all stop at the same
+    /// step.
     #[test]
     fn an_error_at_one_process_stops_all_at_the_same_step() {
         let (config, trainer, splits) = run(small::stop());
