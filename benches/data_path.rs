@@ -61,6 +61,7 @@ fn options(splits: &Splits) -> LoaderOptions {
         views: vec![Some(Augment::STOP)],
         labels: false,
         normalization: splits.normalization().unwrap(),
+        part: None,
         threads: 1,
     }
 }

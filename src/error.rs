@@ -59,6 +59,15 @@ pub enum Error {
         /// What it means here.
         note: String,
     },
+    /// An error of another of the processes that work together.
+    Elsewhere {
+        /// The process, from 0.
+        process: usize,
+        /// Its machine.
+        host: String,
+        /// What it says.
+        error: String,
+    },
     /// Something that was put to the test did not hold.
     Check {
         /// The comparisons that did not pass, with what is known about each.
@@ -151,6 +160,9 @@ impl fmt::Display for Error {
             }
             Error::Interrupted => write!(f, "stopped, as asked"),
             Error::Noted { error, note } => write!(f, "{error}\n  {note}"),
+            Error::Elsewhere { process, host, error } => {
+                write!(f, "{error}\n  it happened in process {process}, on {host}")
+            }
             Error::Check { failed, of } => {
                 write!(f, "{} of {of} comparisons do not pass:\n  {}", failed.len(), failed.join("\n  "))
             }

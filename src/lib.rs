@@ -84,6 +84,7 @@ pub mod linalg;
 pub mod methods;
 pub mod nn;
 pub mod paper;
+pub mod processes;
 pub mod report;
 pub mod rng;
 #[cfg(feature = "checkpoint")]

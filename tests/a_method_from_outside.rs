@@ -192,6 +192,7 @@ fn its_gradients_are_those_of_its_loss() {
         views: vec![whole, masked],
         labels: Some(Indices::new(4, 1, vec![0, 3, 7, 1])),
         noise: Noise::Drawn { seed: 0, step: 0 },
+        part: None,
     };
     let trainer = Trainer { chunk_images: 3, ..Trainer::new(method, params) };
     let at = |x: &[Tensor]| {

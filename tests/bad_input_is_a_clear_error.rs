@@ -200,3 +200,21 @@ fn ctrl_c_ends_a_run_with_a_checkpoint() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("stopped at step"), "{output:?}");
     scratch.succeeds("probe runs/long/checkpoint.safetensors --probe-images 30,30");
 }
+
+/// As `mpirun -n 3` starts it: one process says what is wrong, and none makes a run of its own.
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn one_of_several_processes_without_the_feature_for_it() {
+    let scratch = Scratch::new();
+    for rank in ["0", "1"] {
+        for [size_is, rank_is] in [["OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"], ["PMI_SIZE", "PMI_RANK"]] {
+            let mut command = scratch.command("pretrain --steps 1");
+            let output = command.envs([(size_is, "3"), (rank_is, rank)]).output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            let words = "error: this is one of 3 processes, and the program was built without the feature mpi";
+            assert_eq!((output.status.success(), said.contains(words)), (rank != "0", rank == "0"), "{said}");
+            assert!(output.stdout.is_empty() && (rank == "0" || said.is_empty()), "{said}");
+        }
+    }
+    assert_eq!(scratch.entries(), 0);
+}

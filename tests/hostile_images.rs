@@ -303,8 +303,16 @@ fn batches_with_stand_ins_are_the_same_on_any_number_of_threads() {
         let batches = |threads| {
             let train: Arc<dyn Dataset> = Arc::new(skipping(&scratch).0);
             let (views, normalization) = (vec![Some(Augment::STOP)], Normalization::CIFAR10);
-            let options =
-                LoaderOptions { batch_size: 5, seed: 3, first_step: 0, views, labels: false, normalization, threads };
+            let options = LoaderOptions {
+                batch_size: 5,
+                seed: 3,
+                first_step: 0,
+                views,
+                labels: false,
+                normalization,
+                part: None,
+                threads,
+            };
             let batches = Loader::new(Arc::clone(&train), options).unwrap().take(12);
             let batches: Vec<_> = batches.map(|batch| batch.unwrap().views[0].as_slice::<f32>().to_vec()).collect();
             assert_eq!(train.skipped(), 3);

@@ -19,8 +19,8 @@ const FLOORS: [&[&str]; 11] = [
     &["cli"],
 ];
 
-/// On no floor: errors, random streams, writing files. All may use them, and they use no floor.
-const OFF_FLOORS: [&str; 3] = ["error", "rng", "files"];
+/// On no floor: errors, random streams, writing files, other processes. All may use them, and they use no floor.
+const OFF_FLOORS: [&str; 4] = ["error", "rng", "files", "processes"];
 
 /// Where a module stands; `None` for what is no module of the crate.
 fn height(module: &str) -> Option<usize> {

@@ -351,6 +351,7 @@ impl Fixture {
                 views: vec![view],
                 labels: Some(self.indices[&format!("step{step}.labels")].clone()),
                 noise: Noise::Drawn { seed: self.size("seed") as u64, step: step as u64 },
+                part: None,
             };
             let batch = batch.to_device(self.device);
             let found = trainer.gradients(&batch).unwrap();

@@ -188,6 +188,34 @@ impl Tape {
         dy: Tensor,
         sums: impl IntoIterator<Item = (&'a Var, Tensor)>,
     ) -> Gradients {
+        self.sweep(y, dy, sums, None)
+    }
+
+    /// [`backward_onto`](Self::backward_onto) that hands over each leaf's gradient as soon as nothing is left that could add to
+    /// it, with the leaf's place among the leaves: those that were used first come last. A leaf that no gradient reaches, and
+    /// that has no sum from before, is not among them.
+    ///
+    /// # Panics
+    /// As [`backward_onto`](Self::backward_onto).
+    #[track_caller]
+    pub fn backward_handing_over<'a>(
+        &self,
+        y: &Var,
+        dy: Tensor,
+        sums: impl IntoIterator<Item = (&'a Var, Tensor)>,
+        complete: &mut dyn FnMut(usize, Tensor),
+    ) {
+        self.sweep(y, dy, sums, Some(complete));
+    }
+
+    #[track_caller]
+    fn sweep<'a>(
+        &self,
+        y: &Var,
+        dy: Tensor,
+        sums: impl IntoIterator<Item = (&'a Var, Tensor)>,
+        complete: Option<&mut dyn FnMut(usize, Tensor)>,
+    ) -> Gradients {
         assert_eq!(y.shape(), dy.shape(), "backward: y is {} but dy is {}", y.shape(), dy.shape());
         let Some((tape, id)) = y.node() else {
             panic!("backward: no gradient reaches this value; does it depend on a leaf of the tape?")
@@ -212,8 +240,13 @@ impl Tape {
         let gradients = &mut found.by_entry;
         gradients[id] = Some(added(gradients[id].take(), dy));
         entries.truncate(id + 1);
+        let mut complete = complete.map(|complete| HandOver::new(&entries, &found.is_leaf, complete));
         while let Some(Entry { name, inputs, rule, .. }) = entries.pop() {
             let at = entries.len();
+            // What was popped before this entry is the last that could add to these.
+            if let Some(complete) = &mut complete {
+                complete.behind(at, gradients);
+            }
             // A leaf keeps its gradient; so does nothing else.
             let Some(rule) = rule else { continue };
             let Some(dy) = gradients[at].take() else { continue };
@@ -233,6 +266,9 @@ impl Tape {
                 self.0.borrow_mut().look(&sum, || NonFinite { name, position: at, origin: Origin::Gradient });
                 gradients[input] = Some(sum);
             }
+        }
+        if let Some(complete) = &mut complete {
+            (0..gradients.len()).for_each(|leaf| complete.leaf(leaf, gradients));
         }
         found
     }
@@ -273,6 +309,41 @@ impl Tape {
 impl std::fmt::Debug for Tape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Tape({} entries)", self.len())
+    }
+}
+
+/// Which leaves' gradients are complete at which place of a sweep.
+struct HandOver<'a> {
+    /// For each entry, the leaves that it is the first to use: once it is done, no entry is left that does.
+    first_used_by: Vec<Vec<usize>>,
+    /// For each entry that is a leaf, its place among the leaves.
+    places: Vec<Option<usize>>,
+    to: &'a mut dyn FnMut(usize, Tensor),
+}
+
+impl<'a> HandOver<'a> {
+    fn new(entries: &[Entry], is_leaf: &[bool], to: &'a mut dyn FnMut(usize, Tensor)) -> Self {
+        let mut unused = is_leaf.to_vec();
+        let first_uses = |entry: &Entry| {
+            let leaves = entry.inputs.iter().flatten().copied();
+            leaves.filter(|input| std::mem::take(&mut unused[*input])).collect()
+        };
+        let first_used_by = entries.iter().map(first_uses).collect();
+        let mut leaves = 0..;
+        let places = is_leaf.iter().map(|is_leaf| is_leaf.then(|| leaves.next()).flatten()).collect();
+        HandOver { first_used_by, places, to }
+    }
+
+    /// The entry behind `at` is done.
+    fn behind(&mut self, at: usize, gradients: &mut [Option<Tensor>]) {
+        let complete = self.first_used_by.get_mut(at + 1).map(std::mem::take).unwrap_or_default();
+        complete.into_iter().for_each(|leaf| self.leaf(leaf, gradients));
+    }
+
+    fn leaf(&mut self, entry: usize, gradients: &mut [Option<Tensor>]) {
+        if let (Some(place), Some(gradient)) = (self.places[entry], gradients[entry].take()) {
+            (self.to)(place, gradient);
+        }
     }
 }
 
@@ -393,6 +464,35 @@ mod tests {
 
     fn one(value: f64) -> Tensor {
         Tensor::new([1], vec![value])
+    }
+
+    /// The oracle is the sweep that keeps them to its end. Leaves that were used first come last.
+    #[test]
+    fn gradients_are_handed_over_once_they_are_complete() {
+        let tape = || {
+            let tape = Tape::new();
+            let leaves: Vec<Var> = (0..5).map(|i| tape.leaf(one(1.5 + f64::from(i)))).collect();
+            let [first, twice, last, unused, _] = &leaves[..] else { unreachable!() };
+            let _ = ops::mul(unused, unused); // on the tape, and no way to the loss
+            let y = ops::mul(&ops::mul(first, twice), twice);
+            let y = ops::mul(&ops::mul(&y, last), twice);
+            (tape, leaves.clone(), ops::sum(&y))
+        };
+        let sums = |leaves: &[Var]| [(leaves[1].clone(), one(10.0)), (leaves[4].clone(), one(20.0))];
+        let (one_tape, leaves, loss) = tape();
+        let before = sums(&leaves);
+        let kept =
+            one_tape.backward_onto(&loss, loss.value().full_like(1.0), before.iter().map(|(v, x)| (v, x.clone())));
+        let expected: Vec<Option<f64>> = leaves.iter().map(|leaf| kept.of(leaf).map(Tensor::item)).collect();
+        let (other, leaves, loss) = tape();
+        let (before, mut found) = (sums(&leaves), Vec::new());
+        let sums = before.iter().map(|(v, x)| (v, x.clone()));
+        other.backward_handing_over(&loss, loss.value().full_like(1.0), sums, &mut |leaf, gradient| {
+            found.push((leaf, gradient.item()));
+        });
+        assert_eq!(found.iter().map(|(leaf, _)| *leaf).collect::<Vec<_>>(), [2, 0, 1, 4]);
+        assert!(found.iter().all(|(leaf, gradient)| expected[*leaf] == Some(*gradient)), "{found:?}, {expected:?}");
+        assert!(expected[3].is_none() && expected.iter().flatten().count() == 4);
     }
 
     #[test]

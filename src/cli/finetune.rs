@@ -9,11 +9,12 @@ use super::flags::flag;
 use super::options::{DeviceArgs, LengthArgs, OpenArgs, TrainArgs};
 use super::progress::Progress;
 use super::run::{RunArgs, keep_curves, report};
-use super::signals;
+use super::{only_alone, signals};
 use crate::data::{self, Splits};
 use crate::error::renamed;
 use crate::eval;
-use crate::runs::{Length, RunFolder, default_policy};
+use crate::processes::world;
+use crate::runs::{Length, RunFolder, default_policy, give, receive};
 use crate::tensor::Device;
 use crate::train::checkpoint::SavedRun;
 use crate::train::fine_tuning::{Classifier, FineTuning, test_accuracy, trainer};
@@ -94,8 +95,11 @@ const RESUME_HAS_NO: [&str; 11] = [
 pub fn run(args: &Args) -> Result<()> {
     let device = args.device.open()?;
     let done = match (&args.evaluate, &args.resume, &args.encoder) {
-        (Some(file), ..) => evaluate(args, file, device),
-        (_, Some(folder), _) => RunFolder::open(folder).and_then(|folder| resume(args, &folder, device)),
+        (Some(file), ..) => only_alone("--evaluate").and_then(|()| evaluate(args, file, device)),
+        (_, Some(folder), _) if world().is_first() => {
+            RunFolder::open(folder).and_then(|folder| resume(args, &folder, device))
+        }
+        (_, Some(_), _) => take_part(args),
         (_, _, Some(encoder)) => begin(args, encoder, device),
         _ => Err(Error::config("nothing to fine-tune", "give a file with an encoder, or --resume RUN_FOLDER")),
     };
@@ -141,8 +145,18 @@ fn begin(args: &Args, encoder: &EncoderArgs, device: Device) -> Result<()> {
     config.normalization = Some(normalization(&found.preprocessing, &splits)?);
     let trainer = trainer(weights, &config)?.to_device(device);
     let policy = args.folder.policy(default_policy(&config, &chosen), chosen.train.len() / config.batch);
-    let folder = RunFolder::create(&args.folder.out, &args.folder.folder_name(&config))?;
-    train(args, SavedRun { config, policy, trainer }, &chosen, &folder)
+    let folder = || RunFolder::create(&args.folder.out, &args.folder.folder_name(&config));
+    let folder = world().is_first().then(folder).transpose()?;
+    train(args, SavedRun { config, policy, trainer }, &chosen, folder.as_ref())
+}
+
+/// `--resume` in a process that has no folder.
+fn take_part(args: &Args) -> Result<()> {
+    let run = receive(&world())?;
+    let data = data::absolute_spec(args.data.as_deref().unwrap_or(&run.config.data))?;
+    let splits = data::open_with(&data, run.config.model.encoder.image_size, args.open.options())?;
+    let chosen = run.config.fine_tuning.as_ref().map(|tuning| tuning.choose(&splits, run.config.seed)).transpose()?;
+    train(args, run, &chosen.unwrap_or(splits), None)
 }
 
 /// `--resume`
@@ -160,16 +174,18 @@ fn resume(args: &Args, folder: &RunFolder, device: Device) -> Result<()> {
     let instead = if resumed.damaged { ", from the checkpoint before it" } else { "" };
     say!("going on after step {} of {}{instead}", resumed.done(), resumed.run.config.steps);
     folder.save_changes(&resumed)?;
+    give(&world(), &resumed.run)?;
     let SavedRun { config, policy, trainer } = resumed.run;
-    train(args, SavedRun { config, policy, trainer: trainer.to_device(device) }, &resumed.splits, folder)
+    train(args, SavedRun { config, policy, trainer: trainer.to_device(device) }, &resumed.splits, Some(folder))
 }
 
 /// Trains from where the run stands to its end, or to Ctrl-C, and tests the model then.
-fn train(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Result<()> {
+fn train(args: &Args, run: SavedRun, splits: &Splits, folder: Option<&RunFolder>) -> Result<()> {
     say!("{}", splits.train.describe());
     signals::listen();
     let config = run.config.clone();
     let trained = args.folder.train("finetune", run, splits, folder);
+    let Some(folder) = folder else { return trained.map(|_| ()) };
     // Also when training failed: what was logged shows how it came to that.
     let drawn = keep_curves(folder, &config, &DIAGNOSTICS);
     let trainer = trained?;

@@ -11,8 +11,22 @@ macro_rules! note {
     ($($line:tt)*) => { $crate::cli::print(&mut std::io::stderr(), format_args!($($line)*)) };
 }
 
+/// Of several processes the first prints.
 fn print(to: &mut dyn std::io::Write, line: std::fmt::Arguments) {
-    let _ = writeln!(to, "{line}");
+    if processes::speaks() {
+        let _ = writeln!(to, "{line}");
+    }
+}
+
+/// An error where `what` is asked of several processes.
+fn only_alone(what: &str) -> Result<()> {
+    match processes::world().size() {
+        1 => Ok(()),
+        n => Err(Error::config(
+            format!("{what} is done in one process, and there are {n}"),
+            "start it without a launcher",
+        )),
+    }
 }
 
 mod check;
@@ -38,6 +52,7 @@ mod track;
 use clap::{Parser, Subcommand};
 
 use crate::kernels::within_memory;
+use crate::processes;
 use crate::{Error, Result};
 
 /// Masked image modeling with stochastic positional embeddings (StoP, ICML 2024).
@@ -79,16 +94,25 @@ enum Command {
 }
 
 impl Cli {
-    /// Parses the process's arguments; prints help or usage errors and ends the process if that is what they ask for.
-    pub fn from_args() -> Self {
-        Parser::parse()
+    /// Parses the process's arguments.
+    ///
+    /// # Errors
+    /// What is to be printed instead of any work: help, or what is wrong with them.
+    pub fn from_args() -> Result<Self, clap::Error> {
+        Parser::try_parse()
     }
 
     /// Does what was asked. Once in a process, as it makes the threads.
     ///
     /// # Errors
-    /// When something outside the process is not as it must be; the message says what to do.
+    /// When something outside the process is not as it must be; the message says what to do. Of several processes all have the
+    /// error of one.
     pub fn run(self) -> Result<()> {
+        let done = self.run_here();
+        processes::world().end(done)
+    }
+
+    fn run_here(self) -> Result<()> {
         let threads = self.threads.map_or(0, usize::from); // 0: as many as there are cores
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -99,6 +123,9 @@ impl Cli {
 
     /// Does what was asked, with the threads that there are.
     fn perform(self) -> Result<()> {
+        if !matches!(self.command, Some(Command::Pretrain(_) | Command::Finetune(_))) {
+            only_alone("this command")?;
+        }
         match self.command {
             None => guided::run(),
             Some(Command::Pretrain(args)) => pretrain::run(&args),

@@ -11,11 +11,12 @@ use super::pictures::{draw_masks, draw_positions, draw_predictions};
 use super::probe::{Chosen, ProbeArgs, probe};
 use super::profile::profile;
 use super::run::{RunArgs, keep, keep_curves, report};
-use super::signals;
+use super::{only_alone, signals};
 use crate::data::{self, Splits};
 use crate::error::renamed;
 use crate::methods::{Number, TokenPrediction};
-use crate::runs::{RunFolder, default_policy};
+use crate::processes::world;
+use crate::runs::{RunFolder, default_policy, give, receive};
 use crate::tensor::Device;
 use crate::train::checkpoint::SavedRun;
 use crate::train::weights::{Preprocessing, fresh_encoder, load_into};
@@ -70,7 +71,11 @@ const PROFILE_HAS_NO: [&str; 9] =
 
 pub fn run(args: &Args) -> Result<()> {
     let device = args.device.open()?; // before images are listed
-    args.resume.as_ref().map_or_else(|| begin(args, device), |folder| resume(args, &RunFolder::open(folder)?, device))
+    match &args.resume {
+        None => begin(args, device),
+        Some(folder) if world().is_first() => resume(args, &RunFolder::open(folder)?, device),
+        Some(_) => take_part(args),
+    }
 }
 
 /// A new run.
@@ -85,6 +90,7 @@ fn begin(args: &Args, device: Device) -> Result<()> {
     let mut config = args.train.apply(config, args.length.length(), splits.train.len())?;
     config.supported_on(device)?;
     if let Some(steps) = args.profile {
+        only_alone("--profile")?;
         return profile(&config, &splits, device, steps as usize);
     }
     let policy = args.folder.policy(default_policy(&config, &splits), splits.train.len() / config.batch);
@@ -99,9 +105,18 @@ fn begin(args: &Args, device: Device) -> Result<()> {
     if let Some(preprocessing) = args.start.read.asked()?.or(preprocessing) {
         config.normalization = Some(normalization(&preprocessing, &splits)?);
     }
-    let folder = RunFolder::create(&args.folder.out, &args.folder.folder_name(&config))?;
+    let folder = || RunFolder::create(&args.folder.out, &args.folder.folder_name(&config));
+    let folder = world().is_first().then(folder).transpose()?;
     let trainer = Trainer::new(method, params).to_device(device);
-    train(args, SavedRun { config, policy, trainer }, &splits, &folder)
+    train(args, SavedRun { config, policy, trainer }, &splits, folder.as_ref())
+}
+
+/// `--resume` in a process that has no folder.
+fn take_part(args: &Args) -> Result<()> {
+    let run = receive(&world())?;
+    let data = data::absolute_spec(args.data.as_deref().unwrap_or(&run.config.data))?;
+    let splits = data::open_with(&data, run.config.model.encoder.image_size, args.open.options())?;
+    train(args, run, &splits, None)
 }
 
 /// `--resume`
@@ -126,19 +141,20 @@ fn resume(args: &Args, folder: &RunFolder, device: Device) -> Result<()> {
         say!("the run is complete; with --steps or --epochs it becomes longer");
     }
     folder.save_changes(&resumed)?;
+    give(&world(), &resumed.run)?;
     let SavedRun { config, policy, trainer } = resumed.run;
-    train(args, SavedRun { config, policy, trainer: trainer.to_device(device) }, &resumed.splits, folder)
+    train(args, SavedRun { config, policy, trainer: trainer.to_device(device) }, &resumed.splits, Some(folder))
 }
 
 /// Trains from where the run stands to its end, or to Ctrl-C, draws its pictures, and probes it if that was asked for.
-fn train(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Result<()> {
+fn train(args: &Args, run: SavedRun, splits: &Splits, folder: Option<&RunFolder>) -> Result<()> {
     say!("{}", splits.train.describe());
     if splits.test.is_empty() {
         say!("no images are held out: nothing will tell whether the features collapse");
     }
     signals::listen();
     let (config, done) = (run.config.clone(), run.trainer.optimizer.steps() as usize);
-    if done == 0 {
+    if let (0, Some(folder)) = (done, folder) {
         keep(folder, "masks.png", &|path| {
             let images = splits.train.clone();
             draw_masks(&config.masking, &config.model.encoder, config.seed, images, 6)?.save_png(path)
@@ -147,6 +163,7 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
     let own = run.trainer.method.numbers(&run.trainer.params, &[]).0;
     let known: Vec<Number> = own.into_iter().chain(DIAGNOSTICS).collect();
     let trained = args.folder.train("pretrain", run, splits, folder);
+    let Some(folder) = folder else { return probed(args, &trained?, &config, splits) };
     // Also when training failed: what was logged shows how it came to that.
     let drawn = keep_curves(folder, &config, &known);
     let trainer = trained?;
@@ -166,11 +183,16 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Res
     if splits.skipped() > 0 {
         say!("files that could not be used and were skipped: {}; the warnings name them", splits.skipped());
     }
-    if args.probe && !signals::stopped() {
-        let untrained = || fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed);
-        let normalization = splits.normalization_or(config.normalization.as_ref())?;
-        let trained = (trainer.method.encoder(), trainer.params.evaluated());
-        probe(&args.probe_args, trained, &untrained, (splits, &normalization))?;
+    probed(args, &trainer, &config, splits)
+}
+
+/// The probe at the end, if it was asked for, and nobody has asked any process to stop.
+fn probed(args: &Args, trainer: &Trainer, config: &RunConfig, splits: &Splits) -> Result<()> {
+    if !args.probe || world().share(Ok(vec![u8::from(signals::stopped())]))?.contains(&vec![1]) {
+        return Ok(());
     }
-    Ok(())
+    let untrained = || fresh_encoder(&config.model.encoder, config.model.linear_init, config.seed);
+    let normalization = splits.normalization_or(config.normalization.as_ref())?;
+    let trained = (trainer.method.encoder(), trainer.params.evaluated());
+    probe(&args.probe_args, trained, &untrained, (splits, &normalization))
 }

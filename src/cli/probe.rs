@@ -11,8 +11,9 @@ use super::options::{DeviceArgs, OpenArgs};
 use super::progress::Progress;
 use super::signals;
 use crate::data::{self, Dataset, Normalization, Splits, Subset};
-use crate::eval::{self, KnnConfig, PIXEL_SIDE, ProbeConfig, ProbeReport};
+use crate::eval::{self, KnnConfig, PIXEL_SIDE, ProbeConfig, ProbeReport, pooled_features_together as features};
 use crate::nn::Params;
+use crate::processes::world;
 use crate::report::table::Layout;
 use crate::train::weights::{PretrainedEncoder, fresh_encoder};
 use crate::vit::Encoder;
@@ -141,15 +142,26 @@ pub fn probe(
 ) -> Result<()> {
     let chosen = Chosen::new(args, splits)?;
     let Chosen { train, test, train_labels, test_labels, classes } = &chosen;
-    let k = encoder.config().depth.min(4);
+    let (k, world) = (encoder.config().depth.min(4), world());
+    if !world.is_first() {
+        // The features of some images; the first process has the rest to do.
+        let untrained = || untrained().map(|(encoder, fresh)| (encoder, fresh.to_device(params.device())));
+        let encode = |encoder: &Encoder, params: &Params| -> Result<()> {
+            [train, test].into_iter().try_for_each(|data| {
+                features(&world, (encoder, params), (&**data, normalization), k, &|_| signals::check()).map(|_| ())
+            })
+        };
+        encode(encoder, params)?;
+        let (encoder, params) = untrained()?;
+        return encode(&encoder, &params);
+    }
     let chance = percent(eval::chance(train_labels, test_labels, *classes));
     println!("{} images of {classes} classes, tested on {}; chance is {chance}", train.len(), test.len());
     let last = format!("linear, last {k}");
     let header = ["features", "linear, last block", &last, "20-NN", "rank (RankMe)"];
 
     let encoded = |(encoder, params): (&Encoder, &Params), progress: &Tick| {
-        let of =
-            |data: &Arc<dyn Dataset>| eval::pooled_features(encoder, params, (&**data, normalization), k, progress);
+        let of = |data: &Arc<dyn Dataset>| features(&world, (encoder, params), (&**data, normalization), k, progress);
         Ok([of(train)?, of(test)?])
     };
     let pixels = |progress: &Tick| {

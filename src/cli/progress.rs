@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::processes;
+
 /// How far, how fast and how long still: a bar in a terminal, now and then a line elsewhere.
 pub struct Progress {
     bar: ProgressBar,
@@ -22,7 +24,8 @@ impl Progress {
     /// Nothing of `total` done yet.
     pub fn new(total: usize, what: &'static str) -> Self {
         let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {msg}").expect("a valid template");
-        let bar = ProgressBar::new(total as u64).with_style(style).with_prefix(what);
+        let bar = if processes::speaks() { ProgressBar::new(total as u64) } else { ProgressBar::hidden() };
+        let bar = bar.with_style(style).with_prefix(what);
         Progress { bar, what, aside: false, line: Mutex::new(Instant::now()) }
     }
 

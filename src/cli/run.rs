@@ -12,7 +12,8 @@ use super::signals;
 use crate::Result;
 use crate::data::Splits;
 use crate::methods::Number;
-use crate::runs::RunFolder;
+use crate::processes::{host, world};
+use crate::runs::{RunFolder, train_together};
 use crate::train::checkpoint::{CheckpointPolicy, SavedRun};
 use crate::train::{RunConfig, StepReport, Trainer};
 
@@ -70,13 +71,27 @@ impl RunArgs {
         }
     }
 
-    /// Trains from where the run stands to its end, or to Ctrl-C, and shows how it goes. `what` is the subcommand.
-    pub fn train(&self, what: &'static str, run: SavedRun, splits: &Splits, folder: &RunFolder) -> Result<Trainer> {
+    /// Trains from where the run stands to its end, or to Ctrl-C, and shows how it goes. `what` is the subcommand. Of several
+    /// processes the first has the folder.
+    pub fn train(
+        &self,
+        what: &'static str,
+        run: SavedRun,
+        splits: &Splits,
+        folder: Option<&RunFolder>,
+    ) -> Result<Trainer> {
         let (steps, batch, done) = (run.config.steps, run.config.batch, run.trainer.optimizer.steps() as usize);
+        let (world, threads) = (world(), rayon::current_num_threads());
+        if world.size() > 1 {
+            let words = [threads.to_string(), host()].join(" on ").into_bytes();
+            let all = world.share(Ok(words))?;
+            let all: Vec<_> = all.iter().map(|words| String::from_utf8_lossy(words)).collect();
+            say!("{} processes, threads of each: {}", world.size(), all.join(", "));
+        }
         let progress = Progress::new(steps, what);
         progress.advance(done, String::new);
         let (mut speed, mut diagnosis) = (0.0, String::new());
-        let trained = folder.train(run, splits, self.debug_nan, &mut |report| {
+        let trained = train_together(&world, folder, run, splits, self.debug_nan, &mut |report| {
             // A running mean over about fifty steps: single steps jump.
             speed += (report.images_per_second - speed) / (report.step - done).min(50) as f64;
             if let Some(d) = &report.diagnostics {

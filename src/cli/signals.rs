@@ -10,10 +10,12 @@ use std::sync::{Arc, LazyLock, Once};
 use std::time::Duration;
 
 #[cfg(unix)]
-use signal_hook::consts::SIGHUP;
+use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+#[cfg(unix)]
+use crate::processes::world;
 use crate::{Error, Result};
 
 /// The signals that ask to stop.
@@ -32,6 +34,11 @@ pub fn listen() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let at_once = Arc::new(AtomicBool::new(false));
+        // What `mpirun` is told to end with, it ends with SIGKILL a moment later; this one it only passes on.
+        #[cfg(unix)]
+        if world().size() > 1 {
+            let _ = flag::register(SIGUSR1, Arc::clone(&STOP));
+        }
         for signal in ASKING.into_iter().filter(|signal| !ignored(*signal)) {
             // Where the system does not let us, the signal ends the process, as before. The order is that in which they act.
             if signal == SIGINT {

@@ -164,6 +164,7 @@ mod tests {
             views: vec![Some(Augment::STOP)],
             labels: false,
             normalization: Normalization::measure(&*train, 10).unwrap(),
+            part: None,
             threads: 1,
         };
         let batch = Loader::new(Arc::clone(&train), options.clone()).unwrap().next().unwrap().unwrap();

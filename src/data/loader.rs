@@ -36,6 +36,8 @@ pub struct LoaderOptions {
     pub labels: bool,
     /// How pixels become the network's input.
     pub normalization: Normalization,
+    /// Which images of each batch are loaded, where other processes load the others; `None`: all.
+    pub part: Option<Range<usize>>,
     /// Threads that prepare images. One suffices for small images on a CPU; the batches do not depend on it.
     pub threads: usize,
 }
@@ -47,6 +49,8 @@ pub struct Loaded {
     pub views: Vec<Tensor>,
     /// The class of each image, if it was asked for.
     pub labels: Option<Vec<u32>>,
+    /// The place in the batch of the first image that was loaded.
+    pub first: usize,
 }
 
 /// Finished batches that wait for the trainer.
@@ -126,6 +130,7 @@ impl Source {
                 order.shuffle(&mut stream(self.options.seed, Purpose::Shuffle, [epoch as u64, 0]));
             }
             let indices = &order[within * self.options.batch_size..][..self.options.batch_size];
+            let indices = self.options.part.clone().map_or(indices, |part| &indices[part]);
             let batch = catch_unwind(AssertUnwindSafe(|| self.batch(epoch, indices, &mut memory)));
             let batch = batch.unwrap_or_else(|panic| {
                 Err(Error::Training {
@@ -162,7 +167,7 @@ impl Source {
             self.dataset.label(index).map(|class| class as u32).ok_or_else(none)
         };
         let labels = self.options.labels.then(|| indices.iter().map(label).collect::<Result<_>>()).transpose()?;
-        Ok(Loaded { views, labels })
+        Ok(Loaded { views, labels, first: self.options.part.as_ref().map_or(0, |part| part.start) })
     }
 }
 
@@ -260,6 +265,7 @@ mod tests {
             views: vec![Some(Augment::STOP)],
             labels: false,
             normalization: Normalization::NONE,
+            part: None,
             threads: 1,
         }
     }

@@ -1,5 +1,6 @@
 //! Features of a whole data set: the average of an image's tokens, by a frozen encoder.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -7,6 +8,7 @@ use rayon::prelude::*;
 use crate::autograd::Var;
 use crate::data::{Dataset, Normalization, evaluation_images, resized};
 use crate::nn::Params;
+use crate::processes::World;
 use crate::tensor::{Device, Tensor};
 use crate::vit::{Encoder, EncoderConfig};
 use crate::{Error, Result};
@@ -37,18 +39,73 @@ pub fn pooled_features(
     k: usize,
     progress: &(dyn Fn(usize) -> Result<()> + Sync),
 ) -> Result<Vec<Tensor>> {
+    pooled_features_together(&World::alone(), (encoder, params), (dataset, normalization), k, progress)
+}
+
+/// [`pooled_features`] in several processes, all of which call it: each encodes some of the images, and the first gets the
+/// features of all, the bits of one process. The others get their own.
+///
+/// # Errors
+/// As [`pooled_features`], the same in all processes.
+///
+/// # Panics
+/// As [`pooled_features`].
+pub fn pooled_features_together(
+    world: &World,
+    (encoder, params): (&Encoder, &Params),
+    (dataset, normalization): (&dyn Dataset, &Normalization),
+    k: usize,
+    progress: &(dyn Fn(usize) -> Result<()> + Sync),
+) -> Result<Vec<Tensor>> {
+    let (images, dim) = (dataset.len(), encoder.config().dim);
+    let batch = (NUMBERS / (encoder.config().patches() * dim)).clamp(1, BATCH);
+    // Whole batches, so that they are those of one process.
+    let start = |process: usize| (images.div_ceil(batch) * process / world.size() * batch).min(images);
+    let of = |process: usize| start(process)..start(process + 1);
+    if world.size() == 1 {
+        let own = encoded((encoder, params), (dataset, normalization), k, (0..images, batch), progress)?;
+        return Ok(own.into_iter().map(|block| Tensor::new([images, dim], block)).collect());
+    }
+    let own = || {
+        let own = encoded((encoder, params), (dataset, normalization), k, (of(world.rank()), batch), progress)?;
+        let whole = if world.is_first() { (0..k).map(|_| zeros(images, dim)).collect::<Result<_>>()? } else { vec![] };
+        Ok((own, whole))
+    };
+    let (own, mut whole): (Vec<Vec<f32>>, Vec<Vec<f32>>) = world.agree(own())?;
+    world.together(|| {
+        if !world.is_first() {
+            world.exchange(&own.iter().map(|block| (0, &block[..])).collect::<Vec<_>>(), &mut []);
+        }
+        for (own, whole) in own.iter().zip(&mut whole) {
+            let (mine, mut others) = whole.split_at_mut(of(0).len() * dim);
+            mine.copy_from_slice(own);
+            let next = |from: usize| (from, others.split_off_mut(..of(from).len() * dim).expect("room for all"));
+            world.exchange(&[], &mut (1..world.size()).map(next).collect::<Vec<_>>());
+        }
+    });
+    let blocks = if world.is_first() { whole } else { own };
+    Ok(blocks.into_iter().map(|block| Tensor::new([block.len() / dim, dim], block)).collect())
+}
+
+/// The features of some images, in batches of so many, of each of the last `k` blocks.
+fn encoded(
+    (encoder, params): (&Encoder, &Params),
+    (dataset, normalization): (&dyn Dataset, &Normalization),
+    k: usize,
+    (images, batch): (Range<usize>, usize),
+    progress: &(dyn Fn(usize) -> Result<()> + Sync),
+) -> Result<Vec<Vec<f32>>> {
     let EncoderConfig { dim, channels, image_size: side, .. } = *encoder.config();
     let skip = usize::from(encoder.config().class_token);
-    let batch = (NUMBERS / (encoder.config().patches() * dim)).clamp(1, BATCH);
-    let mut blocks = (0..k).map(|_| zeros(dataset.len(), dim)).collect::<Result<Vec<_>>>()?;
+    let mut blocks = (0..k).map(|_| zeros(images.len(), dim)).collect::<Result<Vec<_>>>()?;
     // The places of every batch's features, of each block.
-    let mut places: Vec<Vec<&mut [f32]>> = (0..dataset.len().div_ceil(batch)).map(|_| Vec::with_capacity(k)).collect();
+    let mut places: Vec<Vec<&mut [f32]>> = (0..images.len().div_ceil(batch)).map(|_| Vec::with_capacity(k)).collect();
     for block in &mut blocks {
         places.iter_mut().zip(block.chunks_mut(batch * dim)).for_each(|(places, place)| places.push(place));
     }
     let encode = |(i, places): (usize, Vec<&mut [f32]>)| -> Result<()> {
-        let start = i * batch;
-        let images = evaluation_images(dataset, start..(start + batch).min(dataset.len()), normalization)?;
+        let start = images.start + i * batch;
+        let images = evaluation_images(dataset, start..(start + batch).min(images.end), normalization)?;
         let n = images.len() / (channels * side * side);
         let images = Var::constant(Tensor::new([n, channels, side, side], images));
         let outputs = encoder.last_blocks(&params.constants(), &images, None, k);
@@ -56,7 +113,7 @@ pub fn pooled_features(
         progress(n)
     };
     places.into_par_iter().enumerate().try_for_each(encode)?;
-    Ok(blocks.into_iter().map(|block| Tensor::new([dataset.len(), dim], block)).collect())
+    Ok(blocks)
 }
 
 /// The pixels themselves, normalized, as features \[images, 3 · side · side\]: the baseline without an encoder. Larger
@@ -116,6 +173,7 @@ mod tests {
     use crate::data::Shapes;
     use crate::data::shapes::Task;
     use crate::nn::{LinearInit, fresh};
+    use crate::processes::threads;
     use crate::rng::{Purpose, stream};
     use crate::tensor::DType;
 
@@ -140,6 +198,18 @@ mod tests {
         let normalization = Normalization::measure(&dataset, 10).unwrap();
         let features = pooled_features(&encoder, &params, (&dataset, &normalization), 2, &|_| Ok(())).unwrap();
         assert_eq!((features.len(), &features[0].shape()[..]), (2, &[2 * BATCH + 3, 8][..]));
+
+        for processes in [2, 3, 5] {
+            let of_each = threads::run(processes, |world| {
+                let images = (&dataset as &dyn Dataset, &normalization);
+                pooled_features_together(world, (&encoder, &params), images, 2, &|_| Ok(())).unwrap()
+            });
+            assert!(
+                of_each[0].iter().zip(&features).all(|(one, other)| one.as_slice::<f32>() == other.as_slice::<f32>())
+            );
+            let of_others = of_each[1..].iter().map(|blocks| blocks[1].shape()[0]).sum::<usize>();
+            assert!((BATCH..=2 * BATCH + 3).contains(&of_others), "{of_others}");
+        }
 
         let index = BATCH + 1;
         let image = evaluation_images(&dataset, index..index + 1, &normalization).unwrap();

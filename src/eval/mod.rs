@@ -26,7 +26,7 @@ pub mod standardize;
 pub mod tokens;
 pub mod tracking;
 
-pub use features::{PIXEL_SIDE, labels, mean_over_tokens, pixel_features, pooled_features};
+pub use features::{PIXEL_SIDE, labels, mean_over_tokens, pixel_features, pooled_features, pooled_features_together};
 pub use knn::{KnnConfig, knn_top1};
 pub use probe::{ProbeConfig, ProbeReport, chance, linear_probe, probe_encoder};
 pub use rank::{feature_std, rank_me};

@@ -108,7 +108,6 @@ impl ModelParams {
     }
 
     /// The modules, and what else is remembered, to change.
-    #[cfg(feature = "checkpoint")]
     pub(crate) fn modules_and_state_mut(&mut self) -> (&mut [Module], &mut [(String, Tensor)]) {
         (&mut self.modules, &mut self.state)
     }

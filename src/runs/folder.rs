@@ -4,12 +4,15 @@ use std::fs::{File, TryLockError};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::log::{self, Log, Logged};
 use super::rotation::Rotation;
+use super::together::check_alike;
 use crate::data::Splits;
 use crate::error::panic_message;
+use crate::processes::World;
 use crate::train::checkpoint::{self, SavedRun};
 use crate::train::{Monitoring, RunError, StepReport, Trainer, resume};
 use crate::{Error, Result, files};
@@ -129,56 +132,91 @@ impl RunFolder {
         every_number: bool,
         observe: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<Trainer> {
-        let SavedRun { config, policy, trainer } = run;
-        let done = trainer.optimizer.steps() as usize;
-        let checkpoints = self.checkpoints();
-        let mut log = Log::open(self.file(log::NAME), done)?;
-        if done == 0 {
-            checkpoints.save(&config, &policy, &trainer)?; // so that the run can be resumed from its first step
-        }
-        let due = |step: usize| {
-            let every = |steps: usize| steps > 0 && step.is_multiple_of(steps);
-            every(policy.checkpoint_every) || every(policy.keep_every) || step == config.steps
-        };
-        // The last checkpoint that there is, and the last that was tried.
-        let (mut kept, mut tried, mut saved) = (done, done, Instant::now());
-        let kept_so_far = |kept: usize| {
-            let path = self.path.display();
-            format!("the run is kept as it was after step {kept}: `RunFolder::open` {path} goes on from there")
-        };
-        let watch = Monitoring { diagnose_every: policy.diagnose_every, every_number };
-        let trained = resume(trainer, &config, splits, watch, &mut |report, trainer| {
-            log.append(report)?;
-            let next = observe(report);
-            if next.is_break() || due(report.step) || saved.elapsed() > CHECKPOINT_EVERY {
-                log.sync()?; // first: no checkpoint is ahead of the log
-                tried = report.step;
-                checkpoints.save(&config, &policy, trainer)?;
-                (kept, saved) = (tried, Instant::now());
-            }
-            Ok(next)
-        });
-        let trainer = trained.map_err(|failed| {
-            let RunError { mut error, trainer } = *failed;
-            if let Some(trainer) = trainer.filter(|trainer| trainer.optimizer.steps() as usize > tried) {
-                let step = trainer.optimizer.steps() as usize;
-                let _ = log.sync(); // what a log has lost is said on resuming
-                // A GPU that failed cannot give its weights back, and panics.
-                let save = || checkpoints.save(&config, &policy, &trainer);
-                let saved = catch_unwind(AssertUnwindSafe(save)).unwrap_or_else(|panic| {
-                    let hint = "the checkpoint before it is whole";
-                    Err(Error::config(panic_message(&*panic).to_owned(), hint))
-                });
-                match saved {
-                    Ok(()) => kept = step,
-                    Err(e) => error = error.noted(format!("and step {step} cannot be kept: {e}")),
-                }
-            }
-            error.noted(kept_so_far(kept))
-        })?;
-        let step = trainer.optimizer.steps() as usize;
-        let weights = checkpoint::save(&self.file("checkpoint.safetensors"), &config, step, &trainer.params);
-        weights.map_err(|error| error.noted(kept_so_far(kept)))?;
-        Ok(trainer)
+        train_together(&World::alone(), Some(self), run, splits, every_number, observe)
     }
+}
+
+/// [`RunFolder::train`] in several processes, all of which call it: the first has the run's folder, the others have none. What
+/// the first one's trainer is, all are. All know that a checkpoint is written before any goes on; a run that `observe` ends in
+/// one of them ends in all.
+///
+/// # Errors
+/// As [`RunFolder::train`], the same in all processes; when they are not about to make the same run.
+pub fn train_together(
+    world: &Arc<World>,
+    folder: Option<&RunFolder>,
+    run: SavedRun,
+    splits: &Splits,
+    every_number: bool,
+    observe: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
+) -> Result<Trainer> {
+    let SavedRun { config, policy, trainer } = run;
+    check_alike(world, &config, splits)?;
+    let done = trainer.optimizer.steps() as usize;
+    let open = |folder: &RunFolder| {
+        let log = Log::open(folder.file(log::NAME), done)?;
+        if done == 0 {
+            // So that the run can be resumed from its first step.
+            folder.checkpoints().save(&config, &policy, &trainer)?;
+        }
+        Ok(log)
+    };
+    let mut log = world.agree(folder.map(open).transpose())?;
+    let due = |step: usize| {
+        let every = |steps: usize| steps > 0 && step.is_multiple_of(steps);
+        every(policy.checkpoint_every) || every(policy.keep_every) || step == config.steps
+    };
+    // In the first process, a checkpoint of what all of them have.
+    let save = |log: Result<()>, trainer: &Trainer| match (folder, trainer.whole()) {
+        (Some(folder), Some(whole)) => log.and_then(|()| folder.checkpoints().save(&config, &policy, &whole)),
+        _ => Ok(()),
+    };
+    // The last checkpoint that there is, and the last that was tried.
+    let (mut kept, mut tried, mut saved) = (done, done, Instant::now());
+    let kept_so_far = |error: Error, kept: usize| match folder.map(|folder| folder.path.display()) {
+        None => error,
+        Some(path) => error
+            .noted(format!("the run is kept as it was after step {kept}: `RunFolder::open` {path} goes on from there")),
+    };
+    let watch = Monitoring { diagnose_every: policy.diagnose_every, every_number };
+    let trained = resume(trainer.among(world)?, &config, splits, watch, &mut |report, trainer| {
+        let logged = log.as_mut().map_or(Ok(()), |log| log.append(report));
+        let said = logged.map(|()| {
+            let ends = observe(report).is_break();
+            let saves = log.is_some() && (due(report.step) || saved.elapsed() > CHECKPOINT_EVERY);
+            vec![u8::from(ends), u8::from(saves)]
+        });
+        let said = world.share(said)?;
+        let [ends, saves] = [0, 1].map(|what| said.iter().any(|said| said[what] == 1));
+        if ends || saves {
+            tried = report.step;
+            let synced = log.as_ref().map_or(Ok(()), Log::sync); // first: no checkpoint is ahead of the log
+            world.agree(save(synced, trainer))?;
+            (kept, saved) = (tried, Instant::now());
+        }
+        Ok(if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    });
+    let trainer = trained.map_err(|failed| {
+        let RunError { mut error, trainer } = *failed;
+        if let Some(trainer) = trainer.filter(|trainer| trainer.optimizer.steps() as usize > tried) {
+            let step = trainer.optimizer.steps() as usize;
+            let _ = log.as_ref().map(Log::sync); // what a log has lost is said on resuming
+            // A GPU that failed cannot give its weights back, and panics.
+            let save = || save(Ok(()), &trainer);
+            let saved = catch_unwind(AssertUnwindSafe(save)).unwrap_or_else(|panic| {
+                let hint = "the checkpoint before it is whole";
+                Err(Error::config(panic_message(&*panic).to_owned(), hint))
+            });
+            match world.agree(saved) {
+                Ok(()) => kept = step,
+                Err(e) => error = error.noted(format!("and step {step} cannot be kept: {e}")),
+            }
+        }
+        kept_so_far(error, kept)
+    })?;
+    let step = trainer.optimizer.steps() as usize;
+    let weights =
+        |folder: &RunFolder| checkpoint::save(&folder.file("checkpoint.safetensors"), &config, step, &trainer.params);
+    world.agree(folder.map_or(Ok(()), weights)).map_err(|error| kept_so_far(error, kept))?;
+    Ok(trainer)
 }

@@ -9,14 +9,16 @@
 //! ```
 //!
 //! [`RunFolder`] is made or opened; [`RunFolder::train`] trains in it, [`RunFolder::resume`] takes up what was left there.
-//! Pictures are not made here. docs/reliability.md says what is promised.
+//! In several processes the first has the folder, and [`train_together`] trains. Pictures are not made here. docs/reliability.md says what is promised.
 
 mod folder;
 mod log;
 mod resume;
 mod rotation;
+mod together;
 
-pub use folder::RunFolder;
+pub use folder::{RunFolder, train_together};
 pub use log::Logged;
 pub use resume::{Length, Resumed, default_policy};
 pub use rotation::{Newest, Rotation};
+pub use together::{give, receive};

@@ -158,7 +158,7 @@ impl Resumed {
 }
 
 /// Identifies the images of a run: the lists of both splits.
-fn images(splits: &Splits) -> String {
+pub(super) fn images(splits: &Splits) -> String {
     [splits.train.identity(), splits.test.identity()].join(HELD_OUT)
 }
 

@@ -22,6 +22,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::lanes::{Lanes, halves};
 use super::non_finite::{NonFiniteSource, first_non_finite};
 use crate::autograd::Tape;
 use crate::kernels::meter::{self, Phase};
@@ -29,6 +30,7 @@ use crate::kernels::{Precision, Team, within_memory};
 use crate::methods::{Chunk, Draws, Method, ModelConfig, ModelParams, Numbers, Recording, View};
 use crate::nn::{AdamW, Ema, count_non_finite};
 use crate::paper::{NoiseOn, sample_noise};
+use crate::processes::World;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{Device, Indices, Tensor};
 use crate::{Error, Result};
@@ -53,13 +55,29 @@ pub struct Batch {
     pub labels: Option<Indices>,
     /// Where line 9 gets its noise.
     pub noise: Noise,
+    /// Which images of the step's batch these are; `None`: all of them.
+    pub part: Option<Part>,
+}
+
+/// Which images of a batch a process has, where other processes have the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The place in the batch of the first of them.
+    pub first: usize,
+    /// The images of the whole batch.
+    pub of: usize,
 }
 
 impl Batch {
     /// One view of each image with masks: what the methods of the paper want. `images` are \[B, C, S, S\]; there are B rows
     /// for each of E context masks, and for each of P target blocks.
     pub fn masked(images: Tensor, context: Vec<Indices>, targets: Vec<Indices>, noise: Noise) -> Self {
-        Batch { views: vec![BatchView { images, context, targets }], labels: None, noise }
+        Batch { views: vec![BatchView { images, context, targets }], labels: None, noise, part: None }
+    }
+
+    /// The part of the step's batch that these images are.
+    pub fn part(&self) -> Part {
+        self.part.unwrap_or(Part { first: 0, of: self.len() })
     }
 
     /// B, the number of images.
@@ -85,6 +103,7 @@ impl Batch {
             views: self.views.iter().map(view).collect(),
             labels: self.labels.as_ref().map(|labels| labels.to_device(device)),
             noise: self.noise.clone(),
+            part: self.part,
         }
     }
 }
@@ -160,6 +179,8 @@ pub struct Trainer {
     /// What the operands of products are rounded to in a step. Of f64 tensors nothing is. A step panics when their device
     /// cannot compute with it: [`Precision::is_available_on`].
     pub precision: Precision,
+    /// The processes that train together. Where there are several, the optimizer has the moments of this one's share alone.
+    pub world: Arc<World>,
 }
 
 impl Trainer {
@@ -167,7 +188,7 @@ impl Trainer {
     pub fn new(method: Arc<dyn Method>, params: ModelParams) -> Self {
         let optimizer = optimizer(&*method, &params);
         let chunk_images = default_chunk(&*method, &params);
-        Trainer { method, params, optimizer, chunk_images, precision: Precision::F32 }
+        Trainer { method, params, optimizer, chunk_images, precision: Precision::F32, world: World::alone() }
     }
 
     /// The same trainer on another device, in the chunks that are best there. A step's numbers differ from those of the device
@@ -197,12 +218,15 @@ impl Trainer {
     /// [`Error::Training`] when a trained parameter got no gradient, or the loss or a gradient is not finite: it names the
     /// first operation that made a number which is not. Nothing is changed.
     pub fn step(&mut self, batch: &Batch, params: &StepParams) -> Result<StepOutcome> {
+        if self.world.size() > 1 {
+            return self.step_together(batch, params);
+        }
         let found = self.fitting(batch, |trainer| trainer.gradients(batch))??;
         let (loss, bad) = found.read();
         if bad && let Some(problem) = self.not_finite(&found) {
             drop(found); // on a GPU there may not be room for both
             let source = within_memory(|| first_non_finite(self, batch)).unwrap_or(None);
-            return Err(self.non_finite(problem, source));
+            return Err(self.non_finite_at(problem, source));
         }
         let LossAndGradients { gradients, means, .. } = found;
         let _phase = meter::phase_of_all(Phase::Optimizer);
@@ -222,32 +246,51 @@ impl Trainer {
     pub fn check_finite(&self, batch: &Batch) -> Result<()> {
         match self.clone().fitting(batch, |trainer| first_non_finite(trainer, batch))? {
             None => Ok(()),
-            found => Err(self.non_finite("a number on the way to the loss or back is not finite".into(), found)),
+            found => Err(self.non_finite_at("a number on the way to the loss or back is not finite".into(), found)),
         }
     }
 
     /// What of the loss and the gradients is not finite, if anything.
     fn not_finite(&self, LossAndGradients { loss, gradients, means }: &LossAndGradients) -> Option<String> {
         let _phase = meter::phase_of_all(Phase::Optimizer);
-        if !loss.is_finite() {
-            return Some(format!("the loss is {}", loss.item()));
-        }
-        if let Some(bad) = means.iter().position(|mean| !mean.is_finite()) {
-            return Some(format!("mean {bad} that {} asks for is not finite", self.method.name()));
+        let of_loss = self.not_finite_loss(loss, means);
+        if of_loss.is_some() {
+            return of_loss;
         }
         if count_non_finite(&gradients.iter().collect::<Vec<_>>()).item() == 0.0 {
             return None;
         }
         let bad = gradients.iter().position(|gradient| count_non_finite(&[gradient]).item() > 0.0)?;
-        let name = self.params.trained_params().map(|param| &param.name[..]).nth(bad).unwrap_or("?");
-        let what = if gradients[bad].is_finite() { "too large to be squared" } else { "not finite" };
-        Some(format!("the gradient of {name} is {what}"))
+        Some(self.bad_gradient(bad, gradients[bad].is_finite()))
     }
 
-    fn non_finite(&self, problem: String, source: Option<NonFiniteSource>) -> Error {
+    /// What of the loss and the means is not finite, if anything.
+    pub(super) fn not_finite_loss(&self, loss: &Tensor, means: &[Tensor]) -> Option<String> {
+        if !loss.is_finite() {
+            return Some(format!("the loss is {}", loss.item()));
+        }
+        let bad = means.iter().position(|mean| !mean.is_finite())?;
+        Some(format!("mean {bad} that {} asks for is not finite", self.method.name()))
+    }
+
+    /// What is wrong with the gradient of a trained parameter, given whether its elements are finite, so that only their squares
+    /// are not.
+    pub(super) fn bad_gradient(&self, param: usize, finite: bool) -> String {
+        let name = self.params.trained_params().map(|param| &param.name[..]).nth(param).unwrap_or("?");
+        let what = if finite { "too large to be squared" } else { "not finite" };
+        format!("the gradient of {name} is {what}")
+    }
+
+    fn non_finite_at(&self, problem: String, source: Option<NonFiniteSource>) -> Error {
+        let source = source.map(|source| (source.to_string(), source.advice()));
+        self.non_finite(problem, source.as_ref().map(|(source, advice)| (&source[..], *advice)))
+    }
+
+    /// Given where it began, and what to do about that.
+    pub(super) fn non_finite(&self, problem: String, source: Option<(&str, Option<&str>)>) -> Error {
         let diverged = "the step was not made; try a lower learning rate or a longer warm-up";
         match source {
-            Some(source) => self.error(format!("{problem}; first, {source}"), source.advice().unwrap_or(diverged)),
+            Some((source, advice)) => self.error(format!("{problem}; first, {source}"), advice.unwrap_or(diverged)),
             None => self.error(format!("{problem}; every number on the way to it was finite"), diverged),
         }
     }
@@ -274,35 +317,30 @@ impl Trainer {
     /// When the batch is empty.
     #[track_caller]
     pub fn gradients(&self, batch: &Batch) -> Result<LossAndGradients> {
-        let images = batch.len();
+        let lanes = self.lanes(batch.len());
+        self.sum(batch, &lanes, 0..lanes.count())
+    }
+
+    /// The tree along which a batch of so many images is summed.
+    pub(super) fn lanes(&self, images: usize) -> Lanes {
         assert!(images > 0 && self.chunk_images > 0, "gradients: {images} images in chunks of {}", self.chunk_images);
-        let chunks: Vec<Range<usize>> =
-            (0..images).step_by(self.chunk_images).map(|i| i..(i + self.chunk_images).min(images)).collect();
-        let in_a_row = chunks.len().div_ceil(self.lanes(chunks.len()));
-        let lanes = chunks.len().div_ceil(in_a_row);
-        self.sum(batch, &chunks, in_a_row, rayon::current_num_threads().div_ceil(lanes))
-    }
-
-    /// How many sums of gradients a step of so many chunks computes at once, in each one chunk after the other. As many threads can
-    /// work on one batch; more help each other within a chunk. It decides the order of summation, so threads have no say.
-    fn lanes(&self, chunks: usize) -> usize {
-        if self.params.device().is_gpu() {
-            return 1; // it works on one chunk at a time, or there would be no point in smaller ones
+        match self.params.device().is_gpu() {
+            true => Lanes::one(images, self.chunk_images),
+            false => Lanes::new(images, self.chunk_images, is_large(&self.params)),
         }
-        if is_large(&self.params) { (chunks / 8).clamp(1, LANES) } else { (chunks / 2).clamp(8, LANES) }
     }
 
-    /// The sum over chunks: up to `in_a_row` one after the other, each adding to what the last one found; more along a
-    /// binary tree, the halves of each node at once, `team` threads on each chunk.
-    fn sum(&self, batch: &Batch, chunks: &[Range<usize>], in_a_row: usize, team: usize) -> Result<LossAndGradients> {
-        if chunks.len() <= in_a_row {
-            let _team = Team::of(team);
-            let sum = chunks.iter().try_fold(None, |sum, chunk| self.add_chunk(batch, chunk.clone(), sum).map(Some))?;
+    /// The sum over a branch of the tree: the chunks of a lane one after the other, each adding to what the last one found; the
+    /// halves of a larger branch at once. Where there are more threads than lanes, they help each other within a chunk.
+    pub(super) fn sum(&self, batch: &Batch, lanes: &Lanes, branch: Range<usize>) -> Result<LossAndGradients> {
+        if branch.len() == 1 {
+            let _team = Team::of(rayon::current_num_threads().div_ceil(lanes.count()));
+            let mut chunks = lanes.chunks(branch.start);
+            let sum = chunks.try_fold(None, |sum, chunk| self.add_chunk(batch, chunk, sum, None).map(Some))?;
             return Ok(sum.expect("at least one chunk"));
         }
-        let (left, right) = chunks.split_at(chunks.len().div_ceil(in_a_row).div_ceil(2) * in_a_row);
-        let (left, right) =
-            rayon::join(|| self.sum(batch, left, in_a_row, team), || self.sum(batch, right, in_a_row, team));
+        let (left, right) = halves(&branch);
+        let (left, right) = rayon::join(|| self.sum(batch, lanes, left), || self.sum(batch, lanes, right));
         let (mut left, right) = (left?, right?);
         let _phase = meter::phase(Phase::GradientSum);
         left.loss.add_assign(&right.loss);
@@ -312,16 +350,19 @@ impl Trainer {
         Ok(left)
     }
 
-    /// Lines 5 to 16 for some images of a batch, and the reverse sweep, added to what was found before.
-    fn add_chunk(
+    /// Lines 5 to 16 for some images of the step's batch, and the reverse sweep, added to what was found before. Gradients go to
+    /// `complete`, if that is given, each with the place of its parameter and as soon as the sweep is done with it.
+    pub(super) fn add_chunk(
         &self,
         batch: &Batch,
         images: Range<usize>,
         sum: Option<LossAndGradients>,
+        complete: Option<&mut dyn FnMut(usize, Tensor)>,
     ) -> Result<LossAndGradients> {
         let (_phase, _products) = (meter::phase(Phase::Rest), self.precision.enter());
-        let share = images.len() as f64 / batch.len() as f64;
-        let chunk = self.chunk(batch, images); // with line 9: n_j ~ N(0, σI)
+        let Part { first, of } = batch.part();
+        let share = images.len() as f64 / of as f64;
+        let chunk = self.chunk(batch, images.start - first..images.end - first); // with line 9: n_j ~ N(0, σI)
         let tape = Tape::new();
         let weights = self.params.on(&tape);
         let recording = self.method.record(&weights, &chunk); // lines 5 to 16
@@ -340,7 +381,16 @@ impl Trainer {
             before = sum.gradients;
         }
         let dloss = loss.value().full_like(share);
-        let mut gradients = tape.backward_onto(&loss, dloss, weights.leaves().zip(before));
+        let before = weights.leaves().zip(before);
+        if let Some(complete) = complete {
+            let mut none: Vec<Option<&str>> = self.params.trained_params().map(|p| Some(&p.name[..])).collect();
+            tape.backward_handing_over(&loss, dloss, before, &mut |param, gradient| {
+                none[param] = None;
+                complete(param, gradient);
+            });
+            return none.into_iter().flatten().next().map_or(Ok(found), |name| Err(self.no_gradient(name)));
+        }
+        let mut gradients = tape.backward_onto(&loss, dloss, before);
         for (leaf, param) in weights.leaves().zip(self.params.trained_params()) {
             found.gradients.push(gradients.take(leaf).ok_or_else(|| self.no_gradient(&param.name))?);
         }
@@ -366,7 +416,9 @@ impl Trainer {
             views: batch.views.iter().map(view).collect(),
             labels: batch.labels.as_ref().map(|labels| labels.slice_rows(images.clone())),
             draws: match batch.noise {
-                Noise::Drawn { seed, step } => Some(Draws { seed, step, first: images.start as u64 }),
+                Noise::Drawn { seed, step } => {
+                    Some(Draws { seed, step, first: (batch.part().first + images.start) as u64 })
+                }
                 Noise::Given(_) => None,
             },
             noise: self.noise(batch, images.clone(), NoiseOn::Masked),
@@ -392,7 +444,7 @@ impl Trainer {
                 let blocks = context_masks * given.len();
                 let shape = [blocks, per_image, self.method.noise_width()];
                 let of_image = |image: usize| {
-                    let mut rng = stream(*seed, purpose, [*step, image as u64]);
+                    let mut rng = stream(*seed, purpose, [*step, (batch.part().first + image) as u64]);
                     sample_noise(shape, sigma, view.images.dtype(), &mut rng)
                 };
                 let drawn: Vec<Tensor> = images.map(of_image).collect(); // [P E or E, N_t or N_c, d_e] each
@@ -424,10 +476,6 @@ pub(super) fn optimizer(method: &dyn Method, params: &ModelParams) -> AdamW {
     optimizer.groups = params.trained_params_by_module().map(|(module, p)| method.group(module, p)).collect();
     optimizer
 }
-
-/// The most sums of gradients that a step computes at once. Each is as large as the model, and adding two of them is a pass over
-/// memory.
-const LANES: usize = 16;
 
 /// Whether a sum of gradients is so large that several at once would be most of the memory of a step, and the products of a
 /// chunk so large that threads can share them.

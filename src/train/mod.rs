@@ -6,6 +6,7 @@ pub mod checkpoint;
 mod config;
 mod diagnostics;
 pub mod fine_tuning;
+mod lanes;
 mod non_finite;
 pub mod predictions;
 mod pretrain;
@@ -13,13 +14,14 @@ mod recipe;
 #[cfg(feature = "checkpoint")]
 pub mod safetensors;
 mod schedule;
+mod shared;
 #[doc(hidden)]
 pub mod small;
 #[cfg(feature = "checkpoint")]
 pub mod weights;
 
 pub use crate::methods::Masking;
-pub use algorithm_1::{Batch, BatchView, LossAndGradients, Noise, StepOutcome, StepParams, Trainer};
+pub use algorithm_1::{Batch, BatchView, LossAndGradients, Noise, Part, StepOutcome, StepParams, Trainer};
 pub use config::{RunConfig, WeightsFile};
 pub use diagnostics::DIAGNOSTICS;
 pub use non_finite::{NonFiniteSource, first_non_finite};

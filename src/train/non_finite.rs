@@ -77,6 +77,8 @@ pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<NonFiniteSou
             .as_ref()
             .is_some_and(|(parameter, found)| parameter.is_some() || !matches!(found.origin, Origin::Constant { .. }));
         let (parameter, found) = target.filter(|_| in_target).unwrap_or((parameter, found));
+        let first = batch.part().first;
+        let images = first + images.start..first + images.end;
         Some(NonFiniteSource { images, in_target, parameter, found })
     })
 }

@@ -1,12 +1,11 @@
 //! The loop around Algorithm 1's step: data in, masks drawn, schedules followed, progress reported.
 
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::algorithm_1::{Batch, BatchView, Noise, StepOutcome, StepParams, Trainer};
+use super::algorithm_1::{Batch, BatchView, Noise, Part, StepOutcome, StepParams, Trainer};
 use super::config::RunConfig;
 use super::diagnostics::HELD_OUT;
 use super::fine_tuning;
@@ -16,6 +15,7 @@ use crate::kernels::meter::{self, Phase};
 use crate::kernels::within_memory;
 use crate::methods::{Method, ModelParams, Numbers, ViewConfig};
 use crate::nn::Param;
+use crate::processes;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Device, Indices, Tensor};
 use crate::vit::EncoderConfig;
@@ -158,7 +158,8 @@ fn steps(
     }
     let Monitoring { diagnose_every, every_number } = watch;
     let done = *whole;
-    let normalization = no_panic(done + 1, || splits.normalization_or(config.normalization.as_ref()))?;
+    let world = Arc::clone(&trainer.world);
+    let normalization = world.agree(no_panic(done + 1, || splits.normalization_or(config.normalization.as_ref())))?;
     let held_out = Subset::even(splits.test.clone(), HELD_OUT);
     let held_out = if trainer.method.wants_labels() { held_out } else { held_out.unlabeled() };
     let options = LoaderOptions {
@@ -169,16 +170,17 @@ fn steps(
         first_step: done,
         normalization: normalization.clone(),
         threads: 1,
+        part: (world.size() > 1).then(|| trainer.own_images(config.batch)).transpose()?,
     };
     let images = splits.train.len() as f64;
-    let loader = Loader::new(splits.train.clone(), options)?;
+    let loader = world.agree(Loader::new(splits.train.clone(), options))?;
     let (mut clock, mut readable) = (Instant::now(), true);
     for (step, loaded) in (done + 1..=config.steps).zip(loader) {
-        let batch = no_panic(step, || batch(config, trainer, step, loaded?))?;
+        let batch = world.agree(no_panic(step, || batch(config, trainer, step, loaded?)))?;
         let params = config.step_params(step);
         let StepOutcome { loss, numbers } = no_panic(step, || {
             if every_number {
-                trainer.check_finite(&batch)?;
+                world.agree(trainer.check_finite(&batch))?;
             }
             trainer.step(&batch, &params)
         })?;
@@ -187,7 +189,7 @@ fn steps(
         let seconds = clock.elapsed().as_secs_f64();
         let last = step == config.steps;
         let due = last || (diagnose_every > 0 && step.is_multiple_of(diagnose_every));
-        let diagnosed = if due && readable && !held_out.is_empty() {
+        let diagnosed = if due && readable && !held_out.is_empty() && world.is_first() {
             no_panic(step, || trainer.diagnose(config, (&held_out, &normalization))).map(Some)
         } else {
             Ok(None)
@@ -197,7 +199,7 @@ fn steps(
             Error::File { .. } | Error::Io { .. } => {
                 readable = false;
                 // That nobody may read it is no reason to end.
-                let _ = writeln!(std::io::stderr(), "warning: no diagnostics from step {step} on: {error}");
+                processes::note(format_args!("warning: no diagnostics from step {step} on: {error}"));
                 Ok(None)
             }
             error => Err(error),
@@ -215,7 +217,7 @@ fn steps(
         };
         clock = Instant::now();
         let seen = observe(&report, trainer);
-        failed?;
+        world.agree(failed)?;
         if seen?.is_break() {
             break;
         }
@@ -225,7 +227,7 @@ fn steps(
 
 /// What `work` gives, or its panic, on whichever thread of the pool, as an error. After that the trainer may have made half
 /// a step: then its optimizer counts one more than was done.
-fn no_panic<R>(step: usize, work: impl FnOnce() -> Result<R>) -> Result<R> {
+pub(super) fn no_panic<R>(step: usize, work: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(|| within_memory(work).flatten())).unwrap_or_else(|panic| {
         Err(Error::Training {
             step,
@@ -254,17 +256,24 @@ fn batch(config: &RunConfig, trainer: &Trainer, step: usize, loaded: Loaded) -> 
     let place = |p: &Param| (p.value.device(), p.value.dtype());
     let (device, dtype) = params.trained_params().next().map_or((Device::Cpu, DType::F32), place);
     let tokens = method.encoder().config().patches();
+    let Loaded { views, labels, first } = loaded;
+    let part = (trainer.world.size() > 1).then_some(Part { first, of: config.batch });
     let view = |(i, (images, view)): (usize, (Tensor, ViewConfig))| {
         let mut rng = stream(config.seed, Purpose::Mask, [step as u64, i as u64]);
+        // For the whole batch, whose masks are of one length.
         let (context, targets) =
             if view.masked { config.masking.sample(config.batch, tokens, &mut rng)? } else { (vec![], vec![]) };
-        Ok(BatchView { images: images.to_dtype(dtype), context, targets })
+        let here = |masks: Vec<Indices>| match part {
+            Some(Part { first, .. }) => masks.iter().map(|m| m.slice_rows(first..first + images.shape()[0])).collect(),
+            None => masks,
+        };
+        Ok(BatchView { images: images.to_dtype(dtype), context: here(context), targets: here(targets) })
     };
-    let Loaded { views, labels } = loaded;
     let batch = Batch {
         views: views.into_iter().zip(method.views()).enumerate().map(view).collect::<Result<_>>()?,
         labels: labels.map(|labels| Indices::new(labels.len(), 1, labels)),
         noise: Noise::Drawn { seed: config.seed, step: step as u64 },
+        part,
     };
     Ok(batch.to_device(device))
 }

@@ -160,7 +160,7 @@ impl Drop for Running {
 
 /// Waits until something has happened, for a minute at most.
 #[track_caller]
-pub fn wait_for(what: &str, happened: impl Fn() -> bool) {
+pub fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
     let started = Instant::now();
     while !happened() {
         assert!(started.elapsed().as_secs() < 60, "in vain: {what}");

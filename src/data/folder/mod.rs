@@ -24,7 +24,6 @@ mod layout;
 mod walk;
 
 use std::fmt::Display;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -196,7 +195,7 @@ fn check_classes(train: &Folder, test: &Folder, test_folder: Option<&str>, bad_i
 
 /// Says something on standard error that is no reason to end.
 fn warn(what: &str) {
-    let _ = writeln!(std::io::stderr(), "warning: {what}");
+    crate::processes::note(format_args!("warning: {what}"));
 }
 
 /// An error without its advice, on one line.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::data::file::how_to_unpack;
@@ -48,7 +47,7 @@ pub(super) fn walk(root: &Path) -> Result<Listing> {
     let found = walk_within(root, MOST_LINKS)?;
     if let Some(passed_over) = found.passed_over() {
         let (dir, images) = (root.display(), found.images.len());
-        let _ = writeln!(std::io::stderr(), "{dir}: {images} images; {passed_over}"); // no reason to end
+        crate::processes::note(format_args!("{dir}: {images} images; {passed_over}"));
     }
     Ok(found)
 }

@@ -53,7 +53,7 @@ fn general(tuning: FineTuning) -> Trainer {
 fn batch(images: usize, step: u64) -> Batch {
     let view = BatchView { images: normal(&[images, 3, 16, 16], 3), context: vec![], targets: vec![] };
     let labels = Indices::new(images, 1, (0..images as u32).map(|i| i * 3 % CLASSES as u32).collect());
-    Batch { views: vec![view], labels: Some(labels), noise: Noise::Drawn { seed: 5, step } }
+    Batch { views: vec![view], labels: Some(labels), noise: Noise::Drawn { seed: 5, step }, part: None }
 }
 
 /// −Σ q ln p with q = (1 − ε) onehot + ε / classes, one number at a time.
