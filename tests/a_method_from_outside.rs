@@ -86,8 +86,8 @@ impl Method for Follow {
         ParamGroup { lr_factor: if module == "head" { 0.0 } else { 1.0 }, ..ParamGroup::of(param) }
     }
 
-    fn numbers(&self, _: &ModelParams, means: &[Tensor]) -> Numbers {
-        Numbers(vec![Number::new("told", "cross entropy", "loss", means[1].item())])
+    fn numbers(&self, _: &ModelParams, means: &[Tensor]) -> Numbers<Tensor> {
+        Numbers(vec![Number::new("told", "cross entropy", "loss", means[1].clone())])
     }
 
     fn next_state(&self, state: &mut [(String, Tensor)], means: &[Tensor]) {

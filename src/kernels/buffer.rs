@@ -109,6 +109,15 @@ impl Buffer {
         with_storage!(&self.0, storage => Sealed::wrap(storage.copy_to(device)))
     }
 
+    /// Their memory, if they are on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_gpu(&self) -> Option<&cuda::Memory> {
+        with_storage!(&self.0, storage => match &storage.elements {
+            Memory::Gpu(memory) => Some(memory),
+            Memory::Host(_) => None,
+        })
+    }
+
     /// The elements, read out.
     ///
     /// # Panics

@@ -146,7 +146,7 @@ impl RunFolder {
             let path = self.path.display();
             format!("the run is kept as it was after step {kept}: `RunFolder::open` {path} goes on from there")
         };
-        let watch = Monitoring { diagnose_every: policy.diagnose_every, every_number };
+        let watch = Monitoring { every_number, ..policy.diagnose_every.into() };
         let trained = resume(trainer, &config, splits, watch, &mut |report, trainer| {
             log.append(report)?;
             let next = observe(report);
