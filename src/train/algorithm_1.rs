@@ -138,7 +138,7 @@ impl LossAndGradients {
 /// A step that was asked for: on a GPU it may still be under way. [`Trainer::finish`] says what came of it.
 #[derive(Debug)]
 #[must_use = "whether the step was made, only its end shows"]
-pub(super) struct StepUnderWay {
+pub struct StepUnderWay {
     /// The loss, how many numbers are not finite, and the method's numbers.
     reading: Reading,
     /// What those are called.
@@ -205,19 +205,24 @@ impl Trainer {
     /// [`Error::Training`] when a trained parameter got no gradient, or the loss or a gradient is not finite: it names the
     /// first operation that made a number which is not. Nothing is changed.
     pub fn step(&mut self, batch: &Batch, params: &StepParams) -> Result<StepOutcome> {
+        // A GPU has nothing to do while the host looks at what came of a step. Who makes many asks for the gradients of the next
+        // before it finishes this one, as `pretrain` does.
         let found = self.fitting_gradients(batch)?;
         let step = self.update(found, params);
         self.finish(step, batch)
     }
 
     /// [`gradients`](Self::gradients) in chunks that fit the memory of a GPU.
-    pub(super) fn fitting_gradients(&mut self, batch: &Batch) -> Result<LossAndGradients> {
+    ///
+    /// # Errors
+    /// As [`gradients`](Self::gradients); when not even one image fits.
+    pub fn fitting_gradients(&mut self, batch: &Batch) -> Result<LossAndGradients> {
         self.fitting(batch, |trainer| trainer.gradients(batch))?
     }
 
-    /// Asks for the update by these gradients: a device that finds a number in them which is not finite changes nothing. Waits
-    /// for nothing, on a GPU.
-    pub(super) fn update(&mut self, found: LossAndGradients, params: &StepParams) -> StepUnderWay {
+    /// Asks for the update by these gradients: a device that finds a number in them which is not finite changes nothing. Does
+    /// not wait for a GPU.
+    pub fn update(&mut self, found: LossAndGradients, params: &StepParams) -> StepUnderWay {
         let _phase = meter::phase_of_all(Phase::Optimizer);
         self.params.device().in_one_graph(|| {
             let bad = found.count_non_finite();
@@ -235,8 +240,12 @@ impl Trainer {
         })
     }
 
-    /// Waits for an update, on this batch, that was the last to be asked for: [`step`](Self::step)'s result.
-    pub(super) fn finish(&mut self, step: StepUnderWay, batch: &Batch) -> Result<StepOutcome> {
+    /// Waits for the update that was the last to be asked for, by the gradients of this batch; for nothing that was asked for
+    /// after it.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn finish(&mut self, step: StepUnderWay, batch: &Batch) -> Result<StepOutcome> {
         let read = step.reading.wait();
         let &[loss, bad, ref numbers @ ..] = &read[..] else { unreachable!("a loss and a count were asked for") };
         if bad == 0.0 {

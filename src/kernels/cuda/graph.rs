@@ -211,3 +211,69 @@ impl Gpu {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::kernels::testing::devices;
+    use crate::kernels::{Buffer, DType, Device, elementwise};
+
+    fn read(x: &Buffer) -> Vec<f32> {
+        x.to_device(Device::Cpu).as_slice::<f32>("test").to_vec()
+    }
+
+    #[test]
+    fn what_is_read_in_a_graph_is_done_and_the_rest_is_another() {
+        for device in devices() {
+            let x = Buffer::from_vec(vec![1.0f32, 2.0, 3.0]).to_device(device);
+            for _ in 0..3 {
+                let (middle, end) = device.in_one_graph(|| {
+                    let double = elementwise::scale(&x, 2.0);
+                    let middle = read(&double);
+                    let mut end = device.in_one_graph(|| elementwise::scale(&double, 3.0));
+                    elementwise::accumulate(&mut end, &Buffer::full(3, 0.5, DType::F32, device));
+                    (middle, end)
+                });
+                assert_eq!((middle, read(&end)), (vec![2.0, 4.0, 6.0], vec![6.5, 12.5, 18.5]), "{device}");
+            }
+        }
+    }
+
+    /// What was asked for before a panic is done, and graphs go on.
+    #[test]
+    fn a_panic_ends_the_graph() {
+        for device in devices() {
+            let x = Buffer::from_vec(vec![1.0f32, 2.0]).to_device(device);
+            let mut sum = x.clone();
+            let panics = || {
+                device.in_one_graph(|| {
+                    elementwise::accumulate(&mut sum, &x);
+                    panic!("as asked");
+                })
+            };
+            catch_unwind(AssertUnwindSafe(panics)).unwrap_err();
+            assert_eq!(read(&sum), [2.0, 4.0], "{device}");
+            assert_eq!(read(&device.in_one_graph(|| elementwise::scale(&sum, 2.0))), [4.0, 8.0], "{device}");
+        }
+    }
+
+    #[test]
+    fn only_so_many_graphs_are_kept() {
+        for device in devices() {
+            let Device::Cuda(ordinal) = device else { continue };
+            let x = Buffer::from_vec(vec![1.0f32]).to_device(device);
+            for length in 1..KEPT + 20 {
+                let sum = device.in_one_graph(|| {
+                    let mut sum = x.clone();
+                    (0..length).for_each(|_| elementwise::accumulate(&mut sum, &x));
+                    sum
+                });
+                assert_eq!(read(&sum), [1.0 + length as f32]);
+            }
+            let gpu = Gpu::get(ordinal);
+            assert!((1..=KEPT).contains(&lock(&gpu.graphs).ready.len()));
+        }
+    }
+}

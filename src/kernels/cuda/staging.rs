@@ -214,3 +214,30 @@ impl Drop for Reading {
         lock(&self.gpu.staging).under_way.push_back((self.event, block));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::devices;
+    use crate::kernels::{Buffer, Device};
+
+    /// Of many copies, and of one that takes more than all the pinned memory there is, each arrives as it was.
+    #[test]
+    fn main_memory_may_be_used_again_at_once() {
+        for device in devices() {
+            let Device::Cuda(ordinal) = device else { continue };
+            let of = |i: usize, len: usize| vec![i as f32; len];
+            let upload =
+                || -> Vec<Buffer> { (0..300).map(|i| Buffer::from_vec(of(i, 1 + i * 10)).to_device(device)).collect() };
+            for many in [upload(), device.in_one_graph(upload)] {
+                for (i, x) in many.iter().enumerate() {
+                    assert_eq!(x.to_device(Device::Cpu).as_slice::<f32>("test"), of(i, 1 + i * 10), "{i}");
+                }
+            }
+            let large: Vec<f32> = (0..(MOST + PIECE) / 4 + 3).map(|i| i as f32).collect();
+            let there = Buffer::from_vec(large.clone()).to_device(device);
+            assert!(there.to_device(Device::Cpu).as_slice::<f32>("test") == large);
+            assert!(lock(&Gpu::get(ordinal).staging).bytes <= MOST + PIECE);
+        }
+    }
+}
