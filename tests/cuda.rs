@@ -15,7 +15,7 @@ use cuda_on_cpu::Libraries;
 use safetensors::SafeTensors;
 use stop_mim::autograd::check::Verdict;
 use stop_mim::lab::{gradients, small};
-use stop_mim::train::{LearningRate, Monitoring, Trainer, resume};
+use stop_mim::train::{LearningRate, Monitoring, RunConfig, Trainer, WeightDecay, resume};
 use stop_mim::{DType, Device, Error, Tensor, data};
 
 /// The program with these words and, if it is asked to compute there, the libraries of the device of tests.
@@ -180,8 +180,9 @@ fn what_is_observed_is_as_the_step_left_it() {
 fn a_step_that_is_not_finite_is_not_made() {
     let Some(device) = cuda_on_cpu::device() else { return };
     let start = small::trainer(small::stop(), false, DType::F32);
-    let config = stop_mim::train::RunConfig {
+    let config = RunConfig {
         lr: LearningRate { start: 1e-3, peak: 1e30, end: 1e30, warmup: 4 },
+        weight_decay: WeightDecay { start: 0.0, end: 0.0 },
         ..small::run(&start)
     };
     let splits = data::open("shapes", 16).unwrap();
