@@ -251,12 +251,11 @@ impl Trainer {
         if bad == 0.0 {
             return Ok(StepOutcome { loss, numbers: step.numbers.with(numbers.iter().copied()) });
         }
-        // Nothing was changed but the count; so the same numbers come again, to be looked at one by one.
+        // Nothing was changed but the count; so the same numbers come again, to be looked at one by one. On a GPU there may not
+        // be room for that.
         self.optimizer.restore(self.optimizer.steps() - 1);
-        let problem = self.fitting_gradients(batch).map(|found| self.not_finite(&found))?;
-        let problem =
-            problem.unwrap_or_else(|| "a number was not finite, and is now: the hardware may be at fault".into());
-        // On a GPU there may not be room for it.
+        let problem = self.fitting_gradients(batch).ok().and_then(|found| self.not_finite(&found));
+        let problem = problem.unwrap_or_else(|| format!("the loss is {loss}, and it or a gradient is not finite"));
         let source = within_memory(|| first_non_finite(self, batch)).unwrap_or(None);
         Err(self.non_finite(problem, source))
     }

@@ -103,6 +103,7 @@ impl Gpu {
         if timed || is_set(OFF) || is_set(PLAIN) || self.driver < UPDATE_V2 {
             return work();
         }
+        self.enter();
         lock(&self.graphs).scopes += 1;
         let _scope = Scope(self);
         let result = work();

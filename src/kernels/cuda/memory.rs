@@ -127,12 +127,13 @@ impl Memory {
         Memory { gpu, pointer, bytes: class }
     }
 
-    /// These indices on a GPU; `None`: the device is none.
-    pub fn of_indices(device: Device, indices: &[u32]) -> Option<Self> {
-        let Device::Cuda(ordinal) = device else { return None };
+    /// These indices on a device, which must be a GPU.
+    #[track_caller]
+    pub fn of_indices(device: Device, indices: &[u32]) -> Self {
+        let Device::Cuda(ordinal) = device else { panic!("of_indices: on {device}, which is no GPU") };
         let mut memory = Memory::new(Gpu::get(ordinal), size_of_val(indices));
         memory.upload(bytes(indices));
-        Some(memory)
+        memory
     }
 
     /// Its first `len` elements become `value`.

@@ -123,6 +123,7 @@ impl Gpu {
 /// There are as many at `from`, and there is room for them at `to`.
 #[track_caller]
 pub unsafe fn upload(gpu: &Gpu, from: *const c_void, bytes: usize, to: CUdeviceptr) {
+    gpu.enter();
     for done in (0..bytes).step_by(PIECE) {
         let part = PIECE.min(bytes - done);
         let block = gpu.block(part);
