@@ -9,7 +9,8 @@ Both machines need this repository, and the second a C library that is new enoug
 
 - tests: every test that computes on a GPU;
 - times: a step of workload T (a small ViT on 64 images of 32 x 32) and of ViT-B/16 on 64 images, in f32, tf32 and bf16,
-  beside the same step in PyTorch (pytorch_step.py), on the same card, in turn; medians over rounds;
+  beside the same step in PyTorch (pytorch_step.py), on the same card, in turn; in bf16 also without CUDA graphs; medians
+  over rounds;
 - program: `stop-mim pretrain` with the toy preset on images like CIFAR-10's: images a second, the same bits from run to
   run, losses beside those of the CPU;
 - sanitizers: compute-sanitizer's memcheck, racecheck, initcheck and synccheck on the tests of the kernels.
@@ -477,10 +478,13 @@ def times(session, size, rounds, steps, limit):
         command = [bench, *words, "--device", device, "--precision", precision]
         ours[precision] = Peer(f"stop-mim, {size} in {precision}", command, session.env)
         ours[precision].become_ready(left())  # one after the other: the kernels that they share are compiled once
+    # What launching kernels one by one costs, in the precision that came last.
+    one_by_one = Peer(f"{ours[precision].name}, without graphs", command, session.env | {"STOP_MIM_CUDA_NO_GRAPHS": "1"})
+    one_by_one.become_ready(left())
     theirs = {precision: session.peers[size, precision] for precision in PRECISIONS}
     first_losses(session, size, ours, theirs)
 
-    turns = [(peer, "", str(steps)) for peer in ours.values() if peer.ready]
+    turns = [(peer, "", str(steps)) for peer in [*ours.values(), one_by_one] if peer.ready]
     for peer in theirs.values():
         for manner, about in (peer.ready or {"manners": {}})["manners"].items():
             if "error" in about:
@@ -501,7 +505,10 @@ def times(session, size, rounds, steps, limit):
             break
     for precision, peer in ours.items():
         rows_of_times(size, precision, peer, theirs[precision])
-    for peer in theirs.values():
+    if one_by_one.times:
+        figure = f"{statistics.median(one_by_one.times['']):.2f}"
+        REPORT.row(f"{size}, {PRECISIONS[-1]}, without graphs: ms a step", figure)
+    for peer in [one_by_one, *theirs.values()]:
         peer.close()
 
 

@@ -385,7 +385,7 @@ mod update {
         measure(bencher, 7 * n, 14 * n, || {
             let (gradient, weight, average) = (g.clone(), &mut w, None);
             let step = AdamWStep { gradient, m: &mut m, v: &mut v, weight, lr: 1e-3, weight_decay: 0.05, average };
-            optim::adamw(&update, vec![step]);
+            optim::adamw(&update, None, vec![step]);
         });
     }
 

@@ -35,7 +35,7 @@ fn main() -> stop_mim::Result<()> {
         let mut rng = stream(0, Purpose::Noise, [0, 0]);
         let a = Tensor::normal([D_P, D_E], a_std, DType::F64, &mut rng);
         let sigma = Sigma::from_std(n_std);
-        let rms = (expected_noise_power(&a, sigma) / D_P as f64).sqrt();
+        let rms = (expected_noise_power(&a, sigma).item() / D_P as f64).sqrt();
         let grid = Tensor::new([GRID * GRID, D_P], table.clone());
         let positions = WhitenedPositions::new(&grid, &a, sigma);
         let (d, right) = (positions.neighbors((GRID, GRID)).mean, positions.decoding_accuracy(100, &mut rng));

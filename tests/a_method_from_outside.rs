@@ -1,6 +1,9 @@
 //! A method that is nothing like the paper's, made of the public interface alone: two views of each image, one of them masked in
 //! the encoder, labels, a moving average, a fixed module, a running center, parameter groups, numbers of its own.
 
+#[cfg(feature = "cuda")]
+mod cuda_on_cpu;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -14,7 +17,7 @@ use stop_mim::methods::{
 use stop_mim::nn::{Linear, LinearInit, Param, ParamGroup, Role, fresh};
 use stop_mim::rng::{Purpose, stream};
 use stop_mim::train::checkpoint::{CheckpointPolicy, load_run_of, save_run};
-use stop_mim::train::{Batch, BatchView, Noise, RunConfig, Trainer, resume};
+use stop_mim::train::{Batch, BatchView, Noise, RunConfig, StepParams, Trainer, resume};
 use stop_mim::vit::{Encoder, EncoderConfig, Visible};
 use stop_mim::{DType, Device, Indices, Tensor};
 
@@ -86,8 +89,8 @@ impl Method for Follow {
         ParamGroup { lr_factor: if module == "head" { 0.0 } else { 1.0 }, ..ParamGroup::of(param) }
     }
 
-    fn numbers(&self, _: &ModelParams, means: &[Tensor]) -> Numbers {
-        Numbers(vec![Number::new("told", "cross entropy", "loss", means[1].item())])
+    fn numbers(&self, _: &ModelParams, means: &[Tensor]) -> Numbers<Tensor> {
+        Numbers(vec![Number::new("told", "cross entropy", "loss", means[1].clone())])
     }
 
     fn next_state(&self, state: &mut [(String, Tensor)], means: &[Tensor]) {
@@ -180,20 +183,54 @@ fn a_checkpoint_carries_its_state() {
     assert!(small::bits(&resumed) == small::bits(&whole) && state(&resumed) == state(&whole));
 }
 
-#[test]
-fn its_gradients_are_those_of_its_loss() {
-    let (method, params) = Follow::model(DType::F64);
+/// Four images, seen in two ways, with classes.
+fn batch(dtype: DType) -> Batch {
     let mut rng = stream(1, Purpose::Eval, [0, 0]);
-    let mut images = || Tensor::normal([4, 3, 16, 16], 1.0, DType::F64, &mut rng);
+    let mut images = || Tensor::normal([4, 3, 16, 16], 1.0, dtype, &mut rng);
     let targets = vec![Indices::from_rows(&[vec![0, 5], vec![1, 2], vec![3, 3], vec![9, 0]])];
     let whole = BatchView { images: images(), context: vec![], targets: vec![] };
     let masked = BatchView { images: images(), context: vec![Indices::all(4, 16)], targets };
-    let batch = Batch {
+    Batch {
         views: vec![whole, masked],
         labels: Some(Indices::new(4, 1, vec![0, 3, 7, 1])),
         noise: Noise::Drawn { seed: 0, step: 0 },
         part: None,
-    };
+    }
+}
+
+/// A step that is not made leaves what the method remembers too, on any device.
+#[test]
+fn a_step_that_is_not_finite_leaves_its_state() {
+    let good = batch(DType::F32);
+    let mut bad = good.clone();
+    bad.views[0].images.as_mut_slice::<f32>()[7] = f32::NAN; // seen by the teacher alone, whose mean is the next state
+    for device in devices() {
+        let params = StepParams { lr: 1e-3, weight_decay: 0.0, ema_momentum: 0.9 };
+        let mut trainer = trainer().to_device(device);
+        let mut states = vec![state(&trainer)];
+        for batch in [&good, &bad, &good] {
+            let made = trainer.step(&batch.to_device(device), &params);
+            assert_eq!(made.is_ok(), !std::ptr::eq(batch, &bad), "{device}: {made:?}");
+            states.push(state(&trainer));
+        }
+        assert!(states.iter().flatten().all(|x| x.is_finite()) && trainer.optimizer.steps() == 2, "{device}");
+        assert!(states[0] != states[1] && states[1] == states[2] && states[2] != states[3], "{device}: {states:?}");
+    }
+}
+
+/// Those that train.
+fn devices() -> Vec<Device> {
+    let devices = [Device::Cpu, Device::Reference].into_iter();
+    #[cfg(feature = "cuda")]
+    return devices.chain(cuda_on_cpu::device()).collect();
+    #[cfg(not(feature = "cuda"))]
+    devices.collect()
+}
+
+#[test]
+fn its_gradients_are_those_of_its_loss() {
+    let (method, params) = Follow::model(DType::F64);
+    let batch = batch(DType::F64);
     let trainer = Trainer { chunk_images: 3, ..Trainer::new(method, params) };
     let at = |x: &[Tensor]| {
         let mut trainer = trainer.clone();

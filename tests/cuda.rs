@@ -5,15 +5,18 @@
 mod common;
 mod cuda_on_cpu;
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Command;
 
-use common::{SMALL, Scratch, contains, fails, pictures, printed};
+use common::{Running, SMALL, Scratch, contains, fails, pictures, printed, wait_for};
 use cuda_on_cpu::Libraries;
 use safetensors::SafeTensors;
 use stop_mim::autograd::check::Verdict;
-use stop_mim::lab::gradients;
-use stop_mim::{DType, Tensor};
+use stop_mim::lab::{gradients, small};
+use stop_mim::train::{LearningRate, Monitoring, RunConfig, Trainer, WeightDecay, resume};
+use stop_mim::{DType, Device, Error, Tensor, data};
 
 /// The program with these words and, if it is asked to compute there, the libraries of the device of tests.
 fn command(at: &Scratch, args: &str) -> Option<Command> {
@@ -74,6 +77,130 @@ fn a_run_is_resumed_on_another_device() {
     at.succeeds("pretrain --resume runs/a --steps 6");
     run(&at, "pretrain --resume runs/c --steps 6 --device cuda");
     close("on from either", &column(&at, "a", "loss")[3..], &column(&at, "c", "loss")[3..], 1e-4);
+}
+
+/// How often what launches, waits and allocates was called by a run of so many steps.
+fn calls(at: &Scratch, steps: usize, env: &[(&str, &str)]) -> Option<BTreeMap<String, usize>> {
+    let Libraries::OnCpu(_) = cuda_on_cpu::libraries()? else { return None }; // a GPU does not count
+    let name = format!("calls-{steps}-{}", env.len());
+    let args = format!("{SMALL} --batch 8 --steps {steps} --diagnose-every 0 --name {name} --device cuda");
+    let mut command = command(at, &args)?;
+    printed(&command.env("CUDA_ON_CPU_CALLS", at.path(&name)).envs(env.iter().copied()).output().unwrap(), &args);
+    let counts = String::from_utf8(at.read(&name)).unwrap();
+    let counts = counts.lines().map(|line| line.rsplit_once(' ').unwrap());
+    Some(counts.map(|(call, count)| (call.to_owned(), count.parse().unwrap())).collect())
+}
+
+/// A step is two graphs, its gradients and its update, and the host waits for one event; nothing else is launched or waited for.
+/// Without graphs, and with memory that is not recycled, every bit is the same.
+#[test]
+fn a_step_is_two_graphs_and_one_wait() {
+    let at = Scratch::new();
+    let Some(few) = calls(&at, 3, &[]) else { return };
+    let many = calls(&at, 13, &[]).unwrap();
+    let of = |calls: &BTreeMap<String, usize>, name: &str| calls.get(name).copied().unwrap_or(0);
+    let ten_steps = |name| of(&many, name) - of(&few, name);
+    for (name, each) in [
+        ("cuGraphLaunch", 2),
+        ("cuEventSynchronize", 1),
+        ("cuStreamSynchronize", 0),
+        ("pageable copies", 0),
+        ("cuLaunchKernel", 0),
+    ] {
+        assert_eq!(ten_steps(name), 10 * each, "{name} in ten steps: {few:?}, then {many:?}");
+    }
+    // Masks vary from step to step, and the sequence of kernels seldom.
+    assert!(of(&many, "cuGraphInstantiate") <= 8 && ten_steps("cuGraphExecUpdate") >= 16, "{many:?}");
+    assert!(ten_steps("kernels in graphs") > 1000, "{many:?}");
+
+    let without = calls(&at, 13, &[("STOP_MIM_CUDA_NO_GRAPHS", "1")]).unwrap();
+    assert_eq!((of(&without, "cuGraphLaunch"), of(&without, "kernels in graphs")), (0, 0));
+    let plain = [("STOP_MIM_CUDA_PLAIN_MEMORY", "1"), ("CUDA_ON_CPU_SEED", "5")];
+    assert_eq!(of(&calls(&at, 13, &plain).unwrap(), "cuGraphLaunch"), 0);
+    let [with, without, plain] =
+        [0, 1, 2].map(|i| at.read(format!("runs/calls-13-{i}/checkpoints/step-00000013.safetensors")));
+    assert!(with == without && with == plain, "graphs change bits");
+}
+
+/// A run that was killed goes on from its last checkpoint to the same bits.
+#[test]
+fn a_run_that_was_killed_goes_on_to_the_same_bits() {
+    let at = Scratch::new();
+    let args = format!("{SMALL} --batch 8 --steps 12 --checkpoint-every 1 --device cuda");
+    let Some(_) = run(&at, &format!("{args} --name whole")) else { return };
+    for after in [2, 7] {
+        let name = format!("killed-{after}");
+        let child = Running(command(&at, &format!("{args} --name {name}")).unwrap().spawn().unwrap());
+        let kept = |step: usize| at.path(format!("runs/{name}/checkpoints/step-{step:08}.safetensors")).exists();
+        wait_for("a checkpoint", || (after..12).any(kept));
+        drop(child); // SIGKILL
+        assert!(!kept(12), "it was over before it was killed");
+        run(&at, &format!("pretrain --resume runs/{name} --device cuda"));
+        let end = |name: &str| at.read(format!("runs/{name}/checkpoints/step-00000012.safetensors"));
+        assert!(end(&name) == end("whole"), "killed after step {after}");
+        let losses = |name: &str| column(&at, name, "loss");
+        assert_eq!(losses(&name), losses("whole"));
+    }
+}
+
+/// Every bit of a trainer.
+fn bits(trainer: &Trainer) -> Vec<u64> {
+    let moments = trainer.optimizer.moments().iter().flat_map(|(m, v)| [m, v]).flat_map(Tensor::to_f64_vec);
+    let weights = small::bits(&trainer.clone().to_device(Device::Cpu));
+    weights.into_iter().map(u64::from).chain(moments.map(f64::to_bits)).collect()
+}
+
+/// What is observed of a step is that step, though the next one is begun: as when none is begun before the one before it was
+/// observed.
+#[test]
+fn what_is_observed_is_as_the_step_left_it() {
+    let Some(device) = cuda_on_cpu::device() else { return };
+    let trainer = small::trainer(small::stop(), false, DType::F32).to_device(device);
+    let (config, splits) = (small::run(&trainer), data::open("shapes", 16).unwrap());
+    let run = |one_by_one, until| {
+        let (mut seen, watch) = (Vec::new(), Monitoring { one_by_one, ..2.into() });
+        let ended = resume(trainer.clone(), &config, &splits, watch, &mut |report, trainer| {
+            assert_eq!(trainer.optimizer.steps() as usize, report.step);
+            seen.push((report.loss.to_bits(), report.numbers.clone(), report.diagnostics.clone(), bits(trainer)));
+            Ok(if report.step == until { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        });
+        let ended = ended.unwrap();
+        assert_eq!((ended.optimizer.steps() as usize, seen.len()), (until, until));
+        assert!(bits(&ended) == seen.last().unwrap().3, "the end is not what was seen last");
+        seen
+    };
+    let one_by_one = run(true, 5);
+    assert!(one_by_one == run(false, 5));
+    assert!(one_by_one[..3] == run(false, 3));
+    assert!(one_by_one.windows(2).all(|two| two[0].1 != two[1].1 && two[0].3 != two[1].3));
+}
+
+/// A number that is not finite stops a run at its step, which is not made, whatever of the next one was begun.
+#[test]
+fn a_step_that_is_not_finite_is_not_made() {
+    let Some(device) = cuda_on_cpu::device() else { return };
+    let start = small::trainer(small::stop(), false, DType::F32);
+    let config = RunConfig {
+        lr: LearningRate { start: 1e-3, peak: 1e30, end: 1e30, warmup: 4 },
+        weight_decay: WeightDecay { start: 0.0, end: 0.0 },
+        ..small::run(&start)
+    };
+    let splits = data::open("shapes", 16).unwrap();
+    let failed = |device| {
+        let mut seen = vec![bits(&start.clone().to_device(device))];
+        let failed = resume(start.clone().to_device(device), &config, &splits, 0, &mut |_, trainer| {
+            seen.push(bits(trainer));
+            Ok(ControlFlow::Continue(()))
+        });
+        let failed = *failed.unwrap_err();
+        let Error::Training { step, .. } = failed.error else { panic!("{}", failed.error) };
+        contains(&failed.error.to_string(), &["first, images", "the step was not made"]);
+        let given_back = failed.trainer.expect("no update was cut short");
+        assert_eq!((given_back.optimizer.steps() as usize, seen.len()), (step - 1, step));
+        assert!(bits(&given_back) == seen[step - 1], "step {step} changed something");
+        step
+    };
+    assert_eq!(failed(device), failed(Device::Cpu));
 }
 
 #[test]

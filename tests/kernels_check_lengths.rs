@@ -95,7 +95,7 @@ fn wrong_lengths_are_refused() {
     refuses("adamw", &[6, 6, 6, 6, 6], |mut b| {
         let [gradient, m, v, weight, average] = &mut b[..] else { panic!() };
         let (gradient, average) = (gradient.clone(), Some((0.9, average)));
-        optim::adamw(&update, vec![AdamWStep { gradient, m, v, weight, lr: 1e-3, weight_decay: 0.0, average }]);
+        optim::adamw(&update, None, vec![AdamWStep { gradient, m, v, weight, lr: 1e-3, weight_decay: 0.0, average }]);
     });
     refuses("ema", &[6, 6], |b| {
         optim::ema(vec![EmaStep { momentum: 0.9, weight: &b[0], average: &mut x(&b, 1) }]);

@@ -185,7 +185,7 @@ fn a_run_that_diverges_says_where_and_keeps_what_was_reported() {
     config.lr = LearningRate { start: 1e30, peak: 1e30, end: 1e30, warmup: 0 };
     config.weight_decay = WeightDecay { start: 0.0, end: 0.0 };
     for every_number in [false, true] {
-        let (losses, end) = ends(&config, &splits, Monitoring { diagnose_every: usize::MAX, every_number });
+        let (losses, end) = ends(&config, &splits, Monitoring { every_number, ..usize::MAX.into() });
         let error = end.expect_err("it cannot have worked");
         let Error::Training { step, .. } = error else { panic!("{error}") };
         assert_eq!(losses.len(), step - 1);
@@ -199,7 +199,7 @@ fn a_run_that_diverges_says_where_and_keeps_what_was_reported() {
 fn looking_at_every_number_changes_none() {
     let (config, splits) = a_run();
     let run = |every_number| {
-        let (losses, end) = ends(&config, &splits, Monitoring { diagnose_every: usize::MAX, every_number });
+        let (losses, end) = ends(&config, &splits, Monitoring { every_number, ..usize::MAX.into() });
         (losses, small::bits(&end.unwrap()))
     };
     assert!(run(false) == run(true));

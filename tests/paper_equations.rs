@@ -79,7 +79,7 @@ fn covariance_is_equation_4() {
     let covariance = covariance(&a, sigma);
     assert_close(&covariance.clone().into(), &exact, 1e-15);
     let trace: f64 = (0..D_P).map(|i| covariance.to_f64_vec()[i * D_P + i]).sum();
-    assert_abs_diff_eq!(expected_noise_power(&a, sigma), trace, epsilon = 1e-14);
+    assert_abs_diff_eq!(expected_noise_power(&a, sigma).item(), trace, epsilon = 1e-14);
     // Positive semi-definite: xᵀΣx ≥ 0 for many x, and of rank 2 at most when A has two columns.
     let mut rng = stream(0, Purpose::Eval, [0, 0]);
     for _ in 0..100 {

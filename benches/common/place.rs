@@ -95,14 +95,19 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Steps: the milliseconds that each took, and its loss. Those of the last one include waiting for the GPU to have
-    /// done all of them.
+    /// Steps: the milliseconds that each took, and its loss. A GPU is asked for the gradients of the next one before the loss
+    /// is read, as a run does; those of the last one include waiting for it to have done all of them.
     pub fn steps(&mut self, n: usize) -> (Vec<f64>, Vec<f64>) {
         let Measured { trainer, batch, gpu } = self;
-        let place = gpu.place;
-        let one = |_| {
+        let (place, ahead) = (gpu.place, gpu.place.device.is_gpu());
+        let mut begun = None;
+        let one = |i| {
             let start = Instant::now();
-            let loss = trainer.step(batch, &HYPER).unwrap_or_else(|e| refuse(&e.to_string(), "")).loss;
+            let found = begun.take().unwrap_or_else(|| trainer.fitting_gradients(batch));
+            let found = found.unwrap_or_else(|e| refuse(&e.to_string(), ""));
+            let update = trainer.update(found, &HYPER);
+            begun = (ahead && i + 1 < n).then(|| trainer.fitting_gradients(batch));
+            let loss = trainer.finish(update, batch).unwrap_or_else(|e| refuse(&e.to_string(), "")).loss;
             (start.elapsed().as_secs_f64() * 1e3, loss)
         };
         gpu.around(|| {

@@ -160,7 +160,7 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: Option<&RunFolder>
             draw_masks(&config.masking, &config.model.encoder, config.seed, images, 6)?.save_png(path)
         });
     }
-    let own = run.trainer.method.numbers(&run.trainer.params, &[]).0;
+    let own = run.trainer.method.numbers(&run.trainer.params, &[]).read().0;
     let known: Vec<Number> = own.into_iter().chain(DIAGNOSTICS).collect();
     let trained = args.folder.train("pretrain", run, splits, folder);
     let Some(folder) = folder else { return probed(args, &trained?, &config, splits) };

@@ -7,6 +7,8 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeMap;
+#[cfg(feature = "cuda")]
+use std::sync::OnceLock;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Device;
@@ -109,6 +111,15 @@ impl Buffer {
         with_storage!(&self.0, storage => Sealed::wrap(storage.copy_to(device)))
     }
 
+    /// Their memory, if they are on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_gpu(&self) -> Option<&cuda::Memory> {
+        with_storage!(&self.0, storage => match &storage.elements {
+            Memory::Gpu(memory) => Some(memory),
+            Memory::Host(_) => None,
+        })
+    }
+
     /// The elements, read out.
     ///
     /// # Panics
@@ -174,14 +185,15 @@ impl Buffer {
 }
 
 /// Whole numbers on a device: which tokens, which classes. Cheap to clone. What a door has to know of them, how many they
-/// are and the largest, is known without reading them. Main memory keeps a copy of what is on a GPU.
+/// are and the largest, is known without reading them. Main memory keeps a copy of what is on a GPU, which gets them when a
+/// kernel first asks: many are only parts of what one asks for.
 #[derive(Clone, Debug)]
 pub struct IndexBuffer {
     device: Device,
     elements: Arc<[u32]>,
     max: Option<u32>,
     #[cfg(feature = "cuda")]
-    on_gpu: Option<Arc<cuda::Memory>>,
+    on_gpu: Arc<OnceLock<cuda::Memory>>,
 }
 
 impl PartialEq for IndexBuffer {
@@ -201,7 +213,7 @@ impl IndexBuffer {
             max: elements.iter().copied().max(),
             elements,
             #[cfg(feature = "cuda")]
-            on_gpu: None,
+            on_gpu: Arc::default(),
         }
     }
 
@@ -218,7 +230,7 @@ impl IndexBuffer {
         IndexBuffer {
             device,
             #[cfg(feature = "cuda")]
-            on_gpu: cuda::Memory::of_indices(device, &self.elements).map(Arc::new),
+            on_gpu: Arc::default(),
             ..self.clone()
         }
     }
@@ -250,10 +262,9 @@ impl IndexBuffer {
     #[cfg(feature = "cuda")]
     #[track_caller]
     pub(super) fn view(&self, op: &str) -> View<'_, u32> {
-        match &self.on_gpu {
-            Some(memory) => View::new(memory.gpu(), memory.pointer(), self.len()),
-            None => panic!("{op}: indices on {}; move them with to_device", self.device),
-        }
+        assert!(self.device.is_gpu(), "{op}: indices on {}; move them with to_device", self.device);
+        let memory = self.on_gpu.get_or_init(|| cuda::Memory::of_indices(self.device, &self.elements));
+        View::new(memory.gpu(), memory.pointer(), self.len())
     }
 }
 

@@ -41,6 +41,7 @@ mod oracle;
 mod oracle_on_tensor_cores;
 pub mod peak;
 mod precision;
+mod reading;
 mod real;
 mod simd;
 mod special;
@@ -53,6 +54,7 @@ use launch::{check_device, check_len, launch, rows};
 pub use buffer::{Buffer, IndexBuffer, live_bytes};
 pub use device::Device;
 pub use precision::{Precision, Scope};
+pub use reading::Reading;
 pub use real::{DType, Real};
 pub use team::Team;
 

@@ -16,7 +16,7 @@ use crate::kernels::meter::{self, Phase, Place, Sum, Totals};
 use crate::kernels::peak;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, Device, Tensor};
-use crate::train::{Batch, Noise, RunConfig, Trainer, pretrain_on};
+use crate::train::{Batch, Monitoring, Noise, RunConfig, Trainer, pretrain_on};
 use crate::{Error, Result};
 
 /// What was measured over some steps of a run.
@@ -147,7 +147,8 @@ pub fn profile(config: &RunConfig, splits: &Splits, device: Device, warm_up: usi
         let (mut wall, mut totals, mut loss) = (Duration::ZERO, Totals::new(), f64::NAN);
         #[cfg(feature = "cuda")]
         let mut kernels = KernelTimes::new();
-        let trainer = pretrain_on(device, &config, splits, usize::MAX, &mut |report, _| {
+        let watch = Monitoring { one_by_one: true, ..usize::MAX.into() };
+        let trainer = pretrain_on(device, &config, splits, watch, &mut |report, _| {
             if report.step == warm_up {
                 #[cfg(feature = "cuda")]
                 if let Device::Cuda(ordinal) = device {

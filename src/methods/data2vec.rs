@@ -65,7 +65,7 @@ impl Method for Data2vec {
         self.record_prediction(w, chunk)
     }
 
-    fn numbers(&self, params: &ModelParams, _: &[Tensor]) -> Numbers {
+    fn numbers(&self, params: &ModelParams, _: &[Tensor]) -> Numbers<Tensor> {
         self.norms(params)
     }
 

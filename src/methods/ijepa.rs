@@ -57,9 +57,9 @@ impl Method for Ijepa {
     }
 
     /// The norms, and what the penalty has added to the loss.
-    fn numbers(&self, params: &ModelParams, means: &[Tensor]) -> Numbers {
+    fn numbers(&self, params: &ModelParams, means: &[Tensor]) -> Numbers<Tensor> {
         let mut numbers = self.norms(params);
-        let penalty = |added: &Tensor| Number::new("penalty", "penalty on B", "part of the loss", added.item());
+        let penalty = |added: &Tensor| Number::new("penalty", "penalty on B", "part of the loss", added.clone());
         numbers.0.extend(means.iter().map(penalty));
         numbers
     }

@@ -84,9 +84,9 @@ pub trait InPlacePrediction: Method {
     }
 
     /// |m| of the encoder's mask token: [`Method::numbers`] of a method of this form.
-    fn norms(&self, params: &ModelParams) -> Numbers {
+    fn norms(&self, params: &ModelParams) -> Numbers<Tensor> {
         let token = self.networks().encoder.mask_token();
-        let norm = token.map(|token| params["encoder"].value(token).norm());
+        let norm = token.map(|token| params["encoder"].value(token).l2_norm());
         Numbers(norm.into_iter().map(|norm| Number::new("norm_m", "|m|", "norm", norm)).collect())
     }
 }

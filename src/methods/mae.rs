@@ -65,7 +65,7 @@ impl Method for Mae {
         self.sigma
     }
 
-    fn numbers(&self, params: &ModelParams, _: &[Tensor]) -> Numbers {
+    fn numbers(&self, params: &ModelParams, _: &[Tensor]) -> Numbers<Tensor> {
         self.norms(params)
     }
 

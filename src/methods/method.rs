@@ -12,9 +12,33 @@ use crate::paper::{Loss, NoiseOn, Sigma, expected_noise_power, masked_loss};
 use crate::tensor::Tensor;
 use crate::vit::{Encoder, Predictor};
 
-/// Numbers in a fixed order, each under a name of its own.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Numbers(pub Vec<Number>);
+/// Numbers in a fixed order, each under a name of its own: read out, or (of [`Tensor`]s) still on their device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Numbers<V = f64>(pub Vec<Number<V>>);
+
+impl<V> Default for Numbers<V> {
+    fn default() -> Self {
+        Numbers(Vec::new())
+    }
+}
+
+impl Numbers<Tensor> {
+    /// Reads them out: on a GPU, waits for them.
+    pub fn read(&self) -> Numbers {
+        self.with(Tensor::begin_reading(&self.tensors()).wait())
+    }
+
+    /// The numbers, in order.
+    pub(crate) fn tensors(&self) -> Vec<&Tensor> {
+        self.0.iter().map(|number| &number.value).collect()
+    }
+
+    /// Under the same names, these numbers.
+    pub(crate) fn with(&self, values: impl IntoIterator<Item = f64>) -> Numbers {
+        let named = |(of, value): (&Number<Tensor>, f64)| Number::new(of.name, of.label, of.panel, value);
+        Numbers(self.0.iter().zip(values).map(named).collect())
+    }
+}
 
 impl Numbers {
     /// The number of this name.
@@ -58,7 +82,7 @@ pub struct Recording {
 
 /// A number that is reported, with what a log and a figure need to show it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Number {
+pub struct Number<V = f64> {
     /// The column of a log.
     pub name: &'static str,
     /// The curve's name in a figure: |A|.
@@ -66,12 +90,12 @@ pub struct Number {
     /// The panel of the figure that it stands in, with others of its kind.
     pub panel: &'static str,
     /// The number.
-    pub value: f64,
+    pub value: V,
 }
 
-impl Number {
+impl<V> Number<V> {
     /// A number by these names.
-    pub const fn new(name: &'static str, label: &'static str, panel: &'static str, value: f64) -> Self {
+    pub const fn new(name: &'static str, label: &'static str, panel: &'static str, value: V) -> Self {
         Number { name, label, panel, value }
     }
 }
@@ -123,8 +147,8 @@ pub trait Method: fmt::Debug + Send + Sync {
     }
 
     /// The numbers that it reports after a step, always under the same names, given its [means](Recording::means) over the
-    /// batch.
-    fn numbers(&self, params: &ModelParams, means: &[Tensor]) -> Numbers {
+    /// batch. Each is a tensor of shape \[\], which is read when the step is reported: a GPU goes on meanwhile.
+    fn numbers(&self, params: &ModelParams, means: &[Tensor]) -> Numbers<Tensor> {
         let _ = (params, means);
         Numbers::default()
     }
@@ -238,16 +262,17 @@ pub trait MaskedPrediction: Method {
 
     /// |A| (or |B|), |m|, and with noise RMS(A n) = √(tr Σ / d_p), the root mean square of the noise on a component of a
     /// position (where it is [scaled](Self::noise_scale), by 1): [`Method::numbers`] of a method of this form.
-    fn norms(&self, params: &ModelParams) -> Numbers {
+    fn norms(&self, params: &ModelParams) -> Numbers<Tensor> {
         let phi = &params["predictor"];
         let a = phi.value(self.predictor().embed.weight);
         let mut numbers = vec![
-            Number::new("norm_a", "|A|", "norm", a.norm()),
-            Number::new("norm_m", "|m|", "norm", phi.value(self.mask_token()).norm()),
+            Number::new("norm_a", "|A|", "norm", a.l2_norm()),
+            Number::new("norm_m", "|m|", "norm", phi.value(self.mask_token()).l2_norm()),
         ];
         if let Some(sigma) = self.sigma() {
-            let noise_rms = (expected_noise_power(&self.noise_factor(phi), sigma) / a.shape()[0] as f64).sqrt();
-            numbers.push(Number::new("noise_rms", "noise A n", "RMS", noise_rms));
+            let power = Var::from(expected_noise_power(&self.noise_factor(phi), sigma));
+            let noise_rms = ops::sqrt(&(power / a.shape()[0] as f64));
+            numbers.push(Number::new("noise_rms", "noise A n", "RMS", noise_rms.value().clone()));
         }
         Numbers(numbers)
     }

@@ -52,7 +52,7 @@ impl Method for Simmim {
         self.record_prediction(w, chunk)
     }
 
-    fn numbers(&self, params: &ModelParams, _: &[Tensor]) -> Numbers {
+    fn numbers(&self, params: &ModelParams, _: &[Tensor]) -> Numbers<Tensor> {
         self.norms(params)
     }
 

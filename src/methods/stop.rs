@@ -97,11 +97,12 @@ impl Method for Stop {
     }
 
     /// The norms; of noise that is scaled by h(x), with the mean of h(x)² over the batch.
-    fn numbers(&self, params: &ModelParams, means: &[Tensor]) -> Numbers {
+    fn numbers(&self, params: &ModelParams, means: &[Tensor]) -> Numbers<Tensor> {
         let mut numbers = self.norms(params);
         if let [square] = means {
+            let scale = ops::sqrt(&square.to_dtype(DType::F64).into());
             let noise = numbers.0.iter_mut().filter(|number| number.name == "noise_rms");
-            noise.for_each(|number| number.value *= square.item().sqrt());
+            noise.for_each(|number| number.value = (Var::from(number.value.clone()) * &scale).value().clone());
         }
         numbers
     }

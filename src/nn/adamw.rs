@@ -26,8 +26,14 @@ impl ParamGroup {
 /// are: the second moment sums up squares, and an infinite one would stay and hold its weight where it is. One number, of
 /// shape \[\]; 0 means that an update can be made.
 pub fn count_non_finite(gradients: &[&Tensor]) -> Tensor {
-    let buffers: Vec<_> = gradients.iter().map(|g| g.buffer()).collect();
-    Tensor::from_buffer([], reduce::count_non_finite(Finite::Squares, &buffers))
+    count_non_finite_beside(&[], gradients)
+}
+
+/// The same, and how many elements of `others` are NaN or infinite, whatever their squares are.
+pub(crate) fn count_non_finite_beside(others: &[&Tensor], gradients: &[&Tensor]) -> Tensor {
+    let others = others.iter().map(|x| (Finite::Elements, x.buffer()));
+    let buffers: Vec<_> = others.chain(gradients.iter().map(|g| (Finite::Squares, g.buffer()))).collect();
+    Tensor::from_buffer([], reduce::count_non_finite(&buffers))
 }
 
 /// The optimizer's memory: two moments for each trained parameter, in the order of the parameters.
@@ -100,6 +106,24 @@ impl AdamW {
         lr: f64,
         weight_decay: f64,
     ) {
+        self.update_unless(None, modules, gradients, lr, weight_decay);
+    }
+
+    /// [`update_averaged`](Self::update_averaged) that changes no number if `unless`, a scalar on the device of the
+    /// parameters, is not 0: [`count_non_finite`]. Nobody waits for that. The update is counted; who learns that it was
+    /// none, [takes it back](Self::restore).
+    ///
+    /// # Panics
+    /// As [`update_averaged`](Self::update_averaged).
+    #[track_caller]
+    pub fn update_unless<'a>(
+        &mut self,
+        unless: Option<&Tensor>,
+        modules: impl IntoIterator<Item = (&'a mut Params, Option<Ema<'a>>)>,
+        gradients: Vec<Tensor>,
+        lr: f64,
+        weight_decay: f64,
+    ) {
         let mut trained = Vec::with_capacity(self.moments.len());
         for (module, ema) in modules {
             let mut averages = ema.map(|ema| ema.averages_of(module));
@@ -129,7 +153,7 @@ impl AdamW {
             weight_decay: weight_decay * group.decay_factor,
             average: average.map(|(momentum, average)| (momentum, average.buffer_mut())),
         });
-        optim::adamw(&update, steps.collect());
+        optim::adamw(&update, unless.map(Tensor::buffer), steps.collect());
     }
 }
 

@@ -7,6 +7,7 @@ mod layer_norm;
 mod linear;
 mod params;
 
+pub(crate) use adamw::count_non_finite_beside;
 pub use adamw::{AdamW, ParamGroup, count_non_finite};
 pub use ema::{Ema, update_ema};
 pub use init::{Init, LinearInit, NORMAL_STD, fresh};

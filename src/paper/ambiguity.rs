@@ -34,7 +34,7 @@ pub fn visible_norm(a: &Tensor) -> f64 {
 /// that where the length of the noise varies little, as it does in many dimensions. The factor is the same for every
 /// j: **noise makes the mean map of similarities paler, never wider.**
 pub fn cosine_shrinkage(length: f64, a: &Tensor, sigma: Sigma) -> f64 {
-    length / (length.powi(2) + expected_noise_power(a, sigma)).sqrt()
+    length / (length.powi(2) + expected_noise_power(a, sigma).item()).sqrt()
 }
 
 /// What is less than this share of the largest of its kind counts as 0: about the rounding of f32, in which A and ψ

@@ -1,7 +1,7 @@
 //! Eq. (4), section 3: the covariance of a stochastic position.
 
 use super::Sigma;
-use crate::autograd::ops;
+use crate::autograd::{Var, ops};
 use crate::tensor::Tensor;
 
 /// Eq. (4): Σ = σAAᵀ
@@ -22,11 +22,13 @@ pub fn covariance(a: &Tensor, sigma: Sigma) -> Tensor {
     (sigma.variance() * ops::matmul_nt(&a, &a)).value().clone()
 }
 
-/// E|An|² = tr Σ = σ|A|²: the expected squared length of the noise on a position, without making Σ.
+/// E|An|² = tr Σ = σ|A|²: the expected squared length of the noise on a position, without making Σ. Of
+/// shape \[\], in f64.
 ///
 /// What the training log reports, as the root mean square per component √(tr Σ / d_p).
 ///
 /// Proved by `covariance_is_equation_4`.
-pub fn expected_noise_power(a: &Tensor, sigma: Sigma) -> f64 {
-    sigma.variance() * a.norm().powi(2)
+pub fn expected_noise_power(a: &Tensor, sigma: Sigma) -> Tensor {
+    let norm = Var::from(a.l2_norm());
+    (sigma.variance() * (&norm * &norm)).value().clone()
 }

@@ -178,7 +178,7 @@ pub fn train_together(
         Some(path) => error
             .noted(format!("the run is kept as it was after step {kept}: `RunFolder::open` {path} goes on from there")),
     };
-    let watch = Monitoring { diagnose_every: policy.diagnose_every, every_number };
+    let watch = Monitoring { every_number, ..policy.diagnose_every.into() };
     let trained = resume(trainer.among(world)?, &config, splits, watch, &mut |report, trainer| {
         let logged = log.as_mut().map_or(Ok(()), |log| log.append(report));
         let said = logged.map(|()| {

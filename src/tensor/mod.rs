@@ -13,10 +13,10 @@ use std::ops::Range;
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::kernels::elementwise;
 use crate::kernels::reduce::{self, Finite};
 use crate::kernels::{Buffer, tokens};
-pub use crate::kernels::{DType, Device, Real};
+pub use crate::kernels::{DType, Device, Reading, Real};
+use crate::kernels::{elementwise, optim};
 pub use indices::Indices;
 pub use shape::Shape;
 
@@ -187,6 +187,16 @@ impl Tensor {
         self.to_f64_vec()[0]
     }
 
+    /// Begins to read out all elements of these tensors, one tensor after the other, while their device goes on with what it is
+    /// asked for next.
+    ///
+    /// # Panics
+    /// When they are on two GPUs.
+    #[track_caller]
+    pub fn begin_reading(tensors: &[&Tensor]) -> Reading {
+        Reading::begin(&tensors.iter().map(|x| &x.buffer).collect::<Vec<_>>())
+    }
+
     /// The same elements in another shape, without a copy.
     ///
     /// # Panics
@@ -305,6 +315,16 @@ impl Tensor {
         elementwise::accumulate(&mut self.buffer, &other.buffer);
     }
 
+    /// self ← before, if `count`, a scalar, is not 0: the device sees that by itself.
+    ///
+    /// # Panics
+    /// When the shapes differ.
+    #[track_caller]
+    pub(crate) fn undo_unless_zero(&mut self, count: &Tensor, before: &Tensor) {
+        assert_eq!(self.shape, before.shape, "undo: {} was {} before", self.shape, before.shape);
+        optim::undo(&count.buffer, &before.buffer, &mut self.buffer);
+    }
+
     /// factor · self.
     pub fn scaled(&self, factor: f64) -> Self {
         Tensor { shape: self.shape, buffer: elementwise::scale(&self.buffer, factor) }
@@ -315,15 +335,19 @@ impl Tensor {
         Self::from_buffer([], reduce::sum([1, self.elements(), 1], 1.0, &self.buffer))
     }
 
-    /// √ Σ x²: the Euclidean (Frobenius) norm, read out.
+    /// √ Σ x²: the Euclidean (Frobenius) norm, of shape \[\], in f64.
+    pub fn l2_norm(&self) -> Self {
+        Self::from_buffer([], reduce::norm(&self.to_dtype(DType::F64).buffer))
+    }
+
+    /// The [norm](Self::l2_norm), read out.
     pub fn norm(&self) -> f64 {
-        let x = self.to_dtype(DType::F64);
-        Self::from_buffer([], reduce::norm(&x.buffer)).item()
+        self.l2_norm().item()
     }
 
     /// Whether every element is neither NaN nor infinite: read out.
     pub fn is_finite(&self) -> bool {
-        Self::from_buffer([], reduce::count_non_finite(Finite::Elements, &[&self.buffer])).item() == 0.0
+        Self::from_buffer([], reduce::count_non_finite(&[(Finite::Elements, &self.buffer)])).item() == 0.0
     }
 
     /// f of each element, computed in f64 on the host, in parallel where there are many: for what has no kernel.

@@ -28,11 +28,11 @@ use crate::autograd::Tape;
 use crate::kernels::meter::{self, Phase};
 use crate::kernels::{Precision, Team, within_memory};
 use crate::methods::{Chunk, Draws, Method, ModelConfig, ModelParams, Numbers, Recording, View};
-use crate::nn::{AdamW, Ema, count_non_finite};
+use crate::nn::{AdamW, Ema, count_non_finite, count_non_finite_beside};
 use crate::paper::{NoiseOn, sample_noise};
 use crate::processes::World;
 use crate::rng::{Purpose, stream};
-use crate::tensor::{Device, Indices, Tensor};
+use crate::tensor::{Device, Indices, Reading, Tensor};
 use crate::{Error, Result};
 
 /// One view of each image of a batch, with its masks.
@@ -147,13 +147,21 @@ pub struct LossAndGradients {
 }
 
 impl LossAndGradients {
-    /// The loss, and whether any number here is not finite or has a square that is not: read at once, as a GPU is waited for.
-    fn read(&self) -> (f64, bool) {
-        let _phase = meter::phase_of_all(Phase::Optimizer);
-        let all: Vec<&Tensor> = [&self.loss].into_iter().chain(&self.means).chain(&self.gradients).collect();
-        let both = Tensor::concat_rows(&[self.loss.reshape([1]), count_non_finite(&all).reshape([1])]).to_f64_vec();
-        (both[0], both[1] > 0.0)
+    /// How many numbers here are not finite, or are of a gradient and have a square that is not: a scalar.
+    fn count_non_finite(&self) -> Tensor {
+        let others: Vec<&Tensor> = [&self.loss].into_iter().chain(&self.means).collect();
+        count_non_finite_beside(&others, &self.gradients.iter().collect::<Vec<_>>())
     }
+}
+
+/// A step that was asked for: on a GPU it may still be under way. [`Trainer::finish`] says what came of it.
+#[derive(Debug)]
+#[must_use = "whether the step was made, only its end shows"]
+pub struct StepUnderWay {
+    /// The loss, how many numbers are not finite, and the method's numbers.
+    reading: Reading,
+    /// What those are called.
+    numbers: Numbers<Tensor>,
 }
 
 /// What a step returns.
@@ -221,21 +229,59 @@ impl Trainer {
         if self.world.size() > 1 {
             return self.step_together(batch, params);
         }
-        let found = self.fitting(batch, |trainer| trainer.gradients(batch))??;
-        let (loss, bad) = found.read();
-        if bad && let Some(problem) = self.not_finite(&found) {
-            drop(found); // on a GPU there may not be room for both
-            let source = within_memory(|| first_non_finite(self, batch)).unwrap_or(None);
-            return Err(self.non_finite_at(problem, source));
-        }
-        let LossAndGradients { gradients, means, .. } = found;
+        // A GPU has nothing to do while the host looks at what came of a step. Who makes many asks for the gradients of the next
+        // before it finishes this one, as `pretrain` does.
+        let found = self.fitting_gradients(batch)?;
+        let step = self.update(found, params);
+        self.finish(step, batch)
+    }
+
+    /// [`gradients`](Self::gradients) in chunks that fit the memory of a GPU.
+    ///
+    /// # Errors
+    /// As [`gradients`](Self::gradients); when not even one image fits.
+    pub fn fitting_gradients(&mut self, batch: &Batch) -> Result<LossAndGradients> {
+        self.fitting(batch, |trainer| trainer.gradients(batch))?
+    }
+
+    /// Asks for the update by these gradients: a device that finds a number in them which is not finite changes nothing. Does
+    /// not wait for a GPU.
+    pub fn update(&mut self, found: LossAndGradients, params: &StepParams) -> StepUnderWay {
         let _phase = meter::phase_of_all(Phase::Optimizer);
-        let ema = |target| Ema { momentum: params.ema_momentum, target };
-        let modules = self.params.trained_and_average().into_iter();
-        let modules = modules.map(|(module, average)| (module, average.map(ema)));
-        self.optimizer.update_averaged(modules, gradients, params.lr, params.weight_decay);
-        self.method.next_state(&mut self.params.state, &means);
-        Ok(StepOutcome { loss, numbers: self.method.numbers(&self.params, &means) })
+        self.params.device().in_one_graph(|| {
+            let bad = found.count_non_finite();
+            let LossAndGradients { loss, gradients, means } = found;
+            let ema = |target| Ema { momentum: params.ema_momentum, target };
+            let modules = self.params.trained_and_average().into_iter();
+            let modules = modules.map(|(module, average)| (module, average.map(ema)));
+            self.optimizer.update_unless(Some(&bad), modules, gradients, params.lr, params.weight_decay);
+            let before = self.params.state.clone();
+            self.method.next_state(&mut self.params.state, &means);
+            self.params.state.iter_mut().zip(&before).for_each(|(x, before)| x.1.undo_unless_zero(&bad, &before.1));
+            let numbers = self.method.numbers(&self.params, &means);
+            let read: Vec<&Tensor> = [&loss, &bad].into_iter().chain(numbers.tensors()).collect();
+            StepUnderWay { reading: Tensor::begin_reading(&read), numbers }
+        })
+    }
+
+    /// Waits for the update that was the last to be asked for, by the gradients of this batch; for nothing that was asked for
+    /// after it.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn finish(&mut self, step: StepUnderWay, batch: &Batch) -> Result<StepOutcome> {
+        let read = step.reading.wait();
+        let &[loss, bad, ref numbers @ ..] = &read[..] else { unreachable!("a loss and a count were asked for") };
+        if bad == 0.0 {
+            return Ok(StepOutcome { loss, numbers: step.numbers.with(numbers.iter().copied()) });
+        }
+        // Nothing was changed but the count; so the same numbers come again, to be looked at one by one. On a GPU there may not
+        // be room for that.
+        self.optimizer.restore(self.optimizer.steps() - 1);
+        let problem = self.fitting_gradients(batch).ok().and_then(|found| self.not_finite(&found));
+        let problem = problem.unwrap_or_else(|| format!("the loss is {loss}, and it or a gradient is not finite"));
+        let source = within_memory(|| first_non_finite(self, batch)).unwrap_or(None);
+        Err(self.non_finite_at(problem, source))
     }
 
     /// Looks at every value and every gradient of a step, whether or not the loss and the parameters' gradients depend on
@@ -318,7 +364,7 @@ impl Trainer {
     #[track_caller]
     pub fn gradients(&self, batch: &Batch) -> Result<LossAndGradients> {
         let lanes = self.lanes(batch.len());
-        self.sum(batch, &lanes, 0..lanes.count())
+        self.params.device().in_one_graph(|| self.sum(batch, &lanes, 0..lanes.count()))
     }
 
     /// The tree along which a batch of so many images is summed.

@@ -21,7 +21,9 @@ pub mod small;
 pub mod weights;
 
 pub use crate::methods::Masking;
-pub use algorithm_1::{Batch, BatchView, LossAndGradients, Noise, Part, StepOutcome, StepParams, Trainer};
+pub use algorithm_1::{
+    Batch, BatchView, LossAndGradients, Noise, Part, StepOutcome, StepParams, StepUnderWay, Trainer,
+};
 pub use config::{RunConfig, WeightsFile};
 pub use diagnostics::DIAGNOSTICS;
 pub use non_finite::{NonFiniteSource, first_non_finite};

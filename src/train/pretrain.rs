@@ -65,12 +65,15 @@ pub struct Monitoring {
     /// Whether every number of every step must be finite, not only the loss and the gradients: [`Trainer::check_finite`].
     /// Twice as slow.
     pub every_number: bool,
+    /// Whether nothing of a step is begun before the one before it was observed: for who measures steps. Otherwise a GPU, which
+    /// would have nothing to do meanwhile, is asked for its gradients first. No bit depends on it.
+    pub one_by_one: bool,
 }
 
 impl From<usize> for Monitoring {
     /// Steps between diagnostics (0: only after the last), and nothing else.
     fn from(diagnose_every: usize) -> Self {
-        Monitoring { diagnose_every, every_number: false }
+        Monitoring { diagnose_every, every_number: false, one_by_one: false }
     }
 }
 
@@ -156,7 +159,7 @@ fn steps(
             return Err(Error::config(problem, "set channels and image_size of the encoder to those of the images"));
         }
     }
-    let Monitoring { diagnose_every, every_number } = watch;
+    let Monitoring { diagnose_every, every_number, one_by_one } = watch;
     let done = *whole;
     let world = Arc::clone(&trainer.world);
     let normalization = world.agree(no_panic(done + 1, || splits.normalization_or(config.normalization.as_ref())))?;
@@ -173,16 +176,30 @@ fn steps(
         part: (world.size() > 1).then(|| trainer.own_images(config.batch)).transpose()?,
     };
     let images = splits.train.len() as f64;
-    let loader = world.agree(Loader::new(splits.train.clone(), options))?;
-    let (mut clock, mut readable) = (Instant::now(), true);
-    for (step, loaded) in (done + 1..=config.steps).zip(loader) {
+    let mut loader = world.agree(Loader::new(splits.train.clone(), options))?;
+    // All of a step but its update: it changes nothing, so the trainer can still be looked at, or left as it is. What several
+    // processes find, they find and add up in `step`.
+    let mut begin = |trainer: &mut Trainer, step| {
+        let loaded = loader.next().expect("it ends with an error, after which there are no steps");
         let batch = world.agree(no_panic(step, || batch(config, trainer, step, loaded?)))?;
-        let params = config.step_params(step);
-        let StepOutcome { loss, numbers } = no_panic(step, || {
+        no_panic(step, || {
             if every_number {
                 world.agree(trainer.check_finite(&batch))?;
             }
-            trainer.step(&batch, &params)
+            let found = if world.size() > 1 { None } else { Some(trainer.fitting_gradients(&batch)?) };
+            Ok((batch, found))
+        })
+    };
+    let ahead = trainer.params.device().is_gpu() && !one_by_one;
+    let (mut clock, mut readable, mut begun) = (Instant::now(), true, None);
+    for step in done + 1..=config.steps {
+        let (batch, found) = begun.take().unwrap_or_else(|| begin(trainer, step))?;
+        let params = config.step_params(step);
+        let StepOutcome { loss, numbers } = no_panic(step, || {
+            let Some(found) = found else { return trainer.step(&batch, &params) };
+            let update = trainer.update(found, &params);
+            begun = (ahead && step < config.steps).then(|| begin(trainer, step + 1));
+            trainer.finish(update, &batch)
         })?;
         *whole = step;
 

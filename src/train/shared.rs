@@ -386,7 +386,7 @@ impl Trainer {
             }
             self.method.next_state(&mut self.params.state, &means);
         });
-        Ok(StepOutcome { loss: loss.item(), numbers: self.method.numbers(&self.params, &means) })
+        Ok(StepOutcome { loss: loss.item(), numbers: self.method.numbers(&self.params, &means).read() })
     }
 
     /// The loss and the means of each of this process's lanes; gradients climb as they are done.

@@ -12,6 +12,7 @@
 // CUDA_ON_CPU_CAPABILITY  compute capability (80; or 86, 89, 90, ...), which also sets the limit of shared memory
 // CUDA_ON_CPU_MEMORY      the device's memory in bytes (1 GiB)
 // CUDA_ON_CPU_SEED        the order in which threads and blocks run
+// CUDA_ON_CPU_CALLS       a file for how often what launches, waits or allocates was called, written when the process ends
 // CUDA_LAUNCH_BLOCKING    1: work is done at once, so that a debugger shows who asked for it (as with a real driver)
 
 #include <dlfcn.h>
@@ -26,6 +27,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "fibers.h"
@@ -52,6 +54,9 @@ enum {
     CUDA_ERROR_ILLEGAL_ADDRESS = 700,
     CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900,
     CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901,
+    CUDA_ERROR_STREAM_CAPTURE_IMPLICIT = 906,
+    CUDA_ERROR_CAPTURED_EVENT = 907,
+    CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE = 910,
 };
 
 struct Context {};
@@ -67,7 +72,11 @@ struct Module {
 };
 struct Function : Kernel {};
 using Work = std::function<void()>;
-struct Graph { std::vector<Work> work; };
+enum Kind { KERNEL, UPLOAD, DOWNLOAD, COPY, FILL, EVENT };
+struct Node { Kind kind; Work work; };
+struct Graph { std::vector<Node> nodes; };  // one after the other: one stream alone is captured
+struct GraphExec : Graph {};
+struct UpdateInfo { int result; void *node, *from; };  // CUgraphExecUpdateResultInfo
 struct Stream {
     bool blocking = false;   // shares one queue with the null stream
     std::deque<Work> queue;  // to be done
@@ -81,7 +90,10 @@ struct Record {
     Stream *stream;  // in whose queue it stands; null once done
     double time;     // milliseconds
 };
-struct Event { std::shared_ptr<Record> last; };
+struct Event {
+    std::shared_ptr<Record> last;
+    bool captured = false;  // rather than recorded
+};
 struct LaunchConfig {  // CUlaunchConfig
     unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes;
     Stream *stream;
@@ -102,6 +114,20 @@ static std::map<CUdeviceptr, size_t> pinned;       // host memory that the devic
 static size_t memory_used;                         // by allocations
 static Stream null_stream;
 static std::vector<Stream *> streams = {&null_stream};
+static std::set<GraphExec *> executables;
+
+// How often what matters was called.
+static struct Calls {
+    std::map<std::string, size_t> counts;
+    ~Calls() {
+        const char *path = getenv("CUDA_ON_CPU_CALLS");
+        FILE *file = path && *path ? fopen(path, "w") : nullptr;
+        for (auto &[name, count] : counts)
+            if (file) fprintf(file, "%s %zu\n", name.c_str(), count);
+        if (file) fclose(file);
+    }
+} calls;
+static void count(const char *name) { calls.counts[name]++; }
 
 static size_t setting(const char *name, size_t otherwise) {
     const char *value = getenv(name);
@@ -143,8 +169,11 @@ static void finish(Record *record) {
 }
 
 // Queues the work, or adds it to the graph that the stream captures.
-static CUresult submit(Stream *stream, Work work) {
-    if (stream && stream->capture) return stream->capture->work.push_back(std::move(work)), CUDA_SUCCESS;
+static CUresult submit(Stream *stream, Kind kind, Work work) {
+    if (stream && stream->capture) return stream->capture->nodes.push_back({kind, std::move(work)}), CUDA_SUCCESS;
+    if (!stream)
+        for (Stream *other : streams)  // the null stream waits for those that block it
+            if (other->capture && other->blocking) return other->spoiled = true, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
     queue_of(stream).queue.push_back(std::move(work));
     if (setting("CUDA_LAUNCH_BLOCKING", 0)) finish(queue_of(stream));
     return CUDA_SUCCESS;
@@ -202,6 +231,9 @@ CUresult cuGetErrorName(CUresult error, const char **name) {
         NAME(CUDA_ERROR_ILLEGAL_ADDRESS);
         NAME(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
         NAME(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+        NAME(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
+        NAME(CUDA_ERROR_CAPTURED_EVENT);
+        NAME(CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE);
 #undef NAME
     }
     *name = nullptr;
@@ -265,6 +297,7 @@ CUresult cuMemGetInfo_v2(size_t *free, size_t *total) {
 }
 CUresult cuMemAlloc_v2(CUdeviceptr *answer, size_t size) {
     FORBIDDEN_IN_CAPTURE;
+    count("cuMemAlloc");
     if (!size) return CUDA_ERROR_INVALID_VALUE;
     void *at = nullptr;
     // Of exactly the size that was asked for, so that AddressSanitizer sees a step past the end.
@@ -289,6 +322,7 @@ CUresult cuMemFree_v2(CUdeviceptr at) {
 }
 CUresult cuMemHostAlloc(void **answer, size_t size, unsigned) {
     FORBIDDEN_IN_CAPTURE;
+    count("cuMemHostAlloc");
     if (!size) return CUDA_ERROR_INVALID_VALUE;
     if (posix_memalign(answer, 256, size)) return CUDA_ERROR_OUT_OF_MEMORY;
     memset(*answer, 0xFF, size);
@@ -298,36 +332,49 @@ CUresult cuMemAllocHost_v2(void **answer, size_t size) { return cuMemHostAlloc(a
 CUresult cuMemFreeHost(void *at) {
     FORBIDDEN_IN_CAPTURE;
     finish_all();
-    if (!pinned.erase((CUdeviceptr)at)) return CUDA_ERROR_INVALID_VALUE;
+    auto found = pinned.find((CUdeviceptr)at);
+    if (found == pinned.end()) return CUDA_ERROR_INVALID_VALUE;
+    memset(at, 0xFF, found->second);  // for whoever still reads it
+    pinned.erase(found);
     return free(at), CUDA_SUCCESS;
 }
 
-// Between device and pageable memory of the host a copy does not return before it is done with the host's side.
+// Between device and pageable memory of the host a copy does not return before it is done with the host's side; and so it
+// cannot be captured.
+static bool pageable_in_capture(const void *host, size_t size, Stream *stream) {
+    if (is_pinned(host, size) || !stream || !stream->capture) return false;
+    fprintf(stderr, "cuda_on_cpu: a copy of %zu bytes from or to pageable memory is captured\n", size);
+    return stream->spoiled = true;
+}
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t size, Stream *stream) {
     ENTER;
     if (!on_device(to, size)) return CUDA_ERROR_INVALID_VALUE;
-    if (is_pinned(from, size) || (stream && stream->capture))
-        return submit(stream, [=] {
-            still_there(on_device(to, size), "copy");
+    if (pageable_in_capture(from, size, stream)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    if (is_pinned(from, size))
+        return submit(stream, UPLOAD, [=] {
+            still_there(on_device(to, size) && is_pinned(from, size), "copy");
             memcpy((void *)to, from, size);
         });
+    count("pageable copies");
     std::string staged((const char *)from, size);
-    return submit(stream, [to, staged = std::move(staged)] { memcpy((void *)to, staged.data(), staged.size()); });
+    return submit(stream, UPLOAD, [to, staged = std::move(staged)] { memcpy((void *)to, staged.data(), staged.size()); });
 }
 CUresult cuMemcpyDtoHAsync_v2(void *to, CUdeviceptr from, size_t size, Stream *stream) {
     ENTER;
     if (!on_device(from, size)) return CUDA_ERROR_INVALID_VALUE;
-    submit(stream, [=] {
-        still_there(on_device(from, size), "copy");
+    if (pageable_in_capture(to, size, stream)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    const bool waits = !is_pinned(to, size);
+    const CUresult result = submit(stream, DOWNLOAD, [=] {
+        still_there(on_device(from, size) && (waits || is_pinned(to, size)), "copy");
         memcpy(to, (void *)from, size);
     });
-    if (!is_pinned(to, size) && !(stream && stream->capture)) finish(queue_of(stream));
-    return CUDA_SUCCESS;
+    if (waits) count("pageable copies"), finish(queue_of(stream));
+    return result;
 }
 CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, Stream *stream) {
     ENTER;
     if (!on_device(to, size) || !on_device(from, size)) return CUDA_ERROR_INVALID_VALUE;
-    return submit(stream, [=] {
+    return submit(stream, COPY, [=] {
         still_there(on_device(to, size) && on_device(from, size), "copy");
         memmove((void *)to, (void *)from, size);
     });
@@ -335,7 +382,7 @@ CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t size, Str
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t count, Stream *stream) {
     ENTER;
     if (!on_device(to, count)) return CUDA_ERROR_INVALID_VALUE;
-    return submit(stream, [=] {
+    return submit(stream, FILL, [=] {
         still_there(on_device(to, count), "fill");
         memset((void *)to, value, count);
     });
@@ -343,7 +390,7 @@ CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t count, Stre
 CUresult cuMemsetD32Async(CUdeviceptr to, unsigned value, size_t count, Stream *stream) {
     ENTER;
     if (to % 4 || !on_device(to, 4 * count)) return CUDA_ERROR_INVALID_VALUE;
-    return submit(stream, [=] {
+    return submit(stream, FILL, [=] {
         still_there(on_device(to, 4 * count), "fill");
         std::fill_n((unsigned *)to, count, value);
     });
@@ -372,7 +419,7 @@ CUresult cuMemsetD32_v2(CUdeviceptr to, unsigned value, size_t count) {
 // Modules and launches.
 
 CUresult cuModuleLoadData(Module **answer, const void *image) {
-    ENTER;
+    FORBIDDEN_IN_CAPTURE;
     // An ELF file says where its table of sections stands; the linker puts that last.
     const unsigned char *bytes = (const unsigned char *)image;
     if (memcmp(bytes, "\177ELF\2\1", 6)) return CUDA_ERROR_INVALID_IMAGE;
@@ -465,7 +512,8 @@ CUresult cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, un
                 function->name.c_str(), *(CUdeviceptr *)kept[(size_t)stray]);
         return CUDA_ERROR_ILLEGAL_ADDRESS;
     }
-    return submit(stream, [=]() mutable {
+    count(stream && stream->capture ? "kernels in graphs" : "cuLaunchKernel");
+    return submit(stream, KERNEL, [=]() mutable {
         (void)copies;  // where `kept` points
         still_there(stray_pointer(*function, kept.data()) < 0, function->name.c_str());
         cuda_on_cpu::run(*function, grid, block, shared, kept.data());
@@ -495,6 +543,7 @@ CUresult cuStreamDestroy_v2(Stream *stream) {
 CUresult cuStreamSynchronize(Stream *stream) {
     ENTER;
     if (stream && stream->capture) return stream->spoiled = true, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    count("cuStreamSynchronize");
     return finish(queue_of(stream)), CUDA_SUCCESS;
 }
 CUresult cuStreamQuery(Stream *stream) {  // whoever asks again and again gets on
@@ -516,6 +565,9 @@ CUresult cuStreamEndCapture(Stream *stream, Graph **answer) {
     ENTER;
     *answer = nullptr;
     if (!stream || !stream->capture) return CUDA_ERROR_ILLEGAL_STATE;
+    // Whoever began it has to end it, but in the mode that trusts its user.
+    if (stream->mode != 2 && stream->thread != std::this_thread::get_id())
+        return stream->spoiled = true, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     auto graph = std::move(stream->capture);
     if (stream->spoiled) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     return *answer = graph.release(), CUDA_SUCCESS;
@@ -524,30 +576,54 @@ CUresult cuStreamIsCapturing(Stream *stream, int *status) {
     ENTER;
     return *status = !stream || !stream->capture ? 0 : stream->spoiled ? 2 : 1, CUDA_SUCCESS;
 }
-CUresult cuGraphInstantiateWithFlags(Graph **answer, Graph *graph, unsigned long long) {
-    return *answer = new Graph(*graph), CUDA_SUCCESS;
+CUresult cuGraphInstantiateWithFlags(GraphExec **answer, Graph *graph, unsigned long long) {
+    ENTER;
+    count("cuGraphInstantiate");
+    *answer = new GraphExec{*graph};
+    return executables.insert(*answer), CUDA_SUCCESS;
 }
-CUresult cuGraphInstantiate_v2(Graph **answer, Graph *graph, void **, char *, size_t) {
+CUresult cuGraphInstantiate_v2(GraphExec **answer, Graph *graph, void **, char *, size_t) {
     return cuGraphInstantiateWithFlags(answer, graph, 0);
 }
-CUresult cuGraphUpload(Graph *, Stream *) { return CUDA_SUCCESS; }
-CUresult cuGraphLaunch(Graph *graph, Stream *stream) {
+// An executable takes over arguments, grids, sizes and addresses, and kernels, from a graph that has the same kinds of nodes.
+// What was launched before is not touched.
+CUresult cuGraphExecUpdate_v2(GraphExec *executable, Graph *graph, UpdateInfo *info) {
     ENTER;
-    if (stream && stream->capture) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    for (const Work &work : graph->work) submit(stream, work);
+    if (!executables.count(executable) || !graph) return CUDA_ERROR_INVALID_VALUE;
+    count("cuGraphExecUpdate");
+    const auto &had = executable->nodes, &has = graph->nodes;
+    const auto same = [](const Node &a, const Node &b) { return a.kind == b.kind; };
+    *info = {};
+    if (had.size() != has.size()) info->result = 2;  // another topology
+    else if (!std::equal(has.begin(), has.end(), had.begin(), same)) info->result = 3;  // another type of node
+    if (info->result) return CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE;
+    return executable->nodes = has, CUDA_SUCCESS;
+}
+CUresult cuGraphUpload(GraphExec *, Stream *) { return CUDA_SUCCESS; }
+CUresult cuGraphLaunch(GraphExec *graph, Stream *stream) {
+    ENTER;
+    if (!executables.count(graph)) return CUDA_ERROR_INVALID_VALUE;
+    if (stream && stream->capture) return stream->spoiled = true, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    count("cuGraphLaunch");
+    for (const Node &node : graph->nodes)
+        if (const CUresult result = submit(stream, node.kind, node.work)) return result;
     return CUDA_SUCCESS;
 }
-CUresult cuGraphExecDestroy(Graph *graph) { return delete graph, CUDA_SUCCESS; }
+CUresult cuGraphExecDestroy(GraphExec *graph) {
+    LOCK;
+    return executables.erase(graph) ? (delete graph, CUDA_SUCCESS) : CUDA_ERROR_INVALID_VALUE;
+}
 CUresult cuGraphDestroy(Graph *graph) { return delete graph, CUDA_SUCCESS; }
 
 CUresult cuEventCreate(Event **answer, unsigned) { return *answer = new Event, CUDA_SUCCESS; }
 CUresult cuEventDestroy_v2(Event *event) { return delete event, CUDA_SUCCESS; }
 CUresult cuEventRecord(Event *event, Stream *stream) {
     ENTER;
-    if (stream && stream->capture) return CUDA_SUCCESS;  // one stream alone is captured, and needs no events
+    event->captured = stream && stream->capture;
+    if (event->captured) return CUDA_SUCCESS;  // one stream alone is captured, and needs no events
     auto record = std::make_shared<Record>(Record{&queue_of(stream), 0});
     event->last = record;
-    return submit(stream, [record] {
+    return submit(stream, EVENT, [record] {
         timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);
         record->time = 1e3 * (double)now.tv_sec + 1e-6 * (double)now.tv_nsec;
@@ -558,14 +634,17 @@ CUresult cuStreamWaitEvent(Stream *stream, Event *event, unsigned) {
     ENTER;
     auto record = event->last;
     if ((stream && stream->capture) || !record || record->stream == &queue_of(stream)) return CUDA_SUCCESS;
-    return submit(stream, [record] { finish(record.get()); });
+    return submit(stream, EVENT, [record] { finish(record.get()); });
 }
 CUresult cuEventSynchronize(Event *event) {
     ENTER;
+    if (event->captured) return CUDA_ERROR_CAPTURED_EVENT;
+    count("cuEventSynchronize");
     return finish(event->last.get()), CUDA_SUCCESS;
 }
 CUresult cuEventQuery(Event *event) {
     ENTER;
+    if (event->captured) return CUDA_ERROR_CAPTURED_EVENT;
     if (!event->last || !event->last->stream) return CUDA_SUCCESS;
     return step(*event->last->stream), CUDA_ERROR_NOT_READY;
 }

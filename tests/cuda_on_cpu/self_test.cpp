@@ -422,12 +422,89 @@ static void graphs(void *module) {
                 else CU(cuMemsetD8Async, gone.at, (unsigned char)0, (size_t)8, stream);
             }
             OK(CU(cuStreamEndCapture, stream, &graph));
-            OK(CU(cuGraphLaunch, graph, stream));
+            OK(CU(cuGraphInstantiateWithFlags, &ready, graph, (u64)0));
+            OK(CU(cuGraphLaunch, ready, stream));
             OK(CU(cuStreamSynchronize, stream));
         });
         CHECK(says(said, kernel ? "a graph's nothing uses memory that was freed" : "a graph's fill uses"));
     }
+    CHECK(CU(cuGraphLaunch, graph, stream) == 1);  // not made ready
+
+    // Another graph of the same kinds takes the first one's place, but not in launches before; one of others does not.
+    struct { int result; void *node, *from; } info;
+    const auto captured = [&](auto work) {
+        OK(CU(cuStreamBeginCapture_v2, stream, 2));
+        work();
+        OK(CU(cuStreamEndCapture, stream, &graph));
+        return graph;
+    };
+    Array<float> z(std::vector<float>(4, 0));
+    void *same = captured([&] {
+        for (int i = 0; i < 3; i++) OK(launch(f, {1}, {4}, 0, stream, z.at, 1));
+        OK(CU(cuMemcpyDtoDAsync_v2, y.at, z.at, (size_t)4, stream));
+        OK(CU(cuMemsetD32Async, x.at, 0u, (size_t)4, stream));
+    });
+    void *other = captured([&] {
+        for (int i = 0; i < 4; i++) OK(launch(f, {1}, {4}, 0, stream, z.at, 1));
+        OK(CU(cuMemsetD32Async, x.at, 0u, (size_t)4, stream));
+    });
+    void *shorter = captured([&] { OK(launch(f, {1}, {4}, 0, stream, z.at, 1)); });
+    OK(CU(cuGraphLaunch, ready, stream));  // x and y once more
+    CHECK(CU(cuGraphExecUpdate_v2, ready, other, (void *)&info) == 910 && info.result == 3);
+    CHECK(CU(cuGraphExecUpdate_v2, ready, shorter, (void *)&info) == 910 && info.result == 2);
+    OK(CU(cuGraphExecUpdate_v2, ready, same, (void *)&info));
+    CHECK(info.result == 0);
+    CHECK(z.values() == std::vector<float>(4, 0));  // nothing is done by an update
+    OK(CU(cuStreamSynchronize, stream));
+    CHECK(y.values() == (std::vector<float>{3, 2, 3, 0}));
+    OK(CU(cuGraphLaunch, ready, stream));
+    OK(CU(cuStreamSynchronize, stream));
+    CHECK(z.values() == (std::vector<float>{3, 0, 0, 0}));
+    CHECK(y.values() == (std::vector<float>{3, 2, 3, 0}) && x.values() == std::vector<float>(4, 0));
+    for (void *g : {same, other, shorter}) OK(CU(cuGraphDestroy, g));
     OK(CU(cuGraphExecDestroy, ready));
+    CHECK(CU(cuGraphLaunch, ready, stream) == 1);
+
+    // Pinned memory is read when the graph runs; pageable memory, and events, are not for captures.
+    float *pinned, pageable[4] = {};
+    OK(CU(cuMemHostAlloc, (void **)&pinned, (size_t)16, 0u));
+    captured([&] { OK(CU(cuMemcpyHtoDAsync_v2, x.at, (const void *)pinned, (size_t)16, stream)); });
+    OK(CU(cuGraphInstantiateWithFlags, &ready, graph, (u64)0));
+    for (int i = 0; i < 4; i++) pinned[i] = (float)i;
+    OK(CU(cuGraphLaunch, ready, stream));
+    OK(CU(cuStreamSynchronize, stream));
+    CHECK(x.values() == (std::vector<float>{0, 1, 2, 3}));
+    OK(CU(cuGraphExecDestroy, ready));
+    OK(CU(cuMemFreeHost, (void *)pinned));
+    for (bool up : {true, false}) {
+        OK(CU(cuStreamBeginCapture_v2, stream, 2));
+        CHECK((up ? CU(cuMemcpyHtoDAsync_v2, x.at, (const void *)pageable, (size_t)16, stream)
+                  : CU(cuMemcpyDtoHAsync_v2, (void *)pageable, x.at, (size_t)16, stream)) == 900);
+        CHECK(CU(cuStreamEndCapture, stream, &graph) == 901);
+    }
+    void *event, *blocking;
+    OK(CU(cuEventCreate, &event, 2u));
+    OK(CU(cuStreamBeginCapture_v2, stream, 2));
+    OK(CU(cuEventRecord, event, stream));
+    CHECK(CU(cuEventQuery, event) == 907 && CU(cuEventSynchronize, event) == 907);
+    OK(CU(cuStreamEndCapture, stream, &graph));
+    OK(CU(cuEventRecord, event, stream));
+    OK(CU(cuEventSynchronize, event));
+    // The null stream waits for a stream that blocks it, which it cannot while that captures.
+    OK(CU(cuStreamCreate, &blocking, 0u));
+    OK(CU(cuStreamBeginCapture_v2, blocking, 2));
+    CHECK(CU(cuMemsetD8Async, x.at, (unsigned char)0, (size_t)8, nullptr) == 906);
+    CHECK(CU(cuStreamEndCapture, blocking, &graph) == 901);
+    // Only in the mode that trusts its user another thread may end a capture.
+    for (int mode : {1, 2}) {
+        OK(CU(cuStreamBeginCapture_v2, stream, mode));
+        int ended = 0;
+        void *context;
+        OK(CU(cuCtxGetCurrent, &context));
+        std::thread([&] { CU(cuCtxSetCurrent, context), ended = CU(cuStreamEndCapture, stream, &graph); }).join();
+        CHECK(ended == (mode == 1 ? 900 : 0));
+        if (mode == 1) CHECK(CU(cuStreamEndCapture, stream, &graph) == 901);
+    }
 
     OK(CU(cuStreamBeginCapture_v2, stream, 0));
     u64 at;

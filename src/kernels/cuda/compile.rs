@@ -61,6 +61,7 @@ impl Gpu {
         if let Some(function) = of(modules.functions.get(&(source.name, name)), definitions) {
             return function;
         }
+        self.stop_capturing(); // what is loaded for the first time may wait for the GPU
         let module = of(modules.modules.get(source.name), definitions).unwrap_or_else(|| {
             let module = self.module(source, &definitions.concat()).unwrap_or_else(|error| panic!("{error}"));
             modules.modules.entry(source.name).or_default().push((definitions.concat(), module));

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use cudarc::driver::sys::{self, CUdeviceptr};
 
 use super::compile::Source;
-use super::{Gpu, memory};
+use super::graph::Node;
+use super::{Gpu, memory, staging};
 use crate::kernels::{DType, Real};
 
 /// Elements on a GPU, to read.
@@ -45,7 +46,7 @@ impl<'a, T> View<'a, T> {
     {
         let mut elements = vec![T::ZERO; self.len];
         // SAFETY: a view is of elements that are there.
-        unsafe { memory::download(self.gpu, self.pointer, memory::bytes_mut(&mut elements)) };
+        unsafe { staging::download(self.gpu, self.pointer, memory::bytes_mut(&mut elements)) };
         elements
     }
 
@@ -88,7 +89,7 @@ impl<'a, T> ViewMut<'a, T> {
     {
         assert_eq!(elements.len(), self.len);
         // SAFETY: there is room for as many.
-        unsafe { memory::upload(self.gpu, elements.as_ptr().cast(), size_of_val(elements), self.pointer) };
+        unsafe { staging::upload(self.gpu, elements.as_ptr().cast(), size_of_val(elements), self.pointer) };
     }
 
     /// All of them become 0.
@@ -229,7 +230,7 @@ impl<'a> Launch<'a> {
             // SAFETY: the kernel takes these arguments: each function in a `cuda.rs` stands beside the kernel that it launches,
             // and the tests run each. The driver copies them before it returns. The memory that they point to is dropped no
             // earlier than the borrow of their views ends, and what is dropped stays allocated on this stream's terms.
-            let launch = || unsafe {
+            let mut launch = || unsafe {
                 sys::cuLaunchKernel(
                     function.0.0,
                     gx,
@@ -244,6 +245,8 @@ impl<'a> Launch<'a> {
                     std::ptr::null_mut(),
                 )
             };
+            let node = Node::Kernel(function.0.0 as usize);
+            let launch = || self.gpu.submit(node, &mut launch);
             self.gpu.must_fit(|| format!("launch {} of {}", self.kernel, self.source.name), launch);
         });
     }

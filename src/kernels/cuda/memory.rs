@@ -4,11 +4,12 @@
 //! comes after. To take memory from the driver costs as much as twenty kernels, to give it back waits for all of them.
 
 use std::collections::BTreeMap;
-use std::ffi::c_void;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUdeviceptr, CUresult};
 
+use super::graph::Node;
+use super::staging::{Reading, download, upload};
 use super::{Argument, Gpu, is_set, lock, must};
 use crate::Error;
 use crate::kernels::{Device, OutOfMemory, Real};
@@ -63,22 +64,28 @@ impl Gpu {
     pub(super) fn must_fit(&self, what: impl Fn() -> String, mut call: impl FnMut() -> CUresult) {
         let mut result = call();
         if result == CUresult::CUDA_ERROR_OUT_OF_MEMORY && lock(&self.memory).kept > 0 {
+            self.launch_captured(); // what is kept may be used by kernels that are not on their way
             lock(&self.memory).give_back();
             result = call();
         }
+        if result != CUresult::CUDA_SUCCESS {
+            self.fails(&what(), result);
+        }
+    }
+
+    /// Unwinds from a call of the driver that failed: as [`must_fit`](Self::must_fit) says.
+    #[track_caller]
+    pub(super) fn fails(&self, what: &str, result: CUresult) {
         if result == CUresult::CUDA_ERROR_OUT_OF_MEMORY {
             let ((free, total), used) = (self.free_and_total(), lock(&self.memory).used);
             let [used, free, total] = [used, free, total].map(|bytes| bytes as f64 / f64::from(1 << 20));
             let problem = format!(
-                "{self} has no memory to {}: {used:.0} MiB are in use here, {free:.0} of {total:.0} MiB are free",
-                what()
+                "{self} has no memory to {what}: {used:.0} MiB are in use here, {free:.0} of {total:.0} MiB are free"
             );
             let hint = "take a smaller batch or model, or end what else uses the GPU (nvidia-smi shows it)";
             std::panic::resume_unwind(Box::new(OutOfMemory(Error::config(problem, hint))));
         }
-        if result != CUresult::CUDA_SUCCESS {
-            must(&what(), result);
-        }
+        must(what, result);
     }
 }
 
@@ -94,7 +101,7 @@ unsafe impl<T: Real> Number for T {}
 unsafe impl Number for u32 {}
 
 /// The size of the piece that `bytes` are given: at most an eighth above, so that sizes that vary a little share pieces.
-fn size_class(bytes: usize) -> usize {
+pub fn size_class(bytes: usize) -> usize {
     let step = (bytes.next_power_of_two() / 16).max(512);
     bytes.max(1).div_ceil(step) * step
 }
@@ -120,12 +127,13 @@ impl Memory {
         Memory { gpu, pointer, bytes: class }
     }
 
-    /// These indices on a GPU; `None`: the device is none.
-    pub fn of_indices(device: Device, indices: &[u32]) -> Option<Self> {
-        let Device::Cuda(ordinal) = device else { return None };
+    /// These indices on a device, which must be a GPU.
+    #[track_caller]
+    pub fn of_indices(device: Device, indices: &[u32]) -> Self {
+        let Device::Cuda(ordinal) = device else { panic!("of_indices: on {device}, which is no GPU") };
         let mut memory = Memory::new(Gpu::get(ordinal), size_of_val(indices));
         memory.upload(bytes(indices));
-        Some(memory)
+        memory
     }
 
     /// Its first `len` elements become `value`.
@@ -172,6 +180,20 @@ impl Memory {
         unsafe { download(&self.gpu, self.pointer, to) };
     }
 
+    /// Begins to read the first bytes of some pieces, one piece after the other; they may be dropped at once.
+    ///
+    /// # Panics
+    /// When more are asked for than there are, or not all are of one GPU.
+    #[track_caller]
+    pub fn begin_reading(pieces: &[(&Memory, usize)]) -> Option<Reading> {
+        let gpu = &pieces.first()?.0.gpu;
+        let fits = |(piece, bytes): &(&Memory, usize)| *bytes <= piece.bytes && piece.gpu.ordinal == gpu.ordinal;
+        assert!(pieces.iter().all(fits), "begin_reading: more than there is, or on two GPUs");
+        let parts: Vec<_> = pieces.iter().map(|(piece, bytes)| (piece.pointer, *bytes)).collect();
+        // SAFETY: as was just checked. A piece that is dropped stays allocated until the stream has come past the copy.
+        Some(unsafe { Reading::begin(gpu, &parts) })
+    }
+
     /// The first `bytes` of another piece of the same GPU.
     ///
     /// # Panics
@@ -179,11 +201,11 @@ impl Memory {
     #[track_caller]
     pub fn copy_from(&mut self, other: &Memory, bytes: usize) {
         assert!(bytes <= self.bytes.min(other.bytes) && self.gpu.ordinal == other.gpu.ordinal, "copy: {bytes} bytes");
-        self.gpu.enter();
-        // SAFETY: both are long enough, on this GPU; the borrows keep them apart.
-        must("copy its memory", unsafe {
-            sys::cuMemcpyDtoDAsync_v2(self.pointer, other.pointer, bytes, self.gpu.stream.0)
-        });
+        if bytes > 0 {
+            // SAFETY: both are long enough, on this GPU; the borrows keep them apart.
+            let copy = || unsafe { sys::cuMemcpyDtoDAsync_v2(self.pointer, other.pointer, bytes, self.gpu.stream.0) };
+            must("copy its memory", self.gpu.submit(Node::Copy, copy));
+        }
     }
 
     /// Sets its first `words` to this pattern of 32 bits each.
@@ -198,49 +220,16 @@ impl Memory {
     }
 }
 
-/// Copies bytes to an address on a GPU. They may be changed as soon as this returns.
-///
-/// # Safety
-/// There are as many at `from`, and there is room for them at `to`.
-#[track_caller]
-pub unsafe fn upload(gpu: &Gpu, from: *const c_void, bytes: usize, to: CUdeviceptr) {
-    gpu.enter();
-    if bytes == 0 {
-        return;
-    }
-    // SAFETY: the caller's promise. From memory that only the host reads, the driver has read when this returns.
-    must("copy to its memory", unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, bytes, gpu.stream.0) });
-    if gpu.reads_pageable {
-        gpu.wait();
-    }
-}
-
-/// Copies bytes from an address on a GPU, when all that was asked of it before is done.
-///
-/// # Safety
-/// There are as many at `from`.
-#[track_caller]
-pub unsafe fn download(gpu: &Gpu, from: CUdeviceptr, to: &mut [u8]) {
-    gpu.enter();
-    if !to.is_empty() {
-        // SAFETY: the caller's promise; the copy is waited for before the target is looked at.
-        must("copy from its memory", unsafe {
-            sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), gpu.stream.0)
-        });
-    }
-    gpu.wait();
-}
-
 /// Sets `words` of 32 bits from an address on to this pattern.
 ///
 /// # Safety
 /// There are as many.
 #[track_caller]
 pub unsafe fn set(gpu: &Gpu, at: CUdeviceptr, pattern: u32, words: usize) {
-    gpu.enter();
     if words > 0 {
         // SAFETY: the caller's promise.
-        must("set its memory", unsafe { sys::cuMemsetD32Async(at, pattern, words, gpu.stream.0) });
+        let set = || unsafe { sys::cuMemsetD32Async(at, pattern, words, gpu.stream.0) };
+        must("set its memory", gpu.submit(Node::Set, set));
     }
 }
 

@@ -6,7 +6,9 @@
 //! | `libraries.rs` | finds the driver and the compiler |
 //! | `compile.rs` | `.cu` to machine code, kept on disk |
 //! | `memory.rs` | memory of a GPU, and its recycler |
+//! | `staging.rs` | copies from and to main memory |
 //! | `launch.rs` | a kernel with its grid and its arguments |
+//! | `graph.rs` | many launches in one call |
 //! | `timing.rs` | how long each kernel takes |
 //! | `primitives.cuh` | the instructions that C++ has no word for, one function each |
 //!
@@ -14,9 +16,11 @@
 //! kernel still uses may be given to the next one at once, and only who reads a number out waits.
 
 mod compile;
+mod graph;
 mod launch;
 mod libraries;
 mod memory;
+mod staging;
 mod timing;
 
 use std::cell::Cell;
@@ -33,6 +37,7 @@ pub use compile::{KernelReport, compile_all};
 pub(super) use launch::{Argument, Block, Grid, Launch, Pointer, View, ViewMut, argument, or_null};
 pub use libraries::look_first_in;
 pub(super) use memory::{Memory, bytes, bytes_mut};
+pub(super) use staging::Reading;
 pub use timing::{KernelTime, KernelTimes};
 
 use crate::{Error, Result};
@@ -51,12 +56,12 @@ pub struct Gpu {
     pub multiprocessors: u32,
     /// Bytes of shared memory that a block may have.
     pub shared: u32,
-    /// Whether it may read main memory itself, at any time: then a copy from there is not done when the call returns.
-    reads_pageable: bool,
     /// The driver's version, as in 12080.
     driver: i32,
     modules: Mutex<compile::Modules>,
     memory: Mutex<memory::Pool>,
+    staging: Mutex<staging::Staging>,
+    graphs: Mutex<graph::Graphs>,
     /// Whether launches are timed, and those that were.
     timing: AtomicBool,
     timed: Mutex<Vec<timing::Timed>>,
@@ -187,10 +192,11 @@ impl Gpu {
             capability: 10 * major + minor,
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
-            reads_pageable: attribute(Attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS).unwrap_or(1) != 0,
             driver,
             modules: Mutex::default(),
             memory: Mutex::default(),
+            staging: Mutex::default(),
+            graphs: Mutex::default(),
             timing: AtomicBool::new(false),
             timed: Mutex::default(),
         };
@@ -221,7 +227,11 @@ impl Gpu {
     /// When a kernel failed.
     #[track_caller]
     pub fn wait(&self) {
-        self.enter();
+        self.outside_graphs(|| self.finish());
+    }
+
+    #[track_caller]
+    fn finish(&self) {
         // SAFETY: the stream lives as long as the process.
         must("finish its work", unsafe { sys::cuStreamSynchronize(self.stream.0) });
     }
@@ -264,7 +274,7 @@ pub(super) const BOTH_REALS: &[&str] = &["REAL=float", "REAL=double"];
 const OLDEST: u32 = 80;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Both tables are whole between two calls, so that a panic elsewhere cannot have broken them.
+    // The tables are whole between two calls, so that a panic elsewhere cannot have broken them.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

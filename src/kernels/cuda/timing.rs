@@ -49,9 +49,9 @@ impl Gpu {
             let problem = format!("the driver is of CUDA {}.{}", self.driver / 1000, self.driver % 1000 / 10);
             return Err(Error::config(problem, "kernels are timed by functions of CUDA 12.8: install a newer driver"));
         }
-        self.enter();
         lock(&self.timed).clear();
         self.timing.store(true, Ordering::SeqCst);
+        self.stop_capturing(); // no clock looks into a graph
         Ok(())
     }
 

@@ -60,8 +60,16 @@ vectorized! {
 /// Each weight is updated for itself, so no bit depends on the cut.
 const WEIGHTS: usize = 16 << 10;
 
+/// Whether there is a number that forbids something.
+pub(super) fn forbids<T: Real>(unless: &[T]) -> bool {
+    unless[0] != T::ZERO
+}
+
 /// Every step, in parallel over parameters and over parts of them.
-pub(super) fn adamw<T: Real>(of: &AdamWUpdate, steps: Vec<AdamWStep<'_>>) {
+pub(super) fn adamw<T: Real>(of: &AdamWUpdate, unless: Option<&[T]>, steps: Vec<AdamWStep<'_>>) {
+    if unless.is_some_and(forbids) {
+        return;
+    }
     let here = meter::here();
     // A gradient is dropped by the thread that used it, in whose next step its memory serves again.
     steps.into_par_iter().for_each(|AdamWStep { gradient, m, v, weight, lr, weight_decay, average }| {
@@ -80,6 +88,13 @@ pub(super) fn adamw<T: Real>(of: &AdamWUpdate, steps: Vec<AdamWStep<'_>>) {
             }
         }
     });
+}
+
+/// x ← before, if that is wanted.
+pub(super) fn undo<T: Real>(unless: &[T], before: &[T], x: &mut [T]) {
+    if forbids(unless) {
+        x.copy_from_slice(before);
+    }
 }
 
 /// Every average, in parallel as [`adamw`].

@@ -1,7 +1,7 @@
 use super::cpu::Numbers;
 use super::{AdamWStep, AdamWUpdate, EmaStep};
 use crate::kernels::Real;
-use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Pointer, Source, ViewMut, argument};
+use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Pointer, Source, View, ViewMut, argument, or_null};
 
 pub(in crate::kernels) const SOURCE: Source =
     Source { name: "optim", text: include_str!("optim.cu"), variants: BOTH_REALS };
@@ -44,7 +44,7 @@ struct Step<T> {
 }
 argument!(Step<T>);
 
-pub(super) fn adamw<T: Real>(of: &AdamWUpdate, steps: Vec<AdamWStep<'_>>) {
+pub(super) fn adamw<T: Real>(of: &AdamWUpdate, unless: Option<View<'_, T>>, steps: Vec<AdamWStep<'_>>) {
     let (mut table, mut gradients) = (Vec::new(), Vec::new());
     let mut common = None;
     let mut gpu = None;
@@ -90,8 +90,17 @@ pub(super) fn adamw<T: Real>(of: &AdamWUpdate, steps: Vec<AdamWStep<'_>>) {
     let (Some(gpu), Some(common), false) = (gpu, common, table.is_empty()) else { return };
     let (grid, block) = (Grid::over(table.len(), 1), Block(256, 1, 1));
     let table = gpu.table(&table);
-    Launch { grid, block, ..Launch::over_elements(&gpu, SOURCE, "adamw", 1) }
-        .run::<T>(&[&common, &Pointer(table.pointer())]);
+    Launch { grid, block, ..Launch::over_elements(&gpu, SOURCE, "adamw", 1) }.run::<T>(&[
+        &common,
+        &Pointer(table.pointer()),
+        &or_null(unless),
+    ]);
+}
+
+pub(super) fn undo<T: Real>(unless: View<'_, T>, before: View<'_, T>, x: ViewMut<'_, T>) {
+    let n = x.len();
+    let launch = Launch::over_elements(x.gpu, SOURCE, "undo", n);
+    launch.run::<T>(&[&(n as u64), &unless.pointer(), &before.pointer(), &x.pointer()]);
 }
 
 /// `Average` of optim.cu.

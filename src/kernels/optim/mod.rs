@@ -1,4 +1,5 @@
-//! What happens to weights between two steps: AdamW and moving averages, of all parameters in one call.
+//! What happens to weights between two steps: AdamW and moving averages, of all parameters in one call; and how it does not
+//! happen, where a number is not finite.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -51,8 +52,10 @@ pub struct EmaStep<'a> {
 /// One AdamW update (Loshchilov and Hutter, 2019) of all these parameters, of one element type, in place:
 ///
 /// m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) g²;  w ← w (1 − lr λ) − lr/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)
+///
+/// Nothing is changed if `unless`, one element, is not 0: a device sees that by itself, and nobody waits for it.
 #[track_caller]
-pub fn adamw(update: &AdamWUpdate, steps: Vec<AdamWStep<'_>>) {
+pub fn adamw(update: &AdamWUpdate, unless: Option<&Buffer>, steps: Vec<AdamWStep<'_>>) {
     let Some(first) = steps.first() else { return };
     let (device, dtype) = (first.weight.device(), first.weight.dtype());
     for AdamWStep { gradient, m, v, weight, average, .. } in &steps {
@@ -63,7 +66,16 @@ pub fn adamw(update: &AdamWUpdate, steps: Vec<AdamWStep<'_>>) {
         }
         check_kind("adamw", "the weight", weight, device, dtype);
     }
-    launch!("adamw", at device, dtype, [], [] => adamw(update, steps));
+    check_len("adamw", "what forbids it", unless, 1);
+    launch!("adamw", at device, dtype, [unless], [] => adamw(update, unless, steps));
+}
+
+/// x becomes what it was `before`, if `unless`, one element, is not 0: as [`adamw`] leaves weights alone.
+#[track_caller]
+pub fn undo(unless: &Buffer, before: &Buffer, x: &mut Buffer) {
+    check_len("undo", "what demands it", unless, 1);
+    check_len("undo", "what was before", before, x.len());
+    launch!("undo", [unless, before], [x] => undo(unless, before, x));
 }
 
 /// All before anything is changed: an update is of one element type, on one device.

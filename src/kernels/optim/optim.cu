@@ -13,7 +13,9 @@ struct Step {
     T inverse_sqrt_correction2, eps;  // 1 / √(1 − β₂ᵗ), ε
 };
 
-extern "C" __global__ void adamw(const Step s, const AdamW *table) {
+// Nothing is changed if `unless` is there and not 0: how many numbers of a step are not finite.
+extern "C" __global__ void adamw(const Step s, const AdamW *table, const T *unless) {
+    if (unless && *unless != 0) return;
     const AdamW p = table[blockIdx.x];
     for (u64 i = threadIdx.x; i < p.len; i += blockDim.x) {
         const T g = p.g[i], m = s.beta1 * p.m[i] + s.rest1 * g, v = s.beta2 * p.v[i] + s.rest2 * g * g;
@@ -21,6 +23,12 @@ extern "C" __global__ void adamw(const Step s, const AdamW *table) {
         p.m[i] = m, p.v[i] = v, p.w[i] = w;
         if (p.average) p.average[i] = p.momentum * p.average[i] + p.rest * w;
     }
+}
+
+// x ← before, if `unless` is not 0.
+extern "C" __global__ void undo(u64 n, const T *unless, const T *before, T *x) {
+    if (*unless == 0) return;
+    EACH_ELEMENT(i, n) x[i] = before[i];
 }
 
 struct Average {

@@ -13,7 +13,10 @@ fn follow<T: Real>(momentum: f64, weight: &Buffer, average: &mut Buffer) {
 }
 
 /// m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) g²;  w ← w (1 − lr λ) − lr/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)
-pub(super) fn adamw<T: Real>(update: &AdamWUpdate, steps: Vec<AdamWStep<'_>>) {
+pub(super) fn adamw<T: Real>(update: &AdamWUpdate, unless: Option<&[T]>, steps: Vec<AdamWStep<'_>>) {
+    if unless.is_some_and(|count| count[0].to_f64() != 0.0) {
+        return;
+    }
     let AdamWUpdate { betas: (beta1, beta2), eps, step: t } = *update;
     let (correction1, correction2) = (1.0 - beta1.powf(t as f64), 1.0 - beta2.powf(t as f64));
     for AdamWStep { gradient, m, v, weight, lr, weight_decay, average } in steps {
@@ -29,6 +32,15 @@ pub(super) fn adamw<T: Real>(update: &AdamWUpdate, steps: Vec<AdamWStep<'_>>) {
         }
         if let Some((momentum, average)) = average {
             follow::<T>(momentum, weight, average);
+        }
+    }
+}
+
+/// x ← before, if the count is not 0.
+pub(super) fn undo<T: Real>(unless: &[T], before: &[T], x: &mut [T]) {
+    for i in 0..x.len() {
+        if unless[0].to_f64() != 0.0 {
+            x[i] = before[i];
         }
     }
 }

@@ -89,7 +89,8 @@ fn count<T: Real>(of: Finite, x: &[T]) -> usize {
 const COUNTED: usize = 128 << 10;
 
 /// count ← how many are NaN or infinite, in parallel.
-pub(super) fn count_non_finite<T: Real>(of: Finite, buffers: &[&[T]], count: &mut [T]) {
-    let found = buffers.par_iter().flat_map(|x| x.par_chunks(COUNTED)).map(|x| self::count(of, x)).sum::<usize>();
+pub(super) fn count_non_finite<T: Real>(of: &[Finite], buffers: &[&[T]], count: &mut [T]) {
+    let parts = of.par_iter().zip(buffers).flat_map(|(of, x)| x.par_chunks(COUNTED).map(|x| (*of, x)));
+    let found = parts.map(|(of, x)| self::count(of, x)).sum::<usize>();
     count[0] = T::from_f64(found as f64);
 }

@@ -109,15 +109,16 @@ const RUN: usize = 1 << 16;
 struct Run {
     x: Pointer,
     len: u64,
+    squares: u64,
 }
 argument!(Run);
 
-pub(super) fn count_non_finite<T: Real>(of: Finite, buffers: &[View<'_, T>], count: ViewMut<'_, T>) {
+pub(super) fn count_non_finite<T: Real>(of: &[Finite], buffers: &[View<'_, T>], count: ViewMut<'_, T>) {
     let mut runs = Vec::new();
-    for x in buffers {
+    for (of, x) in of.iter().zip(buffers) {
         runs.extend((0..x.len()).step_by(RUN).map(|start| {
             let x = x.from(start);
-            Run { x: x.pointer(), len: x.len().min(RUN) as u64 }
+            Run { x: x.pointer(), len: x.len().min(RUN) as u64, squares: (*of == Finite::Squares).into() }
         }));
     }
     let table = count.gpu.table(&runs);
@@ -125,8 +126,7 @@ pub(super) fn count_non_finite<T: Real>(of: Finite, buffers: &[View<'_, T>], cou
     if !runs.is_empty() {
         let (grid, block, shared) = (Grid::over(runs.len(), 1), Block(256, 1, 1), 32 * size_of::<f64>());
         let launch = Launch { grid, block, shared, ..Launch::over_elements(count.gpu, SOURCE, "count_non_finite", 1) };
-        let squares = u32::from(of == Finite::Squares);
-        launch.run::<T>(&[&squares, &Pointer(table.pointer()), &counts.view_mut::<T>("count_non_finite").pointer()]);
+        launch.run::<T>(&[&Pointer(table.pointer()), &counts.view_mut::<T>("count_non_finite").pointer()]);
     }
     sum_of(SUM, [1, runs.len(), 1], counts.view::<T>("count_non_finite"), count);
 }

@@ -65,9 +65,10 @@ pub enum Finite {
 
 /// How many elements of all these buffers (of one type, on one device) are, or have squares that are, NaN or infinite:
 /// one element, exact up to 2²⁴ in f32. 0 on the CPU for no buffers.
-pub fn count_non_finite(of: Finite, buffers: &[&Buffer]) -> Buffer {
-    let Some(first) = buffers.first() else { return Buffer::full(1, 0.0, DType::F32, Device::Cpu) };
-    let (mut count, buffers) = (first.like(1), buffers.to_vec());
-    launch!("count_non_finite", [buffers], [count] => count_non_finite(of, &buffers, count));
+pub fn count_non_finite(buffers: &[(Finite, &Buffer)]) -> Buffer {
+    let Some((_, first)) = buffers.first() else { return Buffer::full(1, 0.0, DType::F32, Device::Cpu) };
+    let mut count = first.like(1);
+    let (of, buffers): (Vec<Finite>, Vec<&Buffer>) = buffers.iter().copied().unzip();
+    launch!("count_non_finite", [buffers], [count] => count_non_finite(&of, &buffers, count));
     count
 }

@@ -75,16 +75,16 @@ extern "C" __global__ void norm_backward(u64 n, const T *x, const T *norm, const
 // Some elements of one of many buffers.
 struct Run {
     const T *x;
-    u64 len;
+    u64 len, squares;
 };
 
 // count[run] ← how many of them (or of their squares) are not finite; a block takes a run.
-extern "C" __global__ void count_non_finite(u32 squares, const Run *runs, T *count) {
+extern "C" __global__ void count_non_finite(const Run *runs, T *count) {
     extern __shared__ __align__(128) char shared[];
     const Run run = runs[blockIdx.x];
     double found = 0;
     for (u64 i = threadIdx.x; i < run.len; i += blockDim.x) {
-        const T x = squares ? run.x[i] * run.x[i] : run.x[i];
+        const T x = run.squares ? run.x[i] * run.x[i] : run.x[i];
         if (!(x - x == T(0))) found += 1;  // ∞ − ∞ and all that has NaN in it is NaN
     }
     found = block_sum(found, (double *)shared);

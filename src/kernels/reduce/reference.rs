@@ -51,12 +51,12 @@ pub(super) fn accumulate_rows<T: Real>(cols: usize, x: &[T], y: &mut [T]) {
 }
 
 /// count ← how many are NaN or infinite.
-pub(super) fn count_non_finite<T: Real>(of: Finite, buffers: &[&[T]], count: &mut [T]) {
+pub(super) fn count_non_finite<T: Real>(of: &[Finite], buffers: &[&[T]], count: &mut [T]) {
     let mut found = 0.0;
-    for x in buffers {
+    for (of, x) in of.iter().zip(buffers) {
         for &x in x.iter() {
             // In T: what overflows there is what is asked.
-            let x = if of == Finite::Squares { x * x } else { x };
+            let x = if *of == Finite::Squares { x * x } else { x };
             if !x.is_finite() {
                 found += 1.0;
             }
