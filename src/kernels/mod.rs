@@ -47,12 +47,12 @@ mod special;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use launch::{check_device, check_len, launch, rows};
+use launch::{Stored, StoredMut, check_device, check_len, launch, rows};
 
 pub use buffer::{Buffer, IndexBuffer, live_bytes};
 pub use device::Device;
 pub use precision::{Precision, Scope};
-pub use real::{DType, Real};
+pub use real::{Bf16, DType, Element, Real};
 
 /// What `work` gives, unless a device has no memory for it; then an error that says so, and all that was allocated meanwhile is free
 /// again. (Doors do not return errors: tensors are in every expression.)
