@@ -395,14 +395,13 @@ extern "C" __global__ void __launch_bounds__(MOST, BF16)
                 }
                 if (row >= asked) continue;
                 S *to = dqkv + h.qkv + (s.first + query + row) * h.row;
-                if constexpr (sizeof(S) == 2) {
-                    float *sum = sums + (blockIdx.x * s.queries + query + row) * DIM;
-                    const float *plus = key > 0 ? sum : nullptr;
-                    if (key + keys < s.tokens) store<2>(sum, DIM, asked - row, dq, s.scale, c, plus, DIM);
-                    else store<2>(to, h.row, asked - row, dq, s.scale, c, plus, DIM);
-                } else {
-                    store<2>(to, h.row, asked - row, dq, s.scale, c, key > 0 ? to : nullptr, h.row);
-                }
+                // Those of several tiles are added up in f32: in dqkv itself, or until they are rounded in `sums`.
+                float *sum = sizeof(S) == 4 ? (float *)to : sums + (blockIdx.x * s.queries + query + row) * DIM;
+                const u64 gap = sizeof(S) == 4 ? h.row : DIM;
+                const float *plus = key > 0 ? sum : nullptr;
+                if (sizeof(S) == 4 || key + keys < s.tokens)
+                    store<2>(sum, gap, asked - row, dq, s.scale, c, plus, gap);
+                else store<2>(to, h.row, asked - row, dq, s.scale, c, plus, gap);
             }
         }
         if (mine < some) {

@@ -180,8 +180,9 @@ __device__ __forceinline__ float through_gelu(float h, float &x) {
 }
 
 // c[i, j] and its right neighbor ← x, y + what is added.
+template <typename To>
 __device__ __forceinline__ void write(
-    const Products &p, u32 batch, u32 i, u32 j, float x, float y, const Extras &with, C *c) {
+    const Products &p, u32 batch, u32 i, u32 j, float x, float y, const Extras &with, To *c) {
     if (i >= p.m || j >= p.n) return;
     const u64 of = (u64)i * p.n + j, at = batch * p.c_step + of;
     if (ALIGNED) {  // two at a time
@@ -196,7 +197,7 @@ __device__ __forceinline__ void write(
             const float lo = through_gelu(from_bf16((u16)h), x), hi = through_gelu(from_bf16((u16)(h >> 16)), y);
             *(u32 *)(with.z + at) = pack_bf16(lo, hi);
         }
-        if constexpr (sizeof(C) == 2) {
+        if constexpr (sizeof(To) == 2) {
             *(u32 *)(c + at) = pack_bf16(x, y);
         } else {
             if (p.own) add(c + at);
