@@ -99,7 +99,7 @@ fn the_same_bits_on_any_number_of_threads_and_after_an_interruption() {
 #[cfg(feature = "cuda")]
 #[test]
 fn what_a_block_keeps_is_in_bf16_but_for_the_residual_stream() {
-    use stop_mim::autograd::Tape;
+    use stop_mim::autograd::{Tape, ops};
     use stop_mim::nn::{Init, LinearInit, Params};
     use stop_mim::rng::{Purpose, stream};
     use stop_mim::vit::Block;
@@ -118,6 +118,13 @@ fn what_a_block_keeps_is_in_bf16_but_for_the_residual_stream() {
         drop(block.forward(&weights, &tape.leaf(x.to_device(gpu))));
         tape.take_apart().iter().map(|(_, bytes)| bytes).sum::<usize>()
     };
+    // Who looks for what is not finite looks at these too.
+    let _products = Precision::Bf16.enter();
+    let tape = Tape::watching();
+    let x = Tensor::full([images, tokens, dim], 1.0, DType::F32).to_device(gpu);
+    tape.backward(&ops::sum(&block.forward(&params.on(&tape), &tape.leaf(x))));
+    assert!(tape.first_non_finite().is_none());
+
     let (token, statistics, weights) = (images * tokens * dim, 2 * images * tokens * 2 * 4, 12 * dim * dim);
     assert_eq!(kept(Precision::F32), 4 * (2 + 3 + 1 + 4) * token + statistics);
     assert_eq!(kept(Precision::Bf16), (4 * 2 + 2 * (3 + 1 + 4)) * token + statistics + 2 * weights);

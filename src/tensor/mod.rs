@@ -20,7 +20,8 @@ pub use crate::kernels::{DType, Device, Real};
 pub use indices::Indices;
 pub use shape::Shape;
 
-/// A contiguous, row-major array of `f32` or `f64`. Cheap to clone (the elements are shared), `Send` and `Sync`.
+/// A contiguous, row-major array of `f32` or `f64` (or bf16, see [`DType::Bf16`]). Cheap to clone (the elements are shared),
+/// `Send` and `Sync`.
 #[derive(Clone)]
 pub struct Tensor {
     shape: Shape,
