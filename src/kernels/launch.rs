@@ -28,7 +28,9 @@ macro_rules! launch {
         let op: &'static str = $op;
         let _metered = $crate::kernels::meter::op(op);
         match ($device, $dtype) {
-            (Device::Cpu, DType::F32 | DType::Bf16) => launch!(@run op, cpu, Cpu, f32, $inputs, $outputs, $kernel $arguments),
+            (Device::Cpu, DType::F32 | DType::Bf16) => {
+                launch!(@run op, cpu, Cpu, f32, $inputs, $outputs, $kernel $arguments)
+            }
             (Device::Cpu, DType::F64) => launch!(@run op, cpu, Cpu, f64, $inputs, $outputs, $kernel $arguments),
             (Device::Reference, DType::F32 | DType::Bf16) => {
                 launch!(@run op, reference, Reference, f32, $inputs, $outputs, $kernel $arguments)
