@@ -39,6 +39,8 @@ fn wrong_lengths_are_refused() {
     refuses("linear", &[8, 6, 12], |b| {
         _ = matmul::linear_backward(Some(x(&b, 0)), [2, 3, 4], &b[1], false, &b[2], false);
     });
+    refuses("linear", &[8, 12], |b| _ = matmul::linear_backward_to(DType::F64, [2, 3, 4], &b[0], &b[1]));
+    refuses("linear", &[8, 12, 6], |b| _ = matmul::gelu_backward([2, 3, 4], &b[0], &b[1], &b[2]));
     let how = Walk::broadcast(&[2, 1, 4], &[3, 1], &[2, 3, 4]);
     let nothing = Walk::broadcast(&[2, 0], &[1], &[2, 0]);
     let add = |how, len, a: &Buffer, b: &Buffer| elementwise::binary(Binary::Add, how, len, a, b);
@@ -56,7 +58,8 @@ fn wrong_lengths_are_refused() {
     refuses("l2_norm", &[1], |b| _ = reduce::norm_backward(&buffer(6), &b[0]));
     refuses("gelu", &[6, 6], |b| _ = elementwise::unary_and_backward(Unary::Gelu, &b[0], x(&b, 1)));
     refuses("layer_norm", &[6, 3, 3], |b| _ = layer_norm::forward(3, &b[0], Some((&b[1], &b[2])), 1e-6));
-    refuses("layer_norm", &[6, 3, 3, 4], |b| _ = layer_norm::recompute(3, &b[0], (&b[1], &b[2]), &b[3]));
+    refuses("layer_norm", &[6, 3, 3], |b| _ = layer_norm::forward_operand(3, &b[0], (&b[1], &b[2]), 1e-6));
+    refuses("layer_norm", &[6, 3, 3, 4], |b| _ = layer_norm::recompute(DType::F64, 3, &b[0], (&b[1], &b[2]), &b[3]));
     refuses("layer_norm", &[6, 6, 3, 4, 6], |b| {
         _ = layer_norm::backward_input(Some(x(&b, 0)), 3, &b[1], Some(&b[2]), &b[3], x(&b, 4));
     });

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Device;
 #[cfg(feature = "cuda")]
 use super::cuda::{self, Gpu, View, ViewMut};
-use super::real::sealed::Sealed;
-use super::real::{DType, Real};
+use super::real::sealed::Stored;
+use super::real::{Bf16, DType, Element, Real};
 
 /// The elements of a tensor. Cheap to clone (shared, read-only).
 #[derive(Clone, Debug)]
@@ -26,6 +26,7 @@ pub struct Buffer(pub(super) Elements);
 pub enum Elements {
     F32(Arc<Storage<f32>>),
     F64(Arc<Storage<f64>>),
+    Bf16(Arc<Storage<Bf16>>),
 }
 
 /// Evaluates `$body` with `$storage` the storage of some elements, whatever their type.
@@ -34,13 +35,14 @@ macro_rules! with_storage {
         match $elements {
             Elements::F32($storage) => $body,
             Elements::F64($storage) => $body,
+            Elements::Bf16($storage) => $body,
         }
     };
 }
 
 impl Buffer {
     /// These elements, on the CPU, without a copy.
-    pub fn from_vec<T: Real>(elements: Vec<T>) -> Self {
+    pub fn from_vec<T: Element>(elements: Vec<T>) -> Self {
         T::wrap(Storage::from_vec(elements))
     }
 
@@ -50,6 +52,9 @@ impl Buffer {
         match dtype {
             DType::F32 => (0..).zip(buffer.make_mut::<f32>("from_fn")).for_each(|(i, x)| *x = f(i) as f32),
             DType::F64 => (0..).zip(buffer.make_mut::<f64>("from_fn")).for_each(|(i, x)| *x = f(i)),
+            DType::Bf16 => {
+                (0..).zip(buffer.make_mut::<Bf16>("from_fn")).for_each(|(i, x)| *x = Bf16::from_f32(f(i) as f32));
+            }
         }
         buffer
     }
@@ -59,6 +64,7 @@ impl Buffer {
         match dtype {
             DType::F32 => f32::wrap(Storage::full(len, value as f32, device)),
             DType::F64 => f64::wrap(Storage::full(len, value, device)),
+            DType::Bf16 => Self::from_vec(vec![Bf16::from_f32(value as f32); len]).to_device(device),
         }
     }
 
@@ -67,12 +73,18 @@ impl Buffer {
         match dtype {
             DType::F32 => f32::wrap(Storage::unspecified(len, device)),
             DType::F64 => f64::wrap(Storage::unspecified(len, device)),
+            DType::Bf16 => Bf16::wrap(Storage::unspecified(len, device)),
         }
     }
 
     /// [`unspecified`](Self::unspecified) on the device and of the type of this buffer.
     pub(super) fn like(&self, len: usize) -> Self {
         Self::unspecified(len, self.dtype(), self.device())
+    }
+
+    /// [`like`](Self::like), in the type that is computed in: f32 in the place of bf16.
+    pub(super) fn wide(&self, len: usize) -> Self {
+        Self::unspecified(len, self.dtype().computed(), self.device())
     }
 
     /// Where the elements live.
@@ -85,6 +97,7 @@ impl Buffer {
         match &self.0 {
             Elements::F32(_) => DType::F32,
             Elements::F64(_) => DType::F64,
+            Elements::Bf16(_) => DType::Bf16,
         }
     }
 
@@ -108,7 +121,7 @@ impl Buffer {
         if self.device() == device {
             return self.clone();
         }
-        with_storage!(&self.0, storage => Sealed::wrap(storage.copy_to(device)))
+        with_storage!(&self.0, storage => Stored::wrap(storage.copy_to(device)))
     }
 
     /// Their memory, if they are on a GPU.
@@ -125,13 +138,13 @@ impl Buffer {
     /// # Panics
     /// When they are of another type, or on a GPU; the message names `op`.
     #[track_caller]
-    pub fn as_slice<T: Real>(&self, op: &str) -> &[T] {
+    pub fn as_slice<T: Element>(&self, op: &str) -> &[T] {
         assert!(self.device().is_host(), "{op}: the elements are on {}; ask to_device for them", self.device());
         self.storage(op).as_slice()
     }
 
     #[track_caller]
-    fn storage<T: Real>(&self, op: &str) -> &Storage<T> {
+    fn storage<T: Element>(&self, op: &str) -> &Storage<T> {
         let storage = with_storage!(&self.0, storage => (storage as &dyn Any).downcast_ref::<Arc<Storage<T>>>());
         match storage {
             Some(storage) => storage,
@@ -144,13 +157,13 @@ impl Buffer {
     /// # Panics
     /// When they are of another type, or on a GPU; the message names `op`.
     #[track_caller]
-    pub fn make_mut<T: Real>(&mut self, op: &str) -> &mut [T] {
+    pub fn make_mut<T: Element>(&mut self, op: &str) -> &mut [T] {
         assert!(self.device().is_host(), "{op}: the elements are on {}; ask to_device for them", self.device());
         self.storage_mut(op).as_mut_slice()
     }
 
     #[track_caller]
-    fn storage_mut<T: Real>(&mut self, op: &str) -> &mut Storage<T> {
+    fn storage_mut<T: Element>(&mut self, op: &str) -> &mut Storage<T> {
         let dtype = self.dtype();
         let storage =
             with_storage!(&mut self.0, storage => (storage as &mut dyn Any).downcast_mut::<Arc<Storage<T>>>());
@@ -166,7 +179,7 @@ impl Buffer {
     /// When they are of another type, or on no GPU; the message names `op`.
     #[cfg(feature = "cuda")]
     #[track_caller]
-    pub(super) fn view<T: Real>(&self, op: &str) -> View<'_, T> {
+    pub(super) fn view<T: Element>(&self, op: &str) -> View<'_, T> {
         let memory = self.storage::<T>(op).elements.on_gpu(op);
         View::new(memory.gpu(), memory.pointer(), self.len())
     }
@@ -177,7 +190,7 @@ impl Buffer {
     /// As [`view`](Self::view).
     #[cfg(feature = "cuda")]
     #[track_caller]
-    pub(super) fn view_mut<T: Real>(&mut self, op: &str) -> ViewMut<'_, T> {
+    pub(super) fn view_mut<T: Element>(&mut self, op: &str) -> ViewMut<'_, T> {
         let len = self.len();
         let memory = self.storage_mut::<T>(op).elements.on_gpu(op);
         ViewMut::new(memory.gpu(), memory.pointer(), len)
@@ -301,27 +314,26 @@ impl<T> Memory<T> {
 /// An owned run of elements. When dropped, memory of the CPU or a GPU goes to the recycler of that device, that of the
 /// reference back to the system.
 #[derive(Debug)]
-pub struct Storage<T: Real> {
+pub struct Storage<T: Element> {
     elements: Memory<T>,
     len: usize,
     device: Device,
 }
 
-impl<T: Real> Storage<T> {
+impl<T: Element> Storage<T> {
     /// `len` elements of unspecified (but initialized) value: for a kernel that writes every one of them.
     ///
     /// On the reference device and in debug builds they are NaN, so that a kernel that forgets one is found out.
     pub fn unspecified(len: usize, device: Device) -> Self {
-        let nan = T::from_f64(f64::NAN);
         match device {
-            Device::Reference => Self::counted(Memory::Host(vec![nan; len]), len, device),
+            Device::Reference => Self::counted(Memory::Host(vec![T::NAN; len]), len, device),
             Device::Cpu => {
                 let class = size_class(len);
                 let recycled =
                     T::with_free_list(|list| list.pop(class)).or_else(|| lock(T::shared_free_list()).pop(class));
-                let mut elements = recycled.unwrap_or_else(|| vec![T::ZERO; class]);
+                let mut elements = recycled.unwrap_or_else(|| vec![T::default(); class]);
                 if cfg!(debug_assertions) {
-                    elements.fill(nan);
+                    elements.fill(T::NAN);
                 }
                 Self::counted(Memory::Host(elements), len, device)
             }
@@ -337,7 +349,10 @@ impl<T: Real> Storage<T> {
     }
 
     /// `len` elements, all `value`.
-    fn full(len: usize, value: T, device: Device) -> Self {
+    fn full(len: usize, value: T, device: Device) -> Self
+    where
+        T: Real,
+    {
         let mut storage = Self::unspecified(len, device);
         match &mut storage.elements {
             Memory::Host(elements) => elements[..len].fill(value),
@@ -396,13 +411,13 @@ impl<T: Real> Storage<T> {
     }
 }
 
-impl<T: Real> Clone for Storage<T> {
+impl<T: Element> Clone for Storage<T> {
     fn clone(&self) -> Self {
         self.copy_to(self.device)
     }
 }
 
-impl<T: Real> Drop for Storage<T> {
+impl<T: Element> Drop for Storage<T> {
     fn drop(&mut self) {
         LIVE_BYTES.set(LIVE_BYTES.get() - (self.len * size_of::<T>()) as isize);
         let elements = std::mem::replace(&mut self.elements, Memory::Host(Vec::new()));
@@ -433,7 +448,7 @@ fn size_class(len: usize) -> usize {
     len.div_ceil(step) * step
 }
 
-fn lock<T: Real>(list: &Mutex<FreeList<T>>) -> MutexGuard<'_, FreeList<T>> {
+fn lock<T: Element>(list: &Mutex<FreeList<T>>) -> MutexGuard<'_, FreeList<T>> {
     // A list is a stack of plain buffers: whole at every moment, so a panic elsewhere cannot have broken it.
     list.lock().unwrap_or_else(PoisonError::into_inner)
 }

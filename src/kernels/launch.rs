@@ -1,13 +1,18 @@
 //! What every door is made of: checks of lengths, and the launch.
 
 #[cfg(feature = "cuda")]
-use super::cuda::View;
+use super::cuda::{StoredView, StoredViewMut, View};
+#[cfg(feature = "cuda")]
+use super::{Bf16, DType};
 use super::{Buffer, Device, IndexBuffer, Real};
 
 /// Hands buffers over to the loop that computes with them: `launch!("gelu", [x], [y] => forward(x, y))` calls
 /// `forward::<T>` of this family's `cpu` or `reference`, whichever is the device of the first output, with T its element
 /// type, each input (before the `=>`, on the left) as a slice to read and each output as a slice to write. Inputs are
 /// [`Input`]s, outputs are `Buffer`s. The meter knows the operation by its name.
+///
+/// T is f32 where that element type is bf16, which only those operands may have that a door wraps as [`Stored`] or
+/// [`StoredMut`], and only a GPU's kernels read: of all others, a bf16 is as wrong as an f64.
 ///
 /// Where there is no output among the operands, the device and the type are said: `launch!("to_dtype", at x.device(),
 /// x.dtype(), [x], [] => …)`.
@@ -23,16 +28,18 @@ macro_rules! launch {
         let op: &'static str = $op;
         let _metered = $crate::kernels::meter::op(op);
         match ($device, $dtype) {
-            (Device::Cpu, DType::F32) => launch!(@run op, cpu, Cpu, f32, $inputs, $outputs, $kernel $arguments),
+            (Device::Cpu, DType::F32 | DType::Bf16) => {
+                launch!(@run op, cpu, Cpu, f32, $inputs, $outputs, $kernel $arguments)
+            }
             (Device::Cpu, DType::F64) => launch!(@run op, cpu, Cpu, f64, $inputs, $outputs, $kernel $arguments),
-            (Device::Reference, DType::F32) => {
+            (Device::Reference, DType::F32 | DType::Bf16) => {
                 launch!(@run op, reference, Reference, f32, $inputs, $outputs, $kernel $arguments)
             }
             (Device::Reference, DType::F64) => {
                 launch!(@run op, reference, Reference, f64, $inputs, $outputs, $kernel $arguments)
             }
             #[cfg(feature = "cuda")]
-            (device @ Device::Cuda(_), DType::F32) => {
+            (device @ Device::Cuda(_), DType::F32 | DType::Bf16) => {
                 launch!(@run_on_gpu op, device, f32, $inputs, $outputs, $kernel $arguments)
             }
             #[cfg(feature = "cuda")]
@@ -193,6 +200,66 @@ impl<X: Input> Input for Vec<X> {
     #[track_caller]
     fn view<T: Real>(&self, op: &str, device: Device) -> Vec<X::View<'_, T>> {
         self.iter().map(|x| x.view(op, device)).collect()
+    }
+}
+
+/// An operand that kernels of a GPU take in bf16, too.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stored<'a>(pub(super) &'a Buffer);
+
+impl Input for Stored<'_> {
+    type Elements<'a, T: Real>
+        = &'a [T]
+    where
+        Self: 'a;
+
+    #[track_caller]
+    fn elements<T: Real>(&self, op: &str, device: Device) -> &[T] {
+        self.0.elements(op, device)
+    }
+
+    #[cfg(feature = "cuda")]
+    type View<'a, T: Real>
+        = StoredView<'a>
+    where
+        Self: 'a;
+
+    #[cfg(feature = "cuda")]
+    #[track_caller]
+    fn view<T: Real>(&self, op: &str, device: Device) -> StoredView<'_> {
+        check_device(op, device, self.0.device());
+        match self.0.dtype() {
+            DType::Bf16 if T::DTYPE == DType::F32 => Buffer::view::<Bf16>(self.0, op).into(),
+            _ => Buffer::view::<T>(self.0, op).into(),
+        }
+    }
+}
+
+/// A result that kernels of a GPU write in bf16, too.
+#[derive(Debug)]
+pub(super) struct StoredMut<'a>(pub(super) &'a mut Buffer);
+
+impl StoredMut<'_> {
+    pub(super) fn device(&self) -> Device {
+        self.0.device()
+    }
+
+    pub(super) fn dtype(&self) -> super::DType {
+        self.0.dtype()
+    }
+
+    #[track_caller]
+    pub(super) fn make_mut<T: Real>(&mut self, op: &str) -> &mut [T] {
+        self.0.make_mut(op)
+    }
+
+    #[cfg(feature = "cuda")]
+    #[track_caller]
+    pub(super) fn view_mut<T: Real>(&mut self, op: &str) -> StoredViewMut<'_> {
+        match self.0.dtype() {
+            DType::Bf16 if T::DTYPE == DType::F32 => self.0.view_mut::<Bf16>(op).into(),
+            _ => self.0.view_mut::<T>(op).into(),
+        }
     }
 }
 

@@ -9,8 +9,9 @@
 //!
 //! A door takes [`Buffer`]s and sizes. It never reads a number out of a buffer, so that a device which computes
 //! asynchronously need not be waited for, and nothing outside this module sees a slice. `launch!` matches on where the
-//! elements live and what they are, and calls the loop of that device and type. Loops take no threads of their own (a
-//! training step runs many chunks of images at once, each on one thread), but where a [`Team`] waits for work.
+//! elements live and what they are, and calls the loop of that device and type; operands that a GPU takes in bf16, too, are
+//! `Stored`. Loops take no threads of their own (a training step runs many chunks of images at once, each on one thread),
+//! but where a [`Team`] waits for work.
 //!
 //! **To add a kernel:** write its loop in `reference.rs` as the definition says it; write the fast one, with the same
 //! signature, in `cpu.rs`, and for GPUs in `cuda.rs` (docs/cuda.md); write the door in `mod.rs`; add a case to the table in
@@ -49,13 +50,13 @@ mod team;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use launch::{check_device, check_len, launch, rows};
+use launch::{Stored, StoredMut, check_device, check_len, launch, rows};
 
 pub use buffer::{Buffer, IndexBuffer, live_bytes};
 pub use device::Device;
 pub use precision::{Precision, Scope};
 pub use reading::Reading;
-pub use real::{DType, Real};
+pub use real::{Bf16, DType, Element, Real};
 pub use team::Team;
 
 /// What `work` gives, unless a device has no memory for it; then an error that says so, and all that was allocated meanwhile is free

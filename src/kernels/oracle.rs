@@ -126,7 +126,7 @@ fn rows() {
             let affine = (&x[1], &x[2]);
             let (y, stats) = layer_norm::forward(cols, &x[0], Some(affine), 1e-3);
             let plain = layer_norm::forward(cols, &x[0], None, 1e-3).0;
-            vec![layer_norm::recompute(cols, &x[0], affine, &stats), y, stats, plain]
+            vec![layer_norm::recompute(x[0].dtype(), cols, &x[0], affine, &stats), y, stats, plain]
         });
         agree(&name, [6e-6, 3e-14], &[n, cols, n, n], |x| {
             let stats = layer_norm::forward(cols, &x[0], None, 1e-3).1;

@@ -1,7 +1,9 @@
-//! Products and attention in bf16 and tf32 against the reference, which knows neither: its operands are rounded before.
+//! Products and attention in bf16 (of f32 tensors, and of bf16 ones) and tf32, and what else reads or writes bf16, against
+//! the reference, which knows none of it: its operands are rounded before.
 
+use super::elementwise::{self, Unary};
 use super::testing::{devices, numbers};
-use super::{Buffer, Device, Precision, attention, matmul};
+use super::{Bf16, Buffer, DType, Device, Precision, attention, layer_norm, matmul, reduce};
 
 /// The nearest number that a tensor core takes.
 fn rounded(x: f32, precision: Precision) -> f32 {
@@ -11,11 +13,23 @@ fn rounded(x: f32, precision: Precision) -> f32 {
 }
 
 fn read(x: &[Buffer]) -> Vec<Vec<f32>> {
-    x.iter().map(|x| x.to_device(Device::Cpu).as_slice::<f32>("test").to_vec()).collect()
+    let read = |x: &Buffer| {
+        let x = elementwise::to_dtype(&x.to_device(Device::Cpu), DType::F32);
+        x.as_slice::<f32>("test").to_vec()
+    };
+    x.iter().map(read).collect()
 }
 
+fn gpu() -> Option<Device> {
+    devices().into_iter().find(|device| matches!(device, Device::Cuda(_)))
+}
+
+/// Half a unit in the last place of a bf16, of the largest number.
+const ROUNDED: f32 = 1.0 / 256.0;
+
 /// What `door` gives on a GPU is what the definition gives of rounded operands, the first so many of the tensors, up to
-/// a share of the largest number in bf16 and in tf32; and it gives the same bits again.
+/// a share of the largest number in bf16 and in tf32; and it gives the same bits again. In bf16 it is given these operands
+/// twice, in f32 and in bf16; what it gives in bf16 is rounded.
 #[track_caller]
 pub(super) fn agree(
     name: &str,
@@ -24,31 +38,49 @@ pub(super) fn agree(
     operands: usize,
     door: impl Fn(&[Buffer]) -> Vec<Buffer>,
 ) {
-    let Some(gpu) = devices().into_iter().find(|device| matches!(device, Device::Cuda(_))) else { return };
-    for (precision, tolerance) in [Precision::Bf16, Precision::Tf32].into_iter().zip(tolerance) {
-        let name = format!("{name} in {precision}");
-        let input = |(i, &len): (usize, &usize)| numbers(len, i as u64 + 1).into_iter().map(|x| x as f32).collect();
-        let inputs: Vec<Vec<f32>> = lengths.iter().enumerate().map(input).collect();
-        let on = |device| {
-            let input = |(i, x): (usize, &Vec<f32>)| {
-                let round = device == Device::Reference && i < operands;
-                let x = x.iter().map(|&x| if round { rounded(x, precision) } else { x });
-                Buffer::from_vec(x.collect::<Vec<_>>()).to_device(device)
-            };
-            let _products = precision.enter();
-            read(&door(&inputs.iter().enumerate().map(input).collect::<Vec<_>>()))
+    let [bf16, tf32] = tolerance;
+    agree_in((Precision::Bf16, false), bf16, name, lengths, operands, &door);
+    agree_in((Precision::Bf16, true), bf16, name, lengths, operands, &door);
+    agree_in((Precision::Tf32, false), tf32, name, lengths, operands, &door);
+}
+
+/// In one precision, of operands in f32 or stored in bf16.
+#[track_caller]
+fn agree_in(
+    (precision, stored): (Precision, bool),
+    tolerance: f32,
+    name: &str,
+    lengths: &[usize],
+    operands: usize,
+    door: &dyn Fn(&[Buffer]) -> Vec<Buffer>,
+) {
+    let Some(gpu) = gpu() else { return };
+    let name = format!("{name} in {precision}{}", if stored { ", stored" } else { "" });
+    let input = |(i, &len): (usize, &usize)| numbers(len, i as u64 + 1).into_iter().map(|x| x as f32).collect();
+    let inputs: Vec<Vec<f32>> = lengths.iter().enumerate().map(input).collect();
+    let on = |device| {
+        let input = |(i, x): (usize, &Vec<f32>)| {
+            let round = device == Device::Reference && i < operands;
+            let x = x.iter().map(|&x| if round { rounded(x, precision) } else { x });
+            let x = Buffer::from_vec(x.collect::<Vec<_>>()).to_device(device);
+            let narrow = stored && device == gpu && i < operands;
+            if narrow { elementwise::to_dtype(&x, DType::Bf16) } else { x }
         };
-        let [exact, found, again] = [Device::Reference, gpu, gpu].map(on);
-        for (which, (found, exact)) in found.iter().zip(&exact).enumerate() {
-            assert_eq!(found.len(), exact.len(), "{name}: result {which}");
-            let scale = exact.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-            for (i, (x, y)) in found.iter().zip(exact).enumerate() {
-                assert!((x - y).abs() <= tolerance * scale, "{name}: number {i} of result {which} is {x}, not {y}");
-            }
+        let _products = precision.enter();
+        let results = door(&inputs.iter().enumerate().map(input).collect::<Vec<_>>());
+        (read(&results), results.iter().map(Buffer::dtype).collect::<Vec<_>>())
+    };
+    let [(exact, _), (found, dtypes), (again, _)] = [Device::Reference, gpu, gpu].map(on);
+    for (which, (found, exact)) in found.iter().zip(&exact).enumerate() {
+        let tolerance = tolerance + if dtypes[which] == DType::Bf16 { ROUNDED } else { 0.0 };
+        assert_eq!(found.len(), exact.len(), "{name}: result {which}");
+        let scale = exact.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        for (i, (x, y)) in found.iter().zip(exact).enumerate() {
+            assert!((x - y).abs() <= tolerance * scale, "{name}: number {i} of result {which} is {x}, not {y}");
         }
-        let bits = |x: &[Vec<f32>]| x.concat().into_iter().map(f32::to_bits).collect::<Vec<_>>();
-        assert!(bits(&found) == bits(&again), "{name}: other bits the second time");
     }
+    let bits = |x: &[Vec<f32>]| x.concat().into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    assert!(bits(&found) == bits(&again), "{name}: other bits the second time");
 }
 
 /// Products of rounded numbers are exact, and sums are f32.
@@ -107,7 +139,7 @@ fn a_batch_of_more_than_a_grid_is_deep() {
 /// What is not a number stays so: the NaN of a GPU has all bits set, and half a unit more would be 0.
 #[test]
 fn not_a_number_is_not_lost() {
-    let Some(gpu) = devices().into_iter().find(|device| matches!(device, Device::Cuda(_))) else { return };
+    let Some(gpu) = gpu() else { return };
     for precision in [Precision::Bf16, Precision::Tf32] {
         let _products = precision.enter();
         for bits in [0x7fff_ffff, 0xffff_ffff, f32::NAN.to_bits(), f32::INFINITY.to_bits()] {
@@ -157,4 +189,104 @@ fn only_keys_that_exist_weigh() {
         let qkv = Buffer::from_vec(qkv.clone()).to_device(x[1].device());
         vec![attention::forward(&sizes, &qkv), attention::backward(&sizes, &qkv, &x[1])]
     });
+}
+
+/// With what only products read in bf16: it is rounded once, when it is made.
+#[track_caller]
+fn agree_stored(name: &str, lengths: &[usize], operands: usize, door: impl Fn(&[Buffer]) -> Vec<Buffer>) {
+    agree_in((Precision::Bf16, true), SUM[0], name, lengths, operands, &door);
+}
+
+/// bf16 on a GPU, f32 on the reference, which knows no other.
+fn narrow(x: &Buffer) -> DType {
+    Precision::of_operands(&x.wide(0))
+}
+
+#[test]
+fn maps_that_only_products_read() {
+    for [rows, inputs, outputs] in [[0, 2, 3], [1, 1, 1], [3, 5, 7], [64, 32, 64], [65, 33, 66], [7, 40, 130]] {
+        let (dims, name) = ([rows, inputs, outputs], format!("{rows} rows, {inputs} to {outputs}"));
+        agree_stored(&name, &[rows * inputs, outputs * inputs, outputs], 2, |x| {
+            let y = matmul::linear_to(narrow(&x[0]), dims, &x[0], &x[1], Some(&x[2]), None);
+            assert_eq!(y.dtype(), narrow(&x[0]));
+            vec![y]
+        });
+        agree_stored(&name, &[rows * outputs, outputs * inputs, rows * inputs], 3, |x| {
+            let dx = matmul::linear_backward_to(narrow(&x[0]), dims, &x[0], &x[1]);
+            let (z, dh) = matmul::gelu_backward(dims, &x[0], &x[1], &x[2]);
+            assert_eq!([dx.dtype(), z.dtype(), dh.dtype()], [narrow(&x[0]); 3]);
+            vec![dx, z, dh]
+        });
+        // Of a GELU's input in f32, which a product rounds.
+        agree_in((Precision::Bf16, true), 1e-2, &name, &[rows * outputs, outputs * inputs, rows * inputs], 2, &|x| {
+            let (z, dh) = matmul::gelu_backward(dims, &x[0], &x[1], &x[2]);
+            assert_eq!([z.dtype(), dh.dtype()], [narrow(&x[0]), DType::F32]);
+            vec![z, dh]
+        });
+    }
+}
+
+#[test]
+fn what_products_read_is_rounded_when_it_is_made() {
+    for (rows, cols) in [(0, 4), (1, 1), (3, 7), (5, 16), (2, 37), (40, 1031)] {
+        let (n, name) = (rows * cols, format!("{rows} rows of {cols}"));
+        agree_stored(&name, &[n, cols, cols], 0, |x| {
+            let (z, stats) = layer_norm::forward_operand(cols, &x[0], (&x[1], &x[2]), 1e-3);
+            let again = layer_norm::recompute(z.dtype(), cols, &x[0], (&x[1], &x[2]), &stats);
+            assert_eq!([z.dtype(), again.dtype(), stats.dtype()], [narrow(&z), narrow(&z), DType::F32]);
+            vec![z, again, stats]
+        });
+        agree_stored(&name, &[n, cols], 1, |x| {
+            let z = elementwise::unary(Unary::Gelu, &x[0]);
+            assert_eq!(z.dtype(), x[0].dtype());
+            vec![
+                z,
+                reduce::accumulate_rows(None, cols, &x[0]),
+                reduce::accumulate_rows(Some(x[1].clone()), cols, &x[0]),
+            ]
+        });
+        agree_stored(&name, &[n], 0, |x| vec![elementwise::operand(&x[0])]);
+        agree_stored(&name, &[n], 1, |x| [DType::F32, DType::F64].map(|to| elementwise::to_dtype(&x[0], to)).into());
+    }
+}
+
+/// Rounding by a GPU is rounding by a CPU, to the bit; and back nothing is lost.
+#[test]
+fn conversions_to_bf16() {
+    let mut x: Vec<f32> = numbers(1010, 1).into_iter().map(|x| x as f32).collect(); // odd with those below
+    x.extend([1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -0.0, f32::MAX, f32::INFINITY, f32::NEG_INFINITY, 1e-40]);
+    let host = Buffer::from_vec(x);
+    let expected = elementwise::to_dtype(&host, DType::Bf16);
+    for device in devices().into_iter().chain([Device::Reference]) {
+        let found = elementwise::to_dtype(&host.to_device(device), DType::Bf16);
+        let wide = [DType::F32, DType::F64].map(|to| elementwise::to_dtype(&found, to).to_device(Device::Cpu));
+        let found = found.to_device(Device::Cpu);
+        assert_eq!(found.as_slice::<Bf16>("test"), expected.as_slice::<Bf16>("test"), "{device}");
+        for (i, x) in found.as_slice::<Bf16>("test").iter().enumerate() {
+            assert_eq!(wide[0].as_slice::<f32>("test")[i].to_bits(), x.to_f32().to_bits());
+            assert_eq!(wide[1].as_slice::<f64>("test")[i], f64::from(x.to_f32()));
+        }
+    }
+}
+
+/// Heads that tensor cores do not take.
+#[test]
+fn attention_of_narrow_heads_in_bf16() {
+    let sizes = attention::Sizes { batch: 2, tokens: 5, queries: 1..4, heads: 3, head_dim: 3 };
+    agree_stored("heads of 3", &[sizes.qkv(), sizes.out()], 2, |x| {
+        let results = vec![attention::forward(&sizes, &x[0]), attention::backward(&sizes, &x[0], &x[1])];
+        assert!(results.iter().all(|result| result.dtype() == x[0].dtype()));
+        results
+    });
+}
+
+/// What has no kernel for it refuses it, by the name of the operation.
+#[test]
+fn nothing_else_computes_with_bf16() {
+    for device in devices() {
+        let x = elementwise::to_dtype(&Buffer::from_vec(vec![1.0f32; 4]).to_device(device), DType::Bf16);
+        let refused = std::panic::catch_unwind(|| elementwise::scale(&x, 2.0)).unwrap_err();
+        let message = refused.downcast::<String>().unwrap();
+        assert!(message.contains("scale: expected f32 but got bf16"), "{message}");
+    }
 }

@@ -2,12 +2,13 @@
 //!
 //! As in PyTorch's autocast, this is a property of a stretch of a computation, not of its tensors: while a [`Scope`]
 //! lives, the products of its thread (linear maps and attention, forward and backward) round their operands. Tensors,
-//! sums, norms, losses, weights and the optimizer stay in f32.
+//! sums, norms, losses, weights and the optimizer stay in f32; but on a GPU, under [`Precision::Bf16`], tensors that only
+//! products read are rounded when they are made, and stored so.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
 
-use super::Device;
+use super::{Buffer, DType, Device};
 
 named! {
     /// What the operands of a product of f32 matrices are rounded to.
@@ -57,6 +58,12 @@ impl Precision {
     #[must_use]
     pub fn enter(self) -> Scope {
         Scope { before: HERE.replace(self), of_this_thread: PhantomData }
+    }
+
+    /// The type in which what only products read is stored, where it is made of numbers like `x`.
+    pub fn of_operands(x: &Buffer) -> DType {
+        let narrow = Self::here() == Precision::Bf16 && x.device().is_gpu() && x.dtype() == DType::F32;
+        if narrow { DType::Bf16 } else { x.dtype() }
     }
 
     /// That of this thread's products on the processor.
@@ -111,7 +118,7 @@ mod tests {
     fn a_processor_does_not_compute_in_what_it_has_no_instructions_for() {
         assert!(Precision::F32.is_available() && !Precision::Tf32.is_available());
         assert!(!Precision::Bf16.is_available_on(Device::Reference));
-        let ones = crate::kernels::Buffer::full(1, 1.0, crate::DType::F32, Device::Cpu);
+        let ones = Buffer::full(1, 1.0, DType::F32, Device::Cpu);
         let multiply = || {
             let _products = Precision::Tf32.enter();
             crate::kernels::matmul::matmul(1, [1, 1, 1], &ones, false, &ones, false)

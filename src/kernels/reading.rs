@@ -4,6 +4,8 @@
 use super::Buffer;
 #[cfg(feature = "cuda")]
 use super::cuda;
+#[cfg(feature = "cuda")]
+use super::real::Bf16;
 use super::real::DType;
 
 /// The elements of some buffers, as they were when they were asked for.
@@ -64,6 +66,10 @@ impl Reading {
                     match dtype {
                         DType::F32 => all.extend(own.as_chunks().0.iter().map(|x| f64::from(f32::from_ne_bytes(*x)))),
                         DType::F64 => all.extend(own.as_chunks().0.iter().map(|x| f64::from_ne_bytes(*x))),
+                        DType::Bf16 => {
+                            let wide = |x: &[u8; 2]| f64::from(Bf16(u16::from_ne_bytes(*x)).to_f32());
+                            all.extend(own.as_chunks().0.iter().map(wide));
+                        }
                     }
                 }
             }

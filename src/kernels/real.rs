@@ -1,4 +1,4 @@
-//! The two element types, sealed: `f32` for training, `f64` for gradient checks.
+//! The element types, sealed: `f32` for training, `f64` for gradient checks; and [`Bf16`], in which nothing is computed.
 
 use std::cell::RefCell;
 use std::fmt::{Debug, Display};
@@ -17,6 +17,9 @@ named! {
         F32 => "f32",
         /// 64-bit floating point: gradient checks and parity.
         F64 => "f64",
+        /// bfloat16, 8 significant bits: what only products read, on a GPU under [`Precision::Bf16`](super::Precision).
+        /// Few operations take it; what they write is rounded once, to the nearest, of two equally near the even one.
+        Bf16 => "bf16",
     }
 }
 
@@ -26,8 +29,41 @@ impl DType {
         match self {
             DType::F32 => 4,
             DType::F64 => 8,
+            DType::Bf16 => 2,
         }
     }
+
+    /// What is computed in: itself, but f32 for bf16.
+    pub(super) fn computed(self) -> DType {
+        if self == DType::Bf16 { DType::F32 } else { self }
+    }
+}
+
+/// The upper half of an f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Bf16(pub u16);
+
+impl Bf16 {
+    /// The nearest, of two equally near the even one.
+    pub fn from_f32(x: f32) -> Self {
+        let bits = x.to_bits();
+        if x.is_nan() {
+            return sealed::Stored::NAN; // to round its bits up could make it 0
+        }
+        Bf16(((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16)
+    }
+
+    /// The same number.
+    pub fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.0) << 16)
+    }
+}
+
+/// What memory holds: a [`Real`], or a [`Bf16`].
+pub trait Element: sealed::Stored + Debug {
+    /// The runtime name of this type.
+    const DTYPE: DType;
 }
 
 /// The strides of a matrix inside a slice: `(elements to the next row, elements to the next column)`.
@@ -37,15 +73,10 @@ pub type Strides = (usize, usize);
 ///
 /// Sealed by its private supertrait; the set of element types is closed because [`Buffer`] is an enum over them.
 pub trait Real:
-    sealed::Sealed
-    + Copy
-    + Default
+    Element
+    + sealed::Sealed
     + PartialOrd
-    + Debug
     + Display
-    + Send
-    + Sync
-    + 'static
     + Add<Output = Self>
     + Sub<Output = Self>
     + Mul<Output = Self>
@@ -57,8 +88,6 @@ pub trait Real:
     + DivAssign
     + Sum
 {
-    /// The runtime name of this type.
-    const DTYPE: DType;
     /// 0.
     const ZERO: Self;
     /// 1.
@@ -89,24 +118,62 @@ pub trait Real:
 pub(super) mod sealed {
     use super::*;
 
-    /// What only the kernels do with an element type.
+    /// What a [`Storage`] asks of its elements.
+    pub trait Stored: Copy + Default + Send + Sync + 'static {
+        /// What memory is filled with that a kernel is to write.
+        const NAN: Self;
+
+        /// A buffer of this storage.
+        fn wrap(storage: Storage<Self>) -> Buffer
+        where
+            Self: Element;
+        /// This thread's free buffers of this type.
+        fn with_free_list<R>(f: impl FnMut(&mut FreeList<Self>) -> R) -> R;
+        /// The free buffers that any thread may take.
+        fn shared_free_list() -> &'static Mutex<FreeList<Self>>;
+    }
+
+    /// What only the kernels do with a type that is computed in.
     pub trait Sealed: Sized + Copy {
         /// A matrix product, by the best kernel that there is for this type and processor.
         ///
         /// # Safety
         /// As [`Product`] promises.
         unsafe fn gemm(product: &Product<Self>);
-
-        /// A buffer of this storage.
-        fn wrap(storage: Storage<Self>) -> Buffer
-        where
-            Self: Real;
-        /// This thread's free buffers of this type.
-        fn with_free_list<R>(f: impl FnMut(&mut FreeList<Self>) -> R) -> R;
-        /// The free buffers that any thread may take.
-        fn shared_free_list() -> &'static Mutex<FreeList<Self>>;
     }
 }
+
+macro_rules! impl_element {
+    ($t:ident, $dtype:ident, $nan:expr) => {
+        impl Element for $t {
+            const DTYPE: DType = DType::$dtype;
+        }
+
+        impl sealed::Stored for $t {
+            const NAN: Self = $nan;
+
+            fn wrap(storage: Storage<Self>) -> Buffer {
+                Buffer(Elements::$dtype(Arc::new(storage)))
+            }
+            fn with_free_list<R>(mut f: impl FnMut(&mut FreeList<Self>) -> R) -> R {
+                thread_local! {
+                    static LIST: RefCell<FreeList<$t>> = const { RefCell::new(FreeList::EMPTY) };
+                }
+                // While a thread ends its list may be gone already: then work on a list that frees at once.
+                let mut none = FreeList::EMPTY;
+                LIST.try_with(|list| f(&mut list.borrow_mut())).unwrap_or_else(|_| f(&mut none))
+            }
+            fn shared_free_list() -> &'static Mutex<FreeList<Self>> {
+                static LIST: Mutex<FreeList<$t>> = Mutex::new(FreeList::EMPTY);
+                &LIST
+            }
+        }
+    };
+}
+
+impl_element!(f32, F32, f32::NAN);
+impl_element!(f64, F64, f64::NAN);
+impl_element!(Bf16, Bf16, Bf16(0x7fff));
 
 macro_rules! of_std {
     ($t:ident: $($f:ident)*) => {$(
@@ -118,9 +185,8 @@ macro_rules! of_std {
 }
 
 macro_rules! impl_real {
-    ($t:ident, $dtype:ident, $gemm:ident, $simd:expr) => {
+    ($t:ident, $gemm:ident, $simd:expr) => {
         impl Real for $t {
-            const DTYPE: DType = DType::$dtype;
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
 
@@ -161,28 +227,33 @@ macro_rules! impl_real {
                     }
                 }
             }
-
-            fn wrap(storage: Storage<Self>) -> Buffer {
-                Buffer(Elements::$dtype(Arc::new(storage)))
-            }
-            fn with_free_list<R>(mut f: impl FnMut(&mut FreeList<Self>) -> R) -> R {
-                thread_local! {
-                    static LIST: RefCell<FreeList<$t>> = const { RefCell::new(FreeList::EMPTY) };
-                }
-                // While a thread ends its list may be gone already: then work on a list that frees at once.
-                let mut none = FreeList::EMPTY;
-                LIST.try_with(|list| f(&mut list.borrow_mut())).unwrap_or_else(|_| f(&mut none))
-            }
-            fn shared_free_list() -> &'static Mutex<FreeList<Self>> {
-                static LIST: Mutex<FreeList<$t>> = Mutex::new(FreeList::EMPTY);
-                &LIST
-            }
         }
     };
 }
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-impl_real!(f32, F32, sgemm, super::matmul::microkernel::sgemm);
+impl_real!(f32, sgemm, super::matmul::microkernel::sgemm);
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-impl_real!(f32, F32, sgemm, |_| super::Precision::here_on_cpu() != super::Precision::F32); // false, or it panics
-impl_real!(f64, F64, dgemm, |_| false);
+impl_real!(f32, sgemm, |_| super::Precision::here_on_cpu() != super::Precision::F32); // false, or it panics
+impl_real!(f64, dgemm, |_| false);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_is_the_nearest_of_two_equally_near_the_even_one() {
+        let round = |x: f32| Bf16::from_f32(x).to_f32();
+        for x in [0.0, -0.0, 1.0, -2.5, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(round(x).to_bits(), x.to_bits());
+        }
+        let step = 2f32.powi(-7); // from 1 on
+        assert_eq!(round(1.0 + step / 2.0), 1.0);
+        assert_eq!(round(1.0 + step * 1.5), 1.0 + 2.0 * step);
+        assert_eq!(round(1.0 + step * 0.51), 1.0 + step);
+        assert_eq!(round(f32::MAX), f32::INFINITY);
+        for bits in [0x7fff_ffff, 0xffff_ffff, f32::NAN.to_bits()] {
+            assert!(round(f32::from_bits(bits)).is_nan());
+        }
+    }
+}

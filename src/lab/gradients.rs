@@ -89,6 +89,12 @@ pub fn operations_on(device: Device) -> Vec<Finding> {
             &[&[2, 3, 4], &[5, 4], &[5], &[4], &[4], &[2, 3, 5]],
         ),
         op("linear_of", "of GELU, onto its own input", &gelu_linear, &[&[3, 4], &[4, 4], &[4]]),
+        op(
+            "linear_operand",
+            "with bias",
+            &|x| ops::linear_operand(ops::Input::Plain(&x[0]), &x[1], Some(&x[2])),
+            &[&[2, 3, 4], &[5, 4], &[5]],
+        ),
         op("matmul", "batches", &|x| ops::matmul(&x[0], &x[1]), &[&[3, 2, 3], &[3, 3, 4]]),
         op("matmul", "one matrix for a batch", &|x| ops::matmul(&x[0], &x[1]), &[&[2, 3], &[3, 3, 4]]),
         op("matmul_nt", "a batch by one matrix", &|x| ops::matmul_nt(&x[0], &x[1]), &[&[3, 2, 3], &[4, 3]]),

@@ -22,4 +22,9 @@ impl Linear {
     pub fn read(&self, w: &Weights, input: ops::Input<'_>, residual: Option<&Var>) -> Var {
         ops::linear_of(input, &w[self.weight], Some(&w[self.bias]), residual)
     }
+
+    /// The same for attention, or a GELU before a linear map, to read and nobody else: see [`ops::linear_operand`].
+    pub fn operand(&self, w: &Weights, input: ops::Input<'_>) -> Var {
+        ops::linear_operand(input, &w[self.weight], Some(&w[self.bias]))
+    }
 }

@@ -20,7 +20,8 @@ use crate::kernels::{elementwise, optim};
 pub use indices::Indices;
 pub use shape::Shape;
 
-/// A contiguous, row-major array of `f32` or `f64`. Cheap to clone (the elements are shared), `Send` and `Sync`.
+/// A contiguous, row-major array of `f32` or `f64` (or bf16, see [`DType::Bf16`]). Cheap to clone (the elements are shared),
+/// `Send` and `Sync`.
 #[derive(Clone)]
 pub struct Tensor {
     shape: Shape,
@@ -347,7 +348,8 @@ impl Tensor {
 
     /// Whether every element is neither NaN nor infinite: read out.
     pub fn is_finite(&self) -> bool {
-        Self::from_buffer([], reduce::count_non_finite(&[(Finite::Elements, &self.buffer)])).item() == 0.0
+        let wide = if self.dtype() == DType::Bf16 { &self.to_dtype(DType::F32) } else { self };
+        Self::from_buffer([], reduce::count_non_finite(&[(Finite::Elements, &wide.buffer)])).item() == 0.0
     }
 
     /// f of each element, computed in f64 on the host, in parallel where there are many: for what has no kernel.

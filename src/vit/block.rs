@@ -34,17 +34,17 @@ impl Block {
 
     /// \[B, N, D\] → \[B, N, D\].
     pub fn forward(&self, w: &Weights, x: &Var) -> Var {
-        let qkv = self.qkv.read(w, self.norm1.input(w, x), None); // [B, N, 3D]
+        let qkv = self.qkv.operand(w, self.norm1.input(w, x)); // [B, N, 3D]
         self.rest(w, &ops::attention(&qkv, self.heads), x)
     }
 
     /// [`forward`](Self::forward) with what attention and the MLP add multiplied by these, \[B, 1, 1\] each: stochastic
     /// depth.
     pub fn forward_scaled(&self, w: &Weights, x: &Var, [attention, mlp]: &[Var; 2]) -> Var {
-        let qkv = self.qkv.read(w, self.norm1.input(w, x), None);
+        let qkv = self.qkv.operand(w, self.norm1.input(w, x));
         let added = self.proj.forward(w, &ops::attention(&qkv, self.heads));
         let x = ops::add(x, &ops::mul(&added, attention));
-        let hidden = self.fc1.read(w, self.norm2.input(w, &x), None);
+        let hidden = self.fc1.operand(w, self.norm2.input(w, &x));
         let added = self.fc2.read(w, ops::Input::Gelu(&hidden), None);
         ops::add(&x, &ops::mul(&added, mlp))
     }
@@ -52,7 +52,7 @@ impl Block {
     /// What [`forward`](Self::forward) says about the `len` tokens from `start` on, \[B, len, D\]. The others are looked
     /// at, and nothing else is computed for them.
     pub fn forward_some(&self, w: &Weights, x: &Var, start: usize, len: usize) -> Var {
-        let qkv = self.qkv.read(w, self.norm1.input(w, x), None);
+        let qkv = self.qkv.operand(w, self.norm1.input(w, x));
         let attention = ops::attention_of(&qkv, self.heads, start..start + len);
         self.rest(w, &attention, &ops::slice_tokens(x, start, len))
     }
@@ -60,7 +60,7 @@ impl Block {
     /// What comes after attention, token by token.
     fn rest(&self, w: &Weights, attention: &Var, x: &Var) -> Var {
         let x = self.proj.read(w, ops::Input::Plain(attention), Some(x));
-        let hidden = self.fc1.read(w, self.norm2.input(w, &x), None); // [B, N, hidden]
+        let hidden = self.fc1.operand(w, self.norm2.input(w, &x)); // [B, N, hidden]
         self.fc2.read(w, ops::Input::Gelu(&hidden), Some(&x))
     }
 }

@@ -7,11 +7,14 @@
 //!
 //! z is not kept but computed from x again, a pass over numbers that are in the cache at that moment. In a ViT block z
 //! would be two fifths of what is kept for the backward pass; GELU and its derivative even share their exponential.
+//!
+//! Under [`Precision::Bf16`](crate::kernels::Precision::Bf16) on a GPU all that the products read is in bf16: z as it is made,
+//! and copies of W and of a dy in f32. The sums over rows are of dy itself.
 
 use crate::autograd::Var;
 use crate::autograd::tape::{Slot, record_adding};
 use crate::kernels::elementwise::{self, Unary};
-use crate::kernels::{Buffer, layer_norm as norm_kernel, matmul as kernel, reduce};
+use crate::kernels::{Buffer, DType, Precision, layer_norm as norm_kernel, matmul as kernel, reduce};
 use crate::tensor::Tensor;
 
 /// f(x): what a linear map reads.
@@ -49,9 +52,10 @@ enum Function {
     Gelu,
 }
 
-/// x, W and f.
+/// x (as the product reads it, where f is nothing), its own type, W as the product reads it, and f.
 struct Saved {
     x: Tensor,
+    dtype: DType,
     weight: Tensor,
     function: Function,
 }
@@ -65,7 +69,13 @@ impl Saved {
 }
 
 #[track_caller]
-fn forward(input: Input<'_>, weight: &Tensor, bias: Option<&Tensor>, residual: Option<&Tensor>) -> (Tensor, Saved) {
+fn forward(
+    input: Input<'_>,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    residual: Option<&Tensor>,
+    dtype: DType,
+) -> (Tensor, Saved) {
     let [outputs, inputs] = weight.dims("linear: the weight");
     let x = input.x().value();
     let rank = x.shape().len();
@@ -75,18 +85,21 @@ fn forward(input: Input<'_>, weight: &Tensor, bias: Option<&Tensor>, residual: O
     if let Some(residual) = residual {
         assert_eq!(*residual.shape(), shape, "linear: the residual is {}, the result {shape}", residual.shape());
     }
+    let read = |x: &Tensor| Tensor::from_buffer(*x.shape(), elementwise::operand(x.buffer()));
     let (z, function) = match input {
-        Input::Plain(_) => (x.buffer().clone(), Function::Plain),
-        Input::Gelu(_) => (elementwise::unary(Unary::Gelu, x.buffer()), Function::Gelu),
+        Input::Plain(_) => (read(x).into_buffer(), Function::Plain),
+        Input::Gelu(_) => (elementwise::operand(&elementwise::unary(Unary::Gelu, x.buffer())), Function::Gelu),
         Input::Norm { gamma, beta, eps, .. } => {
             let (gamma, beta) = (gamma.value().clone(), beta.value().clone());
-            let (z, stats) = norm_kernel::forward(inputs, x.buffer(), Some((gamma.buffer(), beta.buffer())), eps);
+            let (z, stats) = norm_kernel::forward_operand(inputs, x.buffer(), (gamma.buffer(), beta.buffer()), eps);
             (z, Function::Norm { gamma, beta, stats })
         }
     };
-    let saved = Saved { x: x.clone(), weight: weight.clone(), function };
+    let kept = if let Function::Plain = function { Tensor::from_buffer(*x.shape(), z.clone()) } else { x.clone() };
+    let saved = Saved { x: kept, dtype: x.dtype(), weight: read(weight), function };
     let [bias, residual] = [bias, residual].map(|x| x.map(Tensor::buffer));
-    (Tensor::from_buffer(shape, kernel::linear(saved.sizes(), &z, weight.buffer(), bias, residual)), saved)
+    let y = kernel::linear_to(dtype, saved.sizes(), &z, saved.weight.buffer(), bias, residual);
+    (Tensor::from_buffer(shape, y), saved)
 }
 
 /// The inputs of the operation, each with `T` for it: absent ones are `None`.
@@ -99,8 +112,8 @@ struct Each<T> {
 }
 
 fn backward(saved: &Saved, dy: &Tensor, mut to: Each<&mut Slot>) {
-    let Saved { x, weight, function } = saved;
-    let [rows, inputs, outputs] = saved.sizes();
+    let Saved { x, dtype, weight, function } = saved;
+    let dims @ [rows, inputs, outputs] = saved.sizes();
     if let Some(residual) = to.residual {
         residual.add(dy.clone());
     }
@@ -108,6 +121,7 @@ fn backward(saved: &Saved, dy: &Tensor, mut to: Each<&mut Slot>) {
         let add = |sum: Option<Tensor>| reduce::accumulate_rows(sum.map(Tensor::into_buffer), outputs, dy.buffer());
         bias.add_by(|sum| Tensor::from_buffer([outputs], add(sum)));
     }
+    let dy = dy.to_dtype(weight.dtype()); // as products read it
     let add_weight = |to: &mut Slot, z: &Buffer| {
         let dims = [outputs, rows, inputs];
         let add = |sum: Option<Tensor>| {
@@ -120,14 +134,18 @@ fn backward(saved: &Saved, dy: &Tensor, mut to: Each<&mut Slot>) {
     match function {
         Function::Plain => {
             add_weight(to.weight, x.buffer());
-            to.x.add_by(|sum| like_x(dz(sum.map(Tensor::into_buffer))));
+            to.x.add_by(|sum| match sum {
+                // What only products read has one reader.
+                None => like_x(kernel::linear_backward_to(*dtype, dims, dy.buffer(), weight.buffer())),
+                sum => like_x(dz(sum.map(Tensor::into_buffer))),
+            });
         }
         Function::Gelu => {
             let (z, dx) = if to.x.wanted() {
-                let (z, dx) = elementwise::unary_and_backward(Unary::Gelu, x.buffer(), dz(None));
+                let (z, dx) = kernel::gelu_backward(dims, dy.buffer(), weight.buffer(), x.buffer());
                 (z, Some(dx))
             } else {
-                (elementwise::unary(Unary::Gelu, x.buffer()), None)
+                (elementwise::to_dtype(&elementwise::unary(Unary::Gelu, x.buffer()), weight.dtype()), None)
             };
             add_weight(to.weight, &z);
             if let Some(dx) = dx {
@@ -135,7 +153,7 @@ fn backward(saved: &Saved, dy: &Tensor, mut to: Each<&mut Slot>) {
             }
         }
         Function::Norm { gamma, beta, stats } => {
-            let z = norm_kernel::recompute(inputs, x.buffer(), (gamma.buffer(), beta.buffer()), stats);
+            let z = norm_kernel::recompute(weight.dtype(), inputs, x.buffer(), (gamma.buffer(), beta.buffer()), stats);
             add_weight(to.weight, &z);
             drop(z);
             let affine = to.affine.take().filter(|[gamma, beta]| gamma.wanted() || beta.wanted());
@@ -159,7 +177,19 @@ fn backward(saved: &Saved, dy: &Tensor, mut to: Each<&mut Slot>) {
 /// f(x) Wᵀ + b + r: x \[…, inputs\], W \[outputs, inputs\], b \[outputs\], r and the result \[…, outputs\].
 #[track_caller]
 pub fn linear_of(input: Input<'_>, weight: &Var, bias: Option<&Var>, residual: Option<&Var>) -> Var {
-    let (y, saved) = forward(input, weight.value(), bias.map(Var::value), residual.map(Var::value));
+    linear_to(weight.dtype(), input, weight, bias, residual)
+}
+
+/// f(x) Wᵀ + b for attention, a linear map or GELU before one, and nobody else: in the type of
+/// [operands](crate::kernels::Precision::of_operands), as then its gradient is.
+#[track_caller]
+pub fn linear_operand(input: Input<'_>, weight: &Var, bias: Option<&Var>) -> Var {
+    linear_to(Precision::of_operands(weight.value().buffer()), input, weight, bias, None)
+}
+
+#[track_caller]
+fn linear_to(dtype: DType, input: Input<'_>, weight: &Var, bias: Option<&Var>, residual: Option<&Var>) -> Var {
+    let (y, saved) = forward(input, weight.value(), bias.map(Var::value), residual.map(Var::value), dtype);
     let (name, affine) = match input {
         Input::Plain(_) => ("linear", None),
         Input::Norm { gamma, beta, .. } => ("norm_linear", Some([gamma, beta])),

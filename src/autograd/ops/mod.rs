@@ -22,7 +22,7 @@ mod unary;
 pub use arithmetic::{add, div, mul, scale, sub};
 pub use attention::{attention, attention_of};
 pub use layer_norm::layer_norm;
-pub use linear::{Input, linear, linear_of};
+pub use linear::{Input, linear, linear_of, linear_operand};
 pub use loss::{cross_entropy, mse, smooth_l1};
 pub use matmul::{matmul, matmul_nt, matmul_tn};
 pub use patchify::{PatchOrder, patchify, unpatchify};

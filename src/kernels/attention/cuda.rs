@@ -1,7 +1,7 @@
 pub(in crate::kernels) mod tensor_cores;
 
 use super::Sizes;
-use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Source, View, ViewMut, argument};
+use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Source, StoredView, StoredViewMut, argument};
 use crate::kernels::{Buffer, Device, Real, meter};
 
 pub(in crate::kernels) const SOURCE: Source =
@@ -27,7 +27,7 @@ impl<T: Real> Arguments<T> {
 }
 
 /// A kernel over all heads and `rows` tokens of each, with so many tiles in shared memory.
-fn launch<'a, T: Real>(s: &Sizes, x: View<'a, T>, kernel: &'static str, rows: usize, tiles: usize) -> Launch<'a> {
+fn launch<'a, T: Real>(s: &Sizes, x: StoredView<'a>, kernel: &'static str, rows: usize, tiles: usize) -> Launch<'a> {
     let heads = Grid::over(s.batch * s.heads, 1).0;
     let tiles_of_rows = rows.div_ceil(TILE).max(1);
     assert!(tiles_of_rows <= Grid::MOST_ALONG_Z, "attention: {rows} tokens are more than a grid holds");
@@ -49,20 +49,20 @@ fn count(s: &Sizes, products: usize) {
     (0..products).for_each(|_| meter::product([s.batch * s.heads * s.queries.len(), s.head_dim, s.tokens]));
 }
 
-pub(super) fn forward<T: Real>(s: &Sizes, qkv: View<'_, T>, out: ViewMut<'_, T>) {
+pub(super) fn forward<T: Real>(s: &Sizes, qkv: StoredView<'_>, out: StoredViewMut<'_>) {
     count(s, 2);
-    if tensor_cores::compute::<T>(s) {
-        tensor_cores::forward(s, qkv, out);
+    if tensor_cores::compute(s, qkv.dtype) {
+        tensor_cores::forward::<T>(s, qkv, &out);
     } else if s.out() > 0 {
-        let launch = launch(s, qkv, "forward", s.queries.len(), 4);
+        let launch = launch::<T>(s, qkv, "forward", s.queries.len(), 4);
         launch.run::<T>(&[&Arguments::<T>::new(s), &qkv.pointer(), &out.pointer()]);
     }
 }
 
-pub(super) fn backward<T: Real>(s: &Sizes, qkv: View<'_, T>, dout: View<'_, T>, mut dqkv: ViewMut<'_, T>) {
+pub(super) fn backward<T: Real>(s: &Sizes, qkv: StoredView<'_>, dout: StoredView<'_>, mut dqkv: StoredViewMut<'_>) {
     count(s, 5);
-    if tensor_cores::compute::<T>(s) {
-        return tensor_cores::backward(s, qkv, dout, dqkv);
+    if tensor_cores::compute(s, qkv.dtype) {
+        return tensor_cores::backward::<T>(s, qkv, dout, dqkv);
     }
     if s.queries != (0..s.tokens) {
         dqkv.clear();
@@ -75,9 +75,9 @@ pub(super) fn backward<T: Real>(s: &Sizes, qkv: View<'_, T>, dout: View<'_, T>, 
         Buffer::unspecified(2 * s.batch * s.heads * s.queries.len(), T::DTYPE, Device::Cuda(qkv.gpu.ordinal()));
     let of_queries = stats.view_mut::<T>("attention").pointer();
     let (qkv_at, dout_at, dqkv_at) = (qkv.pointer(), dout.pointer(), dqkv.pointer());
-    launch(s, qkv, "statistics", s.queries.len(), 4).run::<T>(&[&sizes, &qkv_at, &dout_at, &of_queries]);
+    launch::<T>(s, qkv, "statistics", s.queries.len(), 4).run::<T>(&[&sizes, &qkv_at, &dout_at, &of_queries]);
     for (kernel, rows, tiles) in [("backward_queries", s.queries.len(), 5), ("backward_keys", s.tokens, 6)] {
-        let launch = launch(s, qkv, kernel, rows, tiles);
+        let launch = launch::<T>(s, qkv, kernel, rows, tiles);
         launch.run::<T>(&[&sizes, &qkv_at, &dout_at, &of_queries, &dqkv_at]);
     }
 }

@@ -7,7 +7,7 @@ mod reference;
 
 use std::ops::Range;
 
-use super::{Buffer, check_len, launch};
+use super::{Buffer, Stored, StoredMut, check_len, elementwise, launch};
 
 /// The sizes of one attention: B images, N tokens, h heads of width d, and the M queries among the tokens whose
 /// answers are wanted.
@@ -54,21 +54,36 @@ impl Sizes {
     }
 }
 
-/// Multi-head attention on a fused projection (B, N, 3, h, d), of the queries that are asked for: (B, M, h d).
+/// `x` as the kernels take it: bf16, which is for tensor cores, in f32 where they do not take heads so wide.
+fn taken(sizes: &Sizes, x: &Buffer) -> Buffer {
+    #[cfg(feature = "cuda")]
+    if x.dtype() == super::DType::Bf16 && !cuda::tensor_cores::takes(sizes.head_dim) {
+        return elementwise::to_dtype(x, super::DType::F32);
+    }
+    let _ = sizes;
+    x.clone()
+}
+
+/// Multi-head attention on a fused projection (B, N, 3, h, d), of the queries that are asked for: (B, M, h d), of its type.
 #[track_caller]
 pub fn forward(sizes: &Sizes, qkv: &Buffer) -> Buffer {
     sizes.check(qkv);
-    let mut out = qkv.like(sizes.out());
-    launch!("attention", [qkv], [out] => forward(sizes, qkv, out));
-    out
+    let taken = taken(sizes, qkv);
+    let mut result = taken.like(sizes.out());
+    let (x, mut out) = (Stored(&taken), StoredMut(&mut result));
+    launch!("attention", [x], [out] => forward(sizes, x, out));
+    elementwise::to_dtype(&result, qkv.dtype())
 }
 
-/// The gradient of [`forward`] with respect to its fused projection.
+/// The gradient of [`forward`] with respect to its fused projection, of its type.
 #[track_caller]
 pub fn backward(sizes: &Sizes, qkv: &Buffer, dout: &Buffer) -> Buffer {
     sizes.check(qkv);
     check_len("attention", "dout", dout, sizes.out());
-    let mut dqkv = qkv.like(qkv.len());
-    launch!("attention", [qkv, dout], [dqkv] => backward(sizes, qkv, dout, dqkv));
-    dqkv
+    let taken = taken(sizes, qkv);
+    let dout = elementwise::stored_as(dout, &taken);
+    let mut result = taken.like(qkv.len());
+    let (x, dout, mut dqkv) = (Stored(&taken), Stored(&dout), StoredMut(&mut result));
+    launch!("attention", [x, dout], [dqkv] => backward(sizes, x, dout, dqkv));
+    elementwise::to_dtype(&result, qkv.dtype())
 }

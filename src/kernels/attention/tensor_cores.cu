@@ -1,5 +1,5 @@
-// Attention on tensor cores, O = softmax(Q Kᵀ / √d) V and its gradient, of f32 tensors whose numbers are rounded to
-// bf16 or tf32 before they are multiplied; sums, softmax and what is stored are f32. (In the elements' own precision:
+// Attention on tensor cores, O = softmax(Q Kᵀ / √d) V and its gradient, of tensors that are bf16, or f32 and rounded to
+// bf16 or tf32 before they are multiplied; results are of their type, sums and softmax f32. (In the elements' own precision:
 // attention.cu; how mma is fed: matmul/tensor_cores.cu. The derivation of the backward pass stands in reference.rs.)
 //
 // Scores are never in memory, not even in shared memory: a warp has those of 16 queries (backward: 16 keys) in
@@ -7,7 +7,8 @@
 // so the forward pass computes S with queries as rows, for P V, and the backward pass Sᵀ with keys as rows, for Pᵀ dO
 // and dSᵀ Q.
 //
-// The host defines DIM: the width of a head, a multiple of 8 up to 128; BF16: 1, or 0 for tf32.
+// The host defines DIM: the width of a head, a multiple of 8 up to 128; BF16: 1, or 0 for tf32; STORED (u16), if tensors
+// are bf16 and not f32.
 
 #if BF16
 typedef u16 Element;  // as shared memory has it
@@ -105,7 +106,7 @@ __device__ __forceinline__ void right_across(u32 *r, const char *tile, u32 pitch
     }
 }
 // 16 rows straight from memory, where they are read once: all of their width, zeros past the last row.
-__device__ __forceinline__ void left_from_memory(u32 (*r)[4], const float *from, u64 row, u32 rows) {
+__device__ __forceinline__ void left_from_memory(u32 (*r)[4], const S *from, u64 row, u32 rows) {
     const u32 g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (u32 k = 0; k < PADDED / STEP; k++)
@@ -113,36 +114,48 @@ __device__ __forceinline__ void left_from_memory(u32 (*r)[4], const float *from,
         for (u32 i = 0; i < 4; i++) {
             const u32 of = g + i % 2 * 8, e = k * STEP + i / 2 * (STEP / 2) + t * PACKED;
             const bool inside = of < rows && e < DIM;
-            if constexpr (BF16) {
-                const float2 x = inside ? *(const float2 *)(from + of * row + e) : make_float2(0, 0);
+            const S *at = from + of * row + e;
+            if constexpr (sizeof(S) == 2) {
+                r[k][i] = inside ? *(const u32 *)at : 0;
+            } else if constexpr (BF16) {
+                const float2 x = inside ? *(const float2 *)at : make_float2(0, 0);
                 r[k][i] = pack_bf16(x.x, x.y);
             } else {
-                r[k][i] = inside ? round_tf32(from[of * row + e]) : 0;
+                r[k][i] = inside ? round_tf32(*at) : 0;
             }
         }
 }
 
-// `rows` rows to a tile, rounded, and zeros below them up to `all`.
-__device__ __forceinline__ void load(char *tile, const float *from, u64 row, u64 rows, u32 all) {
+// `rows` rows to a tile, rounded if they are not, and zeros below them up to `all`.
+__device__ __forceinline__ void load(char *tile, const S *from, u64 row, u64 rows, u32 all) {
     for (u32 i = threadIdx.x; i < all * (PADDED / CHUNK); i += blockDim.x) {
         const u32 r = i / (PADDED / CHUNK), e = i % (PADDED / CHUNK) * CHUNK;
-        float4 x[CHUNK / 4];
+        const bool inside = r < rows && e < DIM;
+        const S *at = from + r * row + e;
+        uint4 *to = (uint4 *)(tile + (r * PITCH + e) * sizeof(Element));
+        if constexpr (sizeof(S) == 2) {
+            *to = inside ? *(const uint4 *)at : make_uint4(0, 0, 0, 0);
+        } else {
+            float4 x[CHUNK / 4];
 #pragma unroll
-        for (u32 j = 0; j < CHUNK / 4; j++)
-            x[j] = r < rows && e < DIM ? *(const float4 *)(from + r * row + e + 4 * j) : make_float4(0, 0, 0, 0);
-        char *to = tile + (r * PITCH + e) * sizeof(Element);
-        if constexpr (BF16)
-            *(uint4 *)to = make_uint4(pack_bf16(x[0].x, x[0].y), pack_bf16(x[0].z, x[0].w), pack_bf16(x[1].x, x[1].y),
-                                      pack_bf16(x[1].z, x[1].w));
-        else *(uint4 *)to = make_uint4(round_tf32(x[0].x), round_tf32(x[0].y), round_tf32(x[0].z), round_tf32(x[0].w));
+            for (u32 j = 0; j < CHUNK / 4; j++)
+                x[j] = inside ? *(const float4 *)(at + 4 * j) : make_float4(0, 0, 0, 0);
+            if constexpr (BF16)
+                *to = make_uint4(pack_bf16(x[0].x, x[0].y), pack_bf16(x[0].z, x[0].w), pack_bf16(x[1].x, x[1].y),
+                                 pack_bf16(x[1].z, x[1].w));
+            else *to = make_uint4(round_tf32(x[0].x), round_tf32(x[0].y), round_tf32(x[0].z), round_tf32(x[0].w));
+        }
     }
 }
 
-// A warp's sums, times a factor, to `rows` rows in memory, from piece `piece` of a row on; added to what is there if so
-// told.
-template <int PIECES>
+__device__ __forceinline__ void write_pair(float *to, float x, float y) { *(float2 *)to = make_float2(x, y); }
+__device__ __forceinline__ void write_pair(u16 *to, float x, float y) { *(u32 *)to = pack_bf16(x, y); }
+
+// A warp's sums, times a factor, to `rows` rows in memory, from piece `piece` of a row on; added to those at `plus`, rows
+// of `plus_row`, if it is there.
+template <int PIECES, typename To>
 __device__ __forceinline__ void store(
-    float *to, u64 row, u64 rows, const float (*sums)[4], float factor, u32 piece, bool add) {
+    To *to, u64 row, u64 rows, const float (*sums)[4], float factor, u32 piece, const float *plus, u64 plus_row) {
     const u32 g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (u32 j = 0; j < PIECES; j++)
@@ -150,10 +163,12 @@ __device__ __forceinline__ void store(
         for (u32 half = 0; half < 2; half++) {
             const u32 r = g + 8 * half, e = 8 * (piece + j) + 2 * t;
             if (r >= rows || e >= DIM) continue;
-            float2 *at = (float2 *)(to + r * row + e);
             float2 x = make_float2(sums[j][2 * half] * factor, sums[j][2 * half + 1] * factor);
-            if (add) x = make_float2(at->x + x.x, at->y + x.y);
-            *at = x;
+            if (plus) {
+                const float2 before = *(const float2 *)(plus + r * plus_row + e);
+                x = make_float2(before.x + x.x, before.y + x.y);
+            }
+            write_pair(to + r * row + e, x.x, x.y);
         }
 }
 
@@ -174,7 +189,7 @@ struct Answers {
     float o[WIDE][4];
     float log_sum[2];
     __device__ __forceinline__ Answers(
-        const Sizes &s, const float *qkv, const Head &h, u64 query, u32 asked, char *k, char *v, u32 rows) {
+        const Sizes &s, const S *qkv, const Head &h, u64 query, u32 asked, char *k, char *v, u32 rows) {
         const u32 t = threadIdx.x % 4;
         const float scale = s.scale * 1.44269504f;  // scores are logarithms to base 2
         u32 q[PADDED / STEP][4];
@@ -251,7 +266,7 @@ struct Answers {
 };
 
 // grid.x: images and heads and, running faster, tiles of queries, 16 for a warp.
-extern "C" __global__ void __launch_bounds__(MOST) forward(const Sizes s, const float *qkv, float *out) {
+extern "C" __global__ void __launch_bounds__(MOST) forward(const Sizes s, const S *qkv, S *out) {
     extern __shared__ __align__(128) char shared[];
     const u32 each = blockDim.x / 2, tiles = (u32)((s.queries + each - 1) / each);
     const Head h(s, blockIdx.x / tiles);
@@ -259,17 +274,17 @@ extern "C" __global__ void __launch_bounds__(MOST) forward(const Sizes s, const 
     const u64 asked = query < s.queries ? s.queries - query : 0;
     char *k = shared, *v = k + KEYS * PITCH * sizeof(Element);
     const Answers answers(s, qkv, h, query, (u32)min(asked, 16ull), k, v, KEYS);
-    store<WIDE>(out + h.out + query * h.out_row, h.out_row, asked, answers.o, 1, 0, false);
+    store<WIDE>(out + h.out + query * h.out_row, h.out_row, asked, answers.o, 1, 0, nullptr, 0);
 }
 
 // A block has an image and a head, grid.x of them; a warp has 16 keys of a tile, whose dK and dV stay in registers
 // while all warps walk over the queries. dQ of those queries needs every key of the tile: the warps lay their parts of
 // dSᵀ side by side in shared memory and share the product; tiles of keys after the first add to it. stats, (B h, M, 2):
-// see step 1.
+// see step 1; sums, (B h, M, d), of bf16 with several tiles: dQ until the last, where it is rounded.
 //
 // In bf16 one block may have all registers, or some are spilled to make room for a second; in tf32 (0) the compiler chooses.
 extern "C" __global__ void __launch_bounds__(MOST, BF16)
-    backward(const Sizes s, const float *qkv, const float *dout, float *stats, float *dqkv) {
+    backward(const Sizes s, const S *qkv, const S *dout, float *stats, float *sums, S *dqkv) {
     extern __shared__ __align__(128) char shared[];
     const u32 warp = threadIdx.x / 32, warps = blockDim.x / 32, keys = 16 * warps;
     const u32 g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
@@ -283,7 +298,8 @@ extern "C" __global__ void __launch_bounds__(MOST, BF16)
     for (u64 i = threadIdx.x; i < (s.tokens - s.queries) * (DIM / 4); i += blockDim.x) {
         u64 token = i / (DIM / 4);
         if (token >= s.first) token += s.queries;
-        *(float4 *)(dqkv + h.qkv + token * h.row + i % (DIM / 4) * 4) = make_float4(0, 0, 0, 0);
+        S *to = dqkv + h.qkv + token * h.row + i % (DIM / 4) * 4;
+        write_pair(to, 0, 0), write_pair(to + 2, 0, 0);
     }
 
     // 1. Of each query the logarithm of its softmax's denominator, and Δ = Σ_j p_j dp_j = ⟨o, do⟩, of the same do as dp
@@ -298,8 +314,9 @@ extern "C" __global__ void __launch_bounds__(MOST, BF16)
 #pragma unroll
             for (u32 c = 0; c < WIDE; c++)
                 if (r < asked && 8 * c < DIM) {
-                    const float *x = dout + h.out + (query + r) * h.out_row + 8 * c + 2 * t;
-                    delta += answers.o[c][2 * half] * rounded(x[0]) + answers.o[c][2 * half + 1] * rounded(x[1]);
+                    const S *x = dout + h.out + (query + r) * h.out_row + 8 * c + 2 * t;
+                    const float left = rounded(get(x)), right = rounded(get(x + 1));
+                    delta += answers.o[c][2 * half] * left + answers.o[c][2 * half + 1] * right;
                 }
             delta = row_sum(delta);
             if (r < asked && t == 0) of_queries[query + r] = make_float2(answers.log_sum[half], delta);
@@ -376,14 +393,21 @@ extern "C" __global__ void __launch_bounds__(MOST, BF16)
                     right_across(right, k, PITCH, of, 8 * c);
                     multiply(dq[0], left, right), multiply(dq[1], left, right + 2);
                 }
-                float *to = dqkv + h.qkv + (s.first + query + row) * h.row;
-                if (row < asked) store<2>(to, h.row, asked - row, dq, s.scale, c, key > 0);
+                if (row >= asked) continue;
+                S *to = dqkv + h.qkv + (s.first + query + row) * h.row;
+                // Those of several tiles are added up in f32: in dqkv itself, or until they are rounded in `sums`.
+                float *sum = sizeof(S) == 4 ? (float *)to : sums + (blockIdx.x * s.queries + query + row) * DIM;
+                const u64 gap = sizeof(S) == 4 ? h.row : DIM;
+                const float *plus = key > 0 ? sum : nullptr;
+                if (sizeof(S) == 4 || key + keys < s.tokens)
+                    store<2>(sum, gap, asked - row, dq, s.scale, c, plus, gap);
+                else store<2>(to, h.row, asked - row, dq, s.scale, c, plus, gap);
             }
         }
         if (mine < some) {
-            float *to = dqkv + h.qkv + (key + mine) * h.row;
-            store<WIDE>(to + h.part, h.row, some - mine, dk, s.scale, 0, false);
-            store<WIDE>(to + 2 * h.part, h.row, some - mine, dv, 1, 0, false);
+            S *to = dqkv + h.qkv + (key + mine) * h.row;
+            store<WIDE>(to + h.part, h.row, some - mine, dk, s.scale, 0, nullptr, 0);
+            store<WIDE>(to + 2 * h.part, h.row, some - mine, dv, 1, 0, nullptr, 0);
         }
     }
 }

@@ -9,7 +9,7 @@ use cudarc::driver::sys::{self, CUdeviceptr};
 use super::compile::Source;
 use super::graph::Node;
 use super::{Gpu, memory, staging};
-use crate::kernels::{DType, Real};
+use crate::kernels::{DType, Element, Real};
 
 /// Elements on a GPU, to read.
 #[derive(Clone, Copy, Debug)]
@@ -92,15 +92,69 @@ impl<'a, T> ViewMut<'a, T> {
         unsafe { staging::upload(self.gpu, elements.as_ptr().cast(), size_of_val(elements), self.pointer) };
     }
 
-    /// All of them become 0.
-    pub fn clear(&mut self) {
-        // SAFETY: a view is of elements that are there.
-        unsafe { memory::set(self.gpu, self.pointer, 0, self.len * size_of::<T>() / 4) };
-    }
-
     /// The same elements, to read.
     pub fn as_view(&self) -> View<'_, T> {
         View::new(self.gpu, self.pointer, self.len)
+    }
+}
+
+/// Elements on a GPU that are of the type that is computed in, or in bf16.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredView<'a> {
+    pub(in crate::kernels) gpu: &'a Arc<Gpu>,
+    pub(in crate::kernels) dtype: DType,
+    pointer: CUdeviceptr,
+    len: usize,
+}
+
+impl<'a, T: Element> From<View<'a, T>> for StoredView<'a> {
+    fn from(view: View<'a, T>) -> Self {
+        StoredView { gpu: view.gpu, dtype: T::DTYPE, pointer: view.pointer, len: view.len }
+    }
+}
+
+impl<'a> StoredView<'a> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// As an argument of a kernel that was compiled for [`stored`](Self::stored).
+    pub fn pointer(&self) -> Pointer {
+        Pointer(self.pointer)
+    }
+
+    /// The definition of their type, S of sums.cuh, where that is not the T that is computed in.
+    pub fn stored(&self) -> &'static str {
+        if self.dtype == DType::Bf16 { "STORED=u16" } else { "" }
+    }
+}
+
+/// The same, to write.
+#[derive(Debug)]
+pub struct StoredViewMut<'a>(StoredView<'a>);
+
+impl<'a, T: Element> From<ViewMut<'a, T>> for StoredViewMut<'a> {
+    fn from(view: ViewMut<'a, T>) -> Self {
+        StoredViewMut(View::<T>::new(view.gpu, view.pointer, view.len).into())
+    }
+}
+
+impl StoredViewMut<'_> {
+    /// All of them become 0.
+    pub fn clear(&mut self) {
+        let bytes = self.0.len * self.0.dtype.size();
+        debug_assert!(bytes.is_multiple_of(4), "memory is cleared in words");
+        // SAFETY: a view is of elements that are there.
+        unsafe { memory::set(self.0.gpu, self.0.pointer, 0, bytes / 4) };
+    }
+}
+
+impl<'a> std::ops::Deref for StoredViewMut<'a> {
+    type Target = StoredView<'a>;
+
+    fn deref(&self) -> &StoredView<'a> {
+        &self.0
     }
 }
 

@@ -12,7 +12,7 @@ use super::graph::Node;
 use super::staging::{Reading, download, upload};
 use super::{Argument, Gpu, is_set, lock, must};
 use crate::Error;
-use crate::kernels::{Device, OutOfMemory, Real};
+use crate::kernels::{Device, Element, OutOfMemory, Real};
 
 /// If set, every piece is an allocation of its own, of just its size, given back at once: what compute-sanitizer needs in
 /// order to see a kernel that reaches past the end of a tensor.
@@ -95,8 +95,8 @@ impl Gpu {
 /// It is so.
 pub unsafe trait Number {}
 
-// SAFETY: the element types are f32 and f64, and no other can be added outside.
-unsafe impl<T: Real> Number for T {}
+// SAFETY: the element types are f32, f64 and bf16, and no other can be added outside.
+unsafe impl<T: Element> Number for T {}
 // SAFETY: a number.
 unsafe impl Number for u32 {}
 

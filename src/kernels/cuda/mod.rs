@@ -34,7 +34,9 @@ use cudarc::driver::sys::{self, CUcontext, CUdevice_attribute as Attribute, CUre
 
 pub(super) use compile::Source;
 pub use compile::{KernelReport, compile_all};
-pub(super) use launch::{Argument, Block, Grid, Launch, Pointer, View, ViewMut, argument, or_null};
+pub(super) use launch::{
+    Argument, Block, Grid, Launch, Pointer, StoredView, StoredViewMut, View, ViewMut, argument, or_null,
+};
 pub use libraries::look_first_in;
 pub(super) use memory::{Memory, bytes, bytes_mut};
 pub(super) use staging::Reading;
@@ -269,6 +271,9 @@ const SOURCES: &[Source] = &[
 
 /// The variants of a file for elements of both types.
 pub(super) const BOTH_REALS: &[&str] = &["REAL=float", "REAL=double"];
+
+/// The same, and f32 with what only products read in bf16.
+pub(super) const REALS_AND_STORED: &[&str] = &["REAL=float", "REAL=double", "REAL=float STORED=u16"];
 
 /// The least compute capability: `cp.async`, and `mma` of bf16 and tf32.
 const OLDEST: u32 = 80;

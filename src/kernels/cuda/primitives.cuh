@@ -93,3 +93,11 @@ __device__ __forceinline__ float exp2_fast(float x) {
 #endif
 
 __device__ __forceinline__ float from_bf16(u16 x) { return __uint_as_float((u32)x << 16); }
+
+// A number from memory and to it, whatever it is stored as.
+__device__ __forceinline__ float get(const u16 *at) { return from_bf16(*at); }
+__device__ __forceinline__ float get(const float *at) { return *at; }
+__device__ __forceinline__ double get(const double *at) { return *at; }
+__device__ __forceinline__ void put(u16 *at, float x) { *at = (u16)pack_bf16(x, 0); }
+__device__ __forceinline__ void put(float *at, float x) { *at = x; }
+__device__ __forceinline__ void put(double *at, double x) { *at = x; }

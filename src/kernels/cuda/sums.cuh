@@ -1,11 +1,21 @@
-// What several kernels share: whose turn it is, and sums. Every sum is taken in an order that the shapes alone decide, so that
+// What several kernels share: types, the normal distribution, whose turn it is, and sums. Every sum is taken in an order that the shapes alone decide, so that
 // the same numbers give the same bits on every run: no atomics.
 
 typedef REAL T;  // the type of elements: float or double
+// That of what only products read: T, or u16 for bf16. It is read and written by `get` and `put`.
+#ifdef STORED
+typedef STORED S;
+#else
+typedef T S;
+#endif
 
 #ifndef INFINITY
 #define INFINITY __int_as_float(0x7f800000)
 #endif
+
+// φ(x) and Φ(x) of the normal distribution.
+__device__ __forceinline__ T pdf(T x) { return T(0.3989422804014327) * exp(T(-0.5) * x * x); }
+__device__ __forceinline__ T cdf(T x) { return T(0.5) * erfc(x * T(-0.7071067811865476)); }
 
 // A thread takes element i, then the one a whole grid further on: any number of elements fits any grid.
 #define EACH_ELEMENT(i, n) \

@@ -3,7 +3,7 @@ use rayon::prelude::*;
 use super::{Binary, Unary, Walk};
 use crate::kernels::simd::vectorized;
 use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
-use crate::kernels::{Buffer, DType, MAX_RANK, Real};
+use crate::kernels::{Bf16, Buffer, DType, MAX_RANK, Real};
 
 /// Evaluates `$body` with `$f` a constant, for each that it may be: then `for` loops over it become vector code. (A closure
 /// that a loop calls is compiled for the baseline processor, and is some sixty times as slow.)
@@ -169,6 +169,10 @@ pub(super) fn convert<T: Real>(x: &[T], y: &mut Buffer) {
     match y.dtype() {
         DType::F32 => to::<T, f32>(x, y),
         DType::F64 => to::<T, f64>(x, y),
+        DType::Bf16 => {
+            let y = y.make_mut::<Bf16>("to_dtype");
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = Bf16::from_f32(x.to_f64() as f32));
+        }
     }
 }
 

@@ -1,12 +1,18 @@
 use super::{Binary, Unary, Walk};
-use crate::kernels::cuda::{Launch, Source, View, ViewMut, argument};
+use crate::kernels::cuda::{Argument, Launch, Source, StoredView, StoredViewMut, View, ViewMut, argument};
 use crate::kernels::reduce::cuda::sum;
-use crate::kernels::{Buffer, DType, Device, MAX_RANK, Real};
+use crate::kernels::{Bf16, Buffer, DType, Device, MAX_RANK, Real};
 
 pub(in crate::kernels) const SOURCE: Source = Source {
     name: "elementwise",
     text: include_str!("elementwise.cu"),
-    variants: &["REAL=float INDEX=u32", "REAL=double INDEX=u32", "REAL=float INDEX=u64", "REAL=double INDEX=u64"],
+    variants: &[
+        "REAL=float INDEX=u32",
+        "REAL=double INDEX=u32",
+        "REAL=float INDEX=u64",
+        "REAL=double INDEX=u64",
+        "REAL=float INDEX=u32 STORED=u16",
+    ],
 };
 
 // `Walk` is `repr(C)`, and three arrays of as many numbers of 64 bits.
@@ -20,6 +26,12 @@ fn index(elements: usize) -> &'static str {
 /// A kernel over so many elements.
 fn launch<'a, T>(y: &ViewMut<'a, T>, kernel: &'static str, n: usize) -> Launch<'a> {
     Launch { definitions: "INDEX=u32", ..Launch::over_elements(y.gpu, SOURCE, kernel, n) }
+}
+
+/// A kernel over so many elements of what may be stored in bf16.
+fn over_stored<'a>(x: StoredView<'a>, kernel: &'static str, n: usize) -> Launch<'a> {
+    let definitions = if x.dtype == DType::Bf16 { "INDEX=u32 STORED=u16" } else { "INDEX=u32" };
+    Launch { definitions, ..Launch::over_elements(x.gpu, SOURCE, kernel, n) }
 }
 
 pub(super) fn binary<T: Real>(op: Binary, how: Option<&Walk>, a: View<'_, T>, b: View<'_, T>, y: ViewMut<'_, T>) {
@@ -56,9 +68,10 @@ pub(in crate::kernels) fn copy<T: Real>(how: &Walk, [from, to]: [usize; 2], x: V
     ]);
 }
 
-pub(super) fn unary<T: Real>(f: Unary, x: View<'_, T>, y: ViewMut<'_, T>) {
+pub(super) fn unary<T: Real>(f: Unary, x: StoredView<'_>, y: StoredViewMut<'_>) {
     let n = x.len();
-    launch(&y, "unary", n).run::<T>(&[&(f as u32), &(n as u64), &x.pointer(), &y.pointer()]);
+    let arguments: [&dyn Argument; 4] = [&(f as u32), &(n as u64), &x.pointer(), &y.pointer()];
+    over_stored(x, "unary", n).run::<T>(&arguments);
 }
 
 pub(super) fn unary_backward<T: Real>(f: Unary, saved: View<'_, T>, dy: View<'_, T>, dx: ViewMut<'_, T>) {
@@ -87,14 +100,14 @@ pub(super) fn scale<T: Real>(x: View<'_, T>, factor: f64, y: ViewMut<'_, T>) {
     launch(&y, "scale", n).run::<T>(&[&(n as u64), &T::from_f64(factor), &x.pointer(), &y.pointer()]);
 }
 
-pub(super) fn convert<T: Real>(x: View<'_, T>, y: &mut Buffer) {
+pub(super) fn convert<T: Real>(x: StoredView<'_>, y: &mut Buffer) {
     let n = x.len();
-    let (kernel, to) = match y.dtype() {
-        DType::F32 => ("to_f32", y.view_mut::<f32>("to_dtype").pointer()),
-        DType::F64 => ("to_f64", y.view_mut::<f64>("to_dtype").pointer()),
+    let (kernel, to, threads) = match y.dtype() {
+        DType::F32 => ("to_f32", y.view_mut::<f32>("to_dtype").pointer(), n),
+        DType::F64 => ("to_f64", y.view_mut::<f64>("to_dtype").pointer(), n),
+        DType::Bf16 => ("to_bf16", y.view_mut::<Bf16>("to_dtype").pointer(), n / 2),
     };
-    let launch = Launch::over_elements(x.gpu, SOURCE, kernel, n);
-    Launch { definitions: "INDEX=u32", ..launch }.run::<T>(&[&(n as u64), &x.pointer(), &to]);
+    over_stored(x, kernel, threads).run::<T>(&[&(n as u64), &x.pointer(), &to]);
 }
 
 /// One sum over each run of neighboring axes that were broadcast; the last of them writes to `dx`.

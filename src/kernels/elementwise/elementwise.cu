@@ -29,10 +29,6 @@ __device__ __forceinline__ T apply(u32 op, T a, T b) {
     }
 }
 
-// φ(x) and Φ(x) of the normal distribution.
-__device__ __forceinline__ T pdf(T x) { return T(0.3989422804014327) * exp(T(-0.5) * x * x); }
-__device__ __forceinline__ T cdf(T x) { return T(0.5) * erfc(x * T(-0.7071067811865476)); }
-
 __device__ __forceinline__ T value(u32 f, T x) {
     switch (f) {
         case EXP: return exp(x);
@@ -79,7 +75,9 @@ extern "C" __global__ void copy(const Walk how, u32 axes, u64 n, const T *x, T *
     }
 }
 
-extern "C" __global__ void unary(u32 f, u64 n, const T *x, T *y) { EACH_ELEMENT(i, n) y[i] = value(f, x[i]); }
+extern "C" __global__ void unary(u32 f, u64 n, const S *x, S *y) {
+    EACH_ELEMENT(i, n) put(y + i, value(f, get(x + i)));
+}
 
 extern "C" __global__ void unary_backward(u32 f, u64 n, const T *saved, const T *dy, T *dx) {
     EACH_ELEMENT(i, n) dx[i] = slope(f, saved[i]) * dy[i];
@@ -98,6 +96,12 @@ extern "C" __global__ void accumulate(u64 n, const T *x, T *y) { EACH_ELEMENT(i,
 
 extern "C" __global__ void scale(u64 n, T factor, const T *x, T *y) { EACH_ELEMENT(i, n) y[i] = factor * x[i]; }
 
-extern "C" __global__ void to_f32(u64 n, const T *x, float *y) { EACH_ELEMENT(i, n) y[i] = (float)x[i]; }
+extern "C" __global__ void to_f32(u64 n, const S *x, float *y) { EACH_ELEMENT(i, n) y[i] = (float)get(x + i); }
 
 extern "C" __global__ void to_f64(u64 n, const T *x, double *y) { EACH_ELEMENT(i, n) y[i] = (double)x[i]; }
+
+// A thread takes two neighbors: a warp writes whole lines.
+extern "C" __global__ void to_bf16(u64 n, const T *x, u16 *y) {
+    EACH_ELEMENT(i, n / 2) ((u32 *)y)[i] = pack_bf16(x[2 * i], x[2 * i + 1]);
+    if (n % 2 && blockIdx.x == 0 && threadIdx.x == 0) put(y + n - 1, (float)x[n - 1]);
+}

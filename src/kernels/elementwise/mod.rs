@@ -5,7 +5,7 @@ pub(super) mod cpu;
 pub(super) mod cuda;
 pub(super) mod reference;
 
-use super::{Buffer, DType, MAX_RANK, Real, check_len, launch};
+use super::{Bf16, Buffer, DType, MAX_RANK, Precision, Real, Stored, StoredMut, check_len, launch};
 
 named! {
     /// An operation on two numbers.
@@ -172,9 +172,28 @@ pub fn to_dtype(x: &Buffer, dtype: DType) -> Buffer {
     if x.dtype() == dtype {
         return x.clone();
     }
+    if matches!((x.dtype(), dtype), (DType::F64, DType::Bf16) | (DType::Bf16, DType::F64)) {
+        return to_dtype(&to_dtype(x, DType::F32), dtype);
+    }
+    if x.device().is_host() && x.dtype() == DType::Bf16 {
+        let wide: Vec<f32> = x.as_slice::<Bf16>("to_dtype").iter().map(|x| x.to_f32()).collect();
+        return Buffer::from_vec(wide).to_device(x.device());
+    }
     let mut y = Buffer::unspecified(x.len(), dtype, x.device());
-    launch!("to_dtype", at x.device(), x.dtype(), [x], [] => convert(x, &mut y));
+    let x = Stored(x);
+    launch!("to_dtype", at x.0.device(), x.0.dtype(), [x], [] => convert(x, &mut y));
     y
+}
+
+/// f32 in bf16 where `other` is, and bf16 in f32 where that is: for kernels that take operands of one type. Else x itself.
+pub(super) fn stored_as(x: &Buffer, other: &Buffer) -> Buffer {
+    let same = x.dtype().computed() == other.dtype().computed();
+    if same { to_dtype(x, other.dtype()) } else { x.clone() }
+}
+
+/// `x` as a product of this thread's precision reads it: in bf16 on a GPU under [`Precision::Bf16`]; else x itself.
+pub fn operand(x: &Buffer) -> Buffer {
+    to_dtype(x, Precision::of_operands(x))
 }
 
 /// a ∘ b with broadcasting; the result has `len` elements.
@@ -189,11 +208,12 @@ pub fn binary(op: Binary, how: Option<&Walk>, len: usize, a: &Buffer, b: &Buffer
     y
 }
 
-/// f(x).
+/// f(x), of x's type.
 pub fn unary(f: Unary, x: &Buffer) -> Buffer {
-    let mut y = x.like(x.len());
+    let mut result = x.like(x.len());
+    let (x, mut y) = (Stored(x), StoredMut(&mut result));
     launch!(f.name(), [x], [y] => unary(f, x, y));
-    y
+    result
 }
 
 /// f′(x) dy, given f(x) or x, whichever [`Unary::slope_reads_result`] says.

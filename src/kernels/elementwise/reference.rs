@@ -2,7 +2,7 @@
 #![allow(clippy::needless_range_loop, reason = "index expressions are written out")]
 
 use super::{Binary, Unary, Walk};
-use crate::kernels::{Buffer, DType, MAX_RANK, Real};
+use crate::kernels::{Bf16, Buffer, DType, MAX_RANK, Real};
 
 /// Where element i of a result comes from in a and in b.
 fn sources(how: &Walk, i: usize) -> [usize; 2] {
@@ -86,6 +86,7 @@ pub(super) fn convert<T: Real>(x: &[T], y: &mut Buffer) {
         match y.dtype() {
             DType::F32 => y.make_mut::<f32>("to_dtype")[i] = x[i].to_f64() as f32,
             DType::F64 => y.make_mut::<f64>("to_dtype")[i] = x[i].to_f64(),
+            DType::Bf16 => y.make_mut::<Bf16>("to_dtype")[i] = Bf16::from_f32(x[i].to_f64() as f32),
         }
     }
 }

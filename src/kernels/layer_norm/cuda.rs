@@ -1,8 +1,8 @@
-use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Source, View, ViewMut, or_null};
+use crate::kernels::cuda::{Block, Grid, Launch, REALS_AND_STORED, Source, StoredViewMut, View, ViewMut, or_null};
 use crate::kernels::{Buffer, Device, Real};
 
 pub(in crate::kernels) const SOURCE: Source =
-    Source { name: "layer_norm", text: include_str!("layer_norm.cu"), variants: BOTH_REALS };
+    Source { name: "layer_norm", text: include_str!("layer_norm.cu"), variants: REALS_AND_STORED };
 
 pub(super) fn forward<T: Real>(
     cols: usize,
@@ -10,11 +10,12 @@ pub(super) fn forward<T: Real>(
     gamma: Option<View<'_, T>>,
     beta: Option<View<'_, T>>,
     eps: f64,
-    y: ViewMut<'_, T>,
+    y: StoredViewMut<'_>,
     stats: ViewMut<'_, T>,
 ) {
     let rows = stats.len() / 2;
-    Launch::over_rows(y.gpu, SOURCE, "forward", rows).run::<T>(&[
+    let launch = Launch::over_rows(y.gpu, SOURCE, "forward", rows);
+    Launch { definitions: y.stored(), ..launch }.run::<T>(&[
         &(rows as u64),
         &(cols as u32),
         &T::from_f64(eps),
@@ -32,10 +33,11 @@ pub(super) fn recompute<T: Real>(
     gamma: View<'_, T>,
     beta: View<'_, T>,
     stats: View<'_, T>,
-    y: ViewMut<'_, T>,
+    y: StoredViewMut<'_>,
 ) {
     let n = x.len();
-    Launch::over_elements(y.gpu, SOURCE, "recompute", n).run::<T>(&[
+    let launch = Launch::over_elements(y.gpu, SOURCE, "recompute", n);
+    Launch { definitions: y.stored(), ..launch }.run::<T>(&[
         &(n as u64),
         &(cols as u32),
         &x.pointer(),

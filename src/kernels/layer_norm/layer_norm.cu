@@ -1,6 +1,6 @@
 // Layer norm along rows: a warp takes a row; the numbers of a row are read from memory once and then from the cache.
 
-extern "C" __global__ void forward(u64 rows, u32 cols, T eps, const T *x, const T *gamma, const T *beta, T *y, T *stats) {
+extern "C" __global__ void forward(u64 rows, u32 cols, T eps, const T *x, const T *gamma, const T *beta, S *y, T *stats) {
     EACH_ROW(row, rows) {
         const T *of = x + row * cols;
         T mean = 0, squares = 0;
@@ -10,16 +10,16 @@ extern "C" __global__ void forward(u64 rows, u32 cols, T eps, const T *x, const 
         const T inverse_std = T(1) / sqrt(warp_sum(squares) / cols + eps);
         EACH_IN_ROW(i, cols) {
             const T normal = (of[i] - mean) * inverse_std;
-            y[row * cols + i] = gamma ? normal * gamma[i] + beta[i] : normal;
+            put(y + row * cols + i, gamma ? normal * gamma[i] + beta[i] : normal);
         }
         if (threadIdx.x % 32 == 0) stats[2 * row] = mean, stats[2 * row + 1] = inverse_std;
     }
 }
 
-extern "C" __global__ void recompute(u64 n, u32 cols, const T *x, const T *gamma, const T *beta, const T *stats, T *y) {
+extern "C" __global__ void recompute(u64 n, u32 cols, const T *x, const T *gamma, const T *beta, const T *stats, S *y) {
     EACH_ELEMENT(i, n) {
         const u64 row = i / cols, col = i % cols;
-        y[i] = (x[i] - stats[2 * row]) * stats[2 * row + 1] * gamma[col] + beta[col];
+        put(y + i, (x[i] - stats[2 * row]) * stats[2 * row + 1] * gamma[col] + beta[col]);
     }
 }
 

@@ -6,29 +6,42 @@ mod cpu;
 pub(super) mod cuda;
 mod reference;
 
-use super::{Buffer, check_len, launch, rows};
+use super::{Buffer, DType, Precision, StoredMut, check_len, launch, rows};
 
 /// Layer norm of rows of `cols`, without γ and β as if they were 1 and 0; the second buffer holds (μ, 1/√(v + ε)) for
 /// each row.
 #[track_caller]
 pub fn forward(cols: usize, x: &Buffer, affine: Option<(&Buffer, &Buffer)>, eps: f64) -> (Buffer, Buffer) {
+    forward_to(x.dtype(), cols, x, affine, eps)
+}
+
+/// [`forward`] for a product to read: y in the type of [operands](Precision::of_operands).
+#[track_caller]
+pub fn forward_operand(cols: usize, x: &Buffer, affine: (&Buffer, &Buffer), eps: f64) -> (Buffer, Buffer) {
+    forward_to(Precision::of_operands(x), cols, x, Some(affine), eps)
+}
+
+#[track_caller]
+fn forward_to(dtype: DType, cols: usize, x: &Buffer, affine: Option<(&Buffer, &Buffer)>, eps: f64) -> (Buffer, Buffer) {
     let (gamma, beta) = affine.unzip();
     check_len("layer_norm", "gamma", gamma, cols);
     check_len("layer_norm", "beta", beta, cols);
-    let (mut y, mut stats) = (x.like(x.len()), x.like(2 * rows("layer_norm", x, cols)));
-    launch!("layer_norm", [x, gamma, beta], [y, stats] => forward(cols, x, gamma, beta, eps, y, stats));
-    (y, stats)
+    let mut z = Buffer::unspecified(x.len(), dtype, x.device());
+    let (mut y, mut stats) = (StoredMut(&mut z), x.like(2 * rows("layer_norm", x, cols)));
+    launch!("layer_norm", [x, gamma, beta], [stats, y] => forward(cols, x, gamma, beta, eps, y, stats));
+    (z, stats)
 }
 
-/// [`forward`] again, from what it said about each row.
+/// The result of [`forward`] again, from what it said about each row, in this type.
 #[track_caller]
-pub fn recompute(cols: usize, x: &Buffer, (gamma, beta): (&Buffer, &Buffer), stats: &Buffer) -> Buffer {
+pub fn recompute(dtype: DType, cols: usize, x: &Buffer, (gamma, beta): (&Buffer, &Buffer), stats: &Buffer) -> Buffer {
     check_len("layer_norm", "gamma", gamma, cols);
     check_len("layer_norm", "beta", beta, cols);
     check_len("layer_norm", "the statistics", stats, 2 * rows("layer_norm", x, cols));
-    let mut y = x.like(x.len());
+    let mut z = Buffer::unspecified(x.len(), dtype, x.device());
+    let mut y = StoredMut(&mut z);
     launch!("layer_norm", [x, gamma, beta, stats], [y] => recompute(cols, x, gamma, beta, stats, y));
-    y
+    z
 }
 
 /// The gradient of [`forward`] with respect to x, added to `sum` if there is one. The memory of `dy` serves as scratch.

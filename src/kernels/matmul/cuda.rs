@@ -1,8 +1,11 @@
 pub(in crate::kernels) mod tensor_cores;
 
 use super::Products;
-use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Pointer, Source, View, ViewMut, argument, or_null};
-use crate::kernels::{Buffer, DType, Device, Precision, Real, meter};
+use crate::kernels::cuda::{
+    BOTH_REALS, Block, Grid, Launch, Pointer, Source, StoredView, StoredViewMut, View, argument, or_null,
+};
+use crate::kernels::{Bf16, Buffer, DType, Device, Precision, Real, meter};
+use tensor_cores::Extras;
 
 pub(in crate::kernels) const SOURCE: Source =
     Source { name: "matmul", text: include_str!("matmul.cu"), variants: BOTH_REALS };
@@ -39,11 +42,11 @@ fn splits(tiles: usize, slices: usize) -> usize {
 
 pub(super) fn products<T: Real>(
     of: &Products,
-    a: View<'_, T>,
-    b: View<'_, T>,
+    a: StoredView<'_>,
+    b: StoredView<'_>,
     bias: Option<View<'_, T>>,
     residual: Option<View<'_, T>>,
-    c: ViewMut<'_, T>,
+    c: StoredViewMut<'_>,
 ) {
     let Products { batch, dims: [m, k, n], steps, transposed: [ta, tb], own } = *of;
     (0..batch).for_each(|_| meter::product([m, k, n]));
@@ -52,9 +55,11 @@ pub(super) fn products<T: Real>(
     if m * n * batches == 0 {
         return;
     }
-    if T::DTYPE == DType::F32 && Precision::here() != Precision::F32 {
-        return tensor_cores::products(of, [a, b], [bias, residual], c);
+    if T::DTYPE == DType::F32 && (a.dtype == DType::Bf16 || Precision::here() != Precision::F32) {
+        let with = Extras { bias: or_null(bias), residual: or_null(residual), ..Extras::NONE };
+        return tensor_cores::products::<T>(of, [a, b], with, &c);
     }
+    assert!(c.dtype == T::DTYPE, "matmul: {} × {} to {}", a.dtype, b.dtype, c.dtype);
     let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
     let splits = splits(tiles * batches, k.div_ceil(DEPTH) * if summed { batch } else { 1 });
     let row_col = |transposed: bool, rows: usize, cols: usize| {
@@ -89,4 +94,15 @@ pub(super) fn products<T: Real>(
         let launch = Launch::over_elements(a.gpu, SOURCE, "finish", batches * m * n);
         launch.run::<T>(&[&arguments, &or_null(bias), &or_null(residual), &partial, &c.pointer()]);
     }
+}
+
+/// In bf16: the gradient dh, and z, from the sums of dy w while they are in registers.
+pub(super) fn gelu_backward(of: &Products, [dy, w, h]: [&Buffer; 3], [z, dh]: [&mut Buffer; 2]) {
+    meter::product(of.dims);
+    if h.is_empty() {
+        return;
+    }
+    let [dy, w, h] = [dy, w, h].map(|x| StoredView::from(x.view::<Bf16>("linear")));
+    let [z, dh] = [z, dh].map(|x| StoredViewMut::from(x.view_mut::<Bf16>("linear")));
+    tensor_cores::products::<f32>(of, [dy, w], Extras { h: h.pointer(), z: z.pointer(), ..Extras::NONE }, &dh);
 }

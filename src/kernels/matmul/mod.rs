@@ -23,7 +23,8 @@ mod reference;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod registers;
 
-use super::{Buffer, check_len, launch};
+use super::elementwise::{self, Unary};
+use super::{Buffer, DType, Stored, StoredMut, check_len, launch};
 
 /// Products as a loop takes them: c ← a b + what is added, for each of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -47,10 +48,22 @@ impl Products {
 }
 
 #[track_caller]
-fn products(op: &'static str, of: &Products, ab: [&Buffer; 2], plus: [Option<&Buffer>; 2], mut c: Buffer) -> Buffer {
+fn products(
+    op: &'static str,
+    of: &Products,
+    ab: [&Buffer; 2],
+    plus: [Option<&Buffer>; 2],
+    mut result: Buffer,
+) -> Buffer {
     let ([a, b], [bias, residual]) = (ab, plus);
+    let (a, b) = match (a.dtype(), b.dtype()) {
+        (DType::Bf16, _) => (a.clone(), elementwise::stored_as(b, a)),
+        (_, DType::Bf16) => (elementwise::stored_as(a, b), b.clone()),
+        _ => (a.clone(), b.clone()),
+    };
+    let (a, b, mut c) = (Stored(&a), Stored(&b), StoredMut(&mut result));
     launch!(op, [a, b, bias, residual], [c] => products(of, a, b, bias, residual, c));
-    c
+    result
 }
 
 /// a b for each of `batch` pairs of matrices; a is (m, k) or, transposed, (k, m), and b alike. An operand with a
@@ -65,7 +78,7 @@ pub fn matmul(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buffer, 
             check_len("matmul", name, buffer, batch * of.steps[step]);
         }
     }
-    products("matmul", &of, [a, b], [None; 2], a.like(batch * of.steps[2]))
+    products("matmul", &of, [a, b], [None; 2], a.wide(batch * of.steps[2]))
 }
 
 /// Σ over the batch of a b: the gradient of an operand that served a whole batch of products.
@@ -75,19 +88,33 @@ pub fn matmul_sum(batch: usize, dims: [usize; 3], a: &Buffer, ta: bool, b: &Buff
     check_len("matmul", "a", a, batch * m * k);
     check_len("matmul", "b", b, batch * k * n);
     let of = Products { steps: [m * k, k * n, 0], own: true, ..Products::new(batch, dims, [ta, tb]) };
-    products("matmul", &of, [a, b], [None; 2], Buffer::full(m * n, 0.0, a.dtype(), a.device()))
+    products("matmul", &of, [a, b], [None; 2], Buffer::full(m * n, 0.0, a.dtype().computed(), a.device()))
 }
 
 /// x Wᵀ + b + residual for `rows` rows: x is (rows, inputs), W (outputs, inputs), b (outputs), the residual
 /// (rows, outputs).
 #[track_caller]
 pub fn linear(dims: [usize; 3], x: &Buffer, w: &Buffer, bias: Option<&Buffer>, residual: Option<&Buffer>) -> Buffer {
+    linear_to(x.dtype().computed(), dims, x, w, bias, residual)
+}
+
+/// [`linear`] with a result of this type, which on a GPU may be bf16.
+#[track_caller]
+pub fn linear_to(
+    dtype: DType,
+    dims: [usize; 3],
+    x: &Buffer,
+    w: &Buffer,
+    bias: Option<&Buffer>,
+    residual: Option<&Buffer>,
+) -> Buffer {
     let [rows, inputs, outputs] = dims;
     check_len("linear", "x", x, rows * inputs);
     check_len("linear", "weight", w, outputs * inputs);
     check_len("linear", "bias", bias, outputs);
     check_len("linear", "residual", residual, rows * outputs);
-    products("linear", &Products::new(1, dims, [false, true]), [x, w], [bias, residual], x.like(rows * outputs))
+    let y = Buffer::unspecified(rows * outputs, dtype, x.device());
+    products("linear", &Products::new(1, dims, [false, true]), [x, w], [bias, residual], y)
 }
 
 /// A gradient of [`linear`]: a b, as [`matmul`] for one pair, added to `sum` if there is one.
@@ -97,7 +124,38 @@ pub fn linear_backward(sum: Option<Buffer>, dims: [usize; 3], a: &Buffer, ta: bo
     check_len("linear", "a", a, m * k);
     check_len("linear", "b", b, k * n);
     let of = Products { own: sum.is_some(), ..Products::new(1, dims, [ta, tb]) };
-    let c = sum.unwrap_or_else(|| a.like(m * n));
+    let c = sum.unwrap_or_else(|| a.wide(m * n));
     check_len("linear", "the sum", &c, m * n);
     products("linear", &of, [a, b], [None; 2], c)
+}
+
+/// The gradient dy W of [`linear`] with respect to x, of this type: dy is (rows, outputs), W (outputs, inputs).
+#[track_caller]
+pub fn linear_backward_to(dtype: DType, dims: [usize; 3], dy: &Buffer, w: &Buffer) -> Buffer {
+    let [rows, inputs, outputs] = dims;
+    check_len("linear", "dy", dy, rows * outputs);
+    check_len("linear", "weight", w, outputs * inputs);
+    let dx = Buffer::unspecified(rows * inputs, dtype, dy.device());
+    products("linear", &Products::new(1, [rows, outputs, inputs], [false; 2]), [dy, w], [None; 2], dx)
+}
+
+/// Of a [`linear`] map that reads z = GELU(h): z, in the type that its products read, and the gradient with respect to h,
+/// of h's type. A GPU computes both in the product dy W, where h is bf16.
+#[track_caller]
+pub fn gelu_backward(dims: [usize; 3], dy: &Buffer, w: &Buffer, h: &Buffer) -> (Buffer, Buffer) {
+    check_len("linear", "h", h, dims[0] * dims[1]);
+    #[cfg(feature = "cuda")]
+    if h.dtype() == DType::Bf16 && h.device().is_gpu() {
+        let [rows, inputs, outputs] = dims;
+        check_len("linear", "dy", dy, rows * outputs);
+        check_len("linear", "weight", w, outputs * inputs);
+        let _metered = super::meter::op("linear");
+        let [dy, w] = [dy, w].map(|x| elementwise::stored_as(x, h));
+        let (mut z, mut dh) = (h.like(h.len()), h.like(h.len()));
+        let of = Products::new(1, [rows, outputs, inputs], [false; 2]);
+        cuda::gelu_backward(&of, [&dy, &w, h], [&mut z, &mut dh]);
+        return (z, dh);
+    }
+    let (z, dh) = elementwise::unary_and_backward(Unary::Gelu, h, linear_backward_to(h.dtype(), dims, dy, w));
+    (elementwise::to_dtype(&z, w.dtype()), dh)
 }

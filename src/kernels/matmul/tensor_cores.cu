@@ -1,4 +1,4 @@
-// Products on tensor cores: c ← a b + what is added, for each of a batch, of f32 matrices whose numbers are rounded to
+// Products on tensor cores: c ← a b + what is added, for each of a batch, of matrices that are bf16, or f32 and rounded to
 // bf16 or tf32 before they are multiplied; sums are f32. (In the elements' own precision: matmul.cu.)
 //
 // A tensor core has one instruction, mma: the 32 threads of a warp together multiply a piece of a, 16 × STEP, with a
@@ -9,7 +9,7 @@
 //                            which some are on their way (`Operand`) while one is multiplied.
 //   shared memory → pieces   A warp has ROWS × COLS pieces of sums. Pieces of a and b for a step are read while the
 //                            step before is multiplied (`read_left`, `read_right`).
-//   sums → c                 Straight from registers, two neighbors at a time (`write`).
+//   sums → c                 Straight from registers, two neighbors at a time (`write`); rounded, where c is bf16.
 //
 // There is one barrier for a slice: it says that the next slice is there for all, and that all have read this one.
 //
@@ -17,8 +17,9 @@
 // come adds up the sums of all, in their order, whoever came last: the same bits on every run.
 //
 // The host defines TILE_M, TILE_N, WARPS_M, WARPS_N: how the tile is cut between warps; STAGES: slices that fit shared
-// memory; A_TRANSPOSED, B_TRANSPOSED; BF16: 1, or 0 for tf32; ALIGNED: whether rows of a and b begin at multiples of 16
-// bytes, pairs of neighbors of c and of what is added at multiples of 8.
+// memory; A_TRANSPOSED, B_TRANSPOSED; BF16: 1, or 0 for tf32; STORED (u16), if a and b are bf16 and not f32; C, the type
+// of c: float or u16; GELU: 1, or 0 (see `write`); ALIGNED: whether rows of a and b begin at multiples of 16 bytes, pairs
+// of neighbors of c and of what is added at multiples of what they take.
 
 #if BF16
 typedef u16 Element;  // as shared memory has it
@@ -83,6 +84,9 @@ template <bool ALONG_DEPTH, u32 LINES, typename Stored> struct Operand {
                 const u32 to = shared_address(tile) + ((row + i * GAP) * PITCH + column) * sizeof(Element);
                 if (ALIGNED) {
                     copy_async_16(to, n ? of : from, n * sizeof(Element));
+                } else if constexpr (BF16) {  // copies behind the thread's back are of 4 bytes at least
+#pragma unroll 1
+                    for (u32 e = 0; e < CHUNK; e++) store_shared(to + 2 * e, e < n ? (u16)of[e] : (u16)0);
                 } else {
 #pragma unroll 1
                     for (u32 e = 0; e < CHUNK; e++) copy_async_4(to + 4 * e, e < n ? of + e : from, e < n ? 4 : 0);
@@ -153,17 +157,32 @@ template <bool ALONG_DEPTH, u32 LINES, typename Stored> struct Operand {
     }
 };
 
-typedef Operand<!A_TRANSPOSED, TILE_M, float> A;
-typedef Operand<B_TRANSPOSED, TILE_N, float> B;
+typedef Operand<!A_TRANSPOSED, TILE_M, S> A;
+typedef Operand<B_TRANSPOSED, TILE_N, S> B;
 
 __device__ __forceinline__ void multiply(float *sums, const u32 *left, const u32 *right) {
     if (BF16) mma_bf16(sums, left, right[0], right[1]);
     else mma_tf32(sums, left, right[0], right[1]);
 }
 
+// What the host asks for beside the product. Of GELU's backward pass: h, that it was taken of, and z, for GELU(h).
+struct Extras {
+    const float *bias, *residual;
+    const u16 *h;
+    u16 *z;
+};
+
+// With GELU, z ← GELU(h) and x ← x GELU′(h), the gradient with respect to h where x is that with respect to z.
+__device__ __forceinline__ float through_gelu(float h, float &x) {
+    const float phi = cdf(h);
+    x *= phi + h * pdf(h);
+    return h * phi;
+}
+
 // c[i, j] and its right neighbor ← x, y + what is added.
-__device__ __forceinline__ void write(const Products &p, u32 batch, u32 i, u32 j, float x, float y, const float *bias,
-                                      const float *residual, float *c) {
+template <typename To>
+__device__ __forceinline__ void write(
+    const Products &p, u32 batch, u32 i, u32 j, float x, float y, const Extras &with, To *c) {
     if (i >= p.m || j >= p.n) return;
     const u64 of = (u64)i * p.n + j, at = batch * p.c_step + of;
     if (ALIGNED) {  // two at a time
@@ -171,16 +190,26 @@ __device__ __forceinline__ void write(const Products &p, u32 batch, u32 i, u32 j
             const float2 more = *(const float2 *)from;
             x += more.x, y += more.y;
         };
-        if (bias) add(bias + j);
-        if (residual) add(residual + of);
-        if (p.own) add(c + at);
-        *(float2 *)(c + at) = make_float2(x, y);
+        if (with.bias) add(with.bias + j);
+        if (with.residual) add(with.residual + of);
+        if constexpr (GELU) {
+            const u32 h = *(const u32 *)(with.h + at);
+            const float lo = through_gelu(from_bf16((u16)h), x), hi = through_gelu(from_bf16((u16)(h >> 16)), y);
+            *(u32 *)(with.z + at) = pack_bf16(lo, hi);
+        }
+        if constexpr (sizeof(To) == 2) {
+            *(u32 *)(c + at) = pack_bf16(x, y);
+        } else {
+            if (p.own) add(c + at);
+            *(float2 *)(c + at) = make_float2(x, y);
+        }
     } else {
         auto one = [&](u32 e, float sum) {
             if (j + e >= p.n) return;
-            if (bias) sum += bias[j + e];
-            if (residual) sum += residual[of + e];
-            c[at + e] = p.own ? c[at + e] + sum : sum;
+            if (with.bias) sum += with.bias[j + e];
+            if (with.residual) sum += with.residual[of + e];
+            if constexpr (GELU) put(with.z + at + e, through_gelu(get(with.h + at + e), sum));
+            put(c + at + e, p.own ? get(c + at + e) + sum : sum);
         };
         one(0, x), one(1, y);
     }
@@ -190,8 +219,7 @@ __device__ __forceinline__ void write(const Products &p, u32 batch, u32 i, u32 j
 // of each block that shares its tile the sums, as its threads have them; arrived: how many of a tile's blocks have
 // come, 0 between launches.
 extern "C" __global__ void __launch_bounds__(THREADS, THREADS == 128 ? 3 : 1) products(
-    const Products p, const float *a, const float *b, const float *bias, const float *residual, float *c,
-    float *partial, u32 *arrived) {
+    const Products p, const S *a, const S *b, const Extras with, C *c, float *partial, u32 *arrived) {
     extern __shared__ __align__(128) char shared[];
     auto tile_of_a = [&](u32 slice) { return shared + slice % STAGES * (A::BYTES + B::BYTES); };
     auto tile_of_b = [&](u32 slice) { return tile_of_a(slice) + A::BYTES; };
@@ -288,6 +316,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS == 128 ? 3 : 1) pr
 #pragma unroll
             for (u32 half = 0; half < 2; half++) {
                 const u32 line = i0 + row + 16 * i + lane / 4 + 8 * half, at = j0 + column + 8 * j + lane % 4 * 2;
-                write(p, batch, line, at, sums[i][j][2 * half], sums[i][j][2 * half + 1], bias, residual, c);
+                write(p, batch, line, at, sums[i][j][2 * half], sums[i][j][2 * half + 1], with, c);
             }
 }

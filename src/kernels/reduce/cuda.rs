@@ -1,9 +1,11 @@
 use super::Finite;
-use crate::kernels::cuda::{BOTH_REALS, Block, Grid, Launch, Pointer, Source, View, ViewMut, argument};
+use crate::kernels::cuda::{
+    Block, Grid, Launch, Pointer, REALS_AND_STORED, Source, StoredView, View, ViewMut, argument,
+};
 use crate::kernels::{Buffer, DType, Device, Real};
 
 pub(in crate::kernels) const SOURCE: Source =
-    Source { name: "reduce", text: include_str!("reduce.cu"), variants: BOTH_REALS };
+    Source { name: "reduce", text: include_str!("reduce.cu"), variants: REALS_AND_STORED };
 
 /// `Sizes` of reduce.cu.
 #[repr(C)]
@@ -40,7 +42,7 @@ fn parts(blocks: usize, n: usize) -> usize {
     (ENOUGH_BLOCKS / blocks.max(1)).clamp(1, n.div_ceil(PART).max(1))
 }
 
-fn sum_of<T: Real>(of: What, [outer, n, inner]: [usize; 3], x: View<'_, T>, y: ViewMut<'_, T>) {
+fn sum_of<T: Real>(of: What, [outer, n, inner]: [usize; 3], x: StoredView<'_>, y: ViewMut<'_, T>) {
     if outer * inner == 0 {
         return;
     }
@@ -64,7 +66,8 @@ fn sum_of<T: Real>(of: What, [outer, n, inner]: [usize; 3], x: View<'_, T>, y: V
         ("sum_columns", Block(32, 8, 1), 8 * 32 * size_of::<f64>())
     };
     let grid = Grid(Grid::over(blocks, 1).0, parts as u32, 1);
-    let launch = Launch { grid, block, shared, ..Launch::over_elements(x.gpu, SOURCE, kernel, 1) };
+    let definitions = x.stored();
+    let launch = Launch { definitions, grid, block, shared, ..Launch::over_elements(x.gpu, SOURCE, kernel, 1) };
     launch.run::<T>(&[&sizes, &x.pointer(), &y.pointer(), &partial_at]);
     if parts > 1 {
         let launch = Launch::over_elements(x.gpu, SOURCE, "finish", outer * inner);
@@ -75,7 +78,7 @@ fn sum_of<T: Real>(of: What, [outer, n, inner]: [usize; 3], x: View<'_, T>, y: V
 const SUM: What = What { squares: false, root: false, adds: false, factor: 1.0 };
 
 pub(in crate::kernels) fn sum<T: Real>(dims: [usize; 3], factor: f64, x: View<'_, T>, y: ViewMut<'_, T>) {
-    sum_of(What { factor, ..SUM }, dims, x, y);
+    sum_of(What { factor, ..SUM }, dims, x.into(), y);
 }
 
 pub(super) fn sum_backward<T: Real>([outer, n, inner]: [usize; 3], factor: f64, dy: View<'_, T>, dx: ViewMut<'_, T>) {
@@ -85,7 +88,7 @@ pub(super) fn sum_backward<T: Real>([outer, n, inner]: [usize; 3], factor: f64, 
 }
 
 pub(super) fn norm<T: Real>(x: View<'_, T>, y: ViewMut<'_, T>) {
-    sum_of(What { squares: true, root: true, ..SUM }, [1, x.len(), 1], x, y);
+    sum_of(What { squares: true, root: true, ..SUM }, [1, x.len(), 1], x.into(), y);
 }
 
 pub(super) fn norm_backward<T: Real>(x: View<'_, T>, dy: View<'_, T>, dx: ViewMut<'_, T>) {
@@ -96,7 +99,7 @@ pub(super) fn norm_backward<T: Real>(x: View<'_, T>, dy: View<'_, T>, dx: ViewMu
     launch.run::<T>(&[&(n as u64), &x.pointer(), &of.pointer(), &dy.pointer(), &dx.pointer()]);
 }
 
-pub(super) fn accumulate_rows<T: Real>(cols: usize, x: View<'_, T>, y: ViewMut<'_, T>) {
+pub(super) fn accumulate_rows<T: Real>(cols: usize, x: StoredView<'_>, y: ViewMut<'_, T>) {
     sum_of(What { adds: true, ..SUM }, [1, x.len() / cols.max(1), cols], x, y);
 }
 
@@ -128,5 +131,5 @@ pub(super) fn count_non_finite<T: Real>(of: &[Finite], buffers: &[View<'_, T>], 
         let launch = Launch { grid, block, shared, ..Launch::over_elements(count.gpu, SOURCE, "count_non_finite", 1) };
         launch.run::<T>(&[&Pointer(table.pointer()), &counts.view_mut::<T>("count_non_finite").pointer()]);
     }
-    sum_of(SUM, [1, runs.len(), 1], counts.view::<T>("count_non_finite"), count);
+    sum_of(SUM, [1, runs.len(), 1], counts.view::<T>("count_non_finite").into(), count);
 }

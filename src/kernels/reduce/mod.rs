@@ -6,7 +6,7 @@ mod cpu;
 pub(super) mod cuda;
 mod reference;
 
-use super::{Buffer, DType, Device, check_len, launch, rows};
+use super::{Buffer, DType, Device, Stored, check_len, launch, rows};
 
 /// factor · Σ over the middle axis of x, (outer, n, inner): (outer, inner). With 1, len, 1 the sum of all elements.
 #[track_caller]
@@ -44,12 +44,13 @@ pub fn norm_backward(x: &Buffer, dy: &Buffer) -> Buffer {
     dx
 }
 
-/// Σ over the rows, each of `cols` elements, added to `sum` if there is one.
+/// Σ over the rows, each of `cols` elements, added to `sum` if there is one: of bf16 in f32.
 #[track_caller]
 pub fn accumulate_rows(sum: Option<Buffer>, cols: usize, x: &Buffer) -> Buffer {
-    let mut y = sum.unwrap_or_else(|| Buffer::full(cols, 0.0, x.dtype(), x.device()));
+    let mut y = sum.unwrap_or_else(|| Buffer::full(cols, 0.0, x.dtype().computed(), x.device()));
     check_len("sum_rows", "the sum", &y, cols);
     rows("sum_rows", x, cols);
+    let x = Stored(x);
     launch!("sum_rows", [x], [y] => accumulate_rows(cols, x, y));
     y
 }

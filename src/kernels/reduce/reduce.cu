@@ -22,7 +22,7 @@ struct Sizes {
 };
 
 // blocks of 32 × 8 threads; grid.x: outer · ⌈inner / 32⌉, grid.y: parts. Without parts to y, else to partial, (parts, outer · inner).
-extern "C" __global__ void sum_columns(const Sizes s, const T *x, T *y, double *partial) {
+extern "C" __global__ void sum_columns(const Sizes s, const S *x, T *y, double *partial) {
     extern __shared__ __align__(128) char shared[];
     double *rows = (double *)shared;  // (8, 32)
     const u64 tiles = (s.inner + 31) / 32, outer = blockIdx.x / tiles, i = blockIdx.x % tiles * 32 + threadIdx.x;
@@ -30,7 +30,7 @@ extern "C" __global__ void sum_columns(const Sizes s, const T *x, T *y, double *
     const u64 end = first + each < s.n ? first + each : s.n;
     double sum = 0;
     if (i < s.inner)
-        for (u64 k = first + threadIdx.y; k < end; k += 8) sum += term(s.what, x[(outer * s.n + k) * s.inner + i]);
+        for (u64 k = first + threadIdx.y; k < end; k += 8) sum += term(s.what, get(x + (outer * s.n + k) * s.inner + i));
     rows[threadIdx.y * 32 + threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.y > 0 || i >= s.inner) return;
@@ -41,12 +41,12 @@ extern "C" __global__ void sum_columns(const Sizes s, const T *x, T *y, double *
 }
 
 // For inner = 1; blocks of 256 threads; grid.x: outer, grid.y: parts.
-extern "C" __global__ void sum_rows(const Sizes s, const T *x, T *y, double *partial) {
+extern "C" __global__ void sum_rows(const Sizes s, const S *x, T *y, double *partial) {
     extern __shared__ __align__(128) char shared[];
     const u64 outer = blockIdx.x, each = (s.n + s.parts - 1) / s.parts, first = blockIdx.y * each;
     const u64 end = first + each < s.n ? first + each : s.n;
     double sum = 0;
-    for (u64 k = first + threadIdx.x; k < end; k += blockDim.x) sum += term(s.what, x[outer * s.n + k]);
+    for (u64 k = first + threadIdx.x; k < end; k += blockDim.x) sum += term(s.what, get(x + outer * s.n + k));
     sum = block_sum(sum, (double *)shared);
     if (threadIdx.x > 0) return;
     if (s.parts > 1) partial[blockIdx.y * s.outer + outer] = sum;

@@ -1,17 +1,19 @@
 //! Launches of tensor_cores.cu.
 
 use crate::kernels::attention::Sizes;
-use crate::kernels::cuda::{Argument, Block, Grid, Launch, Source, View, ViewMut};
+use crate::kernels::cuda::{Argument, Block, Grid, Launch, Pointer, Source, StoredView, StoredViewMut};
 use crate::kernels::{Buffer, DType, Device, Precision, Real};
 
 pub(in crate::kernels) const SOURCE: Source = Source {
     name: "attention on tensor cores",
     text: include_str!("../tensor_cores.cu"),
     variants: &[
-        "REAL=float DIM=64 BF16=1",
-        "REAL=float DIM=64 BF16=0",
-        "REAL=float DIM=32 BF16=1",
-        "REAL=float DIM=32 BF16=0",
+        "REAL=float DIM=64 BF16=1 STORED=u16",
+        "REAL=float DIM=64 BF16=1 ",
+        "REAL=float DIM=64 BF16=0 ",
+        "REAL=float DIM=32 BF16=1 STORED=u16",
+        "REAL=float DIM=32 BF16=1 ",
+        "REAL=float DIM=32 BF16=0 ",
     ],
 };
 
@@ -25,9 +27,18 @@ const WARP: usize = 16;
 const SHARED: usize = 96 * 1024;
 
 /// Whether this attention is computed on tensor cores.
-pub(super) fn compute<T: Real>(s: &Sizes) -> bool {
-    let wide_enough = s.head_dim.is_multiple_of(8) && (8..=128).contains(&s.head_dim);
-    T::DTYPE == DType::F32 && Precision::here() != Precision::F32 && wide_enough
+pub(super) fn compute(s: &Sizes, dtype: DType) -> bool {
+    dtype == DType::Bf16 || dtype == DType::F32 && Precision::here() != Precision::F32 && takes(s.head_dim)
+}
+
+/// Whether there are heads so wide there.
+pub(in crate::kernels::attention) fn takes(head_dim: usize) -> bool {
+    head_dim.is_multiple_of(8) && (8..=128).contains(&head_dim)
+}
+
+/// Whether operands are bf16: as they are stored, or rounded to it.
+fn in_bf16(x: StoredView<'_>) -> bool {
+    x.dtype == DType::Bf16 || Precision::here() == Precision::Bf16
 }
 
 /// Bytes of `rows` rows of a head, and of scores of QUERIES queries for each, in shared memory.
@@ -50,46 +61,51 @@ fn warps(of: usize, most: usize) -> usize {
 
 fn launch<T: Real>(
     s: &Sizes,
-    x: View<'_, T>,
+    x: StoredView<'_>,
     kernel: &'static str,
     [blocks, warps, shared]: [usize; 3],
     arguments: &[&dyn Argument],
 ) {
-    let definitions = format!("DIM={} BF16={}", s.head_dim, u32::from(Precision::here() == Precision::Bf16));
+    let definitions = format!("DIM={} BF16={} {}", s.head_dim, u32::from(in_bf16(x)), x.stored());
     let (grid, block) = (Grid::over(blocks, 1), Block(32 * warps as u32, 1, 1));
     let launch = Launch { gpu: x.gpu, source: SOURCE, definitions: &definitions, kernel, grid, block, shared };
     launch.run::<T>(arguments);
 }
 
-pub(super) fn forward<T: Real>(s: &Sizes, qkv: View<'_, T>, out: ViewMut<'_, T>) {
+pub(super) fn forward<T: Real>(s: &Sizes, qkv: StoredView<'_>, out: &StoredView<'_>) {
     if s.out() == 0 {
         return;
     }
     let warps = warps(s.queries.len(), 8);
     let tiles = s.queries.len().div_ceil(WARP * warps);
-    let shared = 2 * rows(KEYS, s.head_dim, Precision::here() == Precision::Bf16)[0];
+    let shared = 2 * rows(KEYS, s.head_dim, in_bf16(qkv))[0];
     let arguments: [&dyn Argument; 3] = [&super::Arguments::<T>::new(s), &qkv.pointer(), &out.pointer()];
-    launch(s, qkv, "forward", [s.batch * s.heads * tiles, warps, shared], &arguments);
+    launch::<T>(s, qkv, "forward", [s.batch * s.heads * tiles, warps, shared], &arguments);
 }
 
-pub(super) fn backward<T: Real>(s: &Sizes, qkv: View<'_, T>, dout: View<'_, T>, mut dqkv: ViewMut<'_, T>) {
+pub(super) fn backward<T: Real>(s: &Sizes, qkv: StoredView<'_>, dout: StoredView<'_>, mut dqkv: StoredViewMut<'_>) {
     if s.out() == 0 {
         return dqkv.clear();
     }
-    let bf16 = Precision::here() == Precision::Bf16;
+    let bf16 = in_bf16(qkv);
     let most = (1..=8).rev().find(|&warps| shared_backward(warps, s.head_dim, bf16) <= SHARED).unwrap_or(1);
     let warps = warps(s.tokens, most);
     let of_queries = 2 * s.batch * s.heads * s.queries.len();
-    let mut stats = Buffer::unspecified(of_queries, DType::F32, Device::Cuda(qkv.gpu.ordinal()));
-    let arguments: [&dyn Argument; 5] = [
+    let scratch = |len| Buffer::unspecified(len, DType::F32, Device::Cuda(qkv.gpu.ordinal()));
+    let mut stats = scratch(of_queries);
+    let several = qkv.dtype == DType::Bf16 && s.tokens > WARP * warps;
+    let mut sums = several.then(|| scratch(s.out()));
+    let sums = sums.as_mut().map_or(Pointer(0), |sums| sums.view_mut::<f32>("attention").pointer());
+    let arguments: [&dyn Argument; 6] = [
         &super::Arguments::<T>::new(s),
         &qkv.pointer(),
         &dout.pointer(),
         &stats.view_mut::<f32>("attention").pointer(),
+        &sums,
         &dqkv.pointer(),
     ];
     let shared = shared_backward(warps, s.head_dim, bf16);
-    launch(s, qkv, "backward", [s.batch * s.heads, warps, shared], &arguments);
+    launch::<T>(s, qkv, "backward", [s.batch * s.heads, warps, shared], &arguments);
 }
 
 #[cfg(test)]

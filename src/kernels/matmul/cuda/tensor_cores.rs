@@ -4,26 +4,62 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::{Products, splits};
-use crate::kernels::cuda::{Block, Gpu, Grid, Launch, Pointer, Source, View, ViewMut, argument, or_null};
+use crate::kernels::cuda::{Block, Gpu, Grid, Launch, Pointer, Source, StoredView, argument};
 use crate::kernels::{Buffer, DType, Device, Precision, Real};
 
 pub(in crate::kernels) const SOURCE: Source = Source {
     name: "matmul on tensor cores",
     text: include_str!("../tensor_cores.cu"),
-    // Linear maps, their gradients with respect to x and to W.
+    // Linear maps, their gradients with respect to x and to W: of f32, rounded; then of bf16, as it is.
     variants: &[
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=1 BF16=1 ALIGNED=1",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=0 BF16=1 ALIGNED=1",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=2 A_TRANSPOSED=1 B_TRANSPOSED=0 BF16=1 ALIGNED=1",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=1 BF16=0 ALIGNED=1",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 BF16=0 ALIGNED=1",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=1 B_TRANSPOSED=0 BF16=0 ALIGNED=1",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=1 BF16=1 ALIGNED=1",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=0 BF16=1 ALIGNED=1",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=1 B_TRANSPOSED=0 BF16=1 ALIGNED=1",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=1 BF16=0 ALIGNED=1",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=0 BF16=0 ALIGNED=1",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=1 B_TRANSPOSED=0 BF16=0 ALIGNED=1",
+        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=1 \
+         BF16=1 ALIGNED=1 GELU=0 C=float",
+        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=0 \
+         BF16=1 ALIGNED=1 GELU=0 C=float",
+        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=2 A_TRANSPOSED=1 B_TRANSPOSED=0 \
+         BF16=1 ALIGNED=1 GELU=0 C=float",
+        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=1 \
+         BF16=0 ALIGNED=1 GELU=0 C=float",
+        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 \
+         BF16=0 ALIGNED=1 GELU=0 C=float",
+        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=1 B_TRANSPOSED=0 \
+         BF16=0 ALIGNED=1 GELU=0 C=float",
+        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=1 \
+         BF16=1 ALIGNED=1 GELU=0 C=float STORED=u16",
+        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=1 \
+         BF16=1 ALIGNED=1 GELU=0 C=u16 STORED=u16",
+        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 \
+         BF16=1 ALIGNED=1 GELU=0 C=float STORED=u16",
+        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 \
+         BF16=1 ALIGNED=1 GELU=0 C=u16 STORED=u16",
+        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 \
+         BF16=1 ALIGNED=1 GELU=1 C=u16 STORED=u16",
+        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=1 B_TRANSPOSED=0 \
+         BF16=1 ALIGNED=1 GELU=0 C=float STORED=u16",
+        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=1 \
+         BF16=1 ALIGNED=1 GELU=0 C=float",
+        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=0 \
+         BF16=1 ALIGNED=1 GELU=0 C=float",
+        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=1 B_TRANSPOSED=0 \
+         BF16=1 ALIGNED=1 GELU=0 C=float",
+        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=1 \
+         BF16=0 ALIGNED=1 GELU=0 C=float",
+        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=0 \
+         BF16=0 ALIGNED=1 GELU=0 C=float",
+        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=1 B_TRANSPOSED=0 \
+         BF16=0 ALIGNED=1 GELU=0 C=float",
+        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=1 \
+         BF16=1 ALIGNED=1 GELU=0 C=float STORED=u16",
+        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=1 \
+         BF16=1 ALIGNED=1 GELU=0 C=u16 STORED=u16",
+        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 \
+         BF16=1 ALIGNED=1 GELU=0 C=float STORED=u16",
+        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 \
+         BF16=1 ALIGNED=1 GELU=0 C=u16 STORED=u16",
+        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 \
+         BF16=1 ALIGNED=1 GELU=1 C=u16 STORED=u16",
+        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=4 A_TRANSPOSED=1 B_TRANSPOSED=0 \
+         BF16=1 ALIGNED=1 GELU=0 C=float STORED=u16",
     ],
 };
 
@@ -89,11 +125,11 @@ impl Tile {
     }
 }
 
-/// The most slices that are in shared memory at once: those of bf16 are held in registers before, those of tf32 are
-/// copied behind the threads' backs. At least two blocks shall fit a multiprocessor, which has little more than a block
-/// may have.
-fn stages(bf16: bool, slice: usize, shared: usize) -> usize {
-    if bf16 { 2 } else { (shared / 2 / slice).clamp(2, 4) }
+/// The most slices that are in shared memory at once: what is rounded to bf16 on the way is held in registers before, all
+/// else is copied behind the threads' backs. At least two blocks shall fit a multiprocessor, which has little more than a
+/// block may have.
+fn stages(held: bool, slice: usize, shared: usize) -> usize {
+    if held { 2 } else { (shared / 2 / slice).clamp(2, 4) }
 }
 
 /// The same products as fewer and larger ones, where matrices of the batch lie below each other so that they are one.
@@ -118,38 +154,44 @@ fn arrived(gpu: &Gpu) -> Pointer {
     arrived.entry(gpu.ordinal()).or_insert_with(zeros).view_mut::<f32>("matmul").pointer()
 }
 
-/// Of f32 matrices, in this thread's precision. There is at least one number to write.
-pub(super) fn products<T: Real>(
-    of: &Products,
-    ab: [View<'_, T>; 2],
-    plus: [Option<View<'_, T>>; 2],
-    c: ViewMut<'_, T>,
-) {
+/// `Extras` of tensor_cores.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extras {
+    pub(super) bias: Pointer,
+    pub(super) residual: Pointer,
+    pub(super) h: Pointer,
+    pub(super) z: Pointer,
+}
+argument!(Extras);
+
+impl Extras {
+    pub(super) const NONE: Extras = Extras { bias: Pointer(0), residual: Pointer(0), h: Pointer(0), z: Pointer(0) };
+}
+
+/// Of bf16 matrices, or of f32 in this thread's precision. There is at least one number to write.
+pub(super) fn products<T: Real>(of: &Products, ab: [StoredView<'_>; 2], with: Extras, c: &StoredView<'_>) {
     let of = folded(of);
     let (batch, [m, k, n]) = (of.batch, of.dims);
     let tile = if of.steps[2] == 0 { Tile::of([m, batch * k, n], 1) } else { Tile::of([m, k, n], batch) };
-    products_in(tile, &of, ab, plus, c);
+    products_in::<T>(tile, &of, ab, with, c);
 }
 
-fn products_in<T: Real>(
-    tile: Tile,
-    of: &Products,
-    [a, b]: [View<'_, T>; 2],
-    [bias, residual]: [Option<View<'_, T>>; 2],
-    c: ViewMut<'_, T>,
-) {
+fn products_in<T: Real>(tile: Tile, of: &Products, [a, b]: [StoredView<'_>; 2], with: Extras, c: &StoredView<'_>) {
     let Products { batch, dims, steps, transposed, own } = *of;
+    let [narrow, narrow_c] = [a.dtype, c.dtype].map(|dtype| dtype == DType::Bf16);
+    assert!(a.dtype == b.dtype && !(own && narrow_c), "matmul: {} × {} to {}", a.dtype, b.dtype, c.dtype);
     let [m, k, n] = dims;
     for size in dims.into_iter().chain([batch]) {
         assert!(u32::try_from(size + LARGE.size[0]).is_ok(), "matmul: {size} is too large for tensor cores");
     }
     let summed = steps[2] == 0 && batch != 1;
     let (batches, reductions) = if summed { (1, batch) } else { (batch, 1) };
-    let (bf16, along_depth) = (Precision::here() == Precision::Bf16, [!transposed[0], transposed[1]]);
+    let (bf16, along_depth) = (narrow || Precision::here() == Precision::Bf16, [!transposed[0], transposed[1]]);
     let tiles = tile.over([m, n]);
     let splits = splits(tiles * batches, reductions * k.div_ceil(DEPTH));
     let slice = tile.slice(bf16, along_depth);
-    let stages = stages(bf16, slice, a.gpu.shared as usize);
+    let stages = stages(bf16 && !narrow, slice, a.gpu.shared as usize);
     let arguments = Arguments {
         steps: steps.map(|step| step as u64),
         dims: dims.map(|dim| dim as u32),
@@ -168,16 +210,19 @@ fn products_in<T: Real>(
         None => (Pointer(0), Pointer(0)),
     };
     let [row_of_a, row_of_b] = [if transposed[0] { m } else { k }, if transposed[1] { k } else { n }];
-    let pairs = or_null(bias).0 | or_null(residual).0 | c.pointer().0;
+    let (f32s, bf16s) = (with.bias.0 | with.residual.0, with.h.0 | with.z.0);
     let aligned = (a.pointer().0 | b.pointer().0).is_multiple_of(16)
-        && (row_of_a | row_of_b).is_multiple_of(4)
-        && pairs.is_multiple_of(8)
+        && (row_of_a | row_of_b).is_multiple_of(16 / a.dtype.size())
+        && (f32s.is_multiple_of(8) && bf16s.is_multiple_of(4) && c.pointer().0.is_multiple_of(8))
         && n.is_multiple_of(2);
     let ([rows, cols], [down, across]) = (tile.size, tile.warps);
-    let [ta, tb, bf16, aligned] = [transposed[0], transposed[1], bf16, aligned].map(u32::from);
+    let gelu = with.h != Pointer(0);
+    let [ta, tb, bf16, aligned, gelu] = [transposed[0], transposed[1], bf16, aligned, gelu].map(u32::from);
     let definitions = format!(
-        "TILE_M={rows} TILE_N={cols} WARPS_M={down} WARPS_N={across} STAGES={stages} \
-         A_TRANSPOSED={ta} B_TRANSPOSED={tb} BF16={bf16} ALIGNED={aligned}"
+        "TILE_M={rows} TILE_N={cols} WARPS_M={down} WARPS_N={across} STAGES={stages} A_TRANSPOSED={ta} \
+         B_TRANSPOSED={tb} BF16={bf16} ALIGNED={aligned} GELU={gelu} C={} {}",
+        if narrow_c { "u16" } else { "float" },
+        a.stored()
     );
     let launch = Launch {
         gpu: a.gpu,
@@ -189,13 +234,15 @@ fn products_in<T: Real>(
         shared: stages * slice,
     };
     let (a, b, c) = (a.pointer(), b.pointer(), c.pointer());
-    launch.run::<T>(&[&arguments, &a, &b, &or_null(bias), &or_null(residual), &c, &partial, &arrived]);
+    launch.run::<T>(&[&arguments, &a, &b, &with, &c, &partial, &arrived]);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::launch::Input;
     use crate::kernels::oracle_on_tensor_cores::agree;
+    use crate::kernels::{Stored, StoredMut};
 
     const ALL: [[bool; 2]; 4] = [[false, false], [true, false], [false, true], [true, true]];
 
@@ -218,9 +265,12 @@ mod tests {
     #[test]
     fn two_slices_fit_every_card_and_counters_suffice() {
         for (tile, along) in [SMALL, LARGE].into_iter().flat_map(|tile| ALL.map(|along| (tile, along))) {
-            for (bf16, shared) in [(true, 99 << 10), (false, 99 << 10), (false, 163 << 10), (false, 227 << 10)] {
+            for (bf16, shared) in [true, false].into_iter().flat_map(|bf16| [99, 163, 227].map(|kib| (bf16, kib << 10)))
+            {
                 let slice = tile.slice(bf16, along);
-                assert!(stages(bf16, slice, shared) * slice <= shared, "{tile:?} {along:?}");
+                for held in [bf16, false] {
+                    assert!(stages(held, slice, shared) * slice <= shared, "{tile:?} {along:?}");
+                }
             }
         }
         assert_eq!(SMALL.slice(true, [true, false]), 2 * (64 * 40 + 32 * 72));
@@ -252,8 +302,9 @@ mod tests {
                 agree(&name, [2e-6; 2], &[batch * m * k, batch * k * n, batch * m * n], 2, |x| {
                     let mut c = x[2].clone();
                     if let Device::Cuda(_) = c.device() {
-                        let [a, b] = [0, 1].map(|i| x[i].view::<f32>("test"));
-                        products_in(LARGE, &of, [a, b], [None; 2], c.view_mut::<f32>("test"));
+                        let stored = [0, 1].map(|i| Stored(&x[i]));
+                        let ab = stored.each_ref().map(|x| x.view::<f32>("test", x.0.device()));
+                        products_in::<f32>(LARGE, &of, ab, Extras::NONE, &StoredMut(&mut c).view_mut::<f32>("test"));
                         return vec![c];
                     }
                     vec![crate::kernels::matmul::products("test", &of, [&x[0], &x[1]], [None; 2], c)]
