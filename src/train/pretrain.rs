@@ -175,7 +175,9 @@ fn steps(
     };
     let images = splits.train.len() as f64;
     let mut loader = Loader::new(splits.train.clone(), options)?;
-    // All of a step but its update: it changes nothing, so the trainer can still be looked at, or left as it is.
+    let ahead = trainer.params.device().is_gpu() && !one_by_one;
+    // A step's batch and, ahead of the rest, its gradients: that changes nothing, so the trainer can still be looked at, or left
+    // as it is.
     let mut begin = |trainer: &mut Trainer, step| {
         let loaded = loader.next().expect("it ends with an error, after which there are no steps");
         no_panic(step, || {
@@ -183,18 +185,18 @@ fn steps(
             if every_number {
                 trainer.check_finite(&batch)?;
             }
-            let found = trainer.fitting_gradients(&batch)?;
+            let found = ahead.then(|| trainer.fitting_gradients(&batch)).transpose()?;
             Ok((batch, found))
         })
     };
-    let ahead = trainer.params.device().is_gpu() && !one_by_one;
     let (mut clock, mut readable, mut begun) = (Instant::now(), true, None);
     for step in done + 1..=config.steps {
         let (batch, found) = begun.take().unwrap_or_else(|| begin(trainer, step))?;
         let params = config.step_params(step);
         let StepOutcome { loss, numbers } = no_panic(step, || {
+            let Some(found) = found else { return trainer.step(&batch, &params) };
             let update = trainer.update(found, &params);
-            begun = (ahead && step < config.steps).then(|| begin(trainer, step + 1));
+            begun = (step < config.steps).then(|| begin(trainer, step + 1));
             trainer.finish(update, &batch)
         })?;
         *whole = step;
