@@ -177,8 +177,9 @@ fn steps(
     };
     let images = splits.train.len() as f64;
     let mut loader = world.agree(Loader::new(splits.train.clone(), options))?;
-    // All of a step but its update: it changes nothing, so the trainer can still be looked at, or left as it is. What several
-    // processes find, they find and add up in `step`.
+    let ahead = trainer.params.device().is_gpu() && !one_by_one && world.size() == 1;
+    // A step's batch and, ahead of the rest, its gradients: that changes nothing, so the trainer can still be looked at, or left
+    // as it is.
     let mut begin = |trainer: &mut Trainer, step| {
         let loaded = loader.next().expect("it ends with an error, after which there are no steps");
         let batch = world.agree(no_panic(step, || batch(config, trainer, step, loaded?)))?;
@@ -186,11 +187,10 @@ fn steps(
             if every_number {
                 world.agree(trainer.check_finite(&batch))?;
             }
-            let found = if world.size() > 1 { None } else { Some(trainer.fitting_gradients(&batch)?) };
+            let found = ahead.then(|| trainer.fitting_gradients(&batch)).transpose()?;
             Ok((batch, found))
         })
     };
-    let ahead = trainer.params.device().is_gpu() && !one_by_one;
     let (mut clock, mut readable, mut begun) = (Instant::now(), true, None);
     for step in done + 1..=config.steps {
         let (batch, found) = begun.take().unwrap_or_else(|| begin(trainer, step))?;
@@ -198,7 +198,7 @@ fn steps(
         let StepOutcome { loss, numbers } = no_panic(step, || {
             let Some(found) = found else { return trainer.step(&batch, &params) };
             let update = trainer.update(found, &params);
-            begun = (ahead && step < config.steps).then(|| begin(trainer, step + 1));
+            begun = (step < config.steps).then(|| begin(trainer, step + 1));
             trainer.finish(update, &batch)
         })?;
         *whole = step;
