@@ -134,7 +134,7 @@ fn fine_tuning_has_the_same_bits_too() {
     }
     let scratch = Scratch::new();
     scratch.succeeds(&tiny("--steps 2 --name start"));
-    let args = "finetune runs/start/checkpoint.safetensors --labels 2 --batch 44 --steps 3 --checkpoint-every 1";
+    let args = "finetune runs/start/checkpoint.safetensors --labels 2 --batch 44 --drop-path 0.3 --steps 3 --checkpoint-every 1";
     scratch.succeeds(&format!("{args} --name one"));
     let said = succeeds(&scratch, 3, &format!("{args} --name three --threads 1"));
     same_run(&run_of(&scratch, "one"), &run_of(&scratch, "three"));

@@ -640,6 +640,23 @@ mod tests {
         part
     }
 
+    /// What a process sees of its images is what one process sees of them.
+    #[test]
+    fn an_image_draws_the_same_in_whichever_part_it_is() {
+        let trainer = Trainer { chunk_images: 1, ..small::trainer(small::stop(), true, DType::F32) };
+        let batch = small::batch(&trainer);
+        threads::run(3, |world| {
+            let trainer = trainer.clone().among(world).unwrap();
+            let (own, part) = (trainer.own_images(7).unwrap(), part(&batch, &trainer));
+            let (here, there) = (trainer.chunk(&part, 0..2), trainer.chunk(&batch, own.start..own.start + 2));
+            assert_eq!(here.draws, there.draws);
+            let [one, other] = [&here, &there].map(|chunk| chunk.noise.as_ref().unwrap());
+            assert!(one.max_abs_diff(other) == 0.0 && here.images().max_abs_diff(there.images()) == 0.0);
+            assert_eq!(here.targets().as_slice(), there.targets().as_slice());
+            assert_eq!(here.context().as_slice(), there.context().as_slice());
+        });
+    }
+
     const STEP: StepParams = StepParams { lr: 0.01, weight_decay: 0.1, ema_momentum: 0.9 };
 
     /// A number that is not finite, in the images of one process or in what it makes of them: all return the error of
