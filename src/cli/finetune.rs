@@ -8,7 +8,7 @@ use super::encoder::{EncoderArgs, normalization};
 use super::flags::flag;
 use super::options::{DeviceArgs, LengthArgs, OpenArgs, TrainArgs};
 use super::progress::Progress;
-use super::run::{RunArgs, keep_curves, report};
+use super::run::{RunArgs, keep_curves, report, weigh};
 use super::{only_alone, signals};
 use crate::data::{self, Splits};
 use crate::error::renamed;
@@ -133,6 +133,7 @@ fn begin(args: &Args, encoder: &EncoderArgs, device: Device) -> Result<()> {
     config.model.linear_init = found.linear_init;
     let mut config = args.train.apply(config, Some(length), chosen.train.len())?;
     config.supported_on(device)?;
+    weigh(config.precision, device);
     signals::listen(); // not before: nothing asks while images are listed, or decoded with --strict
     let weights = if args.from_scratch {
         say!("from scratch: an encoder of the sizes in {}, with random weights", encoder.file.display());

@@ -10,7 +10,7 @@ use super::options::{DeviceArgs, LengthArgs, MaskArgs, ModelArgs, OpenArgs, Trai
 use super::pictures::{draw_masks, draw_positions, draw_predictions};
 use super::probe::{Chosen, ProbeArgs, probe};
 use super::profile::profile;
-use super::run::{RunArgs, keep, keep_curves, report};
+use super::run::{RunArgs, keep, keep_curves, report, weigh};
 use super::{only_alone, signals};
 use crate::data::{self, Splits};
 use crate::error::renamed;
@@ -89,6 +89,7 @@ fn begin(args: &Args, device: Device) -> Result<()> {
     let config = RunConfig { data, normalization: Some(splits.normalization()?), ..config };
     let mut config = args.train.apply(config, args.length.length(), splits.train.len())?;
     config.supported_on(device)?;
+    weigh(config.precision, device);
     if let Some(steps) = args.profile {
         only_alone("--profile")?;
         return profile(&config, &splits, device, steps as usize);

@@ -9,13 +9,14 @@ use super::flags::{flag, positive};
 use super::pictures::curves;
 use super::progress::Progress;
 use super::signals;
-use crate::Result;
 use crate::data::Splits;
+use crate::kernels::{Precision, peak};
 use crate::methods::Number;
 use crate::processes::{host, world};
 use crate::runs::{RunFolder, train_together};
 use crate::train::checkpoint::{CheckpointPolicy, SavedRun};
 use crate::train::{RunConfig, StepReport, Trainer};
+use crate::{Device, Result};
 
 /// How a run is watched and kept.
 #[derive(Args, Clone, Debug)]
@@ -113,6 +114,22 @@ impl RunArgs {
     }
 }
 
+/// Says so where a run's precision brings nothing: some processors have the instructions for bf16 at half the speed of f32's.
+pub fn weigh(precision: Precision, device: Device) {
+    if precision == Precision::Bf16 && !device.is_gpu() {
+        no_gain(precision, peak::gain(precision)).iter().for_each(|line| note!("{line}"));
+    }
+}
+
+fn no_gain(precision: Precision, gain: f64) -> Option<String> {
+    (gain < 1.1).then(|| {
+        format!(
+            "warning: on this processor products in {precision} are {gain:.2} times as fast as in f32, which rounds less: \
+             --precision f32"
+        )
+    })
+}
+
 /// Draws a picture into a run's folder, and gives its name. Of one that is not drawn it is said why: no run fails for a
 /// picture.
 pub fn keep(folder: &RunFolder, name: &'static str, draw: &dyn Fn(&Path) -> Result<()>) -> Option<&'static str> {
@@ -140,4 +157,15 @@ pub fn report(what: &str, written: &[&str], folder: &RunFolder, trainer: &Traine
 
 fn minutes(seconds: f64) -> String {
     if seconds.is_finite() { format!("{}:{:02}", seconds as u64 / 60, seconds as u64 % 60) } else { "?".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_precision_that_brings_nothing_is_told() {
+        assert!(no_gain(Precision::Bf16, 0.5).unwrap().contains("0.50 times as fast"));
+        assert_eq!(no_gain(Precision::Bf16, 1.9), None);
+    }
 }

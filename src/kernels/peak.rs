@@ -69,6 +69,12 @@ pub fn flops_per_second(precision: Precision, time: Duration) -> f64 {
     rates.into_iter().fold(0.0, f64::max)
 }
 
+/// How many times as many operations of this precision as of f32 this thread does: measured in some milliseconds.
+pub fn gain(precision: Precision) -> f64 {
+    let rate = |precision| flops_per_second(precision, Duration::from_millis(6));
+    rate(precision) / rate(Precision::F32)
+}
+
 fn rate(chains: Chains, lanes: usize, time: Duration) -> f64 {
     const ROUNDS: usize = 20_000;
     let (start, mut times) = (Instant::now(), Vec::new());
