@@ -108,6 +108,8 @@ impl Error {
         | Error::Training { problem, hint, .. } = error
         {
             texts.extend([problem, hint]);
+        } else if let Error::Elsewhere { error, .. } = error {
+            texts.push(error);
         }
         texts.into_iter().for_each(|text| *text = renamed(text, rename));
         self

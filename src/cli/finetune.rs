@@ -8,7 +8,7 @@ use super::encoder::{EncoderArgs, normalization};
 use super::flags::flag;
 use super::options::{DeviceArgs, LengthArgs, OpenArgs, TrainArgs};
 use super::progress::Progress;
-use super::run::{RunArgs, keep_curves, report, weigh};
+use super::run::{RunArgs, keep_curves, report, say_skipped, weigh};
 use super::{only_alone, signals};
 use crate::data::{self, Splits};
 use crate::error::renamed;
@@ -192,9 +192,7 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: Option<&RunFolder>
     let trainer = trained?;
     let written = ["checkpoint.safetensors", "log.csv"].into_iter().chain(drawn).collect::<Vec<_>>();
     report("finetune", &written, folder, &trainer, &config);
-    if splits.skipped() > 0 {
-        say!("files that could not be used and were skipped: {}; the warnings name them", splits.skipped());
-    }
+    say_skipped(splits);
     if trainer.optimizer.steps() as usize == config.steps {
         let normalization = splits.normalization_or(config.normalization.as_ref())?;
         let model = (&*trainer.method, &trainer.params);

@@ -10,7 +10,7 @@ use super::options::{DeviceArgs, LengthArgs, MaskArgs, ModelArgs, OpenArgs, Trai
 use super::pictures::{draw_masks, draw_positions, draw_predictions};
 use super::probe::{Chosen, ProbeArgs, probe};
 use super::profile::profile;
-use super::run::{RunArgs, keep, keep_curves, report, weigh};
+use super::run::{RunArgs, keep, keep_curves, report, say_skipped, weigh};
 use super::{only_alone, signals};
 use crate::data::{self, Splits};
 use crate::error::renamed;
@@ -181,9 +181,7 @@ fn train(args: &Args, run: SavedRun, splits: &Splits, folder: Option<&RunFolder>
         written.extend(keep(folder, "positions.png", &|path| sheet.save_png(path)));
     }
     report("pretrain", &written, folder, &trainer, &config);
-    if splits.skipped() > 0 {
-        say!("files that could not be used and were skipped: {}; the warnings name them", splits.skipped());
-    }
+    say_skipped(splits);
     probed(args, &trainer, &config, splits)
 }
 

@@ -143,6 +143,14 @@ pub fn keep_curves(folder: &RunFolder, config: &RunConfig, known: &[Number]) -> 
     keep(folder, "curves.svg", &|path| curves(config, &folder.log()?, known).save_svg(path))
 }
 
+/// Says how many images a run went without.
+pub fn say_skipped(splits: &Splits) {
+    if splits.skipped() > 0 {
+        let by = if world().size() > 1 { " by the first process" } else { "" };
+        say!("files that could not be used and were skipped{by}: {}; the warnings name them", splits.skipped());
+    }
+}
+
 /// Says what is in the folder of a run, and how it goes on where it was stopped. `what` is the subcommand.
 pub fn report(what: &str, written: &[&str], folder: &RunFolder, trainer: &Trainer, config: &RunConfig) {
     written.iter().for_each(|name| say!("  {}", folder.file(name).display()));

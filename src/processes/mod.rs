@@ -1,4 +1,5 @@
-//! Off the floors: the processes that train together, and what one says to another.
+//! The processes that train together, and what one says to another. Any module may use this one, and it uses none of them
+//! but for errors.
 //!
 //! A [`World`] has two operations, and both are made by all of its processes: [`share`](World::share), in which each
 //! gives a few bytes *or its error* and gets those of all, and [`exchange`](World::exchange), in which long rows of

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! [`RunFolder`] is made or opened; [`RunFolder::train`] trains in it, [`RunFolder::resume`] takes up what was left there.
-//! In several processes the first has the folder, and [`train_together`] trains. Pictures are not made here. docs/reliability.md says what is promised.
+//! In several processes the first has the folder, and [`train_together`] trains. Pictures are not made here.
+//! docs/reliability.md says what is promised.
 
 mod folder;
 mod log;

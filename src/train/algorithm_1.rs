@@ -15,9 +15,9 @@
 //! of the target encoder's moving average is left out there.)
 //!
 //! **Parallel over chunks of images, sequential inside.** A chunk runs from patches to gradients on one thread and one
-//! tape, with activations that fit its core's cache. (With fewer chunks than threads, each has a [`Team`] of them.) **Same bits, however many threads:** chunks are cut by the batch
-//! alone, the noise of an image comes from a stream of its own, whatever chunk it is in, and gradients are summed in a
-//! fixed order: in a row within a lane, lanes along a binary tree.
+//! tape, with activations that fit its core's cache. (With fewer chunks than threads, each has a [`Team`] of them.)
+//! **Same bits, however many threads:** chunks are cut by the batch alone, the noise of an image comes from a stream of its
+//! own, whatever chunk it is in, and gradients are summed in a fixed order: in a row within a lane, lanes along a binary tree.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -360,9 +360,10 @@ impl Trainer {
     /// [`Error::Training`] when a trained parameter got no gradient.
     ///
     /// # Panics
-    /// When the batch is empty.
+    /// When the batch is empty, or a part of one.
     #[track_caller]
     pub fn gradients(&self, batch: &Batch) -> Result<LossAndGradients> {
+        assert!(batch.part.is_none(), "gradients: of a part of a batch, in one process");
         let lanes = self.lanes(batch.len());
         self.params.device().in_one_graph(|| self.sum(batch, &lanes, 0..lanes.count()))
     }

@@ -11,11 +11,12 @@ use std::ops::Range;
 
 use crate::{Error, Result};
 
-/// Lanes of a batch, from 8 to 16: as many threads can work on it at once, of all processes together. Each is as large
-/// as the model, and adding two of them is a pass over memory, so there are no more of them than that,
+/// Lanes of a batch, from 8 to 16: as many threads can work on it at once, of all processes together, each on a chunk of its
+/// own. The sum of each is as large as the model, and adding two of them is a pass over memory, so there are no more,
+/// unless a lane would have more than [`MOST_IN_A_ROW`].
 const LANES: Range<usize> = 8..16;
 
-/// but where a batch is so large that a lane has more chunks than this: the pass is then nothing beside them.
+/// The most chunks in a lane: beside so many, the pass is nothing.
 const MOST_IN_A_ROW: usize = 16;
 
 /// Of a large model, whose sums are most of the memory of a step, a lane has at least so many chunks.

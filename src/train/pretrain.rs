@@ -147,21 +147,11 @@ fn steps(
     watch: Monitoring,
     observe: &mut dyn FnMut(&StepReport, &Trainer) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    config.validate()?;
-    config.supported_on(trainer.params.device())?;
+    let world = Arc::clone(&trainer.world);
+    world.agree(can_train(trainer, config, splits))?;
     trainer.precision = config.precision;
-    for images in [&splits.train, &splits.test] {
-        let EncoderConfig { channels, image_size, .. } = *trainer.method.encoder().config();
-        if (images.channels(), images.image_size()) != (channels, image_size) && !images.is_empty() {
-            let (c, s) = (images.channels(), images.image_size());
-            let problem =
-                format!("images of {c} channels, {s}x{s}, for an encoder of {channels}, {image_size}x{image_size}");
-            return Err(Error::config(problem, "set channels and image_size of the encoder to those of the images"));
-        }
-    }
     let Monitoring { diagnose_every, every_number, one_by_one } = watch;
     let done = *whole;
-    let world = Arc::clone(&trainer.world);
     let normalization = world.agree(no_panic(done + 1, || splits.normalization_or(config.normalization.as_ref())))?;
     let held_out = Subset::even(splits.test.clone(), HELD_OUT);
     let held_out = if trainer.method.wants_labels() { held_out } else { held_out.unlabeled() };
@@ -182,21 +172,23 @@ fn steps(
     // as it is.
     let mut begin = |trainer: &mut Trainer, step| {
         let loaded = loader.next().expect("it ends with an error, after which there are no steps");
-        let batch = world.agree(no_panic(step, || batch(config, trainer, step, loaded?)))?;
-        no_panic(step, || {
+        let batch = no_panic(step, || {
+            let batch = batch(config, trainer, step, loaded?)?;
             if every_number {
-                world.agree(trainer.check_finite(&batch))?;
+                trainer.check_finite(&batch)?;
             }
-            let found = ahead.then(|| trainer.fitting_gradients(&batch)).transpose()?;
-            Ok((batch, found))
-        })
+            Ok(batch)
+        });
+        let batch = world.agree(batch)?;
+        let found = ahead.then(|| no_panic(step, || trainer.fitting_gradients(&batch))).transpose()?;
+        Ok((batch, found))
     };
     let (mut clock, mut readable, mut begun) = (Instant::now(), true, None);
     for step in done + 1..=config.steps {
         let (batch, found) = begun.take().unwrap_or_else(|| begin(trainer, step))?;
         let params = config.step_params(step);
         let StepOutcome { loss, numbers } = no_panic(step, || {
-            let Some(found) = found else { return trainer.step(&batch, &params) };
+            let Some(found) = found else { return world.together(|| trainer.step(&batch, &params)) };
             let update = trainer.update(found, &params);
             begun = (step < config.steps).then(|| begin(trainer, step + 1));
             trainer.finish(update, &batch)
@@ -234,9 +226,27 @@ fn steps(
         };
         clock = Instant::now();
         let seen = observe(&report, trainer);
-        world.agree(failed)?;
+        if due {
+            world.agree(failed)?;
+        }
         if seen?.is_break() {
             break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether there can be such a run here.
+fn can_train(trainer: &Trainer, config: &RunConfig, splits: &Splits) -> Result<()> {
+    config.validate()?;
+    config.supported_on(trainer.params.device())?;
+    let EncoderConfig { channels, image_size, .. } = *trainer.method.encoder().config();
+    for images in [&splits.train, &splits.test].into_iter().filter(|images| !images.is_empty()) {
+        let (c, s) = (images.channels(), images.image_size());
+        if (c, s) != (channels, image_size) {
+            let problem =
+                format!("images of {c} channels, {s}x{s}, for an encoder of {channels}, {image_size}x{image_size}");
+            return Err(Error::config(problem, "set channels and image_size of the encoder to those of the images"));
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use rayon::prelude::*;
 
 use super::layout::Class;
-use super::{REPORTED, brief, few, warn};
+use super::{REPORTED, brief, few, warn, warn_here};
 use crate::data::picture::decode;
 use crate::data::{BadImages, Dataset};
 use crate::{Error, Result};
@@ -130,8 +130,8 @@ impl Folder {
             return;
         }
         match self.reported.fetch_add(1, Relaxed) {
-            ..REPORTED => warn(&format!("skipped {}", brief(error))),
-            REPORTED => warn("skipped more files, which are counted but no longer named"),
+            ..REPORTED => warn_here(&format!("skipped {}", brief(error))),
+            REPORTED => warn_here("skipped more files, which are counted but no longer named"),
             _ => {}
         }
     }

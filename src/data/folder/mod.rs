@@ -24,6 +24,7 @@ mod layout;
 mod walk;
 
 use std::fmt::Display;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -193,7 +194,12 @@ fn check_classes(train: &Folder, test: &Folder, test_folder: Option<&str>, bad_i
     Ok(())
 }
 
-/// Says something on standard error that is no reason to end.
+/// [`warn`] of what no other process sees: it decodes images of its own.
+fn warn_here(what: &str) {
+    let _ = writeln!(std::io::stderr(), "warning: {what}"); // that nobody may read it is no reason to end
+}
+
+/// Says something on standard error that is no reason to end; of several processes, which list the same files, the first does.
 fn warn(what: &str) {
     crate::processes::note(format_args!("warning: {what}"));
 }

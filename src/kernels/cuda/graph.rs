@@ -20,7 +20,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering;
 
-use cudarc::driver::sys::{self, CUgraph, CUgraphExec, CUresult};
+use cudarc::driver::sys::{self, CUdeviceptr, CUgraph, CUgraphExec, CUresult};
 
 use super::memory::PLAIN;
 use super::{Gpu, Handle, OfDriver, is_set, lock, must};
@@ -57,6 +57,19 @@ pub struct Graphs {
     capture: Option<DefaultHasher>,
     /// The one used last is the last.
     ready: Vec<Ready>,
+    /// Memory for graphs, where tensors have taken all the rest.
+    reserve: Option<CUdeviceptr>,
+}
+
+impl Graphs {
+    /// None yet. The reserve is there if there is room for it.
+    pub(super) fn new() -> Self {
+        const RESERVE: usize = 32 << 20;
+        let mut reserve = 0;
+        // SAFETY: it writes one pointer.
+        let taken = unsafe { sys::cuMemAlloc_v2(&mut reserve, RESERVE) };
+        Graphs { reserve: (taken == CUresult::CUDA_SUCCESS).then_some(reserve), ..Graphs::default() }
+    }
 }
 
 /// A graph that can be launched.
@@ -149,7 +162,7 @@ impl Gpu {
 
     /// The same, and the scopes that are open go on without graphs.
     #[track_caller]
-    pub(super) fn stop_capturing(&self) {
+    pub(in crate::kernels) fn stop_capturing(&self) {
         self.launch_captured();
         let mut graphs = lock(&self.graphs);
         graphs.barred = graphs.scopes > 0;
@@ -177,8 +190,8 @@ impl Gpu {
         if graphs.ready.len() > KEPT {
             graphs.ready.remove(0);
         }
-        self.mark_staged();
-        ok("launch a graph", launched)
+        ok("launch a graph", launched)?;
+        ok("record an event", self.mark_staged())
     }
 
     /// What was captured, ready to be launched: one of the same sequence that takes over its arguments, or a new one.
@@ -186,7 +199,7 @@ impl Gpu {
         if let Some(at) = graphs.ready.iter().position(|ready| ready.sequence == sequence) {
             let ready = graphs.ready.remove(at);
             // SAFETY: all three are there, and only the last is written to. A launch before, though it still runs, is not
-            // touched. When the driver refuses, the graph is as it was.
+            // touched.
             let updated = unsafe {
                 let mut info = std::mem::zeroed();
                 sys::cuGraphExecUpdate_v2(ready.graph.0, captured, &mut info)
@@ -208,7 +221,13 @@ impl Gpu {
                 return Err(error);
             }
             graphs.ready.clear();
-            instantiate()
+            instantiate().or_else(|error| {
+                // Pieces that are kept cannot be given back now: what was captured may use them.
+                let Some(reserve) = graphs.reserve.take() else { return Err(error) };
+                // SAFETY: nobody else has it.
+                let _ = unsafe { sys::cuMemFree_v2(reserve) };
+                instantiate()
+            })
         })
     }
 }

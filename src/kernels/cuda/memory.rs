@@ -64,8 +64,8 @@ impl Gpu {
     pub(super) fn must_fit(&self, what: impl Fn() -> String, mut call: impl FnMut() -> CUresult) {
         let mut result = call();
         if result == CUresult::CUDA_ERROR_OUT_OF_MEMORY && lock(&self.memory).kept > 0 {
-            self.launch_captured(); // what is kept may be used by kernels that are not on their way
-            lock(&self.memory).give_back();
+            // What is kept may be used by kernels that are captured and not on their way.
+            self.outside_graphs(|| lock(&self.memory).give_back());
             result = call();
         }
         if result != CUresult::CUDA_SUCCESS {

@@ -198,7 +198,7 @@ impl Gpu {
             modules: Mutex::default(),
             memory: Mutex::default(),
             staging: Mutex::default(),
-            graphs: Mutex::default(),
+            graphs: Mutex::new(graph::Graphs::new()),
             timing: AtomicBool::new(false),
             timed: Mutex::default(),
         };

@@ -11,6 +11,8 @@ use cudarc::driver::sys::{self, CUdeviceptr, CUevent, CUresult};
 use super::graph::Node;
 use super::memory::size_class;
 use super::{Gpu, Handle, OfDriver, lock, must};
+use crate::Error;
+use crate::kernels::OutOfMemory;
 
 /// What goes through one block at most: more goes through several, one after the other.
 const PIECE: usize = 8 << 20;
@@ -93,26 +95,38 @@ impl Gpu {
                 break;
             }
             drop(staging);
-            self.outside_graphs(|| self.mark_staged());
+            must("record an event", self.outside_graphs(|| self.mark_staged()));
             lock(&self.staging).take_back(true);
         }
         let mut at = null_mut();
         // SAFETY: it writes one pointer.
-        let take = || unsafe { sys::cuMemHostAlloc(&mut at, class, 0) };
-        self.must_fit(|| format!("give {} MiB of main memory that it reads", class.div_ceil(1 << 20)), take);
+        match unsafe { sys::cuMemHostAlloc(&mut at, class, 0) } {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                let problem = format!("{self} finds no {} KiB of main memory that stay where they are", class >> 10);
+                let hint = "raise the limit of locked memory (ulimit -l), or end what else uses main memory";
+                std::panic::resume_unwind(Box::new(OutOfMemory(Error::config(problem, hint))));
+            }
+            result => must("give main memory that it reads", result),
+        }
         lock(&self.staging).bytes += class;
         Block { at: Handle(at.cast()), bytes: class }
     }
 
     /// Puts an event behind the copies that have none. The stream must not be capturing: [`Gpu::outside_graphs`].
-    pub(super) fn mark_staged(&self) {
+    #[must_use]
+    pub(super) fn mark_staged(&self) -> CUresult {
         let mut staging = lock(&self.staging);
-        if !staging.unmarked.is_empty() {
-            let (event, blocks) = (staging.event(), std::mem::take(&mut staging.unmarked));
-            // SAFETY: the stream lives as long as the process.
-            must("record an event", unsafe { sys::cuEventRecord(event.0, self.stream.0) });
+        if staging.unmarked.is_empty() {
+            return CUresult::CUDA_SUCCESS;
+        }
+        let event = staging.event();
+        // SAFETY: the stream lives as long as the process.
+        let recorded = unsafe { sys::cuEventRecord(event.0, self.stream.0) };
+        if recorded == CUresult::CUDA_SUCCESS {
+            let blocks = std::mem::take(&mut staging.unmarked);
             staging.under_way.push_back((event, blocks));
         }
+        recorded
     }
 }
 
@@ -136,7 +150,7 @@ pub unsafe fn upload(gpu: &Gpu, from: *const c_void, bytes: usize, to: CUdevicep
     }
     let graphs = lock(&gpu.graphs);
     if !Gpu::is_capturing(&graphs) {
-        gpu.mark_staged(); // a graph is marked when it is launched
+        must("record an event", gpu.mark_staged()); // a graph is marked when it is launched
     }
 }
 

@@ -1,5 +1,5 @@
-// What several kernels share: types, the normal distribution, whose turn it is, and sums. Every sum is taken in an order that the shapes alone decide, so that
-// the same numbers give the same bits on every run: no atomics.
+// What several kernels share: types, the normal distribution, whose turn it is, and sums. Every sum is taken in an order
+// that the shapes alone decide, so that the same numbers give the same bits on every run: no atomics.
 
 typedef REAL T;  // the type of elements: float or double
 // That of what only products read: T, or u16 for bf16. It is read and written by `get` and `put`.

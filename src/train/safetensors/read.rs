@@ -231,7 +231,8 @@ impl TensorFile {
         let elements = shape.iter().product::<usize>();
         let part = part * elements..(part + 1) * elements;
         let digest = match place.dtype() {
-            DType::F32 | DType::Bf16 => self.elements(&info, &mut place.as_mut_slice::<f32>()[part]),
+            DType::Bf16 => unreachable!("parameters are never bf16"),
+            DType::F32 => self.elements(&info, &mut place.as_mut_slice::<f32>()[part]),
             DType::F64 => self.elements(&info, &mut place.as_mut_slice::<f64>()[part]),
         };
         let digest = digest.map_err(|e| Error::io("read", &self.path, e))?;

@@ -150,7 +150,10 @@ fn folded(of: &Products) -> Products {
 fn arrived(gpu: &Gpu) -> Pointer {
     static ARRIVED: Mutex<BTreeMap<usize, Buffer>> = Mutex::new(BTreeMap::new());
     let mut arrived = ARRIVED.lock().unwrap_or_else(PoisonError::into_inner);
-    let zeros = || Buffer::full(MOST_CUT, 0.0, DType::F32, Device::Cuda(gpu.ordinal()));
+    let zeros = || {
+        gpu.stop_capturing(); // in a graph that comes to nothing they would be lost
+        Buffer::full(MOST_CUT, 0.0, DType::F32, Device::Cuda(gpu.ordinal()))
+    };
     arrived.entry(gpu.ordinal()).or_insert_with(zeros).view_mut::<f32>("matmul").pointer()
 }
 
