@@ -14,7 +14,7 @@ use crate::data::{self, Splits};
 use crate::error::renamed;
 use crate::eval;
 use crate::processes::world;
-use crate::runs::{Length, RunFolder, default_policy, give, receive};
+use crate::runs::{Length, RunFolder, check_together, default_policy, give, receive};
 use crate::tensor::Device;
 use crate::train::checkpoint::SavedRun;
 use crate::train::fine_tuning::{Classifier, FineTuning, test_accuracy, trainer};
@@ -146,9 +146,11 @@ fn begin(args: &Args, encoder: &EncoderArgs, device: Device) -> Result<()> {
     config.normalization = Some(normalization(&found.preprocessing, &splits)?);
     let trainer = trainer(weights, &config)?.to_device(device);
     let policy = args.folder.policy(default_policy(&config, &chosen), chosen.train.len() / config.batch);
-    let folder = || RunFolder::create(&args.folder.out, &args.folder.folder_name(&config));
+    let run = SavedRun { config, policy, trainer };
+    check_together(&world(), &run, &chosen)?;
+    let folder = || RunFolder::create(&args.folder.out, &args.folder.folder_name(&run.config));
     let folder = world().is_first().then(folder).transpose()?;
-    train(args, SavedRun { config, policy, trainer }, &chosen, folder.as_ref())
+    train(args, run, &chosen, folder.as_ref())
 }
 
 /// `--resume` in a process that has no folder.
@@ -157,7 +159,9 @@ fn take_part(args: &Args) -> Result<()> {
     let data = data::absolute_spec(args.data.as_deref().unwrap_or(&run.config.data))?;
     let splits = data::open_with(&data, run.config.model.encoder.image_size, args.open.options())?;
     let chosen = run.config.fine_tuning.as_ref().map(|tuning| tuning.choose(&splits, run.config.seed)).transpose()?;
-    train(args, run, &chosen.unwrap_or(splits), None)
+    let splits = chosen.unwrap_or(splits);
+    check_together(&world(), &run, &splits)?;
+    train(args, run, &splits, None)
 }
 
 /// `--resume`
@@ -174,8 +178,9 @@ fn resume(args: &Args, folder: &RunFolder, device: Device) -> Result<()> {
     resumed.run.policy = args.folder.policy(resumed.run.policy.clone(), epoch);
     let instead = if resumed.damaged { ", from the checkpoint before it" } else { "" };
     say!("going on after step {} of {}{instead}", resumed.done(), resumed.run.config.steps);
-    folder.save_changes(&resumed)?;
     give(&world(), &resumed.run)?;
+    check_together(&world(), &resumed.run, &resumed.splits)?;
+    folder.save_changes(&resumed)?;
     let SavedRun { config, policy, trainer } = resumed.run;
     train(args, SavedRun { config, policy, trainer: trainer.to_device(device) }, &resumed.splits, Some(folder))
 }

@@ -16,7 +16,7 @@ use crate::data::{self, Splits};
 use crate::error::renamed;
 use crate::methods::{Number, TokenPrediction};
 use crate::processes::world;
-use crate::runs::{RunFolder, default_policy, give, receive};
+use crate::runs::{RunFolder, check_together, default_policy, give, receive};
 use crate::tensor::Device;
 use crate::train::checkpoint::SavedRun;
 use crate::train::weights::{Preprocessing, fresh_encoder, load_into};
@@ -106,10 +106,11 @@ fn begin(args: &Args, device: Device) -> Result<()> {
     if let Some(preprocessing) = args.start.read.asked()?.or(preprocessing) {
         config.normalization = Some(normalization(&preprocessing, &splits)?);
     }
-    let folder = || RunFolder::create(&args.folder.out, &args.folder.folder_name(&config));
+    let run = SavedRun { config, policy, trainer: Trainer::new(method, params).to_device(device) };
+    check_together(&world(), &run, &splits)?;
+    let folder = || RunFolder::create(&args.folder.out, &args.folder.folder_name(&run.config));
     let folder = world().is_first().then(folder).transpose()?;
-    let trainer = Trainer::new(method, params).to_device(device);
-    train(args, SavedRun { config, policy, trainer }, &splits, folder.as_ref())
+    train(args, run, &splits, folder.as_ref())
 }
 
 /// `--resume` in a process that has no folder.
@@ -117,6 +118,7 @@ fn take_part(args: &Args) -> Result<()> {
     let run = receive(&world())?;
     let data = data::absolute_spec(args.data.as_deref().unwrap_or(&run.config.data))?;
     let splits = data::open_with(&data, run.config.model.encoder.image_size, args.open.options())?;
+    check_together(&world(), &run, &splits)?;
     train(args, run, &splits, None)
 }
 
@@ -141,8 +143,9 @@ fn resume(args: &Args, folder: &RunFolder, device: Device) -> Result<()> {
     if done == steps {
         say!("the run is complete; with --steps or --epochs it becomes longer");
     }
-    folder.save_changes(&resumed)?;
     give(&world(), &resumed.run)?;
+    check_together(&world(), &resumed.run, &resumed.splits)?;
+    folder.save_changes(&resumed)?;
     let SavedRun { config, policy, trainer } = resumed.run;
     train(args, SavedRun { config, policy, trainer: trainer.to_device(device) }, &resumed.splits, Some(folder))
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::log::{self, Log, Logged};
 use super::rotation::Rotation;
-use super::together::check_alike;
+use super::together::check_together;
 use crate::data::Splits;
 use crate::error::panic_message;
 use crate::processes::World;
@@ -150,8 +150,8 @@ pub fn train_together(
     every_number: bool,
     observe: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
 ) -> Result<Trainer> {
+    check_together(world, &run, splits)?;
     let SavedRun { config, policy, trainer } = run;
-    check_alike(world, &config, splits)?;
     let done = trainer.optimizer.steps() as usize;
     let open = |folder: &RunFolder| {
         let log = Log::open(folder.file(log::NAME), done)?;

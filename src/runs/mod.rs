@@ -22,4 +22,4 @@ pub use folder::{RunFolder, train_together};
 pub use log::Logged;
 pub use resume::{Length, Resumed, default_policy};
 pub use rotation::{Newest, Rotation};
-pub use together::{give, receive};
+pub use together::{check_together, give, receive};

@@ -49,15 +49,20 @@ pub fn receive(world: &World) -> Result<SavedRun> {
 /// What to do about processes that differ.
 const SAME: &str = "start the same program with the same arguments on the same images everywhere";
 
-/// Checks that all processes are about to make the same run: the program, its configuration, its images. Where these
-/// lie may differ.
+/// Checks that all processes are about to make the same run (the program, its configuration, its images; where these lie may
+/// differ), and that they can: before anything is written.
 ///
 /// # Errors
-/// When they are not, in all of them: it names the first difference, and where.
-pub(super) fn check_alike(world: &World, config: &RunConfig, splits: &Splits) -> Result<()> {
+/// When they are not, or cannot, in all of them: it names the first difference, and where.
+pub fn check_together(world: &World, run: &SavedRun, splits: &Splits) -> Result<()> {
     if world.size() == 1 {
         return Ok(());
     }
+    check_alike(world, &run.config, splits)?;
+    world.agree(run.trainer.can_be_shared(world.size(), run.config.batch))
+}
+
+fn check_alike(world: &World, config: &RunConfig, splits: &Splits) -> Result<()> {
     let all = world.share(facts(config, splits).map(|facts| serde_json::to_vec(&facts).expect("plain data")))?;
     let read = |bytes: &Vec<u8>| serde_json::from_slice(bytes).unwrap_or_default();
     let all: Vec<BTreeMap<String, String>> = all.iter().map(read).collect();

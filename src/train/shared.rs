@@ -231,6 +231,24 @@ impl Trainer {
         Ok(lanes.images(&of[self.world.rank()]))
     }
 
+    /// Whether so many processes can train this on batches of so many images.
+    ///
+    /// # Errors
+    /// When there are more processes than the batch has work for; when it is not in f32 on a CPU.
+    pub(crate) fn can_be_shared(&self, processes: usize, batch: usize) -> Result<()> {
+        self.is_f32_on_cpu()?;
+        self.lanes(batch).of_processes(processes).map(|_| ())
+    }
+
+    fn is_f32_on_cpu(&self) -> Result<()> {
+        let is = |p: &crate::nn::Param| p.value.dtype() == DType::F32 && !p.value.device().is_gpu();
+        if self.params.modules().iter().flat_map(|m| m.params.iter()).all(is) {
+            return Ok(());
+        }
+        let hint = "train on CPUs, or on one GPU in one process";
+        Err(Error::config("several processes train on CPUs alone, in f32", hint))
+    }
+
     /// This trainer as one of several processes, from here on: what the first one's is, all are, and each keeps the
     /// moments of its share.
     ///
@@ -240,19 +258,11 @@ impl Trainer {
         if world.size() == 1 {
             return Ok(self);
         }
-        let f32_on_cpu = |p: &crate::nn::Param| p.value.dtype() == DType::F32 && !p.value.device().is_gpu();
-        let possible = if self.params.modules().iter().flat_map(|m| m.params.iter()).all(f32_on_cpu) {
-            let AdamW { betas: (beta_1, beta_2), eps, .. } = self.optimizer;
-            let steps = self.optimizer.steps();
-            Ok([steps, beta_1.to_bits(), beta_2.to_bits(), eps.to_bits()]
-                .iter()
-                .flat_map(|x| x.to_le_bytes())
-                .collect())
-        } else {
-            let hint = "train on CPUs, or on one GPU in one process";
-            Err(Error::config("several processes train on CPUs alone, in f32", hint))
-        };
-        let first = world.share(possible)?.swap_remove(0);
+        let AdamW { betas: (beta_1, beta_2), eps, .. } = self.optimizer;
+        let numbers = [self.optimizer.steps(), beta_1.to_bits(), beta_2.to_bits(), eps.to_bits()];
+        let first =
+            world.share(self.is_f32_on_cpu().map(|()| numbers.iter().flat_map(|x| x.to_le_bytes()).collect()))?;
+        let first = &first[0];
         let number = |i: usize| u64::from_le_bytes(first[8 * i..8 * i + 8].try_into().expect("eight"));
         self.world = Arc::clone(world);
         let parts = Parts::new(&self.params, world.size());
