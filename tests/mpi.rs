@@ -260,6 +260,7 @@ fn an_error_is_said_once() {
         &tiny("--steps 2"),
         &["7 processes for a batch of 44 images", "start 6 processes or fewer, or choose a larger --batch"],
     );
+    assert!(!scratch.path("runs").exists(), "what cannot be is refused before anything is written");
     said(
         2,
         &tiny("--steps 9 --name steep --lr 1e30 --lr-start 1e30 --weight-decay 0,0"),
