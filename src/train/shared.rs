@@ -235,7 +235,7 @@ impl Trainer {
     ///
     /// # Errors
     /// When there are more processes than the batch has work for; when it is not in f32 on a CPU.
-    pub(crate) fn can_be_shared(&self, processes: usize, batch: usize) -> Result<()> {
+    pub fn can_be_shared(&self, processes: usize, batch: usize) -> Result<()> {
         self.is_f32_on_cpu()?;
         self.lanes(batch).of_processes(processes).map(|_| ())
     }
