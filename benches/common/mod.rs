@@ -1,7 +1,6 @@
 //! What the benches share: a training step of any size, its operations by a formula, medians, peak memory.
 
-// Each bench is a program of its own and uses a part of this.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each bench takes a part of it")]
 
 pub mod place;
 

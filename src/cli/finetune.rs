@@ -8,13 +8,13 @@ use super::encoder::{EncoderArgs, normalization};
 use super::flags::flag;
 use super::options::{DeviceArgs, LengthArgs, OpenArgs, TrainArgs};
 use super::progress::Progress;
-use super::run::{RunArgs, keep_curves, report, say_skipped, weigh};
+use super::run::{RunArgs, keep_curves, report, say_skipped, take_up, weigh};
 use super::{only_alone, signals};
 use crate::data::{self, Splits};
 use crate::error::renamed;
 use crate::eval;
 use crate::processes::world;
-use crate::runs::{Length, RunFolder, check_together, default_policy, give, receive};
+use crate::runs::{Length, RunFolder, check_together, default_policy, receive};
 use crate::tensor::Device;
 use crate::train::checkpoint::SavedRun;
 use crate::train::fine_tuning::{Classifier, FineTuning, test_accuracy, trainer};
@@ -147,9 +147,7 @@ fn begin(args: &Args, encoder: &EncoderArgs, device: Device) -> Result<()> {
     let trainer = trainer(weights, &config)?.to_device(device);
     let policy = args.folder.policy(default_policy(&config, &chosen), chosen.train.len() / config.batch);
     let run = SavedRun { config, policy, trainer };
-    check_together(&world(), &run, &chosen)?;
-    let folder = || RunFolder::create(&args.folder.out, &args.folder.folder_name(&run.config));
-    let folder = world().is_first().then(folder).transpose()?;
+    let folder = args.folder.begin(&run, &chosen)?;
     train(args, run, &chosen, folder.as_ref())
 }
 
@@ -178,11 +176,8 @@ fn resume(args: &Args, folder: &RunFolder, device: Device) -> Result<()> {
     resumed.run.policy = args.folder.policy(resumed.run.policy.clone(), epoch);
     let instead = if resumed.damaged { ", from the checkpoint before it" } else { "" };
     say!("going on after step {} of {}{instead}", resumed.done(), resumed.run.config.steps);
-    give(&world(), &resumed.run)?;
-    check_together(&world(), &resumed.run, &resumed.splits)?;
-    folder.save_changes(&resumed)?;
-    let SavedRun { config, policy, trainer } = resumed.run;
-    train(args, SavedRun { config, policy, trainer: trainer.to_device(device) }, &resumed.splits, Some(folder))
+    let (run, splits) = take_up(folder, resumed, device)?;
+    train(args, run, &splits, Some(folder))
 }
 
 /// Trains from where the run stands to its end, or to Ctrl-C, and tests the model then.

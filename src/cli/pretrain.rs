@@ -10,13 +10,13 @@ use super::options::{DeviceArgs, LengthArgs, MaskArgs, ModelArgs, OpenArgs, Trai
 use super::pictures::{draw_masks, draw_positions, draw_predictions};
 use super::probe::{Chosen, ProbeArgs, probe};
 use super::profile::profile;
-use super::run::{RunArgs, keep, keep_curves, report, say_skipped, weigh};
+use super::run::{RunArgs, keep, keep_curves, report, say_skipped, take_up, weigh};
 use super::{only_alone, signals};
 use crate::data::{self, Splits};
 use crate::error::renamed;
 use crate::methods::{Number, TokenPrediction};
 use crate::processes::world;
-use crate::runs::{RunFolder, check_together, default_policy, give, receive};
+use crate::runs::{RunFolder, check_together, default_policy, receive};
 use crate::tensor::Device;
 use crate::train::checkpoint::SavedRun;
 use crate::train::weights::{Preprocessing, fresh_encoder, load_into};
@@ -107,9 +107,7 @@ fn begin(args: &Args, device: Device) -> Result<()> {
         config.normalization = Some(normalization(&preprocessing, &splits)?);
     }
     let run = SavedRun { config, policy, trainer: Trainer::new(method, params).to_device(device) };
-    check_together(&world(), &run, &splits)?;
-    let folder = || RunFolder::create(&args.folder.out, &args.folder.folder_name(&run.config));
-    let folder = world().is_first().then(folder).transpose()?;
+    let folder = args.folder.begin(&run, &splits)?;
     train(args, run, &splits, folder.as_ref())
 }
 
@@ -143,11 +141,8 @@ fn resume(args: &Args, folder: &RunFolder, device: Device) -> Result<()> {
     if done == steps {
         say!("the run is complete; with --steps or --epochs it becomes longer");
     }
-    give(&world(), &resumed.run)?;
-    check_together(&world(), &resumed.run, &resumed.splits)?;
-    folder.save_changes(&resumed)?;
-    let SavedRun { config, policy, trainer } = resumed.run;
-    train(args, SavedRun { config, policy, trainer: trainer.to_device(device) }, &resumed.splits, Some(folder))
+    let (run, splits) = take_up(folder, resumed, device)?;
+    train(args, run, &splits, Some(folder))
 }
 
 /// Trains from where the run stands to its end, or to Ctrl-C, draws its pictures, and probes it if that was asked for.

@@ -143,23 +143,6 @@ pub fn probe(
     let chosen = Chosen::new(args, splits)?;
     let Chosen { train, test, train_labels, test_labels, classes } = &chosen;
     let (k, world) = (encoder.config().depth.min(4), world());
-    if !world.is_first() {
-        // The features of some images; the first process has the rest to do.
-        let untrained = || untrained().map(|(encoder, fresh)| (encoder, fresh.to_device(params.device())));
-        let encode = |encoder: &Encoder, params: &Params| -> Result<()> {
-            [train, test].into_iter().try_for_each(|data| {
-                features(&world, (encoder, params), (&**data, normalization), k, &|_| signals::check()).map(|_| ())
-            })
-        };
-        encode(encoder, params)?;
-        let (encoder, params) = untrained()?;
-        return encode(&encoder, &params);
-    }
-    let chance = percent(eval::chance(train_labels, test_labels, *classes));
-    println!("{} images of {classes} classes, tested on {}; chance is {chance}", train.len(), test.len());
-    let last = format!("linear, last {k}");
-    let header = ["features", "linear, last block", &last, "20-NN", "rank (RankMe)"];
-
     let encoded = |(encoder, params): (&Encoder, &Params), progress: &Tick| {
         let of = |data: &Arc<dyn Dataset>| features(&world, (encoder, params), (&**data, normalization), k, progress);
         Ok([of(train)?, of(test)?])
@@ -178,6 +161,15 @@ pub fn probe(
     let rows: [(&str, &Source); 3] =
         [("trained encoder", &trained), ("untrained encoder", &untrained), (&raw, &pixels)];
 
+    if !world.is_first() {
+        // The features of some images; the first process has the rest to do.
+        return rows[..2].iter().try_for_each(|(_, source)| source(&|_| signals::check()).map(|_| ()));
+    }
+
+    let chance = percent(eval::chance(train_labels, test_labels, *classes));
+    println!("{} images of {classes} classes, tested on {}; chance is {chance}", train.len(), test.len());
+    let last = format!("linear, last {k}");
+    let header = ["features", "linear, last block", &last, "20-NN", "rank (RankMe)"];
     let most = encoder.config().dim.max(3 * side.min(PIXEL_SIDE).pow(2));
     let rank = format!("{most}.0 of {most}");
     let widest = rows.map(|(name, _)| [name, "*100.0 %", "*100.0 %", "100.0 %", &rank].map(str::to_owned).to_vec());

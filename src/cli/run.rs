@@ -13,7 +13,7 @@ use crate::data::Splits;
 use crate::kernels::{Precision, peak};
 use crate::methods::Number;
 use crate::processes::{host, world};
-use crate::runs::{RunFolder, train_together};
+use crate::runs::{Resumed, RunFolder, check_together, give, train_together};
 use crate::train::checkpoint::{CheckpointPolicy, SavedRun};
 use crate::train::{RunConfig, StepReport, Trainer};
 use crate::{Device, Result};
@@ -56,9 +56,16 @@ fn folder_name(text: &str) -> Result<String, String> {
 
 impl RunArgs {
     /// The name of a new run's folder.
-    pub fn folder_name(&self, config: &RunConfig) -> String {
+    fn folder_name(&self, config: &RunConfig) -> String {
         let scheme = config.data.split(':').next().unwrap_or("data");
         self.name.clone().unwrap_or_else(|| format!("{}-{scheme}", config.name()))
+    }
+
+    /// The folder of a new run, in the first process, once it is clear that there can be such a run.
+    pub fn begin(&self, run: &SavedRun, splits: &Splits) -> Result<Option<RunFolder>> {
+        check_together(&world(), run, splits)?;
+        let folder = || RunFolder::create(&self.out, &self.folder_name(&run.config));
+        world().is_first().then(folder).transpose()
     }
 
     /// What the flags say, and where they say nothing, what was so far. `epoch` is its number of steps.
@@ -128,6 +135,16 @@ fn no_gain(precision: Precision, gain: f64) -> Option<String> {
              --precision f32"
         )
     })
+}
+
+/// Goes on with a run on a device: the other processes hear of it, and what is otherwise than before is kept once it is clear
+/// that all can take part.
+pub fn take_up(folder: &RunFolder, mut resumed: Resumed, device: Device) -> Result<(SavedRun, Splits)> {
+    resumed.run.trainer = resumed.run.trainer.to_device(device);
+    give(&world(), &resumed.run)?;
+    check_together(&world(), &resumed.run, &resumed.splits)?;
+    folder.save_changes(&resumed)?;
+    Ok((resumed.run, resumed.splits))
 }
 
 /// Draws a picture into a run's folder, and gives its name. Of one that is not drawn it is said why: no run fails for a

@@ -7,59 +7,33 @@ use super::{Products, splits};
 use crate::kernels::cuda::{Block, Gpu, Grid, Launch, Pointer, Source, StoredView, argument};
 use crate::kernels::{Buffer, DType, Device, Precision, Real};
 
+/// What a linear map and its gradients with respect to x and to W take, for each of these tiles and the depth of their
+/// pipeline where f32 is rounded to tf32: operands of f32, rounded; then of bf16, as they are.
+macro_rules! variants {
+    ($($tile:literal, $tf32:literal;)*) => {
+        &[$(
+            concat!($tile, " STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=1 BF16=1 ALIGNED=1 GELU=0 C=float"),
+            concat!($tile, " STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=0 BF16=1 ALIGNED=1 GELU=0 C=float"),
+            concat!($tile, " STAGES=2 A_TRANSPOSED=1 B_TRANSPOSED=0 BF16=1 ALIGNED=1 GELU=0 C=float"),
+            concat!($tile, $tf32, " A_TRANSPOSED=0 B_TRANSPOSED=1 BF16=0 ALIGNED=1 GELU=0 C=float"),
+            concat!($tile, $tf32, " A_TRANSPOSED=0 B_TRANSPOSED=0 BF16=0 ALIGNED=1 GELU=0 C=float"),
+            concat!($tile, $tf32, " A_TRANSPOSED=1 B_TRANSPOSED=0 BF16=0 ALIGNED=1 GELU=0 C=float"),
+            concat!($tile, " STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=1 BF16=1 ALIGNED=1 GELU=0 C=float STORED=u16"),
+            concat!($tile, " STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=1 BF16=1 ALIGNED=1 GELU=0 C=u16 STORED=u16"),
+            concat!($tile, " STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 BF16=1 ALIGNED=1 GELU=0 C=float STORED=u16"),
+            concat!($tile, " STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 BF16=1 ALIGNED=1 GELU=0 C=u16 STORED=u16"),
+            concat!($tile, " STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 BF16=1 ALIGNED=1 GELU=1 C=u16 STORED=u16"),
+            concat!($tile, " STAGES=4 A_TRANSPOSED=1 B_TRANSPOSED=0 BF16=1 ALIGNED=1 GELU=0 C=float STORED=u16"),
+        )*]
+    };
+}
+
 pub(in crate::kernels) const SOURCE: Source = Source {
     name: "matmul on tensor cores",
     text: include_str!("../tensor_cores.cu"),
-    // Linear maps, their gradients with respect to x and to W: of f32, rounded; then of bf16, as it is.
-    variants: &[
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=1 \
-         BF16=1 ALIGNED=1 GELU=0 C=float",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=0 \
-         BF16=1 ALIGNED=1 GELU=0 C=float",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=2 A_TRANSPOSED=1 B_TRANSPOSED=0 \
-         BF16=1 ALIGNED=1 GELU=0 C=float",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=1 \
-         BF16=0 ALIGNED=1 GELU=0 C=float",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 \
-         BF16=0 ALIGNED=1 GELU=0 C=float",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=1 B_TRANSPOSED=0 \
-         BF16=0 ALIGNED=1 GELU=0 C=float",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=1 \
-         BF16=1 ALIGNED=1 GELU=0 C=float STORED=u16",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=1 \
-         BF16=1 ALIGNED=1 GELU=0 C=u16 STORED=u16",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 \
-         BF16=1 ALIGNED=1 GELU=0 C=float STORED=u16",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 \
-         BF16=1 ALIGNED=1 GELU=0 C=u16 STORED=u16",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 \
-         BF16=1 ALIGNED=1 GELU=1 C=u16 STORED=u16",
-        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2 STAGES=4 A_TRANSPOSED=1 B_TRANSPOSED=0 \
-         BF16=1 ALIGNED=1 GELU=0 C=float STORED=u16",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=1 \
-         BF16=1 ALIGNED=1 GELU=0 C=float",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=0 \
-         BF16=1 ALIGNED=1 GELU=0 C=float",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=1 B_TRANSPOSED=0 \
-         BF16=1 ALIGNED=1 GELU=0 C=float",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=1 \
-         BF16=0 ALIGNED=1 GELU=0 C=float",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=0 B_TRANSPOSED=0 \
-         BF16=0 ALIGNED=1 GELU=0 C=float",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=2 A_TRANSPOSED=1 B_TRANSPOSED=0 \
-         BF16=0 ALIGNED=1 GELU=0 C=float",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=1 \
-         BF16=1 ALIGNED=1 GELU=0 C=float STORED=u16",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=1 \
-         BF16=1 ALIGNED=1 GELU=0 C=u16 STORED=u16",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 \
-         BF16=1 ALIGNED=1 GELU=0 C=float STORED=u16",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 \
-         BF16=1 ALIGNED=1 GELU=0 C=u16 STORED=u16",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=4 A_TRANSPOSED=0 B_TRANSPOSED=0 \
-         BF16=1 ALIGNED=1 GELU=1 C=u16 STORED=u16",
-        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4 STAGES=4 A_TRANSPOSED=1 B_TRANSPOSED=0 \
-         BF16=1 ALIGNED=1 GELU=0 C=float STORED=u16",
+    variants: variants![
+        "REAL=float TILE_M=64 TILE_N=64 WARPS_M=2 WARPS_N=2", " STAGES=4";
+        "REAL=float TILE_M=128 TILE_N=128 WARPS_M=2 WARPS_N=4", " STAGES=2";
     ],
 };
 
