@@ -1,12 +1,13 @@
 //! Every kernel against its definition: the CPU's loops and the reference's, over awkward shapes (nothing, one, primes, one
-//! past a vector or a tile, enough for the parallel paths), in both element types.
+//! past a vector or a tile, enough for the parallel paths), in both element types; and that a team of threads gives the bits of
+//! one thread.
 
 use super::elementwise::{self, Binary, Unary, Walk};
 use super::loss::Regression;
 use super::optim::{self, AdamWStep, AdamWUpdate, EmaStep};
 use super::reduce::{self, Finite};
 use super::testing::{devices, numbers};
-use super::{Buffer, DType, Device, IndexBuffer, attention, layer_norm, loss, matmul, softmax, tokens};
+use super::{Buffer, DType, Device, IndexBuffer, Team, attention, layer_norm, loss, matmul, softmax, tokens};
 
 /// Calls `door` with random buffers of these lengths, −1 to 1, on both devices, and compares all that it gives: the largest
 /// difference over the largest number must stay below the tolerance, of f32 and of f64. 0 asks for the same numbers.
@@ -22,7 +23,13 @@ fn agree(name: &str, tolerance: [f64; 2], lengths: &[usize], door: impl Fn(Vec<B
         };
         let reference = on(Device::Reference);
         for device in devices() {
-            for (which, (fast, exact)) in on(device).iter().zip(&reference).enumerate() {
+            let found = on(device);
+            if device == Device::Cpu {
+                let _team = Team::of(3);
+                let bits = |x: &[Vec<f64>]| x.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert!(bits(&on(device)) == bits(&found), "{name}: other bits in a team, in {dtype}");
+            }
+            for (which, (fast, exact)) in found.iter().zip(&reference).enumerate() {
                 assert_eq!(fast.len(), exact.len(), "{name}: result {which}");
                 let scale = exact.iter().fold(0.0f64, |most, x| most.max(x.abs()));
                 let off = fast.iter().zip(exact).map(|(x, y)| (x - y).abs());

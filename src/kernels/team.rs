@@ -37,8 +37,8 @@ impl Drop for Team {
 }
 
 /// What a thread should at least have to do, in multiply-adds of a matrix product: some 10 µs, more than it
-/// takes to wake it.
-const LEAST: usize = 1 << 20;
+/// takes to wake it. (Tests share what is small, too.)
+const LEAST: usize = if cfg!(test) { 1 << 7 } else { 1 << 20 };
 /// What takes this much is spread over all threads by whoever meets it. No product inside a chunk of the toy model comes
 /// near it; those of a ViT-B and of a linear probe do.
 const MUCH: usize = 1 << 28;
