@@ -268,7 +268,7 @@ fn what_is_not_there_is_named() {
     let args = format!("{SMALL} --steps 1 --device cuda:99");
     let Some(mut command) = command(&at, &args) else { return };
     fails(&command.output().unwrap(), &args, &["there is no GPU 99", "nvidia-smi"]);
-    assert_eq!(at.entries(), 0, "nothing was begun");
+    assert!(!at.path("runs").exists(), "nothing was begun"); // (a driver may keep caches at home)
     if !std::path::Path::new("/dev/nvidiactl").exists() {
         at.refuses(&format!("{SMALL} --steps 1 --device cuda"), &["libcuda", "looked in", "driver"]);
     }

@@ -5,15 +5,16 @@ use std::sync::OnceLock;
 
 use clap::Args as ClapArgs;
 
-use super::flags::positive;
+use super::flags::{choice, positive};
 use super::options::DeviceArgs;
 use super::progress::Progress;
+use super::run::weigh;
 use super::signals;
 use crate::data::absolute_spec;
 use crate::experiments::{self, EXPERIMENTS, Experiment, Monitor, Outcome, Runner, Size};
 use crate::report::figure::save_figure;
 use crate::report::table::table;
-use crate::{Error, Result};
+use crate::{Error, Precision, Result};
 
 /// Where results are by default.
 pub const FOLDER: &str = "runs/experiments";
@@ -39,6 +40,9 @@ pub struct Args {
     /// Where results are written, each into a folder of its name and size, and where trained models are kept.
     #[arg(long, default_value = FOLDER, value_name = "DIR")]
     out: PathBuf,
+    /// What products are computed in while a run is trained: f32, tf32 (on a GPU), bf16.
+    #[arg(long, default_value_t, value_parser = choice(&Precision::ALL, Precision::name, Precision::about))]
+    precision: Precision,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -54,8 +58,9 @@ pub fn run(args: &Args) -> Result<()> {
         if all { EXPERIMENTS.iter().collect() } else { vec![experiments::find(&args.name)?] };
     let size = args.size()?;
     signals::listen();
-    let monitor = Terminal::default();
-    let runner = Runner::new(chosen, &size, &args.out).on(args.device.open()?);
+    let (monitor, device) = (Terminal::default(), args.device.open()?);
+    weigh(size.precision, device);
+    let runner = Runner::new(chosen, &size, &args.out).on(device);
     let done = runner.run(&|name| args.command(name), &monitor, &mut |mut answer| {
         monitor.bar.get().into_iter().for_each(Progress::clear);
         let folder = runner.folder_of(&answer.outcome.name);
@@ -95,6 +100,7 @@ impl Args {
             Size::full(&data)?
         };
         size.seeds = self.seeds.unwrap_or(size.seeds);
+        size.precision = self.precision;
         if let Some(steps) = self.steps {
             (size.steps, size.name) = (steps, format!("{}-{steps}", size.name));
         }
@@ -115,6 +121,9 @@ impl Args {
         }
         if self.device.device().is_gpu() {
             command += &format!(" --device {}", self.device.device());
+        }
+        if self.precision != Precision::F32 {
+            command += &format!(" --precision {}", self.precision);
         }
         for (flag, value) in [("seeds", self.seeds), ("steps", self.steps)] {
             command += &value.map_or(String::new(), |value| format!(" --{flag} {value}"));

@@ -1,6 +1,7 @@
 //! How large an experiment is: model, images, steps, seeds. All that its arms share.
 
 use super::metrics::Probe;
+use crate::kernels::Precision;
 use crate::methods::{MethodConfig, MethodOptions};
 use crate::paper::Sigma;
 use crate::train::{EmaMomentum, RunConfig};
@@ -45,6 +46,8 @@ pub struct Size {
     pub diagnoses: usize,
     /// Seeds 0, 1, … of each arm.
     pub seeds: usize,
+    /// What products are computed in while a run is trained.
+    pub precision: Precision,
     /// Training and test images of a probe, at most.
     pub probe_images: [usize; 2],
 }
@@ -66,6 +69,7 @@ impl Size {
             ema: 0.996,
             diagnoses: 10,
             seeds: 3,
+            precision: Precision::F32,
             probe_images: [2000, 2000],
         }
     }
@@ -102,7 +106,7 @@ impl Size {
     /// When there is no such method, or an option means nothing to it.
     pub fn run(&self, method: &str, options: &MethodOptions) -> Result<RunConfig> {
         let recipe = RunConfig::for_method(MethodConfig::new(method, options)?, Preset::Toy);
-        let mut config = RunConfig { batch: self.batch, data: self.data.clone(), ..recipe };
+        let mut config = RunConfig { batch: self.batch, data: self.data.clone(), precision: self.precision, ..recipe };
         let (encoder, predictor) = (&mut config.model.encoder, &mut config.model.predictor);
         (encoder.dim, encoder.depth, encoder.heads) = (self.encoder.dim, self.encoder.depth, self.encoder.heads);
         (predictor.dim, predictor.depth, predictor.heads) =

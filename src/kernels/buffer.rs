@@ -133,6 +133,15 @@ impl Buffer {
         })
     }
 
+    /// The copy in bf16 of elements in f32 on a GPU, which is there until they change.
+    #[cfg(feature = "cuda")]
+    pub(super) fn narrow(&self) -> Option<&OnceLock<Buffer>> {
+        match &self.0 {
+            Elements::F32(storage) if self.device().is_gpu() => Some(&storage.narrow),
+            _ => None,
+        }
+    }
+
     /// The elements, read out.
     ///
     /// # Panics
@@ -192,7 +201,9 @@ impl Buffer {
     #[track_caller]
     pub(super) fn view_mut<T: Element>(&mut self, op: &str) -> ViewMut<'_, T> {
         let len = self.len();
-        let memory = self.storage_mut::<T>(op).elements.on_gpu(op);
+        let storage = self.storage_mut::<T>(op);
+        storage.narrow.take();
+        let memory = storage.elements.on_gpu(op);
         ViewMut::new(memory.gpu(), memory.pointer(), len)
     }
 }
@@ -318,6 +329,8 @@ pub struct Storage<T: Element> {
     elements: Memory<T>,
     len: usize,
     device: Device,
+    #[cfg(feature = "cuda")]
+    narrow: OnceLock<Buffer>,
 }
 
 impl<T: Element> Storage<T> {
@@ -365,7 +378,13 @@ impl<T: Element> Storage<T> {
     /// Every storage is made here.
     fn counted(elements: Memory<T>, len: usize, device: Device) -> Self {
         LIVE_BYTES.set(LIVE_BYTES.get() + (len * size_of::<T>()) as isize);
-        Storage { elements, len, device }
+        Storage {
+            elements,
+            len,
+            device,
+            #[cfg(feature = "cuda")]
+            narrow: OnceLock::new(),
+        }
     }
 
     /// These elements, on the CPU, without a copy.

@@ -271,6 +271,28 @@ fn conversions_to_bf16() {
 
 /// Heads that tensor cores do not take.
 #[test]
+fn copies_for_products_are_kept_until_the_numbers_change() {
+    let Some(gpu) = gpu() else { return };
+    let _bf16 = Precision::Bf16.enter();
+    let tensor = |n: usize| Buffer::from_vec(numbers(n, 3).into_iter().map(|x| x as f32).collect::<Vec<_>>());
+    let mut tensors: Vec<Buffer> = [1, 0, 7, 4096, 16_384, 40_001].map(|n| tensor(n).to_device(gpu)).into();
+    let expected: Vec<Buffer> = tensors.iter().map(|x| elementwise::to_dtype(x, DType::Bf16)).collect();
+    elementwise::prepare_operands(tensors.iter());
+    let bits = |x: &Buffer| x.to_device(Device::Cpu).as_slice::<Bf16>("test").to_vec();
+    let at = |x: &Buffer| elementwise::operand(x).view::<Bf16>("test").pointer();
+    for (x, expected) in tensors.iter().zip(&expected) {
+        assert_eq!(bits(&elementwise::operand(x)), bits(expected), "{} numbers", x.len());
+        assert!(at(x) == at(x), "{} numbers are rounded again", x.len());
+    }
+    for x in &mut tensors {
+        let before = elementwise::operand(x);
+        elementwise::accumulate(x, &x.clone().to_device(Device::Cpu).to_device(gpu));
+        let [before, after] = [before, elementwise::operand(x)].map(|x| read(&[x]).remove(0));
+        assert!(before.iter().zip(&after).all(|(x, y)| 2.0 * x == *y), "a copy of what was");
+    }
+}
+
+#[test]
 fn attention_of_narrow_heads_in_bf16() {
     let sizes = attention::Sizes { batch: 2, tokens: 5, queries: 1..4, heads: 3, head_dim: 3 };
     agree_stored("heads of 3", &[sizes.qkv(), sizes.out()], 2, |x| {

@@ -3,6 +3,7 @@
 use std::ops::{Index, IndexMut};
 
 use crate::autograd::{Tape, Var};
+use crate::kernels::elementwise::prepare_operands;
 use crate::nn::{Param, Params, Role, Weights};
 use crate::tensor::{DType, Device, Tensor};
 
@@ -171,6 +172,9 @@ impl ModelParams {
 
     /// The values, each module's as `place` puts them.
     pub fn weights(&self, mut place: impl FnMut(&Module) -> Weights) -> ModelWeights {
+        let all = self.modules.iter().flat_map(|m| m.params.iter());
+        let read_by_products = all.filter(|p| p.value.shape().len() > 1 && p.name.ends_with("weight"));
+        prepare_operands(read_by_products.map(|p| p.value.buffer()));
         ModelWeights {
             modules: self.modules.iter().map(|m| (m.name, place(m))).collect(),
             state: self.state.iter().map(|(name, x)| (name.clone(), x.clone().into())).collect(),

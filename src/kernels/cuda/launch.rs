@@ -1,15 +1,16 @@
 //! A launch: which kernel, with how many threads, on what.
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{self, CUdeviceptr};
 
 use super::compile::Source;
 use super::graph::Node;
 use super::{Gpu, memory, staging};
-use crate::kernels::{DType, Element, Real};
+use crate::kernels::{Buffer, DType, Device, Element, Real};
 
 /// Elements on a GPU, to read.
 #[derive(Clone, Copy, Debug)]
@@ -233,6 +234,21 @@ impl Grid {
         assert!(blocks <= i32::MAX as usize, "{blocks} blocks are more than a grid holds");
         Grid(blocks as u32, 1, 1)
     }
+}
+
+/// How many [`counters`] there are.
+pub const COUNTERS: usize = 4096;
+
+/// Counters for `comes_last` (sums.cuh) in a kernel whose blocks add up parts: zeros between launches. Launches on a GPU
+/// come one after the other, so one set serves all.
+pub fn counters(gpu: &Gpu) -> Pointer {
+    static ALL: Mutex<BTreeMap<usize, Buffer>> = Mutex::new(BTreeMap::new());
+    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    let zeros = || {
+        gpu.stop_capturing(); // in a graph that comes to nothing they would be lost
+        Buffer::full(COUNTERS, 0.0, DType::F32, Device::Cuda(gpu.ordinal()))
+    };
+    all.entry(gpu.ordinal()).or_insert_with(zeros).view_mut::<f32>("counters").pointer()
 }
 
 /// A kernel and its threads.

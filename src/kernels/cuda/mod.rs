@@ -35,7 +35,8 @@ use cudarc::driver::sys::{self, CUcontext, CUdevice_attribute as Attribute, CUre
 pub(super) use compile::Source;
 pub use compile::{KernelReport, compile_all};
 pub(super) use launch::{
-    Argument, Block, Grid, Launch, Pointer, StoredView, StoredViewMut, View, ViewMut, argument, or_null,
+    Argument, Block, COUNTERS, Grid, Launch, Pointer, StoredView, StoredViewMut, View, ViewMut, argument, counters,
+    or_null,
 };
 pub use libraries::look_first_in;
 pub(super) use memory::{Memory, bytes, bytes_mut};

@@ -40,8 +40,20 @@ template <typename N> __device__ __forceinline__ N warp_max(N x) {
     return x;
 }
 
-// Over the threads of a block of whole warps, by way of 32 numbers of shared memory; each thread gets the result. Once in a
-// kernel: a second call would write while the first is still read.
+// Whether this block is the last to come of those that share a counter, which is 0 between launches: it then sees what
+// they have written before, and adds up their parts in a fixed order, whoever came last. All threads of the block come;
+// `scratch` is a word of shared memory that nothing else uses.
+__device__ __forceinline__ bool comes_last(u32 blocks, u32 *counter, u32 *scratch) {
+    __threadfence();
+    __syncthreads();  // what all threads of the block write is written
+    if (threadIdx.x + threadIdx.y == 0) *scratch = atomicInc(counter, blocks - 1);  // the last one makes it 0 again
+    __syncthreads();
+    __threadfence();
+    return *scratch == blocks - 1;
+}
+
+// Over the threads of a block of whole warps, by way of 32 numbers of shared memory; each thread gets the result. All must
+// meet at a barrier before a second call, which would write while the first is still read.
 template <typename N> __device__ __forceinline__ N block_sum(N x, N *scratch) {
     x = warp_sum(x);
     if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;

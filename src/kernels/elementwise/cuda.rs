@@ -1,5 +1,7 @@
 use super::{Binary, Unary, Walk};
-use crate::kernels::cuda::{Argument, Launch, Source, StoredView, StoredViewMut, View, ViewMut, argument};
+use crate::kernels::cuda::{
+    Argument, Block, Grid, Launch, Pointer, Source, StoredView, StoredViewMut, View, ViewMut, argument,
+};
 use crate::kernels::reduce::cuda::sum;
 use crate::kernels::{Bf16, Buffer, DType, Device, MAX_RANK, Real};
 
@@ -108,6 +110,42 @@ pub(super) fn convert<T: Real>(x: StoredView<'_>, y: &mut Buffer) {
         DType::Bf16 => ("to_bf16", y.view_mut::<Bf16>("to_dtype").pointer(), n / 2),
     };
     over_stored(x, kernel, threads).run::<T>(&[&(n as u64), &x.pointer(), &to]);
+}
+
+/// Pairs that a block rounds.
+const RUN: usize = 1 << 13;
+
+/// `Run` of elementwise.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    x: Pointer,
+    y: Pointer,
+    n: u64,
+}
+argument!(Run);
+
+/// All of these, which are in f32, rounded in one launch.
+pub(super) fn copies_in_bf16(of: &[&Buffer]) -> Vec<Buffer> {
+    let (mut runs, mut gpu) = (Vec::new(), None);
+    let mut copy = |x: &&Buffer| {
+        let (x, mut y) = (x.view::<f32>("bf16"), Buffer::unspecified(x.len(), DType::Bf16, x.device()));
+        let to = y.view_mut::<Bf16>("bf16").pointer();
+        runs.extend((0..x.len()).step_by(2 * RUN).map(|start| {
+            let x = x.from(start);
+            Run { x: x.pointer(), y: to.after(2 * start as u64), n: x.len().min(2 * RUN) as u64 }
+        }));
+        gpu = Some(x.gpu.clone());
+        y
+    };
+    let copies = of.iter().map(&mut copy).collect();
+    if let (Some(gpu), false) = (gpu, runs.is_empty()) {
+        let (grid, block, table) = (Grid::over(runs.len(), 1), Block(1024, 1, 1), gpu.table(&runs));
+        let launch = Launch::over_elements(&gpu, SOURCE, "each_to_bf16", 1);
+        let launch = Launch { definitions: "INDEX=u32", grid, block, ..launch };
+        launch.run::<f32>(&[&Pointer(table.pointer())]);
+    }
+    copies
 }
 
 /// One sum over each run of neighboring axes that were broadcast; the last of them writes to `dx`.

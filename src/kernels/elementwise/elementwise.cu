@@ -101,7 +101,23 @@ extern "C" __global__ void to_f32(u64 n, const S *x, float *y) { EACH_ELEMENT(i,
 extern "C" __global__ void to_f64(u64 n, const T *x, double *y) { EACH_ELEMENT(i, n) y[i] = (double)x[i]; }
 
 // A thread takes two neighbors: a warp writes whole lines.
+__device__ __forceinline__ void round_pairs(const T *x, u16 *y, u64 n, u64 first, u64 step) {
+    for (u64 i = first; i < n / 2; i += step) ((u32 *)y)[i] = pack_bf16(x[2 * i], x[2 * i + 1]);
+    if (n % 2 && first == 0) put(y + n - 1, (float)x[n - 1]);
+}
+
 extern "C" __global__ void to_bf16(u64 n, const T *x, u16 *y) {
-    EACH_ELEMENT(i, n / 2) ((u32 *)y)[i] = pack_bf16(x[2 * i], x[2 * i + 1]);
-    if (n % 2 && blockIdx.x == 0 && threadIdx.x == 0) put(y + n - 1, (float)x[n - 1]);
+    round_pairs(x, y, n, blockIdx.x * (u64)blockDim.x + threadIdx.x, (u64)gridDim.x * blockDim.x);
+}
+
+// A part of one of many tensors.
+struct Run {
+    const T *x;
+    u16 *y;
+    u64 n;
+};
+
+extern "C" __global__ void __launch_bounds__(1024) each_to_bf16(const Run *runs) {
+    const Run run = runs[blockIdx.x];
+    round_pairs(run.x, run.y, run.n, threadIdx.x, 1024);
 }

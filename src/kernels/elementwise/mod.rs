@@ -172,6 +172,10 @@ pub fn to_dtype(x: &Buffer, dtype: DType) -> Buffer {
     if x.dtype() == dtype {
         return x.clone();
     }
+    #[cfg(feature = "cuda")]
+    if let Some(copy) = x.narrow().and_then(|narrow| narrow.get()).filter(|copy| copy.dtype() == dtype) {
+        return copy.clone();
+    }
     if matches!((x.dtype(), dtype), (DType::F64, DType::Bf16) | (DType::Bf16, DType::F64)) {
         return to_dtype(&to_dtype(x, DType::F32), dtype);
     }
@@ -194,6 +198,21 @@ pub(super) fn stored_as(x: &Buffer, other: &Buffer) -> Buffer {
 /// `x` as a product of this thread's precision reads it: in bf16 on a GPU under [`Precision::Bf16`]; else x itself.
 pub fn operand(x: &Buffer) -> Buffer {
     to_dtype(x, Precision::of_operands(x))
+}
+
+/// Makes what [`operand`] gives of each of these, as far as that is a copy, in one launch; they keep it until they change.
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+pub fn prepare_operands<'a>(of: impl Iterator<Item = &'a Buffer>) {
+    #[cfg(feature = "cuda")]
+    {
+        let missing = |x: &&Buffer| {
+            Precision::of_operands(x) != x.dtype() && x.narrow().is_some_and(|narrow| narrow.get().is_none())
+        };
+        let of: Vec<&Buffer> = of.filter(missing).collect();
+        for (x, copy) in of.iter().zip(cuda::copies_in_bf16(&of)) {
+            x.narrow().map(|narrow| narrow.set(copy));
+        }
+    }
 }
 
 /// a ∘ b with broadcasting; the result has `len` elements.

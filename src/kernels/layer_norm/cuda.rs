@@ -1,4 +1,6 @@
-use crate::kernels::cuda::{Block, Grid, Launch, REALS_AND_STORED, Source, StoredViewMut, View, ViewMut, or_null};
+use crate::kernels::cuda::{
+    Block, COUNTERS, Grid, Launch, REALS_AND_STORED, Source, StoredViewMut, View, ViewMut, counters, or_null,
+};
 use crate::kernels::{Buffer, Device, Real};
 
 pub(in crate::kernels) const SOURCE: Source =
@@ -35,10 +37,10 @@ pub(super) fn recompute<T: Real>(
     stats: View<'_, T>,
     y: StoredViewMut<'_>,
 ) {
-    let n = x.len();
-    let launch = Launch::over_elements(y.gpu, SOURCE, "recompute", n);
+    let rows = stats.len() / 2;
+    let launch = Launch::over_rows(y.gpu, SOURCE, "recompute", rows);
     Launch { definitions: y.stored(), ..launch }.run::<T>(&[
-        &(n as u64),
+        &(rows as u64),
         &(cols as u32),
         &x.pointer(),
         &gamma.pointer(),
@@ -87,7 +89,8 @@ pub(super) fn backward_affine<T: Real>(
     let parts = rows.div_ceil(PART).clamp(1, PARTS);
     let mut partial = Buffer::unspecified(parts * 2 * cols, T::DTYPE, Device::Cuda(x.gpu.ordinal()));
     let grid = Grid(Grid::over(cols, 32).0, parts as u32, 1);
-    let (block, shared) = (Block(32, 8, 1), 2 * 8 * 32 * size_of::<T>());
+    assert!(grid.0 as usize <= COUNTERS, "layer_norm: {cols} columns are too many for this kernel");
+    let (block, shared) = (Block(32, 8, 1), (2 * 8 * 32 + 1) * size_of::<T>());
     Launch { grid, block, shared, ..Launch::over_elements(x.gpu, SOURCE, "backward_affine", 1) }.run::<T>(&[
         &(rows as u64),
         &(cols as u32),
@@ -95,11 +98,7 @@ pub(super) fn backward_affine<T: Real>(
         &stats.pointer(),
         &dy.pointer(),
         &partial.view_mut::<T>("layer_norm").pointer(),
-    ]);
-    Launch::over_elements(x.gpu, SOURCE, "finish_affine", cols).run::<T>(&[
-        &(parts as u32),
-        &(cols as u32),
-        &partial.view::<T>("layer_norm").pointer(),
+        &counters(x.gpu),
         &dgamma.pointer(),
         &dbeta.pointer(),
     ]);

@@ -16,10 +16,10 @@ extern "C" __global__ void forward(u64 rows, u32 cols, T eps, const T *x, const 
     }
 }
 
-extern "C" __global__ void recompute(u64 n, u32 cols, const T *x, const T *gamma, const T *beta, const T *stats, S *y) {
-    EACH_ELEMENT(i, n) {
-        const u64 row = i / cols, col = i % cols;
-        put(y + i, (x[i] - stats[2 * row]) * stats[2 * row + 1] * gamma[col] + beta[col]);
+extern "C" __global__ void recompute(u64 rows, u32 cols, const T *x, const T *gamma, const T *beta, const T *stats, S *y) {
+    EACH_ROW(row, rows) {
+        const T mean = stats[2 * row], inverse_std = stats[2 * row + 1];
+        EACH_IN_ROW(i, cols) put(y + row * cols + i, (x[row * cols + i] - mean) * inverse_std * gamma[i] + beta[i]);
     }
 }
 
@@ -43,36 +43,46 @@ extern "C" __global__ void backward_input(u64 rows, u32 cols, const T *x, const 
     }
 }
 
-// dγ and dβ of the rows of a part: blocks of 32 columns × 8; grid.x: ⌈cols / 32⌉, grid.y: parts. To (parts, 2, cols).
-extern "C" __global__ void backward_affine(u64 rows, u32 cols, const T *x, const T *stats, const T *dy, T *partial) {
+// dγ and dβ: blocks of 32 columns × 8; grid.x: ⌈cols / 32⌉, grid.y: parts of the rows, whose sums (parts, 2, cols) the last
+// block to come adds up.
+extern "C" __global__ void backward_affine(
+    u64 rows, u32 cols, const T *x, const T *stats, const T *dy, T *partial, u32 *counters, T *to_gamma, T *to_beta) {
     extern __shared__ __align__(128) char shared[];
-    T *sums = (T *)shared;  // (2, 8, 32)
+    T *sums = (T *)shared;  // (2, 8, 32), and a word
     const u32 col = blockIdx.x * 32 + threadIdx.x, at = threadIdx.y * 32 + threadIdx.x;
     const u64 each = (rows + gridDim.y - 1) / gridDim.y, first = blockIdx.y * each;
     const u64 end = first + each < rows ? first + each : rows;
     T dgamma = 0, dbeta = 0;
-    if (col < cols)
+    // Over the 8 threads of a column, in their order, for the first of them.
+    auto column_sums = [&] {
+        __syncthreads();
+        sums[at] = dgamma, sums[256 + at] = dbeta;
+        __syncthreads();
+        for (int i = 32 + threadIdx.x; i < 256; i += 32) dgamma += sums[i], dbeta += sums[256 + i];
+    };
+    if (col < cols) {
+#pragma unroll 4
         for (u64 row = first + threadIdx.y; row < end; row += 8) {
             const T d = dy[row * cols + col];
             dgamma += d * (x[row * cols + col] - stats[2 * row]) * stats[2 * row + 1];
             dbeta += d;
         }
-    sums[at] = dgamma, sums[256 + at] = dbeta;
-    __syncthreads();
-    if (threadIdx.y > 0 || col >= cols) return;
-    for (int row = 1; row < 8; row++) dgamma += sums[row * 32 + threadIdx.x], dbeta += sums[256 + row * 32 + threadIdx.x];
-    partial[(blockIdx.y * 2ull) * cols + col] = dgamma;
-    partial[(blockIdx.y * 2ull + 1) * cols + col] = dbeta;
-}
-
-// The parts, in their order.
-extern "C" __global__ void finish_affine(u32 parts, u32 cols, const T *partial, T *dgamma, T *dbeta) {
-    EACH_ELEMENT(i, cols) {
-        T g = 0, b = 0;
-        for (u32 part = 0; part < parts; part++) {
-            g += partial[(part * 2ull) * cols + i];
-            b += partial[(part * 2ull + 1) * cols + i];
-        }
-        dgamma[i] = g, dbeta[i] = b;
     }
+    column_sums();
+    const bool writes = col < cols && threadIdx.y == 0;
+    if (writes) {
+        partial[blockIdx.y * 2ull * cols + col] = dgamma;
+        partial[(blockIdx.y * 2ull + 1) * cols + col] = dbeta;
+    }
+    if (!comes_last(gridDim.y, counters + blockIdx.x, (u32 *)(sums + 512))) return;
+    dgamma = dbeta = 0;
+    if (col < cols) {
+#pragma unroll 4
+        for (u32 part = threadIdx.y; part < gridDim.y; part += 8) {
+            dgamma += __ldcg(partial + part * 2ull * cols + col);
+            dbeta += __ldcg(partial + (part * 2ull + 1) * cols + col);
+        }
+    }
+    column_sums();
+    if (writes) to_gamma[col] = dgamma, to_beta[col] = dbeta;
 }

@@ -216,10 +216,9 @@ __device__ __forceinline__ void write(
 }
 
 // grid.x: the batch and, running faster, tiles of c, of which the columns' index runs fastest; grid.y: splits. partial:
-// of each block that shares its tile the sums, as its threads have them; arrived: how many of a tile's blocks have
-// come, 0 between launches.
+// of each block that shares its tile the sums, as its threads have them.
 extern "C" __global__ void __launch_bounds__(THREADS, THREADS == 128 ? 3 : 1) products(
-    const Products p, const S *a, const S *b, const Extras with, C *c, float *partial, u32 *arrived) {
+    const Products p, const S *a, const S *b, const Extras with, C *c, float *partial, u32 *counters) {
     extern __shared__ __align__(128) char shared[];
     auto tile_of_a = [&](u32 slice) { return shared + slice % STAGES * (A::BYTES + B::BYTES); };
     auto tile_of_b = [&](u32 slice) { return tile_of_a(slice) + A::BYTES; };
@@ -292,13 +291,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS == 128 ? 3 : 1) pr
             const float *x = sums[i / COLS][i % COLS];
             mine[blockIdx.y * gap + i * THREADS] = make_float4(x[0], x[1], x[2], x[3]);
         }
-        __threadfence();
-        __syncthreads();  // all of the block's sums are written, and shared memory is read
-        u32 *before = (u32 *)shared;
-        if (threadIdx.x == 0) *before = atomicInc(arrived + blockIdx.x, p.splits - 1);  // the last one makes it 0 again
-        __syncthreads();
-        if (*before != p.splits - 1) return;
-        __threadfence();
+        if (!comes_last(p.splits, counters + blockIdx.x, (u32 *)shared)) return;
 #pragma unroll 1
         for (u32 split = 0; split < p.splits; split++)
 #pragma unroll

@@ -88,7 +88,7 @@ pub(super) fn adamw<T: Real>(of: &AdamWUpdate, unless: Option<View<'_, T>>, step
         gradients.push(gradient); // until the kernel is on its way
     }
     let (Some(gpu), Some(common), false) = (gpu, common, table.is_empty()) else { return };
-    let (grid, block) = (Grid::over(table.len(), 1), Block(256, 1, 1));
+    let (grid, block) = (Grid::over(table.len(), 1), Block(1024, 1, 1));
     let table = gpu.table(&table);
     Launch { grid, block, ..Launch::over_elements(&gpu, SOURCE, "adamw", 1) }.run::<T>(&[
         &common,

@@ -14,7 +14,7 @@ struct Step {
 };
 
 // Nothing is changed if `unless` is there and not 0: how many numbers of a step are not finite.
-extern "C" __global__ void adamw(const Step s, const AdamW *table, const T *unless) {
+extern "C" __global__ void __launch_bounds__(1024) adamw(const Step s, const AdamW *table, const T *unless) {
     if (unless && *unless != 0) return;
     const AdamW p = table[blockIdx.x];
     for (u64 i = threadIdx.x; i < p.len; i += blockDim.x) {

@@ -1,6 +1,6 @@
 use super::Finite;
 use crate::kernels::cuda::{
-    Block, Grid, Launch, Pointer, REALS_AND_STORED, Source, StoredView, View, ViewMut, argument,
+    Block, COUNTERS, Grid, Launch, Pointer, REALS_AND_STORED, Source, StoredView, View, ViewMut, argument, counters,
 };
 use crate::kernels::{Buffer, DType, Device, Real};
 
@@ -33,13 +33,13 @@ pub(in crate::kernels) struct What {
     pub factor: f64,
 }
 
-/// Elements of the axis that a part has at least, and blocks above which more parts help nobody.
-const PART: usize = 512;
+/// Blocks above which more parts help nobody.
 const ENOUGH_BLOCKS: usize = 1024;
+const _: () = assert!(ENOUGH_BLOCKS <= COUNTERS, "blocks that share a part have a counter");
 
-/// Into how many parts an axis of n is cut for so many blocks: by the shape alone.
-fn parts(blocks: usize, n: usize) -> usize {
-    (ENOUGH_BLOCKS / blocks.max(1)).clamp(1, n.div_ceil(PART).max(1))
+/// Into how many parts, of at least so many elements, an axis of n is cut for so many blocks: by the shape alone.
+fn parts(blocks: usize, n: usize, least: usize) -> usize {
+    (ENOUGH_BLOCKS / blocks.max(1)).clamp(1, n.div_ceil(least).max(1))
 }
 
 fn sum_of<T: Real>(of: What, [outer, n, inner]: [usize; 3], x: StoredView<'_>, y: ViewMut<'_, T>) {
@@ -48,7 +48,7 @@ fn sum_of<T: Real>(of: What, [outer, n, inner]: [usize; 3], x: StoredView<'_>, y
     }
     let rows = inner == 1;
     let blocks = if rows { outer } else { outer * inner.div_ceil(32) };
-    let parts = parts(blocks, n);
+    let parts = parts(blocks, n, if rows { 1024 } else { 64 });
     let sizes = Sizes {
         dims: [outer as u64, n as u64, inner as u64],
         parts: parts as u32,
@@ -61,18 +61,14 @@ fn sum_of<T: Real>(of: What, [outer, n, inner]: [usize; 3], x: StoredView<'_>, y
         (parts > 1).then(|| Buffer::unspecified(parts * outer * inner, DType::F64, Device::Cuda(x.gpu.ordinal())));
     let partial_at = partial.as_mut().map_or(Pointer(0), |partial| partial.view_mut::<f64>("sum").pointer());
     let (kernel, block, shared) = if rows {
-        ("sum_rows", Block(256, 1, 1), 32 * size_of::<f64>())
+        ("sum_rows", Block(256, 1, 1), (32 + 1) * size_of::<f64>())
     } else {
-        ("sum_columns", Block(32, 8, 1), 8 * 32 * size_of::<f64>())
+        ("sum_columns", Block(32, 8, 1), (8 * 32 + 1) * size_of::<f64>())
     };
     let grid = Grid(Grid::over(blocks, 1).0, parts as u32, 1);
     let definitions = x.stored();
     let launch = Launch { definitions, grid, block, shared, ..Launch::over_elements(x.gpu, SOURCE, kernel, 1) };
-    launch.run::<T>(&[&sizes, &x.pointer(), &y.pointer(), &partial_at]);
-    if parts > 1 {
-        let launch = Launch::over_elements(x.gpu, SOURCE, "finish", outer * inner);
-        launch.run::<T>(&[&sizes, &partial_at, &y.pointer()]);
-    }
+    launch.run::<T>(&[&sizes, &x.pointer(), &y.pointer(), &partial_at, &counters(x.gpu)]);
 }
 
 const SUM: What = What { squares: false, root: false, adds: false, factor: 1.0 };
@@ -104,7 +100,7 @@ pub(super) fn accumulate_rows<T: Real>(cols: usize, x: StoredView<'_>, y: ViewMu
 }
 
 /// Elements that a block looks at.
-const RUN: usize = 1 << 16;
+const RUN: usize = 1 << 14;
 
 /// `Run` of reduce.cu.
 #[repr(C)]
@@ -127,7 +123,7 @@ pub(super) fn count_non_finite<T: Real>(of: &[Finite], buffers: &[View<'_, T>], 
     let table = count.gpu.table(&runs);
     let mut counts = Buffer::unspecified(runs.len().max(1), T::DTYPE, Device::Cuda(count.gpu.ordinal()));
     if !runs.is_empty() {
-        let (grid, block, shared) = (Grid::over(runs.len(), 1), Block(256, 1, 1), 32 * size_of::<f64>());
+        let (grid, block, shared) = (Grid::over(runs.len(), 1), Block(1024, 1, 1), 32 * size_of::<u32>());
         let launch = Launch { grid, block, shared, ..Launch::over_elements(count.gpu, SOURCE, "count_non_finite", 1) };
         launch.run::<T>(&[&Pointer(table.pointer()), &counts.view_mut::<T>("count_non_finite").pointer()]);
     }

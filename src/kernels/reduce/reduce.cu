@@ -2,7 +2,7 @@
 //
 // A block sums a part of the axis for 32 neighbors along `inner` (or, where inner is 1, for one output), its threads every
 // 8th (256th) element, then each other in a fixed order. Where the axis is long and outputs are few, it is cut in `parts`, whose
-// sums `finish` adds up.
+// sums the last block to come adds up.
 
 enum { PLAIN, SQUARES };
 enum { SUM, ROOT };  // what becomes of a sum: factor · sum, or its square root
@@ -21,46 +21,61 @@ struct Sizes {
     double factor;
 };
 
-// blocks of 32 × 8 threads; grid.x: outer · ⌈inner / 32⌉, grid.y: parts. Without parts to y, else to partial, (parts, outer · inner).
-extern "C" __global__ void sum_columns(const Sizes s, const S *x, T *y, double *partial) {
+// The sum of the 8 threads of a column, in their order, for the first of them.
+__device__ __forceinline__ double column_sum(double sum, double *rows) {
+    __syncthreads();
+    rows[threadIdx.y * 32 + threadIdx.x] = sum;
+    __syncthreads();
+    for (int row = 1; row < 8; row++) sum += rows[row * 32 + threadIdx.x];
+    return sum;
+}
+
+// blocks of 32 × 8 threads; grid.x: outer · ⌈inner / 32⌉, grid.y: parts. partial: (parts, outer · inner), if there are several.
+extern "C" __global__ void sum_columns(const Sizes s, const S *x, T *y, double *partial, u32 *counters) {
     extern __shared__ __align__(128) char shared[];
-    double *rows = (double *)shared;  // (8, 32)
+    double *rows = (double *)shared;  // (8, 32), and a word
     const u64 tiles = (s.inner + 31) / 32, outer = blockIdx.x / tiles, i = blockIdx.x % tiles * 32 + threadIdx.x;
     const u64 each = (s.n + s.parts - 1) / s.parts, first = blockIdx.y * each;
     const u64 end = first + each < s.n ? first + each : s.n;
+    const u64 outputs = s.outer * s.inner, at = outer * s.inner + i;
+    const bool exists = i < s.inner, writes = exists && threadIdx.y == 0;
     double sum = 0;
-    if (i < s.inner)
+    if (exists) {
+#pragma unroll 4
         for (u64 k = first + threadIdx.y; k < end; k += 8) sum += term(s.what, get(x + (outer * s.n + k) * s.inner + i));
-    rows[threadIdx.y * 32 + threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y > 0 || i >= s.inner) return;
-    for (int row = 1; row < 8; row++) sum += rows[row * 32 + threadIdx.x];
-    const u64 at = outer * s.inner + i;
-    if (s.parts > 1) partial[blockIdx.y * s.outer * s.inner + at] = sum;
-    else write(y + at, sum, s.becomes, s.factor, s.adds);
+    }
+    sum = column_sum(sum, rows);
+    if (s.parts > 1) {
+        if (writes) partial[blockIdx.y * outputs + at] = sum;
+        if (!comes_last(s.parts, counters + blockIdx.x, (u32 *)(rows + 256))) return;
+        sum = 0;
+        if (exists) {
+#pragma unroll 4
+            for (u32 part = threadIdx.y; part < s.parts; part += 8) sum += __ldcg(partial + part * outputs + at);
+        }
+        sum = column_sum(sum, rows);
+    }
+    if (writes) write(y + at, sum, s.becomes, s.factor, s.adds);
 }
 
 // For inner = 1; blocks of 256 threads; grid.x: outer, grid.y: parts.
-extern "C" __global__ void sum_rows(const Sizes s, const S *x, T *y, double *partial) {
+extern "C" __global__ void sum_rows(const Sizes s, const S *x, T *y, double *partial, u32 *counters) {
     extern __shared__ __align__(128) char shared[];
+    double *scratch = (double *)shared;  // 32, and a word
     const u64 outer = blockIdx.x, each = (s.n + s.parts - 1) / s.parts, first = blockIdx.y * each;
     const u64 end = first + each < s.n ? first + each : s.n;
     double sum = 0;
-    for (u64 k = first + threadIdx.x; k < end; k += blockDim.x) sum += term(s.what, get(x + outer * s.n + k));
-    sum = block_sum(sum, (double *)shared);
-    if (threadIdx.x > 0) return;
-    if (s.parts > 1) partial[blockIdx.y * s.outer + outer] = sum;
-    else write(y + outer, sum, s.becomes, s.factor, s.adds);
-}
-
-// The parts of each output, in their order.
-extern "C" __global__ void finish(const Sizes s, const double *partial, T *y) {
-    const u64 outputs = s.outer * s.inner;
-    EACH_ELEMENT(i, outputs) {
-        double sum = 0;
-        for (u32 part = 0; part < s.parts; part++) sum += partial[part * outputs + i];
-        write(y + i, sum, s.becomes, s.factor, s.adds);
+#pragma unroll 4
+    for (u64 k = first + threadIdx.x; k < end; k += 256) sum += term(s.what, get(x + outer * s.n + k));
+    sum = block_sum(sum, scratch);
+    if (s.parts > 1) {
+        if (threadIdx.x == 0) partial[blockIdx.y * s.outer + outer] = sum;
+        if (!comes_last(s.parts, counters + outer, (u32 *)(scratch + 32))) return;
+        sum = 0;
+        for (u32 part = threadIdx.x; part < s.parts; part += 256) sum += __ldcg(partial + part * s.outer + outer);
+        sum = block_sum(sum, scratch);
     }
+    if (threadIdx.x == 0) write(y + outer, sum, s.becomes, s.factor, s.adds);
 }
 
 extern "C" __global__ void sum_backward(u64 outer, u64 n, u64 inner, T factor, const T *dy, T *dx) {
@@ -78,15 +93,16 @@ struct Run {
     u64 len, squares;
 };
 
-// count[run] ← how many of them (or of their squares) are not finite; a block takes a run.
-extern "C" __global__ void count_non_finite(const Run *runs, T *count) {
+// count[run] ← how many of them (or of their squares) are not finite; a block of 1024 threads takes a run.
+extern "C" __global__ void __launch_bounds__(1024) count_non_finite(const Run *runs, T *count) {
     extern __shared__ __align__(128) char shared[];
     const Run run = runs[blockIdx.x];
-    double found = 0;
-    for (u64 i = threadIdx.x; i < run.len; i += blockDim.x) {
+    u32 found = 0;
+#pragma unroll 4
+    for (u64 i = threadIdx.x; i < run.len; i += 1024) {
         const T x = run.squares ? run.x[i] * run.x[i] : run.x[i];
-        if (!(x - x == T(0))) found += 1;  // ∞ − ∞ and all that has NaN in it is NaN
+        found += !(x - x == T(0));  // ∞ − ∞ and all that has NaN in it is NaN
     }
-    found = block_sum(found, (double *)shared);
+    found = block_sum(found, (u32 *)shared);
     if (threadIdx.x == 0) count[blockIdx.x] = (T)found;
 }

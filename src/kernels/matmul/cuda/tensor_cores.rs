@@ -1,10 +1,7 @@
 //! Launches of tensor_cores.cu.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-
 use super::{Products, splits};
-use crate::kernels::cuda::{Block, Gpu, Grid, Launch, Pointer, Source, StoredView, argument};
+use crate::kernels::cuda::{Block, Grid, Launch, Pointer, Source, StoredView, argument, counters};
 use crate::kernels::{Buffer, DType, Device, Precision, Real};
 
 /// What a linear map and its gradients with respect to x and to W take, for each of these tiles and the depth of their
@@ -66,8 +63,6 @@ const LARGE: Tile = Tile { size: [128, 128], warps: [2, 4] };
 
 /// Large tiles, that large products fill a GPU with and that read less of a and b for each of c.
 const FILLS: usize = 128;
-/// Small tiles of a product that is cut into splits: the most that share counters.
-const MOST_CUT: usize = 256;
 
 impl Tile {
     /// That of a product of this size, so many at once: by the shape alone.
@@ -117,18 +112,6 @@ fn folded(of: &Products) -> Products {
         ([_, _, 0], [true, false]) if steps[0] != 0 && steps[1] != 0 => alone([m, batch * k, n]),
         _ => *of,
     }
-}
-
-/// How many blocks of a tile have come, for each tile: zeros between launches. Launches on a GPU come one after the
-/// other, so one set serves all.
-fn arrived(gpu: &Gpu) -> Pointer {
-    static ARRIVED: Mutex<BTreeMap<usize, Buffer>> = Mutex::new(BTreeMap::new());
-    let mut arrived = ARRIVED.lock().unwrap_or_else(PoisonError::into_inner);
-    let zeros = || {
-        gpu.stop_capturing(); // in a graph that comes to nothing they would be lost
-        Buffer::full(MOST_CUT, 0.0, DType::F32, Device::Cuda(gpu.ordinal()))
-    };
-    arrived.entry(gpu.ordinal()).or_insert_with(zeros).view_mut::<f32>("matmul").pointer()
 }
 
 /// `Extras` of tensor_cores.cu.
@@ -182,8 +165,8 @@ fn products_in<T: Real>(tile: Tile, of: &Products, [a, b]: [StoredView<'_>; 2], 
         let sums = splits * batches * tiles * tile.size[0] * tile.size[1];
         Buffer::unspecified(sums, DType::F32, Device::Cuda(a.gpu.ordinal()))
     });
-    let (partial, arrived) = match &mut partial {
-        Some(partial) => (partial.view_mut::<f32>("matmul").pointer(), arrived(a.gpu)),
+    let (partial, counters) = match &mut partial {
+        Some(partial) => (partial.view_mut::<f32>("matmul").pointer(), counters(a.gpu)),
         None => (Pointer(0), Pointer(0)),
     };
     let [row_of_a, row_of_b] = [if transposed[0] { m } else { k }, if transposed[1] { k } else { n }];
@@ -211,12 +194,13 @@ fn products_in<T: Real>(tile: Tile, of: &Products, [a, b]: [StoredView<'_>; 2], 
         shared: stages * slice,
     };
     let (a, b, c) = (a.pointer(), b.pointer(), c.pointer());
-    launch.run::<T>(&[&arguments, &a, &b, &with, &c, &partial, &arrived]);
+    launch.run::<T>(&[&arguments, &a, &b, &with, &c, &partial, &counters]);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::cuda::COUNTERS;
     use crate::kernels::launch::Input;
     use crate::kernels::oracle_on_tensor_cores::agree;
     use crate::kernels::{Stored, StoredMut};
@@ -252,7 +236,7 @@ mod tests {
         }
         assert_eq!(SMALL.slice(true, [true, false]), 2 * (64 * 40 + 32 * 72));
         assert_eq!(LARGE.slice(false, [true, false]), 4 * (128 * 36 + 32 * 136));
-        assert!((1..1000).all(|tiles| splits(tiles, 1 << 20) == 1 || tiles <= MOST_CUT));
+        assert!((1..1000).all(|tiles| splits(tiles, 1 << 20) == 1 || tiles <= COUNTERS));
     }
 
     #[test]
