@@ -49,3 +49,15 @@ template <typename N> __device__ __forceinline__ N block_sum(N x, N *scratch) {
     x = threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : N(0);
     return warp_sum(x);
 }
+
+// Whether this block is the last to come of `blocks` that share a counter, 0 before and after; each thread gets the answer, by way
+// of a word of shared memory. All that the others wrote before they came is there, to be read by __ldcg.
+__device__ __forceinline__ bool last_to_come(u32 *arrived, u32 blocks, u32 *scratch) {
+    __threadfence();
+    __syncthreads();  // all of the block has written, and read what was in shared memory
+    if (threadIdx.x == 0) *scratch = atomicInc(arrived, blocks - 1);  // the last one makes it 0 again
+    __syncthreads();
+    const bool last = *scratch == blocks - 1;
+    if (last) __threadfence();
+    return last;
+}

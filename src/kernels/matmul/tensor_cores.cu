@@ -292,13 +292,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS == 128 ? 3 : 1) pr
             const float *x = sums[i / COLS][i % COLS];
             mine[blockIdx.y * gap + i * THREADS] = make_float4(x[0], x[1], x[2], x[3]);
         }
-        __threadfence();
-        __syncthreads();  // all of the block's sums are written, and shared memory is read
-        u32 *before = (u32 *)shared;
-        if (threadIdx.x == 0) *before = atomicInc(arrived + blockIdx.x, p.splits - 1);  // the last one makes it 0 again
-        __syncthreads();
-        if (*before != p.splits - 1) return;
-        __threadfence();
+        if (!last_to_come(arrived + blockIdx.x, p.splits, (u32 *)shared)) return;
 #pragma unroll 1
         for (u32 split = 0; split < p.splits; split++)
 #pragma unroll

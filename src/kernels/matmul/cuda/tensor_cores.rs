@@ -43,14 +43,14 @@ const DEPTH: usize = 32;
 /// `Products` of tensor_cores.cu.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-struct Arguments {
-    steps: [u64; 3],
-    dims: [u32; 3],
-    batch: u32,
-    summed: u32,
-    own: u32,
-    splits: u32,
-    unused: u32,
+pub(super) struct Arguments {
+    pub(super) steps: [u64; 3],
+    pub(super) dims: [u32; 3],
+    pub(super) batch: u32,
+    pub(super) summed: u32,
+    pub(super) own: u32,
+    pub(super) splits: u32,
+    pub(super) unused: u32,
 }
 argument!(Arguments);
 
@@ -67,7 +67,7 @@ const LARGE: Tile = Tile { size: [128, 128], warps: [2, 4] };
 /// Large tiles, that large products fill a GPU with and that read less of a and b for each of c.
 const FILLS: usize = 128;
 /// Small tiles of a product that is cut into splits: the most that share counters.
-const MOST_CUT: usize = 256;
+pub(super) const MOST_CUT: usize = 256;
 
 impl Tile {
     /// That of a product of this size, so many at once: by the shape alone.
@@ -107,7 +107,7 @@ fn stages(held: bool, slice: usize, shared: usize) -> usize {
 }
 
 /// The same products as fewer and larger ones, where matrices of the batch lie below each other so that they are one.
-fn folded(of: &Products) -> Products {
+pub(super) fn folded(of: &Products) -> Products {
     let Products { batch, dims: [m, k, n], steps, transposed, .. } = *of;
     let alone = |dims| Products { batch: 1, dims, ..*of };
     match (steps, transposed) {
@@ -121,7 +121,7 @@ fn folded(of: &Products) -> Products {
 
 /// How many blocks of a tile have come, for each tile: zeros between launches. Launches on a GPU come one after the
 /// other, so one set serves all.
-fn arrived(gpu: &Gpu) -> Pointer {
+pub(super) fn arrived(gpu: &Gpu) -> Pointer {
     static ARRIVED: Mutex<BTreeMap<usize, Buffer>> = Mutex::new(BTreeMap::new());
     let mut arrived = ARRIVED.lock().unwrap_or_else(PoisonError::into_inner);
     let zeros = || {
