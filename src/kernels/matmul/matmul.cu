@@ -1,89 +1,205 @@
 // Products in the elements' own precision: c ← a b + what is added, for each of a batch. (On tensor cores: tensor_cores.cu.)
 //
-// A block of 256 threads computes a tile of TILE × TILE numbers of c, a thread SIDE × SIDE of them, in registers. The reduction goes
-// in slices of DEPTH: the block copies a slice of a and of b to shared memory, then every thread multiplies what it needs of
-// it. An operand is a pointer and two strides, so a transposed one is read as it lies; the threads that copy walk along whichever
-// index has stride 1.
+// A block computes a tile of c, TILE × TILE. A thread has 8 × COLS of its sums in registers: for each step of the reduction it
+// reads 8 numbers of a and COLS of b, and multiplies each with each. So there are many multiplications to a read.
 //
-// Where the reduction is long and tiles are few, it is cut in `splits`, whose sums `finish` adds up in their order.
+//   memory → shared memory      The reduction goes in slices of DEPTH, of which some are on their way, copied behind the
+//                               threads' backs, while one is multiplied (`Operand`).
+//   shared memory → registers   Four neighbors at a time. Those of a step are read while the step before is multiplied.
+//   sums → c                    Four neighbors at a time, where rows begin at multiples of 16 bytes.
+//
+// In shared memory a slice is DEPTH rows, one for each step, of the TILE lines (rows of a, columns of b) that meet in it. An
+// operand whose neighbors in memory are neighbors of the reduction is turned on the way, a number at a time.
+//
+// There is one barrier for a slice: it says that the next slice is there for all, and that all have read this one.
+//
+// Where the reduction is long and tiles are few, it is cut in `splits`, each the work of one block. The last block to come
+// adds up the sums of all, in their order, whoever came last: the same bits on every run.
+//
+// The host defines TILE; COLS, 4 or 8; DEPTH, a multiple of 8; A_TRANSPOSED, B_TRANSPOSED; ALIGNED: whether four neighbors
+// of c, of what is added, and of an operand that is not turned begin at multiples of 16 bytes.
 
-enum { TILE = 64, SIDE = 4, DEPTH = 16, LINES = TILE / SIDE, PITCH = TILE + 4 };
-
-struct Products {
-    u64 m, k, n, batch;
-    u64 a_step, b_step, c_step;  // from one matrix of the batch to the next
-    u64 a_row, a_col, b_row, b_col;
-    u32 summed;  // the products of the batch are added up
-    u32 own, splits;
+enum {
+    ROWS = 8,
+    THREADS = TILE / ROWS * (TILE / COLS),
+    STAGES = 4,        // slices in shared memory
+    PITCH = TILE + 4,  // so that 4 lines of 8 steps fall in different banks when they are turned
 };
 
-// c[i, j] ← sum + what is added.
-__device__ __forceinline__ void write(const Products &p, u64 batch, u64 i, u64 j, T sum, const T *bias, const T *residual, T *c) {
-    const u64 at = batch * p.c_step + i * p.n + j;
-    if (bias) sum += bias[j];
-    if (residual) sum += residual[i * p.n + j];
-    c[at] = p.own ? c[at] + sum : sum;
-}
+struct Products {
+    u64 a_step, b_step, c_step;  // from one matrix of the batch to the next
+    u32 m, k, n, batch;
+    u32 summed;  // the products of the batch are added up
+    u32 own, splits, unused;
+};
 
-// One slice of an operand, (TILE, DEPTH), to tile[depth][line]; outside of the matrix zeros.
-__device__ __forceinline__ void load(T (*tile)[PITCH], const T *from, u64 line_step, u64 depth_step, u64 lines, u64 depths) {
-    for (u32 i = threadIdx.x; i < TILE * DEPTH; i += 256) {
-        const bool along_depth = depth_step == 1;
-        const u32 line = along_depth ? i / DEPTH : i % TILE, depth = along_depth ? i % DEPTH : i / TILE;
-        const bool inside = line < lines && depth < depths;
-        tile[depth][line] = inside ? from[line * line_step + depth * depth_step] : T(0);
+struct __align__(16) Four {
+    T x[4];
+    __device__ __forceinline__ void add(const Four &more) {
+#pragma unroll
+        for (u32 e = 0; e < 4; e++) x[e] += more.x[e];
     }
+};
+
+// Four neighbors, or as many of them as there are.
+__device__ __forceinline__ Four read(const T *at, u32 count) {
+    if (ALIGNED) return *(const Four *)at;
+    Four four = {};
+#pragma unroll
+    for (u32 e = 0; e < 4; e++)
+        if (e < count) four.x[e] = at[e];
+    return four;
+}
+__device__ __forceinline__ void write(T *at, const Four &four, u32 count) {
+    if (ALIGNED) *(Four *)at = four;
+    else
+#pragma unroll
+        for (u32 e = 0; e < 4; e++)
+            if (e < count) at[e] = four.x[e];
 }
 
-// grid.x: tiles of c, the columns' index running faster; grid.y: splits; grid.z: the batch, or as much of it as fits.
-extern "C" __global__ void __launch_bounds__(256) products(
-    const Products p, const T *a, const T *b, const T *bias, const T *residual, T *c, T *partial) {
+// What a thread copies of a tile's slices, one after the other, of the lines from `first` on. ALONG_DEPTH says that neighbors
+// in memory are neighbors of the reduction: then a warp copies 8 of them, 32 bytes, of each of 4 lines.
+//
+// Past the last line it copies the last one again: what comes of it is not written. Past the end of the reduction are zeros.
+template <bool ALONG_DEPTH> struct Operand {
+    static constexpr u32 AT_ONCE = ALIGNED && !ALONG_DEPTH ? 4 : 1;  // numbers in a copy
+    static constexpr u32 GAP = ALONG_DEPTH ? THREADS / 8 : THREADS * AT_ONCE / TILE;  // rows of memory between two copies
+    static constexpr u32 EACH = (ALONG_DEPTH ? TILE : DEPTH) / GAP;                   // such rows
+    static_assert(EACH > 0 && GAP * EACH == (ALONG_DEPTH ? TILE : DEPTH), "every thread copies as much");
+
+    const T *from;   // the first number of the next slice
+    u64 slice, jump;  // from one slice to the next, and what comes on top from one matrix to the next
+    u32 step, to;    // of the first number: its place in the reduction, and in shared memory
+    u32 row[EACH];   // from `from` on
+
+    __device__ __forceinline__ Operand(const T *matrix, u64 matrix_step, u32 first, u32 lines, u32 k, u32 start) {
+        const u32 at = threadIdx.x * AT_ONCE, line = ALONG_DEPTH ? at / 8 : at % TILE;
+        step = ALONG_DEPTH ? at % 8 : at / TILE, to = step * PITCH + line;
+        slice = ALONG_DEPTH ? DEPTH : (u64)DEPTH * lines, jump = matrix_step - (k + DEPTH - 1) / DEPTH * slice;
+        from = ALONG_DEPTH ? matrix + (u64)first * k + start + step
+                           : matrix + (u64)(start + step) * lines + min(first + line, lines - AT_ONCE);
+#pragma unroll
+        for (u32 i = 0; i < EACH; i++)
+            row[i] = ALONG_DEPTH ? min(line + i * GAP, lines - 1 - first) * k : i * GAP * lines;
+    }
+
+    // Begins to copy a slice, of which `left` steps exist.
+    __device__ __forceinline__ void bring(T *tile, u32 left) {
+        const u32 address = shared_address(tile + to);
+#pragma unroll
+        for (u32 i = 0; i < EACH; i++)
+#pragma unroll
+            for (u32 d = 0; d < (ALONG_DEPTH ? DEPTH : 1); d += 8) {
+                const bool there = step + (ALONG_DEPTH ? d : i * GAP) < left;
+                const u32 place = address + (ALONG_DEPTH ? d * PITCH + i * GAP : i * GAP * PITCH) * sizeof(T);
+                const char *numbers = (const char *)(from + row[i] + d);
+#pragma unroll
+                for (u32 b = 0; b < AT_ONCE * sizeof(T); b += AT_ONCE * 4)
+                    if (AT_ONCE == 4) copy_async_16(place + b, numbers + b, there ? 16 : 0);
+                    else copy_async_4(place + b, numbers + b, there ? 4 : 0);
+            }
+        from += slice;
+    }
+};
+
+// grid.x: the batch and, running faster, tiles of c, of which the columns' index runs fastest; grid.y: splits. partial: of each
+// block that shares its tile the sums, as its threads have them.
+extern "C" __global__ void __launch_bounds__(THREADS, THREADS == 128 ? 3 : 2) products(
+    const Products p, const T *a, const T *b, const T *bias, const T *residual, T *c, T *partial, u32 *counters) {
     extern __shared__ __align__(128) char shared[];
-    T(*of_a)[PITCH] = (T(*)[PITCH])shared, (*of_b)[PITCH] = of_a + DEPTH;
-    const u64 across = (p.n + TILE - 1) / TILE, i0 = blockIdx.x / across * TILE, j0 = blockIdx.x % across * TILE;
-    const u32 y = threadIdx.x / LINES, x = threadIdx.x % LINES;
+    auto tile_of_a = [&](u32 slice) { return (T *)shared + slice % STAGES * (2 * DEPTH * PITCH); };
+    auto tile_of_b = [&](u32 slice) { return tile_of_a(slice) + DEPTH * PITCH; };
+    const u32 down = (p.m + TILE - 1) / TILE, across = (p.n + TILE - 1) / TILE, batch = blockIdx.x / (down * across);
+    const u32 i0 = blockIdx.x / across % down * TILE, j0 = blockIdx.x % across * TILE;
+    // A warp is 4 × 8 threads, neighbors in turns beside and below each other: so pairs of them read the same four.
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const u32 y = warp / 2 * 4 + (lane / 16 * 2 | lane / 2 % 2), x = warp % 2 * 8 + (lane / 4 % 4 * 2 | lane % 2);
     // The slices of all products that are added up, in a row.
-    const u64 slices_of_one = (p.k + DEPTH - 1) / DEPTH, slices = p.summed ? slices_of_one * p.batch : slices_of_one;
-    const u64 each = (slices + p.splits - 1) / p.splits, first = blockIdx.y * each;
-    const u64 end = first + each < slices ? first + each : slices;
-    const u64 batches = p.summed ? 1 : p.batch;
-    for (u64 batch = blockIdx.z; batch < batches; batch += gridDim.z) {
-        T sums[SIDE][SIDE] = {};
-        for (u64 slice = first; slice < end; slice++) {
-            const u64 matrix = p.summed ? slice / slices_of_one : batch, k0 = slice % slices_of_one * DEPTH;
-            load(of_a, a + matrix * p.a_step + i0 * p.a_row + k0 * p.a_col, p.a_row, p.a_col, p.m - i0, p.k - k0);
-            load(of_b, b + matrix * p.b_step + k0 * p.b_row + j0 * p.b_col, p.b_col, p.b_row, p.n - j0, p.k - k0);
-            __syncthreads();
-#pragma unroll
-            for (int l = 0; l < DEPTH; l++) {
-                T left[SIDE], right[SIDE];
-#pragma unroll
-                for (int s = 0; s < SIDE; s++) left[s] = of_a[l][y * SIDE + s], right[s] = of_b[l][x + s * LINES];
-#pragma unroll
-                for (int s = 0; s < SIDE; s++)
-#pragma unroll
-                    for (int t = 0; t < SIDE; t++) sums[s][t] += left[s] * right[t];
-            }
-            __syncthreads();
-        }
-#pragma unroll
-        for (int s = 0; s < SIDE; s++)
-#pragma unroll
-            for (int t = 0; t < SIDE; t++) {
-                const u64 i = i0 + y * SIDE + s, j = j0 + x + t * LINES;
-                if (i >= p.m || j >= p.n) continue;
-                if (p.splits == 1) write(p, batch, i, j, sums[s][t], bias, residual, c);
-                else partial[((batch * p.splits + blockIdx.y) * p.m + i) * p.n + j] = sums[s][t];
-            }
-    }
-}
+    const u32 of_one = (p.k + DEPTH - 1) / DEPTH, slices = p.summed ? of_one * p.batch : of_one;
+    const u32 each = (slices + p.splits - 1) / p.splits, first = min(blockIdx.y * each, slices);
+    const u32 count = min(each, slices - first), matrix = p.summed && of_one ? first / of_one : batch;
+    u32 k = p.summed ? (first - matrix * of_one) * DEPTH : first * DEPTH;
+    Operand<!A_TRANSPOSED> of_a(a + matrix * p.a_step, p.a_step, i0, p.m, p.k, k);
+    Operand<B_TRANSPOSED> of_b(b + matrix * p.b_step, p.b_step, j0, p.n, p.k, k);
 
-extern "C" __global__ void finish(const Products p, const T *bias, const T *residual, const T *partial, T *c) {
-    const u64 size = p.m * p.n, batches = p.summed ? 1 : p.batch;
-    EACH_ELEMENT(at, batches * size) {
-        const u64 batch = at / size, of = at % size;
-        T sum = 0;
-        for (u32 split = 0; split < p.splits; split++) sum += partial[(batch * p.splits + split) * size + of];
-        write(p, batch, of / p.n, of % p.n, sum, bias, residual, c);
+    auto bring = [&](u32 slice) {
+        if (slice < count) {
+            of_a.bring(tile_of_a(slice), p.k - k), of_b.bring(tile_of_b(slice), p.k - k);
+            k += DEPTH;
+            if (k >= p.k) k = 0, of_a.from += of_a.jump, of_b.from += of_b.jump;
+        }
+        copy_async_commit();  // an empty group too, so that to count groups is to count slices
+    };
+    // Numbers of two steps: those that are multiplied, those that are read.
+    Four left[2][ROWS / 4], right[2][COLS / 4], sums[ROWS][COLS / 4] = {};
+    auto read_step = [&](u32 slice, u32 step) {
+        const T *of_left = tile_of_a(slice) + step * PITCH + 4 * y, *of_right = tile_of_b(slice) + step * PITCH + 4 * x;
+#pragma unroll
+        for (u32 i = 0; i < ROWS / 4; i++) left[step % 2][i] = *(const Four *)(of_left + i * (TILE / 2));
+#pragma unroll
+        for (u32 j = 0; j < COLS / 4; j++) right[step % 2][j] = *(const Four *)(of_right + j * (TILE / 2));
+    };
+    // Until the next slice is there for all, and all have read what it will be followed by.
+    auto arrive = [&] {
+        copy_async_wait<STAGES - 2>();
+        __syncthreads();
+    };
+
+    for (u32 slice = 0; slice < STAGES - 1; slice++) bring(slice);
+    arrive();
+    read_step(0, 0);
+    for (u32 slice = 0; slice < count; slice++) {
+#pragma unroll
+        for (u32 step = 0; step < DEPTH; step++) {
+            if (step + 1 < DEPTH) read_step(slice, step + 1);
+            else arrive(), read_step(slice + 1, 0);  // of no slice, behind the last: it is not multiplied
+            if (step == 0) bring(slice + STAGES - 1);  // to where the slice before this one was
+#pragma unroll
+            for (u32 i = 0; i < ROWS; i++)
+#pragma unroll
+                for (u32 j = 0; j < COLS; j++)
+                    sums[i][j / 4].x[j % 4] += left[step % 2][i / 4].x[i % 4] * right[step % 2][j / 4].x[j % 4];
+        }
     }
+
+    if (p.splits > 1) {
+        const u64 gap = (u64)ROWS * (COLS / 4) * THREADS;
+        Four *mine = (Four *)partial + blockIdx.x * p.splits * gap + threadIdx.x;
+#pragma unroll
+        for (u32 i = 0; i < ROWS * (COLS / 4); i++)
+            mine[blockIdx.y * gap + i * THREADS] = sums[i / (COLS / 4)][i % (COLS / 4)];
+        if (!comes_last(p.splits, counters + blockIdx.x, (u32 *)shared)) return;
+#pragma unroll
+        for (u32 i = 0; i < ROWS * (COLS / 4); i++) sums[i / (COLS / 4)][i % (COLS / 4)] = {};
+#pragma unroll 2
+        for (u32 split = 0; split < p.splits; split++)
+#pragma unroll
+            for (u32 i = 0; i < ROWS * (COLS / 4); i++) {
+                Four more;
+#pragma unroll
+                for (u32 b = 0; b < sizeof(Four) / 16; b++)
+                    ((uint4 *)&more)[b] = __ldcg((const uint4 *)(mine + split * gap + i * THREADS) + b);
+                sums[i / (COLS / 4)][i % (COLS / 4)].add(more);
+            }
+    }
+    // What is added is read for all sums before one is written, so that no read waits behind a write.
+#pragma unroll
+    for (u32 pass = 0; pass < 2; pass++)
+#pragma unroll
+        for (u32 i = 0; i < ROWS; i++)
+#pragma unroll
+            for (u32 j = 0; j < COLS; j += 4) {
+                const u32 line = i0 + 4 * y + i / 4 * (TILE / 2) + i % 4, column = j0 + 4 * x + j / 4 * (TILE / 2);
+                if (line >= p.m || column >= p.n) continue;
+                const u64 of = (u64)line * p.n + column, at = batch * p.c_step + of;
+                Four &sum = sums[i][j / 4];
+                if (pass == 1) {
+                    write(c + at, sum, p.n - column);
+                } else {
+                    if (bias) sum.add(read(bias + column, p.n - column));
+                    if (residual) sum.add(read(residual + of, p.n - column));
+                    if (p.own) sum.add(read(c + at, p.n - column));
+                }
+            }
 }

@@ -40,14 +40,14 @@ const DEPTH: usize = 32;
 /// `Products` of tensor_cores.cu.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-struct Arguments {
-    steps: [u64; 3],
-    dims: [u32; 3],
-    batch: u32,
-    summed: u32,
-    own: u32,
-    splits: u32,
-    unused: u32,
+pub(super) struct Arguments {
+    pub(super) steps: [u64; 3],
+    pub(super) dims: [u32; 3],
+    pub(super) batch: u32,
+    pub(super) summed: u32,
+    pub(super) own: u32,
+    pub(super) splits: u32,
+    pub(super) unused: u32,
 }
 argument!(Arguments);
 
@@ -102,7 +102,7 @@ fn stages(held: bool, slice: usize, shared: usize) -> usize {
 }
 
 /// The same products as fewer and larger ones, where matrices of the batch lie below each other so that they are one.
-fn folded(of: &Products) -> Products {
+pub(super) fn folded(of: &Products) -> Products {
     let Products { batch, dims: [m, k, n], steps, transposed, .. } = *of;
     let alone = |dims| Products { batch: 1, dims, ..*of };
     match (steps, transposed) {
