@@ -313,7 +313,9 @@ mod tests {
     fn plans_are_by_the_shape() {
         let of = |dims| (Plan::of(dims).tile.columns, Plan::of(dims).splits);
         // Linear maps and their gradients in a ViT-B.
-        assert_eq!(of([4608, 768, 2304]), (256, 1));
+        assert_eq!(of([12_544, 768, 3072]), (256, 1));
+        assert_eq!(of([4608, 768, 3072]), (192, 1));
+        assert_eq!(of([4608, 768, 2304]), (128, 1));
         assert_eq!(of([768, 4608, 768]), (128, 3));
         for tile in TILES {
             assert!(tile.shared() <= 227 << 10);
