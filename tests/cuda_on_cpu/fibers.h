@@ -424,6 +424,11 @@ static void copy_box(char *to, const TensorMap &of, unsigned row, unsigned colum
     boxes.push_back({to, of, row, column, &initialized(barrier, place), place});
 }
 
+static void prefetch(const void *from, unsigned bytes, Place place) {
+    if ((size_t)from % 16 || bytes % 16 || !device_memory(from, bytes))
+        fail(place, "prefetch of %u bytes at %p: misaligned, or no allocation holds them", bytes, from);
+}
+
 static void deliver(size_t which) {
     const Box box = boxes[which];
     boxes[which] = boxes.back();
@@ -506,7 +511,7 @@ static void run(const Kernel &what, Dim grid_dim, Dim block_dim, unsigned shared
         const char *seed = getenv("CUDA_ON_CPU_SEED");
         random_state = seed ? strtoull(seed, nullptr, 10) * 2 + 1 : 3;
         runtime = {0,          0,          0,             barrier,         together,      copy_async, copy_async_commit,
-                   copy_async_wait, barrier_of, mbarrier_init, mbarrier_arrive, mbarrier_wait, copy_box, fail};
+                   copy_async_wait, barrier_of, mbarrier_init, mbarrier_arrive, mbarrier_wait, copy_box, prefetch, fail};
     }
     runtime.shared_bytes = shared;
     *what.runtime = &runtime, *what.grid_dim = grid, *what.block_dim = block;

@@ -144,7 +144,9 @@ using cuda_on_cpu::TensorMap;
 template <u32> inline void fewer_registers() {}
 template <u32> inline void more_registers() {}
 inline void prefetch_map(const TensorMap &) {}
-inline void prefetch(const void *) {}
+inline void prefetch(const void *at, u32 bytes, CUDA_ON_CPU_PLACE) {
+    cuda_on_cpu_runtime->prefetch(at, bytes, place);
+}
 inline void copy_box(u32 to, const TensorMap &of, u32 row, u32 column, u32 barrier, CUDA_ON_CPU_PLACE) {
     char *at = cuda_on_cpu::shared_bytes("copy_box", barrier, 8, place);
     cuda_on_cpu_runtime->copy_box(cuda_on_cpu::shared_memory() + to, of, row, column, at, place);

@@ -56,6 +56,7 @@ struct Runtime {
     void (*mbarrier_wait)(void *at, unsigned parity, Place);
     // `to` holds 0xFF bytes until the box is there: at any time, in any order.
     void (*copy_box)(char *to, const TensorMap &, unsigned row, unsigned column, void *mbarrier, Place);
+    void (*prefetch)(const void *from, unsigned bytes, Place);
     // Reports what the running thread did wrong, and aborts.
     void (*fail)(Place, const char *format, ...);
 };

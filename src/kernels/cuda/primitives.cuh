@@ -202,8 +202,10 @@ template <u32 ID, u32 THREADS> __device__ __forceinline__ void barrier_of() {
     asm volatile("bar.sync %0, %1;" ::"n"(ID), "n"(THREADS) : "memory");
 }
 
-// Asks for the 32 bytes at this address to be brought to the level-2 cache.
-__device__ __forceinline__ void prefetch(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+// Asks for so many bytes, a multiple of 16 from a multiple of 16 on, to be brought to the level-2 cache.
+__device__ __forceinline__ void prefetch(const void *at, u32 bytes) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(bytes) : "memory");
+}
 
 #endif
 

@@ -70,66 +70,92 @@ __device__ __forceinline__ void store(u16 *to, const float *x) {
         make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
 }
 
+// Φ(h) and φ(h), the latter to 2 units in the last place, the former to 7.5e-8 (Abramowitz and Stegun, Handbook of
+// Mathematical Functions, 26.2.17): a bf16 has 2e-3 at most of that. A tile has more numbers than a multiprocessor can take
+// erfc of while it multiplies.
+__device__ __forceinline__ void normal(float h, float &cdf, float &pdf) {
+    pdf = 0.39894228f * exp2_fast(-0.72134752f * h * h);
+    const float t = __fdividef(1, 1 + 0.2316419f * fabsf(h));
+    const float tail = 0.31938153f + t * (-0.356563782f + t * (1.781477937f + t * (-1.821255978f + t * 1.330274429f)));
+    cdf = h < 0 ? pdf * t * tail : 1 - pdf * t * tail;
+}
+
 // A warp's 16 rows of sums, from `row` and `column` of c on, to c. Each thread has two neighbors here and there; by way
 // of the warp's own 16 × PIECE numbers of shared memory it comes to write eight in a row, and four threads a whole line.
 __device__ __forceinline__ void write(
     const Products &p, const float *sums, u32 row, u32 column, const Extras &with, C *c, float *scratch) {
-    const u32 lane = threadIdx.x % 32;
+    const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     // Rows are turned against each other, so that four of them fall in different banks.
     auto at = [&](u32 row, u32 column) { return scratch + row * PIECE + (column ^ row % 4 * 8); };
-#pragma unroll 1  // or the code would be many times as long
-    for (u32 piece = 0; piece < TILE_N / PIECE; piece++) {
-        const u32 j = column + piece * PIECE + lane % 4 * 8;
-        float x[2][8];  // of two rows, 8 apart
-        uint4 h[2];
-#pragma unroll
-        for (u32 i = 0; i < EACH; i++) {  // all, so that `sums` are indexed by constants and stay in registers
-            if (i / (PIECE / 8) != piece) continue;
-#pragma unroll
-            for (u32 half = 0; half < 2; half++) {
-                const float *two = sums + 4 * i + 2 * half;
-                *(float2 *)at(lane / 4 + 8 * half, i % (PIECE / 8) * 8 + lane % 4 * 2) = make_float2(two[0], two[1]);
-            }
-        }
-        __syncwarp();
-#pragma unroll
-        for (u32 half = 0; half < 2; half++)
-#pragma unroll
-            for (u32 e = 0; e < 8; e += 4)
-                *(float4 *)(x[half] + e) = *(const float4 *)(at(lane / 4 + 8 * half, lane % 4 * 8) + e);
-        __syncwarp();
-        // All that is read, before anything is written: the compiler cannot know that these are different places.
+    // What a thread adds to its eight numbers of each of two rows, and h. It is read a piece ahead, and before the piece is
+    // written: the compiler cannot know that these are different places.
+    float more[2][8];
+    uint4 h[2];
+    auto is_there = [&](u32 piece, u32 half) { return row + g + 8 * half < p.m && column + piece * PIECE + t * 8 < p.n; };
+    auto place = [&](u32 piece, u32 half) { return (u64)(row + g + 8 * half) * p.n + column + piece * PIECE + t * 8; };
+    auto read = [&](u32 piece) {
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
-            const u32 i = row + lane / 4 + 8 * half;
-            const u64 of = (u64)i * p.n + j;
-            if (i >= p.m || j >= p.n) continue;
-            if (with.bias) add(x[half], with.bias + j);
-            if (with.residual) add(x[half], with.residual + of);
-            if constexpr (GELU) h[half] = *(const uint4 *)(with.h + of);
+#pragma unroll
+            for (u32 e = 0; e < 8; e++) more[half][e] = 0;
+            if (!is_there(piece, half)) continue;
+            const u64 of = place(piece, half);
+            if (with.bias) add(more[half], with.bias + column + piece * PIECE + t * 8);
+            if (with.residual) add(more[half], with.residual + of);
             if constexpr (sizeof(C) == 4) {
-                if (p.own) add(x[half], (const float *)c + of);
+                if (p.own) add(more[half], (const float *)c + of);
             }
+            if constexpr (GELU) h[half] = *(const uint4 *)(with.h + of);
         }
+    };
+    read(0);
+#pragma unroll
+    for (u32 piece = 0; piece < TILE_N / PIECE; piece++) {
+#pragma unroll
+        for (u32 i = 0; i < 2 * PIECE / 8; i++) {
+            const u32 half = i % 2;
+            const float *two = sums + (piece * PIECE / 8 + i / 2) * 4 + 2 * half;
+            *(float2 *)at(g + 8 * half, i / 2 * 8 + t * 2) = make_float2(two[0], two[1]);
+        }
+        __syncwarp();
+        float x[2][8], z[2][8];
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
-            const u32 i = row + lane / 4 + 8 * half;
-            const u64 of = (u64)i * p.n + j;
-            if (i >= p.m || j >= p.n) continue;
+#pragma unroll
+            for (u32 e = 0; e < 8; e++) x[half][e] = more[half][e];
+            add(x[half], at(g + 8 * half, t * 8));
             if constexpr (GELU) {  // z ← GELU(h), and x, the gradient with respect to z, becomes that with respect to h
                 const u32 pairs[4] = {h[half].x, h[half].y, h[half].z, h[half].w};
-                float z[8];
 #pragma unroll
                 for (u32 e = 0; e < 8; e++) {
-                    const float of_h = from_bf16((u16)(pairs[e / 2] >> e % 2 * 16)), phi = cdf(of_h);
-                    x[half][e] *= phi + of_h * pdf(of_h);
-                    z[e] = of_h * phi;
+                    const float of_h = from_bf16((u16)(pairs[e / 2] >> e % 2 * 16));
+                    float cdf, pdf;
+                    normal(of_h, cdf, pdf);
+                    x[half][e] *= cdf + of_h * pdf;
+                    z[half][e] = of_h * cdf;
                 }
-                store(with.z + of, z);
             }
-            store(c + of, x[half]);
+        }
+        __syncwarp();
+        if (piece + 1 < TILE_N / PIECE) read(piece + 1);
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            if (!is_there(piece, half)) continue;
+            if constexpr (GELU) store(with.z + place(piece, half), z[half]);
+            store(c + place(piece, half), x[half]);
         }
     }
+}
+
+// Has what `write` will read brought to the level-2 cache, while the warp multiplies.
+__device__ __forceinline__ void prefetch(const Products &p, u32 row, u32 column, const Extras &with, const C *c) {
+    const u32 i = row + threadIdx.x % 32;
+    if (threadIdx.x % 32 >= 16 || i >= p.m) return;
+    const u32 columns = min((u32)TILE_N, p.n - column);
+    const u64 of = (u64)i * p.n + column;
+    if (with.residual) prefetch(with.residual + of, columns * 4);
+    if (p.own) prefetch(c + of, columns * sizeof(C));
+    if (GELU) prefetch(with.h + of, columns * 2);
 }
 
 // One of the splits of a tile is done: leaves its sums for the last one, which gets those of all. partial: of each split
@@ -214,6 +240,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) products(
         for (u32 next = blockIdx.x; next < units; next += gridDim.x) {
             const Unit unit = which(next);
             float sums[4 * EACH] = {};
+            prefetch(p, unit.i + warp * 16, unit.j, with, c);
             for (u32 i = 0; i < unit.count; i++, slice++) {
                 barrier_wait(full(slice), round(slice));
                 const u32 of_a = stage(slice) + warp / 4 * BOX, of_b = stage(slice) + BYTES_OF_A;
