@@ -46,7 +46,7 @@ pub(super) fn agree(
 
 /// In one precision, of operands in f32 or stored in bf16.
 #[track_caller]
-fn agree_in(
+pub(super) fn agree_in(
     (precision, stored): (Precision, bool),
     tolerance: f32,
     name: &str,

@@ -9,7 +9,7 @@
 // memory, without waiting gets wrong numbers.
 //
 // CUDA_ON_CPU_DEVICES     how many devices there are (1; 0 plays a machine without)
-// CUDA_ON_CPU_CAPABILITY  compute capability (80; or 86, 89, 90, ...), which also sets the limit of shared memory
+// CUDA_ON_CPU_CAPABILITY  compute capability (90; or 80, 86, 89, ...), which also sets the limit of shared memory
 // CUDA_ON_CPU_MEMORY      the device's memory in bytes (1 GiB)
 // CUDA_ON_CPU_SEED        the order in which threads and blocks run
 // CUDA_ON_CPU_CALLS       a file for how often what launches, waits or allocates was called, written when the process ends
@@ -134,7 +134,7 @@ static size_t setting(const char *name, size_t otherwise) {
     return value && *value ? strtoull(value, nullptr, 10) : otherwise;
 }
 static size_t memory_size() { return setting("CUDA_ON_CPU_MEMORY", 1ull << 30); }
-static int capability() { return (int)setting("CUDA_ON_CPU_CAPABILITY", 80); }
+static int capability() { return (int)setting("CUDA_ON_CPU_CAPABILITY", 90); }
 static unsigned shared_limit() {  // with opt-in, of one block
     const int c = capability();
     return c == 80 || c == 87 ? 163 * 1024 : c == 86 || c == 89 || c >= 120 ? 99 * 1024 : 227 * 1024;
@@ -522,6 +522,19 @@ CUresult cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, un
 CUresult cuLaunchKernelEx(const LaunchConfig *config, Function *function, void **values, void **extra) {
     return cuLaunchKernel(function, config->grid_x, config->grid_y, config->grid_z, config->block_x, config->block_y,
                           config->block_z, config->shared_bytes, config->stream, values, extra);
+}
+
+// Matrices of bf16 in boxes of 64 columns, the only ones that are asked for; refused as a real driver does.
+CUresult cuTensorMapEncodeTiled(cuda_on_cpu::TensorMap *map, int type, unsigned rank, CUdeviceptr at,
+                                const unsigned long long *sizes, const unsigned long long *strides, const unsigned *box,
+                                const unsigned *element_strides, int interleave, int swizzle, int, int fill) {
+    const bool known = type == 9 && rank == 2 && !interleave && swizzle == 3 && !fill && box[0] == 64;
+    const bool aligned = at % 16 == 0 && strides[0] % 16 == 0 && (size_t)map % 64 == 0;
+    const bool fits = sizes[0] - 1 < 1ull << 32 && sizes[1] - 1 < 1ull << 32 && strides[0] < 1ull << 40;
+    if (!known || !aligned || !fits || box[1] - 1 >= 256 || element_strides[0] != 1 || element_strides[1] != 1)
+        return CUDA_ERROR_INVALID_VALUE;
+    *map = {cuda_on_cpu::TensorMap::MAGIC, at, sizes[1], sizes[0], strides[0], box[1], {}};
+    return CUDA_SUCCESS;
 }
 
 // Streams, events and graphs.

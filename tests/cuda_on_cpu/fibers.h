@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -134,7 +135,11 @@ static Fiber *new_fiber() {
 
 struct Copy { char *to; const char *from; unsigned size, bytes, group; };
 
-enum class State { FRESH, READY, BARRIER, WARP, DONE };
+// A box that the copy engine has not brought yet.
+struct Mbarrier;
+struct Box { char *to; TensorMap of; unsigned row, column; Mbarrier *barrier; Place place; };
+
+enum class State { FRESH, READY, BARRIER, GROUP, MBARRIER, WARP, DONE };
 
 struct Thread {
     Fiber *fiber;  // null until it is begun
@@ -170,6 +175,8 @@ static Dim indices[1024];
 static unsigned count, live;                       // threads of a block, and those that have not ended
 static unsigned at_barrier, predicates;            // threads at the barrier, and of these with a predicate
 static unsigned alive[32], at_warp[32];            // lanes of each warp that have not ended; that wait for others of it
+static unsigned at_group[16];                      // threads at each barrier of some threads
+static std::vector<Box> boxes;                     // on their way
 static std::vector<int> ready;                     // threads that can go on
 static std::vector<Fiber *> idle;
 static unsigned long long random_state;
@@ -227,18 +234,28 @@ static void print_where() {
     abort();
 }
 
+static void deliver(size_t which);
+
 static void make_ready(int t) {
     threads[t].state = State::READY;
     ready.push_back(t);
 }
 
-// One of the threads that can go on, no longer counted among them; -1 if there is none.
+// One of the threads that can go on, no longer counted among them; -1 if there is none. The copy engine is drawn like a
+// thread, once for each box.
 static int take() {
-    if (ready.empty()) return -1;
-    int &drawn = ready[random_below((unsigned)ready.size())], t = drawn;
-    drawn = ready.back();
-    ready.pop_back();
-    return t;
+    while (!ready.empty() || !boxes.empty()) {
+        const size_t which = random_below((unsigned)(ready.size() + boxes.size()));
+        if (which >= ready.size()) {
+            deliver(which - ready.size());
+            continue;
+        }
+        const int t = ready[which];
+        ready[which] = ready.back();
+        ready.pop_back();
+        return t;
+    }
+    return -1;
 }
 
 // Leaves the running thread, which waits or has just been made ready, and returns when it is its turn again.
@@ -343,6 +360,92 @@ static void copy_async_wait(unsigned pending) {
     self.copies.resize(kept);
 }
 
+static void barrier_of(unsigned id, unsigned threads_of_it, Place place) {
+    if (!id || id >= 16 || threads_of_it % 32 || threads_of_it > count)
+        fail(place, "barrier %u of %u threads, in a block of %u", id, threads_of_it, count);
+    Thread &self = threads[runtime.thread];
+    self.state = State::GROUP, self.name = "barrier_of", self.place = place, self.mask = id;
+    if (++at_group[id] == threads_of_it) {
+        at_group[id] = 0;
+        for (unsigned t = 0; t < count; t++)
+            if (threads[t].state == State::GROUP && threads[t].mask == id) make_ready((int)t);
+    }
+    await_turn();
+}
+
+// As it lies in shared memory, which is 0xFF before it is initialized.
+struct Mbarrier {
+    short count, left;  // threads that are to arrive in each phase, and in this one yet
+    int bytes : 31;     // that are to arrive yet
+    unsigned parity : 1;
+};
+
+static Mbarrier &initialized(void *at, Place place) {
+    auto *barrier = (Mbarrier *)at;
+    if (barrier->count <= 0) fail(place, "a barrier that was not initialized");
+    return *barrier;
+}
+
+static void mbarrier_init(void *at, unsigned of, Place) { *(Mbarrier *)at = {(short)of, (short)of, 0, 0}; }
+
+// Ends the phase, if all has arrived.
+static void check_phase(Mbarrier &barrier) {
+    if (barrier.left || barrier.bytes) return;
+    barrier.left = barrier.count, barrier.parity ^= 1;
+    for (unsigned t = 0; t < count; t++)
+        if (threads[t].state == State::MBARRIER && threads[t].brought == &barrier && threads[t].mask != barrier.parity)
+            make_ready((int)t);
+}
+
+static void mbarrier_arrive(void *at, unsigned expected_bytes, Place place) {
+    Mbarrier &barrier = initialized(at, place);
+    if (!barrier.left) fail(place, "more than the %d threads of a barrier arrive", barrier.count);
+    barrier.left--, barrier.bytes += (int)expected_bytes;
+    check_phase(barrier);
+}
+
+static void mbarrier_wait(void *at, unsigned parity, Place place) {
+    Mbarrier &barrier = initialized(at, place);
+    Thread &self = threads[runtime.thread];
+    self.name = "barrier_wait", self.place = place, self.brought = at, self.mask = parity;
+    if (barrier.parity == parity) self.state = State::MBARRIER;
+    else make_ready((int)runtime.thread);
+    await_turn();
+}
+
+static void copy_box(char *to, const TensorMap &of, unsigned row, unsigned column, void *barrier, Place place) {
+    if (of.magic != TensorMap::MAGIC || (size_t)&of % 64) fail(place, "copy_box of what is no tensor map, or misaligned");
+    const long at = to - kernel->shared, bytes = 128l * of.box_rows;
+    if (at % 1024 || at < 0 || at + bytes > runtime.shared_bytes)
+        fail(place, "copy_box of %ld bytes to %ld of %u bytes of shared memory", bytes, at, runtime.shared_bytes);
+    if (!device_memory((const void *)of.address, (of.rows - 1) * of.pitch + of.columns * 2))
+        fail(place, "copy_box of a matrix at 0x%llx, which no allocation holds", of.address);
+    memset(to, 0xFF, (size_t)bytes);
+    boxes.push_back({to, of, row, column, &initialized(barrier, place), place});
+}
+
+static void prefetch(const void *from, unsigned bytes, Place place) {
+    if ((size_t)from % 16 || bytes % 16 || !device_memory(from, bytes))
+        fail(place, "prefetch of %u bytes at %p: misaligned, or no allocation holds them", bytes, from);
+}
+
+static void deliver(size_t which) {
+    const Box box = boxes[which];
+    boxes[which] = boxes.back();
+    boxes.pop_back();
+    for (unsigned r = 0; r < box.of.box_rows; r++)
+        for (unsigned chunk = 0; chunk < 8; chunk++) {
+            char *to = box.to + 128 * r + 16 * (chunk ^ r % 8);
+            const unsigned long long row = box.row + r, column = box.column + 8 * chunk;
+            const bool inside = row < box.of.rows && column < box.of.columns;
+            const size_t elements = inside ? std::min(8ull, box.of.columns - column) : 0;
+            memset(to, 0, 16);
+            memcpy(to, (const char *)box.of.address + row * box.of.pitch + 2 * column, 2 * elements);
+        }
+    box.barrier->bytes -= (int)(128 * box.of.box_rows);
+    check_phase(*box.barrier);
+}
+
 static void run_thread(int t) {
     Thread &self = threads[t];
     enter(t);
@@ -385,7 +488,7 @@ static void run_block() {
     }
     for (unsigned warp = 0; 32 * warp < count; warp++)
         alive[warp] = count - 32 * warp >= 32 ? ~0u : (1u << (count - 32 * warp)) - 1;
-    live = count;
+    live = count, runtime.block++;
     if (idle.empty()) idle.push_back(new_fiber());
     Fiber *fiber = idle.back();
     idle.pop_back();
@@ -407,7 +510,8 @@ static void run(const Kernel &what, Dim grid_dim, Dim block_dim, unsigned shared
     if (!random_state) {
         const char *seed = getenv("CUDA_ON_CPU_SEED");
         random_state = seed ? strtoull(seed, nullptr, 10) * 2 + 1 : 3;
-        runtime = {0, 0, barrier, together, copy_async, copy_async_commit, copy_async_wait, fail};
+        runtime = {0,          0,          0,             barrier,         together,      copy_async, copy_async_commit,
+                   copy_async_wait, barrier_of, mbarrier_init, mbarrier_arrive, mbarrier_wait, copy_box, prefetch, fail};
     }
     runtime.shared_bytes = shared;
     *what.runtime = &runtime, *what.grid_dim = grid, *what.block_dim = block;

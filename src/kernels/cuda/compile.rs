@@ -164,7 +164,8 @@ pub struct KernelReport {
 pub fn compile_all(architecture: &str) -> Result<Vec<KernelReport>> {
     libraries::open_compiler()?;
     let mut reports = Vec::new();
-    for source in super::SOURCES {
+    let of_hopper = if architecture == self::architecture(90) { super::OF_HOPPER } else { &[] };
+    for source in super::SOURCES.iter().chain(of_hopper) {
         for variant in source.variants {
             let (_, log) = compile(*source, &options(architecture, variant))?;
             reports.extend(report(&format!("{} {variant}", source.name), &log));
@@ -257,7 +258,8 @@ mod tests {
         let files =
             folders.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "cu"));
         let mut texts: Vec<String> = files.map(|path| std::fs::read_to_string(path).unwrap()).collect();
-        let mut listed: Vec<&str> = super::super::SOURCES.iter().map(|source| source.text).collect();
+        let mut listed: Vec<&str> =
+            super::super::SOURCES.iter().chain(super::super::OF_HOPPER).map(|source| source.text).collect();
         texts.sort();
         listed.sort();
         assert_eq!(texts, listed);

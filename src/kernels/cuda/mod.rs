@@ -110,7 +110,7 @@ fn check_with(hint: &str, what: &str, result: CUresult) -> Result<()> {
 
 /// The same for what can only fail when a kernel did, or the GPU is gone.
 #[track_caller]
-fn must(what: &str, result: CUresult) {
+pub(super) fn must(what: &str, result: CUresult) {
     let hint = "run again with CUDA_LAUNCH_BLOCKING=1 to see where it comes from; compute-sanitizer says more";
     check_with(hint, what, result).unwrap_or_else(|error| panic!("{error}"));
 }
@@ -269,6 +269,9 @@ const SOURCES: &[Source] = &[
     super::softmax::cuda::SOURCE,
     super::tokens::cuda::SOURCE,
 ];
+
+/// Those that compile for Hopper alone, compute capability 9.0.
+const OF_HOPPER: &[Source] = &[super::matmul::cuda::hopper::SOURCE];
 
 /// The variants of a file for elements of both types.
 pub(super) const BOTH_REALS: &[&str] = &["REAL=float", "REAL=double"];

@@ -1,3 +1,4 @@
+pub(in crate::kernels) mod hopper;
 pub(in crate::kernels) mod tensor_cores;
 
 use super::Products;

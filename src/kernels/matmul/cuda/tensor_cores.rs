@@ -1,6 +1,6 @@
 //! Launches of tensor_cores.cu.
 
-use super::{Products, splits};
+use super::{Products, hopper, splits};
 use crate::kernels::cuda::{Block, Grid, Launch, Pointer, Source, StoredView, argument, counters};
 use crate::kernels::{Buffer, DType, Device, Precision, Real};
 
@@ -53,13 +53,13 @@ argument!(Arguments);
 
 /// A block's part of c, and the warps that share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tile {
+pub(super) struct Tile {
     size: [usize; 2],
     warps: [usize; 2],
 }
 
 const SMALL: Tile = Tile { size: [64, 64], warps: [2, 2] };
-const LARGE: Tile = Tile { size: [128, 128], warps: [2, 4] };
+pub(super) const LARGE: Tile = Tile { size: [128, 128], warps: [2, 4] };
 
 /// Large tiles, that large products fill a GPU with and that read less of a and b for each of c.
 const FILLS: usize = 128;
@@ -116,7 +116,7 @@ pub(super) fn folded(of: &Products) -> Products {
 
 /// `Extras` of tensor_cores.cu.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extras {
     pub(super) bias: Pointer,
     pub(super) residual: Pointer,
@@ -132,12 +132,21 @@ impl Extras {
 /// Of bf16 matrices, or of f32 in this thread's precision. There is at least one number to write.
 pub(super) fn products<T: Real>(of: &Products, ab: [StoredView<'_>; 2], with: Extras, c: &StoredView<'_>) {
     let of = folded(of);
+    if let Some(plan) = hopper::plan(&of, ab, with, c) {
+        return hopper::products(plan, &of, ab, with, c);
+    }
     let (batch, [m, k, n]) = (of.batch, of.dims);
     let tile = if of.steps[2] == 0 { Tile::of([m, batch * k, n], 1) } else { Tile::of([m, k, n], batch) };
     products_in::<T>(tile, &of, ab, with, c);
 }
 
-fn products_in<T: Real>(tile: Tile, of: &Products, [a, b]: [StoredView<'_>; 2], with: Extras, c: &StoredView<'_>) {
+pub(super) fn products_in<T: Real>(
+    tile: Tile,
+    of: &Products,
+    [a, b]: [StoredView<'_>; 2],
+    with: Extras,
+    c: &StoredView<'_>,
+) {
     let Products { batch, dims, steps, transposed, own } = *of;
     let [narrow, narrow_c] = [a.dtype, c.dtype].map(|dtype| dtype == DType::Bf16);
     assert!(a.dtype == b.dtype && !(own && narrow_c), "matmul: {} × {} to {}", a.dtype, b.dtype, c.dtype);
