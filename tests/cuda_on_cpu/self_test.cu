@@ -139,6 +139,36 @@ extern "C" __global__ void last_block(float *parts, u32 *arrived, float *sum) {
 }
 
 // What must be found. `how` says which mistake.
+// Four warps that multiply and one that fetches: D (64 × 128) = A Bᵀ in bf16, A 64 × 128, B 128 × 128, in two slices that go
+// through the same shared memory. `mistake` is what is left out.
+extern "C" __global__ void product_of_boxes(
+    const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, float *d, int mistake) {
+    const u32 tile = shared_address(shared), full = tile + 24576, empty = full + 8;
+    if (threadIdx.x == 0 && mistake != 1) barrier_init(full, 1), barrier_init(empty, 4), barrier_init_done();
+    __syncthreads();
+    if (threadIdx.x >= 128) {
+        for (u32 k = 0; k < 2 && threadIdx.x == 128; k++) {
+            if (k && mistake != 2) barrier_wait(empty, 0);
+            barrier_arrive_and_expect(full, mistake == 3 ? 8192 : 24576);
+            copy_box(tile, a, 0, 64 * k, full), copy_box(tile + 8192, b, 0, 64 * k, full);
+        }
+        return;
+    }
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    float sums[64] = {};
+    for (u32 k = 0; k < 2; k++) {
+        if (mistake != 4) barrier_wait(full, k);
+        if (mistake != 5) multiply_begin();
+        for (u32 step = 0; step < 4; step++)
+            multiply_boxes<128, true, true>(sums, tile + 32 * step, tile + 8192 + 32 * step);
+        if (mistake != 6) multiply_commit();
+        if (mistake != 7) multiply_wait<0>(sums);
+        if (lane == 0) barrier_arrive(empty);
+    }
+    for (u32 i = 0; i < 64; i++)
+        d[(warp * 16 + lane / 4 + i / 2 % 2 * 8) * 128 + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[i];
+}
+
 extern "C" __global__ void mistakes(int how, float *x, int n) {
     const int i = threadIdx.x;
     switch (how) {

@@ -326,6 +326,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn large_products_lead_here() {
+        for (dims @ [m, k, n], here) in [([528, 1000, 536], true), ([512, 1000, 512], false)] {
+            agree_in((Precision::Bf16, true), 4e-6, "large", &[m * k, n * k], 2, &|x| {
+                if hopper(&x[0]).is_some() {
+                    let [a, b] = [0, 1].map(|i| StoredView::from(x[i].view::<Bf16>("test")));
+                    let of = Products::new(1, dims, [false, true]);
+                    assert_eq!(plan(&of, [a, b], Extras::NONE, &a).is_some(), here);
+                }
+                vec![crate::kernels::matmul::linear(dims, &x[0], &x[1], None, None)]
+            });
+        }
+    }
+
     /// `cargo test --features cuda --lib -- --ignored --nocapture hopper::tests::times`: on a card that has it, the products
     /// of a ViT-B by mma.sync and by this kernel, in microseconds and TFLOP/s.
     #[test]
