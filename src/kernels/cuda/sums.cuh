@@ -50,8 +50,8 @@ template <typename N> __device__ __forceinline__ N block_sum(N x, N *scratch) {
     return warp_sum(x);
 }
 
-// Whether this block is the last to come of `blocks` that share a counter, 0 before and after; each thread gets the answer, by way
-// of a word of shared memory. All that the others wrote before they came is there, to be read by __ldcg.
+// Whether this block is the last to come of `blocks` that share a counter, 0 before and after; each thread gets the
+// answer, by way of a word of shared memory. What the others wrote before they came is there, to be read by __ldcg.
 __device__ __forceinline__ bool last_to_come(u32 *arrived, u32 blocks, u32 *scratch) {
     __threadfence();
     __syncthreads();  // all of the block has written, and read what was in shared memory
