@@ -24,9 +24,9 @@ pub(in crate::kernels) const SOURCE: Source = Source {
     name: "matmul",
     text: include_str!("matmul.cu"),
     variants: variants![
-        "REAL=float TILE=128 COLS=8 DEPTH=8"
-        "REAL=float TILE=64 COLS=4 DEPTH=16"
-        "REAL=double TILE=64 COLS=4 DEPTH=16"
+        "REAL=float TILE=128 COLS=8 STAGES=2"
+        "REAL=float TILE=64 COLS=4 STAGES=4"
+        "REAL=double TILE=64 COLS=4 STAGES=4"
     ],
 };
 
@@ -36,24 +36,24 @@ struct Tile {
     size: usize,
     /// Columns of c of a thread, which has 8 rows.
     cols: usize,
-    /// Of the reduction in a slice.
-    depth: usize,
+    /// Slices in shared memory: a large tile's take longer to multiply than the next to come.
+    stages: usize,
 }
 
-const LARGE: Tile = Tile { size: 128, cols: 8, depth: 8 };
-const SMALL: Tile = Tile { size: 64, cols: 4, depth: 16 };
+const LARGE: Tile = Tile { size: 128, cols: 8, stages: 2 };
+const SMALL: Tile = Tile { size: 64, cols: 4, stages: 4 };
+
+/// Of the reduction in a slice; as matmul.cu has it.
+const DEPTH: usize = 16;
 
 /// Multiprocessors of the card that products are cut for, an H100: bits do not depend on which one is there.
 const MULTIPROCESSORS: usize = 132;
 
-/// The longest row of a matrix: a tile's numbers are counted from its first one in 32 bits.
-const MOST_IN_A_ROW: usize = u32::MAX as usize / LARGE.size;
-
 /// Slices of the reduction that a split has at least on tensor cores.
 const SPLIT: usize = 16;
 
-/// Into how many parts a reduction of so many slices is cut on tensor cores, where there are so many tiles: by the shape alone,
-/// so that the bits do not depend on the card.
+/// Into how many parts a reduction of so many slices is cut on tensor cores, where there are so many tiles: by the shape
+/// alone, so that the bits do not depend on the card.
 fn splits(tiles: usize, slices: usize) -> usize {
     (256 / tiles.max(1)).clamp(1, slices.div_ceil(SPLIT).max(1))
 }
@@ -64,30 +64,42 @@ impl Tile {
         m.div_ceil(self.size) * n.div_ceil(self.size)
     }
 
-    /// Into how many parts it is best to cut the reduction of so many matrices, added up or not, and about how long all of
-    /// it takes then, in some hundred cycles of a multiprocessor.
-    fn splits(self, [m, k, n]: [usize; 3], batches: usize, summed: usize) -> (usize, usize) {
-        let (tiles, slices) = (self.over([m, n]) * batches, summed * k.div_ceil(self.depth));
-        // Multiplications of a slice; small tiles read more for each, and wait more.
-        let slice = if self == LARGE { 8 } else { 5 };
-        let time = |splits: usize| {
-            // To add up a part's sums takes one multiprocessor as long as to read them; that all know of all, as long as `16`.
-            let end = if splits > 1 { 16 + splits * self.size * self.size / 2048 } else { 0 };
-            (tiles * splits).div_ceil(MULTIPROCESSORS) * slices.div_ceil(splits) * slice + end
-        };
-        let most = if tiles <= COUNTERS { (slices / 4).max(1) } else { 1 };
-        // As many as keep every multiprocessor busy once, twice…
-        let full = (1..=4).map(|rounds| rounds * MULTIPROCESSORS / tiles).map(|splits| splits.clamp(1, most));
-        std::iter::once(1).chain(full).map(|splits| (splits, time(splits))).min_by_key(|&(_, time)| time).expect("one")
+    /// About how long so many tiles take, with so many slices each, cut into so many parts: in units of 128 cycles of a
+    /// multiprocessor, which multiplies 128 numbers in a cycle, and writes or reads 16, less if all do.
+    fn time(self, tiles: usize, slices: usize, splits: usize) -> usize {
+        let rounds = (tiles * splits).div_ceil(MULTIPROCESSORS);
+        let slice = if self == LARGE { 16 } else { 5 }; // small tiles wait more
+        let sums = self.size * self.size / (16 * 128);
+        // Every block writes its sums, and the last to come learns of it and reads those of all.
+        let end = 16 + sums * (2 * rounds + splits * tiles.div_ceil(MULTIPROCESSORS));
+        rounds * slices.div_ceil(splits) * slice + if splits > 1 { end } else { 0 }
+    }
+
+    /// The best of these tiles for a product of this size, so many at once, and into how many parts the reduction is best
+    /// cut: by the shape alone, so that the bits do not depend on the card.
+    fn best(of: &[Tile], [m, k, n]: [usize; 3], batches: usize) -> (Tile, usize) {
+        let (mut least, mut best) = (usize::MAX, (SMALL, 1));
+        for &tile in of {
+            let (tiles, slices) = (tile.over([m, n]) * batches, k.div_ceil(DEPTH));
+            let most = if tiles <= COUNTERS { (slices / 4).max(1) } else { 1 };
+            // As many as keep all multiprocessors busy once, twice…
+            for splits in [0, 1, 2, 3, 4].map(|times| (times * MULTIPROCESSORS / tiles).clamp(1, most)) {
+                let time = tile.time(tiles, slices, splits);
+                if time < least {
+                    (least, best) = (time, (tile, splits));
+                }
+            }
+        }
+        best
     }
 
     fn threads(self) -> usize {
         self.size / 8 * (self.size / self.cols)
     }
 
-    /// Bytes of shared memory: four slices of both operands, each step of them with what lies between rows.
+    /// Bytes of shared memory: slices of both operands, with what lies between rows.
     fn shared(self, element: usize) -> usize {
-        4 * 2 * self.depth * (self.size + 4) * element
+        self.stages * 2 * DEPTH * (self.size + 4) * element
     }
 }
 
@@ -111,17 +123,13 @@ pub(super) fn products<T: Real>(
         return tensor_cores::products::<T>(of, [a, b], with, &c);
     }
     assert!(c.dtype == T::DTYPE, "matmul: {} × {} to {}", a.dtype, b.dtype, c.dtype);
-    let of = folded(of);
-    let (summed, batches) = if of.steps[2] == 0 { (of.batch, 1) } else { (1, of.batch) };
-    let time = |tile: &Tile| tile.splits(of.dims, batches, summed).1;
-    let tiles = if T::DTYPE == DType::F32 { &[LARGE, SMALL][..] } else { &[SMALL] };
-    let tile = *tiles.iter().min_by_key(|tile| time(tile)).expect("one");
-    products_in::<T>(tile, &of, [a, b], [or_null(bias), or_null(residual)], &c);
+    let tiles = if T::DTYPE == DType::F32 { &[SMALL, LARGE][..] } else { &[SMALL] };
+    products_in::<T>(tiles, &folded(of), [a, b], [or_null(bias), or_null(residual)], &c);
 }
 
-/// In tiles of this size. There is at least one number to write.
+/// In the best of these tiles. There is at least one number to write.
 fn products_in<T: Real>(
-    tile: Tile,
+    tiles: &[Tile],
     of: &Products,
     [a, b]: [StoredView<'_>; 2],
     plus: [Pointer; 2],
@@ -129,17 +137,12 @@ fn products_in<T: Real>(
 ) {
     let Products { batch, dims, steps, transposed: [ta, tb], own } = *of;
     let [m, k, n] = dims;
-    let rows = [if ta { m } else { k }, if tb { k } else { n }, n]; // of a, b and c, their lengths
-    for size in rows {
-        assert!(size <= MOST_IN_A_ROW, "matmul: a row of {size} numbers is too long for a GPU");
-    }
     for size in dims.into_iter().chain([batch]) {
         assert!(u32::try_from(size + LARGE.size).is_ok(), "matmul: {size} is too large for a GPU");
     }
     let summed = steps[2] == 0 && batch != 1;
-    let (batches, reductions) = if summed { (1, batch) } else { (batch, 1) };
-    let tiles = tile.over([m, n]) * batches;
-    let (splits, _) = tile.splits(dims, batches, reductions);
+    let (tile, splits) = if summed { Tile::best(tiles, [m, batch * k, n], 1) } else { Tile::best(tiles, dims, batch) };
+    let tiles = tile.over([m, n]) * if summed { 1 } else { batch };
     let arguments = Arguments {
         steps: steps.map(|step| step as u64),
         dims: dims.map(|dim| dim as u32),
@@ -161,10 +164,10 @@ fn products_in<T: Real>(
     let aligned = (!ta || fours(m, a.pointer()))
         && (tb || fours(n, b.pointer()))
         && [c.pointer(), plus[0], plus[1]].iter().all(|&pointer| fours(n, pointer));
-    let Tile { size, cols, depth } = tile;
+    let Tile { size, cols, stages } = tile;
     let [ta, tb, aligned] = [ta, tb, aligned].map(u32::from);
     let definitions =
-        format!("TILE={size} COLS={cols} DEPTH={depth} A_TRANSPOSED={ta} B_TRANSPOSED={tb} ALIGNED={aligned}");
+        format!("TILE={size} COLS={cols} STAGES={stages} A_TRANSPOSED={ta} B_TRANSPOSED={tb} ALIGNED={aligned}");
     let launch = Launch {
         gpu: a.gpu,
         source: SOURCE,
@@ -187,4 +190,79 @@ pub(super) fn gelu_backward(of: &Products, [dy, w, h]: [&Buffer; 3], [z, dh]: [&
     let [dy, w, h] = [dy, w, h].map(|x| StoredView::from(x.view::<Bf16>("linear")));
     let [z, dh] = [z, dh].map(|x| StoredViewMut::from(x.view_mut::<Bf16>("linear")));
     tensor_cores::products::<f32>(of, [dy, w], Extras { h: h.pointer(), z: z.pointer(), ..Extras::NONE }, &dh);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::launch::Input;
+    use crate::kernels::testing::{devices, numbers};
+
+    #[test]
+    fn products_are_cut_so_that_all_multiprocessors_are_busy() {
+        let of = |dims: [usize; 3]| {
+            let (tile, splits) = Tile::best(&[SMALL, LARGE], dims, 1);
+            (tile.size, splits)
+        };
+        // Linear maps and their gradients in a small transformer (width 192) and in a ViT-B.
+        assert_eq!(of([4096, 192, 192]), (64, 1));
+        assert_eq!(of([192, 4096, 192]), (64, 14));
+        assert_eq!(of([192, 4096, 768]), (64, 7));
+        assert_eq!(of([4608, 768, 2304]), (128, 1));
+        assert_eq!(of([768, 4608, 768]), (128, 7));
+        // One sum; nothing to add up; more tiles than there are counters.
+        assert_eq!(of([1, 1 << 20, 1]), (64, 132));
+        assert_eq!(of([5, 0, 5]), (64, 1));
+        assert_eq!(of([128 * 17, 1 << 20, 128 * 17]).1, 1);
+        for tile in [LARGE, SMALL] {
+            assert!(tile.shared(size_of::<f64>()) <= 99 << 10, "{tile:?} fits every card");
+        }
+    }
+
+    /// Large tiles, that products too large for a test take, cut and whole, and the same bits again.
+    #[test]
+    fn large_tiles() {
+        let Some(gpu) = devices().into_iter().find(|device| device.is_gpu()) else { return };
+        for [m, k, n] in [[5, 70, 6], [132, 36, 260], [131, 600, 3], [1, 1, 129], [128, 16, 128]] {
+            for (transposed, batch) in [[false, false], [true, false], [false, true], [true, true]]
+                .into_iter()
+                .flat_map(|transposed| [(transposed, 1), (transposed, 2)])
+            {
+                let input = |(seed, len): (u64, usize)| -> Buffer {
+                    Buffer::from_vec(numbers(len, seed).into_iter().map(|x| x as f32).collect::<Vec<_>>())
+                };
+                let host = [(1, batch * m * k), (2, batch * k * n), (3, batch * m * n), (4, n), (5, m * n)].map(input);
+                let there = host.each_ref().map(|x| x.to_device(gpu));
+                for (summed, own, extras) in [(false, true, false), (true, true, false), (false, false, batch == 1)] {
+                    let mut of = Products { own, ..Products::new(batch, [m, k, n], transposed) };
+                    if summed {
+                        of.steps[2] = 0;
+                    }
+                    let plus = extras.then_some([&host[3], &host[4]]);
+                    let plus_there = extras.then_some([&there[3], &there[4]]);
+                    let exact = crate::kernels::matmul::products(
+                        "test",
+                        &of,
+                        [&host[0], &host[1]],
+                        [plus.map(|x| x[0]), plus.map(|x| x[1])],
+                        host[2].clone(),
+                    );
+                    let found = [(); 2].map(|()| {
+                        let mut c = there[2].clone();
+                        let ab = [&there[0], &there[1]].map(|x| StoredView::from(x.view::<f32>("test")));
+                        let plus = [0, 1].map(|i| or_null(plus_there.map(|x| Input::view::<f32>(x[i], "test", gpu))));
+                        let to = StoredViewMut::from(c.view_mut::<f32>("test"));
+                        products_in::<f32>(&[LARGE], &of, ab, plus, &to);
+                        c.to_device(Device::Cpu).as_slice::<f32>("test").to_vec()
+                    });
+                    let exact = exact.as_slice::<f32>("test");
+                    let most = exact.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+                    for (i, (x, y)) in found[0].iter().zip(exact).enumerate() {
+                        assert!((x - y).abs() <= 2e-6 * most, "{of:?}: number {i} is {x}, not {y}");
+                    }
+                    assert!(found[0] == found[1], "{of:?}: other bits the second time");
+                }
+            }
+        }
+    }
 }

@@ -1,28 +1,29 @@
-// Products in the elements' own precision: c ← a b + what is added, for each of a batch. (On tensor cores: tensor_cores.cu.)
+// Products in the elements' own precision: c ← a b + what is added, for each of a batch. (On tensor cores:
+// tensor_cores.cu.)
 //
-// A block computes a tile of c, TILE × TILE. A thread has 8 × COLS of its sums in registers: for each step of the reduction it
-// reads 8 numbers of a and COLS of b, and multiplies each with each. So there are many multiplications to a read.
+// A block computes a tile of c, TILE × TILE. A thread has 8 × COLS of its sums in registers: for each step of the
+// reduction it reads 8 numbers of a and COLS of b, and multiplies each with each. So few reads feed many products:
 //
-//   memory → shared memory      The reduction goes in slices of DEPTH, of which some are on their way, copied behind the
-//                               threads' backs, while one is multiplied (`Operand`).
+//   memory → shared memory      The reduction goes in slices of DEPTH steps, of which some are on their way, copied
+//                               behind the threads' backs, while one is multiplied (`Operand`).
 //   shared memory → registers   Four neighbors at a time. Those of a step are read while the step before is multiplied.
 //   sums → c                    Four neighbors at a time, where rows begin at multiples of 16 bytes.
 //
-// In shared memory a slice is DEPTH rows, one for each step, of the TILE lines (rows of a, columns of b) that meet in it. An
-// operand whose neighbors in memory are neighbors of the reduction is turned on the way, a number at a time.
+// In shared memory a slice has a row for each step, of TILE lines (rows of a, columns of b). An operand whose neighbors
+// in memory are neighbors of the reduction is turned on the way there, a number at a time.
 //
 // There is one barrier for a slice: it says that the next slice is there for all, and that all have read this one.
 //
-// Where the reduction is long and tiles are few, it is cut in `splits`, each the work of one block. The last block to come
-// adds up the sums of all, in their order, whoever came last: the same bits on every run.
+// Where the reduction is long and tiles are few, it is cut in `splits`, each the work of one block. The last block to
+// come adds up the sums of all, in their order, whoever came last: the same bits on every run.
 //
-// The host defines TILE; COLS, 4 or 8; DEPTH, a multiple of 8; A_TRANSPOSED, B_TRANSPOSED; ALIGNED: whether four neighbors
-// of c, of what is added, and of an operand that is not turned begin at multiples of 16 bytes.
+// The host defines TILE; COLS, 4 or 8; STAGES: slices in shared memory; A_TRANSPOSED, B_TRANSPOSED; ALIGNED: whether
+// four neighbors of c, of what is added, and of an operand that is not turned begin at multiples of 16 bytes.
 
 enum {
     ROWS = 8,
     THREADS = TILE / ROWS * (TILE / COLS),
-    STAGES = 4,        // slices in shared memory
+    DEPTH = 16,        // of the reduction, in a slice
     PITCH = TILE + 4,  // so that 4 lines of 8 steps fall in different banks when they are turned
 };
 
@@ -58,53 +59,56 @@ __device__ __forceinline__ void write(T *at, const Four &four, u32 count) {
             if (e < count) at[e] = four.x[e];
 }
 
-// What a thread copies of a tile's slices, one after the other, of the lines from `first` on. ALONG_DEPTH says that neighbors
-// in memory are neighbors of the reduction: then a warp copies 8 of them, 32 bytes, of each of 4 lines.
-//
-// Past the last line it copies the last one again: what comes of it is not written. Past the end of the reduction are zeros.
+// What a thread copies of an operand, one slice after the other: of lines from `first` on, of which there are `all`.
+// ALONG_DEPTH says that neighbors in memory are neighbors of the reduction, so that rows of memory are lines: then a
+// warp copies 8 numbers, 32 bytes, of each of 4. Outside of the matrix are zeros.
 template <bool ALONG_DEPTH> struct Operand {
     static constexpr u32 AT_ONCE = ALIGNED && !ALONG_DEPTH ? 4 : 1;  // numbers in a copy
-    static constexpr u32 GAP = ALONG_DEPTH ? THREADS / 8 : THREADS * AT_ONCE / TILE;  // rows of memory between two copies
-    static constexpr u32 EACH = (ALONG_DEPTH ? TILE : DEPTH) / GAP;                   // such rows
-    static_assert(EACH > 0 && GAP * EACH == (ALONG_DEPTH ? TILE : DEPTH), "every thread copies as much");
+    // Rows of memory in a slice, and how many of them the block copies at once.
+    static constexpr u32 DOWN = ALONG_DEPTH ? TILE : DEPTH;
+    static constexpr u32 GAP = ALONG_DEPTH ? THREADS / 8 : THREADS * AT_ONCE / TILE;
+    static_assert(GAP > 0 && DOWN % GAP == 0, "every thread copies as much");
 
-    const T *from;   // the first number of the next slice
-    u64 slice, jump;  // from one slice to the next, and what comes on top from one matrix to the next
-    u32 step, to;    // of the first number: its place in the reduction, and in shared memory
-    u32 row[EACH];   // from `from` on
+    const T *from;     // the first number of the next slice
+    u32 length, step;  // of a row; the first number's place in the reduction
+    u32 lines, to;     // from the first number's on; where it goes in a slice
 
-    __device__ __forceinline__ Operand(const T *matrix, u64 matrix_step, u32 first, u32 lines, u32 k, u32 start) {
+    __device__ __forceinline__ Operand(const T *matrix, u32 first, u32 all, u32 k, u32 start) {
         const u32 at = threadIdx.x * AT_ONCE, line = ALONG_DEPTH ? at / 8 : at % TILE;
-        step = ALONG_DEPTH ? at % 8 : at / TILE, to = step * PITCH + line;
-        slice = ALONG_DEPTH ? DEPTH : (u64)DEPTH * lines, jump = matrix_step - (k + DEPTH - 1) / DEPTH * slice;
-        from = ALONG_DEPTH ? matrix + (u64)first * k + start + step
-                           : matrix + (u64)(start + step) * lines + min(first + line, lines - AT_ONCE);
-#pragma unroll
-        for (u32 i = 0; i < EACH; i++)
-            row[i] = ALONG_DEPTH ? min(line + i * GAP, lines - 1 - first) * k : i * GAP * lines;
+        step = ALONG_DEPTH ? at % 8 : at / TILE, to = step * PITCH + line, length = ALONG_DEPTH ? k : all;
+        lines = first + line < all ? all - first - line : 0;
+        const u64 row = ALONG_DEPTH ? first + line : start + step, column = ALONG_DEPTH ? start + step : first + line;
+        from = matrix + row * length + column;
+    }
+
+    // From one slice to the next.
+    __device__ __forceinline__ u64 slice() const { return ALONG_DEPTH ? DEPTH : (u64)DEPTH * length; }
+    // From behind one matrix to the first slice of the one `matrix_step` after it.
+    __device__ __forceinline__ void next(u64 matrix_step, u32 k) {
+        from += matrix_step - (k + DEPTH - 1) / DEPTH * slice();
     }
 
     // Begins to copy a slice, of which `left` steps exist.
     __device__ __forceinline__ void bring(T *tile, u32 left) {
         const u32 address = shared_address(tile + to);
 #pragma unroll
-        for (u32 i = 0; i < EACH; i++)
+        for (u32 row = 0; row < DOWN; row += GAP)
 #pragma unroll
             for (u32 d = 0; d < (ALONG_DEPTH ? DEPTH : 1); d += 8) {
-                const bool there = step + (ALONG_DEPTH ? d : i * GAP) < left;
-                const u32 place = address + (ALONG_DEPTH ? d * PITCH + i * GAP : i * GAP * PITCH) * sizeof(T);
-                const char *numbers = (const char *)(from + row[i] + d);
+                const bool there = (ALONG_DEPTH ? row : 0) < lines && step + (ALONG_DEPTH ? d : row) < left;
+                const u32 place = address + (ALONG_DEPTH ? d * PITCH + row : row * PITCH) * sizeof(T);
+                const char *numbers = (const char *)(from + (u64)length * row + d);
 #pragma unroll
                 for (u32 b = 0; b < AT_ONCE * sizeof(T); b += AT_ONCE * 4)
                     if (AT_ONCE == 4) copy_async_16(place + b, numbers + b, there ? 16 : 0);
                     else copy_async_4(place + b, numbers + b, there ? 4 : 0);
             }
-        from += slice;
+        from += slice();
     }
 };
 
-// grid.x: the batch and, running faster, tiles of c, of which the columns' index runs fastest; grid.y: splits. partial: of each
-// block that shares its tile the sums, as its threads have them.
+// grid.x: the batch and, running faster, tiles of c, of which the columns' index runs fastest; grid.y: splits. partial:
+// of each block that shares its tile the sums, as its threads have them.
 extern "C" __global__ void __launch_bounds__(THREADS, THREADS == 128 ? 3 : 2) products(
     const Products p, const T *a, const T *b, const T *bias, const T *residual, T *c, T *partial, u32 *counters) {
     extern __shared__ __align__(128) char shared[];
@@ -120,14 +124,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS == 128 ? 3 : 2) pr
     const u32 each = (slices + p.splits - 1) / p.splits, first = min(blockIdx.y * each, slices);
     const u32 count = min(each, slices - first), matrix = p.summed && of_one ? first / of_one : batch;
     u32 k = p.summed ? (first - matrix * of_one) * DEPTH : first * DEPTH;
-    Operand<!A_TRANSPOSED> of_a(a + matrix * p.a_step, p.a_step, i0, p.m, p.k, k);
-    Operand<B_TRANSPOSED> of_b(b + matrix * p.b_step, p.b_step, j0, p.n, p.k, k);
+    Operand<!A_TRANSPOSED> of_a(a + matrix * p.a_step, i0, p.m, p.k, k);
+    Operand<B_TRANSPOSED> of_b(b + matrix * p.b_step, j0, p.n, p.k, k);
 
     auto bring = [&](u32 slice) {
         if (slice < count) {
             of_a.bring(tile_of_a(slice), p.k - k), of_b.bring(tile_of_b(slice), p.k - k);
             k += DEPTH;
-            if (k >= p.k) k = 0, of_a.from += of_a.jump, of_b.from += of_b.jump;
+            if (k >= p.k) k = 0, of_a.next(p.a_step, p.k), of_b.next(p.b_step, p.k);
         }
         copy_async_commit();  // an empty group too, so that to count groups is to count slices
     };
@@ -172,7 +176,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THREADS == 128 ? 3 : 2) pr
         if (!comes_last(p.splits, counters + blockIdx.x, (u32 *)shared)) return;
 #pragma unroll
         for (u32 i = 0; i < ROWS * (COLS / 4); i++) sums[i / (COLS / 4)][i % (COLS / 4)] = {};
-#pragma unroll 2
+#pragma unroll(TILE == 128 ? 1 : 2)
         for (u32 split = 0; split < p.splits; split++)
 #pragma unroll
             for (u32 i = 0; i < ROWS * (COLS / 4); i++) {
