@@ -214,7 +214,8 @@ def build(folder, profile):
         if shutil.which("strip"):
             subprocess.run(["strip", copy], check=True)
         note["tests"] += [copy.name] if of_tests else []
-    note["tests"].sort(key=lambda name: (name != "test-stop_mim", name))  # the kernels themselves come first
+    # The kernels themselves come first, and last what needs no GPU and is long.
+    note["tests"].sort(key=lambda name: (name == "test-cuda_kernels_compile", name != "test-stop_mim", name))
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     note["commit"] = commit.stdout.strip()
     files = [path for path in folder.iterdir() if path.name != "note.json"]
@@ -441,8 +442,11 @@ def tests(session, limit=150):
         failed = sorted(test for test, result in found.items() if result == "FAILED")
         skipped = re.findall(r"^skipped: (.*)", output, re.M)
         for test in failed:
-            said = re.search(rf"^---- {re.escape(test)} stdout ----\n(.*?)\n\n", output, re.M | re.S)
-            why = " ".join(said[1].split("note: run with")[0].split()) if said else "it does not say why"
+            block = rf"^---- {re.escape(test)} stdout ----\n(.*?)(?=^---- |^failures:|^successes:|\Z)"
+            said = re.search(block, output, re.M | re.S)
+            # What it printed before it failed may be long.
+            why = "panicked at" + said[1].rsplit("panicked at", 1)[-1] if said else "it does not say why"
+            why = " ".join(why.split("note: run with")[0].split())
             REPORT.problem(f"{name}: {test} failed: {why[:1000]}")
         if code is None:
             missing = ", ".join(sorted(listed - set(found)))

@@ -289,6 +289,7 @@ fn the_program_lists_experiments_and_refuses_what_cannot_be_answered() {
     scratch.refuses("experiment sigma --quick --data shapes", &["cannot be used with"]);
     scratch.refuses("experiment sigma --data cifar10:gone", &["gone"]);
     scratch.refuses("experiment sigma --quick --seeds 0", &["--seeds"]);
+    scratch.refuses("experiment sigma --quick --precision tf32", &["tf32 need a GPU", "for the experiment sigma"]);
     for name in ["a", "b"] {
         scratch.write(format!("photos/{name}.png"), common::pictures::gray(9));
     }
@@ -297,6 +298,18 @@ fn the_program_lists_experiments_and_refuses_what_cannot_be_answered() {
     scratch.write("file", "");
     scratch.refuses("experiment sigma --quick --out file", &["file"]);
     assert_eq!(scratch.entries(), 2, "nothing was begun");
+}
+
+#[test]
+fn all_arms_are_trained_in_the_precision_of_the_size() {
+    for precision in stop_mim::Precision::ALL {
+        let size = Size { precision, ..Size::quick() };
+        for (experiment, arm) in
+            EXPERIMENTS.iter().flat_map(|e| (e.arms)(&size).unwrap().into_iter().map(move |a| (e, a)))
+        {
+            assert_eq!(arm.config.precision, precision, "{}: {}", experiment.name, arm.label);
+        }
+    }
 }
 
 /// A GPU trains what is measured here; its results are the CPU's but for rounding, under the same names.

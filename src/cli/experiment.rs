@@ -101,6 +101,9 @@ impl Args {
         };
         size.seeds = self.seeds.unwrap_or(size.seeds);
         size.precision = self.precision;
+        if size.precision != Precision::F32 {
+            size.name += &format!("-{}", size.precision);
+        }
         if let Some(steps) = self.steps {
             (size.steps, size.name) = (steps, format!("{}-{steps}", size.name));
         }

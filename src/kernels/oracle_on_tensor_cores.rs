@@ -269,7 +269,6 @@ fn conversions_to_bf16() {
     }
 }
 
-/// Heads that tensor cores do not take.
 #[test]
 fn copies_for_products_are_kept_until_the_numbers_change() {
     let Some(gpu) = gpu() else { return };
@@ -292,6 +291,7 @@ fn copies_for_products_are_kept_until_the_numbers_change() {
     }
 }
 
+/// Heads that tensor cores do not take.
 #[test]
 fn attention_of_narrow_heads_in_bf16() {
     let sizes = attention::Sizes { batch: 2, tokens: 5, queries: 1..4, heads: 3, head_dim: 3 };

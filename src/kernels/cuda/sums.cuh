@@ -41,15 +41,18 @@ template <typename N> __device__ __forceinline__ N warp_max(N x) {
 }
 
 // Whether this block is the last to come of those that share a counter, which is 0 between launches: it then sees what
-// they have written before, and adds up their parts in a fixed order, whoever came last. All threads of the block come;
-// `scratch` is a word of shared memory that nothing else uses.
-__device__ __forceinline__ bool comes_last(u32 blocks, u32 *counter, u32 *scratch) {
+// they have written before, and adds up their parts in a fixed order, whoever came last. All threads that `meet` come, the
+// first of the block among them; `scratch` is a word of shared memory that nothing else uses.
+template <typename Meet> __device__ __forceinline__ bool comes_last(u32 blocks, u32 *counter, u32 *scratch, Meet meet) {
     __threadfence();
-    __syncthreads();  // what all threads of the block write is written
+    meet();  // what all of them write is written
     if (threadIdx.x + threadIdx.y == 0) *scratch = atomicInc(counter, blocks - 1);  // the last one makes it 0 again
-    __syncthreads();
+    meet();
     __threadfence();
     return *scratch == blocks - 1;
+}
+__device__ __forceinline__ bool comes_last(u32 blocks, u32 *counter, u32 *scratch) {
+    return comes_last(blocks, counter, scratch, [] { __syncthreads(); });
 }
 
 // Over the threads of a block of whole warps, by way of 32 numbers of shared memory; each thread gets the result. All must

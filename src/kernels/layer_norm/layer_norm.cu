@@ -70,19 +70,21 @@ extern "C" __global__ void backward_affine(
     }
     column_sums();
     const bool writes = col < cols && threadIdx.y == 0;
-    if (writes) {
-        partial[blockIdx.y * 2ull * cols + col] = dgamma;
-        partial[(blockIdx.y * 2ull + 1) * cols + col] = dbeta;
-    }
-    if (!comes_last(gridDim.y, counters + blockIdx.x, (u32 *)(sums + 512))) return;
-    dgamma = dbeta = 0;
-    if (col < cols) {
-#pragma unroll 4
-        for (u32 part = threadIdx.y; part < gridDim.y; part += 8) {
-            dgamma += __ldcg(partial + part * 2ull * cols + col);
-            dbeta += __ldcg(partial + (part * 2ull + 1) * cols + col);
+    if (gridDim.y > 1) {
+        if (writes) {
+            partial[blockIdx.y * 2ull * cols + col] = dgamma;
+            partial[(blockIdx.y * 2ull + 1) * cols + col] = dbeta;
         }
+        if (!comes_last(gridDim.y, counters + blockIdx.x, (u32 *)(sums + 512))) return;
+        dgamma = dbeta = 0;
+        if (col < cols) {
+#pragma unroll 4
+            for (u32 part = threadIdx.y; part < gridDim.y; part += 8) {
+                dgamma += __ldcg(partial + part * 2ull * cols + col);
+                dbeta += __ldcg(partial + (part * 2ull + 1) * cols + col);
+            }
+        }
+        column_sums();
     }
-    column_sums();
     if (writes) to_gamma[col] = dgamma, to_beta[col] = dbeta;
 }

@@ -46,17 +46,9 @@ const SMALL: Tile = Tile { size: 64, cols: 4, stages: 4 };
 /// Of the reduction in a slice; as matmul.cu has it.
 const DEPTH: usize = 16;
 
-/// Multiprocessors of the card that products are cut for, an H100: bits do not depend on which one is there.
+/// Multiprocessors of the card that products are cut for, an H100: the bits of a sum that is cut depend on the shape alone, not
+/// on which card is there.
 const MULTIPROCESSORS: usize = 132;
-
-/// Slices of the reduction that a split has at least on tensor cores.
-const SPLIT: usize = 16;
-
-/// Into how many parts a reduction of so many slices is cut on tensor cores, where there are so many tiles: by the shape
-/// alone, so that the bits do not depend on the card.
-fn splits(tiles: usize, slices: usize) -> usize {
-    (256 / tiles.max(1)).clamp(1, slices.div_ceil(SPLIT).max(1))
-}
 
 impl Tile {
     /// How many cover c.

@@ -158,22 +158,17 @@ __device__ __forceinline__ void prefetch(const Products &p, u32 row, u32 column,
     if (GELU) prefetch(with.h + of, columns * 2);
 }
 
-// One of the splits of a tile is done: leaves its sums for the last one, which gets those of all, as with `comes_last` (but
-// not all of the block's threads meet). partial: of each split the sums, as its threads have them.
+// One of the splits of a tile is done: leaves its sums for the last one, which gets those of all. partial: of each split
+// the sums, as its threads have them.
 __device__ __forceinline__ bool all_arrived(
-    float *sums, u32 splits, u32 split, float *partial, u32 *counter, u32 *before) {
+    float *sums, u32 splits, u32 split, float *partial, u32 *counter, u32 *scratch) {
     float4 *mine = (float4 *)partial + threadIdx.x;
 #pragma unroll
     for (u32 i = 0; i < EACH; i++) {
         const float *x = sums + 4 * i;
         mine[((u64)split * EACH + i) * SUMMING] = make_float4(x[0], x[1], x[2], x[3]);
     }
-    __threadfence();
-    barrier_of<1, SUMMING>();
-    if (threadIdx.x == 0) *before = atomicInc(counter, splits - 1);  // the last one makes it 0 again
-    barrier_of<1, SUMMING>();
-    if (*before != splits - 1) return false;
-    __threadfence();
+    if (!comes_last(splits, counter, scratch, [] { barrier_of<1, SUMMING>(); })) return false;
 #pragma unroll 1
     for (u32 other = 0; other < splits; other++)
 #pragma unroll

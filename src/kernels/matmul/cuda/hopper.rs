@@ -5,8 +5,8 @@ use cudarc::driver::sys::{
     CUtensorMapSwizzle,
 };
 
-use super::Products;
 use super::tensor_cores::Extras;
+use super::{MULTIPROCESSORS, Products};
 use crate::kernels::cuda::{Block, COUNTERS, Grid, Launch, Pointer, Source, StoredView, argument, counters, must};
 use crate::kernels::{Buffer, DType, Device};
 
@@ -35,12 +35,9 @@ const ROWS: usize = 128;
 const DEPTH: usize = 64;
 /// Warps that multiply.
 const WARPS: usize = 8;
-/// Multiprocessors of this architecture's cards, or near to it. Not those of the card at hand: the bits of a sum that is cut
-/// depend on the shape alone.
-const MULTIPROCESSORS: usize = 132;
 
 /// A block's part of c: so many columns of `ROWS` rows.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 struct Tile {
     columns: usize,
     /// Slices that are in shared memory at once.
@@ -56,7 +53,7 @@ const TILES: [Tile; 3] = [
 ];
 
 /// How a product is computed.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     tile: Tile,
     splits: usize,
@@ -201,9 +198,7 @@ pub(super) fn products(plan: Plan, of: &Products, [a, b]: [StoredView<'_>; 2], w
 
 #[cfg(test)]
 mod tests {
-    use super::super::tensor_cores;
     use super::*;
-    use crate::kernels::elementwise::to_dtype;
     use crate::kernels::oracle_on_tensor_cores::agree_in;
     use crate::kernels::{Bf16, Precision, StoredMut};
 
@@ -337,84 +332,6 @@ mod tests {
                 }
                 vec![crate::kernels::matmul::linear(dims, &x[0], &x[1], None, None)]
             });
-        }
-    }
-
-    /// `cargo test --features cuda --lib -- --ignored --nocapture hopper::tests::times`: on a card that has it, the products
-    /// of a ViT-B by mma.sync and by this kernel, in microseconds and TFLOP/s.
-    #[test]
-    #[ignore = "it measures"]
-    fn times() {
-        use crate::kernels::testing::{devices, numbers};
-        let Some(Device::Cuda(ordinal)) = devices().into_iter().find(|device| device.is_gpu()) else { return };
-        let gpu = crate::kernels::cuda::Gpu::get(ordinal);
-        if gpu.capability != 90 {
-            return;
-        }
-        let time = |rounds: u32, work: &mut dyn FnMut()| {
-            work();
-            gpu.start_timing().unwrap();
-            (0..rounds).for_each(|_| work());
-            let times = gpu.stop_timing();
-            times.values().map(|kernel| kernel.time.as_secs_f64()).sum::<f64>() / f64::from(rounds)
-        };
-        let (nt, nn, tn) = ([false, true], [false, false], [true, false]);
-        // What is asked for with it: bias, residual, the backward pass of GELU; c in bf16.
-        let of_maps = [
-            ("qkv", [12_544, 768, 2304], nt, [true, false, false], true),
-            ("projection", [12_544, 768, 768], nt, [true, true, false], false),
-            ("fc1", [12_544, 768, 3072], nt, [true, false, false], true),
-            ("fc2", [12_544, 3072, 768], nt, [true, true, false], false),
-            ("fc1", [4608, 768, 3072], nt, [true, false, false], true),
-            ("fc2", [4608, 3072, 768], nt, [true, true, false], false),
-            ("predictor's fc1", [27_136, 384, 1536], nt, [true, false, false], true),
-            ("predictor's fc2", [27_136, 1536, 384], nt, [true, true, false], false),
-            ("d fc2", [4608, 768, 3072], nn, [false, false, true], true),
-            ("d fc1", [4608, 3072, 768], nn, [false; 3], false),
-            ("d qkv", [4608, 2304, 768], nn, [false; 3], false),
-            ("dW fc2", [768, 4608, 3072], tn, [false; 3], false),
-            ("dW qkv", [2304, 4608, 768], tn, [false; 3], false),
-            ("dW projection", [768, 4608, 768], tn, [false; 3], false),
-            ("predictor's dW fc1", [1536, 27_136, 384], tn, [false; 3], false),
-            ("large", [8192, 8192, 8192], nt, [false; 3], true),
-        ];
-        for (name, dims @ [m, k, n], t, [bias, residual, gelu], narrow_c) in of_maps {
-            let random = |len: usize| {
-                let some: Vec<f32> = numbers(len.min(1 << 16), 1).into_iter().map(|x| x as f32).collect();
-                Buffer::from_vec((0..len).map(|i| some[i % some.len()]).collect()).to_device(Device::Cuda(ordinal))
-            };
-            let [a, b, h] = [m * k, k * n, m * n].map(|len| to_dtype(&random(len), DType::Bf16));
-            let (bias_of, residual_of, mut z) = (random(n), random(m * n), h.clone());
-            let mut c = if narrow_c { h.clone() } else { residual_of.clone() };
-            let null_or = |with: bool, pointer: Pointer| if with { pointer } else { Pointer(0) };
-            let with = Extras {
-                bias: null_or(bias, bias_of.view::<f32>("test").pointer()),
-                residual: null_or(residual, residual_of.view::<f32>("test").pointer()),
-                h: null_or(gelu, h.view::<Bf16>("test").pointer()),
-                z: null_or(gelu, z.view_mut::<Bf16>("test").pointer()),
-            };
-            let of = Products::new(1, dims, t);
-            let show = |what: &str, seconds: f64| {
-                let rate = 2.0 * dims.iter().product::<usize>() as f64 / seconds * 1e-12;
-                print!("  {what} {:.1} µs {rate:.0}", 1e6 * seconds);
-            };
-            print!("{name} {dims:?}:");
-            let seconds = time(10, &mut || {
-                let [a, b] = [&a, &b].map(|x| StoredView::from(x.view::<Bf16>("test")));
-                let mut c = StoredMut(&mut c);
-                tensor_cores::products_in::<f32>(tensor_cores::LARGE, &of, [a, b], with, &c.view_mut::<f32>("test"));
-            });
-            show("mma", seconds);
-            let chosen = Plan::of(dims);
-            for tile in TILES {
-                let cuts = if t == tn { 4 } else { 1 };
-                for splits in (1..=cuts).filter(|_| tile.over([m, n]) <= COUNTERS || cuts == 1) {
-                    let plan = Plan { tile, splits };
-                    let seconds = time(10, &mut || run(plan, &of, [&a, &b], with, &mut c));
-                    show(&format!("{}{}/{splits}", if plan == chosen { "*" } else { "" }, tile.columns), seconds);
-                }
-            }
-            println!();
         }
     }
 }

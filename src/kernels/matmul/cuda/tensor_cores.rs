@@ -1,6 +1,6 @@
 //! Launches of tensor_cores.cu.
 
-use super::{Products, hopper, splits};
+use super::{Products, hopper};
 use crate::kernels::cuda::{Block, Grid, Launch, Pointer, Source, StoredView, argument, counters};
 use crate::kernels::{Buffer, DType, Device, Precision, Real};
 
@@ -37,7 +37,16 @@ pub(in crate::kernels) const SOURCE: Source = Source {
 /// Of the reduction in a slice; as tensor_cores.cu has it.
 const DEPTH: usize = 32;
 
-/// `Products` of tensor_cores.cu.
+/// Slices that a split has at least.
+const SPLIT: usize = 16;
+
+/// Into how many parts a reduction of so many slices is cut, where there are so many tiles: by the shape alone, so that the
+/// bits do not depend on the card.
+fn splits(tiles: usize, slices: usize) -> usize {
+    (256 / tiles.max(1)).clamp(1, slices.div_ceil(SPLIT).max(1))
+}
+
+/// `Products` of tensor_cores.cu and matmul.cu.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arguments {
@@ -53,13 +62,13 @@ argument!(Arguments);
 
 /// A block's part of c, and the warps that share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tile {
+struct Tile {
     size: [usize; 2],
     warps: [usize; 2],
 }
 
 const SMALL: Tile = Tile { size: [64, 64], warps: [2, 2] };
-pub(super) const LARGE: Tile = Tile { size: [128, 128], warps: [2, 4] };
+const LARGE: Tile = Tile { size: [128, 128], warps: [2, 4] };
 
 /// Large tiles, that large products fill a GPU with and that read less of a and b for each of c.
 const FILLS: usize = 128;
@@ -116,7 +125,7 @@ pub(super) fn folded(of: &Products) -> Products {
 
 /// `Extras` of tensor_cores.cu.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Extras {
     pub(super) bias: Pointer,
     pub(super) residual: Pointer,
@@ -140,13 +149,7 @@ pub(super) fn products<T: Real>(of: &Products, ab: [StoredView<'_>; 2], with: Ex
     products_in::<T>(tile, &of, ab, with, c);
 }
 
-pub(super) fn products_in<T: Real>(
-    tile: Tile,
-    of: &Products,
-    [a, b]: [StoredView<'_>; 2],
-    with: Extras,
-    c: &StoredView<'_>,
-) {
+fn products_in<T: Real>(tile: Tile, of: &Products, [a, b]: [StoredView<'_>; 2], with: Extras, c: &StoredView<'_>) {
     let Products { batch, dims, steps, transposed, own } = *of;
     let [narrow, narrow_c] = [a.dtype, c.dtype].map(|dtype| dtype == DType::Bf16);
     assert!(a.dtype == b.dtype && !(own && narrow_c), "matmul: {} × {} to {}", a.dtype, b.dtype, c.dtype);
