@@ -284,8 +284,9 @@ fn copies_for_products_are_kept_until_the_numbers_change() {
         assert!(at(x) == at(x), "{} numbers are rounded again", x.len());
     }
     for x in &mut tensors {
-        let before = elementwise::operand(x);
-        elementwise::accumulate(x, &x.clone().to_device(Device::Cpu).to_device(gpu));
+        let (before, same) = (elementwise::operand(x), x.to_device(Device::Cpu).to_device(gpu));
+        assert!(!x.is_shared(), "it is changed in its place");
+        elementwise::accumulate(x, &same);
         let [before, after] = [before, elementwise::operand(x)].map(|x| read(&[x]).remove(0));
         assert!(before.iter().zip(&after).all(|(x, y)| 2.0 * x == *y), "a copy of what was");
     }
