@@ -22,6 +22,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::lanes::{Lanes, halves};
 use super::non_finite::{NonFiniteSource, first_non_finite};
 use crate::autograd::Tape;
@@ -494,7 +496,11 @@ impl Trainer {
                     let mut rng = stream(*seed, purpose, [*step, (batch.part().first + image) as u64]);
                     sample_noise(shape, sigma, view.images.dtype(), &mut rng)
                 };
-                let drawn: Vec<Tensor> = images.map(of_image).collect(); // [P E or E, N_t or N_c, d_e] each
+                // [P E or E, N_t or N_c, d_e] each. For a chunk on a CPU its own thread draws: the others have theirs.
+                let drawn: Vec<Tensor> = match view.images.device().is_gpu() {
+                    true => images.into_par_iter().map(of_image).collect(),
+                    false => images.map(of_image).collect(),
+                };
                 (0..blocks).flat_map(|block| drawn.iter().map(move |n| n.rows(block..block + 1))).collect()
             }
             Noise::Given(blocks) => {

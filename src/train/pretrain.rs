@@ -162,7 +162,8 @@ fn steps(
         seed: config.seed,
         first_step: done,
         normalization: normalization.clone(),
-        threads: 1,
+        // Beside a GPU the processor has little else to do.
+        threads: if trainer.params.device().is_gpu() { rayon::current_num_threads() } else { 1 },
         part: (world.size() > 1).then(|| trainer.own_images(config.batch)).transpose()?,
     };
     let images = splits.train.len() as f64;
