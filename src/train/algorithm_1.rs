@@ -541,7 +541,7 @@ fn is_large(params: &ModelParams) -> bool {
 /// batch of 64 keeps eight threads busy; a power of two, so that it divides the usual batches. Of a large model, whose
 /// weights come from memory, two. On a GPU, the whole batch.
 fn default_chunk(method: &dyn Method, params: &ModelParams) -> usize {
-    const ELEMENTS: usize = 1 << 16;
+    const ELEMENTS: usize = 1 << 17;
     if params.device().is_gpu() {
         return usize::MAX;
     }

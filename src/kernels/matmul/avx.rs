@@ -48,29 +48,26 @@ impl Operand<1> for __m512 {
     unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut rows = [_mm_setzero_ps(); 16];
-            for (i, row) in rows.iter_mut().enumerate() {
-                *row = _mm_loadu_ps(from.add(i.min(last) * gap));
+            let mut x = [_mm512_setzero_ps(); 4];
+            for (i, x) in x.iter_mut().enumerate() {
+                let row = |q: usize| _mm_loadu_ps(from.add((4 * q + i).min(last) * gap));
+                *x = _mm512_insertf32x4::<1>(_mm512_castps128_ps512(row(0)), row(1));
+                *x = _mm512_insertf32x4::<3>(_mm512_insertf32x4::<2>(*x, row(2)), row(3));
             }
-            transpose_rows(rows, to, width);
+            transpose_quarters(x, to, width);
         }
     }
 }
 
-/// Writes the transpose of 16 rows of four lanes: four rows of 16, `width` apart.
+/// Writes the transpose of 16 rows of four lanes, of which quarter q of register i holds row 4q + i: four rows of 16, `width`
+/// apart.
 ///
 /// # Safety
 /// The processor has AVX-512, and these rows can be written.
 #[inline(always)]
-pub(super) unsafe fn transpose_rows(rows: [__m128; 16], to: *mut f32, width: usize) {
+pub(super) unsafe fn transpose_quarters(x: [__m512; 4], to: *mut f32, width: usize) {
     // SAFETY: the caller's promise.
     unsafe {
-        // Quarter q of register i holds row 4q + i; then each quarter is transposed on its own.
-        let mut x = [_mm512_setzero_ps(); 4];
-        for (i, x) in x.iter_mut().enumerate() {
-            *x = _mm512_insertf32x4::<1>(_mm512_castps128_ps512(rows[i]), rows[4 + i]);
-            *x = _mm512_insertf32x4::<3>(_mm512_insertf32x4::<2>(*x, rows[8 + i]), rows[12 + i]);
-        }
         let (low01, high01) = (_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
         let (low23, high23) = (_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
         _mm512_storeu_ps(to, _mm512_shuffle_ps::<0x44>(low01, low23));

@@ -11,7 +11,7 @@
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
-use super::avx::transpose_rows;
+use super::avx::transpose_quarters;
 use super::gemm::Product;
 use super::microkernel::run;
 use super::registers::{Operand, Register};
@@ -73,6 +73,17 @@ fn pair(x: f32, next: f32) -> f32 {
     f32::from_bits(rounded(next) << 16 | rounded(x))
 }
 
+/// 0, 16, 1, 17, …: each of 16 numbers and what follows 16 further on.
+const IN_PAIRS: [u16; 32] = {
+    let mut order = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        order[i] = (i / 2 + i % 2 * 16) as u16;
+        i += 1;
+    }
+    order
+};
+
 // SAFETY: as for products of f32 in registers.rs.
 impl Operand<2> for __m512 {
     #[inline(always)]
@@ -84,9 +95,8 @@ impl Operand<2> for __m512 {
     unsafe fn operand(self, next: Self) -> Self {
         // SAFETY: bits are bits.
         unsafe {
-            let low = _mm512_cvtepu16_epi32(transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self)));
-            let high = _mm512_cvtepu16_epi32(transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(next)));
-            _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))
+            let both = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(next, self));
+            _mm512_castsi512_ps(_mm512_permutexvar_epi16(transmute::<[u16; 32], __m512i>(IN_PAIRS), both))
         }
     }
     #[inline(always)]
@@ -97,12 +107,13 @@ impl Operand<2> for __m512 {
     unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
         // SAFETY: the caller's promise; bits are bits.
         unsafe {
-            let mut rows = [_mm_setzero_ps(); 16];
-            for (i, row) in rows.iter_mut().enumerate() {
-                let eight = _mm256_loadu_ps(from.add(i.min(last) * gap));
-                *row = transmute::<__m128bh, __m128>(_mm256_cvtneps_pbh(eight));
+            let mut x = [_mm512_setzero_ps(); 4];
+            for (i, x) in x.iter_mut().enumerate() {
+                let row = |q: usize| _mm256_loadu_ps(from.add((4 * q + i).min(last) * gap));
+                let two = |q| _mm512_insertf32x8::<1>(_mm512_castps256_ps512(row(q)), row(q + 1));
+                *x = transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(two(2), two(0)));
             }
-            transpose_rows(rows, to, width);
+            transpose_quarters(x, to, width);
         }
     }
 }

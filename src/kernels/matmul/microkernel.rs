@@ -42,9 +42,10 @@ use crate::kernels::{Device, Precision};
 const DEPTH: usize = 256;
 /// Numbers of b that are at hand at once: [`DEPTH`] rows of two of the widest registers.
 const PANEL: usize = DEPTH * 2 * 16;
-/// Rows of a that are copied at a time, if they are: 20 tiles of 12. The copy, 120 KiB, stays in the level-2 cache; an odd
-/// number of cache lines to a step (15) lets the steps fall on different sets of it.
-const A_ROWS: usize = 240;
+/// Rows of a that are copied at a time, if they are: 44 tiles of 12. All rows of a chunk are, mostly, so that b is copied once
+/// for them. The copy, 264 KiB, stays in the level-2 cache; an odd number of cache lines to a step (33) lets the steps fall
+/// on different sets of it.
+const A_ROWS: usize = 528;
 /// From this many tiles on, b is copied even if its columns are neighbors: in the copy its rows are too, and do not fall
 /// on each other in the cache, as rows a multiple of some kilobytes apart do.
 const MANY: usize = 4;
