@@ -61,7 +61,10 @@ type Chains = fn(usize, f32, f32, bool) -> f32;
 pub fn flops_per_second(precision: Precision, time: Duration) -> f64 {
     #[cfg(target_arch = "x86_64")]
     if precision == Precision::Bf16 {
-        return rate(super::matmul::bf16::chains, 2 * 192, time);
+        return match super::simd::has_amx() {
+            true => rate(super::matmul::amx::chains, 4 * 16 * 16 * 32, time),
+            false => rate(super::matmul::bf16::chains, 2 * 192, time),
+        };
     }
     debug_assert_eq!(precision, Precision::F32, "no other is available here");
     let widths: [(Chains, usize); 3] = [(wide, 192), (middle, 96), (narrow, 48)];

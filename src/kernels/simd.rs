@@ -18,6 +18,42 @@ pub fn has_avx512_bf16() -> bool {
     has_avx512() && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16")
 }
 
+/// Whether products of bf16 tiles may run: the processor has AMX, and Linux lets this process use its registers, which it has to be
+/// asked for once.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub fn has_amx() -> bool {
+    static ALLOWED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *ALLOWED.get_or_init(|| {
+        let leaf = std::arch::x86_64::__cpuid_count(7, 0).edx;
+        let bf16_and_tiles = 1 << 22 | 1 << 24;
+        has_avx512_bf16() && leaf & bf16_and_tiles == bf16_and_tiles && may_use_tiles()
+    })
+}
+
+/// Asks Linux for permission.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn may_use_tiles() -> bool {
+    const ARCH_PRCTL: isize = 158;
+    const REQUEST_PERMISSION: usize = 0x1023;
+    const CONTENTS_OF_TILES: usize = 18;
+    let answer: isize;
+    // SAFETY: a system call with two numbers, which changes nothing but what this process may do. It overwrites rcx and r11.
+    unsafe {
+        std::arch::asm!(
+            "syscall", inlateout("rax") ARCH_PRCTL => answer, in("rdi") REQUEST_PERMISSION, in("rsi") CONTENTS_OF_TILES,
+            lateout("rcx") _, lateout("r11") _, options(nostack),
+        );
+    }
+    answer == 0
+}
+
+/// How other systems are asked was not looked into.
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn may_use_tiles() -> bool {
+    false
+}
+
 /// Whether the AVX2 code may run. (Processors with AVX2 and without FMA are very few; they run the baseline.)
 #[cfg(target_arch = "x86_64")]
 #[inline]

@@ -69,7 +69,7 @@ fn rounded(x: f32) -> u32 {
 }
 
 /// Two numbers in a lane, the first in its lower half.
-fn pair(x: f32, next: f32) -> f32 {
+pub(super) fn pair(x: f32, next: f32) -> f32 {
     f32::from_bits(rounded(next) << 16 | rounded(x))
 }
 
@@ -119,7 +119,7 @@ impl Operand<2> for __m512 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::microkernel::tests::{Kernel, assert_every_edge_shape, assert_large_shapes};
     use super::*;
 
@@ -145,6 +145,15 @@ mod tests {
         }
     }
 
+    pub fn rounded_to_bf16(x: f32) -> f32 {
+        f32::from_bits(rounded(x) << 16)
+    }
+
+    /// 0 in the place of what is smaller than the least normal number.
+    pub fn without_subnormal(x: f32) -> f32 {
+        if x.is_subnormal() { 0.0f32.copysign(x) } else { x }
+    }
+
     fn unpaired(x: f32) -> [f32; 2] {
         [x.to_bits() << 16, x.to_bits() & 0xFFFF_0000].map(f32::from_bits)
     }
@@ -156,9 +165,8 @@ mod tests {
 
     /// Two values of k at a time, the second first; an odd one at the end of a cut with a partner of 0.
     fn in_pairs(factors: &[[f32; 2]]) -> f32 {
-        let round = |x: f32| f32::from_bits(rounded(x) << 16);
         let step = |sum, pair: &[[f32; 2]]| {
-            let [x, next] = [pair[0], *pair.get(1).unwrap_or(&[0.0; 2])].map(|factors| factors.map(round));
+            let [x, next] = [pair[0], *pair.get(1).unwrap_or(&[0.0; 2])].map(|factors| factors.map(rounded_to_bf16));
             plus_pairs(sum, [x[0], next[0]], [x[1], next[1]])
         };
         factors.chunks(2).fold(0.0, step)

@@ -28,24 +28,24 @@ use std::arch::aarch64::*;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-#[cfg(target_arch = "x86_64")]
-use super::bf16;
 use super::gemm::Product;
 use super::registers::{Operand, Register};
+#[cfg(target_arch = "x86_64")]
+use super::{amx, bf16};
 use crate::kernels::buffer::Storage;
 use crate::kernels::real::Strides;
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::simd::{has_avx2, has_avx512};
+use crate::kernels::simd::{has_amx, has_avx2, has_avx512};
 use crate::kernels::{Device, Precision};
 
 /// Rows of b that are worked through before the next tile: 32 KiB of b at 32 columns, which a level-1 cache holds.
-const DEPTH: usize = 256;
+pub(super) const DEPTH: usize = 256;
 /// Numbers of b that are at hand at once: [`DEPTH`] rows of two of the widest registers.
 const PANEL: usize = DEPTH * 2 * 16;
 /// Rows of a that are copied at a time, if they are: 44 tiles of 12. All rows of a chunk are, mostly, so that b is copied once
 /// for them. The copy, 264 KiB, stays in the level-2 cache; an odd number of cache lines to a step (33) lets the steps fall
 /// on different sets of it.
-const A_ROWS: usize = 528;
+pub(super) const A_ROWS: usize = 528;
 /// From this many tiles on, b is copied even if its columns are neighbors: in the copy its rows are too, and do not fall
 /// on each other in the cache, as rows a multiple of some kilobytes apart do.
 const MANY: usize = 4;
@@ -264,7 +264,7 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
 }
 
 /// 0 … n in this many runs that differ in length by at most one.
-fn even_cuts(n: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
+pub(super) fn even_cuts(n: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
     let (length, longer) = (n / parts.max(1), n % parts.max(1));
     let start = move |part: usize| part * length + part.min(longer);
     (0..parts).map(move |part| (start(part), start(part + 1)))
@@ -277,7 +277,7 @@ fn even_cuts(n: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> + C
 /// All of these elements can be read, and a row of `width` written for each step; `columns` rounded up to whole registers
 /// is at most `width`.
 #[inline(always)]
-unsafe fn copy_panel<R: Operand<K>, const K: usize>(
+pub(super) unsafe fn copy_panel<R: Operand<K>, const K: usize>(
     from: *const f32,
     (row, column): Strides,
     [depth, columns]: [usize; 2],
@@ -336,8 +336,8 @@ pub unsafe fn sgemm(product: &Product<f32>) -> bool {
 #[cfg(target_arch = "x86_64")]
 pub unsafe fn sgemm(product: &Product<f32>) -> bool {
     if Precision::here_on_cpu() == Precision::Bf16 {
-        // SAFETY: the caller's promise; the processor has it, or the line above had panicked.
-        unsafe { bf16::avx512(product) };
+        // SAFETY: the caller's promise; the processor has AVX512-BF16, or the line above had panicked, and was asked for AMX.
+        unsafe { if has_amx() { amx::product(product) } else { bf16::avx512(product) } };
     } else if has_avx512() {
         // SAFETY: the caller's promise, and the processor was just asked.
         unsafe { avx512(product) };
