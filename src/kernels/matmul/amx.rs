@@ -316,6 +316,7 @@ mod emulator;
 #[cfg(test)]
 mod tests {
     use super::super::bf16::tests::{rounded_to_bf16, without_subnormal};
+    use super::super::gemm::{Epilogue, Mat, MatMut, gemm_with};
     use super::super::microkernel::tests::{Kernel, assert_every_edge_shape, assert_large_shapes};
     use super::emulator::plays_amx;
     use super::*;
@@ -364,6 +365,28 @@ mod tests {
     #[cfg_attr(miri, ignore = "instructions")]
     fn large_products_equal_the_definition_bit_for_bit() {
         kernel().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, dot));
+    }
+
+    /// What fills up a tile is multiplied too: it has to be 0, or an infinite number beside it becomes none.
+    #[test]
+    #[cfg_attr(miri, ignore = "instructions")]
+    fn an_infinite_number_stays_in_its_row_or_column() {
+        let Some((_, kernel)) = kernel() else { return };
+        let [m, k, n] = [40, 41, 20];
+        for (which, transposed) in
+            (0..2).flat_map(|which| [[false; 2], [true; 2]].map(|transposed| (which, transposed)))
+        {
+            let mut data = [vec![1.0f32; m * k], vec![1.0; k * n]];
+            data[which][0] = f32::INFINITY;
+            let mut c = vec![f32::NAN; m * n];
+            let a = Mat::new(&data[0], if transposed[0] { m } else { k }, transposed[0]);
+            let b = Mat::new(&data[1], if transposed[1] { k } else { n }, transposed[1]);
+            gemm_with(kernel, [m, k, n], 1.0, a, b, Epilogue::NOTHING, MatMut::new(&mut c, n));
+            for (at, c) in c.iter().enumerate() {
+                let infinite = [at / n, at % n][which] == 0;
+                assert_eq!(*c, if infinite { f32::INFINITY } else { k as f32 }, "{which}, {transposed:?}, {at}");
+            }
+        }
     }
 
     #[test]
