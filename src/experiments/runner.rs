@@ -287,7 +287,7 @@ impl<'a> Runner<'a> {
 
     /// How many pieces are worked on at a time: as many as there are threads. A run by itself would share them less well.
     fn workers(&self, pieces: usize) -> usize {
-        // A GPU is busy with one of them.
+        // On a GPU all that a process does is on one stream.
         if self.cache.device.is_gpu() { 1 } else { rayon::current_num_threads().min(pieces).max(1) }
     }
 

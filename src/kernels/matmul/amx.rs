@@ -310,7 +310,7 @@ unsafe fn write(
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod emulator;
 
 #[cfg(test)]
@@ -318,8 +318,8 @@ mod tests {
     use super::super::bf16::tests::{rounded_to_bf16, without_subnormal};
     use super::super::gemm::{Epilogue, Mat, MatMut, gemm_with};
     use super::super::microkernel::tests::{Kernel, assert_every_edge_shape, assert_large_shapes};
-    use super::emulator::plays_amx;
     use super::*;
+    #[cfg(target_os = "linux")]
     use crate::kernels::simd::has_avx512_bf16;
 
     /// The kernel, where there is AMX, and else where it can be played: the copies are made by AVX512-BF16.
@@ -332,11 +332,13 @@ mod tests {
         if has_amx() {
             return Some(("amx", amx));
         }
-        let played = has_avx512_bf16() && plays_amx();
-        if !played {
-            println!("skipped: this processor has neither AMX nor the AVX512-BF16 with which it is played");
+        #[cfg(target_os = "linux")]
+        if has_avx512_bf16() {
+            super::emulator::play_amx();
+            return Some(("amx, played", amx));
         }
-        played.then_some(("amx, played", amx))
+        println!("skipped: this processor has neither AMX nor, on Linux, the AVX512-BF16 beside which it is played");
+        None
     }
 
     /// What one instruction adds to a sum: 16 products of even k and 16 of odd k, each a chain of its own.
@@ -372,19 +374,26 @@ mod tests {
     #[cfg_attr(miri, ignore = "instructions")]
     fn an_infinite_number_stays_in_its_row_or_column() {
         let Some((_, kernel)) = kernel() else { return };
-        let [m, k, n] = [40, 41, 20];
-        for (which, transposed) in
-            (0..2).flat_map(|which| [[false; 2], [true; 2]].map(|transposed| (which, transposed)))
-        {
+        let (m, n) = (40, 20);
+        let all = (0..2).flat_map(|which| [[false; 2], [true; 2]].map(|transposed| (which, transposed)));
+        // The second finds, beyond its k, what the first has left.
+        for ((which, transposed), k) in all.flat_map(|case| [64, 41].map(|k| (case, k))) {
             let mut data = [vec![1.0f32; m * k], vec![1.0; k * n]];
-            data[which][0] = f32::INFINITY;
+            let by_rows = transposed[which] == (which == 1);
+            for l in 0..k {
+                data[which][if by_rows { l } else { l * [m, n][which] }] = f32::INFINITY;
+            }
             let mut c = vec![f32::NAN; m * n];
             let a = Mat::new(&data[0], if transposed[0] { m } else { k }, transposed[0]);
             let b = Mat::new(&data[1], if transposed[1] { k } else { n }, transposed[1]);
             gemm_with(kernel, [m, k, n], 1.0, a, b, Epilogue::NOTHING, MatMut::new(&mut c, n));
             for (at, c) in c.iter().enumerate() {
                 let infinite = [at / n, at % n][which] == 0;
-                assert_eq!(*c, if infinite { f32::INFINITY } else { k as f32 }, "{which}, {transposed:?}, {at}");
+                assert_eq!(
+                    *c,
+                    if infinite { f32::INFINITY } else { k as f32 },
+                    "{which}, {transposed:?}, k = {k}, {at}"
+                );
             }
         }
     }

@@ -48,19 +48,15 @@ unsafe extern "C" {
 
 const SIGILL: i32 = 4;
 
-/// From now on this process has AMX; false where that cannot be arranged.
-pub fn plays_amx() -> bool {
+/// From now on this process has AMX.
+pub fn play_amx() {
     static ONCE: Once = Once::new();
-    if cfg!(not(target_os = "linux")) {
-        return false;
-    }
     ONCE.call_once(|| {
         const WITH_CONTEXT: i32 = 4;
         let action = SignalAction { handler: illegal, mask: [0; 16], flags: WITH_CONTEXT, restorer: 0 };
         // SAFETY: the layout is that of glibc, and the handler touches the thread's own tiles and what the instruction says.
         assert_eq!(unsafe { sigaction(SIGILL, &raw const action, std::ptr::null_mut()) }, 0, "no handler");
     });
-    true
 }
 
 /// # Safety
