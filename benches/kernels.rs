@@ -58,7 +58,7 @@ impl fmt::Display for Rows {
     }
 }
 
-/// A chunk's tokens: 4 images of 36 context tokens, 4 of all 64, and 4 of 4 targets with 48 tokens each.
+/// Tokens of 4 images, half a chunk: of 36 of the context each, of all 64, and of 4 targets with 48 each.
 const CHUNKS: [usize; 3] = [144, 256, 768];
 
 #[divan::bench_group(max_time = 0.1)]

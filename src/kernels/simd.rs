@@ -19,15 +19,18 @@ pub fn has_avx512_bf16() -> bool {
 }
 
 /// Whether products of bf16 tiles may run: the processor has AMX, and Linux lets this process use its registers, which it has to be
-/// asked for once.
+/// asked for once. `STOP_MIM_NO_AMX=1` in the environment does without.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub fn has_amx() -> bool {
     static ALLOWED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *ALLOWED.get_or_init(|| {
-        let leaf = std::arch::x86_64::__cpuid_count(7, 0).edx;
+        // SAFETY: a processor with AVX-512 has this leaf. (Safe from Rust 1.94 on.)
+        #[allow(unused_unsafe, reason = "Rust before 1.94")]
+        let leaf = || unsafe { std::arch::x86_64::__cpuid_count(7, 0).edx };
         let bf16_and_tiles = 1 << 22 | 1 << 24;
-        has_avx512_bf16() && leaf & bf16_and_tiles == bf16_and_tiles && may_use_tiles()
+        let wanted = std::env::var_os("STOP_MIM_NO_AMX").is_none();
+        wanted && has_avx512_bf16() && leaf() & bf16_and_tiles == bf16_and_tiles && may_use_tiles()
     })
 }
 

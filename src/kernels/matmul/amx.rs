@@ -11,7 +11,7 @@
 //!   the last row and column, whose sums nobody reads.
 //! - **Order.** An instruction adds the 16 products of even k, one after the other, each fused with its addition; those of odd
 //!   k likewise; then both to each other, and that to the sum. It takes and gives 0 for what is smaller than the least normal
-//!   number. (Intel's Software Developer's Manual, TDPBF16PS.) The tests compute it so, and get the same bits.
+//!   number. (Intel's Software Developer's Manual, TDPBF16PS.) The tests compute it so.
 //!
 //! The compiler knows the instructions only as text.
 
@@ -317,7 +317,7 @@ mod emulator;
 mod tests {
     use super::super::bf16::tests::{rounded_to_bf16, without_subnormal};
     use super::super::gemm::{Epilogue, Mat, MatMut, gemm_with};
-    use super::super::microkernel::tests::{Kernel, assert_every_edge_shape, assert_large_shapes};
+    use super::super::microkernel::tests::{Kernel, assert_every_edge_shape, assert_large_shapes, assert_shapes};
     use super::*;
     #[cfg(target_os = "linux")]
     use crate::kernels::simd::has_avx512_bf16;
@@ -360,7 +360,23 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "instructions")]
     fn every_edge_shape_equals_the_definition_bit_for_bit() {
-        kernel().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, dot));
+        let Some((name, kernel)) = kernel() else { return };
+        assert_every_edge_shape(name, kernel, dot);
+        // Around one and two tiles of every side.
+        let around = |side: usize| [side - 1, side, side + 1, 2 * side - 1, 2 * side + 1];
+        let shapes = around(BLOCK).into_iter().flat_map(|m| around(2 * SIDE).map(|k| [m, k, m % 7 * 8 + 1]));
+        assert_shapes(name, kernel, dot, &shapes.collect::<Vec<_>>());
+    }
+
+    /// By the manual: 2²⁴ is the sum of even k, 1 + 1 that of odd k. One after the other, 2²⁴ would swallow each 1.
+    #[test]
+    #[cfg_attr(miri, ignore = "instructions")]
+    fn even_and_odd_k_are_summed_apart() {
+        let Some((_, kernel)) = kernel() else { return };
+        let (a, b, mut c) = ([16_777_216.0f32, 1.0, 0.0, 1.0], [1.0f32; 4], [0.0]);
+        let (a, b) = (Mat::new(&a, 4, false), Mat::new(&b, 1, false));
+        gemm_with(kernel, [1, 4, 1], 1.0, a, b, Epilogue::NOTHING, MatMut::new(&mut c, 1));
+        assert_eq!(c, [16_777_218.0]);
     }
 
     #[test]
