@@ -287,12 +287,17 @@ pub(super) unsafe fn copy_panel<R: Operand<K>, const K: usize>(
     // SAFETY: rows stay below `depth` and columns below `columns`, by masks or by `last`.
     unsafe {
         if column == 1 {
-            for l in 0..steps {
-                let two = K == 2 && 2 * l + 1 < depth;
-                for j in (0..columns).step_by(R::LANES) {
-                    let (from, mask) = (from.add(l * K * row + j), R::first(columns - j));
-                    let next = if two { R::load(from.add(row), mask) } else { R::splat(0.0) };
-                    R::load(from, mask).operand(next).store(to.add(l * width + j), R::first(R::LANES));
+            // The last step of an odd depth by itself: the others need not ask.
+            for j in (0..columns).step_by(R::LANES) {
+                let mask = R::first(columns - j);
+                let (mut from, mut to) = (from.add(j), to.add(j));
+                for _ in 0..depth / K {
+                    let next = if K == 2 { R::load(from.add(row), mask) } else { R::splat(0.0) };
+                    R::load(from, mask).operand(next).store(to, R::first(R::LANES));
+                    (from, to) = (from.wrapping_add(K * row), to.wrapping_add(width));
+                }
+                if depth % K > 0 {
+                    R::load(from, mask).operand(R::splat(0.0)).store(to, R::first(R::LANES));
                 }
             }
             return;
@@ -552,7 +557,7 @@ pub(super) mod tests {
                         continue; // a seventh of them, of every kind
                     }
                     // Not by the lowest bits of the seed, which follow k.
-                    let mixed = (seed as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 62;
+                    let mixed = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 62;
                     let transposed = [mixed & 1 == 1, mixed & 2 == 2];
                     Case::new([m, k, n], transposed, seed as usize % 3, seed >> 2).assert(name, kernel, dot);
                 }
