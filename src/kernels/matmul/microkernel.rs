@@ -548,7 +548,7 @@ pub(super) mod tests {
     /// that can be added: the same bits as the definition, and what lies between the rows of c stays as it was.
     pub fn assert_every_edge_shape(name: &str, kernel: Kernel, dot: Dot) {
         let (lanes, rows) = if cfg!(miri) { (4, 3) } else { (16, 12) };
-        let mut seed = 0;
+        let mut seed = 0u64;
         for m in (0..=2 * rows + 2).filter(|m| !cfg!(miri) || m % 2 == 0) {
             for n in (0..=4 * lanes + 3).filter(|n| n % (lanes / 4) < 2) {
                 for k in [0, 1, 2, 7, 8, 17] {
