@@ -24,6 +24,7 @@ thread_local! {
 /// As glibc has it.
 #[repr(C)]
 struct SignalAction {
+    // SAFETY: of whoever calls it, which is the system.
     handler: unsafe extern "C" fn(i32, *const u8, *mut Context),
     mask: [u64; 16],
     flags: i32,
@@ -42,6 +43,7 @@ const RIP: usize = 16;
 /// Where the register with this number in an instruction is among [`Context::registers`].
 const REGISTERS: [usize; 16] = [13, 14, 12, 11, 15, 10, 9, 8, 0, 1, 2, 3, 4, 5, 6, 7];
 
+// SAFETY: as the C library of Linux declares them.
 unsafe extern "C" {
     fn sigaction(signal: i32, action: *const SignalAction, before: *mut SignalAction) -> i32;
     fn signal(signal: i32, handler: usize) -> usize;
