@@ -79,60 +79,51 @@ impl Drop for Tiles {
     }
 }
 
-/// sums ← a b, 32 × 32 or, if `two` is false, its upper half: for `steps` times 16 pairs of k.
+/// sums ← a b, 32 × 32, for `steps` times 16 pairs of k.
 ///
 /// # Safety
 /// As of [`Tiles::of_this_thread`], of which there is one; the operands are there, [`A_PITCH`] and [`BLOCK`] lanes a row, and
 /// room for all sums.
 #[inline(always)]
-unsafe fn multiply(two: bool, steps: usize, a: *const f32, b: *const f32, sums: *mut f32) {
-    macro_rules! multiply {
-        ($zero:literal, $product:literal, $store:literal) => {
-            asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                $zero,
-                "2:",
-                "tileloadd tmm4, [{a} + 1*{a_pitch}]",
-                "tileloadd tmm6, [{b} + 1*{b_pitch}]",
-                "tileloadd tmm7, [{b} + 1*{b_pitch} + 64]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                $product,
-                "add {a}, 64",
-                "add {lower}, 64",
-                "add {b}, {b_step}",
-                "dec {steps}",
-                "jnz 2b",
-                "tilestored [{sums} + 1*{b_pitch}], tmm0",
-                "tilestored [{sums} + 1*{b_pitch} + 64], tmm1",
-                $store,
-                a = inout(reg) a => _,
-                lower = inout(reg) a.wrapping_add(SIDE * A_PITCH) => _,
-                a_pitch = in(reg) 4 * A_PITCH,
-                b = inout(reg) b => _,
-                b_pitch = in(reg) 4 * BLOCK,
-                b_step = const 4 * BLOCK * SIDE,
-                lower_sums = in(reg) sums.wrapping_add(SIDE * BLOCK),
-                steps = inout(reg) steps => _,
-                sums = in(reg) sums,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            )
-        };
-    }
+unsafe fn multiply(steps: usize, a: *const f32, b: *const f32, sums: *mut f32) {
     // SAFETY: the caller's promise.
     unsafe {
-        if two {
-            multiply!(
-                "tilezero tmm2\ntilezero tmm3",
-                "tileloadd tmm5, [{lower} + 1*{a_pitch}]\ntdpbf16ps tmm2, tmm5, tmm6\ntdpbf16ps tmm3, tmm5, tmm7",
-                "tilestored [{lower_sums} + 1*{b_pitch}], tmm2\ntilestored [{lower_sums} + 1*{b_pitch} + 64], tmm3"
-            );
-        } else {
-            multiply!("", "", "/* {lower_sums} */");
-        }
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{a} + 1*{a_pitch}]",
+            "tileloadd tmm6, [{b} + 1*{b_pitch}]",
+            "tileloadd tmm7, [{b} + 1*{b_pitch} + 64]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{lower} + 1*{a_pitch}]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a}, 64",
+            "add {lower}, 64",
+            "add {b}, {b_step}",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{sums} + 1*{b_pitch}], tmm0",
+            "tilestored [{sums} + 1*{b_pitch} + 64], tmm1",
+            "tilestored [{lower_sums} + 1*{b_pitch}], tmm2",
+            "tilestored [{lower_sums} + 1*{b_pitch} + 64], tmm3",
+            a = inout(reg) a => _,
+            lower = inout(reg) a.wrapping_add(SIDE * A_PITCH) => _,
+            a_pitch = in(reg) 4 * A_PITCH,
+            b = inout(reg) b => _,
+            b_pitch = in(reg) 4 * BLOCK,
+            b_step = const 4 * BLOCK * SIDE,
+            lower_sums = in(reg) sums.wrapping_add(SIDE * BLOCK),
+            steps = inout(reg) steps => _,
+            sums = in(reg) sums,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
     }
 }
 
@@ -229,7 +220,7 @@ pub(super) unsafe fn product(product: &Product<f32>) {
                 if steps > 0 {
                     // SAFETY: AMX is there; all rows of both panels were written, but for what is beyond the last.
                     unsafe {
-                        multiply(rows > SIDE, steps, a_panel.add(i * A_PITCH), b_panel, sums.0.as_mut_ptr());
+                        multiply(steps, a_panel.add(i * A_PITCH), b_panel, sums.0.as_mut_ptr());
                     }
                 }
                 // SAFETY: these rows and columns of c, and of what is added, are promised.
