@@ -308,7 +308,7 @@ mod emulator;
 mod tests {
     use super::super::bf16::tests::{rounded_to_bf16, without_subnormal};
     use super::super::gemm::{Epilogue, Mat, MatMut, gemm_with};
-    use super::super::microkernel::tests::{Kernel, assert_every_edge_shape, assert_large_shapes, assert_shapes};
+    use super::super::microkernel::tests::{Dot, Kernel, assert_every_edge_shape, assert_large_shapes, assert_shapes};
     use super::*;
     #[cfg(target_os = "linux")]
     use crate::kernels::simd::has_avx512_bf16;
@@ -340,6 +340,8 @@ mod tests {
         without_subnormal(sum + without_subnormal(chains[0] + chains[1]))
     }
 
+    const DOT: Dot = (dot, |_| DEPTH);
+
     /// 32 values of k at a time; those that are missing are 0.
     fn dot(factors: &[[f32; 2]]) -> f32 {
         factors.chunks(2 * SIDE).fold(0.0, |sum, factors| {
@@ -352,11 +354,11 @@ mod tests {
     #[cfg_attr(miri, ignore = "instructions")]
     fn every_edge_shape_equals_the_definition_bit_for_bit() {
         let Some((name, kernel)) = kernel() else { return };
-        assert_every_edge_shape(name, kernel, dot);
+        assert_every_edge_shape(name, kernel, DOT);
         // Around one and two tiles of every side.
         let around = |side: usize| [side - 1, side, side + 1, 2 * side - 1, 2 * side + 1];
         let shapes = around(BLOCK).into_iter().flat_map(|m| around(2 * SIDE).map(|k| [m, k, m % 7 * 8 + 1]));
-        assert_shapes(name, kernel, dot, &shapes.collect::<Vec<_>>());
+        assert_shapes(name, kernel, DOT, &shapes.collect::<Vec<_>>());
     }
 
     /// By the manual: 2²⁴ is the sum of even k, 1 + 1 that of odd k. One after the other, 2²⁴ would swallow each 1.
@@ -373,7 +375,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "instructions")]
     fn large_products_equal_the_definition_bit_for_bit() {
-        kernel().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, dot));
+        kernel().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, DOT));
     }
 
     /// What fills up a tile is multiplied too: it has to be 0, or an infinite number beside it becomes none.

@@ -21,6 +21,10 @@ impl Register for __m512 {
         unsafe { _mm512_set1_ps(x) }
     }
     #[inline(always)]
+    unsafe fn read(from: *const f32) -> Self {
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
     unsafe fn load(from: *const f32, mask: __mmask16) -> Self {
         unsafe { _mm512_maskz_loadu_ps(mask, from) }
     }
@@ -93,6 +97,10 @@ impl Register for __m256 {
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         unsafe { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn read(from: *const f32) -> Self {
+        unsafe { _mm256_loadu_ps(from) }
     }
     #[inline(always)]
     unsafe fn load(from: *const f32, mask: __m256i) -> Self {

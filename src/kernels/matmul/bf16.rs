@@ -120,6 +120,7 @@ impl Operand<2> for __m512 {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::microkernel::depth;
     use super::super::microkernel::tests::{Kernel, assert_every_edge_shape, assert_large_shapes};
     use super::*;
 
@@ -191,12 +192,12 @@ pub(super) mod tests {
 
     #[test]
     fn every_edge_shape_equals_the_definition_bit_for_bit() {
-        kernels().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, in_pairs));
+        kernels().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, (in_pairs, depth::<2>)));
     }
 
     #[test]
     fn large_products_equal_the_definition_bit_for_bit() {
-        kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, in_pairs));
+        kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, (in_pairs, depth::<2>)));
     }
 
     #[test]

@@ -15,13 +15,14 @@
 //! - **bf16** is one more kind of operand, [`super::bf16`], which holds two numbers of 16 bits in a lane. For it a
 //!   is copied too, and both are rounded on the way.
 //! - **What comes next is asked for early:** while the tiles of some columns are computed, a part of the next columns of
-//!   b is prefetched with each, and what the next tile is added to. Weights come from far: a chunk of images reads all of
-//!   them once.
+//!   b is prefetched with each. Weights come from far: a chunk of images reads all of them once. Of c, a tile prefetches
+//!   what it will write: its sums take longer than the line takes to come. Of a transposed a, whose rows are pages apart, so that
+//!   the processor foresees nothing, it prefetches what the next tile will read.
 //! - **What is left over** at the lower edge is spread: 64 rows are not five tiles of 12 and one of 4, but two of 10
 //!   and four of 11. At the right edge a mask hides what is not there.
 //!
-//! Every number of c is one chain of fused multiply-adds in the order of k (for every [`DEPTH`] of them; these are added one
-//! after the other), whatever the tile: AVX-512, AVX2, NEON and the portable twin in the tests give the same bits.
+//! Every number of c is one chain of fused multiply-adds in the order of k (for every [`DEPTH`] of them, half as many if a is
+//! transposed; these are added one after the other), whatever the tile: AVX-512, AVX2, NEON and the portable twin in the tests give the same bits.
 
 #[cfg(target_arch = "aarch64")]
 use std::arch::aarch64::*;
@@ -40,11 +41,13 @@ use crate::kernels::{Device, Precision};
 
 /// Rows of b that are worked through before the next tile: 32 KiB of b at 32 columns, which a level-1 cache holds.
 pub(super) const DEPTH: usize = 256;
-/// Numbers of b that are at hand at once: [`DEPTH`] rows of two of the widest registers.
-const PANEL: usize = DEPTH * 2 * 16;
-/// Rows of a that are copied at a time, if they are: 44 tiles of 12. All rows of a chunk are, mostly, so that b is copied once
-/// for them. The copy, 264 KiB, stays in the level-2 cache; an odd number of cache lines to a step (33) lets the steps fall
-/// on different sets of it.
+/// The columns of b that are at hand: [`DEPTH`] rows of two of the widest registers. It begins with a line of the cache, or
+/// every load of 64 bytes would touch two (3 % of a step on Intel).
+#[repr(align(64))]
+struct Panel([f32; DEPTH * 2 * 16]);
+/// Rows of a that are worked through before the next columns of b: 44 tiles of 12, and of [`DEPTH`] columns of them 528 KiB (a
+/// copy in bf16 264 KiB), which a level-2 cache holds. Mostly they are all rows of a chunk, so that b is copied once. An odd
+/// number of cache lines to a step of the copy (33) lets the steps fall on different sets of the cache.
 pub(super) const A_ROWS: usize = 528;
 /// From this many tiles on, b is copied even if its columns are neighbors: in the copy its rows are too, and do not fall
 /// on each other in the cache, as rows a multiple of some kilobytes apart do.
@@ -104,14 +107,15 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
     // the matrices, and the masks hide the columns beyond the last.
     unsafe {
         let c = product.c.0.add(i * product.c.1);
-        if !first || product.own {
-            each!(r, v, prefetch(c.wrapping_add((M + r) * product.c.1 + columns[v].start)));
-        }
+        each!(r, v, prefetch(c.wrapping_add(r * product.c.1 + columns[v].start)));
+        // Of a transposed a, what the next tile will read of this step's row: its last number is on the line that is new.
+        let ahead = if a_strides.0 == 1 { 2 * M - 1 } else { 0 };
         let mut sums = [[R::splat(0.0); V]; M];
         for _ in 0..steps {
+            prefetch(a.wrapping_add(ahead));
             let mut b_here = [R::splat(0.0); V];
             for v in 0..V {
-                b_here[v] = R::load(b.add(v * R::LANES), columns[v].mask);
+                b_here[v] = R::read(b.add(v * R::LANES));
             }
             for (r, sums) in sums.iter_mut().enumerate() {
                 let a = R::splat(*a.add(r * a_strides.0));
@@ -209,18 +213,17 @@ unsafe fn rows<R: Operand<K>, const K: usize, const V: usize>(
 pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) {
     let [m, k, n] = product.dims;
     let ((a, a_strides), (b, (b_row, b_column))) = (product.a, product.b);
-    let mut panel = std::mem::MaybeUninit::<[f32; PANEL]>::uninit();
+    let mut panel = std::mem::MaybeUninit::<Panel>::uninit();
     let panel = panel.as_mut_ptr().cast::<f32>();
-    let (mut a_panel, blocks) = match K {
-        1 => (None, 1),
-        _ => (Some(Storage::<f32>::unspecified(DEPTH.div_ceil(K) * A_ROWS, Device::Cpu)), m.div_ceil(A_ROWS)),
-    };
+    let mut a_panel = (K > 1).then(|| Storage::<f32>::unspecified(DEPTH.div_ceil(K) * A_ROWS, Device::Cpu));
     // With k = 0 there is one pass of depth 0: it writes what is added.
-    let passes = even_cuts(k, k.div_ceil(DEPTH).max(1));
-    for ((top, bottom), (from, to)) in even_cuts(m, blocks).flat_map(|rows| passes.clone().map(move |k| (rows, k))) {
+    let passes = even_cuts(k, k.div_ceil(depth::<K>(a_strides)).max(1));
+    let most = if K > 1 { A_ROWS } else { A_ROWS * DEPTH / k.clamp(1, DEPTH) };
+    let blocks = even_cuts(m, m.div_ceil(most));
+    for ((top, bottom), (from, to)) in blocks.flat_map(|rows| passes.clone().map(move |k| (rows, k))) {
         let (height, depth, width) = (bottom - top, to - from, 2 * R::LANES);
         let tiles = height.div_ceil(R::ROWS);
-        let copied = K > 1 || b_column != 1 || tiles >= MANY;
+        let many = K > 1 || b_column != 1 || tiles >= MANY;
         // With k = 0 there may be no element there.
         let a = a.wrapping_add(top * a_strides.0 + from * a_strides.1);
         let (a, a_strides) = match &mut a_panel {
@@ -235,7 +238,7 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
         for j in (0..n).step_by(width) {
             let columns = width.min(n - j);
             let here = b.wrapping_add(from * b_row + j * b_column);
-            let (b, b_row) = if copied {
+            let (b, b_row) = if many || columns % R::LANES > 0 {
                 // SAFETY: these rows and columns of b are promised, and the panel has DEPTH rows of `width` ≤ 32.
                 unsafe { copy_panel::<R, K>(here, (b_row, b_column), [depth, columns], (panel, width)) };
                 (panel.cast_const(), width)
@@ -263,6 +266,12 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
     }
 }
 
+/// Values of k that are worked through at a time: half of [`DEPTH`] where a is read by columns, as then each step is on a
+/// line, and a page, of its own, and the level-1 cache holds fewer of them.
+pub(super) fn depth<const K: usize>(a_strides: Strides) -> usize {
+    if K == 1 && a_strides.0 == 1 { DEPTH / 2 } else { DEPTH }
+}
+
 /// 0 … n in this many runs that differ in length by at most one.
 pub(super) fn even_cuts(n: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
     let (length, longer) = (n / parts.max(1), n % parts.max(1));
@@ -271,7 +280,7 @@ pub(super) fn even_cuts(n: usize, parts: usize) -> impl Iterator<Item = (usize, 
 }
 
 /// Copies `depth` rows of `columns` numbers, with these strides, into operands of `width` lanes at `to`, a row for each
-/// step. What it writes beyond `columns` does not matter.
+/// step, in whole registers: what it writes beyond `columns` is some number.
 ///
 /// # Safety
 /// All of these elements can be read, and a row of `width` written for each step; `columns` rounded up to whole registers
@@ -287,18 +296,23 @@ pub(super) unsafe fn copy_panel<R: Operand<K>, const K: usize>(
     // SAFETY: rows stay below `depth` and columns below `columns`, by masks or by `last`.
     unsafe {
         if column == 1 {
+            let whole = columns / R::LANES * R::LANES;
+            for l in 0..depth / K {
+                let (from, to) = (from.add(l * K * row), to.add(l * width));
+                for j in (0..whole).step_by(R::LANES) {
+                    let next = if K == 2 { R::read(from.add(row + j)) } else { R::splat(0.0) };
+                    R::read(from.add(j)).operand(next).store(to.add(j), R::first(R::LANES));
+                }
+                if whole < columns {
+                    let mask = R::first(columns - whole);
+                    let next = if K == 2 { R::load(from.add(row + whole), mask) } else { R::splat(0.0) };
+                    R::load(from.add(whole), mask).operand(next).store(to.add(whole), R::first(R::LANES));
+                }
+            }
             // The last step of an odd depth by itself: the others need not ask.
-            for j in (0..columns).step_by(R::LANES) {
-                let mask = R::first(columns - j);
-                let (mut from, mut to) = (from.add(j), to.add(j));
-                for _ in 0..depth / K {
-                    let next = if K == 2 { R::load(from.add(row), mask) } else { R::splat(0.0) };
-                    R::load(from, mask).operand(next).store(to, R::first(R::LANES));
-                    (from, to) = (from.wrapping_add(K * row), to.wrapping_add(width));
-                }
-                if depth % K > 0 {
-                    R::load(from, mask).operand(R::splat(0.0)).store(to, R::first(R::LANES));
-                }
+            for j in (0..columns).step_by(R::LANES).filter(|_| depth % K > 0) {
+                let last = R::load(from.add((depth - 1) * row + j), R::first(columns - j));
+                last.operand(R::splat(0.0)).store(to.add(depth / K * width + j), R::first(R::LANES));
             }
             return;
         }
@@ -313,8 +327,8 @@ pub(super) unsafe fn copy_panel<R: Operand<K>, const K: usize>(
         }
         for l in done..steps {
             let two = K == 2 && 2 * l + 1 < depth;
-            for j in 0..columns {
-                let from = from.add(l * K * row + j * column);
+            for j in 0..columns.next_multiple_of(R::LANES) {
+                let from = from.add(l * K * row + j.min(columns - 1) * column);
                 *to.add(l * width + j) = R::lane(*from, if two { *from.add(row) } else { 0.0 });
             }
         }
@@ -396,6 +410,10 @@ pub(super) mod tests {
             // SAFETY: the caller's promise for the lanes of the mask.
             std::array::from_fn(|i| if i < mask { unsafe { *from.add(i) } } else { 0.0 })
         }
+        unsafe fn read(from: *const f32) -> Self {
+            // SAFETY: the caller's promise for all lanes.
+            std::array::from_fn(|i| unsafe { *from.add(i) })
+        }
         unsafe fn store(self, to: *mut f32, mask: usize) {
             // SAFETY: the caller's promise for the lanes of the mask.
             (0..mask).for_each(|i| unsafe { *to.add(i) = self[i] });
@@ -422,8 +440,8 @@ pub(super) mod tests {
     }
 
     pub type Kernel = unsafe fn(&Product<f32>) -> bool;
-    /// Σ a b over some values of k, given as pairs (a, b).
-    pub type Dot = fn(&[[f32; 2]]) -> f32;
+    /// Σ a b over some values of k, given as pairs (a, b), and over how many of them at a time.
+    pub type Dot = (fn(&[[f32; 2]]) -> f32, fn(Strides) -> usize);
 
     /// SAFETY: the caller's promise; the twin needs nothing of the processor.
     unsafe fn twin(product: &Product<f32>) -> bool {
@@ -514,13 +532,13 @@ pub(super) mod tests {
         }
 
         /// The definition, in the order in which a tile adds: `dot` between two cuts of k, and then the next.
-        fn naive(&self, dot: Dot) -> Vec<f32> {
+        fn naive(&self, (dot, depth): Dot) -> Vec<f32> {
             let [m, k, n] = self.dims;
             let mut c = self.data[2].clone();
             let at = |x: Mat<'_, f32>, i: usize, j: usize| x.data[i * x.strides.0 + j * x.strides.1];
             for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
                 let c = &mut c[i * (n + self.margin) + j];
-                for (from, to) in even_cuts(k, k.div_ceil(DEPTH).max(1)) {
+                for (from, to) in even_cuts(k, k.div_ceil(depth(self.operand(0).strides)).max(1)) {
                     let factors: Vec<[f32; 2]> =
                         (from..to).map(|l| [at(self.operand(0), i, l), at(self.operand(1), l, j)]).collect();
                     let sum = self.alpha * dot(&factors);
@@ -587,11 +605,11 @@ pub(super) mod tests {
 
     #[test]
     fn every_edge_shape_equals_the_definition_bit_for_bit() {
-        kernels().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, fused));
+        kernels().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, (fused, depth::<1>)));
     }
 
     #[test]
     fn large_products_equal_the_definition_bit_for_bit() {
-        kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, fused));
+        kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, (fused, depth::<1>)));
     }
 }

@@ -22,6 +22,10 @@ impl Register for float32x4_t {
         unsafe { vdupq_n_f32(x) }
     }
     #[inline(always)]
+    unsafe fn read(from: *const f32) -> Self {
+        unsafe { vld1q_f32(from) }
+    }
+    #[inline(always)]
     unsafe fn load(from: *const f32, mask: usize) -> Self {
         unsafe {
             if mask == 4 {

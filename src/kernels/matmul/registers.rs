@@ -16,6 +16,8 @@ pub(super) trait Register: Copy {
     fn first(n: usize) -> Self::Mask;
     /// x in all lanes.
     unsafe fn splat(x: f32) -> Self;
+    /// All lanes from memory.
+    unsafe fn read(from: *const f32) -> Self;
     /// The lanes of the mask from memory, 0 in the others.
     unsafe fn load(from: *const f32, mask: Self::Mask) -> Self;
     /// The lanes of the mask to memory.
