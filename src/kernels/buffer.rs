@@ -1,21 +1,17 @@
-//! Buffers: the elements of tensors, each on a device; and the recycler that keeps the CPU's.
-//!
-//! A training step makes the same thousands of buffers every time. Given back to the system, they cost page
-//! faults and cold caches; so a dropped [`Storage`] of the CPU goes to a free list of its thread, by size class, last in
-//! first out: the next buffer of that size is the one whose memory is still in this core's cache.
+//! Buffers: the elements of tensors, each on a device.
 
 use std::any::Any;
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::sync::Arc;
 #[cfg(feature = "cuda")]
 use std::sync::OnceLock;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Device;
 #[cfg(feature = "cuda")]
 use super::cuda::{self, Gpu, View, ViewMut};
 use super::real::sealed::Stored;
 use super::real::{Bf16, DType, Element, Real};
+use super::recycler::Host;
 
 /// The elements of a tensor. Cheap to clone (shared, read-only).
 #[derive(Clone, Debug)]
@@ -41,9 +37,11 @@ macro_rules! with_storage {
 }
 
 impl Buffer {
-    /// These elements, on the CPU, without a copy.
+    /// These elements, on the CPU; copied, as a vector may begin anywhere in a line of the cache.
     pub fn from_vec<T: Element>(elements: Vec<T>) -> Self {
-        T::wrap(Storage::from_vec(elements))
+        let mut storage = Storage::unspecified(elements.len(), Device::Cpu);
+        storage.as_mut_slice().copy_from_slice(&elements);
+        T::wrap(storage)
     }
 
     /// The element with index i is `f(i)`; on the CPU.
@@ -305,8 +303,7 @@ pub fn live_bytes() -> isize {
 /// Where the elements of a storage are.
 #[derive(Debug)]
 enum Memory<T> {
-    /// At least as many as are wanted; the rest of the size class is unused.
-    Host(Vec<T>),
+    Host(Host<T>),
     #[cfg(feature = "cuda")]
     Gpu(cuda::Memory),
 }
@@ -339,14 +336,11 @@ impl<T: Element> Storage<T> {
     /// On the reference device and in debug builds they are NaN, so that a kernel that forgets one is found out.
     pub fn unspecified(len: usize, device: Device) -> Self {
         match device {
-            Device::Reference => Self::counted(Memory::Host(vec![T::NAN; len]), len, device),
+            Device::Reference => Self::counted(Memory::Host(Host::exactly(vec![T::NAN; len])), len, device),
             Device::Cpu => {
-                let class = size_class(len);
-                let recycled =
-                    T::with_free_list(|list| list.pop(class)).or_else(|| lock(T::shared_free_list()).pop(class));
-                let mut elements = recycled.unwrap_or_else(|| vec![T::default(); class]);
+                let mut elements = Host::recycled(len);
                 if cfg!(debug_assertions) {
-                    elements.fill(T::NAN);
+                    elements.as_mut_slice(len).fill(T::NAN);
                 }
                 Self::counted(Memory::Host(elements), len, device)
             }
@@ -368,7 +362,7 @@ impl<T: Element> Storage<T> {
     {
         let mut storage = Self::unspecified(len, device);
         match &mut storage.elements {
-            Memory::Host(elements) => elements[..len].fill(value),
+            Memory::Host(elements) => elements.as_mut_slice(len).fill(value),
             #[cfg(feature = "cuda")]
             Memory::Gpu(memory) => memory.fill(len, value),
         }
@@ -387,20 +381,16 @@ impl<T: Element> Storage<T> {
         }
     }
 
-    /// These elements, on the CPU, without a copy.
-    fn from_vec(elements: Vec<T>) -> Self {
-        let len = elements.len();
-        Self::counted(Memory::Host(elements), len, Device::Cpu)
-    }
-
     fn copy_to(&self, device: Device) -> Self {
         let mut copy = Self::unspecified(self.len, device);
         match (&self.elements, &mut copy.elements) {
-            (Memory::Host(from), Memory::Host(to)) => to[..self.len].copy_from_slice(&from[..self.len]),
+            (Memory::Host(from), Memory::Host(to)) => {
+                to.as_mut_slice(self.len).copy_from_slice(from.as_slice(self.len));
+            }
             #[cfg(feature = "cuda")]
-            (Memory::Host(from), Memory::Gpu(to)) => to.upload(cuda::bytes(&from[..self.len])),
+            (Memory::Host(from), Memory::Gpu(to)) => to.upload(cuda::bytes(from.as_slice(self.len))),
             #[cfg(feature = "cuda")]
-            (Memory::Gpu(from), Memory::Host(to)) => from.download(cuda::bytes_mut(&mut to[..self.len])),
+            (Memory::Gpu(from), Memory::Host(to)) => from.download(cuda::bytes_mut(to.as_mut_slice(self.len))),
             #[cfg(feature = "cuda")]
             (Memory::Gpu(from), Memory::Gpu(to)) if self.device == device => {
                 to.copy_from(from, self.len * size_of::<T>());
@@ -414,7 +404,7 @@ impl<T: Element> Storage<T> {
     /// The elements, which must be in main memory.
     pub fn as_slice(&self) -> &[T] {
         match &self.elements {
-            Memory::Host(elements) => &elements[..self.len],
+            Memory::Host(elements) => elements.as_slice(self.len),
             #[cfg(feature = "cuda")]
             Memory::Gpu(_) => panic!("elements on {} have no slice", self.device),
         }
@@ -423,7 +413,7 @@ impl<T: Element> Storage<T> {
     /// The elements, to write.
     pub fn as_mut_slice(&mut self) -> &mut [T] {
         match &mut self.elements {
-            Memory::Host(elements) => &mut elements[..self.len],
+            Memory::Host(elements) => elements.as_mut_slice(self.len),
             #[cfg(feature = "cuda")]
             Memory::Gpu(_) => panic!("elements on {} have no slice", self.device),
         }
@@ -439,92 +429,18 @@ impl<T: Element> Clone for Storage<T> {
 impl<T: Element> Drop for Storage<T> {
     fn drop(&mut self) {
         LIVE_BYTES.set(LIVE_BYTES.get() - (self.len * size_of::<T>()) as isize);
-        let elements = std::mem::replace(&mut self.elements, Memory::Host(Vec::new()));
+        let elements = std::mem::replace(&mut self.elements, Memory::Host(Host::exactly(Vec::new())));
         #[cfg_attr(not(feature = "cuda"), expect(irrefutable_let_patterns, reason = "there is no other memory"))]
-        let Memory::Host(mut elements) = elements else { return };
-        // Only whole size classes are kept: a vector that came from outside is of any length.
-        if self.device != Device::Cpu || elements.len() != size_class(elements.len()) {
-            return;
+        let Memory::Host(elements) = elements else { return };
+        if self.device == Device::Cpu {
+            elements.recycle();
         }
-        if !T::with_free_list(|list| list.push(&mut elements, LOCAL_BYTES, LOCAL_OF_A_SIZE)) {
-            // Some other thread is short of what this one has too much of (gradients move between threads).
-            lock(T::shared_free_list()).push(&mut elements, SHARED_BYTES, usize::MAX);
-        }
-    }
-}
-
-/// What one thread keeps for itself: some times what a chunk of the toy model holds.
-const LOCAL_BYTES: usize = 24 << 20;
-/// How many of one size class. A thread that drops what others made would keep ever more of them.
-const LOCAL_OF_A_SIZE: usize = 32;
-/// What is kept for whichever thread needs it.
-const SHARED_BYTES: usize = 256 << 20;
-
-/// The capacity for `len` elements: at most a quarter above, so that lengths that vary a little from step to
-/// step (the number of context tokens) reuse the same memory.
-fn size_class(len: usize) -> usize {
-    let step = (len.next_power_of_two() / 8).max(64);
-    len.div_ceil(step) * step
-}
-
-fn lock<T: Element>(list: &Mutex<FreeList<T>>) -> MutexGuard<'_, FreeList<T>> {
-    // A list is a stack of plain buffers: whole at every moment, so a panic elsewhere cannot have broken it.
-    list.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Free buffers by size class, the last one in first out. A model has a few dozen classes.
-#[derive(Debug)]
-pub struct FreeList<T> {
-    classes: BTreeMap<usize, Vec<Vec<T>>>,
-    bytes: usize,
-}
-
-impl<T> FreeList<T> {
-    /// Nothing kept yet.
-    pub const EMPTY: Self = FreeList { classes: BTreeMap::new(), bytes: 0 };
-
-    fn pop(&mut self, class: usize) -> Option<Vec<T>> {
-        let elements = self.classes.get_mut(&class)?.pop()?;
-        self.bytes -= class * size_of::<T>();
-        Some(elements)
-    }
-
-    /// Takes `elements` and keeps them, unless that would make more than `limit` bytes, or `most` of the size class.
-    fn push(&mut self, elements: &mut Vec<T>, limit: usize, most: usize) -> bool {
-        let bytes = elements.len() * size_of::<T>();
-        let of_its_size = self.classes.entry(elements.len()).or_default();
-        let keeps = bytes > 0 && self.bytes + bytes <= limit && of_its_size.len() < most;
-        if keeps {
-            self.bytes += bytes;
-            of_its_size.push(std::mem::take(elements));
-        }
-        keeps
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_dropped_buffer_is_the_next_one_of_its_size() {
-        let first = Storage::<f32>::unspecified(1000, Device::Cpu);
-        let address = first.as_slice().as_ptr();
-        drop(first);
-        assert_eq!(Storage::<f32>::unspecified(990, Device::Cpu).as_slice().as_ptr(), address);
-    }
-
-    #[test]
-    fn buffers_of_the_reference_are_nan_and_not_recycled() {
-        let len = size_class(1000); // a list keeps what is as long as its class
-        let mut x = Buffer::unspecified(len, DType::F64, Device::Reference);
-        assert!(x.as_slice::<f64>("test").iter().all(|x| x.is_nan()));
-        x.make_mut::<f64>("test").fill(3.0);
-        let copy = x.to_device(Device::Cpu);
-        drop(x);
-        assert!(f64::with_free_list(|list| list.pop(len)).is_none());
-        assert_eq!((copy.device(), copy.as_slice::<f64>("test")[999]), (Device::Cpu, 3.0));
-    }
 
     #[test]
     fn every_buffer_is_counted_until_it_is_dropped() {
@@ -540,15 +456,6 @@ mod tests {
         assert_eq!(live_bytes() - before, 40);
         drop(b);
         assert_eq!(live_bytes(), before);
-    }
-
-    #[test]
-    fn size_classes_hold_what_is_asked_and_little_more() {
-        for len in [0, 1, 63, 64, 65, 1000, 12345, 1 << 20, (1 << 20) + 1] {
-            let class = size_class(len);
-            assert!(class >= len && class <= len + (len / 4).max(64), "{len} -> {class}");
-            assert_eq!(size_class(class), class, "a class is its own class");
-        }
     }
 
     #[test]

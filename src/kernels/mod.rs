@@ -44,6 +44,7 @@ pub mod peak;
 mod precision;
 mod reading;
 mod real;
+mod recycler;
 mod simd;
 mod special;
 mod team;

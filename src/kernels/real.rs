@@ -6,8 +6,9 @@ use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 use std::sync::{Arc, Mutex};
 
-use super::buffer::{Buffer, Elements, FreeList, Storage};
+use super::buffer::{Buffer, Elements, Storage};
 use super::matmul::gemm::{Product, portable};
+use super::recycler::FreeList;
 
 named! {
     /// What a tensor's elements are.

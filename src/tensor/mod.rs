@@ -29,7 +29,7 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// These elements in this shape, without a copy.
+    /// These elements in this shape.
     ///
     /// # Panics
     /// When their number does not fit the shape.

@@ -21,7 +21,7 @@ use std::mem::{MaybeUninit, transmute};
 
 use super::bf16::pair;
 use super::gemm::Product;
-use super::microkernel::{A_ROWS, DEPTH, copy_panel, even_cuts};
+use super::microkernel::{A_ROWS, Aligned, DEPTH, copy_panel, even_cuts};
 use super::registers::{Operand, Register};
 use crate::kernels::Device;
 use crate::kernels::buffer::Storage;
@@ -34,10 +34,6 @@ const BLOCK: usize = 2 * SIDE;
 /// Pairs from one row of the copy of a to the next: a whole number of cache lines, and an odd one, so that rows fall on different
 /// sets of the cache.
 const A_PITCH: usize = DEPTH / 2 + SIDE;
-
-/// On the boundary of a cache line: a row of a tile lies in one.
-#[repr(C, align(64))]
-struct Aligned<T>(T);
 
 /// What `ldtilecfg` reads: eight tiles of 16 rows of 64 bytes.
 #[repr(C, align(64))]
@@ -190,11 +186,10 @@ pub(super) unsafe fn product(product: &Product<f32>) {
     let _tiles = unsafe { Tiles::of_this_thread() };
     let blocks = m.div_ceil(A_ROWS);
     let a_rows = m.div_ceil(blocks.max(1)).next_multiple_of(BLOCK);
-    let mut a_panel = Storage::<f32>::unspecified(a_rows * A_PITCH + SIDE, Device::Cpu);
+    let mut a_panel = Storage::<f32>::unspecified(a_rows * A_PITCH, Device::Cpu);
     let a_panel = a_panel.as_mut_slice().as_mut_ptr();
-    let a_panel = a_panel.wrapping_add(a_panel.align_offset(64));
-    let mut b_panel = MaybeUninit::<Aligned<[f32; DEPTH / 2 * BLOCK]>>::uninit();
-    let b_panel = b_panel.as_mut_ptr().cast::<f32>();
+    let mut b_panel = Aligned(MaybeUninit::<[f32; DEPTH / 2 * BLOCK]>::uninit());
+    let b_panel = b_panel.0.as_mut_ptr().cast::<f32>();
     let mut sums = Aligned([0.0; BLOCK * BLOCK]);
     // With k = 0 there is one pass of depth 0: it writes what is added.
     let passes = even_cuts(k, k.div_ceil(DEPTH).max(1));

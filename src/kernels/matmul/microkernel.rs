@@ -41,10 +41,8 @@ use crate::kernels::{Device, Precision};
 
 /// Rows of b that are worked through before the next tile: 32 KiB of b at 32 columns, which a level-1 cache holds.
 pub(super) const DEPTH: usize = 256;
-/// The columns of b that are at hand: [`DEPTH`] rows of two of the widest registers. It begins with a line of the cache, or
-/// every load of 64 bytes would touch two (3 % of a step on Intel).
-#[repr(align(64))]
-struct Panel([f32; DEPTH * 2 * 16]);
+/// Numbers of b that are at hand at once: [`DEPTH`] rows of two of the widest registers.
+const PANEL: usize = DEPTH * 2 * 16;
 /// Rows of a that are worked through before the next columns of b: 44 tiles of 12, and of [`DEPTH`] columns of them 528 KiB (a
 /// copy in bf16 264 KiB), which a level-2 cache holds. Mostly they are all rows of a chunk, so that b is copied once. An odd
 /// number of cache lines to a step of the copy (33) lets the steps fall on different sets of the cache.
@@ -52,6 +50,10 @@ pub(super) const A_ROWS: usize = 528;
 /// From this many tiles on, b is copied even if its columns are neighbors: in the copy its rows are too, and do not fall
 /// on each other in the cache, as rows a multiple of some kilobytes apart do.
 const MANY: usize = 4;
+
+/// Beginning with a line of the cache: a register, or a row of a tile, loaded from there touches one line, not two.
+#[repr(C, align(64))]
+pub(super) struct Aligned<T>(pub(super) T);
 
 /// What a tile multiplies.
 struct Operands {
@@ -114,8 +116,8 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
         for _ in 0..steps {
             prefetch(a.wrapping_add(ahead));
             let mut b_here = [R::splat(0.0); V];
-            for v in 0..V {
-                b_here[v] = R::read(b.add(v * R::LANES));
+            for (v, b_here) in b_here.iter_mut().enumerate() {
+                *b_here = R::read(b.add(v * R::LANES));
             }
             for (r, sums) in sums.iter_mut().enumerate() {
                 let a = R::splat(*a.add(r * a_strides.0));
@@ -213,8 +215,8 @@ unsafe fn rows<R: Operand<K>, const K: usize, const V: usize>(
 pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) {
     let [m, k, n] = product.dims;
     let ((a, a_strides), (b, (b_row, b_column))) = (product.a, product.b);
-    let mut panel = std::mem::MaybeUninit::<Panel>::uninit();
-    let panel = panel.as_mut_ptr().cast::<f32>();
+    let mut panel = Aligned(std::mem::MaybeUninit::<[f32; PANEL]>::uninit());
+    let panel = panel.0.as_mut_ptr().cast::<f32>();
     let mut a_panel = (K > 1).then(|| Storage::<f32>::unspecified(DEPTH.div_ceil(K) * A_ROWS, Device::Cpu));
     // With k = 0 there is one pass of depth 0: it writes what is added.
     let passes = even_cuts(k, k.div_ceil(depth::<K>(a_strides)).max(1));
