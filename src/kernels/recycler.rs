@@ -20,16 +20,20 @@ pub struct Host<T> {
 
 impl<T: Element> Host<T> {
     /// A size class that begins with a line of the cache: else each load and store of a wide register would touch two. Large
-    /// allocations all begin at the same place of a page; these are spread over it, as what lies a multiple of a page apart is
-    /// on the same set of the cache, and a load from there is taken for one of what was just stored.
+    /// allocations all begin at the same place of a page; those of 64 KiB and more are spread over it (and a page is little beside
+    /// them), as what lies a multiple of a page apart is on the same set of the cache, and a load from there may be taken for one
+    /// of what was just stored.
     fn of_class(class: usize) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         const LINE: usize = 64;
-        const PAGE: usize = 4096;
-        let (line, places) = (LINE / size_of::<T>(), if class * size_of::<T>() < 16 * PAGE { 1 } else { PAGE / LINE });
+        const PLACES: usize = 4096 / LINE;
+        if class == 0 {
+            return Self::exactly(Vec::new());
+        }
+        let (line, is_large) = (LINE / size_of::<T>(), class * size_of::<T>() >= 1 << 16);
         // By the golden section: far from where the last ones begin.
-        let place = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(39) % places;
-        let all = vec![T::default(); class + places * line];
+        let place = if is_large { NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(39) % PLACES } else { 0 };
+        let all = vec![T::default(); class + line * if is_large { PLACES } else { 1 }];
         let start = all.as_ptr().align_offset(LINE).min(line) + place * line;
         Host { all, start, class }
     }
@@ -97,13 +101,13 @@ impl<T: Element> FreeList<T> {
 
     fn pop(&mut self, class: usize) -> Option<Host<T>> {
         let elements = self.classes.get_mut(&class)?.pop()?;
-        self.bytes -= class * size_of::<T>();
+        self.bytes -= elements.all.len() * size_of::<T>();
         Some(elements)
     }
 
     /// Takes `elements` and keeps them, unless that would make more than `limit` bytes, or `most` of the size class.
     fn push(&mut self, elements: &mut Host<T>, limit: usize, most: usize) -> bool {
-        let bytes = elements.class * size_of::<T>();
+        let bytes = elements.all.len() * size_of::<T>();
         let of_its_size = self.classes.entry(elements.class).or_default();
         let keeps = bytes > 0 && self.bytes + bytes <= limit && of_its_size.len() < most;
         if keeps {
@@ -118,7 +122,7 @@ impl<T: Element> FreeList<T> {
 mod tests {
     use super::super::buffer::Storage;
     use super::super::real::sealed::Stored;
-    use super::super::{Buffer, DType, Device};
+    use super::super::{Bf16, Buffer, DType, Device, Real};
     use super::*;
 
     #[test]
@@ -140,7 +144,7 @@ mod tests {
 
     #[test]
     fn buffers_of_the_reference_are_nan_and_not_recycled() {
-        let len = size_class(1000); // a list keeps what is as long as its class
+        let len = size_class(1000);
         let mut x = Buffer::unspecified(len, DType::F64, Device::Reference);
         assert!(x.as_slice::<f64>("test").iter().all(|x| x.is_nan()));
         x.make_mut::<f64>("test").fill(3.0);
@@ -152,17 +156,38 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "addresses")]
-    fn buffers_begin_with_a_line_of_the_cache_and_large_ones_spread_over_a_page() {
-        let buffers = [1, 100, 5000, 1 << 16, 1 << 18, 1 << 18, 1 << 18, 1 << 18].map(|len| {
-            let made = Buffer::from_vec(vec![1.0f32; len]);
-            let full = Buffer::full(len, 1.0, DType::F32, Device::Cpu);
-            let mut copied = made.clone();
-            copied.make_mut::<f32>("test")[0] = 2.0;
-            [made, full, copied]
-        });
-        let addresses = buffers.as_flattened().iter().map(|x| x.as_slice::<f32>("test").as_ptr().addr());
-        assert!(addresses.clone().all(|address| address.is_multiple_of(64)));
-        let of_large: std::collections::BTreeSet<usize> = addresses.skip(3 * 3).map(|address| address % 4096).collect();
-        assert!(of_large.len() > 10, "{of_large:?}");
+    fn buffers_begin_with_a_line_of_the_cache() {
+        fn assert<T: Real>() {
+            for len in [1, 100, 5000, 1 << 18] {
+                let made = Buffer::from_vec(vec![T::ONE; len]);
+                let full = Buffer::full(len, 1.0, T::DTYPE, Device::Cpu);
+                let mut copied = made.clone();
+                copied.make_mut::<T>("test")[0] = T::ZERO;
+                for x in [made, full, copied] {
+                    assert!(x.as_slice::<T>("test").as_ptr().addr().is_multiple_of(64), "{len} of {}", T::DTYPE);
+                }
+            }
+        }
+        assert::<f32>();
+        assert::<f64>();
+    }
+
+    /// Whatever the allocator does with them: by the line that each is moved down by.
+    #[test]
+    fn large_buffers_begin_spread_over_a_page_and_small_ones_cost_a_line() {
+        fn assert<T: Element>() {
+            let line = 64 / size_of::<T>();
+            let large: Vec<Host<T>> = (0..16).map(|_| Host::of_class((1 << 16) / size_of::<T>())).collect();
+            let places: std::collections::BTreeSet<usize> = large.iter().map(|host| host.start / line).collect();
+            assert!(places.len() > 8, "{places:?}");
+            assert!(large.iter().all(|host| host.all.len() - host.class == 64 * line));
+            let small = Host::<T>::of_class((1 << 16) / size_of::<T>() - 64);
+            assert_eq!(small.all.len() - small.class, line);
+            assert!(large.iter().chain([&small]).all(|host| host.start + host.class <= host.all.len()));
+        }
+        assert::<f32>();
+        assert::<f64>();
+        assert::<Bf16>();
+        assert!(Host::<f32>::of_class(0).all.is_empty());
     }
 }

@@ -180,8 +180,10 @@ pub fn to_dtype(x: &Buffer, dtype: DType) -> Buffer {
         return to_dtype(&to_dtype(x, DType::F32), dtype);
     }
     if x.device().is_host() && x.dtype() == DType::Bf16 {
-        let wide: Vec<f32> = x.as_slice::<Bf16>("to_dtype").iter().map(|x| x.to_f32()).collect();
-        return Buffer::from_vec(wide).to_device(x.device());
+        let mut wide = Buffer::unspecified(x.len(), DType::F32, x.device());
+        let both = wide.make_mut::<f32>("to_dtype").iter_mut().zip(x.as_slice::<Bf16>("to_dtype"));
+        both.for_each(|(wide, x)| *wide = x.to_f32());
+        return wide;
     }
     let mut y = Buffer::unspecified(x.len(), dtype, x.device());
     let x = Stored(x);

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::registers::{Operand, Register};
 
 // SAFETY, for both: each function asks of its caller what its intrinsic asks, the processor's feature and (load,
-// store) that the lanes of the mask are inside one allocation; `transpose` that what it reads and writes is. No alignment
+// store) that the lanes of the mask, or (read) all, are inside one allocation; `transpose` that what it reads and writes is. No alignment
 // is needed.
 impl Register for __m512 {
     const LANES: usize = 16;

@@ -120,9 +120,10 @@ impl Operand<2> for __m512 {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::microkernel::depth;
-    use super::super::microkernel::tests::{Kernel, assert_every_edge_shape, assert_large_shapes};
+    use super::super::microkernel::copy_panel;
+    use super::super::microkernel::tests::{Kernel, assert_copies, assert_every_edge_shape, assert_large_shapes};
     use super::*;
+    use crate::kernels::real::Strides;
 
     // SAFETY: as the twin of registers of f32, four pairs in plain memory.
     impl Operand<2> for [f32; 4] {
@@ -192,12 +193,25 @@ pub(super) mod tests {
 
     #[test]
     fn every_edge_shape_equals_the_definition_bit_for_bit() {
-        kernels().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, (in_pairs, depth::<2>)));
+        kernels().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, (in_pairs, |_| 256)));
+    }
+
+    #[test]
+    fn copies_fill_whole_registers() {
+        assert_copies::<[f32; 4], 2>(copy_panel::<[f32; 4], 2>);
+        if has_avx512_bf16() {
+            #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
+            unsafe fn copy(from: *const f32, strides: Strides, dims: [usize; 2], to: (*mut f32, usize)) {
+                // SAFETY: the caller's promise.
+                unsafe { copy_panel::<__m512, 2>(from, strides, dims, to) }
+            }
+            assert_copies::<__m512, 2>(copy);
+        }
     }
 
     #[test]
     fn large_products_equal_the_definition_bit_for_bit() {
-        kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, (in_pairs, depth::<2>)));
+        kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, (in_pairs, |_| 256)));
     }
 
     #[test]

@@ -5,12 +5,12 @@
 //!
 //! - **The tile.** 12 × 32 numbers of c stay in 24 of the 32 registers of AVX-512 while k runs. For each k, two
 //!   registers are loaded with 32 neighboring numbers of a row of b, and each of 12 numbers of a column of a is
-//!   spread over a register and multiplied in: 14 loads for 24 multiply-adds, where the processor can do one load for
-//!   each multiply-add. 24 independent sums also hide the latency of 4 cycles on two units. AVX2 has 16 registers of
+//!   spread over a register and multiplied in: 14 loads (and a prefetch) for 24 multiply-adds, where the processor can do one
+//!   load for each multiply-add. 24 independent sums also hide the latency of 4 cycles on two units. AVX2 has 16 registers of
 //!   half the width: 6 × 16; NEON has 32 of a quarter: 12 × 8.
 //! - **a is read where it lies,** one number at a time, by any two strides: a transpose costs nothing.
-//! - **b is read where it lies** by a few tiles if its columns are neighbors. If it is transposed (x Wᵀ, Q Kᵀ), or read
-//!   by [`MANY`], the 32 columns at hand are copied to the stack, [`DEPTH`] rows at a time; all tiles of these columns
+//! - **b is read where it lies** by a few tiles if its columns are neighbors and fill registers. If they are not, as it is transposed
+//!   (x Wᵀ, Q Kᵀ), or do not, or are read by [`MANY`] tiles, the 32 columns at hand are copied to the stack, [`DEPTH`] rows at a time; all tiles of these columns
 //!   read the copy.
 //! - **bf16** is one more kind of operand, [`super::bf16`], which holds two numbers of 16 bits in a lane. For it a
 //!   is copied too, and both are rounded on the way.
@@ -21,7 +21,7 @@
 //! - **What is left over** at the lower edge is spread: 64 rows are not five tiles of 12 and one of 4, but two of 10
 //!   and four of 11. At the right edge a mask hides what is not there.
 //!
-//! Every number of c is one chain of fused multiply-adds in the order of k (for every [`DEPTH`] of them, half as many if a is
+//! Every number of c is one chain of fused multiply-adds in the order of k (for at most [`DEPTH`] of them, half as many if a is
 //! transposed; these are added one after the other), whatever the tile: AVX-512, AVX2, NEON and the portable twin in the tests give the same bits.
 
 #[cfg(target_arch = "aarch64")]
@@ -44,8 +44,9 @@ pub(super) const DEPTH: usize = 256;
 /// Numbers of b that are at hand at once: [`DEPTH`] rows of two of the widest registers.
 const PANEL: usize = DEPTH * 2 * 16;
 /// Rows of a that are worked through before the next columns of b: 44 tiles of 12, and of [`DEPTH`] columns of them 528 KiB (a
-/// copy in bf16 264 KiB), which a level-2 cache holds. Mostly they are all rows of a chunk, so that b is copied once. An odd
-/// number of cache lines to a step of the copy (33) lets the steps fall on different sets of the cache.
+/// copy in bf16 264 KiB), which a level-2 cache holds. In f32 more where there are fewer columns. Mostly they are all rows of a
+/// chunk, so that b is copied once. An odd number of cache lines to a step of the copy (33) lets the steps fall on different sets
+/// of the cache.
 pub(super) const A_ROWS: usize = 528;
 /// From this many tiles on, b is copied even if its columns are neighbors: in the copy its rows are too, and do not fall
 /// on each other in the cache, as rows a multiple of some kilobytes apart do.
@@ -61,7 +62,7 @@ struct Operands {
     a: *const f32,
     /// Lanes to the next row and to the next step.
     a_strides: Strides,
-    /// Its first columns of b.
+    /// Its first columns of b, whole registers of them.
     b: *const f32,
     /// Lanes to the next step.
     b_row: usize,
@@ -81,8 +82,8 @@ struct Columns<R: Register> {
 /// One tile: `M` rows, `V` registers wide, of c ← α a b + what `product` adds, for the values of k in `operands`.
 ///
 /// # Safety
-/// As [`Product`] promises for rows `i` to `i + M` and columns from `j` on; the operands are there for all of them. The
-/// processor has what `R` needs.
+/// As [`Product`] promises for rows `i` to `i + M` and columns from `j` on; the operands are there for all of them, of b for `V`
+/// whole registers. The processor has what `R` needs.
 #[inline(always)]
 unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
     product: &Product<f32>,
@@ -106,11 +107,12 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
     }
     let Operands { mut a, a_strides, mut b, b_row, steps, first } = *operands;
     // SAFETY: the caller's promise; every address is of an element (r, l) of a, (l, v) of b or (i + r, j + v) of c inside
-    // the matrices, and the masks hide the columns beyond the last.
+    // the matrices, and of c the masks hide the columns beyond the last.
     unsafe {
         let c = product.c.0.add(i * product.c.1);
         each!(r, v, prefetch(c.wrapping_add(r * product.c.1 + columns[v].start)));
-        // Of a transposed a, what the next tile will read of this step's row: its last number is on the line that is new.
+        // Of a transposed a, what the next tile will read of this step's row: its last number is on the line that is new. (Of
+        // another a, what is read now: that costs nothing, and nothing else was of use.)
         let ahead = if a_strides.0 == 1 { 2 * M - 1 } else { 0 };
         let mut sums = [[R::splat(0.0); V]; M];
         for _ in 0..steps {
@@ -255,7 +257,8 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
                 }
                 let a = a.wrapping_add(i * a_strides.0);
                 let operands = Operands { a, a_strides, b, b_row, steps: depth.div_ceil(K), first: from == 0 };
-                // SAFETY: the operands are those of these rows and columns, inside a and b or their copies.
+                // SAFETY: the operands are those of these rows and columns, inside a and b or their copies; what is not a whole
+                // register of b's columns is copied, to one.
                 unsafe {
                     if columns > R::LANES {
                         rows::<R, K, 2>(end - i, product, (top + i, j), &operands)
@@ -295,7 +298,7 @@ pub(super) unsafe fn copy_panel<R: Operand<K>, const K: usize>(
     (to, width): (*mut f32, usize),
 ) {
     let (steps, mut done) = (depth.div_ceil(K), 0);
-    // SAFETY: rows stay below `depth` and columns below `columns`, by masks or by `last`.
+    // SAFETY: rows stay below `depth` and columns below `columns`, by masks, by `last` or by a least.
     unsafe {
         if column == 1 {
             let whole = columns / R::LANES * R::LANES;
@@ -588,7 +591,8 @@ pub(super) mod tests {
     /// Several cuts of k, several copies of a, rows of b that are far apart.
     pub fn assert_large_shapes(name: &str, kernel: Kernel, dot: Dot) {
         let least = [2, 257, 5];
-        let shapes = [least, [13, 257, 33], [70, 600, 40], [61, 300, 517], [5, 511, 512], [2 * A_ROWS + 5, 19, 33]];
+        let tall = [[2 * A_ROWS + 5, 19, 33], [A_ROWS + 13, 300, 33]];
+        let shapes = [least, [13, 257, 33], [70, 600, 40], [61, 300, 517], [5, 511, 512], tall[0], tall[1]];
         assert_shapes(name, kernel, dot, if cfg!(miri) { &shapes[..1] } else { &shapes[..] });
     }
 
@@ -605,13 +609,64 @@ pub(super) mod tests {
         factors.iter().fold(0.0, |sum, [a, b]| a.mul_add(*b, sum))
     }
 
+    const FUSED: Dot = (fused, |(row, _)| if row == 1 { 128 } else { 256 });
+
     #[test]
     fn every_edge_shape_equals_the_definition_bit_for_bit() {
-        kernels().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, (fused, depth::<1>)));
+        kernels().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, FUSED));
     }
 
     #[test]
     fn large_products_equal_the_definition_bit_for_bit() {
-        kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, (fused, depth::<1>)));
+        kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, FUSED));
+    }
+
+    /// A tile reads whole registers of the copy: every lane of them is written, with the number that belongs there or (beyond
+    /// the last column) with some number of the same row; and nothing beyond.
+    pub fn assert_copies<R: Operand<K>, const K: usize>(
+        copy: unsafe fn(*const f32, Strides, [usize; 2], (*mut f32, usize)),
+    ) {
+        const UNTOUCHED: f32 = -1e30;
+        let width = 2 * R::LANES;
+        for (depth, columns) in (1..=9).flat_map(|depth| (1..=width).map(move |columns| (depth, columns))) {
+            for strides in [(columns, 1), (columns + 3, 1), (1, depth), (1, depth + 2), (2 * columns, 2)] {
+                let at = |l: usize, j: usize| l * strides.0 + j * strides.1;
+                let from: Vec<f32> = (0..=at(depth - 1, columns - 1)).map(|i| i as f32).collect();
+                let steps = depth.div_ceil(K);
+                let mut to = vec![UNTOUCHED; (steps + 1) * width];
+                // SAFETY: `from` ends with the last of these elements, `to` has a row more than there are steps.
+                unsafe { copy(from.as_ptr(), strides, [depth, columns], (to.as_mut_ptr(), width)) };
+                let written = columns.next_multiple_of(R::LANES);
+                for (i, found) in to.iter().enumerate() {
+                    let (step, j) = (i / width, i % width);
+                    let number = |l: usize| if l < depth { from[at(l, j)] } else { 0.0 };
+                    let what = format!("step {step}, column {j} of {depth} × {columns} by {strides:?}");
+                    match (step < steps && j < written, j < columns) {
+                        (false, _) => assert_eq!(*found, UNTOUCHED, "{what}"),
+                        (true, false) => assert_ne!(*found, UNTOUCHED, "{what}"),
+                        (true, true) => {
+                            let expected = R::lane(number(step * K), number(step * K + K - 1));
+                            assert_eq!(found.to_bits(), expected.to_bits(), "{what}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn copies_fill_whole_registers() {
+        assert_copies::<[f32; 4], 1>(copy_panel::<[f32; 4], 1>);
+        #[cfg(target_arch = "aarch64")]
+        assert_copies::<float32x4_t, 1>(copy_panel::<float32x4_t, 1>);
+        #[cfg(target_arch = "x86_64")]
+        if has_avx512() {
+            #[target_feature(enable = "avx512f,avx512vl,avx512dq")]
+            unsafe fn copy(from: *const f32, strides: Strides, dims: [usize; 2], to: (*mut f32, usize)) {
+                // SAFETY: the caller's promise.
+                unsafe { copy_panel::<__m512, 1>(from, strides, dims, to) }
+            }
+            assert_copies::<__m512, 1>(copy);
+        }
     }
 }

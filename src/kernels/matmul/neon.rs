@@ -4,7 +4,7 @@ use std::arch::aarch64::*;
 
 use super::registers::{Operand, Register};
 
-// SAFETY: NEON is part of arm64. `load` and `store` ask that the lanes of the mask are inside one allocation, `transpose` that
+// SAFETY: NEON is part of arm64. `load` and `store` ask that the lanes of the mask, `read` that all, are inside one allocation, `transpose` that
 // what it reads and writes is. No alignment is needed.
 impl Register for float32x4_t {
     const LANES: usize = 4;

@@ -3,7 +3,8 @@
 /// A vector register of f32. All functions compile to an instruction or two, inside a function that has the target feature.
 ///
 /// # Safety
-/// The unsafe ones want a processor that has it; `load` and `store` want the lanes of the mask inside one allocation.
+/// The unsafe ones want a processor that has it; `read` wants all lanes, `load` and `store` those of the mask, inside one
+/// allocation.
 pub(super) trait Register: Copy {
     /// Numbers in it.
     const LANES: usize;
