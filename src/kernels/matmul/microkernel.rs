@@ -242,13 +242,14 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
         for j in (0..n).step_by(width) {
             let columns = width.min(n - j);
             let here = b.wrapping_add(from * b_row + j * b_column);
-            let (b, b_row) = if many || columns % R::LANES > 0 {
+            let (b, b_row, whole) = if many || columns % R::LANES > 0 {
                 // SAFETY: these rows and columns of b are promised, and the panel has DEPTH rows of `width` ≤ 32.
                 unsafe { copy_panel::<R, K>(here, (b_row, b_column), [depth, columns], (panel, width)) };
-                (panel.cast_const(), width)
+                (panel.cast_const(), width, width)
             } else {
-                (here, b_row)
+                (here, b_row, columns)
             };
+            debug_assert!(columns.next_multiple_of(R::LANES) <= whole, "a tile reads whole registers of b");
             for (t, (i, end)) in even_cuts(height, tiles).enumerate() {
                 if j + columns < n {
                     let next = here.wrapping_add(columns * b_column);
