@@ -212,7 +212,7 @@ fn a_profile_is_of_the_run_that_training_would_do() {
     assert_eq!((profile.steps, profile.batch), (4, 10));
     assert!(profile.saved.iter().any(|s| s.name == "gelu_linear" && s.bytes > 0));
     let waited = profile.waited.unwrap_or_default();
-    assert!(waited < profile.thread_time(), "{waited:?} of {:?}", profile.thread_time());
+    assert!(waited <= profile.thread_time(), "{waited:?} of {:?}", profile.thread_time());
     assert!(profile.peak > 1e8 && profile.peak.is_finite(), "{} operations a second", profile.peak);
 }
 

@@ -104,15 +104,19 @@ fn header(method: &str, p: &Profile) -> String {
 fn contention(p: &Profile) -> Option<String> {
     let (waited, busy) = (p.waited?.as_secs_f64(), p.busy());
     let share = 100.0 * waited / p.thread_time().as_secs_f64();
-    let rate = busy.flops as f64 / (busy.time.as_secs_f64() - waited).max(0.0);
-    (share >= 1.0).then(|| {
-        format!(
-            "other programs ran: {share:.0} % of the threads' time went in waiting for a core, and is in every time below;\n\
-             without it a thread would make about {:.1} GFLOP/s while busy, {:.1} % of its peak",
+    let mut says = format!(
+        "other programs ran: {share:.0} % of the threads' time went in waiting for a core, and is in every time below"
+    );
+    let ran = busy.time.as_secs_f64() - waited;
+    if ran > 0.0 {
+        let (rate, of) = (busy.flops as f64 / ran, p.peak_of_a_thread());
+        says += &format!(
+            ";\nwithout it a thread would make about {:.1} GFLOP/s while busy, {:.1} % of its peak",
             rate * 1e-9,
-            100.0 * rate / p.peak_of_a_thread()
-        )
-    })
+            100.0 * rate / of
+        );
+    }
+    (share >= 1.0).then_some(says)
 }
 
 /// Milliseconds a step.

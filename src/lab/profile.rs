@@ -167,7 +167,9 @@ pub fn profile(config: &RunConfig, splits: &Splits, device: Device, warm_up: usi
                 kernels = Gpu::open(ordinal)?.stop_timing();
             }
             totals = running.take().map(meter::Running::stop).unwrap_or_default();
-            waited = waited_for_a_core().zip(waited).map(|(after, before)| after.saturating_sub(before));
+            // Threads that are asked may wait before they answer: that is not of this time any more.
+            let most = wall * rayon::current_num_threads() as u32;
+            waited = waited_for_a_core().zip(waited).map(|(after, before)| after.saturating_sub(before).min(most));
             Ok(ControlFlow::Break(()))
         })?;
         Ok(Profile {
