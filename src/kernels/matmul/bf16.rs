@@ -200,6 +200,7 @@ pub(super) mod tests {
     fn copies_fill_whole_registers() {
         assert_copies::<[f32; 4], 2>(copy_panel::<[f32; 4], 2>);
         if has_avx512_bf16() {
+            // SAFETY: as of `copy_panel`; the processor was just asked.
             #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
             unsafe fn copy(from: *const f32, strides: Strides, dims: [usize; 2], to: (*mut f32, usize)) {
                 // SAFETY: the caller's promise.

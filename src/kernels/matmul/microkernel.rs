@@ -662,6 +662,7 @@ pub(super) mod tests {
         assert_copies::<float32x4_t, 1>(copy_panel::<float32x4_t, 1>);
         #[cfg(target_arch = "x86_64")]
         if has_avx512() {
+            // SAFETY: as of `copy_panel`; the processor was just asked.
             #[target_feature(enable = "avx512f,avx512vl,avx512dq")]
             unsafe fn copy(from: *const f32, strides: Strides, dims: [usize; 2], to: (*mut f32, usize)) {
                 // SAFETY: the caller's promise.
