@@ -16,7 +16,7 @@
 //!   is copied too, and both are rounded on the way.
 //! - **What comes next is asked for early:** while the tiles of some columns are computed, a part of the next columns of
 //!   b is prefetched with each. Weights come from far: a chunk of images reads all of them once. Of c, a tile prefetches
-//!   what it will write: its sums take longer than the line takes to come. Of a transposed a, whose rows are pages apart, so that
+//!   what it will write, to the level-2 cache: its sums take longer than the lines take to come. Of a transposed a, whose rows are pages apart, so that
 //!   the processor foresees nothing, it prefetches what the next tile will read.
 //! - **What is left over** at the lower edge is spread: 64 rows are not five tiles of 12 and one of 4, but two of 10
 //!   and four of 11. At the right edge a mask hides what is not there.
@@ -110,25 +110,40 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
     // the matrices, and of c the masks hide the columns beyond the last.
     unsafe {
         let c = product.c.0.add(i * product.c.1);
-        each!(r, v, prefetch(c.wrapping_add(r * product.c.1 + columns[v].start)));
         // Of a transposed a, what the next tile will read of this step's row: its last number is on the line that is new. (Of
         // another a, what is read now: that costs nothing, and nothing else was of use.)
         let ahead = if a_strides.0 == 1 { 2 * M - 1 } else { 0 };
+        // Row r of a is an odd number of strides further, times 1, 2, 4 or 8: an address of x86 can say that, so that no row costs
+        // an addition. The compiler is not to see it, or it adds stride to stride.
+        let mut odd_strides = [0; 6];
+        for (i, odd_stride) in odd_strides.iter_mut().enumerate() {
+            *odd_stride = std::hint::black_box((2 * i + 1) * a_strides.0 * size_of::<f32>());
+        }
         let mut sums = [[R::splat(0.0); V]; M];
-        for _ in 0..steps {
-            prefetch(a.wrapping_add(ahead));
-            let mut b_here = [R::splat(0.0); V];
-            for (v, b_here) in b_here.iter_mut().enumerate() {
-                *b_here = R::read(b.add(v * R::LANES));
-            }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let a = R::splat(*a.add(r * a_strides.0));
-                for v in 0..V {
-                    sums[v] = sums[v].plus_product(a, b_here[v]);
+        // What will be written is asked for a few rows at a time: the processor can wait for no more than 16 lines or so.
+        for quarter in 0..4 {
+            for r in M * quarter / 4..M * (quarter + 1) / 4 {
+                for columns in &columns {
+                    prefetch_to_second_level(c.wrapping_add(r * product.c.1 + columns.start));
                 }
             }
-            a = a.wrapping_add(a_strides.1);
-            b = b.wrapping_add(b_row);
+            for _ in steps * quarter / 4..steps * (quarter + 1) / 4 {
+                prefetch(a.wrapping_add(ahead));
+                let mut b_here = [R::splat(0.0); V];
+                for (v, b_here) in b_here.iter_mut().enumerate() {
+                    *b_here = R::read(b.add(v * R::LANES));
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let doublings = r.trailing_zeros();
+                    let a = if r == 0 { a } else { a.byte_add(odd_strides[r >> doublings >> 1] << doublings) };
+                    let a = R::splat(*a);
+                    for v in 0..V {
+                        sums[v] = sums[v].plus_product(a, b_here[v]);
+                    }
+                }
+                a = a.wrapping_add(a_strides.1);
+                b = b.wrapping_add(b_row);
+            }
         }
         // What is added, one kind after the other: the sums stay in their registers.
         let row = product.c.1;
@@ -169,7 +184,7 @@ fn prefetch_part(
     }
 }
 
-/// Asks for the line of the cache around `x`, which will be wanted soon.
+/// Asks for the line of the cache around `x`, which will be read soon.
 #[inline(always)]
 fn prefetch(x: *const f32) {
     // SAFETY: a hint; the address is not read.
@@ -181,6 +196,22 @@ fn prefetch(x: *const f32) {
     #[cfg(target_arch = "aarch64")]
     unsafe {
         std::arch::asm!("prfm pldl1keep, [{}]", in(reg) x, options(nostack, preserves_flags, readonly));
+    }
+}
+
+/// Asks for the line around `x` to come as near as the level-2 cache: near enough to be written, which nothing waits for, and
+/// leaves the first level to what is read.
+#[inline(always)]
+fn prefetch_to_second_level(x: *const f32) {
+    // SAFETY: a hint; the address is not read.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T1>(x.cast());
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("prfm pstl2keep, [{}]", in(reg) x, options(nostack, preserves_flags, readonly));
     }
 }
 
