@@ -58,7 +58,7 @@ pub use device::Device;
 pub use precision::{Precision, Scope};
 pub use reading::Reading;
 pub use real::{Bf16, DType, Element, Real};
-pub use team::Team;
+pub use team::{Team, Teams};
 
 /// What `work` gives, unless a device has no memory for it; then an error that says so, and all that was allocated meanwhile is free
 /// again. (Doors do not return errors: tensors are in every expression.)

@@ -6,13 +6,14 @@ use super::elementwise::{self, Binary, Unary, Walk};
 use super::loss::Regression;
 use super::optim::{self, AdamWStep, AdamWUpdate, EmaStep};
 use super::reduce::{self, Finite};
+use super::team::in_a_team;
 use super::testing::{devices, numbers};
-use super::{Buffer, DType, Device, IndexBuffer, Team, attention, layer_norm, loss, matmul, softmax, tokens};
+use super::{Buffer, DType, Device, IndexBuffer, attention, layer_norm, loss, matmul, softmax, tokens};
 
 /// Calls `door` with random buffers of these lengths, −1 to 1, on both devices, and compares all that it gives: the largest
 /// difference over the largest number must stay below the tolerance, of f32 and of f64. 0 asks for the same numbers.
 #[track_caller]
-fn agree(name: &str, tolerance: [f64; 2], lengths: &[usize], door: impl Fn(Vec<Buffer>) -> Vec<Buffer>) {
+fn agree(name: &str, tolerance: [f64; 2], lengths: &[usize], door: impl Fn(Vec<Buffer>) -> Vec<Buffer> + Sync) {
     for (dtype, tolerance) in [DType::F32, DType::F64].into_iter().zip(tolerance) {
         let inputs = lengths.iter().enumerate().map(|(i, &len)| Buffer::from_vec(numbers(len, i as u64 + 1)));
         let inputs: Vec<Buffer> = inputs.map(|x| elementwise::to_dtype(&x, dtype)).collect();
@@ -25,9 +26,9 @@ fn agree(name: &str, tolerance: [f64; 2], lengths: &[usize], door: impl Fn(Vec<B
         for device in devices() {
             let found = on(device);
             if device == Device::Cpu {
-                let _team = Team::of(3);
                 let bits = |x: &[Vec<f64>]| x.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
-                assert!(bits(&on(device)) == bits(&found), "{name}: other bits in a team, in {dtype}");
+                let in_a_team = in_a_team(3, || on(device));
+                assert!(bits(&in_a_team) == bits(&found), "{name}: other bits in a team, in {dtype}");
             }
             for (which, (fast, exact)) in found.iter().zip(&reference).enumerate() {
                 assert_eq!(fast.len(), exact.len(), "{name}: result {which}");

@@ -15,7 +15,7 @@
 //! of the target encoder's moving average is left out there.)
 //!
 //! **Parallel over chunks of images, sequential inside.** A chunk runs from patches to gradients on one thread and one
-//! tape, with activations that fit its core's cache. (With fewer chunks than threads, each has a [`Team`] of them.)
+//! tape, with activations that fit its core's cache. (With fewer chunks than threads, they are shared out by [`Teams`].)
 //! **Same bits, however many threads:** chunks are cut by the batch alone, the noise of an image comes from a stream of its
 //! own, whatever chunk it is in, and gradients are summed in a fixed order: in a row within a lane, lanes along a binary tree.
 
@@ -28,7 +28,7 @@ use super::lanes::{Lanes, halves};
 use super::non_finite::{NonFiniteSource, first_non_finite};
 use crate::autograd::Tape;
 use crate::kernels::meter::{self, Phase};
-use crate::kernels::{Precision, Team, within_memory};
+use crate::kernels::{Precision, Teams, within_memory};
 use crate::methods::{Chunk, Draws, Method, ModelConfig, ModelParams, Numbers, Recording, View};
 use crate::nn::{AdamW, Ema, count_non_finite, count_non_finite_beside};
 use crate::paper::{NoiseOn, sample_noise};
@@ -367,7 +367,7 @@ impl Trainer {
     pub fn gradients(&self, batch: &Batch) -> Result<LossAndGradients> {
         assert!(batch.part.is_none(), "gradients: of a part of a batch, in one process");
         let lanes = self.lanes(batch.len());
-        self.params.device().in_one_graph(|| self.sum(batch, &lanes, 0..lanes.count()))
+        self.params.device().in_one_graph(|| self.sum(batch, &lanes, 0..lanes.count(), &Teams::of(lanes.count())))
     }
 
     /// The tree along which a batch of so many images is summed.
@@ -380,18 +380,19 @@ impl Trainer {
     }
 
     /// The sum over a branch of the tree: the chunks of a lane one after the other, each adding to what the last one found; the
-    /// halves of a larger branch at once. Where there are more threads than lanes, they help each other within a chunk.
-    pub(super) fn sum(&self, batch: &Batch, lanes: &Lanes, branch: Range<usize>) -> Result<LossAndGradients> {
+    /// halves of a larger branch at once. Threads that find no lane to begin help with those under way.
+    fn sum(&self, batch: &Batch, lanes: &Lanes, branch: Range<usize>, teams: &Teams) -> Result<LossAndGradients> {
         if branch.len() == 1 {
-            let _team = Team::of(rayon::current_num_threads().div_ceil(lanes.count()));
+            let _team = teams.begin();
             let mut chunks = lanes.chunks(branch.start);
             let sum = chunks.try_fold(None, |sum, chunk| self.add_chunk(batch, chunk, sum, None).map(Some))?;
             return Ok(sum.expect("at least one chunk"));
         }
         let (left, right) = halves(&branch);
-        let (left, right) = rayon::join(|| self.sum(batch, lanes, left), || self.sum(batch, lanes, right));
+        let half = |half| self.sum(batch, lanes, half, teams);
+        let (left, right) = rayon::join(|| half(left), || half(right));
         let (mut left, right) = (left?, right?);
-        let _phase = meter::phase(Phase::GradientSum);
+        let _there = (meter::phase(Phase::GradientSum), teams.help());
         left.loss.add_assign(&right.loss);
         left.gradients.iter_mut().zip(&right.gradients).for_each(|(sum, g)| sum.add_assign(g));
         assert_eq!(left.means.len(), right.means.len(), "a method has as many means in every chunk");

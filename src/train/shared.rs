@@ -28,7 +28,7 @@ use super::algorithm_1::{Batch, LossAndGradients, StepOutcome, StepParams, Train
 use super::lanes::Lanes;
 use super::non_finite::first_non_finite;
 use super::pretrain::no_panic;
-use crate::kernels::Team;
+use crate::kernels::Teams;
 use crate::kernels::meter::{self, Phase};
 use crate::methods::{ModelParams, Update};
 use crate::nn::{AdamW, Params, Role, count_non_finite, update_ema};
@@ -271,9 +271,9 @@ impl Trainer {
     /// The loss and the means of each of this process's lanes; gradients climb as they are done.
     fn own_lanes(&self, batch: &Batch, shared: &Shared, climbing: &Climbing) -> Result<Vec<LossAndGradients>> {
         let own: Vec<usize> = shared.pieces[self.world.rank()].iter().cloned().flatten().collect();
-        let here = meter::here();
+        let (here, teams) = (meter::here(), Teams::of(own.len()));
         let lane = |&lane: &usize| {
-            let _there = (here.enter(), Team::of(rayon::current_num_threads().div_ceil(own.len())));
+            let _there = (here.enter(), teams.begin());
             let mut chunks: Vec<_> = shared.lanes.chunks(lane).collect();
             let last = chunks.pop().expect("at least one chunk");
             let sum =

@@ -54,7 +54,7 @@ vectorized! {
         });
     }
 
-    pub(in crate::kernels) fn accumulate<T>(x: &[T], y: &mut [T]) {
+    pub(in crate::kernels) fn accumulate_part<T>(x: &[T], y: &mut [T]) {
         for (y, &x) in y.iter_mut().zip(x) {
             *y += x;
         }
@@ -76,6 +76,10 @@ pub(super) fn unary_backward<T: Real>(f: Unary, saved: &[T], dy: &[T], dx: &mut 
     share_rows(saved.len(), saved.len() * OF_AN_ELEMENT, (dx, &mut [(); 0]), |some, dx, _| {
         unary_backward_part(f, &saved[some.clone()], &dy[some], dx);
     });
+}
+
+pub(super) fn accumulate<T: Real>(x: &[T], y: &mut [T]) {
+    share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |some, y, _| accumulate_part(&x[some], y));
 }
 
 /// y ← f(x) and d ← f′(x) d at once.

@@ -1,6 +1,6 @@
 use super::Gather;
 use crate::kernels::Real;
-use crate::kernels::elementwise::cpu::accumulate;
+use crate::kernels::elementwise::cpu::accumulate_part;
 pub(super) use crate::kernels::elementwise::cpu::copy;
 
 pub(super) fn gather<T: Real>(g: Gather, x: &[T], indices: &[u32], y: &mut [T]) {
@@ -12,7 +12,7 @@ pub(super) fn gather<T: Real>(g: Gather, x: &[T], indices: &[u32], y: &mut [T]) 
 pub(super) fn scatter_add<T: Real>(g: Gather, dy: &[T], indices: &[u32], dx: &mut [T]) {
     dx.fill(T::ZERO);
     for_each_token(g, indices, |at, token| {
-        accumulate(&dy[at * g.dim..(at + 1) * g.dim], &mut dx[token * g.dim..(token + 1) * g.dim]);
+        accumulate_part(&dy[at * g.dim..(at + 1) * g.dim], &mut dx[token * g.dim..(token + 1) * g.dim]);
     });
 }
 
