@@ -173,13 +173,13 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
 #[inline(always)]
 fn prefetch_part(
     (from, (row, column)): (*const f32, (usize, usize)),
-    (depth, columns): (usize, usize),
+    [depth, columns]: [usize; 2],
     (part, parts): (usize, usize),
 ) {
     let (runs, length, gap) = if column == 1 { (depth, columns, row) } else { (columns, depth, column) };
     for i in runs * part / parts..runs * (part + 1) / parts {
         for at in (0..length).step_by(16) {
-            prefetch(from.wrapping_add(i * gap + at));
+            prefetch_to_second_level(from.wrapping_add(i * gap + at));
         }
     }
 }
@@ -251,12 +251,25 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
     let mut panel = Aligned(std::mem::MaybeUninit::<[f32; PANEL]>::uninit());
     let panel = panel.0.as_mut_ptr().cast::<f32>();
     let mut a_panel = (K > 1).then(|| Storage::<f32>::unspecified(DEPTH.div_ceil(K) * A_ROWS, Device::Cpu));
+    let width = 2 * R::LANES;
     // With k = 0 there is one pass of depth 0: it writes what is added.
-    let passes = even_cuts(k, k.div_ceil(depth::<K>(a_strides)).max(1));
-    let most = if K > 1 { A_ROWS } else { A_ROWS * DEPTH / k.clamp(1, DEPTH) };
-    let blocks = even_cuts(m, m.div_ceil(most));
-    for ((top, bottom), (from, to)) in blocks.flat_map(|rows| passes.clone().map(move |k| (rows, k))) {
-        let (height, depth, width) = (bottom - top, to - from, 2 * R::LANES);
+    let (panels, passes) = (n.div_ceil(width), k.div_ceil(depth::<K>(a_strides)).max(1));
+    // A pass for all columns reads the rows of a block, of which the level-2 cache holds DEPTH columns of a, once; all passes for some
+    // columns write these once, and as it then has to hold all columns of a, blocks have fewer rows and b is read more often.
+    let rows_within = |columns: usize| (A_ROWS * DEPTH / columns.max(1)).max(R::ROWS);
+    let (by_passes, by_columns) = match K {
+        1 => (m.div_ceil(rows_within(k.min(DEPTH))), m.div_ceil(rows_within(k))),
+        _ => (m.div_ceil(A_ROWS), usize::MAX),
+    };
+    let columns_first = (by_columns - by_passes).saturating_mul(k) < m * (passes - 1);
+    let at = |turn: usize| match columns_first {
+        true => (even_cut(k, passes, turn % passes), turn / passes * width),
+        false => (even_cut(k, passes, turn / panels), turn % panels * width),
+    };
+    let blocks = even_cuts(m, if columns_first { by_columns } else { by_passes });
+    for ((top, bottom), turn) in blocks.flat_map(|rows| (0..panels * passes).map(move |turn| (rows, turn))) {
+        let ((from, to), j) = at(turn);
+        let (height, depth) = (bottom - top, to - from);
         let tiles = height.div_ceil(R::ROWS);
         let many = K > 1 || b_column != 1 || tiles >= MANY;
         // With k = 0 there may be no element there.
@@ -265,38 +278,46 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
             None => (a, a_strides),
             Some(panel) => {
                 let panel = panel.as_mut_slice().as_mut_ptr();
-                // SAFETY: these elements of a are promised, and the panel has a row for each step of `depth` ≤ DEPTH.
-                unsafe { copy_panel::<R, K>(a, (a_strides.1, a_strides.0), [depth, height], (panel, A_ROWS)) };
+                if j == 0 {
+                    // SAFETY: these elements of a are promised, and the panel has a row for each step of `depth` ≤ DEPTH.
+                    unsafe { copy_panel::<R, K>(a, (a_strides.1, a_strides.0), [depth, height], (panel, A_ROWS)) };
+                }
                 (panel.cast_const(), (1, A_ROWS))
             }
         };
-        for j in (0..n).step_by(width) {
-            let columns = width.min(n - j);
-            let here = b.wrapping_add(from * b_row + j * b_column);
-            let (b, b_row, whole) = if many || columns % R::LANES > 0 {
-                // SAFETY: these rows and columns of b are promised, and the panel has DEPTH rows of `width` ≤ 32.
-                unsafe { copy_panel::<R, K>(here, (b_row, b_column), [depth, columns], (panel, width)) };
-                (panel.cast_const(), width, width)
-            } else {
-                (here, b_row, columns)
+        let columns = width.min(n - j);
+        let here = b.wrapping_add(from * b_row + j * b_column);
+        let (b_here, b_here_row, whole) = if many || columns % R::LANES > 0 {
+            // SAFETY: these rows and columns of b are promised, and the panel has DEPTH rows of `width` ≤ 32.
+            unsafe { copy_panel::<R, K>(here, (b_row, b_column), [depth, columns], (panel, width)) };
+            (panel.cast_const(), width, width)
+        } else {
+            (here, b_row, columns)
+        };
+        debug_assert!(columns.next_multiple_of(R::LANES) <= whole, "a tile reads whole registers of b");
+        let next = (turn + 1 < panels * passes).then(|| {
+            let ((from, to), j) = at(turn + 1);
+            (b.wrapping_add(from * b_row + j * b_column), [to - from, width.min(n - j)])
+        });
+        for (t, (i, end)) in even_cuts(height, tiles).enumerate() {
+            if let Some((next, size)) = next {
+                prefetch_part((next, (b_row, b_column)), size, (t, tiles));
+            }
+            let operands = Operands {
+                a: a.wrapping_add(i * a_strides.0),
+                a_strides,
+                b: b_here,
+                b_row: b_here_row,
+                steps: depth.div_ceil(K),
+                first: from == 0,
             };
-            debug_assert!(columns.next_multiple_of(R::LANES) <= whole, "a tile reads whole registers of b");
-            for (t, (i, end)) in even_cuts(height, tiles).enumerate() {
-                if j + columns < n {
-                    let next = here.wrapping_add(columns * b_column);
-                    let (strides, columns) = (product.b.1, width.min(n - j - columns));
-                    prefetch_part((next, strides), (depth, columns), (t, tiles));
-                }
-                let a = a.wrapping_add(i * a_strides.0);
-                let operands = Operands { a, a_strides, b, b_row, steps: depth.div_ceil(K), first: from == 0 };
-                // SAFETY: the operands are those of these rows and columns, inside a and b or their copies; what is not a whole
-                // register of b's columns is copied, to one.
-                unsafe {
-                    if columns > R::LANES {
-                        rows::<R, K, 2>(end - i, product, (top + i, j), &operands)
-                    } else {
-                        rows::<R, K, 1>(end - i, product, (top + i, j), &operands)
-                    }
+            // SAFETY: the operands are those of these rows and columns, inside a and b or their copies; what is not a whole
+            // register of b's columns is copied, to one.
+            unsafe {
+                if columns > R::LANES {
+                    rows::<R, K, 2>(end - i, product, (top + i, j), &operands)
+                } else {
+                    rows::<R, K, 1>(end - i, product, (top + i, j), &operands)
                 }
             }
         }
@@ -311,9 +332,14 @@ pub(super) fn depth<const K: usize>(a_strides: Strides) -> usize {
 
 /// 0 … n in this many runs that differ in length by at most one.
 pub(super) fn even_cuts(n: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
-    let (length, longer) = (n / parts.max(1), n % parts.max(1));
-    let start = move |part: usize| part * length + part.min(longer);
-    (0..parts).map(move |part| (start(part), start(part + 1)))
+    (0..parts).map(move |part| even_cut(n, parts, part))
+}
+
+/// One of them.
+fn even_cut(n: usize, parts: usize, part: usize) -> (usize, usize) {
+    let (length, longer) = (n / parts, n % parts);
+    let start = |part: usize| part * length + part.min(longer);
+    (start(part), start(part + 1))
 }
 
 /// Copies `depth` rows of `columns` numbers, with these strides, into operands of `width` lanes at `to`, a row for each
@@ -620,11 +646,12 @@ pub(super) mod tests {
         }
     }
 
-    /// Several cuts of k, several copies of a, rows of b that are far apart.
+    /// Several cuts of k, several copies of a, rows of b that are far apart; all cuts of some columns and all columns of a cut,
+    /// in one block of rows and in several.
     pub fn assert_large_shapes(name: &str, kernel: Kernel, dot: Dot) {
         let least = [2, 257, 5];
-        let tall = [[2 * A_ROWS + 5, 19, 33], [A_ROWS + 13, 300, 33]];
-        let shapes = [least, [13, 257, 33], [70, 600, 40], [61, 300, 517], [5, 511, 512], tall[0], tall[1]];
+        let (tall, deep) = ([[2 * A_ROWS + 5, 19, 33], [A_ROWS + 13, 600, 33]], [100, 3000, 35]);
+        let shapes = [least, [13, 257, 33], [70, 600, 40], [61, 300, 517], [5, 511, 512], tall[0], tall[1], deep];
         assert_shapes(name, kernel, dot, if cfg!(miri) { &shapes[..1] } else { &shapes[..] });
     }
 
