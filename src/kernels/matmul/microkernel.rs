@@ -5,19 +5,20 @@
 //!
 //! - **The tile.** 12 × 32 numbers of c stay in 24 of the 32 registers of AVX-512 while k runs. For each k, two
 //!   registers are loaded with 32 neighboring numbers of a row of b, and each of 12 numbers of a column of a is
-//!   spread over a register and multiplied in: 14 loads (and a prefetch) for 24 multiply-adds, where the processor can do one
-//!   load for each multiply-add. 24 independent sums also hide the latency of 4 cycles on two units. AVX2 has 16 registers of
-//!   half the width: 6 × 16; NEON has 32 of a quarter: 12 × 8.
+//!   spread over a register and multiplied in: 14 loads (and a prefetch) for 24 multiply-adds, where the processor
+//!   can do one load for each multiply-add. 24 independent sums also hide the latency of 4 cycles on two units. AVX2
+//!   has 16 registers of half the width: 6 × 16; NEON has 32 of a quarter: 12 × 8.
 //! - **a is read where it lies,** one number at a time, by any two strides: a transpose costs nothing.
-//! - **b is read where it lies** by a few tiles if its columns are neighbors and fill registers. If they are not, as it is transposed
-//!   (x Wᵀ, Q Kᵀ), or do not, or are read by [`MANY`] tiles, the 32 columns at hand are copied to the stack, [`DEPTH`] rows at a time; all tiles of these columns
-//!   read the copy.
+//! - **b is read where it lies** by a few tiles if its columns are neighbors and fill registers. If they are not, as
+//!   it is transposed (x Wᵀ, Q Kᵀ), or do not, or are read by [`MANY`] tiles, the 32 columns at hand are copied to
+//!   the stack, [`DEPTH`] rows at a time; all tiles of these columns read the copy.
 //! - **bf16** is one more kind of operand, [`super::bf16`], which holds two numbers of 16 bits in a lane. For it a
 //!   is copied too, and both are rounded on the way.
-//! - **What comes next is asked for early:** while the tiles of some columns are computed, a part of the next columns of
-//!   b is prefetched with each. Weights come from far: a chunk of images reads all of them once. Of c, a tile prefetches
-//!   what it will write, to the level-2 cache: its sums take longer than the lines take to come. Of a transposed a, whose rows are pages apart, so that
-//!   the processor foresees nothing, it prefetches what the next tile will read.
+//! - **What comes next is asked for early:** while the tiles of some columns are computed, a part of the next columns
+//!   of b is prefetched with each. Weights come from far: a chunk of images reads all of them once. Of c, a tile
+//!   prefetches what it will write, to the level-2 cache: its sums take longer than the lines take to come. Of a
+//!   transposed a, whose rows are pages apart, so that the processor foresees nothing, it prefetches what the next
+//!   tile will read.
 //! - **What is left over** at the lower edge is spread: 64 rows are not five tiles of 12 and one of 4, but two of 10
 //!   and four of 11. At the right edge a mask hides what is not there.
 //!
@@ -254,8 +255,9 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
     let width = 2 * R::LANES;
     // With k = 0 there is one pass of depth 0: it writes what is added.
     let (panels, passes) = (n.div_ceil(width), k.div_ceil(depth::<K>(a_strides)).max(1));
-    // A pass for all columns reads the rows of a block, of which the level-2 cache holds DEPTH columns of a, once; all passes for some
-    // columns write these once, and as it then has to hold all columns of a, blocks have fewer rows and b is read more often.
+    // Passes one after the other, each over all columns of c, write c once a pass. Columns one after the other, all passes over
+    // each, write it once; but the level-2 cache then has to hold all of a block's a, not DEPTH columns of it, so blocks have
+    // fewer rows, and b is read once for each. Columns come first where that is less. (Where a is copied, passes do.)
     let rows_within = |columns: usize| (A_ROWS * DEPTH / columns.max(1)).max(R::ROWS);
     let (by_passes, by_columns) = match K {
         1 => (m.div_ceil(rows_within(k.min(DEPTH))), m.div_ceil(rows_within(k))),
