@@ -71,12 +71,13 @@ fn products() {
         [4, 0, 3],
         [0, 2, 3],
         [17, 1, 13],
+        [2, 3, 260],
         [2, 31, 1],
         [13, 12, 33],
         [33, 64, 65],
         [70, 300, 40],
     ];
-    for [m, k, n] in unless_miri(dims, 6) {
+    for [m, k, n] in unless_miri(dims, 7) {
         for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
             let name = format!("[{m}, {k}] × [{k}, {n}], transposed {ta} {tb}");
             for (batch, of_a, of_b) in [(1, 1, 1), (3, 3, 3), (3, 1, 3), (3, 3, 1)] {
@@ -101,14 +102,15 @@ fn products() {
     }
 }
 
-/// Cut into rows, and into a batch, that run in parallel.
+/// Cut into rows, into columns and into a batch, that run in parallel.
 #[test]
 #[cfg_attr(miri, ignore = "large")]
 fn large_products() {
-    let [m, k, n] = [600, 700, 700];
-    agree("rows in parallel", SUM, &[m * k, n * k, n, m * n], |x| {
-        vec![matmul::linear([m, k, n], &x[0], &x[1], Some(&x[2]), Some(&x[3]))]
-    });
+    for (name, [m, k, n]) in [("rows in parallel", [700, 700, 600]), ("columns in parallel", [600, 700, 700])] {
+        agree(name, SUM, &[m * k, n * k, n, m * n], |x| {
+            vec![matmul::linear([m, k, n], &x[0], &x[1], Some(&x[2]), Some(&x[3]))]
+        });
+    }
     let ([m, k, n], batch) = ([64, 512, 128], 70);
     agree("a batch in parallel", SUM, &[batch * m * k, k * n], |x| {
         vec![matmul::matmul(batch, [m, k, n], &x[0], false, &x[1], false)]

@@ -1,8 +1,9 @@
 //! How many threads a kernel takes.
 //!
-//! One, as a rule: a training step runs many chunks of images at once, each on a thread of its own. Where there are fewer of
-//! them than threads (in a step of a few images, or of a large model; while the last ones of any step end) each has a [`Team`],
-//! among which its kernels share out their rows. No number depends on how: a row is computed as it would be alone.
+//! One, as a rule: a training step works through many pieces at once, lanes of chunks of images, each on a thread of its own.
+//! Where there are fewer pieces than threads (in a step of a few images, or of a large model; while the last ones of any step
+//! end) [`Teams`] shares out the threads that have none: kernels divide their rows among them. No number depends on how: a row
+//! is computed as it would be alone.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -32,21 +33,22 @@ impl Teams {
         Teams(Arc::new(Pieces { not_begun: AtomicUsize::new(pieces), not_done: AtomicUsize::new(pieces) }))
     }
 
-    /// This thread begins a piece, which is done when the team is dropped.
+    /// This thread begins a piece, which is done when the team is dropped. (Once more than there are pieces, and nothing is
+    /// shared out any more.)
     pub fn begin(&self) -> Team {
         self.0.not_begun.fetch_sub(1, Relaxed);
-        let mut team = self.help();
+        let mut team = self.between();
         team.piece = Some(self.clone());
         team
     }
 
     /// What this thread does between pieces is shared out, too, until the team is dropped.
-    pub fn help(&self) -> Team {
+    pub fn between(&self) -> Team {
         Team::instead(Some(self.clone()))
     }
 
-    /// How many threads there are for each piece. While one has not begun, a thread that waits for others might be given it,
-    /// and they would wait for all of it.
+    /// How many threads there are for each piece. One, while a piece has not begun: a thread that waits for its parts might be
+    /// given all of it meanwhile, and its own piece would stand still.
     fn threads_each(&self) -> usize {
         match self.0.not_begun.load(Relaxed) {
             0 => rayon::current_num_threads().div_ceil(self.0.not_done.load(Relaxed).max(1)),
@@ -196,7 +198,7 @@ mod tests {
             assert_eq!(here(), 6);
             drop(first);
             assert_eq!(here(), 1);
-            let _between = teams.help();
+            let _between = teams.between();
             assert_eq!(here(), 6);
         });
     }

@@ -15,7 +15,7 @@
 //! of the target encoder's moving average is left out there.)
 //!
 //! **Parallel over chunks of images, sequential inside.** A chunk runs from patches to gradients on one thread and one
-//! tape, with activations that fit its core's cache. (With fewer chunks than threads, they are shared out by [`Teams`].)
+//! tape, with activations that fit its core's cache. (Threads without a lane help those that have one: [`Teams`].)
 //! **Same bits, however many threads:** chunks are cut by the batch alone, the noise of an image comes from a stream of its
 //! own, whatever chunk it is in, and gradients are summed in a fixed order: in a row within a lane, lanes along a binary tree.
 
@@ -392,7 +392,7 @@ impl Trainer {
         let half = |half| self.sum(batch, lanes, half, teams);
         let (left, right) = rayon::join(|| half(left), || half(right));
         let (mut left, right) = (left?, right?);
-        let _there = (meter::phase(Phase::GradientSum), teams.help());
+        let _there = (meter::phase(Phase::GradientSum), teams.between());
         left.loss.add_assign(&right.loss);
         left.gradients.iter_mut().zip(&right.gradients).for_each(|(sum, g)| sum.add_assign(g));
         assert_eq!(left.means.len(), right.means.len(), "a method has as many means in every chunk");

@@ -1,5 +1,5 @@
 use super::Products;
-use super::gemm::{Epilogue, Mat, MatMut, gemm};
+use super::gemm::{COLUMNS, Epilogue, Mat, MatMut, gemm, gemm_by_columns, gemm_with};
 use crate::kernels::Real;
 use crate::kernels::team::share_rows;
 
@@ -8,13 +8,18 @@ fn product<T: Real>(dims: [usize; 3], t: [bool; 2], a: &[T], b: &[T], plus: Epil
     let [m, k, n] = dims;
     let a = Mat::new(a, if t[0] { m } else { k }, t[0]);
     let b = Mat::new(b, if t[1] { k } else { n }, t[1]);
+    // Each thread of a team reads its part of one operand, and all of the other: of the smaller one, if there are columns enough
+    // for all.
+    if n > m.max(8 * COLUMNS) {
+        return gemm_with(gemm_by_columns, dims, T::ONE, a, b, plus, MatMut::new(c, n));
+    }
     share_rows(m, m * k * n, (c, &mut [(); 0]), |rows, c, _| {
         let plus = Epilogue { residual: plus.residual.map(|r| r.below(rows.start)), ..plus };
         gemm([rows.len(), k, n], T::ONE, a.below(rows.start), b, plus, MatMut::new(c, n));
     });
 }
 
-/// Every product: shared out by products where there are many, by [rows](product) where there is one.
+/// Every product: shared out by products where there are many, by [rows or columns](product) where there is one.
 pub(super) fn products<T: Real>(
     of: &Products,
     a: &[T],

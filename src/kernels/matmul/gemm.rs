@@ -1,8 +1,14 @@
 //! One product of matrices inside slices, with all that can be added to it: what the CPU's loops are made of. Every
 //! transpose is a pair of strides, never a copy.
 
+use std::ops::Range;
+
 use crate::kernels::real::Strides;
+use crate::kernels::team::share_rows;
 use crate::kernels::{Real, meter};
+
+/// Columns that are not divided among threads: a multiple of what every kernel has at hand at once.
+pub(super) const COLUMNS: usize = 32;
 
 /// A matrix inside a slice: where it starts, how long it is, how it is laid out.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +98,44 @@ pub struct Product<T> {
     pub bias: Option<*const T>,
     /// An (m, n) matrix and the elements between its rows.
     pub residual: Option<(*const T, usize)>,
+}
+
+impl<T> Product<T> {
+    /// These columns of c.
+    fn columns(&self, some: Range<usize>) -> Self
+    where
+        T: Copy,
+    {
+        let Product { dims: [m, k, _], b, c, bias, residual, .. } = *self;
+        Product {
+            dims: [m, k, some.len()],
+            b: (b.0.wrapping_add(some.start * b.1.1), b.1),
+            c: (c.0.wrapping_add(some.start), c.1),
+            bias: bias.map(|bias| bias.wrapping_add(some.start)),
+            residual: residual.map(|(r, row)| (r.wrapping_add(some.start), row)),
+            ..*self
+        }
+    }
+}
+
+/// The best kernel for this type and processor, its columns shared out among the threads of a team: each reads all of a, and
+/// its part of b.
+///
+/// # Safety
+/// As [`Product`] promises.
+pub(super) unsafe fn gemm_by_columns<T: Real>(product: &Product<T>) {
+    struct OfAll<'a, T>(&'a Product<T>);
+    // SAFETY: a, b and what is added are only read, and every part writes columns of its own. All of it stays borrowed until
+    // this function ends, by the caller's promise.
+    unsafe impl<T: Sync + Send> Sync for OfAll<'_, T> {}
+    let all = OfAll(product);
+    let [m, k, n] = product.dims;
+    share_rows(n.div_ceil(COLUMNS), m * k * n, (&mut [(); 0], &mut [(); 0]), |some, _, _| {
+        let OfAll(product) = &all;
+        let some = product.columns(some.start * COLUMNS..n.min(some.end * COLUMNS));
+        // SAFETY: the caller's promise, for some of the columns.
+        unsafe { T::gemm(&some) }
+    });
 }
 
 /// c ← α a b + what `plus` says, with a of (m, k), b of (k, n), and c of (m, n).

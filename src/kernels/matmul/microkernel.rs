@@ -45,8 +45,7 @@ pub(super) const DEPTH: usize = 256;
 /// Numbers of b that are at hand at once: [`DEPTH`] rows of two of the widest registers.
 const PANEL: usize = DEPTH * 2 * 16;
 /// Rows of a that are worked through before the next columns of b: 44 tiles of 12, and of [`DEPTH`] columns of them 528 KiB (a
-/// copy in bf16 264 KiB), which a level-2 cache holds. In f32 more where there are fewer columns. Mostly they are all rows of a
-/// chunk, so that b is copied once. An odd number of cache lines to a step of the copy (33) lets the steps fall on different sets
+/// copy in bf16 264 KiB), which a level-2 cache holds. In f32 as many as make 528 KiB ([`order`]). An odd number of cache lines to a step of the copy (33) lets the steps fall on different sets
 /// of the cache.
 pub(super) const A_ROWS: usize = 528;
 /// From this many tiles on, b is copied even if its columns are neighbors: in the copy its rows are too, and do not fall
@@ -114,11 +113,11 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
         // Of a transposed a, what the next tile will read of this step's row: its last number is on the line that is new. (Of
         // another a, what is read now: that costs nothing, and nothing else was of use.)
         let ahead = if a_strides.0 == 1 { 2 * M - 1 } else { 0 };
-        // Row r of a is an odd number of strides further, times 1, 2, 4 or 8: an address of x86 can say that, so that no row costs
-        // an addition. The compiler is not to see it, or it adds stride to stride.
-        let mut odd_strides = [0; 6];
+        // Row r of a is an odd number of strides further, times 1, 2, 4 or 8: an address of x86 can say that. The compiler is not to
+        // see it: it would add stride to stride, and run out of registers with all that happens between the quarters.
+        let mut odd_strides = [0usize; 6];
         for (i, odd_stride) in odd_strides.iter_mut().enumerate() {
-            *odd_stride = std::hint::black_box((2 * i + 1) * a_strides.0 * size_of::<f32>());
+            *odd_stride = std::hint::black_box((2 * i + 1).wrapping_mul(a_strides.0).wrapping_mul(size_of::<f32>()));
         }
         let mut sums = [[R::splat(0.0); V]; M];
         // What will be written is asked for a few rows at a time: the processor can wait for no more than 16 lines or so.
@@ -212,7 +211,7 @@ fn prefetch_to_second_level(x: *const f32) {
     // SAFETY: as above.
     #[cfg(target_arch = "aarch64")]
     unsafe {
-        std::arch::asm!("prfm pstl2keep, [{}]", in(reg) x, options(nostack, preserves_flags, readonly));
+        std::arch::asm!("prfm pldl2keep, [{}]", in(reg) x, options(nostack, preserves_flags, readonly));
     }
 }
 
@@ -255,20 +254,12 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
     let width = 2 * R::LANES;
     // With k = 0 there is one pass of depth 0: it writes what is added.
     let (panels, passes) = (n.div_ceil(width), k.div_ceil(depth::<K>(a_strides)).max(1));
-    // Passes one after the other, each over all columns of c, write c once a pass. Columns one after the other, all passes over
-    // each, write it once; but the level-2 cache then has to hold all of a block's a, not DEPTH columns of it, so blocks have
-    // fewer rows, and b is read once for each. Columns come first where that is less. (Where a is copied, passes do.)
-    let rows_within = |columns: usize| (A_ROWS * DEPTH / columns.max(1)).max(R::ROWS);
-    let (by_passes, by_columns) = match K {
-        1 => (m.div_ceil(rows_within(k.min(DEPTH))), m.div_ceil(rows_within(k))),
-        _ => (m.div_ceil(A_ROWS), usize::MAX),
-    };
-    let columns_first = (by_columns - by_passes).saturating_mul(k) < m * (passes - 1);
+    let (blocks, columns_first) = order::<K>([m, k], passes);
     let at = |turn: usize| match columns_first {
         true => (even_cut(k, passes, turn % passes), turn / passes * width),
         false => (even_cut(k, passes, turn / panels), turn % panels * width),
     };
-    let blocks = even_cuts(m, if columns_first { by_columns } else { by_passes });
+    let blocks = even_cuts(m, blocks);
     for ((top, bottom), turn) in blocks.flat_map(|rows| (0..panels * passes).map(move |turn| (rows, turn))) {
         let ((from, to), j) = at(turn);
         let (height, depth) = (bottom - top, to - from);
@@ -323,6 +314,25 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
                 }
             }
         }
+    }
+}
+
+/// Into how many blocks m rows are cut, and whether columns come first: all passes over k for some columns of c, which are then
+/// written once, before the next columns.
+///
+/// Passes first, each over all columns, write c once a pass. But they need no more of a in the level-2 cache than a pass does, so
+/// that blocks have more rows, and b is read less often. Columns come first where the reading of b (k numbers a column) for more
+/// blocks is less than the writing of c (m numbers a column) for more passes. Where a is copied, pass by pass, passes come first.
+fn order<const K: usize>([m, k]: [usize; 2], passes: usize) -> (usize, bool) {
+    let blocks_within = |columns: usize| m.div_ceil((A_ROWS * DEPTH / columns.max(1)).max(1));
+    if K > 1 {
+        return (m.div_ceil(A_ROWS), false);
+    }
+    let (passes_first, columns_first) = (blocks_within(k.min(DEPTH)), blocks_within(k));
+    if (columns_first - passes_first).saturating_mul(k) < m * (passes - 1) {
+        (columns_first, true)
+    } else {
+        (passes_first, false)
     }
 }
 
@@ -648,13 +658,26 @@ pub(super) mod tests {
         }
     }
 
-    /// Several cuts of k, several copies of a, rows of b that are far apart; all cuts of some columns and all columns of a cut,
-    /// in one block of rows and in several.
+    /// Several cuts of k, several copies of a, rows of b that are far apart; passes first and columns first, in one block of rows
+    /// and in several.
     pub fn assert_large_shapes(name: &str, kernel: Kernel, dot: Dot) {
         let least = [2, 257, 5];
-        let (tall, deep) = ([[2 * A_ROWS + 5, 19, 33], [A_ROWS + 13, 600, 33]], [100, 3000, 35]);
-        let shapes = [least, [13, 257, 33], [70, 600, 40], [61, 300, 517], [5, 511, 512], tall[0], tall[1], deep];
+        let tall = [2 * A_ROWS + 5, 19, 33];
+        let (columns_first, passes_first) =
+            ([[70, 600, 40], [A_ROWS + 13, 600, 33]], [[100, 3000, 35], [A_ROWS + 13, 1500, 5]]);
+        let shapes = [least, [13, 257, 33], [61, 300, 517], [5, 511, 512], tall].into_iter();
+        let shapes: Vec<_> =
+            shapes.chain(columns_first).chain(passes_first).chain([[1, A_ROWS * DEPTH + 1, 1]]).collect();
         assert_shapes(name, kernel, dot, if cfg!(miri) { &shapes[..1] } else { &shapes[..] });
+    }
+
+    #[test]
+    fn columns_come_first_where_that_moves_less() {
+        assert_eq!(order::<1>([384, 192], 1), (1, false), "one pass: it makes no difference");
+        assert_eq!(order::<1>([768, 512], 4), (3, true), "a gradient of weights");
+        assert_eq!(order::<1>([512, 768], 3), (1, false), "b would be read three times");
+        assert_eq!(order::<1>([A_ROWS + 13, 1500], 6), (2, false));
+        assert_eq!(order::<2>([A_ROWS + 13, 600], 3), (2, false), "a copy of a is of one pass");
     }
 
     /// These shapes, both operands as they are and transposed.
