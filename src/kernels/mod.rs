@@ -58,6 +58,8 @@ pub use device::Device;
 pub use precision::{Precision, Scope};
 pub use reading::Reading;
 pub use real::{Bf16, DType, Element, Real};
+#[cfg(test)]
+pub(crate) use team::times_shared;
 pub use team::{Team, Teams};
 
 /// What `work` gives, unless a device has no memory for it; then an error that says so, and all that was allocated meanwhile is free

@@ -106,6 +106,8 @@ pub(super) fn share_rows<T: Send, U: Send>(
     if parts <= 1 {
         return of_part(0..rows, y, z);
     }
+    #[cfg(test)]
+    SHARED.set(SHARED.get() + 1);
     let (phase, precision) = (meter::here(), Precision::here());
     // Work of others, which this thread may be given while it waits, says its own.
     let _waiting = (Precision::F32.enter(), Team::instead(None));
@@ -134,6 +136,17 @@ fn halve<T: Send, U: Send>(
         || halve(rows.start..middle, here, (y, z), of_part),
         || halve(middle..rows.end, parts - here, (y_rest, z_rest), of_part),
     );
+}
+
+#[cfg(test)]
+thread_local! {
+    static SHARED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How many kernels of this thread have been shared out.
+#[cfg(test)]
+pub fn times_shared() -> usize {
+    SHARED.get()
 }
 
 /// What `work` finds in a team of so many threads.

@@ -553,3 +553,26 @@ fn default_chunk(method: &dyn Method, params: &ModelParams) -> usize {
     let images = (ELEMENTS / (encoder.patches() * encoder.dim)).clamp(1, 8);
     1 << images.ilog2()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{DType, times_shared};
+    use crate::train::small;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "large")]
+    fn threads_without_a_lane_help() {
+        let trainer = Trainer { chunk_images: 7, ..small::trainer(small::stop(), true, DType::F32) };
+        let batch = small::batch(&trainer);
+        let shared = |threads| {
+            small::with_threads(threads, || {
+                trainer.gradients(&batch).unwrap();
+                rayon::broadcast(|_| times_shared()).into_iter().sum::<usize>()
+            })
+        };
+        assert_eq!(trainer.lanes(batch.len()).count(), 1);
+        assert_eq!(shared(1), 0);
+        assert!(shared(3) > 100);
+    }
+}
