@@ -45,8 +45,8 @@ pub(super) const DEPTH: usize = 256;
 /// Numbers of b that are at hand at once: [`DEPTH`] rows of two of the widest registers.
 const PANEL: usize = DEPTH * 2 * 16;
 /// Rows of a that are worked through before the next columns of b: 44 tiles of 12, and of [`DEPTH`] columns of them 528 KiB (a
-/// copy in bf16 264 KiB), which a level-2 cache holds. In f32 as many as make 528 KiB ([`order`]). An odd number of cache lines to a step of the copy (33) lets the steps fall on different sets
-/// of the cache.
+/// copy in bf16 264 KiB), which a level-2 cache holds. In f32 as many as make 528 KiB ([`order`]). An odd number of cache lines
+/// to a step of the copy (33) lets the steps fall on different sets of the cache.
 pub(super) const A_ROWS: usize = 528;
 /// From this many tiles on, b is copied even if its columns are neighbors: in the copy its rows are too, and do not fall
 /// on each other in the cache, as rows a multiple of some kilobytes apart do.
@@ -124,11 +124,11 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
         for quarter in 0..4 {
             for r in M * quarter / 4..M * (quarter + 1) / 4 {
                 for columns in &columns {
-                    prefetch_to_second_level(c.wrapping_add(r * product.c.1 + columns.start));
+                    prefetch::<2>(c.wrapping_add(r * product.c.1 + columns.start));
                 }
             }
             for _ in steps * quarter / 4..steps * (quarter + 1) / 4 {
-                prefetch(a.wrapping_add(ahead));
+                prefetch::<1>(a.wrapping_add(ahead));
                 let mut b_here = [R::splat(0.0); V];
                 for (v, b_here) in b_here.iter_mut().enumerate() {
                     *b_here = R::read(b.add(v * R::LANES));
@@ -179,39 +179,27 @@ fn prefetch_part(
     let (runs, length, gap) = if column == 1 { (depth, columns, row) } else { (columns, depth, column) };
     for i in runs * part / parts..runs * (part + 1) / parts {
         for at in (0..length).step_by(16) {
-            prefetch_to_second_level(from.wrapping_add(i * gap + at));
+            prefetch::<2>(from.wrapping_add(i * gap + at));
         }
     }
 }
 
-/// Asks for the line of the cache around `x`, which will be read soon.
+/// Asks for the line of the cache around `x`: to the first level, where it will be read at once, or to the second, near enough to
+/// be written, which nothing waits for, or copied, and out of the way of what is read.
 #[inline(always)]
-fn prefetch(x: *const f32) {
+fn prefetch<const LEVEL: u8>(x: *const f32) {
     // SAFETY: a hint; the address is not read.
     #[cfg(target_arch = "x86_64")]
     unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(x.cast());
+        match LEVEL {
+            1 => _mm_prefetch::<_MM_HINT_T0>(x.cast()),
+            _ => _mm_prefetch::<_MM_HINT_T1>(x.cast()),
+        }
     }
     // SAFETY: as above.
     #[cfg(target_arch = "aarch64")]
     unsafe {
-        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) x, options(nostack, preserves_flags, readonly));
-    }
-}
-
-/// Asks for the line around `x` to come as near as the level-2 cache: near enough to be written, which nothing waits for, and
-/// leaves the first level to what is read.
-#[inline(always)]
-fn prefetch_to_second_level(x: *const f32) {
-    // SAFETY: a hint; the address is not read.
-    #[cfg(target_arch = "x86_64")]
-    unsafe {
-        _mm_prefetch::<_MM_HINT_T1>(x.cast());
-    }
-    // SAFETY: as above.
-    #[cfg(target_arch = "aarch64")]
-    unsafe {
-        std::arch::asm!("prfm pldl2keep, [{}]", in(reg) x, options(nostack, preserves_flags, readonly));
+        std::arch::asm!("prfm pldl{}keep, [{}]", const LEVEL, in(reg) x, options(nostack, preserves_flags, readonly));
     }
 }
 
