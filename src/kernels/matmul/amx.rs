@@ -335,7 +335,7 @@ mod tests {
         without_subnormal(sum + without_subnormal(chains[0] + chains[1]))
     }
 
-    const DOT: Dot = (dot, |_| DEPTH);
+    const DOT: Dot = (dot, |_, _| DEPTH);
 
     /// 32 values of k at a time; those that are missing are 0.
     fn dot(factors: &[[f32; 2]]) -> f32 {

@@ -193,7 +193,7 @@ pub(super) mod tests {
 
     #[test]
     fn every_edge_shape_equals_the_definition_bit_for_bit() {
-        kernels().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, (in_pairs, |_| 256)));
+        kernels().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, (in_pairs, |_, _| 256)));
     }
 
     #[test]
@@ -212,7 +212,7 @@ pub(super) mod tests {
 
     #[test]
     fn large_products_equal_the_definition_bit_for_bit() {
-        kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, (in_pairs, |_| 256)));
+        kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, (in_pairs, |_, _| 256)));
     }
 
     #[test]

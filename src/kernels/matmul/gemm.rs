@@ -84,6 +84,8 @@ impl<T> Epilogue<'_, T> {
 pub struct Product<T> {
     /// m, k, n: a is (m, k), b (k, n), c (m, n).
     pub dims: [usize; 3],
+    /// Columns of the product of which this one may be a part: what the bits depend on is decided by them.
+    pub whole: usize,
     /// α
     pub alpha: T,
     /// a and its strides.
@@ -178,6 +180,7 @@ pub(super) fn gemm_with<T: Real, R>(
     meter::product([m, k, n]);
     let product = Product {
         dims: [m, k, n],
+        whole: n,
         alpha,
         a: (a.data.as_ptr().wrapping_add(a.offset), a_strides),
         b: (b.data.as_ptr().wrapping_add(b.offset), b_strides),
@@ -198,7 +201,7 @@ pub(super) fn gemm_with<T: Real, R>(
 /// # Safety
 /// As [`Product`] promises; `sgemm` is matrixmultiply's function for `T`.
 pub(in crate::kernels) unsafe fn portable<T: Real>(product: &Product<T>, sgemm: PortableGemm<T>) {
-    let Product { dims: [m, k, n], alpha, a, b, c, own, bias, residual } = *product;
+    let Product { dims: [m, k, n], alpha, a, b, c, own, bias, residual, .. } = *product;
     let beta = own || bias.is_some() || residual.is_some();
     // SAFETY: the caller's promise. matrixmultiply wants what `Product` promises: elements inside, c's distinct.
     unsafe {

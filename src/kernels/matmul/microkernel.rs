@@ -8,22 +8,23 @@
 //!   spread over a register and multiplied in: 14 loads (and a prefetch) for 24 multiply-adds, where the processor
 //!   can do one load for each multiply-add. 24 independent sums also hide the latency of 4 cycles on two units. AVX2
 //!   has 16 registers of half the width: 6 × 16; NEON has 32 of a quarter: 12 × 8.
-//! - **a is read where it lies,** one number at a time, by any two strides: a transpose costs nothing.
+//! - **a is read where it lies,** one number at a time, by any two strides. If it is transposed, and c has [`PACKED_FROM`] columns
+//!   or more, its first columns do that; then each tile's part is copied, step after step, for the others to read.
 //! - **b is read where it lies** by a few tiles if its columns are neighbors and fill registers. If they are not, as
 //!   it is transposed (x Wᵀ, Q Kᵀ), or do not, or are read by [`MANY`] tiles, the 32 columns at hand are copied to
 //!   the stack, [`DEPTH`] rows at a time; all tiles of these columns read the copy.
 //! - **bf16** is one more kind of operand, [`super::bf16`], which holds two numbers of 16 bits in a lane. For it a
 //!   is copied too, and both are rounded on the way.
-//! - **What comes next is asked for early:** while the tiles of some columns are computed, a part of the next columns
-//!   of b is prefetched with each. Weights come from far: a chunk of images reads all of them once. Of c, a tile
-//!   prefetches what it will write, to the level-2 cache: its sums take longer than the lines take to come. Of a
+//! - **What comes next is asked for early,** a few lines at a time: while the tiles of some columns are computed, a part of
+//!   the next columns of b is prefetched with each. Weights come from far: a chunk of images reads all of them once. Of c, a
+//!   tile prefetches what it will write, to the level-2 cache: its sums take longer than the lines take to come. Of a
 //!   transposed a, whose rows are pages apart, so that the processor foresees nothing, it prefetches what the next
 //!   tile will read.
 //! - **What is left over** at the lower edge is spread: 64 rows are not five tiles of 12 and one of 4, but two of 10
 //!   and four of 11. At the right edge a mask hides what is not there.
 //!
 //! Every number of c is one chain of fused multiply-adds in the order of k (for at most [`DEPTH`] of them, half as many if a is
-//! transposed; these are added one after the other), whatever the tile: AVX-512, AVX2, NEON and the portable twin in the tests give the same bits.
+//! transposed and not packed; these are added one after the other), whatever the tile: AVX-512, AVX2, NEON and the portable twin in the tests give the same bits.
 
 #[cfg(target_arch = "aarch64")]
 use std::arch::aarch64::*;
@@ -51,6 +52,11 @@ pub(super) const A_ROWS: usize = 528;
 /// From this many tiles on, b is copied even if its columns are neighbors: in the copy its rows are too, and do not fall
 /// on each other in the cache, as rows a multiple of some kilobytes apart do.
 const MANY: usize = 4;
+/// From this many columns of c on, a transposed a is packed: with fewer, the copy costs more than it saves.
+const PACKED_FROM: usize = 256;
+/// A tile asks for what comes next in this many turns: the processor can wait for some 16 lines, and what is read at once
+/// wants some of them.
+const TURNS: usize = 6;
 
 /// Beginning with a line of the cache: a register, or a row of a tile, loaded from there touches one line, not two.
 #[repr(C, align(64))]
@@ -70,6 +76,34 @@ struct Operands {
     steps: usize,
     /// Whether they begin with k = 0.
     first: bool,
+    /// What is asked for meanwhile.
+    coming: Lines,
+}
+
+/// Lines of the cache that will be read soon: runs of some of them, with gaps.
+#[derive(Clone, Copy)]
+struct Lines {
+    at: *const f32,
+    /// All lines, and those in a run.
+    count: usize,
+    run: usize,
+    /// Numbers from the last line of a run to the first of the next.
+    gap: usize,
+}
+
+impl Lines {
+    /// One of some parts of `depth` rows and `columns` columns.
+    #[inline(always)]
+    fn part(
+        (from, (row, column)): (*const f32, Strides),
+        [depth, columns]: [usize; 2],
+        (part, parts): (usize, usize),
+    ) -> Self {
+        let (runs, length, stride) = if column == 1 { (depth, columns, row) } else { (columns, depth, column) };
+        let (first, end, run) = (runs * part / parts, runs * (part + 1) / parts, length.div_ceil(16));
+        let gap = stride.wrapping_sub(16 * run.saturating_sub(1));
+        Lines { at: from.wrapping_add(first * stride), count: (end - first) * run, run, gap }
+    }
 }
 
 /// The numbers of one column of registers that a tile adds to and writes: where, and by which mask.
@@ -105,7 +139,8 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
         columns.start = j + v * R::LANES;
         columns.mask = R::first(product.dims[2] - columns.start);
     }
-    let Operands { mut a, a_strides, mut b, b_row, steps, first } = *operands;
+    let Operands { mut a, a_strides, mut b, b_row, steps, first, coming: Lines { at: mut coming, count, run, gap } } =
+        *operands;
     // SAFETY: the caller's promise; every address is of an element (r, l) of a, (l, v) of b or (i + r, j + v) of c inside
     // the matrices, and of c the masks hide the columns beyond the last.
     unsafe {
@@ -114,20 +149,26 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
         // another a, what is read now: that costs nothing, and nothing else was of use.)
         let ahead = if a_strides.0 == 1 { 2 * M - 1 } else { 0 };
         // Row r of a is an odd number of strides further, times 1, 2, 4 or 8: an address of x86 can say that. The compiler is not to
-        // see it: it would add stride to stride, and run out of registers with all that happens between the quarters.
+        // see it: it would add stride to stride, and run out of registers with all that happens between the turns.
         let mut odd_strides = [0usize; 6];
         for (i, odd_stride) in odd_strides.iter_mut().enumerate() {
             *odd_stride = std::hint::black_box((2 * i + 1).wrapping_mul(a_strides.0).wrapping_mul(size_of::<f32>()));
         }
         let mut sums = [[R::splat(0.0); V]; M];
-        // What will be written is asked for a few rows at a time: the processor can wait for no more than 16 lines or so.
-        for quarter in 0..4 {
-            for r in M * quarter / 4..M * (quarter + 1) / 4 {
+        let mut left_of_run = run;
+        for turn in 0..TURNS {
+            for r in in_turn(M, turn) {
                 for columns in &columns {
                     prefetch::<2>(c.wrapping_add(r * product.c.1 + columns.start));
                 }
             }
-            for _ in steps * quarter / 4..steps * (quarter + 1) / 4 {
+            for _ in in_turn(count, turn) {
+                prefetch::<2>(coming);
+                left_of_run -= 1;
+                coming = coming.wrapping_add(if left_of_run > 0 { 16 } else { gap });
+                left_of_run = if left_of_run > 0 { left_of_run } else { run };
+            }
+            for _ in in_turn(steps, turn) {
                 prefetch::<1>(a.wrapping_add(ahead));
                 let mut b_here = [R::splat(0.0); V];
                 for (v, b_here) in b_here.iter_mut().enumerate() {
@@ -169,19 +210,10 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
     }
 }
 
-/// Asks for one of some parts of `depth` rows and `columns` columns.
+/// Which of so many things a tile does in one of its turns.
 #[inline(always)]
-fn prefetch_part(
-    (from, (row, column)): (*const f32, (usize, usize)),
-    [depth, columns]: [usize; 2],
-    (part, parts): (usize, usize),
-) {
-    let (runs, length, gap) = if column == 1 { (depth, columns, row) } else { (columns, depth, column) };
-    for i in runs * part / parts..runs * (part + 1) / parts {
-        for at in (0..length).step_by(16) {
-            prefetch::<2>(from.wrapping_add(i * gap + at));
-        }
-    }
+fn in_turn(all: usize, turn: usize) -> std::ops::Range<usize> {
+    all * turn / TURNS..all * (turn + 1) / TURNS
 }
 
 /// Asks for the line of the cache around `x`: to the first level, where it will be read at once, or to the second, near enough to
@@ -241,12 +273,18 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
     let mut a_panel = (K > 1).then(|| Storage::<f32>::unspecified(DEPTH.div_ceil(K) * A_ROWS, Device::Cpu));
     let width = 2 * R::LANES;
     // With k = 0 there is one pass of depth 0: it writes what is added.
-    let (panels, passes) = (n.div_ceil(width), k.div_ceil(depth::<K>(a_strides)).max(1));
+    let (panels, passes) = (n.div_ceil(width), k.div_ceil(depth::<K>(a_strides, product.whole)).max(1));
     let (blocks, columns_first) = order::<K>([m, k], passes);
     let at = |turn: usize| match columns_first {
         true => (even_cut(k, passes, turn % passes), turn / passes * width),
         false => (even_cut(k, passes, turn / panels), turn % panels * width),
     };
+    // Tiles of a transposed a, of one pass or, where they are needed again for the next columns, of all.
+    let (most_tiles, tile_len) = (m.div_ceil(blocks).div_ceil(R::ROWS), R::ROWS * DEPTH + R::LANES);
+    let mut packed = (is_packed::<K>(a_strides, product.whole) && panels > 1).then(|| {
+        let tiles = if columns_first { passes } else { 1 } * most_tiles;
+        Storage::<f32>::unspecified(tiles * tile_len, Device::Cpu)
+    });
     let blocks = even_cuts(m, blocks);
     for ((top, bottom), turn) in blocks.flat_map(|rows| (0..panels * passes).map(move |turn| (rows, turn))) {
         let ((from, to), j) = at(turn);
@@ -281,17 +319,21 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
             (b.wrapping_add(from * b_row + j * b_column), [to - from, width.min(n - j)])
         });
         for (t, (i, end)) in even_cuts(height, tiles).enumerate() {
-            if let Some((next, size)) = next {
-                prefetch_part((next, (b_row, b_column)), size, (t, tiles));
-            }
-            let operands = Operands {
-                a: a.wrapping_add(i * a_strides.0),
-                a_strides,
-                b: b_here,
-                b_row: b_here_row,
-                steps: depth.div_ceil(K),
-                first: from == 0,
+            let coming = match next {
+                Some((next, size)) => Lines::part((next, (b_row, b_column)), size, (t, tiles)),
+                None => Lines { at: b, count: 0, run: 0, gap: 0 },
             };
+            let in_place = (a.wrapping_add(i * a_strides.0), a_strides);
+            let packed = packed.as_mut().map(|tiles| {
+                let pass = if columns_first { turn % passes } else { 0 };
+                tiles.as_mut_slice().as_mut_ptr().wrapping_add((pass * most_tiles + t) * tile_len)
+            });
+            let (a, a_strides) = match packed {
+                Some(tile) if j > 0 => (tile.cast_const(), (1, end - i)),
+                _ => in_place,
+            };
+            let (b, b_row, steps) = (b_here, b_here_row, depth.div_ceil(K));
+            let operands = Operands { a, a_strides, b, b_row, steps, first: from == 0, coming };
             // SAFETY: the operands are those of these rows and columns, inside a and b or their copies; what is not a whole
             // register of b's columns is copied, to one.
             unsafe {
@@ -300,6 +342,10 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
                 } else {
                     rows::<R, K, 1>(end - i, product, (top + i, j), &operands)
                 }
+            }
+            if let (Some(tile), 0) = (packed, j) {
+                // SAFETY: these elements of a are promised, have just been read, and `tile_len` has room for them and a register.
+                unsafe { pack_tile::<R>(in_place, [end - i, depth], tile) };
             }
         }
     }
@@ -324,10 +370,33 @@ fn order<const K: usize>([m, k]: [usize; 2], passes: usize) -> (usize, bool) {
     }
 }
 
-/// Values of k that are worked through at a time: half of [`DEPTH`] where a is read by columns, as then each step is on a
-/// line, and a page, of its own, and the level-1 cache holds fewer of them.
-pub(super) fn depth<const K: usize>(a_strides: Strides) -> usize {
-    if K == 1 && a_strides.0 == 1 { DEPTH / 2 } else { DEPTH }
+/// Values of k that are worked through at a time: half of [`DEPTH`] where a is read by columns and not packed, as then each step
+/// is on a line, and a page, of its own, and the level-1 cache holds fewer of them.
+fn depth<const K: usize>(a_strides: Strides, columns: usize) -> usize {
+    if K == 1 && a_strides.0 == 1 && !is_packed::<K>(a_strides, columns) { DEPTH / 2 } else { DEPTH }
+}
+
+/// Whether a is packed, tile by tile, in a product of so many columns.
+fn is_packed<const K: usize>(a_strides: Strides, columns: usize) -> bool {
+    K == 1 && a_strides.0 == 1 && columns >= PACKED_FROM
+}
+
+/// Copies the rows of a tile from a transposed a, `depth` steps of them without gaps. It writes whole registers: what it writes
+/// beyond a step, the next one writes over, or nobody reads.
+///
+/// # Safety
+/// All of these elements can be read, and as many and a register more be written.
+#[inline(always)]
+unsafe fn pack_tile<R: Register>((a, strides): (*const f32, Strides), [rows, depth]: [usize; 2], tile: *mut f32) {
+    for l in 0..depth {
+        for r in (0..rows).step_by(R::LANES) {
+            // SAFETY: the caller's promise; the mask hides what is beyond the last row.
+            unsafe {
+                let some = R::load(a.add(l * strides.1 + r), R::first(rows - r));
+                some.store(tile.add(l * rows + r), R::first(R::LANES));
+            }
+        }
+    }
 }
 
 /// 0 … n in this many runs that differ in length by at most one.

@@ -49,8 +49,8 @@ impl Operand<1> for [f32; 4] {
 }
 
 pub type Kernel = unsafe fn(&Product<f32>) -> bool;
-/// Σ a b over some values of k, given as pairs (a, b), and over how many of them at a time.
-pub type Dot = (fn(&[[f32; 2]]) -> f32, fn(Strides) -> usize);
+/// Σ a b over some values of k, given as pairs (a, b), and over how many of them at a time, by a's strides and c's columns.
+pub type Dot = (fn(&[[f32; 2]]) -> f32, fn(Strides, usize) -> usize);
 
 /// SAFETY: the caller's promise; the twin needs nothing of the processor.
 unsafe fn twin(product: &Product<f32>) -> bool {
@@ -146,7 +146,7 @@ impl Case {
         let at = |x: Mat<'_, f32>, i: usize, j: usize| x.data[i * x.strides.0 + j * x.strides.1];
         for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
             let c = &mut c[i * (n + self.margin) + j];
-            for (from, to) in even_cuts(k, k.div_ceil(depth(self.operand(0).strides)).max(1)) {
+            for (from, to) in even_cuts(k, k.div_ceil(depth(self.operand(0).strides, n)).max(1)) {
                 let factors: Vec<[f32; 2]> =
                     (from..to).map(|l| [at(self.operand(0), i, l), at(self.operand(1), l, j)]).collect();
                 let sum = self.alpha * dot(&factors);
@@ -199,7 +199,9 @@ pub fn assert_large_shapes(name: &str, kernel: Kernel, dot: Dot) {
     let (columns_first, passes_first) =
         ([[70, 600, 40], [A_ROWS + 13, 600, 33]], [[100, 3000, 35], [A_ROWS + 13, 1500, 5]]);
     let shapes = [least, [13, 257, 33], [61, 300, 517], [5, 511, 512], tall].into_iter();
-    let shapes: Vec<_> = shapes.chain(columns_first).chain(passes_first).chain([[1, A_ROWS * DEPTH + 1, 1]]).collect();
+    let packed = [[40, 300, 256], [2 * A_ROWS + 5, 19, 300], [70, 600, 270], [100, 1500, 257], [23, 130, 255]];
+    let shapes: Vec<_> =
+        shapes.chain(packed).chain(columns_first).chain(passes_first).chain([[1, A_ROWS * DEPTH + 1, 1]]).collect();
     assert_shapes(name, kernel, dot, if cfg!(miri) { &shapes[..1] } else { &shapes[..] });
 }
 
@@ -225,7 +227,7 @@ fn fused(factors: &[[f32; 2]]) -> f32 {
     factors.iter().fold(0.0, |sum, [a, b]| a.mul_add(*b, sum))
 }
 
-const FUSED: Dot = (fused, |(row, _)| if row == 1 { 128 } else { 256 });
+const FUSED: Dot = (fused, |(row, _), columns| if row == 1 && columns < 256 { 128 } else { 256 });
 
 #[test]
 fn every_edge_shape_equals_the_definition_bit_for_bit() {
