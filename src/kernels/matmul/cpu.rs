@@ -47,8 +47,30 @@ pub(super) fn products<T: Real>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::Precision;
+    use crate::kernels::team::in_a_team;
     use crate::kernels::testing::numbers;
+    use crate::kernels::{Precision, times_shared};
+
+    /// How a is read, and so the order of sums, goes by the columns of the product, not by those that a thread computes.
+    #[test]
+    #[cfg_attr(miri, ignore = "large")]
+    fn some_columns_of_a_product_have_the_bits_of_all() {
+        let narrow = |n, seed| numbers(n, seed).into_iter().map(|x| x as f32).collect::<Vec<f32>>();
+        let [m, k, n] = [64, 500, 320];
+        let (a, b) = (narrow(m * k, 1), narrow(k * n, 2));
+        for t in [[true, false], [true, true], [false, false]] {
+            let whole = || {
+                let (before, mut c) = (times_shared(), vec![0.0; m * n]);
+                product([m, k, n], t, &a, &b, Epilogue::NOTHING, &mut c);
+                (c, times_shared() - before)
+            };
+            let (expected, shared) = whole();
+            assert_eq!(shared, 0);
+            let (found, shared) = in_a_team(3, whole);
+            assert_eq!(shared, 1);
+            assert!(found == expected, "transposed {t:?}");
+        }
+    }
 
     /// The threads that help compute in the precision of the one that asked.
     #[test]

@@ -24,7 +24,8 @@
 //!   and four of 11. At the right edge a mask hides what is not there.
 //!
 //! Every number of c is one chain of fused multiply-adds in the order of k (for at most [`DEPTH`] of them, half as many if a is
-//! transposed and not packed; these are added one after the other), whatever the tile: AVX-512, AVX2, NEON and the portable twin in the tests give the same bits.
+//! transposed and not packed; these are added one after the other), whatever the tile, and whichever columns of a product a
+//! thread computes: AVX-512, AVX2, NEON and the portable twin in the tests give the same bits.
 
 #[cfg(target_arch = "aarch64")]
 use std::arch::aarch64::*;
@@ -373,7 +374,8 @@ fn order<const K: usize>([m, k]: [usize; 2], passes: usize) -> (usize, bool) {
 /// Values of k that are worked through at a time: half of [`DEPTH`] where a is read by columns and not packed, as then each step
 /// is on a line, and a page, of its own, and the level-1 cache holds fewer of them.
 fn depth<const K: usize>(a_strides: Strides, columns: usize) -> usize {
-    if K == 1 && a_strides.0 == 1 && !is_packed::<K>(a_strides, columns) { DEPTH / 2 } else { DEPTH }
+    let is_read_by_columns = K == 1 && a_strides.0 == 1 && !is_packed::<K>(a_strides, columns);
+    if is_read_by_columns { DEPTH / 2 } else { DEPTH }
 }
 
 /// Whether a is packed, tile by tile, in a product of so many columns.
