@@ -7,7 +7,7 @@ use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssi
 use std::sync::{Arc, Mutex};
 
 use super::buffer::{Buffer, Elements, Storage};
-use super::matmul::gemm::{Product, portable};
+use super::matmul::gemm::{self, Product};
 use super::recycler::FreeList;
 
 named! {
@@ -65,6 +65,11 @@ impl Bf16 {
 pub trait Element: sealed::Stored + Debug {
     /// The runtime name of this type.
     const DTYPE: DType;
+    /// What is computed in: itself, but f32 for bf16.
+    type Computed: Real;
+
+    /// The nearest of this type.
+    fn nearest<T: Real>(x: T) -> Self;
 }
 
 /// The strides of a matrix inside a slice: `(elements to the next row, elements to the next column)`.
@@ -74,8 +79,7 @@ pub type Strides = (usize, usize);
 ///
 /// Sealed by its private supertrait; the set of element types is closed because [`Buffer`] is an enum over them.
 pub trait Real:
-    Element
-    + sealed::Sealed
+    Element<Computed = Self>
     + PartialOrd
     + Display
     + Add<Output = Self>
@@ -132,22 +136,26 @@ pub(super) mod sealed {
         fn with_free_list<R>(f: impl FnMut(&mut FreeList<Self>) -> R) -> R;
         /// The free buffers that any thread may take.
         fn shared_free_list() -> &'static Mutex<FreeList<Self>>;
-    }
-
-    /// What only the kernels do with a type that is computed in.
-    pub trait Sealed: Sized + Copy {
-        /// A matrix product, by the best kernel that there is for this type and processor.
+        /// A product of matrices of this type, by the best kernel that there is for it and this processor.
         ///
         /// # Safety
         /// As [`Product`] promises.
-        unsafe fn gemm(product: &Product<Self>);
+        unsafe fn gemm(product: &Product<Self>)
+        where
+            Self: Element;
     }
 }
 
 macro_rules! impl_element {
-    ($t:ident, $dtype:ident, $nan:expr) => {
+    ($t:ident, $dtype:ident, $computed:ident, $nan:expr, $nearest:expr, $gemm:expr) => {
         impl Element for $t {
             const DTYPE: DType = DType::$dtype;
+            type Computed = $computed;
+
+            #[inline(always)]
+            fn nearest<T: Real>(x: T) -> Self {
+                $nearest(x.to_f64()) // and of an f32 through f64 comes the same f32: the compiler knows that
+            }
         }
 
         impl sealed::Stored for $t {
@@ -168,13 +176,18 @@ macro_rules! impl_element {
                 static LIST: Mutex<FreeList<$t>> = Mutex::new(FreeList::EMPTY);
                 &LIST
             }
+            // SAFETY: what it asks is said where it is declared.
+            unsafe fn gemm(product: &Product<Self>) {
+                // SAFETY: the caller's promise; the functions are those for this type.
+                unsafe { $gemm(product) }
+            }
         }
     };
 }
 
-impl_element!(f32, F32, f32::NAN);
-impl_element!(f64, F64, f64::NAN);
-impl_element!(Bf16, Bf16, Bf16(0x7fff));
+impl_element!(f32, F32, f32, f32::NAN, |x| x as f32, gemm::of_f32);
+impl_element!(f64, F64, f64, f64::NAN, |x| x, gemm::of_f64);
+impl_element!(Bf16, Bf16, f32, Bf16(0x7fff), |x| Bf16::from_f32(x as f32), gemm::of_bf16);
 
 macro_rules! of_std {
     ($t:ident: $($f:ident)*) => {$(
@@ -186,7 +199,7 @@ macro_rules! of_std {
 }
 
 macro_rules! impl_real {
-    ($t:ident, $gemm:ident, $simd:expr) => {
+    ($t:ident) => {
         impl Real for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -217,26 +230,11 @@ macro_rules! impl_real {
                 $t::is_finite(self)
             }
         }
-
-        impl sealed::Sealed for $t {
-            // SAFETY: what it asks is said where it is declared.
-            unsafe fn gemm(product: &Product<Self>) {
-                // SAFETY: the caller's promise; the functions are those for this type.
-                unsafe {
-                    if !$simd(product) {
-                        portable(product, matrixmultiply::$gemm);
-                    }
-                }
-            }
-        }
     };
 }
 
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-impl_real!(f32, sgemm, super::matmul::microkernel::sgemm);
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-impl_real!(f32, sgemm, |_| super::Precision::here_on_cpu() != super::Precision::F32); // false, or it panics
-impl_real!(f64, dgemm, |_| false);
+impl_real!(f32);
+impl_real!(f64);
 
 #[cfg(test)]
 mod tests {

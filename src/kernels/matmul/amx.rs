@@ -1,4 +1,4 @@
-//! Products of f32 matrices in bf16 on AMX, the matrix unit of Intel's server processors (Sapphire Rapids, 2023, and later).
+//! Products in bf16 on AMX, the matrix unit of Intel's server processors (Sapphire Rapids, 2023, and later).
 //!
 //! It has eight registers of 16 rows of 64 bytes, *tiles*, and one instruction, `tdpbf16ps`, that multiplies 16 rows of 32
 //! numbers of a by 32 rows of 16 numbers of b and adds the products to 16 × 16 sums: 8192 multiply-adds, where
@@ -6,7 +6,8 @@
 //!
 //! - **b** is packed as for `vdpbf16ps`, [`super::bf16`]: rows of 32 pairs, of k and of k + 1. Sixteen of these rows are
 //!   two tiles.
-//! - **a** is packed row by row, so that 32 values of k, one after the other, are a row of a tile.
+//! - **a** in bf16 is read where it lies if its rows are whole tiles: 32 values of k, one after the other, are a row of a tile. Else
+//!   it is packed so.
 //! - **Edges** are filled up: with zeros where k ends, as anything else there would reach a sum; with whatever is there beyond
 //!   the last row and column, whose sums nobody reads.
 //! - **Order.** An instruction adds the 16 products of even k, one after the other, each fused with its addition; those of odd
@@ -17,12 +18,13 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::mem::{MaybeUninit, transmute};
+use std::mem::MaybeUninit;
 
-use super::bf16::pair;
-use super::gemm::Product;
-use super::microkernel::{A_ROWS, Aligned, DEPTH, copy_panel, even_cuts};
-use super::registers::{Operand, Register};
+use super::bf16::{InPairs, pair};
+use super::copies::copy_panel;
+use super::gemm::{Product, Target};
+use super::microkernel::{A_ROWS, Aligned, DEPTH, even_cuts};
+use super::registers::{MadeOf, Register};
 use crate::kernels::Device;
 use crate::kernels::buffer::Storage;
 use crate::kernels::simd::has_amx;
@@ -78,10 +80,10 @@ impl Drop for Tiles {
 /// sums ← a b, 32 × 32, for `steps` times 16 pairs of k.
 ///
 /// # Safety
-/// As of [`Tiles::of_this_thread`], of which there is one; the operands are there, [`A_PITCH`] and [`BLOCK`] lanes a row, and
-/// room for all sums.
+/// As of [`Tiles::of_this_thread`], of which there is one; the operands are there, so many and [`BLOCK`] lanes a row, and room
+/// for all sums.
 #[inline(always)]
-unsafe fn multiply(steps: usize, a: *const f32, b: *const f32, sums: *mut f32) {
+unsafe fn multiply(steps: usize, (a, a_row): (*const f32, usize), b: *const f32, sums: *mut f32) {
     // SAFETY: the caller's promise.
     unsafe {
         asm!(
@@ -108,8 +110,8 @@ unsafe fn multiply(steps: usize, a: *const f32, b: *const f32, sums: *mut f32) {
             "tilestored [{lower_sums} + 1*{b_pitch}], tmm2",
             "tilestored [{lower_sums} + 1*{b_pitch} + 64], tmm3",
             a = inout(reg) a => _,
-            lower = inout(reg) a.wrapping_add(SIDE * A_PITCH) => _,
-            a_pitch = in(reg) 4 * A_PITCH,
+            lower = inout(reg) a.wrapping_add(SIDE * a_row) => _,
+            a_pitch = in(reg) 4 * a_row,
             b = inout(reg) b => _,
             b_pitch = in(reg) 4 * BLOCK,
             b_step = const 4 * BLOCK * SIDE,
@@ -179,7 +181,11 @@ unsafe fn chains_of_tiles(rounds: usize, a: f32, b: f32) -> f32 {
 /// # Safety
 /// As [`Product`] promises; the processor has AMX, and the system allows it: [`has_amx`](crate::kernels::simd::has_amx).
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
-pub(super) unsafe fn product(product: &Product<f32>) {
+pub(super) unsafe fn product<S>(product: &Product<S>)
+where
+    S: InPairs,
+    __m512: MadeOf<S, 2>,
+{
     let [m, k, n] = product.dims;
     let ((a, a_strides), (b, (b_row, b_column))) = (product.a, product.b);
     // SAFETY: the caller's promise.
@@ -192,55 +198,62 @@ pub(super) unsafe fn product(product: &Product<f32>) {
     let b_panel = b_panel.0.as_mut_ptr().cast::<f32>();
     let mut sums = Aligned([0.0; BLOCK * BLOCK]);
     // With k = 0 there is one pass of depth 0: it writes what is added.
-    let passes = even_cuts(k, k.div_ceil(DEPTH).max(1));
+    let passes = k.div_ceil(DEPTH).max(1);
+    let in_lanes = __m512::in_lanes(product.a).filter(|_| k.is_multiple_of(2 * SIDE * passes));
+    let passes = even_cuts(k, passes);
     for ((top, bottom), (from, to)) in even_cuts(m, blocks).flat_map(|rows| passes.clone().map(move |k| (rows, k))) {
         let (height, depth) = (bottom - top, to - from);
         let steps = depth.div_ceil(2 * SIDE);
+        // What is left of whole blocks is copied: a tile reads rows beyond the last.
+        let copied_from = in_lanes.map_or(0, |_| height / BLOCK * BLOCK);
+        let here = a.wrapping_add((top + copied_from) * a_strides.0 + from * a_strides.1);
         // SAFETY: these elements of a are promised, and the panel has room for its rows, rounded up to whole tiles.
-        unsafe {
-            copy_rows(a.wrapping_add(top * a_strides.0 + from * a_strides.1), a_strides, [height, depth], a_panel);
-        }
+        unsafe { copy_rows(here, a_strides, [height - copied_from, depth], a_panel) };
         for j in (0..n).step_by(BLOCK) {
             let columns = BLOCK.min(n - j);
             let here = b.wrapping_add(from * b_row + j * b_column);
             // SAFETY: these elements of b are promised, and the panel has DEPTH / 2 rows.
             unsafe {
-                copy_panel::<__m512, 2>(here, (b_row, b_column), [depth, columns], (b_panel, BLOCK));
+                copy_panel::<S, __m512, 2>(here, (b_row, b_column), [depth, columns], (b_panel, BLOCK));
                 for l in depth.div_ceil(2)..steps * SIDE {
                     b_panel.add(l * BLOCK).cast::<[f32; BLOCK]>().write([0.0; BLOCK]);
                 }
             }
             for i in (0..height).step_by(BLOCK) {
                 let rows = BLOCK.min(height - i);
+                let a = match in_lanes {
+                    Some((a, (row, _))) if i < copied_from => (a.wrapping_add((top + i) * row + from / 2), row),
+                    _ => (a_panel.wrapping_add((i - copied_from) * A_PITCH).cast_const(), A_PITCH),
+                };
                 if steps > 0 {
-                    // SAFETY: AMX is there; all rows of both panels were written, but for what is beyond the last.
-                    unsafe {
-                        multiply(steps, a_panel.add(i * A_PITCH), b_panel, sums.0.as_mut_ptr());
-                    }
+                    // SAFETY: AMX is there; all rows of a whole block of a are promised, and all rows of both panels were written,
+                    // but for what is beyond the last.
+                    unsafe { multiply(steps, a, b_panel, sums.0.as_mut_ptr()) };
                 }
                 // SAFETY: these rows and columns of c, and of what is added, are promised.
-                unsafe { write(product, (top + i, j), [rows, columns], from == 0, &sums.0) };
+                unsafe { write(&product.target, (top + i, j), [rows, columns], from == 0, &sums.0) };
             }
         }
     }
 }
 
-/// Copies rows of a, rounded to bf16, each of `depth` numbers and zeros up to a whole tile.
+/// Copies rows of a, in bf16, each of `depth` numbers and zeros up to a whole tile.
 ///
 /// # Safety
 /// These elements of `from` can be read, and as many rows of [`A_PITCH`] lanes, rounded up to [`SIDE`], be written. The
 /// processor has AVX512-BF16.
 #[inline(always)]
-unsafe fn copy_rows(from: *const f32, (row, column): (usize, usize), [rows, depth]: [usize; 2], to: *mut f32) {
+unsafe fn copy_rows<S>(from: *const S, (row, column): (usize, usize), [rows, depth]: [usize; 2], to: *mut f32)
+where
+    S: InPairs,
+    __m512: MadeOf<S, 2>,
+{
     // SAFETY: the caller's promise; masks hide what is beyond a row.
     unsafe {
         if column == 1 {
             for i in 0..rows {
                 for l in (0..depth).step_by(2 * SIDE) {
-                    let part =
-                        |l: usize| __m512::load(from.wrapping_add(i * row + l), __m512::first(depth.saturating_sub(l)));
-                    let both = transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(part(l + SIDE), part(l)));
-                    both.store(to.add(i * A_PITCH + l / 2), !0);
+                    S::neighbors(from.wrapping_add(i * row + l), depth - l).store(to.add(i * A_PITCH + l / 2), !0);
                 }
             }
             return;
@@ -251,11 +264,11 @@ unsafe fn copy_rows(from: *const f32, (row, column): (usize, usize), [rows, dept
         for (i, l) in (0..rows).step_by(SIDE).flat_map(|i| (0..depth).step_by(2 * SIDE).map(move |l| (i, l))) {
             let (rows, depth) = (SIDE.min(rows - i), (2 * SIDE).min(depth - l));
             let tile = tile.0.as_mut_ptr();
-            copy_panel::<__m512, 2>(from.add(i * row + l * column), (column, row), [depth, rows], (tile, SIDE));
+            copy_panel::<S, __m512, 2>(from.add(i * row + l * column), (column, row), [depth, rows], (tile, SIDE));
             (tile.add(depth.div_ceil(2) * SIDE)).write_bytes(0, (SIDE - depth.div_ceil(2)) * SIDE);
             for four in (0..SIDE).step_by(4) {
                 let to = to.add((i + four) * A_PITCH + l / 2);
-                <__m512 as Operand<1>>::transpose(tile.add(four), SIDE, SIDE - 1, to, A_PITCH);
+                __m512::transpose(tile.add(four), 4 * SIDE, SIDE - 1, to, A_PITCH);
             }
         }
     }
@@ -267,7 +280,7 @@ unsafe fn copy_rows(from: *const f32, (row, column): (usize, usize), [rows, dept
 /// As [`Product`] promises for these rows and columns; the processor has AVX-512.
 #[inline(always)]
 unsafe fn write(
-    product: &Product<f32>,
+    target: &Target<f32>,
     (i, j): (usize, usize),
     [rows, columns]: [usize; 2],
     first: bool,
@@ -277,18 +290,18 @@ unsafe fn write(
         let mask = __m512::first(columns - v);
         // SAFETY: the caller's promise; the mask hides what is beyond the last column.
         unsafe {
-            let c = product.c.0.add((i + r) * product.c.1 + j + v);
+            let c = target.c.0.add((i + r) * target.c.1 + j + v);
             let mut sum = __m512::load(sums.as_ptr().add(r * BLOCK + v), !0);
-            if product.alpha != 1.0 {
-                sum = sum.times(__m512::splat(product.alpha));
+            if target.alpha != 1.0 {
+                sum = sum.times(__m512::splat(target.alpha));
             }
-            if !first || product.own {
+            if !first || target.own {
                 sum = sum.plus(__m512::load(c, mask));
             }
-            if let (true, Some(bias)) = (first, product.bias) {
+            if let (true, Some(bias)) = (first, target.bias) {
                 sum = sum.plus(__m512::load(bias.add(j + v), mask));
             }
-            if let (true, Some((residual, row))) = (first, product.residual) {
+            if let (true, Some((residual, row))) = (first, target.residual) {
                 sum = sum.plus(__m512::load(residual.add((i + r) * row + j + v), mask));
             }
             sum.store(c, mask);
@@ -305,12 +318,16 @@ mod tests {
     use super::super::gemm::{Epilogue, Mat, MatMut, gemm_with};
     use super::super::microkernel::tests::{Dot, Kernel, assert_every_edge_shape, assert_large_shapes, assert_shapes};
     use super::*;
+    use crate::kernels::Bf16;
     #[cfg(target_os = "linux")]
     use crate::kernels::simd::has_avx512_bf16;
 
     /// The kernel, where there is AMX, and else where it can be played: the copies are made by AVX512-BF16.
-    fn kernel() -> Option<(&'static str, Kernel)> {
-        let amx: Kernel = |multiplied| {
+    fn kernel<S: InPairs>() -> Option<(&'static str, Kernel<S>)>
+    where
+        __m512: MadeOf<S, 2>,
+    {
+        let amx: Kernel<S> = |multiplied| {
             // SAFETY: the caller's promise; there is AMX, or it is played.
             unsafe { product(multiplied) };
             true
@@ -348,19 +365,26 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "instructions")]
     fn every_edge_shape_equals_the_definition_bit_for_bit() {
-        let Some((name, kernel)) = kernel() else { return };
-        assert_every_edge_shape(name, kernel, DOT);
-        // Around one and two tiles of every side.
-        let around = |side: usize| [side - 1, side, side + 1, 2 * side - 1, 2 * side + 1];
-        let shapes = around(BLOCK).into_iter().flat_map(|m| around(2 * SIDE).map(|k| [m, k, m % 7 * 8 + 1]));
-        assert_shapes(name, kernel, DOT, &shapes.collect::<Vec<_>>());
+        fn assert<S: InPairs>()
+        where
+            __m512: MadeOf<S, 2>,
+        {
+            let Some((name, kernel)) = kernel::<S>() else { return };
+            assert_every_edge_shape(name, kernel, DOT);
+            // Around one and two tiles of every side.
+            let around = |side: usize| [side - 1, side, side + 1, 2 * side - 1, 2 * side, 2 * side + 1];
+            let shapes = around(BLOCK).into_iter().flat_map(|m| around(2 * SIDE).map(|k| [m, k, m % 7 * 8 + 1]));
+            assert_shapes(name, kernel, DOT, &shapes.collect::<Vec<_>>());
+        }
+        assert::<f32>();
+        assert::<Bf16>();
     }
 
     /// By the manual: 2²⁴ is the sum of even k, 1 + 1 that of odd k. One after the other, 2²⁴ would swallow each 1.
     #[test]
     #[cfg_attr(miri, ignore = "instructions")]
     fn even_and_odd_k_are_summed_apart() {
-        let Some((_, kernel)) = kernel() else { return };
+        let Some((_, kernel)) = kernel::<f32>() else { return };
         let (a, b, mut c) = ([16_777_216.0f32, 1.0, 0.0, 1.0], [1.0f32; 4], [0.0]);
         let (a, b) = (Mat::new(&a, 4, false), Mat::new(&b, 1, false));
         gemm_with(kernel, [1, 4, 1], 1.0, a, b, Epilogue::NOTHING, MatMut::new(&mut c, 1));
@@ -370,14 +394,15 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "instructions")]
     fn large_products_equal_the_definition_bit_for_bit() {
-        kernel().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, DOT));
+        kernel::<f32>().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, DOT));
+        kernel::<Bf16>().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, DOT));
     }
 
     /// What fills up a tile is multiplied too: it has to be 0, or an infinite number beside it becomes none.
     #[test]
     #[cfg_attr(miri, ignore = "instructions")]
     fn an_infinite_number_stays_in_its_row_or_column() {
-        let Some((_, kernel)) = kernel() else { return };
+        let Some((_, kernel)) = kernel::<f32>() else { return };
         let (m, n) = (40, 20);
         let all = (0..2).flat_map(|which| [[false; 2], [true; 2]].map(|transposed| (which, transposed)));
         // The second finds, beyond its k, what the first has left.
@@ -405,7 +430,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "instructions")]
     fn chains_compute_what_they_are_timed_for() {
-        if kernel().is_some() {
+        if kernel::<f32>().is_some() {
             // Three rounds of 32 products of ½ · 1 in each of 4 × 256 sums.
             // SAFETY: there is AMX, or it is played.
             assert_eq!(unsafe { chains_of_tiles(3, 0.5, 1.0) }, 1024.0 * 3.0 * 16.0);

@@ -40,6 +40,19 @@ impl Register for __m512 {
     unsafe fn times(self, x: Self) -> Self {
         unsafe { _mm512_mul_ps(self, x) }
     }
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut x = [_mm512_setzero_ps(); 4];
+            for (i, x) in x.iter_mut().enumerate() {
+                let row = |q: usize| _mm_loadu_ps(from.byte_add((4 * q + i).min(last) * gap));
+                *x = _mm512_insertf32x4::<1>(_mm512_castps128_ps512(row(0)), row(1));
+                *x = _mm512_insertf32x4::<3>(_mm512_insertf32x4::<2>(*x, row(2)), row(3));
+            }
+            transpose_quarters(x, to, width);
+        }
+    }
 }
 
 // SAFETY: as above.
@@ -47,19 +60,6 @@ impl Operand<1> for __m512 {
     #[inline(always)]
     unsafe fn plus_product(self, a: Self, b: Self) -> Self {
         unsafe { _mm512_fmadd_ps(a, b, self) }
-    }
-    #[inline(always)]
-    unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut x = [_mm512_setzero_ps(); 4];
-            for (i, x) in x.iter_mut().enumerate() {
-                let row = |q: usize| _mm_loadu_ps(from.add((4 * q + i).min(last) * gap));
-                *x = _mm512_insertf32x4::<1>(_mm512_castps128_ps512(row(0)), row(1));
-                *x = _mm512_insertf32x4::<3>(_mm512_insertf32x4::<2>(*x, row(2)), row(3));
-            }
-            transpose_quarters(x, to, width);
-        }
     }
 }
 
@@ -118,14 +118,6 @@ impl Register for __m256 {
     unsafe fn times(self, x: Self) -> Self {
         unsafe { _mm256_mul_ps(self, x) }
     }
-}
-
-// SAFETY: as above.
-impl Operand<1> for __m256 {
-    #[inline(always)]
-    unsafe fn plus_product(self, a: Self, b: Self) -> Self {
-        unsafe { _mm256_fmadd_ps(a, b, self) }
-    }
     #[inline(always)]
     unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
         // SAFETY: the caller's promise.
@@ -133,7 +125,7 @@ impl Operand<1> for __m256 {
             // Half q of register i holds row 4q + i; then each half is transposed on its own.
             let mut x = [_mm256_setzero_ps(); 4];
             for (i, x) in x.iter_mut().enumerate() {
-                let row = |q: usize| _mm_loadu_ps(from.add((4 * q + i).min(last) * gap));
+                let row = |q: usize| _mm_loadu_ps(from.byte_add((4 * q + i).min(last) * gap));
                 *x = _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(row(0)), row(1));
             }
             let (low01, high01) = (_mm256_unpacklo_ps(x[0], x[1]), _mm256_unpackhi_ps(x[0], x[1]));
@@ -143,5 +135,13 @@ impl Operand<1> for __m256 {
             _mm256_storeu_ps(to.add(2 * width), _mm256_shuffle_ps::<0x44>(high01, high23));
             _mm256_storeu_ps(to.add(3 * width), _mm256_shuffle_ps::<0xEE>(high01, high23));
         }
+    }
+}
+
+// SAFETY: as above.
+impl Operand<1> for __m256 {
+    #[inline(always)]
+    unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+        unsafe { _mm256_fmadd_ps(a, b, self) }
     }
 }

@@ -1,4 +1,4 @@
-//! Products of f32 matrices in bf16: operands rounded to 8 significant bits, sums in f32.
+//! Products in bf16, of matrices that are stored so, or of f32 matrices, rounded as they are copied; sums in f32.
 //!
 //! AVX512-BF16 multiplies two numbers of 16 bits in each of 16 lanes and adds both products to an f32: twice the work of an
 //! f32 multiply-add. So an operand of [`microkernel`](super::microkernel) is here a lane of two numbers, those of k (the
@@ -12,19 +12,37 @@ use std::arch::x86_64::*;
 use std::mem::transmute;
 
 use super::avx::transpose_quarters;
+use super::amx;
 use super::gemm::Product;
 use super::microkernel::run;
-use super::registers::{Operand, Register};
-use crate::kernels::simd::has_avx512_bf16;
+use super::registers::{MadeOf, Operand, Register};
+use crate::kernels::real::Strides;
+use crate::kernels::simd::{has_amx, has_avx512_bf16};
+use crate::kernels::{Bf16, Element};
 
-/// Computes the product.
+/// Computes the product, on AMX where there is AMX.
 ///
 /// # Safety
-/// As [`Product`] promises; the processor has AVX512-BF16, see [`has_avx512_bf16`](crate::kernels::simd::has_avx512_bf16).
+/// As [`Product`] promises; the processor has AVX512-BF16, see [`has_avx512_bf16`].
+pub(super) unsafe fn gemm<S>(product: &Product<S>)
+where
+    S: InPairs,
+    __m512: MadeOf<S, 2>,
+{
+    // SAFETY: the caller's promise; the processor was asked for AMX.
+    unsafe { if has_amx() { amx::product(product) } else { avx512(product) } }
+}
+
+/// # Safety
+/// As of [`gemm`].
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
-pub(super) unsafe fn avx512(product: &Product<f32>) {
+unsafe fn avx512<S>(product: &Product<S>)
+where
+    S: InPairs,
+    __m512: MadeOf<S, 2>,
+{
     // SAFETY: the caller's promise.
-    unsafe { run::<__m512, 2>(product) }
+    unsafe { run::<S, __m512, 2>(product) }
 }
 
 /// x ← x + a b + a b in twelve registers, `rounds` times over: what is timed to find the limit of arithmetic, see
@@ -84,12 +102,21 @@ const IN_PAIRS: [u16; 32] = {
     order
 };
 
-// SAFETY: as for products of f32 in registers.rs.
+// SAFETY, for all three: as for products of f32 in registers.rs.
 impl Operand<2> for __m512 {
     #[inline(always)]
     unsafe fn plus_product(self, a: Self, b: Self) -> Self {
         // SAFETY: bits are bits.
         unsafe { _mm512_dpbf16_ps(self, transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b)) }
+    }
+}
+
+/// Rounded on the way.
+impl MadeOf<f32, 2> for __m512 {
+    #[inline(always)]
+    unsafe fn row(from: *const f32, mask: Option<__mmask16>) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { <Self as MadeOf<f32, 1>>::row(from, mask) }
     }
     #[inline(always)]
     unsafe fn operand(self, next: Self) -> Self {
@@ -104,7 +131,7 @@ impl Operand<2> for __m512 {
         pair(x, next)
     }
     #[inline(always)]
-    unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
+    unsafe fn turned(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
         // SAFETY: the caller's promise; bits are bits.
         unsafe {
             let mut x = [_mm512_setzero_ps(); 4];
@@ -116,19 +143,105 @@ impl Operand<2> for __m512 {
             transpose_quarters(x, to, width);
         }
     }
+    #[inline(always)]
+    fn in_lanes(_matrix: (*const f32, Strides)) -> Option<(*const f32, Strides)> {
+        None
+    }
+}
+
+/// A row is the lower halves of its lanes.
+impl MadeOf<Bf16, 2> for __m512 {
+    #[inline(always)]
+    unsafe fn row(from: *const Bf16, mask: Option<__mmask16>) -> Self {
+        // SAFETY: the caller's promise; bits are bits.
+        unsafe {
+            let halves = match mask {
+                None => _mm256_loadu_epi16(from.cast()),
+                Some(mask) => _mm256_maskz_loadu_epi16(mask, from.cast()),
+            };
+            _mm512_castsi512_ps(_mm512_cvtepu16_epi32(halves))
+        }
+    }
+    #[inline(always)]
+    unsafe fn operand(self, next: Self) -> Self {
+        // SAFETY: bits are bits.
+        unsafe {
+            let upper = _mm512_slli_epi32::<16>(_mm512_castps_si512(next));
+            _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(self), upper))
+        }
+    }
+    #[inline(always)]
+    fn lane(x: Bf16, next: Bf16) -> f32 {
+        lane(x, next)
+    }
+    #[inline(always)]
+    unsafe fn turned(from: *const Bf16, gap: usize, last: usize, to: *mut f32, width: usize) {
+        // SAFETY: the caller's promise: two numbers are a lane.
+        unsafe { Self::transpose(from.cast(), gap * size_of::<Bf16>(), last, to, width) }
+    }
+    #[inline(always)]
+    fn in_lanes(matrix: (*const Bf16, Strides)) -> Option<(*const f32, Strides)> {
+        in_lanes(matrix)
+    }
+}
+
+/// What is multiplied in bf16.
+pub(super) trait InPairs: Element<Computed = f32> {
+    /// The first `n` of 32 neighbors, two in each lane, and 0 in the place of those that are missing.
+    ///
+    /// # Safety
+    /// They can be read; the processor has AVX512-BF16.
+    unsafe fn neighbors(from: *const Self, n: usize) -> __m512;
+}
+
+impl InPairs for f32 {
+    #[inline(always)]
+    unsafe fn neighbors(from: *const f32, n: usize) -> __m512 {
+        // SAFETY: the caller's promise; masks hide what is missing. Bits are bits.
+        unsafe {
+            let half = |l: usize| __m512::load(from.wrapping_add(l), __m512::first(n.saturating_sub(l)));
+            transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(half(16), half(0)))
+        }
+    }
+}
+
+impl InPairs for Bf16 {
+    #[inline(always)]
+    unsafe fn neighbors(from: *const Bf16, n: usize) -> __m512 {
+        let mask = if n >= 32 { !0 } else { (1 << n) - 1 };
+        // SAFETY: the caller's promise; the mask hides what is missing. Bits are bits.
+        unsafe { _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, from.cast())) }
+    }
+}
+
+/// Two stored numbers in a lane, the first in its lower half.
+fn lane(x: Bf16, next: Bf16) -> f32 {
+    f32::from_bits(u32::from(next.0) << 16 | u32::from(x.0))
+}
+
+/// Two neighbors in a row are a lane, if rows begin where lanes may.
+fn in_lanes((matrix, (row, column)): (*const Bf16, Strides)) -> Option<(*const f32, Strides)> {
+    let matrix = matrix.cast::<f32>();
+    (column == 1 && row.is_multiple_of(2) && matrix.is_aligned()).then_some((matrix, (row / 2, 1)))
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::microkernel::copy_panel;
-    use super::super::microkernel::tests::{Kernel, assert_copies, assert_every_edge_shape, assert_large_shapes};
+    use super::super::copies::copy_panel;
+    use super::super::microkernel::tests::{Dot, Kernel, assert_copies, assert_every_edge_shape, assert_large_shapes};
     use super::*;
-    use crate::kernels::real::Strides;
 
-    // SAFETY: as the twin of registers of f32, four pairs in plain memory.
+    // SAFETY, for all three: as the twin of registers of f32, four pairs in plain memory.
     impl Operand<2> for [f32; 4] {
         unsafe fn plus_product(self, a: Self, b: Self) -> Self {
             std::array::from_fn(|i| plus_pairs(self[i], unpaired(a[i]), unpaired(b[i])))
+        }
+    }
+
+    impl MadeOf<f32, 2> for [f32; 4] {
+        unsafe fn row(from: *const f32, mask: Option<usize>) -> Self {
+            // SAFETY: the caller's promise.
+            unsafe { <Self as MadeOf<f32, 1>>::row(from, mask) }
         }
         unsafe fn operand(self, next: Self) -> Self {
             std::array::from_fn(|i| pair(self[i], next[i]))
@@ -136,7 +249,7 @@ pub(super) mod tests {
         fn lane(x: f32, next: f32) -> f32 {
             pair(x, next)
         }
-        unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
+        unsafe fn turned(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
             for (l, j) in (0..4).flat_map(|l| (0..4).map(move |j| (l, j))) {
                 // SAFETY: the caller's promise.
                 unsafe {
@@ -144,6 +257,30 @@ pub(super) mod tests {
                     *to.add(l * width + j) = pair(*from, *from.add(1));
                 }
             }
+        }
+        fn in_lanes(_matrix: (*const f32, Strides)) -> Option<(*const f32, Strides)> {
+            None
+        }
+    }
+
+    impl MadeOf<Bf16, 2> for [f32; 4] {
+        unsafe fn row(from: *const Bf16, mask: Option<usize>) -> Self {
+            // SAFETY: the caller's promise for the lanes of the mask.
+            let at = |i| if i < mask.unwrap_or(4) { unsafe { *from.add(i) } } else { Bf16::default() };
+            std::array::from_fn(|i| lane(at(i), Bf16::default()))
+        }
+        unsafe fn operand(self, next: Self) -> Self {
+            std::array::from_fn(|i| f32::from_bits(self[i].to_bits() | next[i].to_bits() << 16))
+        }
+        fn lane(x: Bf16, next: Bf16) -> f32 {
+            lane(x, next)
+        }
+        unsafe fn turned(from: *const Bf16, gap: usize, last: usize, to: *mut f32, width: usize) {
+            // SAFETY: the caller's promise: two numbers are a lane.
+            unsafe { Self::transpose(from.cast(), gap * size_of::<Bf16>(), last, to, width) }
+        }
+        fn in_lanes(matrix: (*const Bf16, Strides)) -> Option<(*const f32, Strides)> {
+            in_lanes(matrix)
         }
     }
 
@@ -174,11 +311,15 @@ pub(super) mod tests {
         factors.chunks(2).fold(0.0, step)
     }
 
-    /// The kernels that this machine can run.
-    fn kernels() -> Vec<(&'static str, Kernel)> {
-        let mut all: Vec<(&'static str, Kernel)> = vec![("twin", |product| {
+    /// The kernels that this machine can run, for matrices of this type.
+    fn kernels<S: InPairs>() -> Vec<(&'static str, Kernel<S>)>
+    where
+        [f32; 4]: MadeOf<S, 2>,
+        __m512: MadeOf<S, 2>,
+    {
+        let mut all: Vec<(&'static str, Kernel<S>)> = vec![("twin", |product| {
             // SAFETY: the caller's promise; the twin needs nothing of the processor.
-            unsafe { run::<[f32; 4], 2>(product) };
+            unsafe { run::<S, [f32; 4], 2>(product) };
             true
         })];
         if has_avx512_bf16() {
@@ -191,28 +332,37 @@ pub(super) mod tests {
         all
     }
 
-    #[test]
-    fn every_edge_shape_equals_the_definition_bit_for_bit() {
-        kernels().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, (in_pairs, |_, _| 256)));
-    }
+    const DOT: Dot = (in_pairs, |_, _| 256);
 
     #[test]
-    fn copies_fill_whole_registers() {
-        assert_copies::<[f32; 4], 2>(copy_panel::<[f32; 4], 2>);
-        if has_avx512_bf16() {
-            // SAFETY: as of `copy_panel`; the processor was just asked.
-            #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
-            unsafe fn copy(from: *const f32, strides: Strides, dims: [usize; 2], to: (*mut f32, usize)) {
-                // SAFETY: the caller's promise.
-                unsafe { copy_panel::<__m512, 2>(from, strides, dims, to) }
-            }
-            assert_copies::<__m512, 2>(copy);
-        }
+    fn every_edge_shape_equals_the_definition_bit_for_bit() {
+        kernels::<f32>().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, DOT));
+        kernels::<Bf16>().into_iter().for_each(|(name, kernel)| assert_every_edge_shape(name, kernel, DOT));
     }
 
     #[test]
     fn large_products_equal_the_definition_bit_for_bit() {
-        kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, (in_pairs, |_, _| 256)));
+        kernels::<f32>().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, DOT));
+        kernels::<Bf16>().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, DOT));
+    }
+
+    #[test]
+    fn copies_fill_whole_registers() {
+        assert_copies::<f32, [f32; 4], 2>(copy_panel::<f32, [f32; 4], 2>);
+        assert_copies::<Bf16, [f32; 4], 2>(copy_panel::<Bf16, [f32; 4], 2>);
+        if has_avx512_bf16() {
+            // SAFETY: as of `copy_panel`; the processor was just asked.
+            #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
+            unsafe fn copy<S: Element>(from: *const S, strides: Strides, dims: [usize; 2], to: (*mut f32, usize))
+            where
+                __m512: MadeOf<S, 2>,
+            {
+                // SAFETY: the caller's promise.
+                unsafe { copy_panel::<S, __m512, 2>(from, strides, dims, to) }
+            }
+            assert_copies::<f32, __m512, 2>(copy);
+            assert_copies::<Bf16, __m512, 2>(copy);
+        }
     }
 
     #[test]
@@ -267,7 +417,7 @@ pub(super) mod tests {
         // SAFETY: the caller's promise.
         unsafe {
             let x = __m512::load(from, !0);
-            Operand::<2>::operand(x, x).store(to, !0);
+            MadeOf::<f32, 2>::operand(x, x).store(to, !0);
         }
     }
 }

@@ -1,37 +1,44 @@
 use super::Products;
 use super::gemm::{COLUMNS, Epilogue, Mat, MatMut, gemm, gemm_by_columns, gemm_with};
-use crate::kernels::Real;
+use crate::kernels::{Element, Real};
 use crate::kernels::team::share_rows;
 
 /// c ← a b + what `plus` says, for row-major operands, each optionally read transposed.
-fn product<T: Real>(dims: [usize; 3], t: [bool; 2], a: &[T], b: &[T], plus: Epilogue<'_, T>, c: &mut [T]) {
+fn product<S: Element>(
+    dims: [usize; 3],
+    t: [bool; 2],
+    a: &[S],
+    b: &[S],
+    plus: Epilogue<'_, S::Computed>,
+    c: &mut [S::Computed],
+) {
     let [m, k, n] = dims;
     let a = Mat::new(a, if t[0] { m } else { k }, t[0]);
     let b = Mat::new(b, if t[1] { k } else { n }, t[1]);
     // Each thread of a team reads its part of one operand, and all of the other: of the smaller one, if there are columns enough
     // for all.
     if n > m.max(8 * COLUMNS) {
-        return gemm_with(gemm_by_columns, dims, T::ONE, a, b, plus, MatMut::new(c, n));
+        return gemm_with(gemm_by_columns, dims, S::Computed::ONE, a, b, plus, MatMut::new(c, n));
     }
     share_rows(m, m * k * n, (c, &mut [(); 0]), |rows, c, _| {
         let plus = Epilogue { residual: plus.residual.map(|r| r.below(rows.start)), ..plus };
-        gemm([rows.len(), k, n], T::ONE, a.below(rows.start), b, plus, MatMut::new(c, n));
+        gemm([rows.len(), k, n], S::Computed::ONE, a.below(rows.start), b, plus, MatMut::new(c, n));
     });
 }
 
 /// Every product: shared out by products where there are many, by [rows or columns](product) where there is one.
-pub(super) fn products<T: Real>(
+pub(super) fn products<S: Element>(
     of: &Products,
-    a: &[T],
-    b: &[T],
-    bias: Option<&[T]>,
-    residual: Option<&[T]>,
-    c: &mut [T],
+    a: &[S],
+    b: &[S],
+    bias: Option<&[S::Computed]>,
+    residual: Option<&[S::Computed]>,
+    c: &mut [S::Computed],
 ) {
     let Products { batch, dims, steps, transposed, own } = *of;
     let [m, k, n] = dims;
     let plus = Epilogue { own, bias, residual: residual.map(|r| Mat::new(r, n, false)) };
-    let one = |i: usize, c: &mut [T]| {
+    let one = |i: usize, c: &mut [S::Computed]| {
         let (a, b) = (&a[i * steps[0]..][..m * k], &b[i * steps[1]..][..k * n]);
         product(dims, transposed, a, b, plus, c);
     };

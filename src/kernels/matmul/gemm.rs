@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::kernels::real::Strides;
 use crate::kernels::team::share_rows;
-use crate::kernels::{Real, meter};
+use crate::kernels::{Bf16, Element, Precision, Real, meter};
 
 /// Columns that are not divided among threads: a multiple of what every kernel has at hand at once.
 pub(super) const COLUMNS: usize = 32;
@@ -81,17 +81,24 @@ impl<T> Epilogue<'_, T> {
 /// A product as the kernels take it. Who makes one promises that every element which the sizes and strides reach lies
 /// inside the allocation that its pointer points into, and that the elements of c are distinct and nobody else's.
 #[derive(Clone, Copy, Debug)]
-pub struct Product<T> {
+pub struct Product<S: Element> {
     /// m, k, n: a is (m, k), b (k, n), c (m, n).
     pub dims: [usize; 3],
     /// Columns of the product of which this one may be a part: what the bits depend on is decided by them.
     pub whole: usize,
+    /// a and its strides.
+    pub a: (*const S, Strides),
+    /// b and its strides.
+    pub b: (*const S, Strides),
+    /// What becomes of a b.
+    pub target: Target<S::Computed>,
+}
+
+/// Where a product is written, and with what.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<T> {
     /// α
     pub alpha: T,
-    /// a and its strides.
-    pub a: (*const T, Strides),
-    /// b and its strides.
-    pub b: (*const T, Strides),
     /// c and the elements between its rows.
     pub c: (*mut T, usize),
     /// Whether c is added to.
@@ -102,19 +109,19 @@ pub struct Product<T> {
     pub residual: Option<(*const T, usize)>,
 }
 
-impl<T> Product<T> {
+impl<S: Element> Product<S> {
     /// These columns of c.
-    fn columns(&self, some: Range<usize>) -> Self
-    where
-        T: Copy,
-    {
-        let Product { dims: [m, k, _], b, c, bias, residual, .. } = *self;
+    fn columns(&self, some: Range<usize>) -> Self {
+        let Product { dims: [m, k, _], b, target: Target { c, bias, residual, .. }, .. } = *self;
         Product {
             dims: [m, k, some.len()],
             b: (b.0.wrapping_add(some.start * b.1.1), b.1),
-            c: (c.0.wrapping_add(some.start), c.1),
-            bias: bias.map(|bias| bias.wrapping_add(some.start)),
-            residual: residual.map(|(r, row)| (r.wrapping_add(some.start), row)),
+            target: Target {
+                c: (c.0.wrapping_add(some.start), c.1),
+                bias: bias.map(|bias| bias.wrapping_add(some.start)),
+                residual: residual.map(|(r, row)| (r.wrapping_add(some.start), row)),
+                ..self.target
+            },
             ..*self
         }
     }
@@ -125,18 +132,18 @@ impl<T> Product<T> {
 ///
 /// # Safety
 /// As [`Product`] promises.
-pub(super) unsafe fn gemm_by_columns<T: Real>(product: &Product<T>) {
-    struct OfAll<'a, T>(&'a Product<T>);
+pub(super) unsafe fn gemm_by_columns<S: Element>(product: &Product<S>) {
+    struct OfAll<'a, S: Element>(&'a Product<S>);
     // SAFETY: a, b and what is added are only read, and every part writes columns of its own. All of it stays borrowed until
     // this function ends, by the caller's promise.
-    unsafe impl<T: Sync + Send> Sync for OfAll<'_, T> {}
+    unsafe impl<S: Element> Sync for OfAll<'_, S> {}
     let all = OfAll(product);
     let [m, k, n] = product.dims;
     share_rows(n.div_ceil(COLUMNS), m * k * n, (&mut [(); 0], &mut [(); 0]), |some, _, _| {
         let OfAll(product) = &all;
         let some = product.columns(some.start * COLUMNS..n.min(some.end * COLUMNS));
         // SAFETY: the caller's promise, for some of the columns.
-        unsafe { T::gemm(&some) }
+        unsafe { S::gemm(&some) }
     });
 }
 
@@ -144,33 +151,33 @@ pub(super) unsafe fn gemm_by_columns<T: Real>(product: &Product<T>) {
 ///
 /// # Panics
 /// When a matrix reaches out of its slice, or `c`'s rows overlap.
-pub fn gemm<T: Real>(
+pub fn gemm<S: Element>(
     dims: [usize; 3],
-    alpha: T,
-    a: Mat<'_, T>,
-    b: Mat<'_, T>,
-    plus: Epilogue<'_, T>,
-    c: MatMut<'_, T>,
+    alpha: S::Computed,
+    a: Mat<'_, S>,
+    b: Mat<'_, S>,
+    plus: Epilogue<'_, S::Computed>,
+    c: MatMut<'_, S::Computed>,
 ) {
-    gemm_with(T::gemm, dims, alpha, a, b, plus, c);
+    gemm_with(S::gemm, dims, alpha, a, b, plus, c);
 }
 
 /// [`gemm`] by a kernel of one's choice, which may ask nothing of its caller but what [`Product`] promises.
-pub(super) fn gemm_with<T: Real, R>(
-    kernel: unsafe fn(&Product<T>) -> R,
+pub(super) fn gemm_with<S: Element, R>(
+    kernel: unsafe fn(&Product<S>) -> R,
     [m, k, n]: [usize; 3],
-    alpha: T,
-    a: Mat<'_, T>,
-    b: Mat<'_, T>,
-    Epilogue { own, bias, residual }: Epilogue<'_, T>,
-    c: MatMut<'_, T>,
+    alpha: S::Computed,
+    a: Mat<'_, S>,
+    b: Mat<'_, S>,
+    Epilogue { own, bias, residual }: Epilogue<'_, S::Computed>,
+    c: MatMut<'_, S::Computed>,
 ) {
     assert!(is_inside(a.data.len(), a.offset, a.strides, m, k), "gemm: a reaches out of its slice");
     assert!(is_inside(b.data.len(), b.offset, b.strides, k, n), "gemm: b reaches out of its slice");
     assert!(is_inside(c.data.len(), c.offset, c.strides, m, n), "gemm: c reaches out of its slice");
     assert!(c.strides.1 == 1 && (c.strides.0 >= n || m <= 1), "gemm: the rows of c overlap");
     assert!(bias.is_none_or(|bias| bias.len() == n), "gemm: the bias is not one number for each of {n} columns");
-    let fits = |r: Mat<'_, T>| r.strides.1 == 1 && is_inside(r.data.len(), r.offset, r.strides, m, n);
+    let fits = |r: Mat<'_, S::Computed>| r.strides.1 == 1 && is_inside(r.data.len(), r.offset, r.strides, m, n);
     assert!(residual.is_none_or(fits), "gemm: the residual has rows with gaps, or reaches out of its slice");
     if m == 0 || n == 0 {
         return;
@@ -181,13 +188,15 @@ pub(super) fn gemm_with<T: Real, R>(
     let product = Product {
         dims: [m, k, n],
         whole: n,
-        alpha,
         a: (a.data.as_ptr().wrapping_add(a.offset), a_strides),
         b: (b.data.as_ptr().wrapping_add(b.offset), b_strides),
-        c: (c.data.as_mut_ptr().wrapping_add(c.offset), c.strides.0),
-        own,
-        bias: bias.map(<[T]>::as_ptr),
-        residual: residual.map(|r| (r.data.as_ptr().wrapping_add(r.offset), r.strides.0)),
+        target: Target {
+            alpha,
+            c: (c.data.as_mut_ptr().wrapping_add(c.offset), c.strides.0),
+            own,
+            bias: bias.map(<[_]>::as_ptr),
+            residual: residual.map(|r| (r.data.as_ptr().wrapping_add(r.offset), r.strides.0)),
+        },
     };
     // SAFETY: the assertions above: all matrices lie inside their slices (with k = 0 nothing of a or b is read), and
     // the elements of c are distinct and borrowed for writing.
@@ -196,12 +205,55 @@ pub(super) fn gemm_with<T: Real, R>(
     }
 }
 
+/// The best kernel that there is for f32 and this processor.
+///
+/// # Safety
+/// As [`Product`] promises.
+pub(in crate::kernels) unsafe fn of_f32(product: &Product<f32>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+        if super::microkernel::sgemm(product) {
+            return;
+        }
+        Precision::here_on_cpu(); // f32, or it panics
+        portable(product, matrixmultiply::sgemm);
+    }
+}
+
+/// That for f64.
+///
+/// # Safety
+/// As [`Product`] promises.
+pub(in crate::kernels) unsafe fn of_f64(product: &Product<f64>) {
+    // SAFETY: the caller's promise.
+    unsafe { portable(product, matrixmultiply::dgemm) }
+}
+
+/// That for bf16.
+///
+/// # Safety
+/// As [`Product`] promises.
+///
+/// # Panics
+/// Where bf16 is [not available](Precision::is_available).
+pub(in crate::kernels) unsafe fn of_bf16(product: &Product<Bf16>) {
+    assert!(Precision::Bf16.is_available(), "this processor has no instructions for products of bf16 matrices");
+    // SAFETY: the caller's promise; the processor was just asked.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        super::bf16::gemm(product);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("available, but not written: {product:?}");
+}
+
 /// The product by matrixmultiply, for f64 and for processors that the micro-kernel was not written for.
 ///
 /// # Safety
 /// As [`Product`] promises; `sgemm` is matrixmultiply's function for `T`.
-pub(in crate::kernels) unsafe fn portable<T: Real>(product: &Product<T>, sgemm: PortableGemm<T>) {
-    let Product { dims: [m, k, n], alpha, a, b, c, own, bias, residual, .. } = *product;
+unsafe fn portable<T: Real>(product: &Product<T>, sgemm: PortableGemm<T>) {
+    let Product { dims: [m, k, n], a, b, target: Target { alpha, c, own, bias, residual }, .. } = *product;
     let beta = own || bias.is_some() || residual.is_some();
     // SAFETY: the caller's promise. matrixmultiply wants what `Product` promises: elements inside, c's distinct.
     unsafe {
@@ -220,7 +272,7 @@ pub(in crate::kernels) unsafe fn portable<T: Real>(product: &Product<T>, sgemm: 
 }
 
 /// The argument list of BLAS.
-pub(in crate::kernels) type PortableGemm<T> =
+type PortableGemm<T> =
     unsafe fn(usize, usize, usize, T, *const T, isize, isize, *const T, isize, isize, T, *mut T, isize, isize);
 
 #[cfg(test)]
@@ -301,7 +353,7 @@ mod tests {
     #[test]
     fn matrices_without_elements_are_not_walked_through() {
         fn product<T: Real>(dims: [usize; 3], strides: Strides) -> [T; 60] {
-            let nothing = Mat { data: &[], offset: 0, strides };
+            let nothing = Mat::<T> { data: &[], offset: 0, strides };
             let mut c = [T::ONE; 60];
             gemm(
                 dims,

@@ -13,8 +13,9 @@
 //! - **b is read where it lies** by a few tiles if its columns are neighbors and fill registers. If they are not, as
 //!   it is transposed (x Wᵀ, Q Kᵀ), or do not, or are read by [`MANY`] tiles, the 32 columns at hand are copied to
 //!   the stack, [`DEPTH`] rows at a time; all tiles of these columns read the copy.
-//! - **bf16** is one more kind of operand, [`super::bf16`], which holds two numbers of 16 bits in a lane. For it a
-//!   is copied too, and both are rounded on the way.
+//! - **bf16** is one more kind of operand, [`super::bf16`], which holds two numbers of 16 bits in a lane. If a and b are in f32,
+//!   both are copied, and rounded on the way; if they are in bf16, and two values of k lie side by side in a, it is read where
+//!   it lies.
 //! - **What comes next is asked for early,** a few lines at a time: while the tiles of some columns are computed, a part of
 //!   the next columns of b is prefetched with each. Weights come from far: a chunk of images reads all of them once. Of c, a
 //!   tile prefetches what it will write, to the level-2 cache: its sums take longer than the lines take to come. Of a
@@ -32,15 +33,16 @@ use std::arch::aarch64::*;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use super::gemm::Product;
-use super::registers::{Operand, Register};
 #[cfg(target_arch = "x86_64")]
-use super::{amx, bf16};
+use super::bf16;
+use super::copies::{copy_panel, pack_tile};
+use super::gemm::{Product, Target};
+use super::registers::{MadeOf, Operand, Register};
 use crate::kernels::buffer::Storage;
 use crate::kernels::real::Strides;
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::simd::{has_amx, has_avx2, has_avx512};
-use crate::kernels::{Device, Precision};
+use crate::kernels::simd::{has_avx2, has_avx512};
+use crate::kernels::{Device, Element, Precision};
 
 /// Rows of b that are worked through before the next tile: 32 KiB of b at 32 columns, which a level-1 cache holds.
 pub(super) const DEPTH: usize = 256;
@@ -59,6 +61,9 @@ const PACKED_FROM: usize = 256;
 /// wants some of them.
 const TURNS: usize = 6;
 
+/// Bytes in a line of the cache.
+const LINE: usize = 64;
+
 /// Beginning with a line of the cache: a register, or a row of a tile, loaded from there touches one line, not two.
 #[repr(C, align(64))]
 pub(super) struct Aligned<T>(pub(super) T);
@@ -75,6 +80,8 @@ struct Operands {
     b_row: usize,
     /// Values of k, `K` at a time.
     steps: usize,
+    /// Columns of the tile.
+    columns: usize,
     /// Whether they begin with k = 0.
     first: bool,
     /// What is asked for meanwhile.
@@ -84,26 +91,29 @@ struct Operands {
 /// Lines of the cache that will be read soon: runs of some of them, with gaps.
 #[derive(Clone, Copy)]
 struct Lines {
-    at: *const f32,
+    at: *const u8,
     /// All lines, and those in a run.
     count: usize,
     run: usize,
-    /// Numbers from the last line of a run to the first of the next.
+    /// Bytes from the last line of a run to the first of the next.
     gap: usize,
 }
 
 impl Lines {
+    const NONE: Self = Lines { at: std::ptr::null(), count: 0, run: 0, gap: 0 };
+
     /// One of some parts of `depth` rows and `columns` columns.
     #[inline(always)]
-    fn part(
-        (from, (row, column)): (*const f32, Strides),
+    fn part<S>(
+        (from, (row, column)): (*const S, Strides),
         [depth, columns]: [usize; 2],
         (part, parts): (usize, usize),
     ) -> Self {
         let (runs, length, stride) = if column == 1 { (depth, columns, row) } else { (columns, depth, column) };
-        let (first, end, run) = (runs * part / parts, runs * (part + 1) / parts, length.div_ceil(16));
-        let gap = stride.wrapping_sub(16 * run.saturating_sub(1));
-        Lines { at: from.wrapping_add(first * stride), count: (end - first) * run, run, gap }
+        let [length, stride] = [length, stride].map(|numbers| numbers * size_of::<S>());
+        let (first, end, run) = (runs * part / parts, runs * (part + 1) / parts, length.div_ceil(LINE));
+        let gap = stride.wrapping_sub(LINE * run.saturating_sub(1));
+        Lines { at: from.cast::<u8>().wrapping_add(first * stride), count: (end - first) * run, run, gap }
     }
 }
 
@@ -114,14 +124,14 @@ struct Columns<R: Register> {
     mask: R::Mask,
 }
 
-/// One tile: `M` rows, `V` registers wide, of c ← α a b + what `product` adds, for the values of k in `operands`.
+/// One tile: `M` rows, `V` registers wide, of c ← α a b + what `target` adds, for the values of k in `operands`.
 ///
 /// # Safety
-/// As [`Product`] promises for rows `i` to `i + M` and columns from `j` on; the operands are there for all of them, of b for `V`
-/// whole registers. The processor has what `R` needs.
+/// As [`Product`] promises for rows `i` to `i + M` and the tile's columns from `j` on; the operands are there for all of them, of b
+/// for `V` whole registers. The processor has what `R` needs.
 #[inline(always)]
 unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
-    product: &Product<f32>,
+    target: &Target<f32>,
     (i, j): (usize, usize),
     operands: &Operands,
 ) {
@@ -135,17 +145,17 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
             }
         };
     }
+    let Operands { mut a, a_strides, mut b, b_row, steps, columns: width, first, coming } = *operands;
+    let Lines { at: mut coming, count, run, gap } = coming;
     let mut columns = [Columns::<R> { start: j, mask: R::first(R::LANES) }; V];
     for (v, columns) in columns.iter_mut().enumerate() {
         columns.start = j + v * R::LANES;
-        columns.mask = R::first(product.dims[2] - columns.start);
+        columns.mask = R::first(width - v * R::LANES);
     }
-    let Operands { mut a, a_strides, mut b, b_row, steps, first, coming: Lines { at: mut coming, count, run, gap } } =
-        *operands;
     // SAFETY: the caller's promise; every address is of an element (r, l) of a, (l, v) of b or (i + r, j + v) of c inside
     // the matrices, and of c the masks hide the columns beyond the last.
     unsafe {
-        let c = product.c.0.add(i * product.c.1);
+        let c = target.c.0.add(i * target.c.1);
         // Of a transposed a, what the next tile will read of this step's row: its last number is on the line that is new. (Of
         // another a, what is read now: that costs nothing, and nothing else was of use.)
         let ahead = if a_strides.0 == 1 { 2 * M - 1 } else { 0 };
@@ -160,13 +170,13 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
         for turn in 0..TURNS {
             for r in in_turn(M, turn) {
                 for columns in &columns {
-                    prefetch::<2>(c.wrapping_add(r * product.c.1 + columns.start));
+                    prefetch::<2>(c.wrapping_add(r * target.c.1 + columns.start));
                 }
             }
             for _ in in_turn(count, turn) {
                 prefetch::<2>(coming);
                 left_of_run -= 1;
-                coming = coming.wrapping_add(if left_of_run > 0 { 16 } else { gap });
+                coming = coming.wrapping_add(if left_of_run > 0 { LINE } else { gap });
                 left_of_run = if left_of_run > 0 { left_of_run } else { run };
             }
             for _ in in_turn(steps, turn) {
@@ -188,18 +198,18 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
             }
         }
         // What is added, one kind after the other: the sums stay in their registers.
-        let row = product.c.1;
-        if product.alpha != 1.0 {
-            let alpha = R::splat(product.alpha);
+        let row = target.c.1;
+        if target.alpha != 1.0 {
+            let alpha = R::splat(target.alpha);
             each!(r, v, sums[r][v] = sums[r][v].times(alpha));
         }
-        if !first || product.own {
+        if !first || target.own {
             each!(r, v, sums[r][v] = sums[r][v].plus(R::load(c.add(r * row + columns[v].start), columns[v].mask)));
         }
-        if let (true, Some(bias)) = (first, product.bias) {
+        if let (true, Some(bias)) = (first, target.bias) {
             each!(r, v, sums[r][v] = sums[r][v].plus(R::load(bias.add(columns[v].start), columns[v].mask)));
         }
-        if let (true, Some((residual, row))) = (first, product.residual) {
+        if let (true, Some((residual, row))) = (first, target.residual) {
             let residual = residual.add(i * row);
             each!(
                 r,
@@ -220,7 +230,7 @@ fn in_turn(all: usize, turn: usize) -> std::ops::Range<usize> {
 /// Asks for the line of the cache around `x`: to the first level, where it will be read at once, or to the second, near enough to
 /// be written, which nothing waits for, or copied, and out of the way of what is read.
 #[inline(always)]
-fn prefetch<const LEVEL: u8>(x: *const f32) {
+fn prefetch<const LEVEL: u8>(x: *const impl Sized) {
     // SAFETY: a hint; the address is not read.
     #[cfg(target_arch = "x86_64")]
     unsafe {
@@ -243,7 +253,7 @@ fn prefetch<const LEVEL: u8>(x: *const f32) {
 #[inline(always)]
 unsafe fn rows<R: Operand<K>, const K: usize, const V: usize>(
     rows: usize,
-    product: &Product<f32>,
+    target: &Target<f32>,
     at: (usize, usize),
     operands: &Operands,
 ) {
@@ -252,7 +262,7 @@ unsafe fn rows<R: Operand<K>, const K: usize, const V: usize>(
             match rows {
                 // The first condition is a constant: no more tiles are compiled than `R` can have.
                 // SAFETY: the caller's promise.
-                $($m if $m <= R::ROWS => unsafe { tile::<R, K, $m, V>(product, at, operands) },)*
+                $($m if $m <= R::ROWS => unsafe { tile::<R, K, $m, V>(target, at, operands) },)*
                 _ => unreachable!("a tile of {rows} rows"),
             }
         };
@@ -266,15 +276,21 @@ unsafe fn rows<R: Operand<K>, const K: usize, const V: usize>(
 /// # Safety
 /// As [`Product`] promises. The processor has what `R` needs.
 #[inline(always)]
-pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) {
+pub(super) unsafe fn run<S, R, const K: usize>(product: &Product<S>)
+where
+    S: Element<Computed = f32>,
+    R: MadeOf<S, K>,
+{
     let [m, k, n] = product.dims;
     let ((a, a_strides), (b, (b_row, b_column))) = (product.a, product.b);
     let mut panel = Aligned(std::mem::MaybeUninit::<[f32; PANEL]>::uninit());
     let panel = panel.0.as_mut_ptr().cast::<f32>();
-    let mut a_panel = (K > 1).then(|| Storage::<f32>::unspecified(DEPTH.div_ceil(K) * A_ROWS, Device::Cpu));
     let width = 2 * R::LANES;
     // With k = 0 there is one pass of depth 0: it writes what is added.
     let (panels, passes) = (n.div_ceil(width), k.div_ceil(depth::<K>(a_strides, product.whole)).max(1));
+    let in_lanes = R::in_lanes(product.a).filter(|_| K == 1 || k.is_multiple_of(K * passes));
+    let mut a_panel =
+        in_lanes.is_none().then(|| Storage::<f32>::unspecified(DEPTH.div_ceil(K) * A_ROWS, Device::Cpu));
     let (blocks, columns_first) = order::<K>([m, k], passes);
     let at = |turn: usize| match columns_first {
         true => (even_cut(k, passes, turn % passes), turn / passes * width),
@@ -291,30 +307,30 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
         let ((from, to), j) = at(turn);
         let (height, depth) = (bottom - top, to - from);
         let tiles = height.div_ceil(R::ROWS);
-        let many = K > 1 || b_column != 1 || tiles >= MANY;
         // With k = 0 there may be no element there.
-        let a = a.wrapping_add(top * a_strides.0 + from * a_strides.1);
-        let (a, a_strides) = match &mut a_panel {
-            None => (a, a_strides),
-            Some(panel) => {
-                let panel = panel.as_mut_slice().as_mut_ptr();
+        let (a, a_strides) = match (in_lanes, &mut a_panel) {
+            (Some((a, strides)), _) => (a.wrapping_add(top * strides.0 + from / K * strides.1), strides),
+            (None, panel) => {
+                let panel = panel.as_mut().expect("room for a copy").as_mut_slice().as_mut_ptr();
                 if j == 0 {
+                    let here = a.wrapping_add(top * a_strides.0 + from * a_strides.1);
                     // SAFETY: these elements of a are promised, and the panel has a row for each step of `depth` ≤ DEPTH.
-                    unsafe { copy_panel::<R, K>(a, (a_strides.1, a_strides.0), [depth, height], (panel, A_ROWS)) };
+                    unsafe { copy_panel::<S, R, K>(here, (a_strides.1, a_strides.0), [depth, height], (panel, A_ROWS)) };
                 }
                 (panel.cast_const(), (1, A_ROWS))
             }
         };
         let columns = width.min(n - j);
         let here = b.wrapping_add(from * b_row + j * b_column);
-        let (b_here, b_here_row, whole) = if many || columns % R::LANES > 0 {
-            // SAFETY: these rows and columns of b are promised, and the panel has DEPTH rows of `width` ≤ 32.
-            unsafe { copy_panel::<R, K>(here, (b_row, b_column), [depth, columns], (panel, width)) };
-            (panel.cast_const(), width, width)
-        } else {
-            (here, b_row, columns)
+        let where_it_lies = R::in_lanes((here, (b_row, b_column))).filter(|_| K == 1 && b_column == 1 && tiles < MANY);
+        let (b_here, b_here_row) = match where_it_lies {
+            Some((here, strides)) if columns % R::LANES == 0 => (here, strides.0),
+            _ => {
+                // SAFETY: these rows and columns of b are promised, and the panel has DEPTH rows of `width` ≤ 32.
+                unsafe { copy_panel::<S, R, K>(here, (b_row, b_column), [depth, columns], (panel, width)) };
+                (panel.cast_const(), width)
+            }
         };
-        debug_assert!(columns.next_multiple_of(R::LANES) <= whole, "a tile reads whole registers of b");
         let next = (turn + 1 < panels * passes).then(|| {
             let ((from, to), j) = at(turn + 1);
             (b.wrapping_add(from * b_row + j * b_column), [to - from, width.min(n - j)])
@@ -322,7 +338,7 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
         for (t, (i, end)) in even_cuts(height, tiles).enumerate() {
             let coming = match next {
                 Some((next, size)) => Lines::part((next, (b_row, b_column)), size, (t, tiles)),
-                None => Lines { at: b, count: 0, run: 0, gap: 0 },
+                None => Lines::NONE,
             };
             let in_place = (a.wrapping_add(i * a_strides.0), a_strides);
             let packed = packed.as_mut().map(|tiles| {
@@ -334,14 +350,14 @@ pub(super) unsafe fn run<R: Operand<K>, const K: usize>(product: &Product<f32>) 
                 _ => in_place,
             };
             let (b, b_row, steps) = (b_here, b_here_row, depth.div_ceil(K));
-            let operands = Operands { a, a_strides, b, b_row, steps, first: from == 0, coming };
+            let operands = Operands { a, a_strides, b, b_row, steps, columns, first: from == 0, coming };
             // SAFETY: the operands are those of these rows and columns, inside a and b or their copies; what is not a whole
             // register of b's columns is copied, to one.
             unsafe {
                 if columns > R::LANES {
-                    rows::<R, K, 2>(end - i, product, (top + i, j), &operands)
+                    rows::<R, K, 2>(end - i, &product.target, (top + i, j), &operands)
                 } else {
-                    rows::<R, K, 1>(end - i, product, (top + i, j), &operands)
+                    rows::<R, K, 1>(end - i, &product.target, (top + i, j), &operands)
                 }
             }
             if let (Some(tile), 0) = (packed, j) {
@@ -383,24 +399,6 @@ fn is_packed<const K: usize>(a_strides: Strides, columns: usize) -> bool {
     K == 1 && a_strides.0 == 1 && columns >= PACKED_FROM
 }
 
-/// Copies the rows of a tile from a transposed a, `depth` steps of them without gaps. It writes whole registers: what it writes
-/// beyond a step, the next one writes over, or nobody reads.
-///
-/// # Safety
-/// All of these elements can be read, and as many and a register more be written.
-#[inline(always)]
-unsafe fn pack_tile<R: Register>((a, strides): (*const f32, Strides), [rows, depth]: [usize; 2], tile: *mut f32) {
-    for l in 0..depth {
-        for r in (0..rows).step_by(R::LANES) {
-            // SAFETY: the caller's promise; the mask hides what is beyond the last row.
-            unsafe {
-                let some = R::load(a.add(l * strides.1 + r), R::first(rows - r));
-                some.store(tile.add(l * rows + r), R::first(R::LANES));
-            }
-        }
-    }
-}
-
 /// 0 … n in this many runs that differ in length by at most one.
 pub(super) fn even_cuts(n: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
     (0..parts).map(move |part| even_cut(n, parts, part))
@@ -413,62 +411,6 @@ fn even_cut(n: usize, parts: usize, part: usize) -> (usize, usize) {
     (start(part), start(part + 1))
 }
 
-/// Copies `depth` rows of `columns` numbers, with these strides, into operands of `width` lanes at `to`, a row for each
-/// step, in whole registers: what it writes beyond `columns` is some number.
-///
-/// # Safety
-/// All of these elements can be read, and a row of `width` written for each step; `columns` rounded up to whole registers
-/// is at most `width`.
-#[inline(always)]
-pub(super) unsafe fn copy_panel<R: Operand<K>, const K: usize>(
-    from: *const f32,
-    (row, column): Strides,
-    [depth, columns]: [usize; 2],
-    (to, width): (*mut f32, usize),
-) {
-    let (steps, mut done) = (depth.div_ceil(K), 0);
-    // SAFETY: rows stay below `depth` and columns below `columns`, by masks, by `last` or by a least.
-    unsafe {
-        if column == 1 {
-            let whole = columns / R::LANES * R::LANES;
-            for l in 0..depth / K {
-                let (from, to) = (from.add(l * K * row), to.add(l * width));
-                for j in (0..whole).step_by(R::LANES) {
-                    let next = if K == 2 { R::read(from.add(row + j)) } else { R::splat(0.0) };
-                    R::read(from.add(j)).operand(next).store(to.add(j), R::first(R::LANES));
-                }
-                if whole < columns {
-                    let mask = R::first(columns - whole);
-                    let next = if K == 2 { R::load(from.add(row + whole), mask) } else { R::splat(0.0) };
-                    R::load(from.add(whole), mask).operand(next).store(to.add(whole), R::first(R::LANES));
-                }
-            }
-            // The last step of an odd depth by itself: the others need not ask.
-            for j in (0..columns).step_by(R::LANES).filter(|_| depth % K > 0) {
-                let last = R::load(from.add((depth - 1) * row + j), R::first(columns - j));
-                last.operand(R::splat(0.0)).store(to.add(depth / K * width + j), R::first(R::LANES));
-            }
-            return;
-        }
-        if row == 1 {
-            done = depth / (4 * K) * 4;
-            for j in (0..columns).step_by(R::LANES) {
-                let last = R::LANES.min(columns - j) - 1;
-                for l in (0..done).step_by(4) {
-                    R::transpose(from.add(l * K + j * column), column, last, to.add(l * width + j), width);
-                }
-            }
-        }
-        for l in done..steps {
-            let two = K == 2 && 2 * l + 1 < depth;
-            for j in 0..columns.next_multiple_of(R::LANES) {
-                let from = from.add(l * K * row + j.min(columns - 1) * column);
-                *to.add(l * width + j) = R::lane(*from, if two { *from.add(row) } else { 0.0 });
-            }
-        }
-    }
-}
-
 /// Computes the product.
 ///
 /// # Safety
@@ -477,7 +419,7 @@ pub(super) unsafe fn copy_panel<R: Operand<K>, const K: usize>(
 pub unsafe fn sgemm(product: &Product<f32>) -> bool {
     Precision::here_on_cpu(); // f32, or it panics
     // SAFETY: the caller's promise; every arm64 has NEON.
-    unsafe { run::<float32x4_t, 1>(product) };
+    unsafe { run::<f32, float32x4_t, 1>(product) };
     true
 }
 
@@ -489,8 +431,8 @@ pub unsafe fn sgemm(product: &Product<f32>) -> bool {
 #[cfg(target_arch = "x86_64")]
 pub unsafe fn sgemm(product: &Product<f32>) -> bool {
     if Precision::here_on_cpu() == Precision::Bf16 {
-        // SAFETY: the caller's promise; the processor has AVX512-BF16, or the line above had panicked, and was asked for AMX.
-        unsafe { if has_amx() { amx::product(product) } else { bf16::avx512(product) } };
+        // SAFETY: the caller's promise; the processor has AVX512-BF16, or the line above had panicked.
+        unsafe { bf16::gemm(product) };
     } else if has_avx512() {
         // SAFETY: the caller's promise, and the processor was just asked.
         unsafe { avx512(product) };
@@ -509,7 +451,7 @@ pub unsafe fn sgemm(product: &Product<f32>) -> bool {
 #[target_feature(enable = "avx512f,avx512vl,avx512dq")]
 unsafe fn avx512(product: &Product<f32>) {
     // SAFETY: the caller's promise.
-    unsafe { run::<__m512, 1>(product) }
+    unsafe { run::<f32, __m512, 1>(product) }
 }
 
 /// # Safety
@@ -518,7 +460,7 @@ unsafe fn avx512(product: &Product<f32>) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(product: &Product<f32>) {
     // SAFETY: the caller's promise.
-    unsafe { run::<__m256, 1>(product) }
+    unsafe { run::<f32, __m256, 1>(product) }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! | file | |
 //! |---|---|
 //! | `gemm.rs` | one product inside slices: the checks that the `unsafe` code below leans on |
-//! | `microkernel.rs`, `registers.rs`, `avx.rs`, `neon.rs` | f32 on x86-64 and arm64, by hand; else `matrixmultiply` |
+//! | `microkernel.rs`, `copies.rs`, `registers.rs`, `avx.rs`, `neon.rs` | f32 on x86-64 and arm64, by hand; else `matrixmultiply` |
 //! | `bf16.rs`, `amx.rs` | its operands rounded to bf16, see [`Precision`](super::Precision): by AVX512-BF16, by AMX |
 //! | `matmul.cu`, `tensor_cores.cu` | on a GPU: in the elements' own precision, and rounded to bf16 or tf32 |
 //! | `hopper.cu` | large ones of bf16 matrices on a GPU of compute capability 9.0 |
@@ -14,6 +14,8 @@ pub(super) mod amx;
 mod avx;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod bf16;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod copies;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub(super) mod cuda;
@@ -27,7 +29,8 @@ mod reference;
 mod registers;
 
 use super::elementwise::{self, Unary};
-use super::{Buffer, DType, Stored, StoredMut, check_len, launch};
+use super::launch::check_device;
+use super::{Bf16, Buffer, DType, Device, Precision, Stored, StoredMut, check_len, launch, meter};
 
 /// Products as a loop takes them: c ← a b + what is added, for each of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -58,12 +61,19 @@ fn products(
     plus: [Option<&Buffer>; 2],
     mut result: Buffer,
 ) -> Buffer {
-    let ([a, b], [bias, residual]) = (ab, plus);
-    let (a, b) = match (a.dtype(), b.dtype()) {
-        (DType::Bf16, _) => (a.clone(), elementwise::stored_as(b, a)),
-        (_, DType::Bf16) => (elementwise::stored_as(a, b), b.clone()),
-        _ => (a.clone(), b.clone()),
-    };
+    let (device, [bias, residual]) = (result.device(), plus);
+    let of_here = device.is_gpu() || device == Device::Cpu && Precision::here() == Precision::Bf16;
+    let common = if of_here { DType::Bf16 } else { DType::F32 };
+    let narrow = ab.iter().any(|x| x.dtype() == DType::Bf16);
+    // An f64 beside a bf16 is refused below.
+    let [a, b] = ab.map(|x| if narrow && x.dtype() != DType::F64 { elementwise::to_dtype(x, common) } else { x.clone() });
+    if narrow && common == DType::Bf16 && device == Device::Cpu {
+        let _metered = meter::op(op);
+        [&a, &b].into_iter().chain(plus.into_iter().flatten()).for_each(|x| check_device(op, device, x.device()));
+        let [bias, residual] = plus.map(|x| x.map(|x| x.as_slice::<f32>(op)));
+        cpu::products(of, a.as_slice::<Bf16>(op), b.as_slice(op), bias, residual, result.make_mut(op));
+        return result;
+    }
     let (a, b, mut c) = (Stored(&a), Stored(&b), StoredMut(&mut result));
     launch!(op, [a, b, bias, residual], [c] => products(of, a, b, bias, residual, c));
     result

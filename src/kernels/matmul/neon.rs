@@ -55,6 +55,18 @@ impl Register for float32x4_t {
     unsafe fn times(self, x: Self) -> Self {
         unsafe { vmulq_f32(self, x) }
     }
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let row = |i: usize| vld1q_f32(from.byte_add(i.min(last) * gap));
+            let (pairs01, pairs23) = (vtrnq_f32(row(0), row(1)), vtrnq_f32(row(2), row(3)));
+            for (l, (low, high)) in [(pairs01.0, pairs23.0), (pairs01.1, pairs23.1)].into_iter().enumerate() {
+                vst1q_f32(to.add(l * width), vcombine_f32(vget_low_f32(low), vget_low_f32(high)));
+                vst1q_f32(to.add((2 + l) * width), vcombine_f32(vget_high_f32(low), vget_high_f32(high)));
+            }
+        }
+    }
 }
 
 // SAFETY: as above.
@@ -62,17 +74,5 @@ impl Operand<1> for float32x4_t {
     #[inline(always)]
     unsafe fn plus_product(self, a: Self, b: Self) -> Self {
         unsafe { vfmaq_f32(self, a, b) }
-    }
-    #[inline(always)]
-    unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let row = |i: usize| vld1q_f32(from.add(i.min(last) * gap));
-            let (pairs01, pairs23) = (vtrnq_f32(row(0), row(1)), vtrnq_f32(row(2), row(3)));
-            for (l, (low, high)) in [(pairs01.0, pairs23.0), (pairs01.1, pairs23.1)].into_iter().enumerate() {
-                vst1q_f32(to.add(l * width), vcombine_f32(vget_low_f32(low), vget_low_f32(high)));
-                vst1q_f32(to.add((2 + l) * width), vcombine_f32(vget_high_f32(low), vget_high_f32(high)));
-            }
-        }
     }
 }

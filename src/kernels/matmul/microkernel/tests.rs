@@ -1,4 +1,5 @@
 use super::*;
+use crate::kernels::Buffer;
 use crate::kernels::matmul::gemm::{Epilogue, Mat, MatMut, gemm_with};
 use crate::kernels::testing::numbers;
 
@@ -33,6 +34,12 @@ impl Register for [f32; 4] {
     unsafe fn times(self, x: Self) -> Self {
         std::array::from_fn(|i| self[i] * x[i])
     }
+    unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
+        for (l, j) in (0..4).flat_map(|l| (0..4).map(move |j| (l, j))) {
+            // SAFETY: the caller's promise.
+            unsafe { *to.add(l * width + j) = from.byte_add(j.min(last) * gap).add(l).read_unaligned() };
+        }
+    }
 }
 
 // SAFETY: as above.
@@ -40,21 +47,15 @@ impl Operand<1> for [f32; 4] {
     unsafe fn plus_product(self, a: Self, b: Self) -> Self {
         std::array::from_fn(|i| a[i].mul_add(b[i], self[i]))
     }
-    unsafe fn transpose(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
-        for (l, j) in (0..4).flat_map(|l| (0..4).map(move |j| (l, j))) {
-            // SAFETY: the caller's promise.
-            unsafe { *to.add(l * width + j) = *from.add(j.min(last) * gap + l) };
-        }
-    }
 }
 
-pub type Kernel = unsafe fn(&Product<f32>) -> bool;
+pub type Kernel<S = f32> = unsafe fn(&Product<S>) -> bool;
 /// Σ a b over some values of k, given as pairs (a, b), and over how many of them at a time, by a's strides and c's columns.
 pub type Dot = (fn(&[[f32; 2]]) -> f32, fn(Strides, usize) -> usize);
 
 /// SAFETY: the caller's promise; the twin needs nothing of the processor.
 unsafe fn twin(product: &Product<f32>) -> bool {
-    unsafe { run::<[f32; 4], 1>(product) };
+    unsafe { run::<f32, [f32; 4], 1>(product) };
     true
 }
 
@@ -116,14 +117,10 @@ impl Case {
         }
     }
 
-    fn operand(&self, which: usize) -> Mat<'_, f32> {
+    fn operand<'a, S>(&self, which: usize, data: &'a [S]) -> Mat<'a, S> {
         let [m, k, n] = self.dims;
         let (rows, cols) = [(m, k), (k, n)][which];
-        Mat::new(
-            &self.data[which],
-            self.margin + if self.transposed[which] { rows } else { cols },
-            self.transposed[which],
-        )
+        Mat::new(data, self.margin + if self.transposed[which] { rows } else { cols }, self.transposed[which])
     }
 
     fn plus(&self) -> Epilogue<'_, f32> {
@@ -132,10 +129,11 @@ impl Case {
         Epilogue { own: self.own, bias: self.bias.as_deref(), residual }
     }
 
-    fn by(&self, kernel: Kernel) -> Vec<f32> {
-        let mut c = self.data[2].clone();
-        let out = MatMut::new(&mut c, self.dims[2] + self.margin);
-        gemm_with(kernel, self.dims, self.alpha, self.operand(0), self.operand(1), self.plus(), out);
+    fn by<S: Element<Computed = f32>>(&self, kernel: Kernel<S>) -> Vec<f32> {
+        let [a, b, mut c] = self.data.clone();
+        let [a, b] = [a, b].map(|data| Buffer::from_vec(data.into_iter().map(S::nearest).collect()));
+        let [a, b] = [(0, &a), (1, &b)].map(|(which, data)| self.operand(which, data.as_slice::<S>("test")));
+        gemm_with(kernel, self.dims, self.alpha, a, b, self.plus(), MatMut::new(&mut c, self.dims[2] + self.margin));
         c
     }
 
@@ -143,12 +141,12 @@ impl Case {
     fn naive(&self, (dot, depth): Dot) -> Vec<f32> {
         let [m, k, n] = self.dims;
         let mut c = self.data[2].clone();
+        let [a, b] = [0, 1].map(|which| self.operand(which, &self.data[which]));
         let at = |x: Mat<'_, f32>, i: usize, j: usize| x.data[i * x.strides.0 + j * x.strides.1];
         for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
             let c = &mut c[i * (n + self.margin) + j];
-            for (from, to) in even_cuts(k, k.div_ceil(depth(self.operand(0).strides, n)).max(1)) {
-                let factors: Vec<[f32; 2]> =
-                    (from..to).map(|l| [at(self.operand(0), i, l), at(self.operand(1), l, j)]).collect();
+            for (from, to) in even_cuts(k, k.div_ceil(depth(a.strides, n)).max(1)) {
+                let factors: Vec<[f32; 2]> = (from..to).map(|l| [at(a, i, l), at(b, l, j)]).collect();
                 let sum = self.alpha * dot(&factors);
                 *c = match from {
                     0 => {
@@ -163,16 +161,16 @@ impl Case {
         c
     }
 
-    fn assert(&self, name: &str, kernel: Kernel, dot: Dot) {
+    fn assert<S: Element<Computed = f32>>(&self, name: &str, kernel: Kernel<S>, dot: Dot) {
         let same = self.by(kernel).iter().zip(&self.naive(dot)).all(|(x, y)| x.to_bits() == y.to_bits());
         let ([m, k, n], transposed) = (self.dims, self.transposed);
-        assert!(same, "{name}: [{m}, {k}] × [{k}, {n}], transposed {transposed:?}");
+        assert!(same, "{name}, {}: [{m}, {k}] × [{k}, {n}], transposed {transposed:?}", S::DTYPE);
     }
 }
 
 /// Every number of rows and columns up to two tiles and a bit, both operands as they are and transposed, with all
 /// that can be added: the same bits as the definition, and what lies between the rows of c stays as it was.
-pub fn assert_every_edge_shape(name: &str, kernel: Kernel, dot: Dot) {
+pub fn assert_every_edge_shape<S: Element<Computed = f32>>(name: &str, kernel: Kernel<S>, dot: Dot) {
     let (lanes, rows) = if cfg!(miri) { (4, 3) } else { (16, 12) };
     let mut seed = 0u64;
     for m in (0..=2 * rows + 2).filter(|m| !cfg!(miri) || m % 2 == 0) {
@@ -193,7 +191,7 @@ pub fn assert_every_edge_shape(name: &str, kernel: Kernel, dot: Dot) {
 
 /// Several cuts of k, several copies of a, an a that is packed, rows of b that are far apart; passes first and columns first, in
 /// one block of rows and in several.
-pub fn assert_large_shapes(name: &str, kernel: Kernel, dot: Dot) {
+pub fn assert_large_shapes<S: Element<Computed = f32>>(name: &str, kernel: Kernel<S>, dot: Dot) {
     let least = [[2, 257, 5], [5, 3, 257]];
     let tall = [2 * A_ROWS + 5, 19, 33];
     let (columns_first, passes_first) =
@@ -215,7 +213,12 @@ fn columns_come_first_where_that_moves_less() {
 }
 
 /// These shapes, both operands as they are and transposed.
-pub fn assert_shapes(name: &str, kernel: Kernel, dot: Dot, shapes: &[[usize; 3]]) {
+pub fn assert_shapes<S: Element<Computed = f32>>(
+    name: &str,
+    kernel: Kernel<S>,
+    dot: Dot,
+    shapes: &[[usize; 3]],
+) {
     for (i, &dims) in shapes.iter().enumerate() {
         for transposed in [[false, false], [true, false], [false, true], [true, true]] {
             Case::new(dims, transposed, i, 5 * i as u64).assert(name, kernel, dot);
@@ -241,15 +244,15 @@ fn large_products_equal_the_definition_bit_for_bit() {
 
 /// A tile reads whole registers of the copy: every lane of them is written, with the number that belongs there or (beyond
 /// the last column) with some number of the same row; and nothing beyond.
-pub fn assert_copies<R: Operand<K>, const K: usize>(
-    copy: unsafe fn(*const f32, Strides, [usize; 2], (*mut f32, usize)),
+pub fn assert_copies<S: Element, R: MadeOf<S, K>, const K: usize>(
+    copy: unsafe fn(*const S, Strides, [usize; 2], (*mut f32, usize)),
 ) {
     const UNTOUCHED: f32 = -1e30;
     let width = 2 * R::LANES;
     for (depth, columns) in (1..=9).flat_map(|depth| (1..=width).map(move |columns| (depth, columns))) {
         for strides in [(columns, 1), (columns + 3, 1), (1, depth), (1, depth + 2), (2 * columns, 2)] {
             let at = |l: usize, j: usize| l * strides.0 + j * strides.1;
-            let from: Vec<f32> = (0..=at(depth - 1, columns - 1)).map(|i| i as f32).collect();
+            let from: Vec<S> = (0..=at(depth - 1, columns - 1)).map(|i| S::nearest(i as f32)).collect();
             let steps = depth.div_ceil(K);
             let mut to = vec![UNTOUCHED; (steps + 1) * width];
             // SAFETY: `from` ends with the last of these elements, `to` has a row more than there are steps.
@@ -257,7 +260,7 @@ pub fn assert_copies<R: Operand<K>, const K: usize>(
             let written = columns.next_multiple_of(R::LANES);
             for (i, found) in to.iter().enumerate() {
                 let (step, j) = (i / width, i % width);
-                let number = |l: usize| if l < depth { from[at(l, j)] } else { 0.0 };
+                let number = |l: usize| if l < depth { from[at(l, j)] } else { S::default() };
                 let what = format!("step {step}, column {j} of {depth} × {columns} by {strides:?}");
                 match (step < steps && j < written, j < columns) {
                     (false, _) => assert_eq!(*found, UNTOUCHED, "{what}"),
@@ -274,17 +277,17 @@ pub fn assert_copies<R: Operand<K>, const K: usize>(
 
 #[test]
 fn copies_fill_whole_registers() {
-    assert_copies::<[f32; 4], 1>(copy_panel::<[f32; 4], 1>);
+    assert_copies::<f32, [f32; 4], 1>(copy_panel::<f32, [f32; 4], 1>);
     #[cfg(target_arch = "aarch64")]
-    assert_copies::<float32x4_t, 1>(copy_panel::<float32x4_t, 1>);
+    assert_copies::<f32, float32x4_t, 1>(copy_panel::<f32, float32x4_t, 1>);
     #[cfg(target_arch = "x86_64")]
     if has_avx512() {
         // SAFETY: as of `copy_panel`; the processor was just asked.
         #[target_feature(enable = "avx512f,avx512vl,avx512dq")]
         unsafe fn copy(from: *const f32, strides: Strides, dims: [usize; 2], to: (*mut f32, usize)) {
             // SAFETY: the caller's promise.
-            unsafe { copy_panel::<__m512, 1>(from, strides, dims, to) }
+            unsafe { copy_panel::<f32, __m512, 1>(from, strides, dims, to) }
         }
-        assert_copies::<__m512, 1>(copy);
+        assert_copies::<f32, __m512, 1>(copy);
     }
 }
