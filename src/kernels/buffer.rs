@@ -2,9 +2,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::sync::Arc;
-#[cfg(feature = "cuda")]
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::Device;
 #[cfg(feature = "cuda")]
@@ -131,11 +129,10 @@ impl Buffer {
         })
     }
 
-    /// The copy in bf16 of elements in f32 on a GPU, which is there until they change.
-    #[cfg(feature = "cuda")]
+    /// The copy in bf16 of elements in f32, if one was made: it is there until they change.
     pub(super) fn narrow(&self) -> Option<&OnceLock<Buffer>> {
         match &self.0 {
-            Elements::F32(storage) if self.device().is_gpu() => Some(&storage.narrow),
+            Elements::F32(storage) => Some(&storage.narrow),
             _ => None,
         }
     }
@@ -326,7 +323,6 @@ pub struct Storage<T: Element> {
     elements: Memory<T>,
     len: usize,
     device: Device,
-    #[cfg(feature = "cuda")]
     narrow: OnceLock<Buffer>,
 }
 
@@ -372,13 +368,7 @@ impl<T: Element> Storage<T> {
     /// Every storage is made here.
     fn counted(elements: Memory<T>, len: usize, device: Device) -> Self {
         LIVE_BYTES.set(LIVE_BYTES.get() + (len * size_of::<T>()) as isize);
-        Storage {
-            elements,
-            len,
-            device,
-            #[cfg(feature = "cuda")]
-            narrow: OnceLock::new(),
-        }
+        Storage { elements, len, device, narrow: OnceLock::new() }
     }
 
     fn copy_to(&self, device: Device) -> Self {
@@ -412,6 +402,7 @@ impl<T: Element> Storage<T> {
 
     /// The elements, to write.
     pub fn as_mut_slice(&mut self) -> &mut [T] {
+        self.narrow.take();
         match &mut self.elements {
             Memory::Host(elements) => elements.as_mut_slice(self.len),
             #[cfg(feature = "cuda")]

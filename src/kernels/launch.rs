@@ -2,9 +2,7 @@
 
 #[cfg(feature = "cuda")]
 use super::cuda::{StoredView, StoredViewMut, View};
-#[cfg(feature = "cuda")]
-use super::{Bf16, DType};
-use super::{Buffer, Device, IndexBuffer, Real};
+use super::{Bf16, Buffer, DType, Device, IndexBuffer, Real};
 
 /// Hands buffers over to the loop that computes with them: `launch!("gelu", [x], [y] => forward(x, y))` calls
 /// `forward::<T>` of this family's `cpu` or `reference`, whichever is the device of the first output, with T its element
@@ -260,6 +258,53 @@ impl StoredMut<'_> {
             DType::Bf16 if T::DTYPE == DType::F32 => self.0.view_mut::<Bf16>(op).into(),
             _ => self.0.view_mut::<T>(op).into(),
         }
+    }
+}
+
+/// A result that a product reads: every kernel writes it in bf16, too.
+#[derive(Debug)]
+pub(super) struct OperandMut<'a>(pub(super) StoredMut<'a>);
+
+/// Its elements in main memory.
+#[derive(Debug)]
+pub(super) enum Written<'a, T> {
+    /// Of the type that is computed in.
+    Wide(&'a mut [T]),
+    /// Of half the size.
+    Narrow(&'a mut [Bf16]),
+}
+
+impl<'a, T> Written<'a, T> {
+    /// The elements of the reference, which computes with nothing narrow.
+    pub(super) fn wide(self) -> &'a mut [T] {
+        match self {
+            Written::Wide(elements) => elements,
+            Written::Narrow(_) => unreachable!("bf16 on the reference device"),
+        }
+    }
+}
+
+impl<'a> OperandMut<'a> {
+    pub(super) fn new(buffer: &'a mut Buffer) -> Self {
+        OperandMut(StoredMut(buffer))
+    }
+
+    pub(super) fn device(&self) -> Device {
+        self.0.device()
+    }
+
+    #[track_caller]
+    pub(super) fn make_mut<T: Real>(&mut self, op: &str) -> Written<'_, T> {
+        match self.0.dtype() {
+            DType::Bf16 => Written::Narrow(self.0.0.make_mut(op)),
+            _ => Written::Wide(self.0.make_mut(op)),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    #[track_caller]
+    pub(super) fn view_mut<T: Real>(&mut self, op: &str) -> StoredViewMut<'_> {
+        self.0.view_mut::<T>(op)
     }
 }
 

@@ -51,7 +51,7 @@ mod team;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use launch::{Stored, StoredMut, check_device, check_len, launch, rows};
+use launch::{OperandMut, Stored, StoredMut, check_device, check_len, launch, rows};
 
 pub use buffer::{Buffer, IndexBuffer, live_bytes};
 pub use device::Device;

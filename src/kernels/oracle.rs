@@ -188,7 +188,12 @@ fn elements() {
             });
         }
         agree(&name("gelu"), FEW, &[n, n], |x| {
-            let (y, dx) = elementwise::unary_and_backward(Unary::Gelu, &elementwise::scale(&x[0], 4.0), x[1].clone());
+            let (y, dx) = elementwise::unary_and_backward(
+                x[0].dtype(),
+                Unary::Gelu,
+                &elementwise::scale(&x[0], 4.0),
+                x[1].clone(),
+            );
             vec![y, dx]
         });
         agree(&name("scale, accumulate, map, zip_map"), FEW, &[n, n], |x| {

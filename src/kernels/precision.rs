@@ -2,8 +2,8 @@
 //!
 //! As in PyTorch's autocast, this is a property of a stretch of a computation, not of its tensors: while a [`Scope`]
 //! lives, the products of its thread (linear maps and attention, forward and backward) round their operands. Tensors,
-//! sums, norms, losses, weights and the optimizer stay in f32; but on a GPU, under [`Precision::Bf16`], tensors that only
-//! products read are rounded when they are made, and stored so.
+//! sums, norms, losses, weights and the optimizer stay in f32; but under [`Precision::Bf16`] what only products read is
+//! rounded when it is made, and stored so.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -62,8 +62,14 @@ impl Precision {
 
     /// The type in which what only products read is stored, where it is made of numbers like `x`.
     pub fn of_operands(x: &Buffer) -> DType {
-        let narrow = Self::here() == Precision::Bf16 && x.device().is_gpu() && x.dtype() == DType::F32;
+        let narrow = Self::here() == Precision::Bf16 && x.dtype() == DType::F32 && x.device() != Device::Reference;
         if narrow { DType::Bf16 } else { x.dtype() }
+    }
+
+    /// The type in which what only attention or GELU reads is stored: on a GPU that of [operands](Self::of_operands). A CPU's
+    /// kernels compute with it, in f32.
+    pub fn of_activations(x: &Buffer) -> DType {
+        if x.device().is_gpu() { Self::of_operands(x) } else { x.dtype() }
     }
 
     /// That of this thread's products on the processor.

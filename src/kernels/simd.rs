@@ -73,24 +73,25 @@ pub fn has_fma() -> bool {
     return cfg!(target_arch = "aarch64");
 }
 
-/// Defines functions generic over one [`Real`](crate::kernels::Real) whose bodies are compiled three times.
+/// Defines functions generic over one [`Real`](crate::kernels::Real) (and, if need be, one type to
+/// [store](crate::kernels::Element) in) whose bodies are compiled three times.
 ///
 /// Multiplications and additions are not contracted into FMA, unless the source says `mul_add`: the three codes give the
 /// same bits.
 macro_rules! vectorized {
-    ($($(#[$meta:meta])* $vis:vis fn $name:ident<$T:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)+) => {$(
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident<$T:ident $(, $U:ident)?>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)+) => {$(
         $(#[$meta])*
-        $vis fn $name<$T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name<$T: $crate::kernels::Real $(, $U: $crate::kernels::Element)?>($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn body<$T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? $body
+            fn body<$T: $crate::kernels::Real $(, $U: $crate::kernels::Element)?>($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512vl,avx512dq")]
-                fn avx512<$T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? {
+                fn avx512<$T: $crate::kernels::Real $(, $U: $crate::kernels::Element)?>($($arg: $ty),*) $(-> $ret)? {
                     body($($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
-                fn avx2<$T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? {
+                fn avx2<$T: $crate::kernels::Real $(, $U: $crate::kernels::Element)?>($($arg: $ty),*) $(-> $ret)? {
                     body($($arg),*)
                 }
                 if $crate::kernels::simd::has_avx512() {

@@ -8,8 +8,8 @@
 //! z is not kept but computed from x again, a pass over numbers that are in the cache at that moment. In a ViT block z
 //! would be two fifths of what is kept for the backward pass; GELU and its derivative even share their exponential.
 //!
-//! Under [`Precision::Bf16`](crate::kernels::Precision::Bf16) on a GPU all that the products read is in bf16: z as it is made,
-//! and copies of W and of a dy in f32. The sums over rows are of dy itself.
+//! Under [`Precision::Bf16`](crate::kernels::Precision::Bf16) all that the products read is in bf16: z as it is made, and copies
+//! of W and of a dy in f32. The sums over rows are of dy itself.
 
 use crate::autograd::Var;
 use crate::autograd::tape::{Slot, record_adding};
@@ -88,7 +88,9 @@ fn forward(
     let read = |x: &Tensor| Tensor::from_buffer(*x.shape(), elementwise::operand(x.buffer()));
     let (z, function) = match input {
         Input::Plain(_) => (read(x).into_buffer(), Function::Plain),
-        Input::Gelu(_) => (elementwise::operand(&elementwise::unary(Unary::Gelu, x.buffer())), Function::Gelu),
+        Input::Gelu(_) => {
+            (elementwise::unary_to(Precision::of_operands(x.buffer()), Unary::Gelu, x.buffer()), Function::Gelu)
+        }
         Input::Norm { gamma, beta, eps, .. } => {
             let (gamma, beta) = (gamma.value().clone(), beta.value().clone());
             let (z, stats) = norm_kernel::forward_operand(inputs, x.buffer(), (gamma.buffer(), beta.buffer()), eps);
@@ -145,7 +147,7 @@ fn backward(saved: &Saved, dy: &Tensor, mut to: Each<&mut Slot>) {
                 let (z, dx) = kernel::gelu_backward(dims, dy.buffer(), weight.buffer(), x.buffer());
                 (z, Some(dx))
             } else {
-                (elementwise::to_dtype(&elementwise::unary(Unary::Gelu, x.buffer()), weight.dtype()), None)
+                (elementwise::unary_to(weight.dtype(), Unary::Gelu, x.buffer()), None)
             };
             add_weight(to.weight, &z);
             if let Some(dx) = dx {
@@ -181,10 +183,10 @@ pub fn linear_of(input: Input<'_>, weight: &Var, bias: Option<&Var>, residual: O
 }
 
 /// f(x) Wᵀ + b for attention, a linear map or GELU before one, and nobody else: in the type of
-/// [operands](crate::kernels::Precision::of_operands), as then its gradient is.
+/// [activations](crate::kernels::Precision::of_activations), as then its gradient is.
 #[track_caller]
 pub fn linear_operand(input: Input<'_>, weight: &Var, bias: Option<&Var>) -> Var {
-    linear_to(Precision::of_operands(weight.value().buffer()), input, weight, bias, None)
+    linear_to(Precision::of_activations(weight.value().buffer()), input, weight, bias, None)
 }
 
 #[track_caller]

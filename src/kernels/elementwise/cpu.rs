@@ -1,9 +1,10 @@
 use rayon::prelude::*;
 
 use super::{Binary, Unary, Walk};
+use crate::kernels::launch::Written;
 use crate::kernels::simd::vectorized;
 use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
-use crate::kernels::{Bf16, Buffer, DType, MAX_RANK, Real};
+use crate::kernels::{Bf16, Buffer, DType, Element, MAX_RANK, Real};
 
 /// Evaluates `$body` with `$f` a constant, for each that it may be: then `for` loops over it become vector code. (A closure
 /// that a loop calls is compiled for the baseline processor, and is some sixty times as slow.)
@@ -28,10 +29,10 @@ vectorized! {
         });
     }
 
-    fn unary_part<T>(f: Unary, x: &[T], y: &mut [T]) {
+    fn unary_part<T, U>(f: Unary, x: &[T], y: &mut [U]) {
         with_constant!(Unary::{Exp Ln Tanh Relu Abs Sqrt Gelu}, f => {
             for (y, &x) in y.iter_mut().zip(x) {
-                *y = f.value(x);
+                *y = U::nearest(f.value(x));
             }
         });
     }
@@ -45,13 +46,20 @@ vectorized! {
     }
 
     /// Of GELU the two share an exponential.
-    fn unary_and_backward_part<T>(f: Unary, x: &[T], y: &mut [T], d: &mut [T]) {
+    fn unary_and_backward_part<T, U>(f: Unary, x: &[T], y: &mut [U], d: &mut [T]) {
         with_constant!(Unary::{Exp Ln Tanh Relu Abs Sqrt Gelu}, f => {
             for ((y, &x), d) in y.iter_mut().zip(x).zip(d) {
-                *y = f.value(x);
+                *y = U::nearest(f.value(x));
                 *d = f.slope(x) * *d;
             }
         });
+    }
+
+    /// y ← x, the nearest of its type.
+    pub(super) fn round<T, U>(x: &[T], y: &mut [U]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = U::nearest(x);
+        }
     }
 
     pub(in crate::kernels) fn accumulate_part<T>(x: &[T], y: &mut [T]) {
@@ -68,8 +76,14 @@ vectorized! {
     }
 }
 
-pub(super) fn unary<T: Real>(f: Unary, x: &[T], y: &mut [T]) {
-    share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |some, y, _| unary_part(f, &x[some], y));
+pub(super) fn unary<T: Real>(f: Unary, x: &[T], y: Written<'_, T>) {
+    fn shared<T: Real, U: Element>(f: Unary, x: &[T], y: &mut [U]) {
+        share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |some, y, _| unary_part(f, &x[some], y));
+    }
+    match y {
+        Written::Wide(y) => shared(f, x, y),
+        Written::Narrow(y) => shared(f, x, y),
+    }
 }
 
 pub(super) fn unary_backward<T: Real>(f: Unary, saved: &[T], dy: &[T], dx: &mut [T]) {
@@ -83,8 +97,14 @@ pub(super) fn accumulate<T: Real>(x: &[T], y: &mut [T]) {
 }
 
 /// y ← f(x) and d ← f′(x) d at once.
-pub(super) fn unary_and_backward<T: Real>(f: Unary, x: &[T], y: &mut [T], d: &mut [T]) {
-    share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, d), |some, y, d| unary_and_backward_part(f, &x[some], y, d));
+pub(super) fn unary_and_backward<T: Real>(f: Unary, x: &[T], y: Written<'_, T>, d: &mut [T]) {
+    fn shared<T: Real, U: Element>(f: Unary, x: &[T], y: &mut [U], d: &mut [T]) {
+        share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, d), |some, y, d| unary_and_backward_part(f, &x[some], y, d));
+    }
+    match y {
+        Written::Wide(y) => shared(f, x, y, d),
+        Written::Narrow(y) => shared(f, x, y, d),
+    }
 }
 
 /// y ← a ∘ b, with broadcasting where there is any.
@@ -167,16 +187,14 @@ pub(super) fn reduce_to<T: Real>(dy: &[T], from: &[usize], to: &[usize], dx: &mu
 }
 
 pub(super) fn convert<T: Real>(x: &[T], y: &mut Buffer) {
-    fn to<T: Real, U: Real>(x: &[T], y: &mut Buffer) {
-        y.make_mut::<U>("to_dtype").iter_mut().zip(x).for_each(|(y, x)| *y = U::from_f64(x.to_f64()));
+    fn to<T: Real, U: Element>(x: &[T], y: &mut Buffer) {
+        let y = y.make_mut::<U>("to_dtype");
+        share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |some, y, _| round(&x[some], y));
     }
     match y.dtype() {
         DType::F32 => to::<T, f32>(x, y),
         DType::F64 => to::<T, f64>(x, y),
-        DType::Bf16 => {
-            let y = y.make_mut::<Bf16>("to_dtype");
-            y.iter_mut().zip(x).for_each(|(y, x)| *y = Bf16::from_f32(x.to_f64() as f32));
-        }
+        DType::Bf16 => to::<T, Bf16>(x, y),
     }
 }
 

@@ -81,9 +81,9 @@ pub(super) fn unary_backward<T: Real>(f: Unary, saved: View<'_, T>, dy: View<'_,
     launch(&dx, "unary_backward", n).run::<T>(&[&f, &(n as u64), &saved.pointer(), &dy.pointer(), &dx.pointer()]);
 }
 
-pub(super) fn unary_and_backward<T: Real>(f: Unary, x: View<'_, T>, y: ViewMut<'_, T>, dy: ViewMut<'_, T>) {
+pub(super) fn unary_and_backward<T: Real>(f: Unary, x: View<'_, T>, y: StoredViewMut<'_>, dy: ViewMut<'_, T>) {
     let n = x.len();
-    launch(&y, "unary_and_backward", n).run::<T>(&[
+    launch(&dy, "unary_and_backward", n).run::<T>(&[
         &(f as u32),
         &(n as u64),
         &x.pointer(),

@@ -5,7 +5,7 @@ pub(super) mod cpu;
 pub(super) mod cuda;
 pub(super) mod reference;
 
-use super::{Bf16, Buffer, DType, MAX_RANK, Precision, Real, Stored, StoredMut, check_len, launch};
+use super::{Bf16, Buffer, DType, Device, MAX_RANK, OperandMut, Precision, Real, Stored, check_len, launch, meter};
 
 named! {
     /// An operation on two numbers.
@@ -172,7 +172,6 @@ pub fn to_dtype(x: &Buffer, dtype: DType) -> Buffer {
     if x.dtype() == dtype {
         return x.clone();
     }
-    #[cfg(feature = "cuda")]
     if let Some(copy) = x.narrow().and_then(|narrow| narrow.get()).filter(|copy| copy.dtype() == dtype) {
         return copy.clone();
     }
@@ -197,9 +196,22 @@ pub(super) fn stored_as(x: &Buffer, other: &Buffer) -> Buffer {
     if same { to_dtype(x, other.dtype()) } else { x.clone() }
 }
 
-/// `x` as a product of this thread's precision reads it: in bf16 on a GPU under [`Precision::Bf16`]; else x itself.
+/// `x` as a product of this thread's precision reads it: in bf16 under [`Precision::Bf16`], else x itself. Main memory's x keeps
+/// its copy until it changes: weights are rounded once in a step, not in each of its chunks.
 pub fn operand(x: &Buffer) -> Buffer {
-    to_dtype(x, Precision::of_operands(x))
+    let dtype = Precision::of_operands(x);
+    match x.narrow() {
+        // By this thread alone: while it waited for others to help, it might be given work that waits for this copy.
+        Some(copy) if x.device() == Device::Cpu && x.dtype() != dtype => copy.get_or_init(|| rounded_alone(x)).clone(),
+        _ => to_dtype(x, dtype),
+    }
+}
+
+fn rounded_alone(x: &Buffer) -> Buffer {
+    let _metered = meter::op("to_dtype");
+    let mut y = Buffer::unspecified(x.len(), DType::Bf16, x.device());
+    cpu::round(x.as_slice::<f32>("to_dtype"), y.make_mut::<Bf16>("to_dtype"));
+    y
 }
 
 /// Makes what [`operand`] gives of each of these, as far as that is a copy, in one launch; they keep it until they change.
@@ -208,7 +220,9 @@ pub fn prepare_operands<'a>(of: impl Iterator<Item = &'a Buffer>) {
     #[cfg(feature = "cuda")]
     {
         let missing = |x: &&Buffer| {
-            Precision::of_operands(x) != x.dtype() && x.narrow().is_some_and(|narrow| narrow.get().is_none())
+            x.device().is_gpu()
+                && Precision::of_operands(x) != x.dtype()
+                && x.narrow().is_some_and(|narrow| narrow.get().is_none())
         };
         let of: Vec<&Buffer> = of.filter(missing).collect();
         for (x, copy) in of.iter().zip(cuda::copies_in_bf16(&of)) {
@@ -231,10 +245,21 @@ pub fn binary(op: Binary, how: Option<&Walk>, len: usize, a: &Buffer, b: &Buffer
 
 /// f(x), of x's type.
 pub fn unary(f: Unary, x: &Buffer) -> Buffer {
-    let mut result = x.like(x.len());
-    let (x, mut y) = (Stored(x), StoredMut(&mut result));
-    launch!(f.name(), [x], [y] => unary(f, x, y));
-    result
+    unary_to(x.dtype(), f, x)
+}
+
+/// f(x), of this type.
+pub fn unary_to(dtype: DType, f: Unary, x: &Buffer) -> Buffer {
+    let mut result = Buffer::unspecified(x.len(), written_as(dtype, x), x.device());
+    let mut y = OperandMut::new(&mut result);
+    let of = Stored(x);
+    launch!(f.name(), at x.device(), x.dtype(), [of], [y] => unary(f, of, y));
+    to_dtype(&result, dtype)
+}
+
+/// What kernels write of numbers like x, where a result of this type is asked for: those of a GPU write what they read.
+fn written_as(dtype: DType, x: &Buffer) -> DType {
+    if x.device().is_gpu() { x.dtype() } else { dtype }
 }
 
 /// f′(x) dy, given f(x) or x, whichever [`Unary::slope_reads_result`] says.
@@ -246,14 +271,15 @@ pub fn unary_backward(f: Unary, saved: &Buffer, dy: &Buffer) -> Buffer {
     dx
 }
 
-/// f(x), and its gradient f′(x) dy in the place of `dy`: for a derivative that is computed from x, in one pass.
+/// f(x) of this type, and its gradient f′(x) dy in the place of `dy`: for a derivative that is computed from x, in one pass.
 #[track_caller]
-pub fn unary_and_backward(f: Unary, x: &Buffer, mut dy: Buffer) -> (Buffer, Buffer) {
+pub fn unary_and_backward(dtype: DType, f: Unary, x: &Buffer, mut dy: Buffer) -> (Buffer, Buffer) {
     debug_assert!(!f.slope_reads_result());
     check_len(f.name(), "dy", &dy, x.len());
-    let mut y = x.like(x.len());
-    launch!(f.name(), [x], [y, dy] => unary_and_backward(f, x, y, dy));
-    (y, dy)
+    let mut result = Buffer::unspecified(x.len(), written_as(dtype, x), x.device());
+    let mut y = OperandMut::new(&mut result);
+    launch!(f.name(), [x], [dy, y] => unary_and_backward(f, x, y, dy));
+    (to_dtype(&result, dtype), dy)
 }
 
 /// Sums `dy` of shape `from` down to shape `to`, which had been broadcast.

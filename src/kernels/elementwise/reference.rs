@@ -2,6 +2,7 @@
 #![allow(clippy::needless_range_loop, reason = "index expressions are written out")]
 
 use super::{Binary, Unary, Walk};
+use crate::kernels::launch::Written;
 use crate::kernels::{Bf16, Buffer, DType, MAX_RANK, Real};
 
 /// Where element i of a result comes from in a and in b.
@@ -34,7 +35,8 @@ pub(in crate::kernels) fn copy<T: Real>(how: &Walk, [from, to]: [usize; 2], x: &
 }
 
 /// y ← f(x).
-pub(super) fn unary<T: Real>(f: Unary, x: &[T], y: &mut [T]) {
+pub(super) fn unary<T: Real>(f: Unary, x: &[T], y: Written<'_, T>) {
+    let y = y.wide();
     for i in 0..x.len() {
         y[i] = T::from_f64(f.value(x[i].to_f64()));
     }
@@ -48,7 +50,7 @@ pub(super) fn unary_backward<T: Real>(f: Unary, saved: &[T], dy: &[T], dx: &mut 
 }
 
 /// Both, the gradient in the place of dy.
-pub(super) fn unary_and_backward<T: Real>(f: Unary, x: &[T], y: &mut [T], dy: &mut [T]) {
+pub(super) fn unary_and_backward<T: Real>(f: Unary, x: &[T], y: Written<'_, T>, dy: &mut [T]) {
     unary(f, x, y);
     for i in 0..x.len() {
         dy[i] = T::from_f64(f.slope(x[i].to_f64()) * dy[i].to_f64());

@@ -1,34 +1,35 @@
 use std::ops::Range;
 
-use crate::kernels::Real;
+use crate::kernels::launch::Written;
 use crate::kernels::simd::{reduce, sum, vectorized};
 use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
+use crate::kernels::{Element, Real};
 
 /// One row: y ← γ ⊙ x̂ + β.
 #[inline(always)]
-fn normalize<T: Real>(x: &[T], affine: Option<(&[T], &[T])>, [mean, inverse_std]: [T; 2], y: &mut [T]) {
+fn normalize<T: Real, U: Element>(x: &[T], affine: Option<(&[T], &[T])>, [mean, inverse_std]: [T; 2], y: &mut [U]) {
     match affine {
         Some((gamma, beta)) => {
             for (((y, &x), &g), &b) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
-                *y = (x - mean) * inverse_std * g + b;
+                *y = U::nearest((x - mean) * inverse_std * g + b);
             }
         }
         None => {
             for (y, &x) in y.iter_mut().zip(x) {
-                *y = (x - mean) * inverse_std;
+                *y = U::nearest((x - mean) * inverse_std);
             }
         }
     }
 }
 
 vectorized! {
-    fn forward_rows<T>(
+    fn forward_rows<T, U>(
         cols: usize,
         x: &[T],
         gamma: Option<&[T]>,
         beta: Option<&[T]>,
         eps: f64,
-        y: &mut [T],
+        y: &mut [U],
         stats: &mut [T],
     ) {
         let (affine, eps, stats) = (gamma.zip(beta), T::from_f64(eps), stats.as_chunks_mut().0);
@@ -43,7 +44,7 @@ vectorized! {
     }
 
     /// [`forward`] when each row's (μ, 1/√(v + ε)) is known.
-    fn recompute_rows<T>(cols: usize, x: &[T], gamma: &[T], beta: &[T], stats: &[T], y: &mut [T]) {
+    fn recompute_rows<T, U>(cols: usize, x: &[T], gamma: &[T], beta: &[T], stats: &[T], y: &mut [U]) {
         for ((x, y), stat) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)).zip(stats.as_chunks().0) {
             normalize(x, Some((gamma, beta)), *stat, y);
         }
@@ -102,19 +103,39 @@ pub(super) fn forward<T: Real>(
     gamma: Option<&[T]>,
     beta: Option<&[T]>,
     eps: f64,
-    y: &mut [T],
+    y: Written<'_, T>,
     stats: &mut [T],
 ) {
-    share_rows(x.len() / cols, x.len() * OF_AN_ELEMENT, (y, stats), |rows, y, stats| {
-        forward_rows(cols, &x[rows.start * cols..rows.end * cols], gamma, beta, eps, y, stats);
-    });
+    fn shared<T: Real, U: Element>(
+        cols: usize,
+        x: &[T],
+        affine: [Option<&[T]>; 2],
+        eps: f64,
+        y: &mut [U],
+        stats: &mut [T],
+    ) {
+        share_rows(x.len() / cols, x.len() * OF_AN_ELEMENT, (y, stats), |rows, y, stats| {
+            let [gamma, beta] = affine;
+            forward_rows(cols, &x[rows.start * cols..rows.end * cols], gamma, beta, eps, y, stats);
+        });
+    }
+    match y {
+        Written::Wide(y) => shared(cols, x, [gamma, beta], eps, y, stats),
+        Written::Narrow(y) => shared(cols, x, [gamma, beta], eps, y, stats),
+    }
 }
 
-pub(super) fn recompute<T: Real>(cols: usize, x: &[T], gamma: &[T], beta: &[T], stats: &[T], y: &mut [T]) {
-    share_rows(x.len() / cols, x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |rows, y, _| {
-        let x = &x[rows.start * cols..rows.end * cols];
-        recompute_rows(cols, x, gamma, beta, &stats[2 * rows.start..2 * rows.end], y);
-    });
+pub(super) fn recompute<T: Real>(cols: usize, x: &[T], gamma: &[T], beta: &[T], stats: &[T], y: Written<'_, T>) {
+    fn shared<T: Real, U: Element>(cols: usize, x: &[T], gamma: &[T], beta: &[T], stats: &[T], y: &mut [U]) {
+        share_rows(x.len() / cols, x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |rows, y, _| {
+            let x = &x[rows.start * cols..rows.end * cols];
+            recompute_rows(cols, x, gamma, beta, &stats[2 * rows.start..2 * rows.end], y);
+        });
+    }
+    match y {
+        Written::Wide(y) => shared(cols, x, gamma, beta, stats, y),
+        Written::Narrow(y) => shared(cols, x, gamma, beta, stats, y),
+    }
 }
 
 /// With g = γ ⊙ dy, for each row: dx ← dx + (g − mean(g) − x̂ mean(g ⊙ x̂)) / √(v + ε). In `dy`, g is left behind.

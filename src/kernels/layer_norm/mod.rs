@@ -6,7 +6,7 @@ mod cpu;
 pub(super) mod cuda;
 mod reference;
 
-use super::{Buffer, DType, Precision, StoredMut, check_len, launch, rows};
+use super::{Buffer, DType, OperandMut, Precision, check_len, launch, rows};
 
 /// Layer norm of rows of `cols`, without γ and β as if they were 1 and 0; the second buffer holds (μ, 1/√(v + ε)) for
 /// each row.
@@ -27,7 +27,7 @@ fn forward_to(dtype: DType, cols: usize, x: &Buffer, affine: Option<(&Buffer, &B
     check_len("layer_norm", "gamma", gamma, cols);
     check_len("layer_norm", "beta", beta, cols);
     let mut z = Buffer::unspecified(x.len(), dtype, x.device());
-    let (mut y, mut stats) = (StoredMut(&mut z), x.like(2 * rows("layer_norm", x, cols)));
+    let (mut y, mut stats) = (OperandMut::new(&mut z), x.like(2 * rows("layer_norm", x, cols)));
     launch!("layer_norm", [x, gamma, beta], [stats, y] => forward(cols, x, gamma, beta, eps, y, stats));
     (z, stats)
 }
@@ -39,8 +39,8 @@ pub fn recompute(dtype: DType, cols: usize, x: &Buffer, (gamma, beta): (&Buffer,
     check_len("layer_norm", "beta", beta, cols);
     check_len("layer_norm", "the statistics", stats, 2 * rows("layer_norm", x, cols));
     let mut z = Buffer::unspecified(x.len(), dtype, x.device());
-    let mut y = StoredMut(&mut z);
-    launch!("layer_norm", [x, gamma, beta, stats], [y] => recompute(cols, x, gamma, beta, stats, y));
+    let mut y = OperandMut::new(&mut z);
+    launch!("layer_norm", at x.device(), x.dtype(), [x, gamma, beta, stats], [y] => recompute(cols, x, gamma, beta, stats, y));
     z
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::needless_range_loop, reason = "index expressions are written out")]
 
 use crate::kernels::Real;
+use crate::kernels::launch::Written;
 
 /// y ← γ ⊙ x̂ + β, and each row's (μ, 1/√(v + ε)) into `stats`.
 pub(super) fn forward<T: Real>(
@@ -10,9 +11,10 @@ pub(super) fn forward<T: Real>(
     gamma: Option<&[T]>,
     beta: Option<&[T]>,
     eps: f64,
-    y: &mut [T],
+    y: Written<'_, T>,
     stats: &mut [T],
 ) {
+    let y = y.wide();
     for r in 0..stats.len() / 2 {
         let row: Vec<f64> = (0..cols).map(|i| x[r * cols + i].to_f64()).collect();
         let mean = row.iter().sum::<f64>() / cols as f64;
@@ -34,7 +36,8 @@ fn normal<T: Real>(cols: usize, x: &[T], stats: &[T], r: usize, i: usize) -> f64
 }
 
 /// y ← γ ⊙ x̂ + β.
-pub(super) fn recompute<T: Real>(cols: usize, x: &[T], gamma: &[T], beta: &[T], stats: &[T], y: &mut [T]) {
+pub(super) fn recompute<T: Real>(cols: usize, x: &[T], gamma: &[T], beta: &[T], stats: &[T], y: Written<'_, T>) {
+    let y = y.wide();
     for r in 0..stats.len() / 2 {
         for i in 0..cols {
             y[r * cols + i] = T::from_f64(normal(cols, x, stats, r, i) * gamma[i].to_f64() + beta[i].to_f64());

@@ -6,8 +6,8 @@
 //!
 //! - **b** is packed as for `vdpbf16ps`, [`super::bf16`]: rows of 32 pairs, of k and of k + 1. Sixteen of these rows are
 //!   two tiles.
-//! - **a** in bf16 is read where it lies if its rows are whole tiles: 32 values of k, one after the other, are a row of a tile. Else
-//!   it is packed so.
+//! - **a** is packed row by row, so that 32 values of k, one after the other, are a row of a tile.
+//! - **c** is on its way while tiles are multiplied.
 //! - **Edges** are filled up: with zeros where k ends, as anything else there would reach a sum; with whatever is there beyond
 //!   the last row and column, whose sums nobody reads.
 //! - **Order.** An instruction adds the 16 products of even k, one after the other, each fused with its addition; those of odd
@@ -23,7 +23,7 @@ use std::mem::MaybeUninit;
 use super::bf16::{InPairs, pair};
 use super::copies::copy_panel;
 use super::gemm::{Product, Target};
-use super::microkernel::{A_ROWS, Aligned, DEPTH, even_cuts};
+use super::microkernel::{A_ROWS, Aligned, even_cuts, prefetch};
 use super::registers::{MadeOf, Register};
 use crate::kernels::Device;
 use crate::kernels::buffer::Storage;
@@ -33,6 +33,8 @@ use crate::kernels::simd::has_amx;
 const SIDE: usize = 16;
 /// Rows and columns of the sums that are computed at once.
 const BLOCK: usize = 2 * SIDE;
+/// Values of k in a pass: so many columns of b, in pairs, fill 32 KiB of a level-1 cache. Each pass reads and writes c.
+const DEPTH: usize = 512;
 /// Pairs from one row of the copy of a to the next: a whole number of cache lines, and an odd one, so that rows fall on different
 /// sets of the cache.
 const A_PITCH: usize = DEPTH / 2 + SIDE;
@@ -80,10 +82,10 @@ impl Drop for Tiles {
 /// sums ← a b, 32 × 32, for `steps` times 16 pairs of k.
 ///
 /// # Safety
-/// As of [`Tiles::of_this_thread`], of which there is one; the operands are there, so many and [`BLOCK`] lanes a row, and room
-/// for all sums.
+/// As of [`Tiles::of_this_thread`], of which there is one; the operands are there, [`A_PITCH`] and [`BLOCK`] lanes a row, and
+/// room for all sums.
 #[inline(always)]
-unsafe fn multiply(steps: usize, (a, a_row): (*const f32, usize), b: *const f32, sums: *mut f32) {
+unsafe fn multiply(steps: usize, a: *const f32, b: *const f32, sums: *mut f32) {
     // SAFETY: the caller's promise.
     unsafe {
         asm!(
@@ -110,8 +112,8 @@ unsafe fn multiply(steps: usize, (a, a_row): (*const f32, usize), b: *const f32,
             "tilestored [{lower_sums} + 1*{b_pitch}], tmm2",
             "tilestored [{lower_sums} + 1*{b_pitch} + 64], tmm3",
             a = inout(reg) a => _,
-            lower = inout(reg) a.wrapping_add(SIDE * a_row) => _,
-            a_pitch = in(reg) 4 * a_row,
+            lower = inout(reg) a.wrapping_add(SIDE * A_PITCH) => _,
+            a_pitch = in(reg) 4 * A_PITCH,
             b = inout(reg) b => _,
             b_pitch = in(reg) 4 * BLOCK,
             b_step = const 4 * BLOCK * SIDE,
@@ -198,17 +200,13 @@ where
     let b_panel = b_panel.0.as_mut_ptr().cast::<f32>();
     let mut sums = Aligned([0.0; BLOCK * BLOCK]);
     // With k = 0 there is one pass of depth 0: it writes what is added.
-    let passes = k.div_ceil(DEPTH).max(1);
-    let in_lanes = __m512::in_lanes(product.a).filter(|_| k.is_multiple_of(2 * SIDE * passes));
-    let passes = even_cuts(k, passes);
+    let passes = even_cuts(k, k.div_ceil(DEPTH).max(1));
     for ((top, bottom), (from, to)) in even_cuts(m, blocks).flat_map(|rows| passes.clone().map(move |k| (rows, k))) {
         let (height, depth) = (bottom - top, to - from);
         let steps = depth.div_ceil(2 * SIDE);
-        // What is left of whole blocks is copied: a tile reads rows beyond the last.
-        let copied_from = in_lanes.map_or(0, |_| height / BLOCK * BLOCK);
-        let here = a.wrapping_add((top + copied_from) * a_strides.0 + from * a_strides.1);
+        let here = a.wrapping_add(top * a_strides.0 + from * a_strides.1);
         // SAFETY: these elements of a are promised, and the panel has room for its rows, rounded up to whole tiles.
-        unsafe { copy_rows(here, a_strides, [height - copied_from, depth], a_panel) };
+        unsafe { copy_rows(here, a_strides, [height, depth], a_panel) };
         for j in (0..n).step_by(BLOCK) {
             let columns = BLOCK.min(n - j);
             let here = b.wrapping_add(from * b_row + j * b_column);
@@ -221,14 +219,15 @@ where
             }
             for i in (0..height).step_by(BLOCK) {
                 let rows = BLOCK.min(height - i);
-                let a = match in_lanes {
-                    Some((a, (row, _))) if i < copied_from => (a.wrapping_add((top + i) * row + from / 2), row),
-                    _ => (a_panel.wrapping_add((i - copied_from) * A_PITCH).cast_const(), A_PITCH),
-                };
+                // What will be written comes while tiles are multiplied: to wait for it would take longer than to multiply.
+                for r in 0..rows {
+                    let c = product.target.c.0.wrapping_add((top + i + r) * product.target.c.1 + j);
+                    prefetch::<2>(c);
+                    prefetch::<2>(c.wrapping_add(columns - 1));
+                }
                 if steps > 0 {
-                    // SAFETY: AMX is there; all rows of a whole block of a are promised, and all rows of both panels were written,
-                    // but for what is beyond the last.
-                    unsafe { multiply(steps, a, b_panel, sums.0.as_mut_ptr()) };
+                    // SAFETY: AMX is there; all rows of both panels were written, but for what is beyond the last.
+                    unsafe { multiply(steps, a_panel.add(i * A_PITCH), b_panel, sums.0.as_mut_ptr()) };
                 }
                 // SAFETY: these rows and columns of c, and of what is added, are promised.
                 unsafe { write(&product.target, (top + i, j), [rows, columns], from == 0, &sums.0) };
@@ -286,25 +285,29 @@ unsafe fn write(
     first: bool,
     sums: &[f32; BLOCK * BLOCK],
 ) {
-    for (r, v) in (0..rows).flat_map(|r| (0..columns).step_by(SIDE).map(move |v| (r, v))) {
-        let mask = __m512::first(columns - v);
-        // SAFETY: the caller's promise; the mask hides what is beyond the last column.
-        unsafe {
-            let c = target.c.0.add((i + r) * target.c.1 + j + v);
-            let mut sum = __m512::load(sums.as_ptr().add(r * BLOCK + v), !0);
-            if target.alpha != 1.0 {
-                sum = sum.times(__m512::splat(target.alpha));
+    /// In the place of what is not added: to add it changes no bit, and no row has to ask.
+    static NOTHING: [f32; BLOCK] = [-0.0; BLOCK];
+    let or_nothing = |x: Option<(*const f32, usize)>| match x {
+        Some((x, row)) => (x.wrapping_add(i * row + j), row),
+        None => (NOTHING.as_ptr(), 0),
+    };
+    let c = (target.c.0.wrapping_add(i * target.c.1 + j), target.c.1);
+    let own = or_nothing((!first || target.own).then_some((target.c.0.cast_const(), target.c.1)));
+    let bias = or_nothing(target.bias.filter(|_| first).map(|bias| (bias, 0)));
+    let residual = or_nothing(target.residual.filter(|_| first));
+    let masks = [0, SIDE].map(|v| __m512::first(columns.saturating_sub(v)));
+    // SAFETY: the caller's promise; the masks hide what is beyond the last column.
+    unsafe {
+        let alpha = __m512::splat(target.alpha);
+        for r in 0..rows {
+            for (v, mask) in [0, SIDE].into_iter().zip(masks) {
+                let at = |(x, row): (*const f32, usize)| x.wrapping_add(r * row + v);
+                let mut sum = __m512::load(sums.as_ptr().add(r * BLOCK + v), !0).times(alpha);
+                for added in [own, bias, residual] {
+                    sum = sum.plus(__m512::load(at(added), mask));
+                }
+                sum.store(c.0.wrapping_add(r * c.1 + v), mask);
             }
-            if !first || target.own {
-                sum = sum.plus(__m512::load(c, mask));
-            }
-            if let (true, Some(bias)) = (first, target.bias) {
-                sum = sum.plus(__m512::load(bias.add(j + v), mask));
-            }
-            if let (true, Some((residual, row))) = (first, target.residual) {
-                sum = sum.plus(__m512::load(residual.add((i + r) * row + j + v), mask));
-            }
-            sum.store(c, mask);
         }
     }
 }

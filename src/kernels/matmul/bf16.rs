@@ -11,12 +11,11 @@
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
-use super::avx::transpose_quarters;
 use super::amx;
+use super::avx::transpose_quarters;
 use super::gemm::Product;
 use super::microkernel::run;
 use super::registers::{MadeOf, Operand, Register};
-use crate::kernels::real::Strides;
 use crate::kernels::simd::{has_amx, has_avx512_bf16};
 use crate::kernels::{Bf16, Element};
 
@@ -143,10 +142,6 @@ impl MadeOf<f32, 2> for __m512 {
             transpose_quarters(x, to, width);
         }
     }
-    #[inline(always)]
-    fn in_lanes(_matrix: (*const f32, Strides)) -> Option<(*const f32, Strides)> {
-        None
-    }
 }
 
 /// A row is the lower halves of its lanes.
@@ -179,10 +174,6 @@ impl MadeOf<Bf16, 2> for __m512 {
         // SAFETY: the caller's promise: two numbers are a lane.
         unsafe { Self::transpose(from.cast(), gap * size_of::<Bf16>(), last, to, width) }
     }
-    #[inline(always)]
-    fn in_lanes(matrix: (*const Bf16, Strides)) -> Option<(*const f32, Strides)> {
-        in_lanes(matrix)
-    }
 }
 
 /// What is multiplied in bf16.
@@ -199,8 +190,12 @@ impl InPairs for f32 {
     unsafe fn neighbors(from: *const f32, n: usize) -> __m512 {
         // SAFETY: the caller's promise; masks hide what is missing. Bits are bits.
         unsafe {
-            let half = |l: usize| __m512::load(from.wrapping_add(l), __m512::first(n.saturating_sub(l)));
-            transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(half(16), half(0)))
+            let [low, high] = if n >= 32 {
+                [__m512::read(from), __m512::read(from.add(16))]
+            } else {
+                [0, 16].map(|l| __m512::load(from.wrapping_add(l), __m512::first(n.saturating_sub(l))))
+            };
+            transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low))
         }
     }
 }
@@ -219,17 +214,12 @@ fn lane(x: Bf16, next: Bf16) -> f32 {
     f32::from_bits(u32::from(next.0) << 16 | u32::from(x.0))
 }
 
-/// Two neighbors in a row are a lane, if rows begin where lanes may.
-fn in_lanes((matrix, (row, column)): (*const Bf16, Strides)) -> Option<(*const f32, Strides)> {
-    let matrix = matrix.cast::<f32>();
-    (column == 1 && row.is_multiple_of(2) && matrix.is_aligned()).then_some((matrix, (row / 2, 1)))
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::copies::copy_panel;
     use super::super::microkernel::tests::{Dot, Kernel, assert_copies, assert_every_edge_shape, assert_large_shapes};
     use super::*;
+    use crate::kernels::real::Strides;
 
     // SAFETY, for all three: as the twin of registers of f32, four pairs in plain memory.
     impl Operand<2> for [f32; 4] {
@@ -258,9 +248,6 @@ pub(super) mod tests {
                 }
             }
         }
-        fn in_lanes(_matrix: (*const f32, Strides)) -> Option<(*const f32, Strides)> {
-            None
-        }
     }
 
     impl MadeOf<Bf16, 2> for [f32; 4] {
@@ -278,9 +265,6 @@ pub(super) mod tests {
         unsafe fn turned(from: *const Bf16, gap: usize, last: usize, to: *mut f32, width: usize) {
             // SAFETY: the caller's promise: two numbers are a lane.
             unsafe { Self::transpose(from.cast(), gap * size_of::<Bf16>(), last, to, width) }
-        }
-        fn in_lanes(matrix: (*const Bf16, Strides)) -> Option<(*const f32, Strides)> {
-            in_lanes(matrix)
         }
     }
 

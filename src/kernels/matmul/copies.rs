@@ -10,7 +10,11 @@ use crate::kernels::real::Strides;
 /// # Safety
 /// All of these elements can be read, and as many and a register more be written.
 #[inline(always)]
-pub(super) unsafe fn pack_tile<R: Register>((a, strides): (*const f32, Strides), [rows, depth]: [usize; 2], tile: *mut f32) {
+pub(super) unsafe fn pack_tile<R: Register>(
+    (a, strides): (*const f32, Strides),
+    [rows, depth]: [usize; 2],
+    tile: *mut f32,
+) {
     for l in 0..depth {
         for r in (0..rows).step_by(R::LANES) {
             // SAFETY: the caller's promise; the mask hides what is beyond the last row.

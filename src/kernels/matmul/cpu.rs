@@ -1,7 +1,7 @@
 use super::Products;
 use super::gemm::{COLUMNS, Epilogue, Mat, MatMut, gemm, gemm_by_columns, gemm_with};
-use crate::kernels::{Element, Real};
 use crate::kernels::team::share_rows;
+use crate::kernels::{Element, Real};
 
 /// c ← a b + what `plus` says, for row-major operands, each optionally read transposed.
 fn product<S: Element>(

@@ -13,9 +13,8 @@
 //! - **b is read where it lies** by a few tiles if its columns are neighbors and fill registers. If they are not, as
 //!   it is transposed (x Wᵀ, Q Kᵀ), or do not, or are read by [`MANY`] tiles, the 32 columns at hand are copied to
 //!   the stack, [`DEPTH`] rows at a time; all tiles of these columns read the copy.
-//! - **bf16** is one more kind of operand, [`super::bf16`], which holds two numbers of 16 bits in a lane. If a and b are in f32,
-//!   both are copied, and rounded on the way; if they are in bf16, and two values of k lie side by side in a, it is read where
-//!   it lies.
+//! - **bf16** is one more kind of operand, [`super::bf16`], which holds two numbers of 16 bits in a lane. For it a
+//!   is copied too, and both are rounded on the way if they are in f32.
 //! - **What comes next is asked for early,** a few lines at a time: while the tiles of some columns are computed, a part of
 //!   the next columns of b is prefetched with each. Weights come from far: a chunk of images reads all of them once. Of c, a
 //!   tile prefetches what it will write, to the level-2 cache: its sums take longer than the lines take to come. Of a
@@ -230,7 +229,7 @@ fn in_turn(all: usize, turn: usize) -> std::ops::Range<usize> {
 /// Asks for the line of the cache around `x`: to the first level, where it will be read at once, or to the second, near enough to
 /// be written, which nothing waits for, or copied, and out of the way of what is read.
 #[inline(always)]
-fn prefetch<const LEVEL: u8>(x: *const impl Sized) {
+pub(super) fn prefetch<const LEVEL: u8>(x: *const impl Sized) {
     // SAFETY: a hint; the address is not read.
     #[cfg(target_arch = "x86_64")]
     unsafe {
@@ -288,9 +287,7 @@ where
     let width = 2 * R::LANES;
     // With k = 0 there is one pass of depth 0: it writes what is added.
     let (panels, passes) = (n.div_ceil(width), k.div_ceil(depth::<K>(a_strides, product.whole)).max(1));
-    let in_lanes = R::in_lanes(product.a).filter(|_| K == 1 || k.is_multiple_of(K * passes));
-    let mut a_panel =
-        in_lanes.is_none().then(|| Storage::<f32>::unspecified(DEPTH.div_ceil(K) * A_ROWS, Device::Cpu));
+    let mut a_panel = (K > 1).then(|| Storage::<f32>::unspecified(DEPTH.div_ceil(K) * A_ROWS, Device::Cpu));
     let (blocks, columns_first) = order::<K>([m, k], passes);
     let at = |turn: usize| match columns_first {
         true => (even_cut(k, passes, turn % passes), turn / passes * width),
@@ -308,29 +305,28 @@ where
         let (height, depth) = (bottom - top, to - from);
         let tiles = height.div_ceil(R::ROWS);
         // With k = 0 there may be no element there.
-        let (a, a_strides) = match (in_lanes, &mut a_panel) {
-            (Some((a, strides)), _) => (a.wrapping_add(top * strides.0 + from / K * strides.1), strides),
-            (None, panel) => {
-                let panel = panel.as_mut().expect("room for a copy").as_mut_slice().as_mut_ptr();
+        let a = a.wrapping_add(top * a_strides.0 + from * a_strides.1);
+        let (a, a_strides) = match &mut a_panel {
+            None => (a.cast::<f32>(), a_strides), // a lane is a number
+            Some(panel) => {
+                let panel = panel.as_mut_slice().as_mut_ptr();
                 if j == 0 {
-                    let here = a.wrapping_add(top * a_strides.0 + from * a_strides.1);
                     // SAFETY: these elements of a are promised, and the panel has a row for each step of `depth` ≤ DEPTH.
-                    unsafe { copy_panel::<S, R, K>(here, (a_strides.1, a_strides.0), [depth, height], (panel, A_ROWS)) };
+                    unsafe { copy_panel::<S, R, K>(a, (a_strides.1, a_strides.0), [depth, height], (panel, A_ROWS)) };
                 }
                 (panel.cast_const(), (1, A_ROWS))
             }
         };
         let columns = width.min(n - j);
         let here = b.wrapping_add(from * b_row + j * b_column);
-        let where_it_lies = R::in_lanes((here, (b_row, b_column))).filter(|_| K == 1 && b_column == 1 && tiles < MANY);
-        let (b_here, b_here_row) = match where_it_lies {
-            Some((here, strides)) if columns % R::LANES == 0 => (here, strides.0),
-            _ => {
-                // SAFETY: these rows and columns of b are promised, and the panel has DEPTH rows of `width` ≤ 32.
-                unsafe { copy_panel::<S, R, K>(here, (b_row, b_column), [depth, columns], (panel, width)) };
-                (panel.cast_const(), width)
-            }
+        let (b_here, b_here_row, whole) = if K > 1 || b_column != 1 || tiles >= MANY || columns % R::LANES > 0 {
+            // SAFETY: these rows and columns of b are promised, and the panel has DEPTH rows of `width` ≤ 32.
+            unsafe { copy_panel::<S, R, K>(here, (b_row, b_column), [depth, columns], (panel, width)) };
+            (panel.cast_const(), width, width)
+        } else {
+            (here.cast::<f32>(), b_row, columns)
         };
+        debug_assert!(columns.next_multiple_of(R::LANES) <= whole, "a tile reads whole registers of b");
         let next = (turn + 1 < panels * passes).then(|| {
             let ((from, to), j) = at(turn + 1);
             (b.wrapping_add(from * b_row + j * b_column), [to - from, width.min(n - j)])

@@ -29,8 +29,7 @@ mod reference;
 mod registers;
 
 use super::elementwise::{self, Unary};
-use super::launch::check_device;
-use super::{Bf16, Buffer, DType, Device, Precision, Stored, StoredMut, check_len, launch, meter};
+use super::{Bf16, Buffer, DType, Device, Precision, Stored, StoredMut, check_device, check_len, launch, meter};
 
 /// Products as a loop takes them: c ← a b + what is added, for each of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +65,8 @@ fn products(
     let common = if of_here { DType::Bf16 } else { DType::F32 };
     let narrow = ab.iter().any(|x| x.dtype() == DType::Bf16);
     // An f64 beside a bf16 is refused below.
-    let [a, b] = ab.map(|x| if narrow && x.dtype() != DType::F64 { elementwise::to_dtype(x, common) } else { x.clone() });
+    let [a, b] =
+        ab.map(|x| if narrow && x.dtype() != DType::F64 { elementwise::to_dtype(x, common) } else { x.clone() });
     if narrow && common == DType::Bf16 && device == Device::Cpu {
         let _metered = meter::op(op);
         [&a, &b].into_iter().chain(plus.into_iter().flatten()).for_each(|x| check_device(op, device, x.device()));
@@ -169,6 +169,5 @@ pub fn gelu_backward(dims: [usize; 3], dy: &Buffer, w: &Buffer, h: &Buffer) -> (
         cuda::gelu_backward(&of, [&dy, &w, h], [&mut z, &mut dh]);
         return (z, dh);
     }
-    let (z, dh) = elementwise::unary_and_backward(Unary::Gelu, h, linear_backward_to(h.dtype(), dims, dy, w));
-    (elementwise::to_dtype(&z, w.dtype()), dh)
+    elementwise::unary_and_backward(w.dtype(), Unary::Gelu, h, linear_backward_to(h.dtype(), dims, dy, w))
 }

@@ -1,7 +1,5 @@
 //! What [`microkernel`](super::microkernel) needs of a vector register.
 
-use crate::kernels::real::Strides;
-
 /// A vector register of f32. All functions compile to an instruction or two, inside a function that has the target feature.
 ///
 /// # Safety
@@ -57,8 +55,6 @@ pub(super) trait MadeOf<S, const K: usize>: Operand<K> {
     /// Four operands of all lanes, `width` apart: the transpose of rows of 4 `K` numbers, `gap` apart, the last of them over and
     /// over when there are fewer than `LANES`.
     unsafe fn turned(from: *const S, gap: usize, last: usize, to: *mut f32, width: usize);
-    /// A matrix with an even number of columns (where `K` is 2) as lanes of its rows, if it is made of them where it lies.
-    fn in_lanes(matrix: (*const S, Strides)) -> Option<(*const f32, Strides)>;
 }
 
 /// In f32 a lane is a number.
@@ -85,9 +81,5 @@ impl<R: Operand<1>> MadeOf<f32, 1> for R {
     unsafe fn turned(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
         // SAFETY: the caller's promise.
         unsafe { R::transpose(from, gap * size_of::<f32>(), last, to, width) }
-    }
-    #[inline(always)]
-    fn in_lanes(matrix: (*const f32, Strides)) -> Option<(*const f32, Strides)> {
-        Some(matrix)
     }
 }

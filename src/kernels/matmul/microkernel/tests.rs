@@ -213,12 +213,7 @@ fn columns_come_first_where_that_moves_less() {
 }
 
 /// These shapes, both operands as they are and transposed.
-pub fn assert_shapes<S: Element<Computed = f32>>(
-    name: &str,
-    kernel: Kernel<S>,
-    dot: Dot,
-    shapes: &[[usize; 3]],
-) {
+pub fn assert_shapes<S: Element<Computed = f32>>(name: &str, kernel: Kernel<S>, dot: Dot, shapes: &[[usize; 3]]) {
     for (i, &dims) in shapes.iter().enumerate() {
         for transposed in [[false, false], [true, false], [false, true], [true, true]] {
             Case::new(dims, transposed, i, 5 * i as u64).assert(name, kernel, dot);
