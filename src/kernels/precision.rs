@@ -104,6 +104,9 @@ impl Drop for Scope {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::elementwise::{self, Unary};
+    use crate::kernels::testing::numbers;
+    use crate::kernels::{Bf16, layer_norm, matmul};
 
     #[test]
     fn a_scope_ends_where_it_ends() {
@@ -131,5 +134,73 @@ mod tests {
         };
         let message = std::panic::catch_unwind(multiply).unwrap_err().downcast::<String>().unwrap();
         assert!(message.contains("tf32"), "{message}");
+    }
+
+    fn f32s(len: usize, seed: u64) -> Buffer {
+        Buffer::from_vec(numbers(len, seed).into_iter().map(|x| 3.0 * x as f32).collect())
+    }
+
+    fn bits(x: &Buffer) -> Vec<u32> {
+        elementwise::to_dtype(x, DType::F32).as_slice::<f32>("test").iter().map(|x| x.to_bits()).collect()
+    }
+
+    /// What is rounded where it is made is what would be rounded where it is read.
+    #[test]
+    fn what_only_products_read_is_made_in_bf16() {
+        let (rows, cols) = (5, 37);
+        let [x, gamma, beta, dy] = [rows * cols, cols, cols, rows * cols].map(|len| f32s(len, len as u64));
+        let rounded = |x: &Buffer| bits(&elementwise::to_dtype(x, DType::Bf16));
+        let norm = |precision: Precision| {
+            let _products = precision.enter();
+            layer_norm::forward_operand(cols, &x, (&gamma, &beta), 1e-6)
+        };
+        let ((wide, stats), (narrow, same)) = (norm(Precision::F32), norm(Precision::Bf16));
+        assert_eq!([wide.dtype(), narrow.dtype()], [DType::F32, DType::Bf16]);
+        assert_eq!((rounded(&wide), bits(&stats)), (bits(&narrow), bits(&same)));
+        let again = |dtype| layer_norm::recompute(dtype, cols, &x, (&gamma, &beta), &stats);
+        assert_eq!(rounded(&again(DType::F32)), bits(&again(DType::Bf16)));
+
+        let gelu = |dtype| elementwise::unary_to(dtype, Unary::Gelu, &x);
+        assert_eq!(rounded(&gelu(DType::F32)), bits(&gelu(DType::Bf16)));
+        let both = |dtype| elementwise::unary_and_backward(dtype, Unary::Gelu, &x, dy.clone());
+        let ((wide, there), (narrow, here)) = (both(DType::F32), both(DType::Bf16));
+        assert_eq!((rounded(&wide), there.dtype(), bits(&there)), (bits(&narrow), here.dtype(), bits(&here)));
+    }
+
+    #[test]
+    fn a_weight_is_rounded_once_until_it_changes() {
+        let mut w = f32s(100, 1);
+        let at = |x: &Buffer| x.as_slice::<Bf16>("test").as_ptr();
+        let in_bf16 = Precision::Bf16.enter();
+        let first = elementwise::operand(&w);
+        assert!(first.dtype() == DType::Bf16 && at(&first) == at(&elementwise::operand(&w.clone())));
+        w.make_mut::<f32>("test")[0] = 17.0;
+        let second = elementwise::operand(&w);
+        assert_eq!((first.len(), second.as_slice::<Bf16>("test")[0]), (100, Bf16::from_f32(17.0)));
+        assert_eq!(first.as_slice::<Bf16>("test")[1..], second.as_slice::<Bf16>("test")[1..]);
+        drop(in_bf16);
+        assert_eq!(elementwise::operand(&w).dtype(), DType::F32);
+    }
+
+    /// In main memory: multiplied as they are where that is asked for, and in f32 elsewhere.
+    #[test]
+    fn products_of_bf16_matrices_are_those_of_the_same_numbers_in_f32() {
+        let (dims @ [m, k, n], batch) = ([7, 33, 40], 3);
+        let narrow = |len, seed| elementwise::to_dtype(&f32s(len, seed), DType::Bf16);
+        let (a, b) = (narrow(batch * m * k, 1), narrow(k * n, 2));
+        let wide = |x: &Buffer| elementwise::to_dtype(x, DType::F32);
+        let available = [Precision::F32, Precision::Bf16].into_iter().filter(|precision| precision.is_available());
+        for precision in available {
+            let _products = precision.enter();
+            let expected = bits(&matmul::matmul(batch, dims, &wide(&a), false, &wide(&b), true));
+            for (a, b) in [(&a, &b), (&wide(&a), &b), (&a, &wide(&b))] {
+                let found = matmul::matmul(batch, dims, a, false, b, true);
+                assert_eq!((found.dtype(), bits(&found)), (DType::F32, expected.clone()), "{precision}");
+            }
+        }
+        let there = |x: &Buffer| x.to_device(Device::Reference);
+        let found = matmul::matmul(batch, dims, &there(&a), false, &there(&b), false);
+        let expected = matmul::matmul(batch, dims, &there(&wide(&a)), false, &there(&wide(&b)), false);
+        assert_eq!(bits(&found.to_device(Device::Cpu)), bits(&expected.to_device(Device::Cpu)));
     }
 }
