@@ -9,8 +9,8 @@ use super::{Bf16, Buffer, DType, Device, IndexBuffer, Real};
 /// type, each input (before the `=>`, on the left) as a slice to read and each output as a slice to write. Inputs are
 /// [`Input`]s, outputs are `Buffer`s. The meter knows the operation by its name.
 ///
-/// T is f32 where that element type is bf16, which only those operands may have that a door wraps as [`Stored`] or
-/// [`StoredMut`], and only a GPU's kernels read: of all others, a bf16 is as wrong as an f64.
+/// T is f32 where that element type is bf16, which only those operands may have that a door wraps: as [`Stored`] or
+/// [`StoredMut`], for a GPU's kernels, or as [`OperandMut`], which a CPU's write, too. Of all others, a bf16 is as wrong as an f64.
 ///
 /// Where there is no output among the operands, the device and the type are said: `launch!("to_dtype", at x.device(),
 /// x.dtype(), [x], [] => …)`.

@@ -85,12 +85,10 @@ fn forward(
     if let Some(residual) = residual {
         assert_eq!(*residual.shape(), shape, "linear: the residual is {}, the result {shape}", residual.shape());
     }
-    let read = |x: &Tensor| Tensor::from_buffer(*x.shape(), elementwise::operand(x.buffer()));
+    let narrow = Precision::of_operands(x.buffer());
     let (z, function) = match input {
-        Input::Plain(_) => (read(x).into_buffer(), Function::Plain),
-        Input::Gelu(_) => {
-            (elementwise::unary_to(Precision::of_operands(x.buffer()), Unary::Gelu, x.buffer()), Function::Gelu)
-        }
+        Input::Plain(_) => (elementwise::to_dtype(x.buffer(), narrow), Function::Plain),
+        Input::Gelu(_) => (elementwise::unary_to(narrow, Unary::Gelu, x.buffer()), Function::Gelu),
         Input::Norm { gamma, beta, eps, .. } => {
             let (gamma, beta) = (gamma.value().clone(), beta.value().clone());
             let (z, stats) = norm_kernel::forward_operand(inputs, x.buffer(), (gamma.buffer(), beta.buffer()), eps);
@@ -98,7 +96,8 @@ fn forward(
         }
     };
     let kept = if let Function::Plain = function { Tensor::from_buffer(*x.shape(), z.clone()) } else { x.clone() };
-    let saved = Saved { x: kept, dtype: x.dtype(), weight: read(weight), function };
+    let weight = Tensor::from_buffer(*weight.shape(), elementwise::operand(weight.buffer()));
+    let saved = Saved { x: kept, dtype: x.dtype(), weight, function };
     let [bias, residual] = [bias, residual].map(|x| x.map(Tensor::buffer));
     let y = kernel::linear_to(dtype, saved.sizes(), &z, saved.weight.buffer(), bias, residual);
     (Tensor::from_buffer(shape, y), saved)

@@ -196,8 +196,8 @@ pub(super) fn stored_as(x: &Buffer, other: &Buffer) -> Buffer {
     if same { to_dtype(x, other.dtype()) } else { x.clone() }
 }
 
-/// `x` as a product of this thread's precision reads it: in bf16 under [`Precision::Bf16`], else x itself. Main memory's x keeps
-/// its copy until it changes: weights are rounded once in a step, not in each of its chunks.
+/// A weight as products of this thread's precision read it: in bf16 under [`Precision::Bf16`], else itself. In main memory it keeps
+/// the copy until it changes: it is rounded once in a step, not in each of its chunks.
 pub fn operand(x: &Buffer) -> Buffer {
     let dtype = Precision::of_operands(x);
     match x.narrow() {
