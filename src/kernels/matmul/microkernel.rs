@@ -7,7 +7,7 @@
 //!   registers are loaded with 32 neighboring numbers of a row of b, and each of 12 numbers of a column of a is
 //!   spread over a register and multiplied in: 14 loads (and a prefetch) for 24 multiply-adds, where the processor
 //!   can do one load for each multiply-add. 24 independent sums also hide the latency of 4 cycles on two units. AVX2
-//!   has 16 registers of half the width: 6 × 16; NEON has 32 of a quarter: 12 × 8.
+//!   has 16 registers of half the width: 6 × 16; NEON has 32 of a quarter: 9 × 8.
 //! - **a is read where it lies,** one number at a time, by any two strides. If it is transposed, and c has [`PACKED_FROM`] columns
 //!   or more, its first columns do that; then each tile's part is copied, step after step, for the others to read.
 //! - **b is read where it lies** by a few tiles if its columns are neighbors and fill registers. If they are not, as

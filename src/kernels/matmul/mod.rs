@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `gemm.rs` | one product inside slices: the checks that the `unsafe` code below leans on |
 //! | `microkernel.rs`, `copies.rs`, `registers.rs`, `avx.rs`, `neon.rs` | f32 on x86-64 and arm64, by hand; else `matrixmultiply` |
-//! | `bf16.rs`, `amx.rs` | its operands rounded to bf16, see [`Precision`](super::Precision): by AVX512-BF16, by AMX |
+//! | `bf16.rs`, `amx.rs` | in bf16, by AVX512-BF16, by AMX: see [`Precision`] |
 //! | `matmul.cu`, `tensor_cores.cu` | on a GPU: in the elements' own precision, and rounded to bf16 or tf32 |
 //! | `hopper.cu` | large ones of bf16 matrices on a GPU of compute capability 9.0 |
 

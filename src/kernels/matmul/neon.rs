@@ -8,8 +8,8 @@ use super::registers::{Operand, Register};
 // what it reads and writes is. No alignment is needed.
 impl Register for float32x4_t {
     const LANES: usize = 4;
-    /// 24 sums, two registers of b and one of a.
-    const ROWS: usize = 12;
+    /// 18 sums. (Of 20 to 24, which the 32 registers would hold, the compiler keeps some in memory.)
+    const ROWS: usize = 9;
     /// How many lanes, from the first. There are no masked loads; but at the right edge all lanes are there.
     type Mask = usize;
 
