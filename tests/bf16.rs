@@ -1,8 +1,8 @@
 //! Training with products in bf16: close to f32, the same bits on any number of threads and after an interruption.
 //!
 //! What is asked of the processor is asked first: where it has no AVX512-BF16, training in bf16 is an error that says so,
-//! and that is what is tested there. The kernel itself is tested everywhere, by its portable twin. Gradients are also those of a
-//! GPU, where what only products read is stored in bf16, and how much that saves is counted.
+//! and that is what is tested there. The kernel itself is tested everywhere, by its portable twin. What only products read is stored in
+//! bf16, and how much that saves is counted; gradients and bytes are also those of a GPU.
 
 #[cfg(feature = "cuda")]
 mod cuda_on_cpu;
@@ -94,9 +94,9 @@ fn the_same_bits_on_any_number_of_threads_and_after_an_interruption() {
     assert!(small::bits(&run(&saved.config, Some(saved.trainer), 5)) == small::bits(&whole), "after an interruption");
 }
 
-/// Bytes that a block keeps for its backward pass on a GPU. With D numbers in a token, both norms keep x (f32), attention 3 D
-/// (q, k, v), the map behind it D, the MLP 4 D: of these all but x are in bf16; so are the copies of the weights.
-#[cfg(feature = "cuda")]
+/// Bytes that a block keeps for its backward pass. With D numbers in a token, both norms keep x (f32), attention 3 D (q, k, v), the
+/// map behind it D, the MLP 4 D: of these all but x are in bf16 on a GPU, and so are the copies of the weights; on a CPU, whose
+/// weights keep their copies themselves, what the map behind attention reads.
 #[test]
 fn what_a_block_keeps_is_in_bf16_but_for_the_residual_stream() {
     use stop_mim::autograd::{Tape, ops};
@@ -104,28 +104,37 @@ fn what_a_block_keeps_is_in_bf16_but_for_the_residual_stream() {
     use stop_mim::rng::{Purpose, stream};
     use stop_mim::vit::Block;
 
-    let Some(gpu) = cuda_on_cpu::device() else { return };
+    let devices = [Device::Cpu].into_iter().filter(|cpu| Precision::Bf16.is_available_on(*cpu));
+    #[cfg(feature = "cuda")]
+    let devices = devices.chain(cuda_on_cpu::device());
     let (images, tokens, dim) = (2, 9, 16);
     let (mut params, mut rng) = (Params::new(), stream(1, Purpose::Init, [0, 0]));
     let mut init = Init { params: &mut params, rng: &mut rng, dtype: DType::F32, linear: LinearInit::Xavier };
     let block = Block::new(&mut init, "block", dim, 2, 4 * dim);
-    let params = params.to_device(gpu);
-    let kept = |precision: Precision| {
-        let _products = precision.enter();
-        let tape = Tape::new();
-        let weights = params.on(&tape);
-        let x = Tensor::normal([images, tokens, dim], 1.0, DType::F32, &mut stream(2, Purpose::Eval, [0, 0]));
-        drop(block.forward(&weights, &tape.leaf(x.to_device(gpu))));
-        tape.take_apart().iter().map(|(_, bytes)| bytes).sum::<usize>()
-    };
-    // Who looks for what is not finite looks at these too.
-    let _products = Precision::Bf16.enter();
-    let tape = Tape::watching();
-    let x = Tensor::full([images, tokens, dim], 1.0, DType::F32).to_device(gpu);
-    tape.backward(&ops::sum(&block.forward(&params.on(&tape), &tape.leaf(x))));
-    assert!(tape.first_non_finite().is_none());
-
     let (token, statistics, weights) = (images * tokens * dim, 2 * images * tokens * 2 * 4, 12 * dim * dim);
-    assert_eq!(kept(Precision::F32), 4 * (2 + 3 + 1 + 4) * token + statistics);
-    assert_eq!(kept(Precision::Bf16), (4 * 2 + 2 * (3 + 1 + 4)) * token + statistics + 2 * weights);
+    for device in devices {
+        let params = params.to_device(device);
+        let kept = |precision: Precision| {
+            let _products = precision.enter();
+            let tape = Tape::new();
+            let weights = params.on(&tape);
+            let mut rng = stream(2, Purpose::Eval, [0, 0]);
+            let x = Tensor::normal([images, tokens, dim], 1.0, DType::F32, &mut rng).to_device(device);
+            drop(block.forward(&weights, &tape.leaf(x)));
+            tape.take_apart().iter().map(|(_, bytes)| bytes).sum::<usize>()
+        };
+        // Who looks for what is not finite looks at these too.
+        let _products = Precision::Bf16.enter();
+        let tape = Tape::watching();
+        let x = Tensor::full([images, tokens, dim], 1.0, DType::F32).to_device(device);
+        tape.backward(&ops::sum(&block.forward(&params.on(&tape), &tape.leaf(x))));
+        assert!(tape.first_non_finite().is_none());
+
+        assert_eq!(kept(Precision::F32), 4 * (2 + 3 + 1 + 4) * token + statistics, "{device}");
+        let narrow = match device {
+            Device::Cpu => (4 * (2 + 3 + 4) + 2) * token + statistics,
+            _ => (4 * 2 + 2 * (3 + 1 + 4)) * token + statistics + 2 * weights,
+        };
+        assert_eq!(kept(Precision::Bf16), narrow, "{device}");
+    }
 }

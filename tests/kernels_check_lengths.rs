@@ -56,7 +56,7 @@ fn wrong_lengths_are_refused() {
     refuses("sum", &[8], |b| _ = reduce::sum_backward([2, 3, 4], 1.0, &b[0]));
     refuses("sum_rows", &[3, 6], |b| _ = reduce::accumulate_rows(Some(x(&b, 0)), 3, &b[1]));
     refuses("l2_norm", &[1], |b| _ = reduce::norm_backward(&buffer(6), &b[0]));
-    refuses("gelu", &[6, 6], |b| _ = elementwise::unary_and_backward(DType::F32, Unary::Gelu, &b[0], x(&b, 1)));
+    refuses("gelu", &[6, 6], |b| _ = elementwise::unary_and_backward(DType::F64, Unary::Gelu, &b[0], x(&b, 1)));
     refuses("layer_norm", &[6, 3, 3], |b| _ = layer_norm::forward(3, &b[0], Some((&b[1], &b[2])), 1e-6));
     refuses("layer_norm", &[6, 3, 3], |b| _ = layer_norm::forward_operand(3, &b[0], (&b[1], &b[2]), 1e-6));
     refuses("layer_norm", &[6, 3, 3, 4], |b| _ = layer_norm::recompute(DType::F64, 3, &b[0], (&b[1], &b[2]), &b[3]));

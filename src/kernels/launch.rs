@@ -261,7 +261,7 @@ impl StoredMut<'_> {
     }
 }
 
-/// A result that a product reads: every kernel writes it in bf16, too.
+/// A result that a product reads: kernels of a CPU write it in bf16, too, and those of a GPU that can.
 #[derive(Debug)]
 pub(super) struct OperandMut<'a>(pub(super) StoredMut<'a>);
 

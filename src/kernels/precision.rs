@@ -3,7 +3,7 @@
 //! As in PyTorch's autocast, this is a property of a stretch of a computation, not of its tensors: while a [`Scope`]
 //! lives, the products of its thread (linear maps and attention, forward and backward) round their operands. Tensors,
 //! sums, norms, losses, weights and the optimizer stay in f32; but under [`Precision::Bf16`] what only products read is
-//! rounded when it is made, and stored so.
+//! rounded when it is made, and stored so: a linear map goes backward in bf16 if it went forward so.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -105,8 +105,9 @@ impl Drop for Scope {
 mod tests {
     use super::*;
     use crate::kernels::elementwise::{self, Unary};
+    use crate::kernels::team::in_a_team;
     use crate::kernels::testing::numbers;
-    use crate::kernels::{Bf16, layer_norm, matmul};
+    use crate::kernels::{Bf16, layer_norm, matmul, times_shared};
 
     #[test]
     fn a_scope_ends_where_it_ends() {
@@ -182,6 +183,19 @@ mod tests {
         assert_eq!(elementwise::operand(&w).dtype(), DType::F32);
     }
 
+    /// While this thread waited for others to help, it might be given work that waits for the copy.
+    #[test]
+    fn a_weight_is_rounded_by_one_thread() {
+        let w = f32s(1 << 12, 1);
+        in_a_team(3, || {
+            let (_products, before) = (Precision::Bf16.enter(), times_shared());
+            elementwise::operand(&w);
+            assert_eq!(times_shared(), before);
+            elementwise::to_dtype(&f32s(1 << 12, 2), DType::Bf16);
+            assert_eq!(times_shared(), before + 1, "others are rounded by all");
+        });
+    }
+
     /// In main memory: multiplied as they are where that is asked for, and in f32 elsewhere.
     #[test]
     fn products_of_bf16_matrices_are_those_of_the_same_numbers_in_f32() {
@@ -199,6 +213,11 @@ mod tests {
             }
         }
         let there = |x: &Buffer| x.to_device(Device::Reference);
+        let to_f64 = elementwise::unary_to(DType::F64, Unary::Gelu, &wide(&b));
+        assert_eq!(to_f64.dtype(), DType::F64);
+        let [on_cpu, on_reference] =
+            [b.clone(), there(&b)].map(|b| elementwise::unary_to(DType::Bf16, Unary::Gelu, &wide(&b)));
+        assert_eq!([on_cpu.dtype(), on_reference.dtype()], [DType::Bf16; 2]);
         let found = matmul::matmul(batch, dims, &there(&a), false, &there(&b), false);
         let expected = matmul::matmul(batch, dims, &there(&wide(&a)), false, &there(&wide(&b)), false);
         assert_eq!(bits(&found.to_device(Device::Cpu)), bits(&expected.to_device(Device::Cpu)));

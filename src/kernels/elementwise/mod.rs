@@ -257,9 +257,9 @@ pub fn unary_to(dtype: DType, f: Unary, x: &Buffer) -> Buffer {
     to_dtype(&result, dtype)
 }
 
-/// What kernels write of numbers like x, where a result of this type is asked for: those of a GPU write what they read.
+/// What kernels write of numbers like x, where a result of this type is asked for: a CPU's write bf16, the others what they read.
 fn written_as(dtype: DType, x: &Buffer) -> DType {
-    if x.device().is_gpu() { x.dtype() } else { dtype }
+    if dtype == DType::Bf16 && x.device() == Device::Cpu { dtype } else { x.dtype() }
 }
 
 /// f′(x) dy, given f(x) or x, whichever [`Unary::slope_reads_result`] says.

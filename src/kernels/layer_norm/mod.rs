@@ -6,7 +6,8 @@ mod cpu;
 pub(super) mod cuda;
 mod reference;
 
-use super::{Buffer, DType, OperandMut, Precision, check_len, launch, rows};
+use super::elementwise::to_dtype;
+use super::{Buffer, DType, Device, OperandMut, Precision, check_len, launch, rows};
 
 /// Layer norm of rows of `cols`, without γ and β as if they were 1 and 0; the second buffer holds (μ, 1/√(v + ε)) for
 /// each row.
@@ -38,10 +39,11 @@ pub fn recompute(dtype: DType, cols: usize, x: &Buffer, (gamma, beta): (&Buffer,
     check_len("layer_norm", "gamma", gamma, cols);
     check_len("layer_norm", "beta", beta, cols);
     check_len("layer_norm", "the statistics", stats, 2 * rows("layer_norm", x, cols));
-    let mut z = Buffer::unspecified(x.len(), dtype, x.device());
+    let written = if x.device() == Device::Reference { x.dtype() } else { dtype };
+    let mut z = Buffer::unspecified(x.len(), written, x.device());
     let mut y = OperandMut::new(&mut z);
     launch!("layer_norm", at x.device(), x.dtype(), [x, gamma, beta, stats], [y] => recompute(cols, x, gamma, beta, stats, y));
-    z
+    to_dtype(&z, dtype)
 }
 
 /// The gradient of [`forward`] with respect to x, added to `sum` if there is one. The memory of `dy` serves as scratch.

@@ -33,7 +33,8 @@ use crate::kernels::simd::has_amx;
 const SIDE: usize = 16;
 /// Rows and columns of the sums that are computed at once.
 const BLOCK: usize = 2 * SIDE;
-/// Values of k in a pass: so many columns of b, in pairs, fill 32 KiB of a level-1 cache. Each pass reads and writes c.
+/// Values of k in a pass: so many of the columns of b that are at hand, in pairs, fill 32 KiB of a level-1 cache. Each pass reads and
+/// writes c.
 const DEPTH: usize = 512;
 /// Pairs from one row of the copy of a to the next: a whole number of cache lines, and an odd one, so that rows fall on different
 /// sets of the cache.
@@ -286,21 +287,22 @@ unsafe fn write(
     sums: &[f32; BLOCK * BLOCK],
 ) {
     /// In the place of what is not added: to add it changes no bit, and no row has to ask.
-    static NOTHING: [f32; BLOCK] = [-0.0; BLOCK];
+    static NOTHING: Aligned<[f32; BLOCK]> = Aligned([-0.0; BLOCK]);
     let or_nothing = |x: Option<(*const f32, usize)>| match x {
         Some((x, row)) => (x.wrapping_add(i * row + j), row),
-        None => (NOTHING.as_ptr(), 0),
+        None => (NOTHING.0.as_ptr(), 0),
     };
     let c = (target.c.0.wrapping_add(i * target.c.1 + j), target.c.1);
     let own = or_nothing((!first || target.own).then_some((target.c.0.cast_const(), target.c.1)));
     let bias = or_nothing(target.bias.filter(|_| first).map(|bias| (bias, 0)));
     let residual = or_nothing(target.residual.filter(|_| first));
-    let masks = [0, SIDE].map(|v| __m512::first(columns.saturating_sub(v)));
+    let halves = [(0, __m512::first(columns)), (SIDE, __m512::first(columns.saturating_sub(SIDE)))];
+    let halves = &halves[..columns.div_ceil(SIDE)];
     // SAFETY: the caller's promise; the masks hide what is beyond the last column.
     unsafe {
         let alpha = __m512::splat(target.alpha);
         for r in 0..rows {
-            for (v, mask) in [0, SIDE].into_iter().zip(masks) {
+            for &(v, mask) in halves {
                 let at = |(x, row): (*const f32, usize)| x.wrapping_add(r * row + v);
                 let mut sum = __m512::load(sums.as_ptr().add(r * BLOCK + v), !0).times(alpha);
                 for added in [own, bias, residual] {

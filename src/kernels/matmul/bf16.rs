@@ -101,7 +101,7 @@ const IN_PAIRS: [u16; 32] = {
     order
 };
 
-// SAFETY, for all three: as for products of f32 in registers.rs.
+// SAFETY: as for products of f32 in registers.rs.
 impl Operand<2> for __m512 {
     #[inline(always)]
     unsafe fn plus_product(self, a: Self, b: Self) -> Self {
@@ -111,6 +111,7 @@ impl Operand<2> for __m512 {
 }
 
 /// Rounded on the way.
+// SAFETY: as above.
 impl MadeOf<f32, 2> for __m512 {
     #[inline(always)]
     unsafe fn row(from: *const f32, mask: Option<__mmask16>) -> Self {
@@ -145,6 +146,7 @@ impl MadeOf<f32, 2> for __m512 {
 }
 
 /// A row is the lower halves of its lanes.
+// SAFETY: as above.
 impl MadeOf<Bf16, 2> for __m512 {
     #[inline(always)]
     unsafe fn row(from: *const Bf16, mask: Option<__mmask16>) -> Self {
@@ -172,7 +174,7 @@ impl MadeOf<Bf16, 2> for __m512 {
     #[inline(always)]
     unsafe fn turned(from: *const Bf16, gap: usize, last: usize, to: *mut f32, width: usize) {
         // SAFETY: the caller's promise: two numbers are a lane.
-        unsafe { Self::transpose(from.cast(), gap * size_of::<Bf16>(), last, to, width) }
+        unsafe { Self::transpose(from.cast(), gap.wrapping_mul(size_of::<Bf16>()), last, to, width) }
     }
 }
 
@@ -185,6 +187,7 @@ pub(super) trait InPairs: Element<Computed = f32> {
     unsafe fn neighbors(from: *const Self, n: usize) -> __m512;
 }
 
+// SAFETY: as the trait says.
 impl InPairs for f32 {
     #[inline(always)]
     unsafe fn neighbors(from: *const f32, n: usize) -> __m512 {
@@ -200,6 +203,7 @@ impl InPairs for f32 {
     }
 }
 
+// SAFETY: as the trait says.
 impl InPairs for Bf16 {
     #[inline(always)]
     unsafe fn neighbors(from: *const Bf16, n: usize) -> __m512 {
@@ -221,13 +225,14 @@ pub(super) mod tests {
     use super::*;
     use crate::kernels::real::Strides;
 
-    // SAFETY, for all three: as the twin of registers of f32, four pairs in plain memory.
+    // SAFETY: as the twin of registers of f32, four pairs in plain memory.
     impl Operand<2> for [f32; 4] {
         unsafe fn plus_product(self, a: Self, b: Self) -> Self {
             std::array::from_fn(|i| plus_pairs(self[i], unpaired(a[i]), unpaired(b[i])))
         }
     }
 
+    // SAFETY: as above.
     impl MadeOf<f32, 2> for [f32; 4] {
         unsafe fn row(from: *const f32, mask: Option<usize>) -> Self {
             // SAFETY: the caller's promise.
@@ -250,6 +255,7 @@ pub(super) mod tests {
         }
     }
 
+    // SAFETY: as above.
     impl MadeOf<Bf16, 2> for [f32; 4] {
         unsafe fn row(from: *const Bf16, mask: Option<usize>) -> Self {
             // SAFETY: the caller's promise for the lanes of the mask.
@@ -264,7 +270,7 @@ pub(super) mod tests {
         }
         unsafe fn turned(from: *const Bf16, gap: usize, last: usize, to: *mut f32, width: usize) {
             // SAFETY: the caller's promise: two numbers are a lane.
-            unsafe { Self::transpose(from.cast(), gap * size_of::<Bf16>(), last, to, width) }
+            unsafe { Self::transpose(from.cast(), gap.wrapping_mul(size_of::<Bf16>()), last, to, width) }
         }
     }
 
@@ -370,6 +376,21 @@ pub(super) mod tests {
         for bits in (0..0x10000u32).filter(|bits| !f32::from_bits(bits << 16).is_nan()) {
             let x = f32::from_bits(bits << 16);
             assert!(rounded(x) == bits || x.is_subnormal(), "{bits:x}");
+        }
+    }
+
+    /// What is rounded where it is made has the bits of what a product rounds, but where nothing but 0, or no number, is left.
+    #[test]
+    fn stored_numbers_are_rounded_alike() {
+        let edges = [0, 0x7fff, 0x8000, 0x8001, 0xffff].into_iter();
+        for bits in edges.flat_map(|low| (0..0x1_0000u32).map(move |high| high << 16 | low)) {
+            let x = f32::from_bits(bits);
+            let (stored, read) = (u32::from(Bf16::from_f32(x).0), rounded(x));
+            match (x.is_subnormal(), x.is_nan()) {
+                (false, false) => assert_eq!(stored, read, "{bits:x}"),
+                (true, _) => assert!(read & 0x7fff == 0 && stored & 0x7fff <= 0x80, "{bits:x}"),
+                (_, true) => assert!(Bf16::from_f32(x).to_f32().is_nan() && unpaired(f32::from_bits(read))[0].is_nan()),
+            }
         }
     }
 

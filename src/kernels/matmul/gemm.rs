@@ -236,10 +236,10 @@ pub(in crate::kernels) unsafe fn of_f64(product: &Product<f64>) {
 /// As [`Product`] promises.
 ///
 /// # Panics
-/// Where bf16 is [not available](Precision::is_available).
+/// Where products of this thread are not in bf16, or cannot be.
 pub(in crate::kernels) unsafe fn of_bf16(product: &Product<Bf16>) {
-    assert!(Precision::Bf16.is_available(), "this processor has no instructions for products of bf16 matrices");
-    // SAFETY: the caller's promise; the processor was just asked.
+    assert_eq!(Precision::here_on_cpu(), Precision::Bf16, "products of bf16 matrices");
+    // SAFETY: the caller's promise; the processor has the instructions, or the line above had panicked.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         super::bf16::gemm(product);

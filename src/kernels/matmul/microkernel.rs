@@ -48,7 +48,7 @@ pub(super) const DEPTH: usize = 256;
 /// Numbers of b that are at hand at once: [`DEPTH`] rows of two of the widest registers.
 const PANEL: usize = DEPTH * 2 * 16;
 /// Rows of a that are worked through before the next columns of b: 44 tiles of 12, and of [`DEPTH`] columns of them 528 KiB (a
-/// copy in bf16 264 KiB), which a level-2 cache holds. In f32 as many as make 528 KiB ([`order`]). An odd number of cache lines
+/// copy in bf16 264 KiB; on AMX, whose passes are longer, 578), which a level-2 cache holds. In f32 as many as make 528 KiB ([`order`]). An odd number of cache lines
 /// to a step of the copy (33) lets the steps fall on different sets of the cache.
 pub(super) const A_ROWS: usize = 528;
 /// From this many tiles on, b is copied even if its columns are neighbors: in the copy its rows are too, and do not fall
@@ -109,7 +109,7 @@ impl Lines {
         (part, parts): (usize, usize),
     ) -> Self {
         let (runs, length, stride) = if column == 1 { (depth, columns, row) } else { (columns, depth, column) };
-        let [length, stride] = [length, stride].map(|numbers| numbers * size_of::<S>());
+        let [length, stride] = [length, stride].map(|numbers| numbers.wrapping_mul(size_of::<S>()));
         let (first, end, run) = (runs * part / parts, runs * (part + 1) / parts, length.div_ceil(LINE));
         let gap = stride.wrapping_sub(LINE * run.saturating_sub(1));
         Lines { at: from.cast::<u8>().wrapping_add(first * stride), count: (end - first) * run, run, gap }

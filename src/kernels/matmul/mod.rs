@@ -111,7 +111,13 @@ pub fn linear(dims: [usize; 3], x: &Buffer, w: &Buffer, bias: Option<&Buffer>, r
     linear_to(x.dtype().computed(), dims, x, w, bias, residual)
 }
 
-/// [`linear`] with a result of this type, which on a GPU may be bf16.
+/// What products of x write, where a result of this type is asked for: only a GPU's write bf16.
+fn written(len: usize, dtype: DType, x: &Buffer) -> Buffer {
+    let dtype = if x.device().is_gpu() { dtype } else { dtype.computed() };
+    Buffer::unspecified(len, dtype, x.device())
+}
+
+/// [`linear`] with a result of this type.
 #[track_caller]
 pub fn linear_to(
     dtype: DType,
@@ -126,8 +132,11 @@ pub fn linear_to(
     check_len("linear", "weight", w, outputs * inputs);
     check_len("linear", "bias", bias, outputs);
     check_len("linear", "residual", residual, rows * outputs);
-    let y = Buffer::unspecified(rows * outputs, dtype, x.device());
-    products("linear", &Products::new(1, dims, [false, true]), [x, w], [bias, residual], y)
+    let y = written(rows * outputs, dtype, x);
+    elementwise::to_dtype(
+        &products("linear", &Products::new(1, dims, [false, true]), [x, w], [bias, residual], y),
+        dtype,
+    )
 }
 
 /// A gradient of [`linear`]: a b, as [`matmul`] for one pair, added to `sum` if there is one.
@@ -148,8 +157,8 @@ pub fn linear_backward_to(dtype: DType, dims: [usize; 3], dy: &Buffer, w: &Buffe
     let [rows, inputs, outputs] = dims;
     check_len("linear", "dy", dy, rows * outputs);
     check_len("linear", "weight", w, outputs * inputs);
-    let dx = Buffer::unspecified(rows * inputs, dtype, dy.device());
-    products("linear", &Products::new(1, [rows, outputs, inputs], [false; 2]), [dy, w], [None; 2], dx)
+    let (dx, of) = (written(rows * inputs, dtype, dy), Products::new(1, [rows, outputs, inputs], [false; 2]));
+    elementwise::to_dtype(&products("linear", &of, [dy, w], [None; 2], dx), dtype)
 }
 
 /// Of a [`linear`] map that reads z = GELU(h): z, in the type that its products read, and the gradient with respect to h,

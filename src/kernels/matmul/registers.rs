@@ -58,6 +58,7 @@ pub(super) trait MadeOf<S, const K: usize>: Operand<K> {
 }
 
 /// In f32 a lane is a number.
+// SAFETY: what the functions of a register ask.
 impl<R: Operand<1>> MadeOf<f32, 1> for R {
     #[inline(always)]
     unsafe fn row(from: *const f32, mask: Option<R::Mask>) -> R {
@@ -80,6 +81,6 @@ impl<R: Operand<1>> MadeOf<f32, 1> for R {
     #[inline(always)]
     unsafe fn turned(from: *const f32, gap: usize, last: usize, to: *mut f32, width: usize) {
         // SAFETY: the caller's promise.
-        unsafe { R::transpose(from, gap * size_of::<f32>(), last, to, width) }
+        unsafe { R::transpose(from, gap.wrapping_mul(size_of::<f32>()), last, to, width) }
     }
 }

@@ -244,10 +244,12 @@ pub fn assert_copies<S: Element, R: MadeOf<S, K>, const K: usize>(
 ) {
     const UNTOUCHED: f32 = -1e30;
     let width = 2 * R::LANES;
-    for (depth, columns) in (1..=9).flat_map(|depth| (1..=width).map(move |columns| (depth, columns))) {
+    for (depth, columns) in (1..=9).chain([16, 17]).flat_map(|depth| (1..=width).map(move |columns| (depth, columns))) {
         for strides in [(columns, 1), (columns + 3, 1), (1, depth), (1, depth + 2), (2 * columns, 2)] {
             let at = |l: usize, j: usize| l * strides.0 + j * strides.1;
-            let from: Vec<S> = (0..=at(depth - 1, columns - 1)).map(|i| S::nearest(i as f32)).collect();
+            let from: Vec<S> = (0..=at(depth - 1, columns - 1))
+                .map(|i| S::nearest(f32::from_bits((0x3f80 + i as u32) << 16)))
+                .collect();
             let steps = depth.div_ceil(K);
             let mut to = vec![UNTOUCHED; (steps + 1) * width];
             // SAFETY: `from` ends with the last of these elements, `to` has a row more than there are steps.
