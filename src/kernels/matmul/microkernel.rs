@@ -48,8 +48,8 @@ pub(super) const DEPTH: usize = 256;
 /// Numbers of b that are at hand at once: [`DEPTH`] rows of two of the widest registers.
 const PANEL: usize = DEPTH * 2 * 16;
 /// Rows of a that are worked through before the next columns of b: 44 tiles of 12, and of [`DEPTH`] columns of them 528 KiB (a
-/// copy in bf16 264 KiB; on AMX, whose passes are longer, 578), which a level-2 cache holds. In f32 as many as make 528 KiB ([`order`]). An odd number of cache lines
-/// to a step of the copy (33) lets the steps fall on different sets of the cache.
+/// copy in bf16 264 KiB; on AMX, whose passes are longer, 578), which a level-2 cache holds. In f32 as many as make 528 KiB
+/// ([`order`]). An odd number of cache lines to a step of the copy (33) lets the steps fall on different sets of the cache.
 pub(super) const A_ROWS: usize = 528;
 /// From this many tiles on, b is copied even if its columns are neighbors: in the copy its rows are too, and do not fall
 /// on each other in the cache, as rows a multiple of some kilobytes apart do.
