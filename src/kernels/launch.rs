@@ -274,6 +274,17 @@ pub(super) enum Written<'a, T> {
     Narrow(&'a mut [Bf16]),
 }
 
+/// Evaluates `$body` with `$y` the elements, of either type.
+macro_rules! with_written {
+    ($written:expr, $y:ident => $body:expr) => {
+        match $written {
+            $crate::kernels::launch::Written::Wide($y) => $body,
+            $crate::kernels::launch::Written::Narrow($y) => $body,
+        }
+    };
+}
+pub(super) use with_written;
+
 impl<'a, T> Written<'a, T> {
     /// The elements of the reference, which computes with nothing narrow.
     pub(super) fn wide(self) -> &'a mut [T] {

@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::{Binary, Unary, Walk};
-use crate::kernels::launch::Written;
+use crate::kernels::launch::{Written, with_written};
 use crate::kernels::simd::vectorized;
 use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
 use crate::kernels::{Bf16, Buffer, DType, Element, MAX_RANK, Real};
@@ -77,13 +77,9 @@ vectorized! {
 }
 
 pub(super) fn unary<T: Real>(f: Unary, x: &[T], y: Written<'_, T>) {
-    fn shared<T: Real, U: Element>(f: Unary, x: &[T], y: &mut [U]) {
-        share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |some, y, _| unary_part(f, &x[some], y));
-    }
-    match y {
-        Written::Wide(y) => shared(f, x, y),
-        Written::Narrow(y) => shared(f, x, y),
-    }
+    with_written!(y, y => share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |some, y, _| {
+        unary_part(f, &x[some], y);
+    }));
 }
 
 pub(super) fn unary_backward<T: Real>(f: Unary, saved: &[T], dy: &[T], dx: &mut [T]) {
@@ -98,13 +94,9 @@ pub(super) fn accumulate<T: Real>(x: &[T], y: &mut [T]) {
 
 /// y ← f(x) and d ← f′(x) d at once.
 pub(super) fn unary_and_backward<T: Real>(f: Unary, x: &[T], y: Written<'_, T>, d: &mut [T]) {
-    fn shared<T: Real, U: Element>(f: Unary, x: &[T], y: &mut [U], d: &mut [T]) {
-        share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, d), |some, y, d| unary_and_backward_part(f, &x[some], y, d));
-    }
-    match y {
-        Written::Wide(y) => shared(f, x, y, d),
-        Written::Narrow(y) => shared(f, x, y, d),
-    }
+    with_written!(y, y => share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, d), |some, y, d| {
+        unary_and_backward_part(f, &x[some], y, d);
+    }));
 }
 
 /// y ← a ∘ b, with broadcasting where there is any.

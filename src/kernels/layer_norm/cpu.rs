@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use crate::kernels::launch::Written;
+use crate::kernels::launch::{Written, with_written};
 use crate::kernels::simd::{reduce, sum, vectorized};
 use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
 use crate::kernels::{Element, Real};
@@ -106,36 +106,16 @@ pub(super) fn forward<T: Real>(
     y: Written<'_, T>,
     stats: &mut [T],
 ) {
-    fn shared<T: Real, U: Element>(
-        cols: usize,
-        x: &[T],
-        affine: [Option<&[T]>; 2],
-        eps: f64,
-        y: &mut [U],
-        stats: &mut [T],
-    ) {
-        share_rows(x.len() / cols, x.len() * OF_AN_ELEMENT, (y, stats), |rows, y, stats| {
-            let [gamma, beta] = affine;
-            forward_rows(cols, &x[rows.start * cols..rows.end * cols], gamma, beta, eps, y, stats);
-        });
-    }
-    match y {
-        Written::Wide(y) => shared(cols, x, [gamma, beta], eps, y, stats),
-        Written::Narrow(y) => shared(cols, x, [gamma, beta], eps, y, stats),
-    }
+    with_written!(y, y => share_rows(x.len() / cols, x.len() * OF_AN_ELEMENT, (y, stats), |rows, y, stats| {
+        forward_rows(cols, &x[rows.start * cols..rows.end * cols], gamma, beta, eps, y, stats);
+    }));
 }
 
 pub(super) fn recompute<T: Real>(cols: usize, x: &[T], gamma: &[T], beta: &[T], stats: &[T], y: Written<'_, T>) {
-    fn shared<T: Real, U: Element>(cols: usize, x: &[T], gamma: &[T], beta: &[T], stats: &[T], y: &mut [U]) {
-        share_rows(x.len() / cols, x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |rows, y, _| {
-            let x = &x[rows.start * cols..rows.end * cols];
-            recompute_rows(cols, x, gamma, beta, &stats[2 * rows.start..2 * rows.end], y);
-        });
-    }
-    match y {
-        Written::Wide(y) => shared(cols, x, gamma, beta, stats, y),
-        Written::Narrow(y) => shared(cols, x, gamma, beta, stats, y),
-    }
+    with_written!(y, y => share_rows(x.len() / cols, x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |rows, y, _| {
+        let x = &x[rows.start * cols..rows.end * cols];
+        recompute_rows(cols, x, gamma, beta, &stats[2 * rows.start..2 * rows.end], y);
+    }));
 }
 
 /// With g = γ ⊙ dy, for each row: dx ← dx + (g − mean(g) − x̂ mean(g ⊙ x̂)) / √(v + ε). In `dy`, g is left behind.
