@@ -118,11 +118,12 @@ pub(super) fn share_rows<T: Send, U: Send>(
     halve(0..rows, parts, (y, z), &of_part);
 }
 
+/// (The function is called by reference, so that this is compiled for each type, not for each kernel.)
 fn halve<T: Send, U: Send>(
     rows: Range<usize>,
     parts: usize,
     (y, z): (&mut [T], &mut [U]),
-    of_part: &(impl Fn(Range<usize>, &mut [T], &mut [U]) + Sync),
+    of_part: &(dyn Fn(Range<usize>, &mut [T], &mut [U]) + Sync),
 ) {
     if parts == 1 {
         return of_part(rows, y, z);

@@ -177,8 +177,8 @@ pub fn assert_every_edge_shape<S: Element<Computed = f32>>(name: &str, kernel: K
         for n in (0..=4 * lanes + 3).filter(|n| n % (lanes / 4) < 2) {
             for k in [0, 1, 2, 7, 8, 17] {
                 seed += 1;
-                if cfg!(miri) && !seed.is_multiple_of(7) {
-                    continue; // a seventh of them, of every kind
+                if cfg!(miri) && !seed.is_multiple_of(23) {
+                    continue; // few of them, of every kind
                 }
                 // Not by the lowest bits of the seed, which follow k.
                 let mixed = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 62;
@@ -244,7 +244,11 @@ pub fn assert_copies<S: Element, R: MadeOf<S, K>, const K: usize>(
 ) {
     const UNTOUCHED: f32 = -1e30;
     let width = 2 * R::LANES;
-    for (depth, columns) in (1..=9).chain([16, 17]).flat_map(|depth| (1..=width).map(move |columns| (depth, columns))) {
+    let depths: &[usize] = if cfg!(miri) { &[1, 8, 17] } else { &[1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17] };
+    for (depth, columns) in depths.iter().flat_map(|&depth| (1..=width).map(move |columns| (depth, columns))) {
+        if cfg!(miri) && columns % 7 != 1 && columns != width {
+            continue;
+        }
         for strides in [(columns, 1), (columns + 3, 1), (1, depth), (1, depth + 2), (2 * columns, 2)] {
             let at = |l: usize, j: usize| l * strides.0 + j * strides.1;
             let from: Vec<S> = (0..=at(depth - 1, columns - 1))
