@@ -118,13 +118,10 @@ pub(super) fn share_rows<T: Send, U: Send>(
     halve(0..rows, parts, (y, z), &of_part);
 }
 
-/// (The function is called by reference, so that this is compiled for each type, not for each kernel.)
-fn halve<T: Send, U: Send>(
-    rows: Range<usize>,
-    parts: usize,
-    (y, z): (&mut [T], &mut [U]),
-    of_part: &(dyn Fn(Range<usize>, &mut [T], &mut [U]) + Sync),
-) {
+/// What computes some rows of y and z; by reference, so that [`halve`] is compiled for each type, not for each kernel.
+type Part<'a, T, U> = &'a (dyn Fn(Range<usize>, &mut [T], &mut [U]) + Sync);
+
+fn halve<T: Send, U: Send>(rows: Range<usize>, parts: usize, (y, z): (&mut [T], &mut [U]), of_part: Part<'_, T, U>) {
     if parts == 1 {
         return of_part(rows, y, z);
     }

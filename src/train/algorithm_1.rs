@@ -22,109 +22,16 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
+use super::batch::{Batch, Part};
 use super::lanes::{Lanes, halves};
-use super::non_finite::{NonFiniteSource, first_non_finite};
 use crate::autograd::Tape;
 use crate::kernels::meter::{self, Phase};
 use crate::kernels::{Precision, Teams, within_memory};
-use crate::methods::{Chunk, Draws, Method, ModelConfig, ModelParams, Numbers, Recording, View};
-use crate::nn::{AdamW, Ema, count_non_finite, count_non_finite_beside};
-use crate::paper::{NoiseOn, sample_noise};
+use crate::methods::{Chunk, Method, ModelConfig, ModelParams, Numbers, Recording};
+use crate::nn::{AdamW, Ema, count_non_finite_beside};
 use crate::processes::World;
-use crate::rng::{Purpose, stream};
-use crate::tensor::{Device, Indices, Reading, Tensor};
+use crate::tensor::{Device, Reading, Tensor};
 use crate::{Error, Result};
-
-/// One view of each image of a batch, with its masks.
-#[derive(Clone, Debug)]
-pub struct BatchView {
-    /// \[B, C, S, S\]
-    pub images: Tensor,
-    /// B_x: for each of E context masks, B rows; none: every token is visible.
-    pub context: Vec<Indices>,
-    /// B_y: for each of P target blocks, B rows; none: nothing is predicted.
-    pub targets: Vec<Indices>,
-}
-
-/// What one step trains on: lines 4 and 6.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    /// The views that the method [wants](Method::views), in that order.
-    pub views: Vec<BatchView>,
-    /// The class of each image, B rows of one, where the method [wants](Method::wants_labels) it.
-    pub labels: Option<Indices>,
-    /// Where line 9 gets its noise.
-    pub noise: Noise,
-    /// Which images of the step's batch these are; `None`: all of them.
-    pub part: Option<Part>,
-}
-
-/// Which images of a batch a process has, where other processes have the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// The place in the batch of the first of them.
-    pub first: usize,
-    /// The images of the whole batch.
-    pub of: usize,
-}
-
-impl Batch {
-    /// One view of each image with masks: what the methods of the paper want. `images` are \[B, C, S, S\]; there are B rows
-    /// for each of E context masks, and for each of P target blocks.
-    pub fn masked(images: Tensor, context: Vec<Indices>, targets: Vec<Indices>, noise: Noise) -> Self {
-        Batch { views: vec![BatchView { images, context, targets }], labels: None, noise, part: None }
-    }
-
-    /// The part of the step's batch that these images are.
-    pub fn part(&self) -> Part {
-        self.part.unwrap_or(Part { first: 0, of: self.len() })
-    }
-
-    /// B, the number of images.
-    pub fn len(&self) -> usize {
-        self.views.first().map_or(0, |view| view.images.shape()[0])
-    }
-
-    /// Whether there are no images.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The same batch on another device.
-    #[must_use]
-    pub fn to_device(&self, device: Device) -> Self {
-        let masks = |masks: &[Indices]| masks.iter().map(|m| m.to_device(device)).collect();
-        let view = |v: &BatchView| BatchView {
-            images: v.images.to_device(device),
-            context: masks(&v.context),
-            targets: masks(&v.targets),
-        };
-        Batch {
-            views: self.views.iter().map(view).collect(),
-            labels: self.labels.as_ref().map(|labels| labels.to_device(device)),
-            noise: self.noise.clone(),
-            part: self.part,
-        }
-    }
-}
-
-/// Where the noise n comes from.
-#[derive(Clone, Debug)]
-pub enum Noise {
-    /// Drawn, for each image from its own stream of this seed, step and place in the batch: it is the same however the batch
-    /// is cut.
-    Drawn {
-        /// Seed of the run.
-        seed: u64,
-        /// Step of the run.
-        step: u64,
-    },
-    /// Given, for each target block \[E B, N_t, d_e\], where masked tokens have noise, and then for the context
-    /// \[E B, N_c, d_e\], where it has: what parity tests and gradient checks do.
-    Given(Vec<Tensor>),
-}
 
 /// The numbers of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -277,74 +184,12 @@ impl Trainer {
         if bad == 0.0 {
             return Ok(StepOutcome { loss, numbers: step.numbers.with(numbers.iter().copied()) });
         }
-        // Nothing was changed but the count; so the same numbers come again, to be looked at one by one. On a GPU there may not
-        // be room for that.
-        self.optimizer.restore(self.optimizer.steps() - 1);
-        let problem = self.fitting_gradients(batch).ok().and_then(|found| self.not_finite(&found));
-        let problem = problem.unwrap_or_else(|| format!("the loss is {loss}, and it or a gradient is not finite"));
-        let source = within_memory(|| first_non_finite(self, batch)).unwrap_or(None);
-        Err(self.non_finite_at(problem, source))
-    }
-
-    /// Looks at every value and every gradient of a step, whether or not the loss and the parameters' gradients depend on
-    /// it. Takes as long as a step or two and changes nothing.
-    ///
-    /// # Errors
-    /// [`Error::Training`] when one is not finite: it names the first operation that made such a number.
-    pub fn check_finite(&self, batch: &Batch) -> Result<()> {
-        match self.clone().fitting(batch, |trainer| first_non_finite(trainer, batch))? {
-            None => Ok(()),
-            found => Err(self.non_finite_at("a number on the way to the loss or back is not finite".into(), found)),
-        }
-    }
-
-    /// What of the loss and the gradients is not finite, if anything.
-    fn not_finite(&self, LossAndGradients { loss, gradients, means }: &LossAndGradients) -> Option<String> {
-        let _phase = meter::phase_of_all(Phase::Optimizer);
-        let of_loss = self.not_finite_loss(loss, means);
-        if of_loss.is_some() {
-            return of_loss;
-        }
-        if count_non_finite(&gradients.iter().collect::<Vec<_>>()).item() == 0.0 {
-            return None;
-        }
-        let bad = gradients.iter().position(|gradient| count_non_finite(&[gradient]).item() > 0.0)?;
-        Some(self.bad_gradient(bad, gradients[bad].is_finite()))
-    }
-
-    /// What of the loss and the means is not finite, if anything.
-    pub(super) fn not_finite_loss(&self, loss: &Tensor, means: &[Tensor]) -> Option<String> {
-        if !loss.is_finite() {
-            return Some(format!("the loss is {}", loss.item()));
-        }
-        let bad = means.iter().position(|mean| !mean.is_finite())?;
-        Some(format!("mean {bad} that {} asks for is not finite", self.method.name()))
-    }
-
-    /// What is wrong with the gradient of a trained parameter, given whether its elements are finite, so that only their squares
-    /// are not.
-    pub(super) fn bad_gradient(&self, param: usize, finite: bool) -> String {
-        let name = self.params.trained_params().map(|param| &param.name[..]).nth(param).unwrap_or("?");
-        let what = if finite { "too large to be squared" } else { "not finite" };
-        format!("the gradient of {name} is {what}")
-    }
-
-    fn non_finite_at(&self, problem: String, source: Option<NonFiniteSource>) -> Error {
-        let source = source.map(|source| (source.to_string(), source.advice()));
-        self.non_finite(problem, source.as_ref().map(|(source, advice)| (&source[..], *advice)))
-    }
-
-    /// Given where it began, and what to do about that.
-    pub(super) fn non_finite(&self, problem: String, source: Option<(&str, Option<&str>)>) -> Error {
-        let diverged = "the step was not made; try a lower learning rate or a longer warm-up";
-        match source {
-            Some((source, advice)) => self.error(format!("{problem}; first, {source}"), advice.unwrap_or(diverged)),
-            None => self.error(format!("{problem}; every number on the way to it was finite"), diverged),
-        }
+        self.optimizer.restore(self.optimizer.steps() - 1); // nothing was changed but the count
+        Err(self.why_not_finite(loss, batch))
     }
 
     /// What `work` finds in chunks of half as many images until they fit the memory of a GPU; those are kept.
-    fn fitting<R>(&mut self, batch: &Batch, work: impl Fn(&Self) -> R) -> Result<R> {
+    pub(super) fn fitting<R>(&mut self, batch: &Batch, work: impl Fn(&Self) -> R) -> Result<R> {
         loop {
             match within_memory(|| work(self)) {
                 Ok(found) => return Ok(found),
@@ -447,69 +292,10 @@ impl Trainer {
         Ok(found)
     }
 
-    /// Some images of a batch with their masks and noise, in the row order of the official code: target block by
-    /// target block, inside each context mask by context mask, inside each image by image.
+    /// Some images of a batch with their masks and noise (line 9), in the row order of the official code: target block by target
+    /// block, inside each context mask by context mask, inside each image by image.
     pub fn chunk(&self, batch: &Batch, images: Range<usize>) -> Chunk {
-        let _phase = meter::phase(Phase::Data);
-        let view = |view: &BatchView| {
-            let rows = |masks: &[Indices], repeat: usize| {
-                let rows: Vec<_> = masks.iter().map(|m| m.slice_rows(images.clone()).repeat(repeat)).collect();
-                (!rows.is_empty()).then(|| Indices::concat(&rows))
-            };
-            View {
-                images: view.images.rows(images.clone()),
-                context: rows(&view.context, 1),
-                targets: rows(&view.targets, view.context.len().max(1)),
-            }
-        };
-        Chunk {
-            views: batch.views.iter().map(view).collect(),
-            labels: batch.labels.as_ref().map(|labels| labels.slice_rows(images.clone())),
-            draws: match batch.noise {
-                Noise::Drawn { seed, step } => {
-                    Some(Draws { seed, step, first: (batch.part().first + images.start) as u64 })
-                }
-                Noise::Given(_) => None,
-            },
-            noise: self.noise(batch, images.clone(), NoiseOn::Masked),
-            context_noise: self.noise(batch, images, NoiseOn::Context),
-        }
-    }
-
-    /// Line 9: the noise for some images of a batch, on their masked tokens, \[P E b, N_t, d_e\], or on those of their
-    /// context, \[E b, N_c, d_e\]; `None`: the method wants none there.
-    fn noise(&self, batch: &Batch, images: Range<usize>, on: NoiseOn) -> Option<Tensor> {
-        let (sigma, wanted) = (self.method.sigma()?, self.method.noise_on());
-        let view = batch.views.iter().find(|view| !view.targets.is_empty())?;
-        let targets = if wanted.masked() { view.targets.len() } else { 0 };
-        // Where the draws come from, for which tokens, and which of the given tensors are theirs.
-        let (purpose, masks, given) = match on {
-            NoiseOn::Masked if wanted.masked() => (Purpose::Noise, &view.targets, 0..targets),
-            NoiseOn::Context if wanted.context() => (Purpose::ContextNoise, &view.context, targets..targets + 1),
-            _ => return None,
-        };
-        let (context_masks, per_image) = (view.context.len().max(1), masks.first()?.per_row());
-        let runs: Vec<Tensor> = match &batch.noise {
-            Noise::Drawn { seed, step } => {
-                let blocks = context_masks * given.len();
-                let shape = [blocks, per_image, self.method.noise_width()];
-                let of_image = |image: usize| {
-                    let mut rng = stream(*seed, purpose, [*step, (batch.part().first + image) as u64]);
-                    sample_noise(shape, sigma, view.images.dtype(), &mut rng)
-                };
-                // [P E or E, N_t or N_c, d_e] each. For a chunk on a CPU its own thread draws: the others have theirs.
-                let drawn: Vec<Tensor> = match view.images.device().is_gpu() {
-                    true => images.into_par_iter().map(of_image).collect(),
-                    false => images.map(of_image).collect(),
-                };
-                (0..blocks).flat_map(|block| drawn.iter().map(move |n| n.rows(block..block + 1))).collect()
-            }
-            Noise::Given(blocks) => {
-                let runs = blocks[given].iter().flat_map(|n| (0..context_masks).map(move |e| (n, e * batch.len())));
-                runs.map(|(n, at)| n.rows(at + images.start..at + images.end)).collect()
-            }
-        };
-        Some(Tensor::concat_rows(&runs).to_device(view.images.device()))
+        batch.chunk(&*self.method, images)
     }
 
     fn no_gradient(&self, name: &str) -> Error {
@@ -519,7 +305,7 @@ impl Trainer {
         )
     }
 
-    fn error(&self, problem: String, hint: &str) -> Error {
+    pub(super) fn error(&self, problem: String, hint: &str) -> Error {
         Error::Training { step: self.optimizer.steps() as usize + 1, problem, hint: hint.into() }
     }
 }

@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::algorithm_1::{Batch, Noise, Trainer};
+use super::algorithm_1::Trainer;
+use super::batch::{Batch, Noise};
 use super::config::RunConfig;
 use crate::autograd::ops;
 use crate::data::{Dataset, Normalization, evaluation_images};

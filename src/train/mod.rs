@@ -1,6 +1,7 @@
 //! Floor 5: training.
 
 mod algorithm_1;
+mod batch;
 #[cfg(feature = "checkpoint")]
 pub mod checkpoint;
 mod config;
@@ -21,9 +22,8 @@ pub mod small;
 pub mod weights;
 
 pub use crate::methods::Masking;
-pub use algorithm_1::{
-    Batch, BatchView, LossAndGradients, Noise, Part, StepOutcome, StepParams, StepUnderWay, Trainer,
-};
+pub use algorithm_1::{LossAndGradients, StepOutcome, StepParams, StepUnderWay, Trainer};
+pub use batch::{Batch, BatchView, Noise, Part};
 pub use config::{RunConfig, WeightsFile};
 pub use diagnostics::DIAGNOSTICS;
 pub use non_finite::{NonFiniteSource, first_non_finite};

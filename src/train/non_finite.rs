@@ -1,14 +1,20 @@
-//! Where the first number of a step comes from that is not finite. Nothing of this runs in training until a step has failed.
+//! Why a step was not made: where the first number comes from that is not finite. Nothing of this runs in training until a step
+//! has failed.
 
 use std::fmt;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::algorithm_1::{Batch, Trainer};
+use super::algorithm_1::{LossAndGradients, Trainer};
+use super::batch::Batch;
 use crate::autograd::{NonFinite, Origin, Tape};
+use crate::kernels::meter::{self, Phase};
+use crate::kernels::within_memory;
 use crate::methods::{Module, Update};
-use crate::nn::Role;
+use crate::nn::{Role, count_non_finite};
+use crate::tensor::Tensor;
+use crate::{Error, Result};
 
 /// The first number in a step that is not finite.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +87,75 @@ pub fn first_non_finite(trainer: &Trainer, batch: &Batch) -> Option<NonFiniteSou
         let images = first + images.start..first + images.end;
         Some(NonFiniteSource { images, in_target, parameter, found })
     })
+}
+
+impl Trainer {
+    /// Looks at every value and every gradient of a step, whether or not the loss and the parameters' gradients depend on
+    /// it. Takes as long as a step or two and changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Training`] when one is not finite: it names the first operation that made such a number.
+    pub fn check_finite(&self, batch: &Batch) -> Result<()> {
+        match self.clone().fitting(batch, |trainer| first_non_finite(trainer, batch))? {
+            None => Ok(()),
+            found => Err(self.non_finite_at("a number on the way to the loss or back is not finite".into(), found)),
+        }
+    }
+
+    /// Why the step on this batch, which has changed nothing, was not made: the same numbers, looked at one by one. `loss` is what
+    /// the step found.
+    pub(super) fn why_not_finite(&mut self, loss: f64, batch: &Batch) -> Error {
+        // On a GPU there may not be room for that.
+        let problem = self.fitting_gradients(batch).ok().and_then(|found| self.not_finite(&found));
+        let problem = problem.unwrap_or_else(|| format!("the loss is {loss}, and it or a gradient is not finite"));
+        let source = within_memory(|| first_non_finite(self, batch)).unwrap_or(None);
+        self.non_finite_at(problem, source)
+    }
+
+    /// What of the loss and the gradients is not finite, if anything.
+    fn not_finite(&self, LossAndGradients { loss, gradients, means }: &LossAndGradients) -> Option<String> {
+        let _phase = meter::phase_of_all(Phase::Optimizer);
+        let of_loss = self.not_finite_loss(loss, means);
+        if of_loss.is_some() {
+            return of_loss;
+        }
+        if count_non_finite(&gradients.iter().collect::<Vec<_>>()).item() == 0.0 {
+            return None;
+        }
+        let bad = gradients.iter().position(|gradient| count_non_finite(&[gradient]).item() > 0.0)?;
+        Some(self.bad_gradient(bad, gradients[bad].is_finite()))
+    }
+
+    /// What of the loss and the means is not finite, if anything.
+    pub(super) fn not_finite_loss(&self, loss: &Tensor, means: &[Tensor]) -> Option<String> {
+        if !loss.is_finite() {
+            return Some(format!("the loss is {}", loss.item()));
+        }
+        let bad = means.iter().position(|mean| !mean.is_finite())?;
+        Some(format!("mean {bad} that {} asks for is not finite", self.method.name()))
+    }
+
+    /// What is wrong with the gradient of a trained parameter, given whether its elements are finite, so that only their squares
+    /// are not.
+    pub(super) fn bad_gradient(&self, param: usize, finite: bool) -> String {
+        let name = self.params.trained_params().map(|param| &param.name[..]).nth(param).unwrap_or("?");
+        let what = if finite { "too large to be squared" } else { "not finite" };
+        format!("the gradient of {name} is {what}")
+    }
+
+    fn non_finite_at(&self, problem: String, source: Option<NonFiniteSource>) -> Error {
+        let source = source.map(|source| (source.to_string(), source.advice()));
+        self.non_finite(problem, source.as_ref().map(|(source, advice)| (&source[..], *advice)))
+    }
+
+    /// Given where it began, and what to do about that.
+    pub(super) fn non_finite(&self, problem: String, source: Option<(&str, Option<&str>)>) -> Error {
+        let diverged = "the step was not made; try a lower learning rate or a longer warm-up";
+        match source {
+            Some((source, advice)) => self.error(format!("{problem}; first, {source}"), advice.unwrap_or(diverged)),
+            None => self.error(format!("{problem}; every number on the way to it was finite"), diverged),
+        }
+    }
 }
 
 #[cfg(test)]

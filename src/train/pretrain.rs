@@ -5,7 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::algorithm_1::{Batch, BatchView, Noise, Part, StepOutcome, StepParams, Trainer};
+use super::algorithm_1::{StepOutcome, StepParams, Trainer};
+use super::batch::{Batch, BatchView, Noise, Part};
 use super::config::RunConfig;
 use super::diagnostics::HELD_OUT;
 use super::fine_tuning;

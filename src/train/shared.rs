@@ -24,7 +24,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use self::parts::{Climbing, Parts};
-use super::algorithm_1::{Batch, LossAndGradients, StepOutcome, StepParams, Trainer};
+use super::algorithm_1::{LossAndGradients, StepOutcome, StepParams, Trainer};
+use super::batch::Batch;
 use super::lanes::Lanes;
 use super::non_finite::first_non_finite;
 use super::pretrain::no_panic;
