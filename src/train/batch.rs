@@ -43,6 +43,22 @@ pub struct Part {
     pub of: usize,
 }
 
+/// Where the noise n comes from.
+#[derive(Clone, Debug)]
+pub enum Noise {
+    /// Drawn, for each image from its own stream of this seed, step and place in the batch: it is the same however the batch
+    /// is cut.
+    Drawn {
+        /// Seed of the run.
+        seed: u64,
+        /// Step of the run.
+        step: u64,
+    },
+    /// Given, for each target block \[E B, N_t, d_e\], where masked tokens have noise, and then for the context
+    /// \[E B, N_c, d_e\], where it has: what parity tests and gradient checks do.
+    Given(Vec<Tensor>),
+}
+
 impl Batch {
     /// One view of each image with masks: what the methods of the paper want. `images` are \[B, C, S, S\]; there are B rows
     /// for each of E context masks, and for each of P target blocks.
@@ -82,8 +98,7 @@ impl Batch {
         }
     }
 
-    /// Some images of a batch with their masks and noise, in the row order of the official code: target block by
-    /// target block, inside each context mask by context mask, inside each image by image.
+    /// What [`Trainer::chunk`](super::Trainer::chunk) says.
     pub(super) fn chunk(&self, method: &dyn Method, images: Range<usize>) -> Chunk {
         let _phase = meter::phase(Phase::Data);
         let view = |view: &BatchView| {
@@ -146,20 +161,4 @@ impl Batch {
         };
         Some(Tensor::concat_rows(&runs).to_device(view.images.device()))
     }
-}
-
-/// Where the noise n comes from.
-#[derive(Clone, Debug)]
-pub enum Noise {
-    /// Drawn, for each image from its own stream of this seed, step and place in the batch: it is the same however the batch
-    /// is cut.
-    Drawn {
-        /// Seed of the run.
-        seed: u64,
-        /// Step of the run.
-        step: u64,
-    },
-    /// Given, for each target block \[E B, N_t, d_e\], where masked tokens have noise, and then for the context
-    /// \[E B, N_c, d_e\], where it has: what parity tests and gradient checks do.
-    Given(Vec<Tensor>),
 }

@@ -1,5 +1,5 @@
-//! Why a step was not made: where the first number comes from that is not finite. Nothing of this runs in training until a step
-//! has failed.
+//! Why a step was not made: where the first number comes from that is not finite. Steps are replayed for it only when one has failed,
+//! or when that is asked for.
 
 use std::fmt;
 use std::ops::Range;
