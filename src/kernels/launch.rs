@@ -2,15 +2,15 @@
 
 #[cfg(feature = "cuda")]
 use super::cuda::{StoredView, StoredViewMut, View};
-use super::{Bf16, Buffer, DType, Device, IndexBuffer, Real};
+use super::{Buffer, Device, Element, IndexBuffer, Real};
 
 /// Hands buffers over to the loop that computes with them: `launch!("gelu", [x], [y] => forward(x, y))` calls
 /// `forward::<T>` of this family's `cpu` or `reference`, whichever is the device of the first output, with T its element
 /// type, each input (before the `=>`, on the left) as a slice to read and each output as a slice to write. Inputs are
 /// [`Input`]s, outputs are `Buffer`s. The meter knows the operation by its name.
 ///
-/// T is f32 where that element type is bf16, which only those operands may have that a door wraps: as [`Stored`] or
-/// [`StoredMut`], for a GPU's kernels, or as [`OperandMut`], which a CPU's write, too. Of all others, a bf16 is as wrong as an f64.
+/// T is f32 where that element type is bf16, which only those operands may have that a door wraps, as [`Stored`] or
+/// [`StoredMut`]: a loop gets them as [`Typed`]. Of all others, a bf16 is as wrong as an f64.
 ///
 /// Where there is no output among the operands, the device and the type are said: `launch!("to_dtype", at x.device(),
 /// x.dtype(), [x], [] => …)`.
@@ -201,19 +201,66 @@ impl<X: Input> Input for Vec<X> {
     }
 }
 
-/// An operand that kernels of a GPU take in bf16, too.
+/// An operand that kernels take in bf16, too, those of the reference excepted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stored<'a>(pub(super) &'a Buffer);
 
+/// A result that kernels write in bf16, too, those of the reference excepted.
+#[derive(Debug)]
+pub(super) struct StoredMut<'a>(pub(super) &'a mut Buffer);
+
+/// Elements in main memory.
+#[derive(Debug)]
+pub(super) enum Typed<W, N> {
+    /// Of the type that is computed in.
+    Wide(W),
+    /// Of half its size.
+    Narrow(N),
+}
+
+pub(super) type Read<'a, T> = Typed<&'a [T], &'a [<T as Real>::Narrow]>;
+pub(super) type Written<'a, T> = Typed<&'a mut [T], &'a mut [<T as Real>::Narrow]>;
+
+/// Evaluates `$body` with `$x` the elements, of either type.
+macro_rules! with_elements {
+    ($typed:expr, $x:ident => $body:expr) => {
+        match $typed {
+            $crate::kernels::launch::Typed::Wide($x) => $body,
+            $crate::kernels::launch::Typed::Narrow($x) => $body,
+        }
+    };
+}
+pub(super) use with_elements;
+
+impl<W, N> Typed<W, N> {
+    /// The elements of the reference.
+    ///
+    /// # Panics
+    /// When they are narrow.
+    #[track_caller]
+    pub(super) fn wide(self) -> W {
+        match self {
+            Typed::Wide(elements) => elements,
+            Typed::Narrow(_) => panic!("the reference device computes with no bf16; convert with to_dtype"),
+        }
+    }
+}
+
+/// Whether a buffer that a loop over `T` was given is of half the size.
+fn is_narrow<T: Real>(buffer: &Buffer) -> bool {
+    buffer.dtype() == T::Narrow::DTYPE && buffer.dtype() != T::DTYPE
+}
+
 impl Input for Stored<'_> {
     type Elements<'a, T: Real>
-        = &'a [T]
+        = Read<'a, T>
     where
         Self: 'a;
 
     #[track_caller]
-    fn elements<T: Real>(&self, op: &str, device: Device) -> &[T] {
-        self.0.elements(op, device)
+    fn elements<T: Real>(&self, op: &str, device: Device) -> Read<'_, T> {
+        check_device(op, device, self.0.device());
+        if is_narrow::<T>(self.0) { Typed::Narrow(self.0.as_slice(op)) } else { Typed::Wide(self.0.as_slice(op)) }
     }
 
     #[cfg(feature = "cuda")]
@@ -226,16 +273,13 @@ impl Input for Stored<'_> {
     #[track_caller]
     fn view<T: Real>(&self, op: &str, device: Device) -> StoredView<'_> {
         check_device(op, device, self.0.device());
-        match self.0.dtype() {
-            DType::Bf16 if T::DTYPE == DType::F32 => Buffer::view::<Bf16>(self.0, op).into(),
-            _ => Buffer::view::<T>(self.0, op).into(),
+        if is_narrow::<T>(self.0) {
+            Buffer::view::<T::Narrow>(self.0, op).into()
+        } else {
+            Buffer::view::<T>(self.0, op).into()
         }
     }
 }
-
-/// A result that kernels of a GPU write in bf16, too.
-#[derive(Debug)]
-pub(super) struct StoredMut<'a>(pub(super) &'a mut Buffer);
 
 impl StoredMut<'_> {
     pub(super) fn device(&self) -> Device {
@@ -247,75 +291,14 @@ impl StoredMut<'_> {
     }
 
     #[track_caller]
-    pub(super) fn make_mut<T: Real>(&mut self, op: &str) -> &mut [T] {
-        self.0.make_mut(op)
-    }
-
-    #[cfg(feature = "cuda")]
-    #[track_caller]
-    pub(super) fn view_mut<T: Real>(&mut self, op: &str) -> StoredViewMut<'_> {
-        match self.0.dtype() {
-            DType::Bf16 if T::DTYPE == DType::F32 => self.0.view_mut::<Bf16>(op).into(),
-            _ => self.0.view_mut::<T>(op).into(),
-        }
-    }
-}
-
-/// A result that a product reads: kernels of a CPU write it in bf16, too, and those of a GPU that can.
-#[derive(Debug)]
-pub(super) struct OperandMut<'a>(pub(super) StoredMut<'a>);
-
-/// Its elements in main memory.
-#[derive(Debug)]
-pub(super) enum Written<'a, T> {
-    /// Of the type that is computed in.
-    Wide(&'a mut [T]),
-    /// Of half the size.
-    Narrow(&'a mut [Bf16]),
-}
-
-/// Evaluates `$body` with `$y` the elements, of either type.
-macro_rules! with_written {
-    ($written:expr, $y:ident => $body:expr) => {
-        match $written {
-            $crate::kernels::launch::Written::Wide($y) => $body,
-            $crate::kernels::launch::Written::Narrow($y) => $body,
-        }
-    };
-}
-pub(super) use with_written;
-
-impl<'a, T> Written<'a, T> {
-    /// The elements of the reference, which computes with nothing narrow.
-    pub(super) fn wide(self) -> &'a mut [T] {
-        match self {
-            Written::Wide(elements) => elements,
-            Written::Narrow(_) => unreachable!("bf16 on the reference device"),
-        }
-    }
-}
-
-impl<'a> OperandMut<'a> {
-    pub(super) fn new(buffer: &'a mut Buffer) -> Self {
-        OperandMut(StoredMut(buffer))
-    }
-
-    pub(super) fn device(&self) -> Device {
-        self.0.device()
-    }
-
-    #[track_caller]
     pub(super) fn make_mut<T: Real>(&mut self, op: &str) -> Written<'_, T> {
-        match self.0.dtype() {
-            DType::Bf16 => Written::Narrow(self.0.0.make_mut(op)),
-            _ => Written::Wide(self.0.make_mut(op)),
-        }
+        if is_narrow::<T>(self.0) { Typed::Narrow(self.0.make_mut(op)) } else { Typed::Wide(self.0.make_mut(op)) }
     }
 
     #[cfg(feature = "cuda")]
     #[track_caller]
     pub(super) fn view_mut<T: Real>(&mut self, op: &str) -> StoredViewMut<'_> {
-        self.0.view_mut::<T>(op)
+        if is_narrow::<T>(self.0) { self.0.view_mut::<T::Narrow>(op).into() } else { self.0.view_mut::<T>(op).into() }
     }
 }
 

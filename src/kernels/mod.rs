@@ -9,8 +9,8 @@
 //!
 //! A door takes [`Buffer`]s and sizes. It never reads a number out of a buffer, so that a device which computes
 //! asynchronously need not be waited for, and nothing outside this module sees a slice. `launch!` matches on where the
-//! elements live and what they are, and calls the loop of that device and type; operands that a GPU takes in bf16, too, are
-//! `Stored`, results that a CPU writes so, too, `OperandMut`. Loops take no threads of their own (a training step runs many
+//! elements live and what they are, and calls the loop of that device and type; operands that it takes
+//! in bf16, too, are `Stored`, results that it writes so `StoredMut`. Loops take no threads of their own (a training step runs many
 //! chunks of images at once, each on one thread), unless [`Teams`] has threads to spare.
 //!
 //! **To add a kernel:** write its loop in `reference.rs` as the definition says it; write the fast one, with the same
@@ -51,7 +51,7 @@ mod team;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use launch::{OperandMut, Stored, StoredMut, check_device, check_len, launch, rows};
+use launch::{Stored, StoredMut, check_device, check_len, launch, rows};
 
 pub use buffer::{Buffer, IndexBuffer, live_bytes};
 pub use device::Device;

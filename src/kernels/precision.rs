@@ -60,16 +60,11 @@ impl Precision {
         Scope { before: HERE.replace(self), of_this_thread: PhantomData }
     }
 
-    /// The type in which what only products read is stored, where it is made of numbers like `x`.
+    /// The type in which what only products read (or attention, or GELU before a product) is stored, where it is made of
+    /// numbers like `x`.
     pub fn of_operands(x: &Buffer) -> DType {
         let narrow = Self::here() == Precision::Bf16 && x.dtype() == DType::F32 && x.device() != Device::Reference;
         if narrow { DType::Bf16 } else { x.dtype() }
-    }
-
-    /// The type in which what only attention or GELU reads is stored: on a GPU that of [operands](Self::of_operands). A CPU's
-    /// kernels compute with it, in f32.
-    pub fn of_activations(x: &Buffer) -> DType {
-        if x.device().is_gpu() { Self::of_operands(x) } else { x.dtype() }
     }
 
     /// That of this thread's products on the processor.

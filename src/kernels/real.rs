@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use super::buffer::{Buffer, Elements, Storage};
 use super::matmul::gemm::{self, Product};
+use super::matmul::rounded::Rounded;
 use super::recycler::FreeList;
 
 named! {
@@ -56,8 +57,16 @@ impl Bf16 {
     }
 
     /// The same number.
+    #[inline(always)]
     pub fn to_f32(self) -> f32 {
         f32::from_bits(u32::from(self.0) << 16)
+    }
+}
+
+impl From<Bf16> for f32 {
+    #[inline(always)]
+    fn from(x: Bf16) -> f32 {
+        x.to_f32()
     }
 }
 
@@ -70,6 +79,8 @@ pub trait Element: sealed::Stored + Debug {
 
     /// The nearest of this type.
     fn nearest<T: Real>(x: T) -> Self;
+    /// The nearest of that type.
+    fn to<T: Real>(self) -> T;
 }
 
 /// The strides of a matrix inside a slice: `(elements to the next row, elements to the next column)`.
@@ -93,6 +104,8 @@ pub trait Real:
     + DivAssign
     + Sum
 {
+    /// What is stored in half the size where that does: bf16 for f32. (For f64 there is none: itself.)
+    type Narrow: Rounded<Computed = Self>;
     /// 0.
     const ZERO: Self;
     /// 1.
@@ -156,6 +169,10 @@ macro_rules! impl_element {
             fn nearest<T: Real>(x: T) -> Self {
                 $nearest(x.to_f64()) // and of an f32 through f64 comes the same f32: the compiler knows that
             }
+            #[inline(always)]
+            fn to<T: Real>(self) -> T {
+                T::from_f64($computed::from(self).to_f64())
+            }
         }
 
         impl sealed::Stored for $t {
@@ -199,8 +216,9 @@ macro_rules! of_std {
 }
 
 macro_rules! impl_real {
-    ($t:ident) => {
+    ($t:ident, $narrow:ident) => {
         impl Real for $t {
+            type Narrow = $narrow;
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
 
@@ -233,8 +251,8 @@ macro_rules! impl_real {
     };
 }
 
-impl_real!(f32);
-impl_real!(f64);
+impl_real!(f32, Bf16);
+impl_real!(f64, f64);
 
 #[cfg(test)]
 mod tests {
@@ -251,6 +269,9 @@ mod tests {
         assert_eq!(round(1.0 + step * 1.5), 1.0 + 2.0 * step);
         assert_eq!(round(1.0 + step * 0.51), 1.0 + step);
         assert_eq!(round(f32::MAX), f32::INFINITY);
+        for x in (0..=u16::MAX).map(Bf16).filter(|x| !x.to_f32().is_nan()) {
+            assert_eq!(Bf16::from_f32(x.to_f32()), x, "each is itself");
+        }
         for bits in [0x7fff_ffff, 0xffff_ffff, f32::NAN.to_bits()] {
             assert!(round(f32::from_bits(bits)).is_nan());
         }

@@ -73,37 +73,37 @@ pub fn has_fma() -> bool {
     return cfg!(target_arch = "aarch64");
 }
 
-/// Defines functions generic over one [`Real`](crate::kernels::Real) (and, if need be, one type to
+/// Defines functions generic over one [`Real`](crate::kernels::Real) (and, if need be, types to
 /// [store](crate::kernels::Element) in) whose bodies are compiled three times.
 ///
 /// Multiplications and additions are not contracted into FMA, unless the source says `mul_add`: the three codes give the
 /// same bits.
 macro_rules! vectorized {
-    ($($(#[$meta:meta])* $vis:vis fn $name:ident<$T:ident $(, $U:ident)?>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)+) => {$(
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident<$T:ident $(, $U:ident)*>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)+) => {$(
         $(#[$meta])*
-        $vis fn $name<$T: $crate::kernels::Real $(, $U: $crate::kernels::Element)?>($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name<$T: $crate::kernels::Real $(, $U: $crate::kernels::Element)*>($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn body<$T: $crate::kernels::Real $(, $U: $crate::kernels::Element)?>($($arg: $ty),*) $(-> $ret)? $body
+            fn body<$T: $crate::kernels::Real $(, $U: $crate::kernels::Element)*>($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512vl,avx512dq")]
-                fn avx512<$T: $crate::kernels::Real $(, $U: $crate::kernels::Element)?>($($arg: $ty),*) $(-> $ret)? {
-                    body($($arg),*)
+                fn avx512<$T: $crate::kernels::Real $(, $U: $crate::kernels::Element)*>($($arg: $ty),*) $(-> $ret)? {
+                    body::<$T $(, $U)*>($($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
-                fn avx2<$T: $crate::kernels::Real $(, $U: $crate::kernels::Element)?>($($arg: $ty),*) $(-> $ret)? {
-                    body($($arg),*)
+                fn avx2<$T: $crate::kernels::Real $(, $U: $crate::kernels::Element)*>($($arg: $ty),*) $(-> $ret)? {
+                    body::<$T $(, $U)*>($($arg),*)
                 }
                 if $crate::kernels::simd::has_avx512() {
                     // SAFETY: the processor was just found to have what `avx512` is compiled for.
-                    return unsafe { avx512($($arg),*) };
+                    return unsafe { avx512::<$T $(, $U)*>($($arg),*) };
                 }
                 if $crate::kernels::simd::has_avx2() {
                     // SAFETY: the processor was just found to have what `avx2` is compiled for.
-                    return unsafe { avx2($($arg),*) };
+                    return unsafe { avx2::<$T $(, $U)*>($($arg),*) };
                 }
             }
-            body($($arg),*)
+            body::<$T $(, $U)*>($($arg),*)
         }
     )+};
 }

@@ -182,10 +182,10 @@ pub fn linear_of(input: Input<'_>, weight: &Var, bias: Option<&Var>, residual: O
 }
 
 /// f(x) Wᵀ + b for attention, a linear map or GELU before one, and nobody else: in the type of
-/// [activations](crate::kernels::Precision::of_activations), as then its gradient is.
+/// [operands](crate::kernels::Precision::of_operands), as then its gradient is.
 #[track_caller]
 pub fn linear_operand(input: Input<'_>, weight: &Var, bias: Option<&Var>) -> Var {
-    linear_to(Precision::of_activations(weight.value().buffer()), input, weight, bias, None)
+    linear_to(Precision::of_operands(weight.value().buffer()), input, weight, bias, None)
 }
 
 #[track_caller]

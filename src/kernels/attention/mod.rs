@@ -7,7 +7,7 @@ mod reference;
 
 use std::ops::Range;
 
-use super::{Buffer, Stored, StoredMut, check_len, elementwise, launch};
+use super::{Buffer, DType, Device, Precision, Stored, StoredMut, check_len, elementwise, launch};
 
 /// The sizes of one attention: B images, N tokens, h heads of width d, and the M queries among the tokens whose
 /// answers are wanted.
@@ -54,14 +54,22 @@ impl Sizes {
     }
 }
 
-/// `x` as the kernels take it: bf16, which is for tensor cores, in f32 where they do not take heads so wide.
+/// `x` as the kernels take it: in the type of [operands](Precision::of_operands), and bf16 in f32 where they do not compute in it: on a
+/// CPU in another precision, on a GPU for heads that are too wide for tensor cores.
 fn taken(sizes: &Sizes, x: &Buffer) -> Buffer {
-    #[cfg(feature = "cuda")]
-    if x.dtype() == super::DType::Bf16 && !cuda::tensor_cores::takes(sizes.head_dim) {
-        return elementwise::to_dtype(x, super::DType::F32);
-    }
+    let dtype = match x.device() {
+        Device::Cpu if x.dtype() != DType::F64 => Precision::of_operands(&x.wide(0)),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) if x.dtype() == DType::Bf16 && !cuda::tensor_cores::takes(sizes.head_dim) => DType::F32,
+        _ => x.dtype(),
+    };
     let _ = sizes;
-    x.clone()
+    elementwise::to_dtype(x, dtype)
+}
+
+/// For what is computed of `taken`, in the place of numbers like x: of their type, where the kernels write it.
+fn result(len: usize, x: &Buffer, taken: &Buffer) -> Buffer {
+    if x.device() == Device::Cpu && taken.dtype() == DType::Bf16 { x.like(len) } else { taken.like(len) }
 }
 
 /// Multi-head attention on a fused projection (B, N, 3, h, d), of the queries that are asked for: (B, M, h d), of its type.
@@ -69,7 +77,7 @@ fn taken(sizes: &Sizes, x: &Buffer) -> Buffer {
 pub fn forward(sizes: &Sizes, qkv: &Buffer) -> Buffer {
     sizes.check(qkv);
     let taken = taken(sizes, qkv);
-    let mut result = taken.like(sizes.out());
+    let mut result = result(sizes.out(), qkv, &taken);
     let (x, mut out) = (Stored(&taken), StoredMut(&mut result));
     launch!("attention", [x], [out] => forward(sizes, x, out));
     elementwise::to_dtype(&result, qkv.dtype())
@@ -82,7 +90,7 @@ pub fn backward(sizes: &Sizes, qkv: &Buffer, dout: &Buffer) -> Buffer {
     check_len("attention", "dout", dout, sizes.out());
     let taken = taken(sizes, qkv);
     let dout = elementwise::stored_as(dout, &taken);
-    let mut result = taken.like(qkv.len());
+    let mut result = result(qkv.len(), qkv, &taken);
     let (x, dout, mut dqkv) = (Stored(&taken), Stored(&dout), StoredMut(&mut result));
     launch!("attention", [x, dout], [dqkv] => backward(sizes, x, dout, dqkv));
     elementwise::to_dtype(&result, qkv.dtype())

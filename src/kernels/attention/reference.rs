@@ -3,6 +3,7 @@
 
 use super::Sizes;
 use crate::kernels::Real;
+use crate::kernels::launch::{Read, Written};
 
 /// Index of number e of head h of token n of image b: of its query (part 0), key (1) or value (2).
 fn at(s: &Sizes, part: usize, [b, n, h, e]: [usize; 4]) -> usize {
@@ -35,7 +36,8 @@ fn each(s: &Sizes) -> impl Iterator<Item = [usize; 3]> {
 }
 
 /// o_i ← Σ_j p_ij v_j.
-pub(super) fn forward<T: Real>(s: &Sizes, qkv: &[T], out: &mut [T]) {
+pub(super) fn forward<T: Real>(s: &Sizes, qkv: Read<'_, T>, out: Written<'_, T>) {
+    let (qkv, out) = (qkv.wide(), out.wide());
     for [b, i, h] in each(s) {
         let p = probabilities(s, qkv, [b, i, h]);
         for e in 0..s.head_dim {
@@ -47,7 +49,8 @@ pub(super) fn forward<T: Real>(s: &Sizes, qkv: &[T], out: &mut [T]) {
 
 /// dv_j ← Σ_i p_ij do_i, dp_ij = ⟨do_i, v_j⟩, ds_ij = p_ij (dp_ij − Σ_j p_ij dp_ij), dq_i ← Σ_j ds_ij k_j / √d,
 /// dk_j ← Σ_i ds_ij q_i / √d.
-pub(super) fn backward<T: Real>(s: &Sizes, qkv: &[T], dout: &[T], dqkv: &mut [T]) {
+pub(super) fn backward<T: Real>(s: &Sizes, qkv: Read<'_, T>, dout: Read<'_, T>, dqkv: Written<'_, T>) {
+    let (qkv, dout, dqkv) = (qkv.wide(), dout.wide(), dqkv.wide());
     let mut sums = vec![0.0; dqkv.len()];
     for [b, i, h] in each(s) {
         let p = probabilities(s, qkv, [b, i, h]);

@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::{Binary, Unary, Walk};
-use crate::kernels::launch::{Written, with_written};
+use crate::kernels::launch::{Read, Written, with_elements};
 use crate::kernels::simd::vectorized;
 use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
 use crate::kernels::{Bf16, Buffer, DType, Element, MAX_RANK, Real};
@@ -29,10 +29,10 @@ vectorized! {
         });
     }
 
-    fn unary_part<T, U>(f: Unary, x: &[T], y: &mut [U]) {
+    fn unary_part<T, X, Y>(f: Unary, x: &[X], y: &mut [Y]) {
         with_constant!(Unary::{Exp Ln Tanh Relu Abs Sqrt Gelu}, f => {
             for (y, &x) in y.iter_mut().zip(x) {
-                *y = U::nearest(f.value(x));
+                *y = Y::nearest::<T>(f.value(x.to()));
             }
         });
     }
@@ -55,10 +55,19 @@ vectorized! {
         });
     }
 
+    /// z ← GELU(h) and dh ← GELU′(h) ⊙ dz, with one exponential for both.
+    pub(in crate::kernels) fn gelu_and_backward<T, U>(h: &[U], dz: &[T], z: &mut [U], dh: &mut [U]) {
+        for (((z, dh), &h), &dz) in z.iter_mut().zip(dh).zip(h).zip(dz) {
+            let h: T = h.to();
+            *z = U::nearest(Unary::Gelu.value(h));
+            *dh = U::nearest(Unary::Gelu.slope(h) * dz);
+        }
+    }
+
     /// y ← x, the nearest of its type.
-    pub(super) fn round<T, U>(x: &[T], y: &mut [U]) {
+    pub(in crate::kernels) fn round<T, X, Y>(x: &[X], y: &mut [Y]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y = U::nearest(x);
+            *y = Y::nearest(x.to::<T>());
         }
     }
 
@@ -76,9 +85,9 @@ vectorized! {
     }
 }
 
-pub(super) fn unary<T: Real>(f: Unary, x: &[T], y: Written<'_, T>) {
-    with_written!(y, y => share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |some, y, _| {
-        unary_part(f, &x[some], y);
+pub(super) fn unary<T: Real>(f: Unary, x: Read<'_, T>, y: Written<'_, T>) {
+    with_elements!(x, x => with_elements!(y, y => {
+        share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |some, y, _| unary_part::<T, _, _>(f, &x[some], y));
     }));
 }
 
@@ -94,7 +103,7 @@ pub(super) fn accumulate<T: Real>(x: &[T], y: &mut [T]) {
 
 /// y ← f(x) and d ← f′(x) d at once.
 pub(super) fn unary_and_backward<T: Real>(f: Unary, x: &[T], y: Written<'_, T>, d: &mut [T]) {
-    with_written!(y, y => share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, d), |some, y, d| {
+    with_elements!(y, y => share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, d), |some, y, d| {
         unary_and_backward_part(f, &x[some], y, d);
     }));
 }
@@ -178,16 +187,16 @@ pub(super) fn reduce_to<T: Real>(dy: &[T], from: &[usize], to: &[usize], dx: &mu
     });
 }
 
-pub(super) fn convert<T: Real>(x: &[T], y: &mut Buffer) {
-    fn to<T: Real, U: Element>(x: &[T], y: &mut Buffer) {
-        let y = y.make_mut::<U>("to_dtype");
-        share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |some, y, _| round(&x[some], y));
+pub(super) fn convert<T: Real>(x: Read<'_, T>, y: &mut Buffer) {
+    fn to<T: Real, X: Element, Y: Element>(x: &[X], y: &mut Buffer) {
+        let y = y.make_mut::<Y>("to_dtype");
+        share_rows(x.len(), x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |some, y, _| round::<T, X, Y>(&x[some], y));
     }
-    match y.dtype() {
-        DType::F32 => to::<T, f32>(x, y),
-        DType::F64 => to::<T, f64>(x, y),
-        DType::Bf16 => to::<T, Bf16>(x, y),
-    }
+    with_elements!(x, x => match y.dtype() {
+        DType::F32 => to::<T, _, f32>(x, y),
+        DType::F64 => to::<T, _, f64>(x, y),
+        DType::Bf16 => to::<T, _, Bf16>(x, y),
+    });
 }
 
 /// Elements that are worth a task of their own to a closure of unknown cost.

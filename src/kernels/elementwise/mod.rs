@@ -5,7 +5,7 @@ pub(super) mod cpu;
 pub(super) mod cuda;
 pub(super) mod reference;
 
-use super::{Bf16, Buffer, DType, Device, MAX_RANK, OperandMut, Precision, Real, Stored, check_len, launch, meter};
+use super::{Bf16, Buffer, DType, Device, MAX_RANK, Precision, Real, Stored, StoredMut, check_len, launch, meter};
 
 named! {
     /// An operation on two numbers.
@@ -178,12 +178,6 @@ pub fn to_dtype(x: &Buffer, dtype: DType) -> Buffer {
     if matches!((x.dtype(), dtype), (DType::F64, DType::Bf16) | (DType::Bf16, DType::F64)) {
         return to_dtype(&to_dtype(x, DType::F32), dtype);
     }
-    if x.device().is_host() && x.dtype() == DType::Bf16 {
-        let mut wide = Buffer::unspecified(x.len(), DType::F32, x.device());
-        let both = wide.make_mut::<f32>("to_dtype").iter_mut().zip(x.as_slice::<Bf16>("to_dtype"));
-        both.for_each(|(wide, x)| *wide = x.to_f32());
-        return wide;
-    }
     let mut y = Buffer::unspecified(x.len(), dtype, x.device());
     let x = Stored(x);
     launch!("to_dtype", at x.0.device(), x.0.dtype(), [x], [] => convert(x, &mut y));
@@ -210,7 +204,7 @@ pub fn operand(x: &Buffer) -> Buffer {
 fn rounded_alone(x: &Buffer) -> Buffer {
     let _metered = meter::op("to_dtype");
     let mut y = Buffer::unspecified(x.len(), DType::Bf16, x.device());
-    cpu::round(x.as_slice::<f32>("to_dtype"), y.make_mut::<Bf16>("to_dtype"));
+    cpu::round::<f32, _, _>(x.as_slice::<f32>("to_dtype"), y.make_mut::<Bf16>("to_dtype"));
     y
 }
 
@@ -251,7 +245,7 @@ pub fn unary(f: Unary, x: &Buffer) -> Buffer {
 /// f(x), of this type.
 pub fn unary_to(dtype: DType, f: Unary, x: &Buffer) -> Buffer {
     let mut result = Buffer::unspecified(x.len(), written_as(dtype, x), x.device());
-    let mut y = OperandMut::new(&mut result);
+    let mut y = StoredMut(&mut result);
     let of = Stored(x);
     launch!(f.name(), at x.device(), x.dtype(), [of], [y] => unary(f, of, y));
     to_dtype(&result, dtype)
@@ -277,7 +271,7 @@ pub fn unary_and_backward(dtype: DType, f: Unary, x: &Buffer, mut dy: Buffer) ->
     debug_assert!(!f.slope_reads_result());
     check_len(f.name(), "dy", &dy, x.len());
     let mut result = Buffer::unspecified(x.len(), written_as(dtype, x), x.device());
-    let mut y = OperandMut::new(&mut result);
+    let mut y = StoredMut(&mut result);
     launch!(f.name(), [x], [dy, y] => unary_and_backward(f, x, y, dy));
     (to_dtype(&result, dtype), dy)
 }

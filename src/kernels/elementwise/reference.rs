@@ -2,8 +2,8 @@
 #![allow(clippy::needless_range_loop, reason = "index expressions are written out")]
 
 use super::{Binary, Unary, Walk};
-use crate::kernels::launch::Written;
-use crate::kernels::{Bf16, Buffer, DType, MAX_RANK, Real};
+use crate::kernels::launch::{Read, Written, with_elements};
+use crate::kernels::{Bf16, Buffer, DType, Element, MAX_RANK, Real};
 
 /// Where element i of a result comes from in a and in b.
 fn sources(how: &Walk, i: usize) -> [usize; 2] {
@@ -35,8 +35,8 @@ pub(in crate::kernels) fn copy<T: Real>(how: &Walk, [from, to]: [usize; 2], x: &
 }
 
 /// y ← f(x).
-pub(super) fn unary<T: Real>(f: Unary, x: &[T], y: Written<'_, T>) {
-    let y = y.wide();
+pub(super) fn unary<T: Real>(f: Unary, x: Read<'_, T>, y: Written<'_, T>) {
+    let (x, y) = (x.wide(), y.wide());
     for i in 0..x.len() {
         y[i] = T::from_f64(f.value(x[i].to_f64()));
     }
@@ -51,7 +51,7 @@ pub(super) fn unary_backward<T: Real>(f: Unary, saved: &[T], dy: &[T], dx: &mut 
 
 /// Both, the gradient in the place of dy.
 pub(super) fn unary_and_backward<T: Real>(f: Unary, x: &[T], y: Written<'_, T>, dy: &mut [T]) {
-    unary(f, x, y);
+    unary(f, Read::Wide(x), y);
     for i in 0..x.len() {
         dy[i] = T::from_f64(f.slope(x[i].to_f64()) * dy[i].to_f64());
     }
@@ -83,14 +83,14 @@ pub(super) fn scale<T: Real>(x: &[T], factor: f64, y: &mut [T]) {
 }
 
 /// y ← x in another element type.
-pub(super) fn convert<T: Real>(x: &[T], y: &mut Buffer) {
-    for i in 0..x.len() {
+pub(super) fn convert<T: Real>(x: Read<'_, T>, y: &mut Buffer) {
+    with_elements!(x, x => for i in 0..x.len() {
         match y.dtype() {
-            DType::F32 => y.make_mut::<f32>("to_dtype")[i] = x[i].to_f64() as f32,
-            DType::F64 => y.make_mut::<f64>("to_dtype")[i] = x[i].to_f64(),
-            DType::Bf16 => y.make_mut::<Bf16>("to_dtype")[i] = Bf16::from_f32(x[i].to_f64() as f32),
+            DType::F32 => y.make_mut::<f32>("to_dtype")[i] = x[i].to(),
+            DType::F64 => y.make_mut::<f64>("to_dtype")[i] = x[i].to(),
+            DType::Bf16 => y.make_mut::<Bf16>("to_dtype")[i] = Bf16::from_f32(x[i].to()),
         }
-    }
+    });
 }
 
 /// y ← f(x).

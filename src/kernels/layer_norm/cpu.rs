@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use crate::kernels::launch::{Written, with_written};
+use crate::kernels::launch::{Written, with_elements};
 use crate::kernels::simd::{reduce, sum, vectorized};
 use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
 use crate::kernels::{Element, Real};
@@ -106,13 +106,13 @@ pub(super) fn forward<T: Real>(
     y: Written<'_, T>,
     stats: &mut [T],
 ) {
-    with_written!(y, y => share_rows(x.len() / cols, x.len() * OF_AN_ELEMENT, (y, stats), |rows, y, stats| {
+    with_elements!(y, y => share_rows(x.len() / cols, x.len() * OF_AN_ELEMENT, (y, stats), |rows, y, stats| {
         forward_rows(cols, &x[rows.start * cols..rows.end * cols], gamma, beta, eps, y, stats);
     }));
 }
 
 pub(super) fn recompute<T: Real>(cols: usize, x: &[T], gamma: &[T], beta: &[T], stats: &[T], y: Written<'_, T>) {
-    with_written!(y, y => share_rows(x.len() / cols, x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |rows, y, _| {
+    with_elements!(y, y => share_rows(x.len() / cols, x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |rows, y, _| {
         let x = &x[rows.start * cols..rows.end * cols];
         recompute_rows(cols, x, gamma, beta, &stats[2 * rows.start..2 * rows.end], y);
     }));

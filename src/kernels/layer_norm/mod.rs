@@ -7,7 +7,7 @@ pub(super) mod cuda;
 mod reference;
 
 use super::elementwise::to_dtype;
-use super::{Buffer, DType, Device, OperandMut, Precision, check_len, launch, rows};
+use super::{Buffer, DType, Device, Precision, StoredMut, check_len, launch, rows};
 
 /// Layer norm of rows of `cols`, without γ and β as if they were 1 and 0; the second buffer holds (μ, 1/√(v + ε)) for
 /// each row.
@@ -28,7 +28,7 @@ fn forward_to(dtype: DType, cols: usize, x: &Buffer, affine: Option<(&Buffer, &B
     check_len("layer_norm", "gamma", gamma, cols);
     check_len("layer_norm", "beta", beta, cols);
     let mut z = Buffer::unspecified(x.len(), dtype, x.device());
-    let (mut y, mut stats) = (OperandMut::new(&mut z), x.like(2 * rows("layer_norm", x, cols)));
+    let (mut y, mut stats) = (StoredMut(&mut z), x.like(2 * rows("layer_norm", x, cols)));
     launch!("layer_norm", [x, gamma, beta], [stats, y] => forward(cols, x, gamma, beta, eps, y, stats));
     (z, stats)
 }
@@ -41,7 +41,7 @@ pub fn recompute(dtype: DType, cols: usize, x: &Buffer, (gamma, beta): (&Buffer,
     check_len("layer_norm", "the statistics", stats, 2 * rows("layer_norm", x, cols));
     let written = if x.device() == Device::Reference { x.dtype() } else { dtype };
     let mut z = Buffer::unspecified(x.len(), written, x.device());
-    let mut y = OperandMut::new(&mut z);
+    let mut y = StoredMut(&mut z);
     launch!("layer_norm", at x.device(), x.dtype(), [x, gamma, beta, stats], [y] => recompute(cols, x, gamma, beta, stats, y));
     to_dtype(&z, dtype)
 }

@@ -20,14 +20,14 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::bf16::{InPairs, pair};
+use super::bf16::pair;
 use super::copies::copy_panel;
 use super::gemm::{Product, Target};
 use super::microkernel::{A_ROWS, Aligned, even_cuts, prefetch};
-use super::registers::{MadeOf, Register};
-use crate::kernels::Device;
+use super::registers::{Operand, Register};
 use crate::kernels::buffer::Storage;
 use crate::kernels::simd::has_amx;
+use crate::kernels::{Bf16, Device};
 
 /// Rows and columns of a tile of sums, and pairs of values of k in one of a or b.
 const SIDE: usize = 16;
@@ -144,7 +144,7 @@ pub(in crate::kernels) fn chains(rounds: usize, a: f32, b: f32, _fused: bool) ->
 /// # Safety
 /// As of [`Tiles::of_this_thread`].
 unsafe fn chains_of_tiles(rounds: usize, a: f32, b: f32) -> f32 {
-    let [a, b] = [a, b].map(|x| Aligned([pair(x, x); SIDE * SIDE]));
+    let [a, b] = [a, b].map(Bf16::from_f32).map(|x| Aligned([pair(x, x); SIDE * SIDE]));
     let mut sums = Aligned([0.0f32; 4 * SIDE * SIDE]);
     // SAFETY: the caller's promise; tiles of rows of 64 bytes, all inside these arrays.
     unsafe {
@@ -184,11 +184,7 @@ unsafe fn chains_of_tiles(rounds: usize, a: f32, b: f32) -> f32 {
 /// # Safety
 /// As [`Product`] promises; the processor has AMX, and the system allows it: [`has_amx`](crate::kernels::simd::has_amx).
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
-pub(super) unsafe fn product<S>(product: &Product<S>)
-where
-    S: InPairs,
-    __m512: MadeOf<S, 2>,
-{
+pub(super) unsafe fn product(product: &Product<Bf16>) {
     let [m, k, n] = product.dims;
     let ((a, a_strides), (b, (b_row, b_column))) = (product.a, product.b);
     // SAFETY: the caller's promise.
@@ -205,6 +201,7 @@ where
     for ((top, bottom), (from, to)) in even_cuts(m, blocks).flat_map(|rows| passes.clone().map(move |k| (rows, k))) {
         let (height, depth) = (bottom - top, to - from);
         let steps = depth.div_ceil(2 * SIDE);
+        let rounded = product.target.rounded.filter(|_| to == k);
         let here = a.wrapping_add(top * a_strides.0 + from * a_strides.1);
         // SAFETY: these elements of a are promised, and the panel has room for its rows, rounded up to whole tiles.
         unsafe { copy_rows(here, a_strides, [height, depth], a_panel) };
@@ -213,7 +210,7 @@ where
             let here = b.wrapping_add(from * b_row + j * b_column);
             // SAFETY: these elements of b are promised, and the panel has DEPTH / 2 rows.
             unsafe {
-                copy_panel::<S, __m512, 2>(here, (b_row, b_column), [depth, columns], (b_panel, BLOCK));
+                copy_panel::<Bf16, __m512, 2>(here, (b_row, b_column), [depth, columns], (b_panel, BLOCK));
                 for l in depth.div_ceil(2)..steps * SIDE {
                     b_panel.add(l * BLOCK).cast::<[f32; BLOCK]>().write([0.0; BLOCK]);
                 }
@@ -222,38 +219,39 @@ where
                 let rows = BLOCK.min(height - i);
                 // What will be written comes while tiles are multiplied: to wait for it would take longer than to multiply.
                 for r in 0..rows {
-                    let c = product.target.c.0.wrapping_add((top + i + r) * product.target.c.1 + j);
-                    prefetch::<2>(c);
-                    prefetch::<2>(c.wrapping_add(columns - 1));
+                    match rounded {
+                        Some((c, row)) => prefetch::<2>(c.wrapping_add((top + i + r) * row + j)),
+                        None => {
+                            let c = product.target.c.0.wrapping_add((top + i + r) * product.target.c.1 + j);
+                            prefetch::<2>(c);
+                            prefetch::<2>(c.wrapping_add(columns - 1));
+                        }
+                    }
                 }
                 if steps > 0 {
                     // SAFETY: AMX is there; all rows of both panels were written, but for what is beyond the last.
                     unsafe { multiply(steps, a_panel.add(i * A_PITCH), b_panel, sums.0.as_mut_ptr()) };
                 }
                 // SAFETY: these rows and columns of c, and of what is added, are promised.
-                unsafe { write(&product.target, (top + i, j), [rows, columns], from == 0, &sums.0) };
+                unsafe { write(&product.target, rounded, (top + i, j), [rows, columns], from == 0, &sums.0) };
             }
         }
     }
 }
 
-/// Copies rows of a, in bf16, each of `depth` numbers and zeros up to a whole tile.
+/// Copies rows of a, each of `depth` numbers and zeros up to a whole tile.
 ///
 /// # Safety
 /// These elements of `from` can be read, and as many rows of [`A_PITCH`] lanes, rounded up to [`SIDE`], be written. The
 /// processor has AVX512-BF16.
 #[inline(always)]
-unsafe fn copy_rows<S>(from: *const S, (row, column): (usize, usize), [rows, depth]: [usize; 2], to: *mut f32)
-where
-    S: InPairs,
-    __m512: MadeOf<S, 2>,
-{
+unsafe fn copy_rows(from: *const Bf16, (row, column): (usize, usize), [rows, depth]: [usize; 2], to: *mut f32) {
     // SAFETY: the caller's promise; masks hide what is beyond a row.
     unsafe {
         if column == 1 {
             for i in 0..rows {
                 for l in (0..depth).step_by(2 * SIDE) {
-                    S::neighbors(from.wrapping_add(i * row + l), depth - l).store(to.add(i * A_PITCH + l / 2), !0);
+                    neighbors(from.wrapping_add(i * row + l), depth - l).store(to.add(i * A_PITCH + l / 2), !0);
                 }
             }
             return;
@@ -264,7 +262,7 @@ where
         for (i, l) in (0..rows).step_by(SIDE).flat_map(|i| (0..depth).step_by(2 * SIDE).map(move |l| (i, l))) {
             let (rows, depth) = (SIDE.min(rows - i), (2 * SIDE).min(depth - l));
             let tile = tile.0.as_mut_ptr();
-            copy_panel::<S, __m512, 2>(from.add(i * row + l * column), (column, row), [depth, rows], (tile, SIDE));
+            copy_panel::<Bf16, __m512, 2>(from.add(i * row + l * column), (column, row), [depth, rows], (tile, SIDE));
             (tile.add(depth.div_ceil(2) * SIDE)).write_bytes(0, (SIDE - depth.div_ceil(2)) * SIDE);
             for four in (0..SIDE).step_by(4) {
                 let to = to.add((i + four) * A_PITCH + l / 2);
@@ -274,6 +272,17 @@ where
     }
 }
 
+/// The first `n` of 32 neighbors, two in each lane, and 0 in the place of those that are missing.
+///
+/// # Safety
+/// They can be read; the processor has AVX-512.
+#[inline(always)]
+unsafe fn neighbors(from: *const Bf16, n: usize) -> __m512 {
+    let mask = if n >= 32 { !0 } else { (1 << n) - 1 };
+    // SAFETY: the caller's promise; the mask hides what is missing. Bits are bits.
+    unsafe { _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, from.cast())) }
+}
+
 /// Writes c from rows of sums, with all that is added, as a tile of registers does.
 ///
 /// # Safety
@@ -281,6 +290,7 @@ where
 #[inline(always)]
 unsafe fn write(
     target: &Target<f32>,
+    rounded: Option<(*mut Bf16, usize)>,
     (i, j): (usize, usize),
     [rows, columns]: [usize; 2],
     first: bool,
@@ -308,7 +318,10 @@ unsafe fn write(
                 for added in [own, bias, residual] {
                     sum = sum.plus(__m512::load(at(added), mask));
                 }
-                sum.store(c.0.wrapping_add(r * c.1 + v), mask);
+                match rounded {
+                    None => sum.store(c.0.wrapping_add(r * c.1 + v), mask),
+                    Some((c, row)) => Operand::<2>::store_rounded(sum, c.wrapping_add((i + r) * row + j + v), mask),
+                }
             }
         }
     }
@@ -323,16 +336,12 @@ mod tests {
     use super::super::gemm::{Epilogue, Mat, MatMut, gemm_with};
     use super::super::microkernel::tests::{Dot, Kernel, assert_every_edge_shape, assert_large_shapes, assert_shapes};
     use super::*;
-    use crate::kernels::Bf16;
     #[cfg(target_os = "linux")]
     use crate::kernels::simd::has_avx512_bf16;
 
     /// The kernel, where there is AMX, and else where it can be played: the copies are made by AVX512-BF16.
-    fn kernel<S: InPairs>() -> Option<(&'static str, Kernel<S>)>
-    where
-        __m512: MadeOf<S, 2>,
-    {
-        let amx: Kernel<S> = |multiplied| {
+    fn kernel() -> Option<(&'static str, Kernel<Bf16>)> {
+        let amx: Kernel<Bf16> = |multiplied| {
             // SAFETY: the caller's promise; there is AMX, or it is played.
             unsafe { product(multiplied) };
             true
@@ -370,57 +379,49 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "instructions")]
     fn every_edge_shape_equals_the_definition_bit_for_bit() {
-        fn assert<S: InPairs>()
-        where
-            __m512: MadeOf<S, 2>,
-        {
-            let Some((name, kernel)) = kernel::<S>() else { return };
-            assert_every_edge_shape(name, kernel, DOT);
-            // Around one and two tiles of every side.
-            let around = |side: usize| [side - 1, side, side + 1, 2 * side - 1, 2 * side, 2 * side + 1];
-            let shapes = around(BLOCK).into_iter().flat_map(|m| around(2 * SIDE).map(|k| [m, k, m % 7 * 8 + 1]));
-            assert_shapes(name, kernel, DOT, &shapes.collect::<Vec<_>>());
-        }
-        assert::<f32>();
-        assert::<Bf16>();
+        let Some((name, kernel)) = kernel() else { return };
+        assert_every_edge_shape(name, kernel, DOT);
+        // Around one and two tiles of every side.
+        let around = |side: usize| [side - 1, side, side + 1, 2 * side - 1, 2 * side, 2 * side + 1];
+        let shapes = around(BLOCK).into_iter().flat_map(|m| around(2 * SIDE).map(|k| [m, k, m % 7 * 8 + 1]));
+        assert_shapes(name, kernel, DOT, &shapes.collect::<Vec<_>>());
     }
 
     /// By the manual: 2²⁴ is the sum of even k, 1 + 1 that of odd k. One after the other, 2²⁴ would swallow each 1.
     #[test]
     #[cfg_attr(miri, ignore = "instructions")]
     fn even_and_odd_k_are_summed_apart() {
-        let Some((_, kernel)) = kernel::<f32>() else { return };
-        let (a, b, mut c) = ([16_777_216.0f32, 1.0, 0.0, 1.0], [1.0f32; 4], [0.0]);
+        let Some((_, kernel)) = kernel() else { return };
+        let ([a, b], mut c) = ([[16_777_216.0f32, 1.0, 0.0, 1.0], [1.0; 4]].map(|x| x.map(Bf16::from_f32)), [0.0]);
         let (a, b) = (Mat::new(&a, 4, false), Mat::new(&b, 1, false));
-        gemm_with(kernel, [1, 4, 1], 1.0, a, b, Epilogue::NOTHING, MatMut::new(&mut c, 1));
+        gemm_with(kernel, [1, 4, 1], 1.0, a, b, Epilogue::NOTHING, (MatMut::new(&mut c, 1), None));
         assert_eq!(c, [16_777_218.0]);
     }
 
     #[test]
     #[cfg_attr(miri, ignore = "instructions")]
     fn large_products_equal_the_definition_bit_for_bit() {
-        kernel::<f32>().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, DOT));
-        kernel::<Bf16>().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, DOT));
+        kernel().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, DOT));
     }
 
     /// What fills up a tile is multiplied too: it has to be 0, or an infinite number beside it becomes none.
     #[test]
     #[cfg_attr(miri, ignore = "instructions")]
     fn an_infinite_number_stays_in_its_row_or_column() {
-        let Some((_, kernel)) = kernel::<f32>() else { return };
+        let Some((_, kernel)) = kernel() else { return };
         let (m, n) = (40, 20);
         let all = (0..2).flat_map(|which| [[false; 2], [true; 2]].map(|transposed| (which, transposed)));
         // The second finds, beyond its k, what the first has left.
         for ((which, transposed), k) in all.flat_map(|case| [64, 41].map(|k| (case, k))) {
-            let mut data = [vec![1.0f32; m * k], vec![1.0; k * n]];
+            let mut data = [m * k, k * n].map(|len| vec![Bf16::from_f32(1.0); len]);
             let by_rows = transposed[which] == (which == 1);
             for l in 0..k {
-                data[which][if by_rows { l } else { l * [m, n][which] }] = f32::INFINITY;
+                data[which][if by_rows { l } else { l * [m, n][which] }] = Bf16::from_f32(f32::INFINITY);
             }
             let mut c = vec![f32::NAN; m * n];
             let a = Mat::new(&data[0], if transposed[0] { m } else { k }, transposed[0]);
             let b = Mat::new(&data[1], if transposed[1] { k } else { n }, transposed[1]);
-            gemm_with(kernel, [m, k, n], 1.0, a, b, Epilogue::NOTHING, MatMut::new(&mut c, n));
+            gemm_with(kernel, [m, k, n], 1.0, a, b, Epilogue::NOTHING, (MatMut::new(&mut c, n), None));
             for (at, c) in c.iter().enumerate() {
                 let infinite = [at / n, at % n][which] == 0;
                 assert_eq!(
@@ -435,7 +436,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "instructions")]
     fn chains_compute_what_they_are_timed_for() {
-        if kernel::<f32>().is_some() {
+        if kernel().is_some() {
             // Three rounds of 32 products of ½ · 1 in each of 4 × 256 sums.
             // SAFETY: there is AMX, or it is played.
             assert_eq!(unsafe { chains_of_tiles(3, 0.5, 1.0) }, 1024.0 * 3.0 * 16.0);

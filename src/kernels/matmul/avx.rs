@@ -69,7 +69,7 @@ impl Operand<1> for __m512 {
 /// # Safety
 /// The processor has AVX-512, and these rows can be written.
 #[inline(always)]
-pub(super) unsafe fn transpose_quarters(x: [__m512; 4], to: *mut f32, width: usize) {
+unsafe fn transpose_quarters(x: [__m512; 4], to: *mut f32, width: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         let (low01, high01) = (_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));

@@ -1,44 +1,71 @@
-use super::Products;
-use super::gemm::{COLUMNS, Epilogue, Mat, MatMut, gemm, gemm_by_columns, gemm_with};
-use crate::kernels::team::share_rows;
-use crate::kernels::{Element, Real};
+use std::ops::Range;
 
-/// c ← a b + what `plus` says, for row-major operands, each optionally read transposed.
-fn product<S: Element>(
+use super::Products;
+use super::gemm::{COLUMNS, Epilogue, Mat, MatMut, gemm, gemm_by_columns};
+use super::rounded::Rounded;
+use crate::kernels::buffer::Storage;
+use crate::kernels::elementwise::cpu::gelu_and_backward;
+use crate::kernels::launch::{Read, Typed, Written};
+use crate::kernels::team::share_rows;
+use crate::kernels::{Device, Element, Real};
+
+/// Rows of a product whose sums wait, in the cache, for what more is added, or what is made of them.
+const ROWS: usize = 512;
+
+/// Row-major operands of a product, each optionally read transposed, as [`gemm`] takes them.
+fn operands<'a, S>([m, k, n]: [usize; 3], t: [bool; 2], a: &'a [S], b: &'a [S]) -> (Mat<'a, S>, Mat<'a, S>) {
+    (Mat::new(a, if t[0] { m } else { k }, t[0]), Mat::new(b, if t[1] { k } else { n }, t[1]))
+}
+
+/// Some rows, at most so many at a time.
+fn blocks(rows: Range<usize>, at_a_time: usize) -> impl Iterator<Item = Range<usize>> {
+    rows.clone().step_by(at_a_time.max(1)).map(move |row| row..rows.end.min(row + at_a_time))
+}
+
+/// c ← a b + what `plus` says.
+fn product<S: Element, C: Rounded<Computed = S::Computed>>(
     dims: [usize; 3],
     t: [bool; 2],
     a: &[S],
     b: &[S],
     plus: Epilogue<'_, S::Computed>,
-    c: &mut [S::Computed],
+    c: &mut [C],
 ) {
     let [m, k, n] = dims;
-    let a = Mat::new(a, if t[0] { m } else { k }, t[0]);
-    let b = Mat::new(b, if t[1] { k } else { n }, t[1]);
+    let (a, b) = operands(dims, t, a, b);
+    assert!(!(C::IS_NARROW && plus.own), "sums go on in the type that they are computed in");
     // Each thread of a team reads its part of one operand, and all of the other: of the smaller one, if there are columns enough
     // for all.
     if n > m.max(8 * COLUMNS) {
-        return gemm_with(gemm_by_columns, dims, S::Computed::ONE, a, b, plus, MatMut::new(c, n));
+        let mut room = C::room(m * n);
+        let c = (room.as_mut_slice(), MatMut::new(c, n));
+        return C::gemm_to(gemm_by_columns, dims, S::Computed::ONE, a, b, plus, c);
     }
     share_rows(m, m * k * n, (c, &mut [(); 0]), |rows, c, _| {
-        let plus = Epilogue { residual: plus.residual.map(|r| r.below(rows.start)), ..plus };
-        gemm([rows.len(), k, n], S::Computed::ONE, a.below(rows.start), b, plus, MatMut::new(c, n));
+        let at_a_time = if C::IS_NARROW { rows.len().min(ROWS) } else { rows.len() };
+        let mut room = C::room(at_a_time * n);
+        for some in blocks(rows.clone(), at_a_time) {
+            let plus = Epilogue { residual: plus.residual.map(|r| r.below(some.start)), ..plus };
+            let c = &mut c[(some.start - rows.start) * n..(some.end - rows.start) * n];
+            let (dims, c) = ([some.len(), k, n], (room.as_mut_slice(), MatMut::new(c, n)));
+            C::gemm_to(S::gemm, dims, S::Computed::ONE, a.below(some.start), b, plus, c);
+        }
     });
 }
 
 /// Every product: shared out by products where there are many, by [rows or columns](product) where there is one.
-pub(super) fn products<S: Element>(
+fn products_of<S: Element, C: Rounded<Computed = S::Computed>>(
     of: &Products,
     a: &[S],
     b: &[S],
     bias: Option<&[S::Computed]>,
     residual: Option<&[S::Computed]>,
-    c: &mut [S::Computed],
+    c: &mut [C],
 ) {
     let Products { batch, dims, steps, transposed, own } = *of;
     let [m, k, n] = dims;
     let plus = Epilogue { own, bias, residual: residual.map(|r| Mat::new(r, n, false)) };
-    let one = |i: usize, c: &mut [S::Computed]| {
+    let one = |i: usize, c: &mut [C]| {
         let (a, b) = (&a[i * steps[0]..][..m * k], &b[i * steps[1]..][..k * n]);
         product(dims, transposed, a, b, plus, c);
     };
@@ -51,12 +78,51 @@ pub(super) fn products<S: Element>(
     }
 }
 
+/// [`products_of`] operands of one type, with sums that stay as they are or are rounded.
+pub(super) fn products<T: Real>(
+    of: &Products,
+    a: Read<'_, T>,
+    b: Read<'_, T>,
+    bias: Option<&[T]>,
+    residual: Option<&[T]>,
+    c: Written<'_, T>,
+) {
+    use Typed::{Narrow, Wide};
+    match (a, b, c) {
+        (Wide(a), Wide(b), Wide(c)) => products_of(of, a, b, bias, residual, c),
+        (Narrow(a), Narrow(b), Wide(c)) => products_of(of, a, b, bias, residual, c),
+        (Narrow(a), Narrow(b), Narrow(c)) => products_of(of, a, b, bias, residual, c),
+        (a, b, c) => unreachable!("a product of mixed types: {a:?} {b:?} {c:?}"),
+    }
+}
+
+/// z ← GELU(h) and dh ← GELU′(h) ⊙ dy W, both of `rows` rows of `inputs` numbers.
+pub(super) fn gelu_backward<S: Rounded>(
+    [rows, inputs, outputs]: [usize; 3],
+    [dy, w, h]: [&[S]; 3],
+    z: &mut [S],
+    dh: &mut [S],
+) {
+    let (dy, w) = operands([rows, outputs, inputs], [false; 2], dy, w);
+    share_rows(rows, rows * inputs * outputs, (z, dh), |rows, z, dh| {
+        let mut dz = Storage::<S::Computed>::unspecified(rows.len().min(ROWS) * inputs, Device::Cpu);
+        for some in blocks(rows.clone(), ROWS) {
+            let dz = &mut dz.as_mut_slice()[..some.len() * inputs];
+            let (dims, dy) = ([some.len(), outputs, inputs], dy.below(some.start));
+            gemm(dims, S::Computed::ONE, dy, w, Epilogue::NOTHING, MatMut::new(dz, inputs));
+            let here = (some.start - rows.start) * inputs..(some.end - rows.start) * inputs;
+            let h = &h[some.start * inputs..some.end * inputs];
+            gelu_and_backward(h, dz, &mut z[here.clone()], &mut dh[here]);
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::kernels::team::in_a_team;
     use crate::kernels::testing::numbers;
-    use crate::kernels::{Precision, times_shared};
+    use crate::kernels::{Bf16, Precision, times_shared};
 
     /// How a is read, and so the order of sums, goes by the columns of the product, not by those that a thread computes.
     #[test]
@@ -67,7 +133,7 @@ mod tests {
         let (a, b) = (narrow(m * k, 1), narrow(k * n, 2));
         for t in [[true, false], [true, true], [false, false]] {
             let whole = || {
-                let (before, mut c) = (times_shared(), vec![0.0; m * n]);
+                let (before, mut c) = (times_shared(), vec![0f32; m * n]);
                 product([m, k, n], t, &a, &b, Epilogue::NOTHING, &mut c);
                 (c, times_shared() - before)
             };
@@ -86,31 +152,23 @@ mod tests {
         if !Precision::Bf16.is_available() {
             return;
         }
-        let narrow = |n, seed| numbers(n, seed).into_iter().map(|x| x as f32).collect::<Vec<f32>>();
+        let narrow = |n, seed| numbers(n, seed).into_iter().map(|x| Bf16::from_f32(x as f32)).collect::<Vec<Bf16>>();
         let ([m, k, n], batch) = ([512, 512, 512], 4);
         let (a, b) = (narrow(batch * m * k, 1), narrow(k * n, 2));
-        let whole = |precision: Precision| {
-            let (_products, mut c) = (precision.enter(), vec![0.0; batch * m * n]);
-            gemm(
-                [batch * m, k, n],
-                1.0,
-                Mat::new(&a, k, false),
-                Mat::new(&b, n, false),
-                Epilogue::NOTHING,
-                MatMut::new(&mut c, n),
-            );
+        let expected = {
+            let (_products, mut c) = (Precision::Bf16.enter(), vec![0.0; batch * m * n]);
+            let (a, b) = (Mat::new(&a, k, false), Mat::new(&b, n, false));
+            gemm([batch * m, k, n], 1.0, a, b, Epilogue::NOTHING, MatMut::new(&mut c, n));
             c
         };
-        let expected = whole(Precision::Bf16);
-        assert!(whole(Precision::F32) != expected);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         let found = pool.install(|| {
             let _products = Precision::Bf16.enter();
             let (steps, t) = ([m * k, 0, m * n], [false; 2]);
             let in_batch = Products { steps, ..Products::new(batch, [m, k, n], t) };
             let found = [Products::new(1, [batch * m, k, n], t), in_batch].map(|of| {
-                let mut c = vec![0.0; batch * m * n];
-                products(&of, &a, &b, None, None, &mut c);
+                let mut c = vec![0f32; batch * m * n];
+                products_of(&of, &a, &b, None, None, &mut c);
                 c
             });
             assert_eq!(Precision::here(), Precision::Bf16);

@@ -79,7 +79,7 @@ impl<T> Epilogue<'_, T> {
 }
 
 /// A product as the kernels take it. Who makes one promises that every element which the sizes and strides reach lies
-/// inside the allocation that its pointer points into, and that the elements of c are distinct and nobody else's.
+/// inside the allocation that its pointer points into, and that the elements of c are distinct and nobody else's; and so of what is rounded, which only products of bf16 have.
 #[derive(Clone, Copy, Debug)]
 pub struct Product<S: Element> {
     /// m, k, n: a is (m, k), b (k, n), c (m, n).
@@ -107,12 +107,14 @@ pub struct Target<T> {
     pub bias: Option<*const T>,
     /// An (m, n) matrix and the elements between its rows.
     pub residual: Option<(*const T, usize)>,
+    /// Where the finished sums go, rounded, and the elements between its rows; c then holds those that more of k is added to.
+    pub rounded: Option<(*mut Bf16, usize)>,
 }
 
 impl<S: Element> Product<S> {
     /// These columns of c.
     fn columns(&self, some: Range<usize>) -> Self {
-        let Product { dims: [m, k, _], b, target: Target { c, bias, residual, .. }, .. } = *self;
+        let Product { dims: [m, k, _], b, target: Target { c, bias, residual, rounded, .. }, .. } = *self;
         Product {
             dims: [m, k, some.len()],
             b: (b.0.wrapping_add(some.start * b.1.1), b.1),
@@ -120,6 +122,7 @@ impl<S: Element> Product<S> {
                 c: (c.0.wrapping_add(some.start), c.1),
                 bias: bias.map(|bias| bias.wrapping_add(some.start)),
                 residual: residual.map(|(r, row)| (r.wrapping_add(some.start), row)),
+                rounded: rounded.map(|(c, row)| (c.wrapping_add(some.start), row)),
                 ..self.target
             },
             ..*self
@@ -159,10 +162,11 @@ pub fn gemm<S: Element>(
     plus: Epilogue<'_, S::Computed>,
     c: MatMut<'_, S::Computed>,
 ) {
-    gemm_with(S::gemm, dims, alpha, a, b, plus, c);
+    gemm_with(S::gemm, dims, alpha, a, b, plus, (c, None));
 }
 
-/// [`gemm`] by a kernel of one's choice, which may ask nothing of its caller but what [`Product`] promises.
+/// [`gemm`] by a kernel of one's choice, which may ask nothing of its caller but what [`Product`] promises. The result is rounded
+/// where there is something for it; what c then holds, nobody knows.
 pub(super) fn gemm_with<S: Element, R>(
     kernel: unsafe fn(&Product<S>) -> R,
     [m, k, n]: [usize; 3],
@@ -170,12 +174,17 @@ pub(super) fn gemm_with<S: Element, R>(
     a: Mat<'_, S>,
     b: Mat<'_, S>,
     Epilogue { own, bias, residual }: Epilogue<'_, S::Computed>,
-    c: MatMut<'_, S::Computed>,
+    (c, rounded): (MatMut<'_, S::Computed>, Option<MatMut<'_, Bf16>>),
 ) {
     assert!(is_inside(a.data.len(), a.offset, a.strides, m, k), "gemm: a reaches out of its slice");
     assert!(is_inside(b.data.len(), b.offset, b.strides, k, n), "gemm: b reaches out of its slice");
     assert!(is_inside(c.data.len(), c.offset, c.strides, m, n), "gemm: c reaches out of its slice");
-    assert!(c.strides.1 == 1 && (c.strides.0 >= n || m <= 1), "gemm: the rows of c overlap");
+    let distinct = |strides: Strides| strides.1 == 1 && (strides.0 >= n || m <= 1);
+    assert!(distinct(c.strides), "gemm: the rows of c overlap");
+    if let Some(c) = &rounded {
+        assert!(is_inside(c.data.len(), c.offset, c.strides, m, n), "gemm: the rounded c reaches out of its slice");
+        assert!(distinct(c.strides), "gemm: the rows of the rounded c overlap");
+    }
     assert!(bias.is_none_or(|bias| bias.len() == n), "gemm: the bias is not one number for each of {n} columns");
     let fits = |r: Mat<'_, S::Computed>| r.strides.1 == 1 && is_inside(r.data.len(), r.offset, r.strides, m, n);
     assert!(residual.is_none_or(fits), "gemm: the residual has rows with gaps, or reaches out of its slice");
@@ -196,6 +205,7 @@ pub(super) fn gemm_with<S: Element, R>(
             own,
             bias: bias.map(<[_]>::as_ptr),
             residual: residual.map(|r| (r.data.as_ptr().wrapping_add(r.offset), r.strides.0)),
+            rounded: rounded.map(|c| (c.data.as_mut_ptr().wrapping_add(c.offset), c.strides.0)),
         },
     };
     // SAFETY: the assertions above: all matrices lie inside their slices (with k = 0 nothing of a or b is read), and
@@ -210,13 +220,13 @@ pub(super) fn gemm_with<S: Element, R>(
 /// # Safety
 /// As [`Product`] promises.
 pub(in crate::kernels) unsafe fn of_f32(product: &Product<f32>) {
+    Precision::here_on_cpu(); // one that there is, or it panics
     // SAFETY: the caller's promise.
     unsafe {
         #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         if super::microkernel::sgemm(product) {
             return;
         }
-        Precision::here_on_cpu(); // f32, or it panics
         portable(product, matrixmultiply::sgemm);
     }
 }
@@ -253,7 +263,7 @@ pub(in crate::kernels) unsafe fn of_bf16(product: &Product<Bf16>) {
 /// # Safety
 /// As [`Product`] promises; `sgemm` is matrixmultiply's function for `T`.
 unsafe fn portable<T: Real>(product: &Product<T>, sgemm: PortableGemm<T>) {
-    let Product { dims: [m, k, n], a, b, target: Target { alpha, c, own, bias, residual }, .. } = *product;
+    let Product { dims: [m, k, n], a, b, target: Target { alpha, c, own, bias, residual, .. }, .. } = *product;
     let beta = own || bias.is_some() || residual.is_some();
     // SAFETY: the caller's promise. matrixmultiply wants what `Product` promises: elements inside, c's distinct.
     unsafe {

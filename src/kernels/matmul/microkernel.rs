@@ -14,7 +14,7 @@
 //!   it is transposed (x Wᵀ, Q Kᵀ), or do not, or are read by [`MANY`] tiles, the 32 columns at hand are copied to
 //!   the stack, [`DEPTH`] rows at a time; all tiles of these columns read the copy.
 //! - **bf16** is one more kind of operand, [`super::bf16`], which holds two numbers of 16 bits in a lane. For it a
-//!   is copied too, and both are rounded on the way if they are in f32.
+//!   is copied too.
 //! - **What comes next is asked for early,** a few lines at a time: while the tiles of some columns are computed, a part of
 //!   the next columns of b is prefetched with each. Weights come from far: a chunk of images reads all of them once. Of c, a
 //!   tile prefetches what it will write, to the level-2 cache: its sums take longer than the lines take to come. Of a
@@ -32,8 +32,6 @@ use std::arch::aarch64::*;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-#[cfg(target_arch = "x86_64")]
-use super::bf16;
 use super::copies::{copy_panel, pack_tile};
 use super::gemm::{Product, Target};
 use super::registers::{MadeOf, Operand, Register};
@@ -41,7 +39,7 @@ use crate::kernels::buffer::Storage;
 use crate::kernels::real::Strides;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::simd::{has_avx2, has_avx512};
-use crate::kernels::{Device, Element, Precision};
+use crate::kernels::{Device, Element};
 
 /// Rows of b that are worked through before the next tile: 32 KiB of b at 32 columns, which a level-1 cache holds.
 pub(super) const DEPTH: usize = 256;
@@ -83,6 +81,8 @@ struct Operands {
     columns: usize,
     /// Whether they begin with k = 0.
     first: bool,
+    /// Whether they end with the last one.
+    last: bool,
     /// What is asked for meanwhile.
     coming: Lines,
 }
@@ -144,7 +144,7 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
             }
         };
     }
-    let Operands { mut a, a_strides, mut b, b_row, steps, columns: width, first, coming } = *operands;
+    let Operands { mut a, a_strides, mut b, b_row, steps, columns: width, first, last, coming } = *operands;
     let Lines { at: mut coming, count, run, gap } = coming;
     let mut columns = [Columns::<R> { start: j, mask: R::first(R::LANES) }; V];
     for (v, columns) in columns.iter_mut().enumerate() {
@@ -155,6 +155,7 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
     // the matrices, and of c the masks hide the columns beyond the last.
     unsafe {
         let c = target.c.0.add(i * target.c.1);
+        let rounded = target.rounded.filter(|_| K > 1 && last).map(|(c, row)| (c.add(i * row), row));
         // Of a transposed a, what the next tile will read of this step's row: its last number is on the line that is new. (Of
         // another a, what is read now: that costs nothing, and nothing else was of use.)
         let ahead = if a_strides.0 == 1 { 2 * M - 1 } else { 0 };
@@ -168,8 +169,13 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
         let mut left_of_run = run;
         for turn in 0..TURNS {
             for r in in_turn(M, turn) {
-                for columns in &columns {
-                    prefetch::<2>(c.wrapping_add(r * target.c.1 + columns.start));
+                match rounded {
+                    None => {
+                        for columns in &columns {
+                            prefetch::<2>(c.wrapping_add(r * target.c.1 + columns.start));
+                        }
+                    }
+                    Some((c, row)) => prefetch::<2>(c.wrapping_add(r * row + j)),
                 }
             }
             for _ in in_turn(count, turn) {
@@ -216,7 +222,10 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
                 sums[r][v] = sums[r][v].plus(R::load(residual.add(r * row + columns[v].start), columns[v].mask))
             );
         }
-        each!(r, v, sums[r][v].store(c.add(r * row + columns[v].start), columns[v].mask));
+        match rounded {
+            None => each!(r, v, sums[r][v].store(c.add(r * row + columns[v].start), columns[v].mask)),
+            Some((c, row)) => each!(r, v, sums[r][v].store_rounded(c.add(r * row + columns[v].start), columns[v].mask)),
+        }
     }
 }
 
@@ -346,7 +355,7 @@ where
                 _ => in_place,
             };
             let (b, b_row, steps) = (b_here, b_here_row, depth.div_ceil(K));
-            let operands = Operands { a, a_strides, b, b_row, steps, columns, first: from == 0, coming };
+            let operands = Operands { a, a_strides, b, b_row, steps, columns, first: from == 0, last: to == k, coming };
             // SAFETY: the operands are those of these rows and columns, inside a and b or their copies; what is not a whole
             // register of b's columns is copied, to one.
             unsafe {
@@ -413,23 +422,18 @@ fn even_cut(n: usize, parts: usize, part: usize) -> (usize, usize) {
 /// As [`Product`] promises.
 #[cfg(target_arch = "aarch64")]
 pub unsafe fn sgemm(product: &Product<f32>) -> bool {
-    Precision::here_on_cpu(); // f32, or it panics
     // SAFETY: the caller's promise; every arm64 has NEON.
     unsafe { run::<f32, float32x4_t, 1>(product) };
     true
 }
 
-/// Computes the product if this processor has AVX-512, or AVX2 with FMA; says whether it did. In bf16, where the thread
-/// has been told to.
+/// Computes the product if this processor has AVX-512, or AVX2 with FMA; says whether it did.
 ///
 /// # Safety
 /// As [`Product`] promises.
 #[cfg(target_arch = "x86_64")]
 pub unsafe fn sgemm(product: &Product<f32>) -> bool {
-    if Precision::here_on_cpu() == Precision::Bf16 {
-        // SAFETY: the caller's promise; the processor has AVX512-BF16, or the line above had panicked.
-        unsafe { bf16::gemm(product) };
-    } else if has_avx512() {
+    if has_avx512() {
         // SAFETY: the caller's promise, and the processor was just asked.
         unsafe { avx512(product) };
     } else if has_avx2() {

@@ -3,6 +3,7 @@
 //! | file | |
 //! |---|---|
 //! | `gemm.rs` | one product inside slices: the checks that the `unsafe` code below leans on |
+//! | `rounded.rs` | operands and results in bf16 |
 //! | `microkernel.rs`, `copies.rs`, `registers.rs`, `avx.rs`, `neon.rs` | f32 on x86-64 and arm64, by hand; else `matrixmultiply` |
 //! | `bf16.rs`, `amx.rs` | in bf16, by AVX512-BF16, by AMX: see [`Precision`] |
 //! | `matmul.cu`, `tensor_cores.cu` | on a GPU: in the elements' own precision, and rounded to bf16 or tf32 |
@@ -27,8 +28,9 @@ mod neon;
 mod reference;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod registers;
+pub(super) mod rounded;
 
-use super::elementwise::{self, Unary};
+use super::elementwise::{self, Unary, to_dtype};
 use super::{Bf16, Buffer, DType, Device, Precision, Stored, StoredMut, check_device, check_len, launch, meter};
 
 /// Products as a loop takes them: c ← a b + what is added, for each of a batch.
@@ -60,20 +62,15 @@ fn products(
     plus: [Option<&Buffer>; 2],
     mut result: Buffer,
 ) -> Buffer {
-    let (device, [bias, residual]) = (result.device(), plus);
-    let of_here = device.is_gpu() || device == Device::Cpu && Precision::here() == Precision::Bf16;
-    let common = if of_here { DType::Bf16 } else { DType::F32 };
-    let narrow = ab.iter().any(|x| x.dtype() == DType::Bf16);
-    // An f64 beside a bf16 is refused below.
+    let ([bias, residual], device) = (plus, result.device());
+    let narrow = match device {
+        Device::Cpu => Precision::here() == Precision::Bf16,
+        _ => device.is_gpu() && ab.iter().any(|x| x.dtype() == DType::Bf16),
+    };
+    let common = if narrow { DType::Bf16 } else { DType::F32 };
+    // An f64 beside another is refused below.
     let [a, b] =
-        ab.map(|x| if narrow && x.dtype() != DType::F64 { elementwise::to_dtype(x, common) } else { x.clone() });
-    if narrow && common == DType::Bf16 && device == Device::Cpu {
-        let _metered = meter::op(op);
-        [&a, &b].into_iter().chain(plus.into_iter().flatten()).for_each(|x| check_device(op, device, x.device()));
-        let [bias, residual] = plus.map(|x| x.map(|x| x.as_slice::<f32>(op)));
-        cpu::products(of, a.as_slice::<Bf16>(op), b.as_slice(op), bias, residual, result.make_mut(op));
-        return result;
-    }
+        ab.map(|x| if x.dtype() == DType::F64 || device.is_gpu() && !narrow { x.clone() } else { to_dtype(x, common) });
     let (a, b, mut c) = (Stored(&a), Stored(&b), StoredMut(&mut result));
     launch!(op, [a, b, bias, residual], [c] => products(of, a, b, bias, residual, c));
     result
@@ -111,10 +108,10 @@ pub fn linear(dims: [usize; 3], x: &Buffer, w: &Buffer, bias: Option<&Buffer>, r
     linear_to(x.dtype().computed(), dims, x, w, bias, residual)
 }
 
-/// What products of x write, where a result of this type is asked for: only a GPU's write bf16.
+/// What products of x write, where a result of this type is asked for: bf16 where they read it.
 fn written(len: usize, dtype: DType, x: &Buffer) -> Buffer {
-    let dtype = if x.device().is_gpu() { dtype } else { dtype.computed() };
-    Buffer::unspecified(len, dtype, x.device())
+    let narrow = x.device().is_gpu() || x.device() == Device::Cpu && Precision::here() == Precision::Bf16;
+    Buffer::unspecified(len, if narrow { dtype } else { dtype.computed() }, x.device())
 }
 
 /// [`linear`] with a result of this type.
@@ -133,10 +130,7 @@ pub fn linear_to(
     check_len("linear", "bias", bias, outputs);
     check_len("linear", "residual", residual, rows * outputs);
     let y = written(rows * outputs, dtype, x);
-    elementwise::to_dtype(
-        &products("linear", &Products::new(1, dims, [false, true]), [x, w], [bias, residual], y),
-        dtype,
-    )
+    to_dtype(&products("linear", &Products::new(1, dims, [false, true]), [x, w], [bias, residual], y), dtype)
 }
 
 /// A gradient of [`linear`]: a b, as [`matmul`] for one pair, added to `sum` if there is one.
@@ -158,25 +152,31 @@ pub fn linear_backward_to(dtype: DType, dims: [usize; 3], dy: &Buffer, w: &Buffe
     check_len("linear", "dy", dy, rows * outputs);
     check_len("linear", "weight", w, outputs * inputs);
     let (dx, of) = (written(rows * inputs, dtype, dy), Products::new(1, [rows, outputs, inputs], [false; 2]));
-    elementwise::to_dtype(&products("linear", &of, [dy, w], [None; 2], dx), dtype)
+    to_dtype(&products("linear", &of, [dy, w], [None; 2], dx), dtype)
 }
 
 /// Of a [`linear`] map that reads z = GELU(h): z, in the type that its products read, and the gradient with respect to h,
-/// of h's type. A GPU computes both in the product dy W, where h is bf16.
+/// of h's type. Where h is bf16, the product dy W is not kept: both are made of some rows of it at a time.
 #[track_caller]
 pub fn gelu_backward(dims: [usize; 3], dy: &Buffer, w: &Buffer, h: &Buffer) -> (Buffer, Buffer) {
-    check_len("linear", "h", h, dims[0] * dims[1]);
+    let [rows, inputs, outputs] = dims;
+    check_len("linear", "h", h, rows * inputs);
+    if h.dtype() != DType::Bf16 || written(0, DType::Bf16, h).dtype() != DType::Bf16 {
+        return elementwise::unary_and_backward(w.dtype(), Unary::Gelu, h, linear_backward_to(h.dtype(), dims, dy, w));
+    }
+    check_len("linear", "dy", dy, rows * outputs);
+    check_len("linear", "weight", w, outputs * inputs);
+    let _metered = meter::op("linear");
+    let [dy, w] = [dy, w].map(|x| elementwise::stored_as(x, h));
+    let (mut z, mut dh) = (h.like(h.len()), h.like(h.len()));
     #[cfg(feature = "cuda")]
-    if h.dtype() == DType::Bf16 && h.device().is_gpu() {
-        let [rows, inputs, outputs] = dims;
-        check_len("linear", "dy", dy, rows * outputs);
-        check_len("linear", "weight", w, outputs * inputs);
-        let _metered = super::meter::op("linear");
-        let [dy, w] = [dy, w].map(|x| elementwise::stored_as(x, h));
-        let (mut z, mut dh) = (h.like(h.len()), h.like(h.len()));
+    if h.device().is_gpu() {
         let of = Products::new(1, [rows, outputs, inputs], [false; 2]);
         cuda::gelu_backward(&of, [&dy, &w, h], [&mut z, &mut dh]);
         return (z, dh);
     }
-    elementwise::unary_and_backward(w.dtype(), Unary::Gelu, h, linear_backward_to(h.dtype(), dims, dy, w))
+    [&dy, &w].into_iter().for_each(|x| check_device("linear", h.device(), x.device()));
+    let read = [&dy, &w, h].map(|x| x.as_slice::<Bf16>("linear"));
+    cpu::gelu_backward(dims, read, z.make_mut("linear"), dh.make_mut("linear"));
+    (z, dh)
 }

@@ -3,6 +3,7 @@
 
 use super::Products;
 use crate::kernels::Real;
+use crate::kernels::launch::{Read, Written};
 
 /// Element (i, j) of a row-major matrix of `rows` × `cols`, stored so or transposed.
 fn at<T: Real>(x: &[T], [rows, cols]: [usize; 2], transposed: bool, i: usize, j: usize) -> f64 {
@@ -13,12 +14,13 @@ fn at<T: Real>(x: &[T], [rows, cols]: [usize; 2], transposed: bool, i: usize, j:
 /// For each p of the batch: c_pij ← Σ_l a_pil b_plj + what is added.
 pub(super) fn products<T: Real>(
     of: &Products,
-    a: &[T],
-    b: &[T],
+    a: Read<'_, T>,
+    b: Read<'_, T>,
     bias: Option<&[T]>,
     residual: Option<&[T]>,
-    c: &mut [T],
+    c: Written<'_, T>,
 ) {
+    let (a, b, c) = (a.wide(), b.wide(), c.wide());
     let Products { batch, dims: [m, k, n], steps, transposed, own } = *of;
     for p in 0..batch {
         let (a, b, c) = (&a[p * steps[0]..], &b[p * steps[1]..], &mut c[p * steps[2]..]);

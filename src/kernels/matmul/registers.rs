@@ -1,5 +1,7 @@
 //! What [`microkernel`](super::microkernel) needs of a vector register.
 
+use crate::kernels::Bf16;
+
 /// A vector register of f32. All functions compile to an instruction or two, inside a function that has the target feature.
 ///
 /// # Safety
@@ -39,6 +41,10 @@ pub(super) trait Register: Copy {
 pub(super) trait Operand<const K: usize>: Register {
     /// self + a b for operands a and b, rounded once for each value of k.
     unsafe fn plus_product(self, a: Self, b: Self) -> Self;
+    /// The lanes of the mask to memory, rounded. Of products of bf16 only.
+    unsafe fn store_rounded(self, _to: *mut Bf16, _mask: Self::Mask) {
+        unreachable!("products of f32 are not rounded");
+    }
 }
 
 /// How operands are made of the numbers of a matrix, which are of type `S`.

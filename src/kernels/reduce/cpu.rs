@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::Finite;
 use crate::kernels::Real;
+use crate::kernels::launch::{Read, with_elements};
 use crate::kernels::simd::vectorized;
 use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
 
@@ -57,9 +58,9 @@ pub(super) fn norm_backward<T: Real>(x: &[T], dy: &[T], dx: &mut [T]) {
 
 vectorized! {
     /// Some columns of [`accumulate_rows`].
-    fn accumulate_columns<T>(cols: usize, some: Range<usize>, x: &[T], y: &mut [T]) {
+    fn accumulate_columns<T, U>(cols: usize, some: Range<usize>, x: &[U], y: &mut [T]) {
         if cols > 0 {
-            x.chunks_exact(cols).for_each(|row| y.iter_mut().zip(&row[some.clone()]).for_each(|(y, &x)| *y += x));
+            x.chunks_exact(cols).for_each(|row| y.iter_mut().zip(&row[some.clone()]).for_each(|(y, &x)| *y += x.to()));
         }
     }
 
@@ -73,8 +74,10 @@ vectorized! {
 }
 
 /// y ← y + Σ over the rows of x: the gradient of a bias.
-pub(super) fn accumulate_rows<T: Real>(cols: usize, x: &[T], y: &mut [T]) {
-    share_rows(cols, x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |some, y, _| accumulate_columns(cols, some, x, y));
+pub(super) fn accumulate_rows<T: Real>(cols: usize, x: Read<'_, T>, y: &mut [T]) {
+    with_elements!(x, x => {
+        share_rows(cols, x.len() * OF_AN_ELEMENT, (y, &mut [(); 0]), |some, y, _| accumulate_columns(cols, some, x, y));
+    });
 }
 
 /// How many are NaN or infinite: of a run where some are, which is rare.

@@ -3,6 +3,7 @@
 
 use super::Finite;
 use crate::kernels::Real;
+use crate::kernels::launch::Read;
 
 /// y ← factor · Σ over the middle axis.
 pub(super) fn sum<T: Real>([outer, n, inner]: [usize; 3], factor: f64, x: &[T], y: &mut [T]) {
@@ -43,7 +44,8 @@ pub(super) fn norm_backward<T: Real>(x: &[T], dy: &[T], dx: &mut [T]) {
 }
 
 /// y ← y + Σ over the rows of x.
-pub(super) fn accumulate_rows<T: Real>(cols: usize, x: &[T], y: &mut [T]) {
+pub(super) fn accumulate_rows<T: Real>(cols: usize, x: Read<'_, T>, y: &mut [T]) {
+    let x = x.wide();
     for i in 0..cols {
         let sum: f64 = (0..x.len() / cols).map(|r| x[r * cols + i].to_f64()).sum();
         y[i] = T::from_f64(y[i].to_f64() + sum);

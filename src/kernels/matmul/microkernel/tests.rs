@@ -1,7 +1,7 @@
 use super::*;
-use crate::kernels::Buffer;
 use crate::kernels::matmul::gemm::{Epilogue, Mat, MatMut, gemm_with};
 use crate::kernels::testing::numbers;
+use crate::kernels::{Bf16, Buffer, DType};
 
 /// The portable twin: a register of four numbers in plain memory, tiles of 3 × 8.
 // SAFETY: but for the lanes of a mask, which are to lie in memory as those of a register, it asks nothing.
@@ -129,11 +129,13 @@ impl Case {
         Epilogue { own: self.own, bias: self.bias.as_deref(), residual }
     }
 
-    fn by<S: Element<Computed = f32>>(&self, kernel: Kernel<S>) -> Vec<f32> {
+    fn by<S: Element<Computed = f32>>(&self, kernel: Kernel<S>, rounded: Option<&mut [Bf16]>) -> Vec<f32> {
         let [a, b, mut c] = self.data.clone();
         let [a, b] = [a, b].map(|data| Buffer::from_vec(data.into_iter().map(S::nearest).collect()));
         let [a, b] = [(0, &a), (1, &b)].map(|(which, data)| self.operand(which, data.as_slice::<S>("test")));
-        gemm_with(kernel, self.dims, self.alpha, a, b, self.plus(), MatMut::new(&mut c, self.dims[2] + self.margin));
+        let row = self.dims[2] + self.margin;
+        let to = (MatMut::new(&mut c, row), rounded.map(|rounded| MatMut::new(rounded, row)));
+        gemm_with(kernel, self.dims, self.alpha, a, b, self.plus(), to);
         c
     }
 
@@ -162,9 +164,20 @@ impl Case {
     }
 
     fn assert<S: Element<Computed = f32>>(&self, name: &str, kernel: Kernel<S>, dot: Dot) {
-        let same = self.by(kernel).iter().zip(&self.naive(dot)).all(|(x, y)| x.to_bits() == y.to_bits());
         let ([m, k, n], transposed) = (self.dims, self.transposed);
-        assert!(same, "{name}, {}: [{m}, {k}] × [{k}, {n}], transposed {transposed:?}", S::DTYPE);
+        let what = format!("{name}, {}: [{m}, {k}] × [{k}, {n}], transposed {transposed:?}", S::DTYPE);
+        let expected = self.naive(dot);
+        assert!(self.by(kernel, None).iter().zip(&expected).all(|(x, y)| x.to_bits() == y.to_bits()), "{what}");
+        if S::DTYPE == DType::Bf16 {
+            const UNTOUCHED: Bf16 = Bf16(0x1234);
+            let mut rounded = vec![UNTOUCHED; expected.len()];
+            self.by(kernel, Some(&mut rounded));
+            let expected = expected.iter().enumerate().map(|(i, x)| match i % (n + self.margin) < n {
+                true => Bf16::from_f32(*x),
+                false => UNTOUCHED,
+            });
+            assert!(rounded.iter().copied().eq(expected), "{what}, rounded");
+        }
     }
 }
 
