@@ -102,7 +102,7 @@ mod tests {
     use crate::kernels::elementwise::{self, Unary};
     use crate::kernels::team::in_a_team;
     use crate::kernels::testing::numbers;
-    use crate::kernels::{Bf16, layer_norm, matmul, times_shared};
+    use crate::kernels::{Bf16, attention, layer_norm, matmul, reduce, times_shared};
 
     #[test]
     fn a_scope_ends_where_it_ends() {
@@ -161,6 +161,102 @@ mod tests {
         let both = |dtype| elementwise::unary_and_backward(dtype, Unary::Gelu, &x, dy.clone());
         let ((wide, there), (narrow, here)) = (both(DType::F32), both(DType::Bf16));
         assert_eq!((rounded(&wide), there.dtype(), bits(&there)), (bits(&narrow), here.dtype(), bits(&here)));
+    }
+
+    /// x, a bf16 number each, in both types.
+    fn in_both_types(len: usize, seed: u64) -> [Buffer; 2] {
+        let narrow = elementwise::to_dtype(&f32s(len, seed), DType::Bf16);
+        [elementwise::to_dtype(&narrow, DType::F32), narrow]
+    }
+
+    /// What is computed of f32, then rounded, against what is computed of the same numbers in bf16, to bf16.
+    fn assert_rounded(what: &str, wide: &Buffer, narrow: &Buffer) {
+        assert_eq!((wide.dtype(), narrow.dtype()), (DType::F32, DType::Bf16), "{what}");
+        assert!(bits(&elementwise::to_dtype(wide, DType::Bf16)) == bits(narrow), "{what}");
+    }
+
+    #[test]
+    fn products_write_what_would_be_rounded_of_them() {
+        if !Precision::Bf16.is_available() {
+            return;
+        }
+        let _products = Precision::Bf16.enter();
+        // One pass over k and several, in one block of rows and in several, in tiles of all widths; for a team also by columns.
+        for [m, k, n] in [[64, 48, 40], [600, 600, 33], [70, 300, 600]] {
+            let [x, w, dy] = [(m * k, 1), (n * k, 2), (m * n, 3)].map(|(len, seed)| in_both_types(len, seed));
+            let [bias, residual] = [n, m * n].map(|len| f32s(len, 4));
+            let linear =
+                |dtype, x: &Buffer, w: &Buffer| matmul::linear_to(dtype, [m, k, n], x, w, Some(&bias), Some(&residual));
+            let here = || {
+                assert_rounded("linear", &linear(DType::F32, &x[0], &w[0]), &linear(DType::Bf16, &x[1], &w[1]));
+                let dx = |dtype, dy: &Buffer, w: &Buffer| matmul::linear_backward_to(dtype, [m, k, n], dy, w);
+                assert_rounded("dy W", &dx(DType::F32, &dy[0], &w[0]), &dx(DType::Bf16, &dy[1], &w[1]));
+                let ([z, dh], [rounded_z, rounded_dh]) = {
+                    let dz = matmul::linear_backward(None, [m, n, k], &dy[1], false, &w[1], false);
+                    let wide = elementwise::unary_and_backward(DType::F32, Unary::Gelu, &x[0], dz);
+                    let narrow = matmul::gelu_backward([m, k, n], &dy[1], &w[1], &x[1]);
+                    (<[Buffer; 2]>::from(wide), <[Buffer; 2]>::from(narrow))
+                };
+                assert_rounded("z = GELU(h)", &z, &rounded_z);
+                assert_rounded("dh", &dh, &rounded_dh);
+            };
+            here();
+            in_a_team(3, || {
+                let (_products, before) = (Precision::Bf16.enter(), times_shared());
+                here();
+                assert!(times_shared() > before);
+            });
+        }
+    }
+
+    #[test]
+    fn attention_writes_what_would_be_rounded_of_it() {
+        if !Precision::Bf16.is_available() {
+            return;
+        }
+        let _products = Precision::Bf16.enter();
+        // All queries of a few tokens, and some of many: several blocks of them, and several passes over the keys.
+        for (tokens, queries) in [(9, 0..9), (300, 7..290), (20, 3..3)] {
+            let sizes = attention::Sizes { batch: 2, tokens, queries, heads: 2, head_dim: 24 };
+            let [qkv, dout] = [(sizes.qkv(), 1), (sizes.out(), 2)].map(|(len, seed)| in_both_types(len, seed));
+            let [wide, narrow] = qkv.each_ref().map(|qkv| attention::forward(&sizes, qkv));
+            assert_rounded("forward", &wide, &narrow);
+            let [dqkv, rounded] = [0, 1].map(|i| attention::backward(&sizes, &qkv[i], &dout[i]));
+            assert_rounded("backward", &dqkv, &rounded);
+
+            // Near to what it is in f32.
+            let _in_f32 = Precision::F32.enter();
+            let near = |exact: &Buffer, rounded: &Buffer| {
+                let both = exact.as_slice::<f32>("test").iter().zip(rounded.as_slice::<f32>("test"));
+                both.fold((0f32, 0f32), |(off, most), (x, y)| (off.max((x - y).abs()), most.max(x.abs())))
+            };
+            for (exact, rounded) in
+                [(attention::forward(&sizes, &qkv[0]), &wide), (attention::backward(&sizes, &qkv[0], &dout[0]), &dqkv)]
+            {
+                let (off, most) = near(&exact, rounded);
+                assert!(
+                    off <= most / 50.0 && (off > 0.0 || exact.is_empty() || sizes.queries.is_empty()),
+                    "{off} of {most}"
+                );
+            }
+            // Outside, as the same numbers in f32.
+            let of_narrow = attention::forward(&sizes, &qkv[1]);
+            assert_rounded("in f32", &attention::forward(&sizes, &qkv[0]), &of_narrow);
+        }
+    }
+
+    #[test]
+    fn what_is_read_in_bf16_is_read_as_it_is() {
+        let [wide, narrow] = in_both_types(5 * 37, 1);
+        assert_rounded("gelu", &elementwise::unary(Unary::Gelu, &wide), &elementwise::unary(Unary::Gelu, &narrow));
+        let sums = |x: &Buffer| bits(&reduce::accumulate_rows(Some(f32s(37, 2)), 37, x));
+        assert_eq!(sums(&wide), sums(&narrow));
+        assert_eq!(bits(&elementwise::to_dtype(&wide.to_device(Device::Reference), DType::Bf16)), bits(&narrow));
+        let there = narrow.to_device(Device::Reference);
+        assert_eq!(bits(&elementwise::to_dtype(&there, DType::F32).to_device(Device::Cpu)), bits(&narrow));
+        let gelu_there = || elementwise::unary(Unary::Gelu, &there);
+        let message = std::panic::catch_unwind(gelu_there).unwrap_err().downcast::<&str>().unwrap();
+        assert!(message.contains("reference device") && message.contains("to_dtype"), "{message}");
     }
 
     #[test]

@@ -54,11 +54,13 @@ impl Sizes {
     }
 }
 
-/// `x` as the kernels take it: in the type of [operands](Precision::of_operands), and bf16 in f32 where they do not compute in it: on a
-/// CPU in another precision, on a GPU for heads that are too wide for tensor cores.
+/// `x` as the kernels take it: on a CPU in the precision of this thread's products; on a GPU as it is, but bf16, which is for tensor
+/// cores, in f32 where they do not take heads so wide.
 fn taken(sizes: &Sizes, x: &Buffer) -> Buffer {
     let dtype = match x.device() {
-        Device::Cpu if x.dtype() != DType::F64 => Precision::of_operands(&x.wide(0)),
+        Device::Cpu if x.dtype() == DType::F64 => DType::F64,
+        Device::Cpu if Precision::here() == Precision::Bf16 => DType::Bf16,
+        Device::Cpu => DType::F32,
         #[cfg(feature = "cuda")]
         Device::Cuda(_) if x.dtype() == DType::Bf16 && !cuda::tensor_cores::takes(sizes.head_dim) => DType::F32,
         _ => x.dtype(),

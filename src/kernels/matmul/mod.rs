@@ -54,6 +54,11 @@ impl Products {
     }
 }
 
+/// Whether products on this device, in this thread's precision, read and write bf16.
+fn take_bf16(device: Device) -> bool {
+    device.is_gpu() || device == Device::Cpu && Precision::here() == Precision::Bf16
+}
+
 #[track_caller]
 fn products(
     op: &'static str,
@@ -63,10 +68,7 @@ fn products(
     mut result: Buffer,
 ) -> Buffer {
     let ([bias, residual], device) = (plus, result.device());
-    let narrow = match device {
-        Device::Cpu => Precision::here() == Precision::Bf16,
-        _ => device.is_gpu() && ab.iter().any(|x| x.dtype() == DType::Bf16),
-    };
+    let narrow = take_bf16(device) && (device == Device::Cpu || ab.iter().any(|x| x.dtype() == DType::Bf16));
     let common = if narrow { DType::Bf16 } else { DType::F32 };
     // An f64 beside another is refused below.
     let [a, b] =
@@ -108,10 +110,9 @@ pub fn linear(dims: [usize; 3], x: &Buffer, w: &Buffer, bias: Option<&Buffer>, r
     linear_to(x.dtype().computed(), dims, x, w, bias, residual)
 }
 
-/// What products of x write, where a result of this type is asked for: bf16 where they read it.
+/// What products of x write, where a result of this type is asked for.
 fn written(len: usize, dtype: DType, x: &Buffer) -> Buffer {
-    let narrow = x.device().is_gpu() || x.device() == Device::Cpu && Precision::here() == Precision::Bf16;
-    Buffer::unspecified(len, if narrow { dtype } else { dtype.computed() }, x.device())
+    Buffer::unspecified(len, if take_bf16(x.device()) { dtype } else { dtype.computed() }, x.device())
 }
 
 /// [`linear`] with a result of this type.
@@ -161,7 +162,7 @@ pub fn linear_backward_to(dtype: DType, dims: [usize; 3], dy: &Buffer, w: &Buffe
 pub fn gelu_backward(dims: [usize; 3], dy: &Buffer, w: &Buffer, h: &Buffer) -> (Buffer, Buffer) {
     let [rows, inputs, outputs] = dims;
     check_len("linear", "h", h, rows * inputs);
-    if h.dtype() != DType::Bf16 || written(0, DType::Bf16, h).dtype() != DType::Bf16 {
+    if h.dtype() != DType::Bf16 || !take_bf16(h.device()) {
         return elementwise::unary_and_backward(w.dtype(), Unary::Gelu, h, linear_backward_to(h.dtype(), dims, dy, w));
     }
     check_len("linear", "dy", dy, rows * outputs);
