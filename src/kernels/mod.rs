@@ -38,8 +38,8 @@ mod launch;
 pub mod meter;
 #[cfg(test)]
 mod oracle;
-#[cfg(all(test, feature = "cuda"))]
-mod oracle_on_tensor_cores;
+#[cfg(test)]
+mod oracle_rounded;
 pub mod peak;
 mod precision;
 mod reading;

@@ -2,8 +2,9 @@
 //!
 //! As in PyTorch's autocast, this is a property of a stretch of a computation, not of its tensors: while a [`Scope`]
 //! lives, the products of its thread (linear maps and attention, forward and backward) round their operands. Tensors,
-//! sums, norms, losses, weights and the optimizer stay in f32; but under [`Precision::Bf16`] what only products read is
-//! rounded when it is made, and stored so: a linear map goes backward in bf16 if it went forward so.
+//! sums, norms, losses, weights and the optimizer stay in f32; but under [`Precision::Bf16`] what is read by products only, by
+//! attention, or by GELU before a product is rounded when it is made, and stored so, and its gradient too: what went forward in bf16
+//! goes backward in bf16.
 
 use std::cell::Cell;
 use std::marker::PhantomData;

@@ -19,7 +19,7 @@ named! {
         F32 => "f32",
         /// 64-bit floating point: gradient checks and parity.
         F64 => "f64",
-        /// bfloat16, 8 significant bits: what only products read, under [`Precision::Bf16`](super::Precision).
+        /// bfloat16, 8 significant bits: what products read, under [`Precision::Bf16`](super::Precision).
         /// Few operations take it; what they write is rounded once, to the nearest, of two equally near the even one.
         Bf16 => "bf16",
     }

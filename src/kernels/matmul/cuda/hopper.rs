@@ -199,7 +199,7 @@ pub(super) fn products(plan: Plan, of: &Products, [a, b]: [StoredView<'_>; 2], w
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::oracle_on_tensor_cores::agree_in;
+    use crate::kernels::oracle_rounded::agree_in;
     use crate::kernels::{Bf16, Precision, StoredMut};
 
     const LAYOUTS: [[bool; 2]; 4] = [[false, true], [false, false], [true, false], [true, true]];

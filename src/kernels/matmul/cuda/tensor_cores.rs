@@ -214,7 +214,7 @@ mod tests {
     use super::*;
     use crate::kernels::cuda::COUNTERS;
     use crate::kernels::launch::Input;
-    use crate::kernels::oracle_on_tensor_cores::agree;
+    use crate::kernels::oracle_rounded::agree;
     use crate::kernels::{Stored, StoredMut};
 
     const ALL: [[bool; 2]; 4] = [[false, false], [true, false], [false, true], [true, true]];

@@ -1,11 +1,11 @@
-//! Products and attention in bf16 (of f32 tensors, and of bf16 ones) and tf32, and what else reads or writes bf16, against
-//! the reference, which knows none of it: its operands are rounded before.
+//! Products and attention in bf16 (of f32 tensors, and of bf16 ones) and tf32, and what else reads or writes bf16, on all that
+//! can, against the reference, which knows none of it: its operands are rounded before.
 
 use super::elementwise::{self, Unary};
 use super::testing::{devices, numbers};
 use super::{Bf16, Buffer, DType, Device, Precision, attention, layer_norm, matmul, reduce};
 
-/// The nearest number that a tensor core takes.
+/// The nearest number that products take.
 fn rounded(x: f32, precision: Precision) -> f32 {
     let (x, bits) = (x.to_bits(), if precision == Precision::Bf16 { 16 } else { 13 });
     let tie = if precision == Precision::Bf16 { x >> bits & 1 } else { 1 }; // to even, or away from 0
@@ -20,14 +20,15 @@ fn read(x: &[Buffer]) -> Vec<Vec<f32>> {
     x.iter().map(read).collect()
 }
 
-fn gpu() -> Option<Device> {
-    devices().into_iter().find(|device| matches!(device, Device::Cuda(_)))
+/// What computes in it here.
+fn devices_in(precision: Precision) -> impl Iterator<Item = Device> {
+    devices().into_iter().filter(move |device| precision.is_available_on(*device))
 }
 
 /// Half a unit in the last place of a bf16, of the largest number.
 const ROUNDED: f32 = 1.0 / 256.0;
 
-/// What `door` gives on a GPU is what the definition gives of rounded operands, the first so many of the tensors, up to
+/// What `door` gives on each device is what the definition gives of rounded operands, the first so many of the tensors, up to
 /// a share of the largest number in bf16 and in tf32; and it gives the same bits again. In bf16 it is given these operands
 /// twice, in f32 and in bf16; what it gives in bf16 is rounded.
 #[track_caller]
@@ -47,15 +48,26 @@ pub(super) fn agree(
 /// In one precision, of operands in f32 or stored in bf16.
 #[track_caller]
 pub(super) fn agree_in(
-    (precision, stored): (Precision, bool),
+    how: (Precision, bool),
     tolerance: f32,
     name: &str,
     lengths: &[usize],
     operands: usize,
     door: &dyn Fn(&[Buffer]) -> Vec<Buffer>,
 ) {
-    let Some(gpu) = gpu() else { return };
-    let name = format!("{name} in {precision}{}", if stored { ", stored" } else { "" });
+    devices_in(how.0).for_each(|device| agree_on(device, how, tolerance, name, (lengths, operands), door));
+}
+
+#[track_caller]
+fn agree_on(
+    here: Device,
+    (precision, stored): (Precision, bool),
+    tolerance: f32,
+    name: &str,
+    (lengths, operands): (&[usize], usize),
+    door: &dyn Fn(&[Buffer]) -> Vec<Buffer>,
+) {
+    let name = format!("{name} in {precision}{} on {here}", if stored { ", stored" } else { "" });
     let input = |(i, &len): (usize, &usize)| numbers(len, i as u64 + 1).into_iter().map(|x| x as f32).collect();
     let inputs: Vec<Vec<f32>> = lengths.iter().enumerate().map(input).collect();
     let on = |device| {
@@ -63,14 +75,14 @@ pub(super) fn agree_in(
             let round = device == Device::Reference && i < operands;
             let x = x.iter().map(|&x| if round { rounded(x, precision) } else { x });
             let x = Buffer::from_vec(x.collect::<Vec<_>>()).to_device(device);
-            let narrow = stored && device == gpu && i < operands;
+            let narrow = stored && device == here && i < operands;
             if narrow { elementwise::to_dtype(&x, DType::Bf16) } else { x }
         };
         let _products = precision.enter();
         let results = door(&inputs.iter().enumerate().map(input).collect::<Vec<_>>());
         (read(&results), results.iter().map(Buffer::dtype).collect::<Vec<_>>())
     };
-    let [(exact, _), (found, dtypes), (again, _)] = [Device::Reference, gpu, gpu].map(on);
+    let [(exact, _), (found, dtypes), (again, _)] = [Device::Reference, here, here].map(on);
     for (which, (found, exact)) in found.iter().zip(&exact).enumerate() {
         let tolerance = tolerance + if dtypes[which] == DType::Bf16 { ROUNDED } else { 0.0 };
         assert_eq!(found.len(), exact.len(), "{name}: result {which}");
@@ -139,14 +151,18 @@ fn a_batch_of_more_than_a_grid_is_deep() {
 /// What is not a number stays so: the NaN of a GPU has all bits set, and half a unit more would be 0.
 #[test]
 fn not_a_number_is_not_lost() {
-    let Some(gpu) = gpu() else { return };
-    for precision in [Precision::Bf16, Precision::Tf32] {
+    let all = [Precision::Bf16, Precision::Tf32]
+        .into_iter()
+        .flat_map(|precision| devices_in(precision).map(move |d| (precision, d)));
+    for (precision, device) in all {
         let _products = precision.enter();
         for bits in [0x7fff_ffff, 0xffff_ffff, f32::NAN.to_bits(), f32::INFINITY.to_bits()] {
-            let [x, w] = [f32::from_bits(bits), 1.0].map(|x| Buffer::from_vec(vec![x]).to_device(gpu));
-            let y = read(&[matmul::linear([1, 1, 1], &x, &w, None, None)])[0][0];
+            let [x, w] = [f32::from_bits(bits), 1.0].map(|x| Buffer::from_vec(vec![x]).to_device(device));
+            let written = [DType::F32, narrow(&x)].map(|to| matmul::linear_to(to, [1, 1, 1], &x, &w, None, None));
             let x = f32::from_bits(bits);
-            assert!(y.is_nan() && x.is_nan() || y == x, "{bits:x} became {y} in {precision}");
+            for y in read(&written).concat() {
+                assert!(y.is_nan() && x.is_nan() || y == x, "{bits:x} became {y} in {precision} on {device}");
+            }
         }
     }
 }
@@ -156,11 +172,10 @@ const PROBABILITIES: [f32; 2] = [4e-3, 6e-4];
 
 #[test]
 fn attention_of_all_and_of_some() {
-    // Batch, tokens, heads and their width; with a width of 4 nothing is rounded.
+    // Batch, tokens, heads and their width.
     let sizes = [
         [0, 3, 2, 8],
         [2, 0, 2, 8],
-        [2, 5, 3, 4],
         [2, 5, 3, 8],
         [1, 1, 1, 8],
         [2, 17, 3, 16],
@@ -172,8 +187,8 @@ fn attention_of_all_and_of_some() {
     for [batch, tokens, heads, head_dim] in sizes {
         for queries in [0..tokens, tokens / 3..tokens - tokens / 4, tokens / 2..tokens / 2] {
             let sizes = attention::Sizes { batch, tokens, queries, heads, head_dim };
-            let (operands, tolerance) = if head_dim == 4 { (0, SUM) } else { (2, PROBABILITIES) };
-            agree(&format!("{sizes:?}"), tolerance, &[sizes.qkv(), sizes.out()], operands, |x| {
+            let (name, lengths) = (format!("{sizes:?}"), [sizes.qkv(), sizes.out()]);
+            agree(&name, PROBABILITIES, &lengths, 2, |x| {
                 vec![attention::forward(&sizes, &x[0]), attention::backward(&sizes, &x[0], &x[1])]
             });
         }
@@ -197,7 +212,7 @@ fn agree_stored(name: &str, lengths: &[usize], operands: usize, door: impl Fn(&[
     agree_in((Precision::Bf16, true), SUM[0], name, lengths, operands, &door);
 }
 
-/// bf16 on a GPU, f32 on the reference, which knows no other.
+/// bf16, but on the reference f32: it knows no other.
 fn narrow(x: &Buffer) -> DType {
     Precision::of_operands(&x.wide(0))
 }
@@ -250,7 +265,7 @@ fn what_products_read_is_rounded_when_it_is_made() {
     }
 }
 
-/// Rounding by a GPU is rounding by a CPU, to the bit; and back nothing is lost.
+/// Rounding by a device is rounding by another, to the bit; and back nothing is lost.
 #[test]
 fn conversions_to_bf16() {
     let mut x: Vec<f32> = numbers(1010, 1).into_iter().map(|x| x as f32).collect(); // odd with those below
@@ -270,8 +285,9 @@ fn conversions_to_bf16() {
 }
 
 #[test]
+#[cfg(feature = "cuda")]
 fn copies_for_products_are_kept_until_the_numbers_change() {
-    let Some(gpu) = gpu() else { return };
+    let Some(gpu) = devices().into_iter().find(|device| device.is_gpu()) else { return };
     let _bf16 = Precision::Bf16.enter();
     let tensor = |n: usize| Buffer::from_vec(numbers(n, 3).into_iter().map(|x| x as f32).collect::<Vec<_>>());
     let mut tensors: Vec<Buffer> = [1, 0, 7, 4096, 16_384, 40_001].map(|n| tensor(n).to_device(gpu)).into();
@@ -292,15 +308,25 @@ fn copies_for_products_are_kept_until_the_numbers_change() {
     }
 }
 
-/// Heads that tensor cores do not take.
+/// Heads that tensor cores do not take: a GPU rounds no operand, nor probabilities.
 #[test]
-fn attention_of_narrow_heads_in_bf16() {
-    let sizes = attention::Sizes { batch: 2, tokens: 5, queries: 1..4, heads: 3, head_dim: 3 };
-    agree_stored("heads of 3", &[sizes.qkv(), sizes.out()], 2, |x| {
-        let results = vec![attention::forward(&sizes, &x[0]), attention::backward(&sizes, &x[0], &x[1])];
-        assert!(results.iter().all(|result| result.dtype() == x[0].dtype()));
-        results
-    });
+fn attention_of_narrow_heads() {
+    for (head_dim, precision, stored) in
+        [(3, Precision::Bf16, true), (4, Precision::Bf16, false), (4, Precision::Tf32, false)]
+    {
+        let sizes = attention::Sizes { batch: 2, tokens: 5, queries: 1..4, heads: 3, head_dim };
+        let lengths = [sizes.qkv(), sizes.out()];
+        for device in devices_in(precision) {
+            let tolerance = if device.is_gpu() { SUM[0] } else { PROBABILITIES[0] };
+            let operands = if device.is_gpu() && !stored { 0 } else { 2 };
+            let name = format!("heads of {head_dim}");
+            agree_on(device, (precision, stored), tolerance, &name, (&lengths, operands), &|x| {
+                let results = vec![attention::forward(&sizes, &x[0]), attention::backward(&sizes, &x[0], &x[1])];
+                assert!(results.iter().all(|result| result.dtype() == x[0].dtype()));
+                results
+            });
+        }
+    }
 }
 
 /// What has no kernel for it refuses it, by the name of the operation.
