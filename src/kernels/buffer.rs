@@ -326,6 +326,11 @@ pub struct Storage<T: Element> {
     narrow: OnceLock<Buffer>,
 }
 
+/// Room in main memory for some numbers, of unspecified value.
+pub(super) fn room<T: Element>(len: usize) -> Storage<T> {
+    Storage::unspecified(len, Device::Cpu)
+}
+
 impl<T: Element> Storage<T> {
     /// `len` elements of unspecified (but initialized) value: for a kernel that writes every one of them.
     ///

@@ -68,6 +68,15 @@ impl Precision {
         if narrow { DType::Bf16 } else { x.dtype() }
     }
 
+    /// The type in which products of this thread on the processor read numbers of this type.
+    pub(super) fn read_on_cpu(dtype: DType) -> DType {
+        match (Self::here(), dtype) {
+            (_, DType::F64) => DType::F64,
+            (Precision::Bf16, _) => DType::Bf16,
+            _ => DType::F32,
+        }
+    }
+
     /// That of this thread's products on the processor.
     ///
     /// # Panics

@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use super::Sizes;
-use crate::kernels::buffer::Storage;
+use crate::kernels::buffer::{Storage, room};
 use crate::kernels::launch::Typed::{Narrow, Wide};
 use crate::kernels::launch::{Read, Written};
 use crate::kernels::matmul::gemm::{Epilogue, Mat, MatMut, gemm};
@@ -21,7 +21,7 @@ use crate::kernels::real::Strides;
 use crate::kernels::simd::LANES;
 use crate::kernels::softmax::cpu as softmax;
 use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
-use crate::kernels::{Device, Element, Real};
+use crate::kernels::{Element, Real};
 
 /// Queries that are answered at a time: with the 64 tokens of a small image all of them, with the 784 of a large one
 /// 400 KiB of probabilities.
@@ -35,11 +35,6 @@ fn padded(s: &Sizes) -> usize {
 /// Numbers in the probabilities of the queries that are answered at a time.
 fn of_queries(s: &Sizes) -> usize {
     s.queries.len().min(QUERIES) * padded(s)
-}
-
-/// Room for some numbers.
-fn room<T: Element>(len: usize) -> Storage<T> {
-    Storage::unspecified(len, Device::Cpu)
 }
 
 /// Queries (part 0), keys (1) or values (2) of one image and head inside the fused projection, from one token on, and

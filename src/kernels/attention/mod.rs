@@ -58,9 +58,7 @@ impl Sizes {
 /// cores, in f32 where they do not take heads so wide.
 fn taken(sizes: &Sizes, x: &Buffer) -> Buffer {
     let dtype = match x.device() {
-        Device::Cpu if x.dtype() == DType::F64 => DType::F64,
-        Device::Cpu if Precision::here() == Precision::Bf16 => DType::Bf16,
-        Device::Cpu => DType::F32,
+        Device::Cpu => Precision::read_on_cpu(x.dtype()),
         #[cfg(feature = "cuda")]
         Device::Cuda(_) if x.dtype() == DType::Bf16 && !cuda::tensor_cores::takes(sizes.head_dim) => DType::F32,
         _ => x.dtype(),

@@ -1,25 +1,36 @@
 use std::ops::Range;
 
 use super::Products;
-use super::gemm::{COLUMNS, Epilogue, Mat, MatMut, gemm, gemm_by_columns};
+use super::gemm::{COLUMNS, Epilogue, Mat, MatMut, gemm_by_columns};
 use super::rounded::Rounded;
-use crate::kernels::buffer::Storage;
-use crate::kernels::elementwise::cpu::gelu_and_backward;
-use crate::kernels::launch::{Read, Typed, Written};
-use crate::kernels::team::share_rows;
-use crate::kernels::{Device, Element, Real};
+use crate::kernels::buffer::room;
+use crate::kernels::elementwise::Unary;
+use crate::kernels::elementwise::cpu::{gelu_and_backward, unary_part};
+use crate::kernels::launch::Typed::{Narrow, Wide};
+use crate::kernels::launch::{Read, Written};
+use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
+use crate::kernels::{DType, Element, Real, meter};
 
-/// Rows of a product whose sums wait, in the cache, for what more is added, or what is made of them.
+/// The most rows of a product whose sums wait, in the cache, for what more is added.
 const ROWS: usize = 512;
 
-/// Row-major operands of a product, each optionally read transposed, as [`gemm`] takes them.
-fn operands<'a, S>([m, k, n]: [usize; 3], t: [bool; 2], a: &'a [S], b: &'a [S]) -> (Mat<'a, S>, Mat<'a, S>) {
-    (Mat::new(a, if t[0] { m } else { k }, t[0]), Mat::new(b, if t[1] { k } else { n }, t[1]))
+/// How many rows of `cols` numbers are made at a time, which a product reads, or wrote, in the cache: in f32 as many as it reads of a
+/// in one pass, but not so few that b would be read too often. In bf16 it is soon done with them, and copies b for each time.
+fn at_a_time<S: Element>(cols: usize) -> usize {
+    const BYTES: usize = 528 << 10;
+    if S::DTYPE == DType::Bf16 { ROWS } else { (BYTES / (size_of::<S>() * cols.max(1))).clamp(ROWS / 4, ROWS) }
 }
 
-/// Some rows, at most so many at a time.
+/// These rows in runs of at most so many, which differ in length by at most one.
 fn blocks(rows: Range<usize>, at_a_time: usize) -> impl Iterator<Item = Range<usize>> {
-    rows.clone().step_by(at_a_time.max(1)).map(move |row| row..rows.end.min(row + at_a_time))
+    let parts = rows.len().div_ceil(at_a_time);
+    let start = move |part| rows.start + rows.len() * part / parts;
+    (0..parts).map(move |part| start(part)..start(part + 1))
+}
+
+/// The numbers of these rows, in a slice that begins with row `first`.
+fn numbers_of(rows: &Range<usize>, first: usize, cols: usize) -> Range<usize> {
+    (rows.start - first) * cols..(rows.end - first) * cols
 }
 
 /// c ← a b + what `plus` says.
@@ -32,7 +43,8 @@ fn product<S: Element, C: Rounded<Computed = S::Computed>>(
     c: &mut [C],
 ) {
     let [m, k, n] = dims;
-    let (a, b) = operands(dims, t, a, b);
+    let a = Mat::new(a, if t[0] { m } else { k }, t[0]);
+    let b = Mat::new(b, if t[1] { k } else { n }, t[1]);
     assert!(!(C::IS_NARROW && plus.own), "sums go on in the type that they are computed in");
     // Each thread of a team reads its part of one operand, and all of the other: of the smaller one, if there are columns enough
     // for all.
@@ -41,14 +53,19 @@ fn product<S: Element, C: Rounded<Computed = S::Computed>>(
         let c = (room.as_mut_slice(), MatMut::new(c, n));
         return C::gemm_to(gemm_by_columns, dims, S::Computed::ONE, a, b, plus, c);
     }
+    let some_rows = |some: Range<usize>, room: &mut [S::Computed], c: &mut [C]| {
+        let plus = Epilogue { residual: plus.residual.map(|r| r.below(some.start)), ..plus };
+        let to = (room, MatMut::new(c, n));
+        C::gemm_to(S::gemm, [some.len(), k, n], S::Computed::ONE, a.below(some.start), b, plus, to);
+    };
     share_rows(m, m * k * n, (c, &mut [(); 0]), |rows, c, _| {
-        let at_a_time = if C::IS_NARROW { rows.len().min(ROWS) } else { rows.len() };
-        let mut room = C::room(at_a_time * n);
-        for some in blocks(rows.clone(), at_a_time) {
-            let plus = Epilogue { residual: plus.residual.map(|r| r.below(some.start)), ..plus };
-            let c = &mut c[(some.start - rows.start) * n..(some.end - rows.start) * n];
-            let (dims, c) = ([some.len(), k, n], (room.as_mut_slice(), MatMut::new(c, n)));
-            C::gemm_to(S::gemm, dims, S::Computed::ONE, a.below(some.start), b, plus, c);
+        if !C::IS_NARROW {
+            return some_rows(rows, &mut [], c);
+        }
+        let mut room = room::<S::Computed>(rows.len().min(ROWS) * n);
+        for some in blocks(rows.clone(), ROWS) {
+            let here = numbers_of(&some, rows.start, n);
+            some_rows(some, room.as_mut_slice(), &mut c[here]);
         }
     });
 }
@@ -87,7 +104,6 @@ pub(super) fn products<T: Real>(
     residual: Option<&[T]>,
     c: Written<'_, T>,
 ) {
-    use Typed::{Narrow, Wide};
     match (a, b, c) {
         (Wide(a), Wide(b), Wide(c)) => products_of(of, a, b, bias, residual, c),
         (Narrow(a), Narrow(b), Wide(c)) => products_of(of, a, b, bias, residual, c),
@@ -96,33 +112,96 @@ pub(super) fn products<T: Real>(
     }
 }
 
-/// z ← GELU(h) and dh ← GELU′(h) ⊙ dy W, both of `rows` rows of `inputs` numbers.
-pub(super) fn gelu_backward<S: Rounded>(
-    [rows, inputs, outputs]: [usize; 3],
-    [dy, w, h]: [&[S]; 3],
-    z: &mut [S],
-    dh: &mut [S],
+/// y ← GELU(h) Wᵀ + bias + residual; what the product reads are some rows of GELU(h) at a time.
+pub(super) fn gelu_linear<T: Real>(
+    dims: [usize; 3],
+    h: Read<'_, T>,
+    w: Read<'_, T>,
+    bias: Option<&[T]>,
+    residual: Option<&[T]>,
+    y: &mut [T],
 ) {
-    let (dy, w) = operands([rows, outputs, inputs], [false; 2], dy, w);
-    share_rows(rows, rows * inputs * outputs, (z, dh), |rows, z, dh| {
-        let mut dz = Storage::<S::Computed>::unspecified(rows.len().min(ROWS) * inputs, Device::Cpu);
-        for some in blocks(rows.clone(), ROWS) {
-            let dz = &mut dz.as_mut_slice()[..some.len() * inputs];
-            let (dims, dy) = ([some.len(), outputs, inputs], dy.below(some.start));
-            gemm(dims, S::Computed::ONE, dy, w, Epilogue::NOTHING, MatMut::new(dz, inputs));
-            let here = (some.start - rows.start) * inputs..(some.end - rows.start) * inputs;
-            let h = &h[some.start * inputs..some.end * inputs];
-            gelu_and_backward(h, dz, &mut z[here.clone()], &mut dh[here]);
-        }
-    });
+    match (h, w) {
+        (Wide(h), Wide(w)) => gelu_linear_of(dims, h, w, bias, residual, y),
+        (Wide(h), Narrow(w)) => gelu_linear_of(dims, h, w, bias, residual, y),
+        (Narrow(h), Narrow(w)) => gelu_linear_of(dims, h, w, bias, residual, y),
+        (h, w) => unreachable!("weights in more digits than what they weigh: {h:?} {w:?}"),
+    }
+}
+
+fn gelu_linear_of<S: Element, H: Element<Computed = S::Computed>>(
+    [rows, inputs, outputs]: [usize; 3],
+    h: &[H],
+    w: &[S],
+    bias: Option<&[S::Computed]>,
+    residual: Option<&[S::Computed]>,
+    y: &mut [S::Computed],
+) {
+    let at_a_time = at_a_time::<S>(inputs);
+    let mut z = room::<S>(rows.min(at_a_time) * inputs);
+    for some in blocks(0..rows, at_a_time) {
+        let (z, y) = (&mut z.as_mut_slice()[..some.len() * inputs], &mut y[numbers_of(&some, 0, outputs)]);
+        let h = &h[numbers_of(&some, 0, inputs)];
+        let metered = meter::op(Unary::Gelu.name());
+        share_rows(some.len(), z.len() * OF_AN_ELEMENT, (&mut *z, &mut [(); 0]), |rows, z, _| {
+            unary_part::<S::Computed, _, _>(Unary::Gelu, &h[numbers_of(&rows, 0, inputs)], z);
+        });
+        drop(metered);
+        let _metered = meter::op("linear");
+        let residual = residual.map(|r| Mat::new(&r[numbers_of(&some, 0, outputs)], outputs, false));
+        product([some.len(), inputs, outputs], [false, true], z, w, Epilogue { own: false, bias, residual }, y);
+    }
+}
+
+/// z ← GELU(h) and dh ← GELU′(h) ⊙ dy W, made of some rows of dy W at a time.
+pub(super) fn gelu_backward<T: Real>(
+    dims: [usize; 3],
+    dy: Read<'_, T>,
+    w: Read<'_, T>,
+    h: Read<'_, T>,
+    z: Written<'_, T>,
+    dh: Written<'_, T>,
+) {
+    match ((dy, w, z), (h, dh)) {
+        ((Wide(dy), Wide(w), Wide(z)), (Wide(h), Wide(dh))) => gelu_backward_of(dims, dy, w, h, z, dh),
+        ((Narrow(dy), Narrow(w), Narrow(z)), (Wide(h), Wide(dh))) => gelu_backward_of(dims, dy, w, h, z, dh),
+        ((Narrow(dy), Narrow(w), Narrow(z)), (Narrow(h), Narrow(dh))) => gelu_backward_of(dims, dy, w, h, z, dh),
+        (operands, h) => unreachable!("the gradient of a GELU of mixed types: {operands:?} {h:?}"),
+    }
+}
+
+fn gelu_backward_of<S: Element, H: Element<Computed = S::Computed>>(
+    [rows, inputs, outputs]: [usize; 3],
+    dy: &[S],
+    w: &[S],
+    h: &[H],
+    z: &mut [S],
+    dh: &mut [H],
+) {
+    let at_a_time = at_a_time::<S>(inputs);
+    let mut dz = room::<S::Computed>(rows.min(at_a_time) * inputs);
+    for some in blocks(0..rows, at_a_time) {
+        let dz = &mut dz.as_mut_slice()[..some.len() * inputs];
+        let (dims, metered) = ([some.len(), outputs, inputs], meter::op("linear"));
+        product(dims, [false; 2], &dy[numbers_of(&some, 0, outputs)], w, Epilogue::NOTHING, dz);
+        drop(metered);
+        let (here, _metered) = (numbers_of(&some, 0, inputs), meter::op(Unary::Gelu.name()));
+        let (h, z, dh) = (&h[here.clone()], &mut z[here.clone()], &mut dh[here]);
+        share_rows(some.len(), dz.len() * OF_AN_ELEMENT, (z, dh), |rows, z, dh| {
+            let here = numbers_of(&rows, 0, inputs);
+            gelu_and_backward(&h[here.clone()], &dz[here], z, dh);
+        });
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::elementwise;
+    use crate::kernels::matmul::gemm::gemm;
     use crate::kernels::team::in_a_team;
     use crate::kernels::testing::numbers;
-    use crate::kernels::{Bf16, Precision, times_shared};
+    use crate::kernels::{Bf16, Buffer, Precision, matmul, times_shared};
 
     /// How a is read, and so the order of sums, goes by the columns of the product, not by those that a thread computes.
     #[test]
@@ -176,5 +255,39 @@ mod tests {
         });
         assert!(found[0] == expected, "rows in parallel");
         assert!(found[1] == expected, "a batch in parallel");
+    }
+
+    /// What is made some rows at a time, to be read or written at once, has the bits of what is made first of all rows, alone and
+    /// in a team.
+    #[test]
+    #[cfg_attr(miri, ignore = "large")]
+    fn gelu_is_computed_where_it_is_read() {
+        let [rows, inputs, outputs] = [1100, 400, 24];
+        let narrow = |len, seed| Buffer::from_vec(numbers(len, seed).into_iter().map(|x| x as f32).collect());
+        let [h, w, dy, bias] = [(rows * inputs, 1), (inputs * outputs, 2), (rows * outputs, 3), (outputs, 4)]
+            .map(|(len, seed)| narrow(len, seed));
+        let bits = |x: &Buffer| elementwise::to_dtype(x, DType::F64).as_slice::<f64>("test").to_vec();
+        let (dims, plus) = ([rows, inputs, outputs], [Some(&bias), Some(&dy)]);
+        for precision in [Precision::F32, Precision::Bf16].into_iter().filter(|precision| precision.is_available()) {
+            let at_once = || {
+                let _products = precision.enter();
+                let (z, dh) = matmul::gelu_backward(dims, &dy, &w, &h);
+                [matmul::gelu_linear(DType::F32, dims, &h, &w, plus[0], plus[1]), z, dh].map(|x| bits(&x))
+            };
+            let expected = {
+                let _products = precision.enter();
+                let z = elementwise::unary_to(Precision::of_operands(&h), Unary::Gelu, &h);
+                let y = matmul::linear(dims, &z, &elementwise::operand(&w), plus[0], plus[1]);
+                let dz = matmul::linear_backward(None, [rows, outputs, inputs], &dy, false, &w, false);
+                let (z, dh) = elementwise::unary_and_backward(z.dtype(), Unary::Gelu, &h, dz);
+                [y, z, dh].map(|x| bits(&x))
+            };
+            assert!(at_once() == expected, "{precision}");
+            let (found, shared) = in_a_team(3, || {
+                let before = times_shared();
+                (at_once(), times_shared() - before)
+            });
+            assert!(found == expected && shared > 0, "{precision}, in a team");
+        }
     }
 }

@@ -31,7 +31,8 @@ mod registers;
 pub(super) mod rounded;
 
 use super::elementwise::{self, Unary, to_dtype};
-use super::{Bf16, Buffer, DType, Device, Precision, Stored, StoredMut, check_device, check_len, launch, meter};
+use super::launch::Input;
+use super::{Buffer, DType, Device, Precision, Real, Stored, StoredMut, check_len, launch};
 
 /// Products as a loop takes them: c ← a b + what is added, for each of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -68,11 +69,16 @@ fn products(
     mut result: Buffer,
 ) -> Buffer {
     let ([bias, residual], device) = (plus, result.device());
-    let narrow = take_bf16(device) && (device == Device::Cpu || ab.iter().any(|x| x.dtype() == DType::Bf16));
-    let common = if narrow { DType::Bf16 } else { DType::F32 };
-    // An f64 beside another is refused below.
-    let [a, b] =
-        ab.map(|x| if x.dtype() == DType::F64 || device.is_gpu() && !narrow { x.clone() } else { to_dtype(x, common) });
+    #[cfg(feature = "cuda")]
+    let narrow = ab.iter().any(|x| x.dtype() == DType::Bf16);
+    let [a, b] = ab.map(|x| match (device, x.dtype()) {
+        (Device::Cpu, dtype) => to_dtype(x, Precision::read_on_cpu(dtype)),
+        (Device::Reference, dtype) => to_dtype(x, dtype.computed()),
+        #[cfg(feature = "cuda")]
+        (_, DType::F32) if narrow => to_dtype(x, DType::Bf16),
+        #[cfg(feature = "cuda")]
+        _ => x.clone(),
+    });
     let (a, b, mut c) = (Stored(&a), Stored(&b), StoredMut(&mut result));
     launch!(op, [a, b, bias, residual], [c] => products(of, a, b, bias, residual, c));
     result
@@ -156,28 +162,80 @@ pub fn linear_backward_to(dtype: DType, dims: [usize; 3], dy: &Buffer, w: &Buffe
     to_dtype(&products("linear", &of, [dy, w], [None; 2], dx), dtype)
 }
 
-/// Of a [`linear`] map that reads z = GELU(h): z, in the type that its products read, and the gradient with respect to h,
-/// of h's type. Where h is bf16, the product dy W is not kept: both are made of some rows of it at a time.
+/// [`linear_to`] of GELU(h): on a CPU of some rows of it at a time, while they are in the cache.
 #[track_caller]
-pub fn gelu_backward(dims: [usize; 3], dy: &Buffer, w: &Buffer, h: &Buffer) -> (Buffer, Buffer) {
+pub fn gelu_linear(
+    dtype: DType,
+    dims: [usize; 3],
+    h: &Buffer,
+    w: &Buffer,
+    bias: Option<&Buffer>,
+    residual: Option<&Buffer>,
+) -> Buffer {
+    #[track_caller]
+    fn on_cpu<T: Real>(dims: [usize; 3], hw: [&Buffer; 2], plus: [Option<&Buffer>; 2], y: &mut Buffer) {
+        let [h, w] = hw.map(Stored);
+        let [h, w] = [&h, &w].map(|x| x.elements::<T>("linear", Device::Cpu));
+        let [bias, residual] = plus.each_ref().map(|x| x.elements::<T>("linear", Device::Cpu));
+        cpu::gelu_linear(dims, h, w, bias, residual, y.make_mut("linear"));
+    }
+    if h.device() != Device::Cpu {
+        let z = elementwise::unary_to(Precision::of_operands(h), Unary::Gelu, h);
+        return linear_to(dtype, dims, &z, w, bias, residual);
+    }
     let [rows, inputs, outputs] = dims;
     check_len("linear", "h", h, rows * inputs);
-    if h.dtype() != DType::Bf16 || !take_bf16(h.device()) {
+    check_len("linear", "weight", w, outputs * inputs);
+    check_len("linear", "bias", bias, outputs);
+    check_len("linear", "residual", residual, rows * outputs);
+    let ([h, w], mut y) = (gelu_and_weight(h, w), h.wide(rows * outputs));
+    match h.dtype() {
+        DType::F64 => on_cpu::<f64>(dims, [&h, &w], [bias, residual], &mut y),
+        _ => on_cpu::<f32>(dims, [&h, &w], [bias, residual], &mut y),
+    }
+    to_dtype(&y, dtype)
+}
+
+/// Of a [`linear`] map that reads z = GELU(h): z, in the type that its products read, and the gradient with respect to h,
+/// of h's type. A GPU computes both in the product dy W, where h is bf16; a CPU of some rows of it at a time, while they are in the
+/// cache.
+#[track_caller]
+pub fn gelu_backward(dims: [usize; 3], dy: &Buffer, w: &Buffer, h: &Buffer) -> (Buffer, Buffer) {
+    #[track_caller]
+    fn on_cpu<T: Real>(dims: [usize; 3], x: [&Buffer; 3], [z, dh]: [&mut Buffer; 2]) {
+        let x = x.map(Stored);
+        let [dy, w, h] = x.each_ref().map(|x| x.elements::<T>("linear", Device::Cpu));
+        let (mut z, mut dh) = (StoredMut(z), StoredMut(dh));
+        cpu::gelu_backward(dims, dy, w, h, z.make_mut("linear"), dh.make_mut("linear"));
+    }
+    let [rows, inputs, outputs] = dims;
+    check_len("linear", "h", h, rows * inputs);
+    let on_tensor_cores = h.device().is_gpu() && h.dtype() == DType::Bf16;
+    if h.device() != Device::Cpu && !on_tensor_cores {
         return elementwise::unary_and_backward(w.dtype(), Unary::Gelu, h, linear_backward_to(h.dtype(), dims, dy, w));
     }
     check_len("linear", "dy", dy, rows * outputs);
     check_len("linear", "weight", w, outputs * inputs);
-    let _metered = meter::op("linear");
-    let [dy, w] = [dy, w].map(|x| elementwise::stored_as(x, h));
-    let (mut z, mut dh) = (h.like(h.len()), h.like(h.len()));
     #[cfg(feature = "cuda")]
-    if h.device().is_gpu() {
+    if on_tensor_cores {
+        let _metered = super::meter::op("linear");
+        let [dy, w] = [dy, w].map(|x| elementwise::stored_as(x, h));
+        let (mut z, mut dh) = (h.like(h.len()), h.like(h.len()));
         let of = Products::new(1, [rows, outputs, inputs], [false; 2]);
         cuda::gelu_backward(&of, [&dy, &w, h], [&mut z, &mut dh]);
         return (z, dh);
     }
-    [&dy, &w].into_iter().for_each(|x| check_device("linear", h.device(), x.device()));
-    let read = [&dy, &w, h].map(|x| x.as_slice::<Bf16>("linear"));
-    cpu::gelu_backward(dims, read, z.make_mut("linear"), dh.make_mut("linear"));
-    (z, dh)
+    let ([x, w], dtype) = (gelu_and_weight(h, w), h.dtype());
+    let (dy, mut z, mut dh) = (to_dtype(dy, w.dtype()), w.like(h.len()), x.like(h.len()));
+    match dtype {
+        DType::F64 => on_cpu::<f64>(dims, [&dy, &w, &x], [&mut z, &mut dh]),
+        _ => on_cpu::<f32>(dims, [&dy, &w, &x], [&mut z, &mut dh]),
+    }
+    (z, to_dtype(&dh, dtype))
+}
+
+/// GELU's input, and the weight that its result is multiplied by, as a CPU reads them: h, too, in f32 where products are.
+fn gelu_and_weight(h: &Buffer, w: &Buffer) -> [Buffer; 2] {
+    let of_w = Precision::read_on_cpu(w.dtype());
+    [to_dtype(h, if of_w == DType::Bf16 { h.dtype() } else { h.dtype().computed() }), to_dtype(w, of_w)]
 }

@@ -2,9 +2,9 @@
 //! rounded once, where they are made.
 
 use super::gemm::{Epilogue, Mat, MatMut, Product, gemm_with};
-use crate::kernels::buffer::Storage;
+use crate::kernels::buffer::{Storage, room};
 use crate::kernels::elementwise::cpu::round;
-use crate::kernels::{Bf16, Device, Element, Real};
+use crate::kernels::{Bf16, Element, Real};
 
 /// A type to store in: that of the sums, or a narrow one.
 pub trait Rounded: Element {
@@ -31,7 +31,7 @@ pub trait Rounded: Element {
 
     /// Room for so many numbers, where this type is narrow.
     fn room<T: Element>(len: usize) -> Storage<T> {
-        Storage::unspecified(if Self::IS_NARROW { len } else { 0 }, Device::Cpu)
+        room(if Self::IS_NARROW { len } else { 0 })
     }
 }
 
