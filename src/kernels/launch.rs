@@ -16,7 +16,8 @@ use super::{Buffer, Device, Element, IndexBuffer, Real};
 /// x.dtype(), [x], [] => …)`.
 ///
 /// # Panics
-/// When a buffer has another element type or lives on another device; the message names the operation.
+/// When a buffer has another element type or lives on another device; the message names the operation. (That of the reference,
+/// given a bf16, does not.)
 macro_rules! launch {
     ($op:expr, [$($input:ident),*], [$first:ident $(, $output:ident)*] => $kernel:ident $arguments:tt) => {
         launch!($op, at $first.device(), $first.dtype(), [$($input),*], [$first $(, $output)*] => $kernel $arguments)

@@ -9,9 +9,9 @@
 //!
 //! A door takes [`Buffer`]s and sizes. It never reads a number out of a buffer, so that a device which computes
 //! asynchronously need not be waited for, and nothing outside this module sees a slice. `launch!` matches on where the
-//! elements live and what they are, and calls the loop of that device and type; operands that it takes
-//! in bf16, too, are `Stored`, results that it writes so `StoredMut`. Loops take no threads of their own (a training step runs many
-//! chunks of images at once, each on one thread), unless [`Teams`] has threads to spare.
+//! elements live and what they are, and calls the loop of that device and type; operands that it takes in bf16, too, are
+//! `Stored`, results that it writes so `StoredMut`. Loops take no threads of their own (a training step runs many chunks of
+//! images at once, each on one thread), unless [`Teams`] has threads to spare.
 //!
 //! **To add a kernel:** write its loop in `reference.rs` as the definition says it; write the fast one, with the same
 //! signature, in `cpu.rs`, and for GPUs in `cuda.rs` (docs/cuda.md); write the door in `mod.rs`; add a case to the table in

@@ -1,10 +1,10 @@
 //! In which numbers products of f32 matrices are computed.
 //!
 //! As in PyTorch's autocast, this is a property of a stretch of a computation, not of its tensors: while a [`Scope`]
-//! lives, the products of its thread (linear maps and attention, forward and backward) round their operands. Tensors,
-//! sums, norms, losses, weights and the optimizer stay in f32; but under [`Precision::Bf16`] what is read by products only, by
-//! attention, or by GELU before a product is rounded when it is made, and stored so, and its gradient too: what went forward in bf16
-//! goes backward in bf16.
+//! lives, the products of its thread (linear maps and attention, forward and backward) are of rounded operands. Tensors,
+//! sums, norms, losses, weights and the optimizer stay in f32. But under [`Precision::Bf16`] what only products read, or attention, or
+//! GELU before a product, is rounded when it is made, and stored so. So is its gradient: what went forward in bf16 goes backward
+//! in bf16.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -316,6 +316,8 @@ mod tests {
         let there = |x: &Buffer| x.to_device(Device::Reference);
         let to_f64 = elementwise::unary_to(DType::F64, Unary::Gelu, &wide(&b));
         assert_eq!(to_f64.dtype(), DType::F64);
+        let from_f64 = elementwise::unary_to(DType::Bf16, Unary::Gelu, &elementwise::to_dtype(&b, DType::F64));
+        assert_eq!(bits(&from_f64), bits(&elementwise::unary(Unary::Gelu, &b)));
         let [on_cpu, on_reference] =
             [b.clone(), there(&b)].map(|b| elementwise::unary_to(DType::Bf16, Unary::Gelu, &wide(&b)));
         assert_eq!([on_cpu.dtype(), on_reference.dtype()], [DType::Bf16; 2]);

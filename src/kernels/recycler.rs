@@ -41,12 +41,18 @@ impl<T: Element> Host<T> {
     /// At least `len` elements, with what the last that used them wrote.
     pub fn recycled(len: usize) -> Self {
         let class = size_class(len);
+        if class == 0 {
+            return Self::of_class(0);
+        }
         let kept = T::with_free_list(|list| list.pop(class)).or_else(|| lock(T::shared_free_list()).pop(class));
         kept.unwrap_or_else(|| Self::of_class(class))
     }
 
     /// For whoever wants this size next.
     pub fn recycle(mut self) {
+        if self.all.is_empty() {
+            return;
+        }
         if !T::with_free_list(|list| list.push(&mut self, LOCAL_BYTES, LOCAL_OF_A_SIZE)) {
             // Some other thread is short of what this one has too much of (gradients move between threads).
             lock(T::shared_free_list()).push(&mut self, SHARED_BYTES, usize::MAX);

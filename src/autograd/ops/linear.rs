@@ -9,7 +9,7 @@
 //! would be two fifths of what is kept for the backward pass; GELU and its derivative even share their exponential.
 //!
 //! Under [`Precision::Bf16`](crate::kernels::Precision::Bf16) all that the products read is in bf16: z as it is made, and copies
-//! of W and of a dy in f32. The sums over rows are of dy itself, in f32.
+//! of W, and of dy where that is in f32. The sums over rows are of dy as it comes.
 
 use crate::autograd::Var;
 use crate::autograd::tape::{Slot, record_adding};

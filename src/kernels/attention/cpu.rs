@@ -6,8 +6,8 @@
 //! in the cache; the backward pass computes them again, which costs one product more and saves B h N² numbers that
 //! would have to travel to memory and back.
 //!
-//! **In bf16,** what a product reads is stored so: `S` is the type of Q, K, V and dO, and of a copy of P and of dS; `C` that of the results. Sums, and
-//! softmax, are in f32.
+//! **In bf16:** `S` is the type of what products read, `C` that of the results. Q, K, V and dO are stored so; P and dS, which softmax
+//! computes in f32, are rounded to a second scratch buffer.
 
 use std::ops::Range;
 

@@ -251,9 +251,10 @@ pub fn unary_to(dtype: DType, f: Unary, x: &Buffer) -> Buffer {
     to_dtype(&result, dtype)
 }
 
-/// What kernels write of numbers like x, where a result of this type is asked for: a CPU's write bf16, the others what they read.
+/// What kernels write of numbers like x, where a result of this type is asked for: a CPU's write bf16 of f32, the others what
+/// they read.
 fn written_as(dtype: DType, x: &Buffer) -> DType {
-    if dtype == DType::Bf16 && x.device() == Device::Cpu { dtype } else { x.dtype() }
+    if dtype == DType::Bf16 && x.device() == Device::Cpu && x.dtype() == DType::F32 { dtype } else { x.dtype() }
 }
 
 /// f′(x) dy, given f(x) or x, whichever [`Unary::slope_reads_result`] says.

@@ -39,7 +39,7 @@ pub fn recompute(dtype: DType, cols: usize, x: &Buffer, (gamma, beta): (&Buffer,
     check_len("layer_norm", "gamma", gamma, cols);
     check_len("layer_norm", "beta", beta, cols);
     check_len("layer_norm", "the statistics", stats, 2 * rows("layer_norm", x, cols));
-    let written = if x.device() == Device::Reference { x.dtype() } else { dtype };
+    let written = if x.device() == Device::Reference || x.dtype() != DType::F32 { x.dtype() } else { dtype };
     let mut z = Buffer::unspecified(x.len(), written, x.device());
     let mut y = StoredMut(&mut z);
     launch!("layer_norm", at x.device(), x.dtype(), [x, gamma, beta, stats], [y] => recompute(cols, x, gamma, beta, stats, y));

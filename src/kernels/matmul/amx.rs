@@ -219,13 +219,13 @@ pub(super) unsafe fn product(product: &Product<Bf16>) {
                 let rows = BLOCK.min(height - i);
                 // What will be written comes while tiles are multiplied: to wait for it would take longer than to multiply.
                 for r in 0..rows {
-                    match rounded {
-                        Some((c, row)) => prefetch::<2>(c.wrapping_add((top + i + r) * row + j)),
-                        None => {
-                            let c = product.target.c.0.wrapping_add((top + i + r) * product.target.c.1 + j);
-                            prefetch::<2>(c);
-                            prefetch::<2>(c.wrapping_add(columns - 1));
-                        }
+                    if let Some((c, row)) = rounded {
+                        prefetch::<2>(c.wrapping_add((top + i + r) * row + j));
+                    }
+                    if rounded.is_none() || from > 0 || product.target.own {
+                        let c = product.target.c.0.wrapping_add((top + i + r) * product.target.c.1 + j);
+                        prefetch::<2>(c);
+                        prefetch::<2>(c.wrapping_add(columns - 1));
                     }
                 }
                 if steps > 0 {

@@ -222,4 +222,33 @@ pub(super) mod tests {
             assert_copies::<Bf16, __m512, 2>(copy);
         }
     }
+
+    /// What is written rounded is the nearest, of two equally near the even one; but 0 in the place of what is smaller than the
+    /// least normal number.
+    #[test]
+    #[cfg_attr(miri, ignore = "instructions")]
+    fn the_instruction_rounds_to_the_nearest() {
+        /// # Safety
+        /// The processor has AVX512-BF16.
+        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")]
+        unsafe fn rounded(x: &[f32; 16]) -> [Bf16; 16] {
+            let mut found = [Bf16::default(); 16];
+            // SAFETY: the caller's promise; sixteen numbers on both sides.
+            unsafe { Operand::<2>::store_rounded(__m512::read(x.as_ptr()), found.as_mut_ptr(), !0) };
+            found
+        }
+        if !has_avx512_bf16() {
+            return;
+        }
+        let halves = (0..1u32 << 16).map(|high| high << 16 | 0x8000);
+        let near = halves.flat_map(|half| [half - 1, half, half + 1, half & 0xffff_0000]).map(f32::from_bits);
+        for x in near.collect::<Vec<_>>().as_chunks().0 {
+            // SAFETY: the processor was just asked.
+            for (x, found) in x.iter().zip(unsafe { rounded(x) }) {
+                let expected = Bf16::from_f32(without_subnormal(*x));
+                let same = found == expected || x.is_nan() && found.to_f32().is_nan();
+                assert!(same, "{:x}: {found:?}, not {expected:?}", x.to_bits());
+            }
+        }
+    }
 }

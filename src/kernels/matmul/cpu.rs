@@ -11,21 +11,41 @@ use crate::kernels::launch::{Read, Written};
 use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
 use crate::kernels::{DType, Element, Real, meter};
 
-/// The most rows of a product whose sums wait, in the cache, for what more is added.
-const ROWS: usize = 512;
-
-/// How many rows of `cols` numbers are made at a time, which a product reads, or wrote, in the cache: in f32 as many as it reads of a
-/// in one pass, but not so few that b would be read too often. In bf16 it is soon done with them, and copies b for each time.
-fn at_a_time<S: Element>(cols: usize) -> usize {
-    const BYTES: usize = 528 << 10;
-    if S::DTYPE == DType::Bf16 { ROWS } else { (BYTES / (size_of::<S>() * cols.max(1))).clamp(ROWS / 4, ROWS) }
-}
+/// The most rows of a product that are computed at a time where something else is done with them, before or after, in the cache.
+/// As many as the micro-kernel has in a block.
+const ROWS: usize = 528;
 
 /// These rows in runs of at most so many, which differ in length by at most one.
 fn blocks(rows: Range<usize>, at_a_time: usize) -> impl Iterator<Item = Range<usize>> {
     let parts = rows.len().div_ceil(at_a_time);
     let start = move |part| rows.start + rows.len() * part / parts;
     (0..parts).map(move |part| start(part)..start(part + 1))
+}
+
+/// Shares out the rows of a product of GELU, or for its derivative, and of z: `of_block` gets some of them at a time. In f32 they
+/// fill 528 KiB of the level-2 cache, but are not so few that b is read too often; in bf16 products are soon done with them, and
+/// copy b each time. All of them where the weights would come from beyond that cache again: then they are shared out inside.
+fn share_blocks<S: Element, T: Send, U: Send>(
+    rows: usize,
+    [inputs, outputs]: [usize; 2],
+    (y, z): (&mut [T], &mut [U]),
+    of_block: impl Fn(Range<usize>, &mut [T], &mut [U]) + Sync,
+) {
+    let weights = inputs * outputs;
+    if weights > 1 << 18 {
+        return of_block(0..rows, y, z);
+    }
+    let at_a_time = match S::DTYPE {
+        DType::Bf16 => ROWS,
+        _ => ((528 << 10) / (size_of::<S>() * inputs.max(1))).clamp(ROWS / 4, ROWS),
+    };
+    let [of_y, of_z] = [y.len(), z.len()].map(|len| len / rows.max(1));
+    share_rows(rows, rows * weights, (y, z), |part, y, z| {
+        for some in blocks(part.clone(), at_a_time) {
+            let [y_here, z_here] = [of_y, of_z].map(|cols| numbers_of(&some, part.start, cols));
+            of_block(some, &mut y[y_here], &mut z[z_here]);
+        }
+    });
 }
 
 /// The numbers of these rows, in a slice that begins with row `first`.
@@ -58,12 +78,10 @@ fn product<S: Element, C: Rounded<Computed = S::Computed>>(
         let to = (room, MatMut::new(c, n));
         C::gemm_to(S::gemm, [some.len(), k, n], S::Computed::ONE, a.below(some.start), b, plus, to);
     };
+    let at_a_time = if C::IS_NARROW { ROWS } else { m.max(1) };
     share_rows(m, m * k * n, (c, &mut [(); 0]), |rows, c, _| {
-        if !C::IS_NARROW {
-            return some_rows(rows, &mut [], c);
-        }
-        let mut room = room::<S::Computed>(rows.len().min(ROWS) * n);
-        for some in blocks(rows.clone(), ROWS) {
+        let mut room = C::room(rows.len().min(at_a_time) * n);
+        for some in blocks(rows.clone(), at_a_time) {
             let here = numbers_of(&some, rows.start, n);
             some_rows(some, room.as_mut_slice(), &mut c[here]);
         }
@@ -137,11 +155,9 @@ fn gelu_linear_of<S: Element, H: Element<Computed = S::Computed>>(
     residual: Option<&[S::Computed]>,
     y: &mut [S::Computed],
 ) {
-    let at_a_time = at_a_time::<S>(inputs);
-    let mut z = room::<S>(rows.min(at_a_time) * inputs);
-    for some in blocks(0..rows, at_a_time) {
-        let (z, y) = (&mut z.as_mut_slice()[..some.len() * inputs], &mut y[numbers_of(&some, 0, outputs)]);
-        let h = &h[numbers_of(&some, 0, inputs)];
+    share_blocks::<S, _, _>(rows, [inputs, outputs], (y, &mut [(); 0]), |some, y, _| {
+        let mut z = room::<S>(some.len() * inputs);
+        let (z, h) = (z.as_mut_slice(), &h[numbers_of(&some, 0, inputs)]);
         let metered = meter::op(Unary::Gelu.name());
         share_rows(some.len(), z.len() * OF_AN_ELEMENT, (&mut *z, &mut [(); 0]), |rows, z, _| {
             unary_part::<S::Computed, _, _>(Unary::Gelu, &h[numbers_of(&rows, 0, inputs)], z);
@@ -150,7 +166,7 @@ fn gelu_linear_of<S: Element, H: Element<Computed = S::Computed>>(
         let _metered = meter::op("linear");
         let residual = residual.map(|r| Mat::new(&r[numbers_of(&some, 0, outputs)], outputs, false));
         product([some.len(), inputs, outputs], [false, true], z, w, Epilogue { own: false, bias, residual }, y);
-    }
+    });
 }
 
 /// z ← GELU(h) and dh ← GELU′(h) ⊙ dy W, made of some rows of dy W at a time.
@@ -178,20 +194,18 @@ fn gelu_backward_of<S: Element, H: Element<Computed = S::Computed>>(
     z: &mut [S],
     dh: &mut [H],
 ) {
-    let at_a_time = at_a_time::<S>(inputs);
-    let mut dz = room::<S::Computed>(rows.min(at_a_time) * inputs);
-    for some in blocks(0..rows, at_a_time) {
-        let dz = &mut dz.as_mut_slice()[..some.len() * inputs];
+    share_blocks::<S, _, _>(rows, [inputs, outputs], (z, dh), |some, z, dh| {
+        let mut dz = room::<S::Computed>(some.len() * inputs);
+        let (dz, h) = (dz.as_mut_slice(), &h[numbers_of(&some, 0, inputs)]);
         let (dims, metered) = ([some.len(), outputs, inputs], meter::op("linear"));
         product(dims, [false; 2], &dy[numbers_of(&some, 0, outputs)], w, Epilogue::NOTHING, dz);
         drop(metered);
-        let (here, _metered) = (numbers_of(&some, 0, inputs), meter::op(Unary::Gelu.name()));
-        let (h, z, dh) = (&h[here.clone()], &mut z[here.clone()], &mut dh[here]);
+        let _metered = meter::op(Unary::Gelu.name());
         share_rows(some.len(), dz.len() * OF_AN_ELEMENT, (z, dh), |rows, z, dh| {
             let here = numbers_of(&rows, 0, inputs);
             gelu_and_backward(&h[here.clone()], &dz[here], z, dh);
         });
-    }
+    });
 }
 
 #[cfg(test)]
@@ -262,32 +276,34 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "large")]
     fn gelu_is_computed_where_it_is_read() {
-        let [rows, inputs, outputs] = [1100, 400, 24];
-        let narrow = |len, seed| Buffer::from_vec(numbers(len, seed).into_iter().map(|x| x as f32).collect());
-        let [h, w, dy, bias] = [(rows * inputs, 1), (inputs * outputs, 2), (rows * outputs, 3), (outputs, 4)]
-            .map(|(len, seed)| narrow(len, seed));
-        let bits = |x: &Buffer| elementwise::to_dtype(x, DType::F64).as_slice::<f64>("test").to_vec();
-        let (dims, plus) = ([rows, inputs, outputs], [Some(&bias), Some(&dy)]);
-        for precision in [Precision::F32, Precision::Bf16].into_iter().filter(|precision| precision.is_available()) {
-            let at_once = || {
-                let _products = precision.enter();
-                let (z, dh) = matmul::gelu_backward(dims, &dy, &w, &h);
-                [matmul::gelu_linear(DType::F32, dims, &h, &w, plus[0], plus[1]), z, dh].map(|x| bits(&x))
-            };
-            let expected = {
-                let _products = precision.enter();
-                let z = elementwise::unary_to(Precision::of_operands(&h), Unary::Gelu, &h);
-                let y = matmul::linear(dims, &z, &elementwise::operand(&w), plus[0], plus[1]);
-                let dz = matmul::linear_backward(None, [rows, outputs, inputs], &dy, false, &w, false);
-                let (z, dh) = elementwise::unary_and_backward(z.dtype(), Unary::Gelu, &h, dz);
-                [y, z, dh].map(|x| bits(&x))
-            };
-            assert!(at_once() == expected, "{precision}");
-            let (found, shared) = in_a_team(3, || {
-                let before = times_shared();
-                (at_once(), times_shared() - before)
-            });
-            assert!(found == expected && shared > 0, "{precision}, in a team");
+        for [rows, inputs, outputs] in [[1100, 400, 24], [300, 520, 600]] {
+            let narrow = |len, seed| Buffer::from_vec(numbers(len, seed).into_iter().map(|x| x as f32).collect());
+            let [h, w, dy, bias] = [(rows * inputs, 1), (inputs * outputs, 2), (rows * outputs, 3), (outputs, 4)]
+                .map(|(len, seed)| narrow(len, seed));
+            let bits = |x: &Buffer| elementwise::to_dtype(x, DType::F64).as_slice::<f64>("test").to_vec();
+            let (dims, plus) = ([rows, inputs, outputs], [Some(&bias), Some(&dy)]);
+            for precision in [Precision::F32, Precision::Bf16].into_iter().filter(|precision| precision.is_available())
+            {
+                let at_once = || {
+                    let _products = precision.enter();
+                    let (z, dh) = matmul::gelu_backward(dims, &dy, &w, &h);
+                    [matmul::gelu_linear(DType::F32, dims, &h, &w, plus[0], plus[1]), z, dh].map(|x| bits(&x))
+                };
+                let expected = {
+                    let _products = precision.enter();
+                    let z = elementwise::unary_to(Precision::of_operands(&h), Unary::Gelu, &h);
+                    let y = matmul::linear(dims, &z, &elementwise::operand(&w), plus[0], plus[1]);
+                    let dz = matmul::linear_backward(None, [rows, outputs, inputs], &dy, false, &w, false);
+                    let (z, dh) = elementwise::unary_and_backward(z.dtype(), Unary::Gelu, &h, dz);
+                    [y, z, dh].map(|x| bits(&x))
+                };
+                assert!(at_once() == expected, "{precision}");
+                let (found, shared) = in_a_team(3, || {
+                    let before = times_shared();
+                    (at_once(), times_shared() - before)
+                });
+                assert!(found == expected && shared > 0, "{precision}, in a team");
+            }
         }
     }
 }

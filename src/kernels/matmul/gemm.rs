@@ -79,7 +79,8 @@ impl<T> Epilogue<'_, T> {
 }
 
 /// A product as the kernels take it. Who makes one promises that every element which the sizes and strides reach lies
-/// inside the allocation that its pointer points into, and that the elements of c are distinct and nobody else's; and so of what is rounded, which only products of bf16 have.
+/// inside the allocation that its pointer points into, and that the elements of c, and those of the rounded c where there is one,
+/// are distinct and nobody else's. Only products of bf16 matrices have a rounded c.
 #[derive(Clone, Copy, Debug)]
 pub struct Product<S: Element> {
     /// m, k, n: a is (m, k), b (k, n), c (m, n).
@@ -182,6 +183,7 @@ pub(super) fn gemm_with<S: Element, R>(
     let distinct = |strides: Strides| strides.1 == 1 && (strides.0 >= n || m <= 1);
     assert!(distinct(c.strides), "gemm: the rows of c overlap");
     if let Some(c) = &rounded {
+        assert_eq!(S::DTYPE, Bf16::DTYPE, "gemm: only products of bf16 matrices are rounded");
         assert!(is_inside(c.data.len(), c.offset, c.strides, m, n), "gemm: the rounded c reaches out of its slice");
         assert!(distinct(c.strides), "gemm: the rows of the rounded c overlap");
     }
@@ -220,7 +222,7 @@ pub(super) fn gemm_with<S: Element, R>(
 /// # Safety
 /// As [`Product`] promises.
 pub(in crate::kernels) unsafe fn of_f32(product: &Product<f32>) {
-    Precision::here_on_cpu(); // one that there is, or it panics
+    assert_eq!(Precision::here_on_cpu(), Precision::F32, "products of f32 matrices");
     // SAFETY: the caller's promise.
     unsafe {
         #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -339,6 +341,32 @@ mod tests {
                 gemm(dims, 1.0, inside(), inside(), Epilogue::NOTHING, c);
             });
         }
+        unsafe fn never<S: Element>(_: &Product<S>) {
+            unreachable!("a product that is refused");
+        }
+        let x = [Bf16::default(); 16];
+        let mut rounded = [Bf16::default(); 16];
+        for (offset, strides) in far {
+            refused("the rounded c reaches out", &mut || {
+                let (a, b) = (Mat::new(&x, 4, false), Mat::new(&x, 4, false));
+                let to = (MatMut::new(&mut c, 4), Some(MatMut { data: &mut rounded, offset, strides }));
+                gemm_with(never::<Bf16>, dims, 1.0, a, b, Epilogue::NOTHING, to);
+            });
+        }
+        for strides in [(3, 1), (1, 4)] {
+            refused("rows of the rounded c overlap", &mut || {
+                let (a, b) = (Mat::new(&x, 4, false), Mat::new(&x, 4, false));
+                let to = (MatMut::new(&mut c, 4), Some(MatMut { data: &mut rounded, offset: 0, strides }));
+                gemm_with(never::<Bf16>, dims, 1.0, a, b, Epilogue::NOTHING, to);
+            });
+        }
+        refused("only products of bf16", &mut || {
+            let to = (MatMut::new(&mut c, 4), Some(MatMut::new(&mut rounded, 4)));
+            gemm_with(never::<f32>, dims, 1.0, inside(), inside(), Epilogue::NOTHING, to);
+        });
+        assert_eq!(rounded, [Bf16::default(); 16]);
+        let x = [1.0f32; 16];
+        let inside = || Mat { data: &x, offset: 0, strides: (4, 1) };
         let mut with_c = |strides| {
             gemm(dims, 1.0, inside(), inside(), Epilogue::NOTHING, MatMut { data: &mut c, offset: 0, strides });
         };

@@ -169,13 +169,13 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
         let mut left_of_run = run;
         for turn in 0..TURNS {
             for r in in_turn(M, turn) {
-                match rounded {
-                    None => {
-                        for columns in &columns {
-                            prefetch::<2>(c.wrapping_add(r * target.c.1 + columns.start));
-                        }
+                if let Some((c, row)) = rounded {
+                    prefetch::<2>(c.wrapping_add(r * row + j));
+                }
+                if rounded.is_none() || !first || target.own {
+                    for columns in &columns {
+                        prefetch::<2>(c.wrapping_add(r * target.c.1 + columns.start));
                     }
-                    Some((c, row)) => prefetch::<2>(c.wrapping_add(r * row + j)),
                 }
             }
             for _ in in_turn(count, turn) {

@@ -55,11 +55,6 @@ impl Products {
     }
 }
 
-/// Whether products on this device, in this thread's precision, read and write bf16.
-fn take_bf16(device: Device) -> bool {
-    device.is_gpu() || device == Device::Cpu && Precision::here() == Precision::Bf16
-}
-
 #[track_caller]
 fn products(
     op: &'static str,
@@ -116,9 +111,10 @@ pub fn linear(dims: [usize; 3], x: &Buffer, w: &Buffer, bias: Option<&Buffer>, r
     linear_to(x.dtype().computed(), dims, x, w, bias, residual)
 }
 
-/// What products of x write, where a result of this type is asked for.
+/// What products of x write, where a result of this type is asked for: bf16 on a GPU, and on a CPU where they read it.
 fn written(len: usize, dtype: DType, x: &Buffer) -> Buffer {
-    Buffer::unspecified(len, if take_bf16(x.device()) { dtype } else { dtype.computed() }, x.device())
+    let narrow = x.device().is_gpu() || x.device() == Device::Cpu && Precision::here() == Precision::Bf16;
+    Buffer::unspecified(len, if narrow { dtype } else { dtype.computed() }, x.device())
 }
 
 /// [`linear`] with a result of this type.
@@ -234,7 +230,7 @@ pub fn gelu_backward(dims: [usize; 3], dy: &Buffer, w: &Buffer, h: &Buffer) -> (
     (z, to_dtype(&dh, dtype))
 }
 
-/// GELU's input, and the weight that its result is multiplied by, as a CPU reads them: h, too, in f32 where products are.
+/// GELU's input, and the weight that its result is multiplied by, as a CPU reads them: neither in bf16 where products are in f32.
 fn gelu_and_weight(h: &Buffer, w: &Buffer) -> [Buffer; 2] {
     let of_w = Precision::read_on_cpu(w.dtype());
     [to_dtype(h, if of_w == DType::Bf16 { h.dtype() } else { h.dtype().computed() }), to_dtype(w, of_w)]

@@ -41,7 +41,8 @@ pub(super) trait Register: Copy {
 pub(super) trait Operand<const K: usize>: Register {
     /// self + a b for operands a and b, rounded once for each value of k.
     unsafe fn plus_product(self, a: Self, b: Self) -> Self;
-    /// The lanes of the mask to memory, rounded. Of products of bf16 only.
+    /// The lanes of the mask to memory, rounded; 0 in the place of what is smaller than the least normal number. Of products of
+    /// bf16 only.
     unsafe fn store_rounded(self, _to: *mut Bf16, _mask: Self::Mask) {
         unreachable!("products of f32 are not rounded");
     }
