@@ -85,26 +85,21 @@ fn forward(
     if let Some(residual) = residual {
         assert_eq!(*residual.shape(), shape, "linear: the residual is {}, the result {shape}", residual.shape());
     }
-    let weight = Tensor::from_buffer(*weight.shape(), elementwise::operand(weight.buffer()));
-    let [bias, residual] = [bias, residual].map(|x| x.map(Tensor::buffer));
-    let dims = [x.shape()[..rank - 1].iter().product(), inputs, outputs];
-    let map = |z: &Buffer| kernel::linear_to(dtype, dims, z, weight.buffer(), bias, residual);
-    let (y, kept, function) = match input {
-        Input::Plain(_) => {
-            let z = elementwise::to_dtype(x.buffer(), Precision::of_operands(x.buffer()));
-            (map(&z), Tensor::from_buffer(*x.shape(), z), Function::Plain)
-        }
-        Input::Gelu(_) => {
-            let y = kernel::gelu_linear(dtype, dims, x.buffer(), weight.buffer(), bias, residual);
-            (y, x.clone(), Function::Gelu)
-        }
+    let narrow = Precision::of_operands(x.buffer());
+    let (z, function) = match input {
+        Input::Plain(_) => (elementwise::to_dtype(x.buffer(), narrow), Function::Plain),
+        Input::Gelu(_) => (elementwise::unary_to(narrow, Unary::Gelu, x.buffer()), Function::Gelu),
         Input::Norm { gamma, beta, eps, .. } => {
             let (gamma, beta) = (gamma.value().clone(), beta.value().clone());
             let (z, stats) = norm_kernel::forward_operand(inputs, x.buffer(), (gamma.buffer(), beta.buffer()), eps);
-            (map(&z), x.clone(), Function::Norm { gamma, beta, stats })
+            (z, Function::Norm { gamma, beta, stats })
         }
     };
+    let kept = if let Function::Plain = function { Tensor::from_buffer(*x.shape(), z.clone()) } else { x.clone() };
+    let weight = Tensor::from_buffer(*weight.shape(), elementwise::operand(weight.buffer()));
     let saved = Saved { x: kept, dtype: x.dtype(), weight, function };
+    let [bias, residual] = [bias, residual].map(|x| x.map(Tensor::buffer));
+    let y = kernel::linear_to(dtype, saved.sizes(), &z, saved.weight.buffer(), bias, residual);
     (Tensor::from_buffer(shape, y), saved)
 }
 

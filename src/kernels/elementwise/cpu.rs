@@ -29,7 +29,7 @@ vectorized! {
         });
     }
 
-    pub(in crate::kernels) fn unary_part<T, X, Y>(f: Unary, x: &[X], y: &mut [Y]) {
+    fn unary_part<T, X, Y>(f: Unary, x: &[X], y: &mut [Y]) {
         with_constant!(Unary::{Exp Ln Tanh Relu Abs Sqrt Gelu}, f => {
             for (y, &x) in y.iter_mut().zip(x) {
                 *y = Y::nearest::<T>(f.value(x.to()));
@@ -56,11 +56,11 @@ vectorized! {
     }
 
     /// z ← GELU(h) and dh ← GELU′(h) ⊙ dz, with one exponential for both.
-    pub(in crate::kernels) fn gelu_and_backward<T, H, Z>(h: &[H], dz: &[T], z: &mut [Z], dh: &mut [H]) {
+    pub(in crate::kernels) fn gelu_and_backward<T, U>(h: &[U], dz: &[T], z: &mut [U], dh: &mut [U]) {
         for (((z, dh), &h), &dz) in z.iter_mut().zip(dh).zip(h).zip(dz) {
             let h: T = h.to();
-            *z = Z::nearest(Unary::Gelu.value(h));
-            *dh = H::nearest(Unary::Gelu.slope(h) * dz);
+            *z = U::nearest(Unary::Gelu.value(h));
+            *dh = U::nearest(Unary::Gelu.slope(h) * dz);
         }
     }
 

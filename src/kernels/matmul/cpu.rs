@@ -1,18 +1,17 @@
 use std::ops::Range;
 
 use super::Products;
-use super::gemm::{COLUMNS, Epilogue, Mat, MatMut, gemm_by_columns};
+use super::gemm::{COLUMNS, Epilogue, Mat, MatMut, gemm, gemm_by_columns};
 use super::rounded::Rounded;
 use crate::kernels::buffer::room;
-use crate::kernels::elementwise::Unary;
-use crate::kernels::elementwise::cpu::{gelu_and_backward, unary_part};
+use crate::kernels::elementwise::cpu::gelu_and_backward;
 use crate::kernels::launch::Typed::{Narrow, Wide};
 use crate::kernels::launch::{Read, Written};
-use crate::kernels::team::{OF_AN_ELEMENT, share_rows};
-use crate::kernels::{DType, Element, Real, meter};
+use crate::kernels::team::share_rows;
+use crate::kernels::{Element, Real};
 
-/// The most rows of a product that are computed at a time where something else is done with them, before or after, in the cache.
-/// As many as the micro-kernel has in a block.
+/// The most rows of a product whose sums wait for what more is added, or for what is made of them: as many as the micro-kernel has
+/// in a block.
 const ROWS: usize = 528;
 
 /// These rows in runs of at most so many, which differ in length by at most one.
@@ -20,32 +19,6 @@ fn blocks(rows: Range<usize>, at_a_time: usize) -> impl Iterator<Item = Range<us
     let parts = rows.len().div_ceil(at_a_time);
     let start = move |part| rows.start + rows.len() * part / parts;
     (0..parts).map(move |part| start(part)..start(part + 1))
-}
-
-/// Shares out the rows of a product of GELU, or for its derivative, and of z: `of_block` gets some of them at a time. In f32 they
-/// fill 528 KiB of the level-2 cache, but are not so few that b is read too often; in bf16 products are soon done with them, and
-/// copy b each time. All of them where the weights would come from beyond that cache again: then they are shared out inside.
-fn share_blocks<S: Element, T: Send, U: Send>(
-    rows: usize,
-    [inputs, outputs]: [usize; 2],
-    (y, z): (&mut [T], &mut [U]),
-    of_block: impl Fn(Range<usize>, &mut [T], &mut [U]) + Sync,
-) {
-    let weights = inputs * outputs;
-    if weights > 1 << 18 {
-        return of_block(0..rows, y, z);
-    }
-    let at_a_time = match S::DTYPE {
-        DType::Bf16 => ROWS,
-        _ => ((528 << 10) / (size_of::<S>() * inputs.max(1))).clamp(ROWS / 4, ROWS),
-    };
-    let [of_y, of_z] = [y.len(), z.len()].map(|len| len / rows.max(1));
-    share_rows(rows, rows * weights, (y, z), |part, y, z| {
-        for some in blocks(part.clone(), at_a_time) {
-            let [y_here, z_here] = [of_y, of_z].map(|cols| numbers_of(&some, part.start, cols));
-            of_block(some, &mut y[y_here], &mut z[z_here]);
-        }
-    });
 }
 
 /// The numbers of these rows, in a slice that begins with row `first`.
@@ -130,92 +103,32 @@ pub(super) fn products<T: Real>(
     }
 }
 
-/// y ← GELU(h) Wᵀ + bias + residual; what the product reads are some rows of GELU(h) at a time.
-pub(super) fn gelu_linear<T: Real>(
-    dims: [usize; 3],
-    h: Read<'_, T>,
-    w: Read<'_, T>,
-    bias: Option<&[T]>,
-    residual: Option<&[T]>,
-    y: &mut [T],
-) {
-    match (h, w) {
-        (Wide(h), Wide(w)) => gelu_linear_of(dims, h, w, bias, residual, y),
-        (Wide(h), Narrow(w)) => gelu_linear_of(dims, h, w, bias, residual, y),
-        (Narrow(h), Narrow(w)) => gelu_linear_of(dims, h, w, bias, residual, y),
-        (h, w) => unreachable!("weights in more digits than what they weigh: {h:?} {w:?}"),
-    }
-}
-
-fn gelu_linear_of<S: Element, H: Element<Computed = S::Computed>>(
+/// z ← GELU(h) and dh ← GELU′(h) ⊙ dy W, both of `rows` rows of `inputs` numbers.
+pub(super) fn gelu_backward<S: Element>(
     [rows, inputs, outputs]: [usize; 3],
-    h: &[H],
-    w: &[S],
-    bias: Option<&[S::Computed]>,
-    residual: Option<&[S::Computed]>,
-    y: &mut [S::Computed],
-) {
-    share_blocks::<S, _, _>(rows, [inputs, outputs], (y, &mut [(); 0]), |some, y, _| {
-        let mut z = room::<S>(some.len() * inputs);
-        let (z, h) = (z.as_mut_slice(), &h[numbers_of(&some, 0, inputs)]);
-        let metered = meter::op(Unary::Gelu.name());
-        share_rows(some.len(), z.len() * OF_AN_ELEMENT, (&mut *z, &mut [(); 0]), |rows, z, _| {
-            unary_part::<S::Computed, _, _>(Unary::Gelu, &h[numbers_of(&rows, 0, inputs)], z);
-        });
-        drop(metered);
-        let _metered = meter::op("linear");
-        let residual = residual.map(|r| Mat::new(&r[numbers_of(&some, 0, outputs)], outputs, false));
-        product([some.len(), inputs, outputs], [false, true], z, w, Epilogue { own: false, bias, residual }, y);
-    });
-}
-
-/// z ← GELU(h) and dh ← GELU′(h) ⊙ dy W, made of some rows of dy W at a time.
-pub(super) fn gelu_backward<T: Real>(
-    dims: [usize; 3],
-    dy: Read<'_, T>,
-    w: Read<'_, T>,
-    h: Read<'_, T>,
-    z: Written<'_, T>,
-    dh: Written<'_, T>,
-) {
-    match ((dy, w, z), (h, dh)) {
-        ((Wide(dy), Wide(w), Wide(z)), (Wide(h), Wide(dh))) => gelu_backward_of(dims, dy, w, h, z, dh),
-        ((Narrow(dy), Narrow(w), Narrow(z)), (Wide(h), Wide(dh))) => gelu_backward_of(dims, dy, w, h, z, dh),
-        ((Narrow(dy), Narrow(w), Narrow(z)), (Narrow(h), Narrow(dh))) => gelu_backward_of(dims, dy, w, h, z, dh),
-        (operands, h) => unreachable!("the gradient of a GELU of mixed types: {operands:?} {h:?}"),
-    }
-}
-
-fn gelu_backward_of<S: Element, H: Element<Computed = S::Computed>>(
-    [rows, inputs, outputs]: [usize; 3],
-    dy: &[S],
-    w: &[S],
-    h: &[H],
+    [dy, w, h]: [&[S]; 3],
     z: &mut [S],
-    dh: &mut [H],
+    dh: &mut [S],
 ) {
-    share_blocks::<S, _, _>(rows, [inputs, outputs], (z, dh), |some, z, dh| {
-        let mut dz = room::<S::Computed>(some.len() * inputs);
-        let (dz, h) = (dz.as_mut_slice(), &h[numbers_of(&some, 0, inputs)]);
-        let (dims, metered) = ([some.len(), outputs, inputs], meter::op("linear"));
-        product(dims, [false; 2], &dy[numbers_of(&some, 0, outputs)], w, Epilogue::NOTHING, dz);
-        drop(metered);
-        let _metered = meter::op(Unary::Gelu.name());
-        share_rows(some.len(), dz.len() * OF_AN_ELEMENT, (z, dh), |rows, z, dh| {
-            let here = numbers_of(&rows, 0, inputs);
-            gelu_and_backward(&h[here.clone()], &dz[here], z, dh);
-        });
+    let (dy, w) = (Mat::new(dy, outputs, false), Mat::new(w, inputs, false));
+    share_rows(rows, rows * inputs * outputs, (z, dh), |rows, z, dh| {
+        let mut sums = room::<S::Computed>(rows.len().min(ROWS) * inputs);
+        for some in blocks(rows.clone(), ROWS) {
+            let dz = &mut sums.as_mut_slice()[..some.len() * inputs];
+            let (dims, dy) = ([some.len(), outputs, inputs], dy.below(some.start));
+            gemm(dims, S::Computed::ONE, dy, w, Epilogue::NOTHING, MatMut::new(dz, inputs));
+            let here = numbers_of(&some, rows.start, inputs);
+            gelu_and_backward(&h[numbers_of(&some, 0, inputs)], dz, &mut z[here.clone()], &mut dh[here]);
+        }
     });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::elementwise;
-    use crate::kernels::matmul::gemm::gemm;
     use crate::kernels::team::in_a_team;
     use crate::kernels::testing::numbers;
-    use crate::kernels::{Bf16, Buffer, Precision, matmul, times_shared};
+    use crate::kernels::{Bf16, Precision, times_shared};
 
     /// How a is read, and so the order of sums, goes by the columns of the product, not by those that a thread computes.
     #[test]
@@ -269,41 +182,5 @@ mod tests {
         });
         assert!(found[0] == expected, "rows in parallel");
         assert!(found[1] == expected, "a batch in parallel");
-    }
-
-    /// What is made some rows at a time, to be read or written at once, has the bits of what is made first of all rows, alone and
-    /// in a team.
-    #[test]
-    #[cfg_attr(miri, ignore = "large")]
-    fn gelu_is_computed_where_it_is_read() {
-        for [rows, inputs, outputs] in [[1100, 400, 24], [300, 520, 600]] {
-            let narrow = |len, seed| Buffer::from_vec(numbers(len, seed).into_iter().map(|x| x as f32).collect());
-            let [h, w, dy, bias] = [(rows * inputs, 1), (inputs * outputs, 2), (rows * outputs, 3), (outputs, 4)]
-                .map(|(len, seed)| narrow(len, seed));
-            let bits = |x: &Buffer| elementwise::to_dtype(x, DType::F64).as_slice::<f64>("test").to_vec();
-            let (dims, plus) = ([rows, inputs, outputs], [Some(&bias), Some(&dy)]);
-            for precision in [Precision::F32, Precision::Bf16].into_iter().filter(|precision| precision.is_available())
-            {
-                let at_once = || {
-                    let _products = precision.enter();
-                    let (z, dh) = matmul::gelu_backward(dims, &dy, &w, &h);
-                    [matmul::gelu_linear(DType::F32, dims, &h, &w, plus[0], plus[1]), z, dh].map(|x| bits(&x))
-                };
-                let expected = {
-                    let _products = precision.enter();
-                    let z = elementwise::unary_to(Precision::of_operands(&h), Unary::Gelu, &h);
-                    let y = matmul::linear(dims, &z, &elementwise::operand(&w), plus[0], plus[1]);
-                    let dz = matmul::linear_backward(None, [rows, outputs, inputs], &dy, false, &w, false);
-                    let (z, dh) = elementwise::unary_and_backward(z.dtype(), Unary::Gelu, &h, dz);
-                    [y, z, dh].map(|x| bits(&x))
-                };
-                assert!(at_once() == expected, "{precision}");
-                let (found, shared) = in_a_team(3, || {
-                    let before = times_shared();
-                    (at_once(), times_shared() - before)
-                });
-                assert!(found == expected && shared > 0, "{precision}, in a team");
-            }
-        }
     }
 }

@@ -31,8 +31,7 @@ mod registers;
 pub(super) mod rounded;
 
 use super::elementwise::{self, Unary, to_dtype};
-use super::launch::Input;
-use super::{Buffer, DType, Device, Precision, Real, Stored, StoredMut, check_len, launch};
+use super::{Bf16, Buffer, DType, Device, Precision, Stored, StoredMut, check_device, check_len, launch, meter};
 
 /// Products as a loop takes them: c ← a b + what is added, for each of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -111,10 +110,14 @@ pub fn linear(dims: [usize; 3], x: &Buffer, w: &Buffer, bias: Option<&Buffer>, r
     linear_to(x.dtype().computed(), dims, x, w, bias, residual)
 }
 
-/// What products of x write, where a result of this type is asked for: bf16 on a GPU, and on a CPU where they read it.
+/// Whether products on this device write bf16: on a GPU, and on a CPU where they read it.
+fn write_bf16(device: Device) -> bool {
+    device.is_gpu() || device == Device::Cpu && Precision::here() == Precision::Bf16
+}
+
+/// What products of x write, where a result of this type is asked for.
 fn written(len: usize, dtype: DType, x: &Buffer) -> Buffer {
-    let narrow = x.device().is_gpu() || x.device() == Device::Cpu && Precision::here() == Precision::Bf16;
-    Buffer::unspecified(len, if narrow { dtype } else { dtype.computed() }, x.device())
+    Buffer::unspecified(len, if write_bf16(x.device()) { dtype } else { dtype.computed() }, x.device())
 }
 
 /// [`linear`] with a result of this type.
@@ -158,80 +161,28 @@ pub fn linear_backward_to(dtype: DType, dims: [usize; 3], dy: &Buffer, w: &Buffe
     to_dtype(&products("linear", &of, [dy, w], [None; 2], dx), dtype)
 }
 
-/// [`linear_to`] of GELU(h): on a CPU of some rows of it at a time, while they are in the cache.
-#[track_caller]
-pub fn gelu_linear(
-    dtype: DType,
-    dims: [usize; 3],
-    h: &Buffer,
-    w: &Buffer,
-    bias: Option<&Buffer>,
-    residual: Option<&Buffer>,
-) -> Buffer {
-    #[track_caller]
-    fn on_cpu<T: Real>(dims: [usize; 3], hw: [&Buffer; 2], plus: [Option<&Buffer>; 2], y: &mut Buffer) {
-        let [h, w] = hw.map(Stored);
-        let [h, w] = [&h, &w].map(|x| x.elements::<T>("linear", Device::Cpu));
-        let [bias, residual] = plus.each_ref().map(|x| x.elements::<T>("linear", Device::Cpu));
-        cpu::gelu_linear(dims, h, w, bias, residual, y.make_mut("linear"));
-    }
-    if h.device() != Device::Cpu {
-        let z = elementwise::unary_to(Precision::of_operands(h), Unary::Gelu, h);
-        return linear_to(dtype, dims, &z, w, bias, residual);
-    }
-    let [rows, inputs, outputs] = dims;
-    check_len("linear", "h", h, rows * inputs);
-    check_len("linear", "weight", w, outputs * inputs);
-    check_len("linear", "bias", bias, outputs);
-    check_len("linear", "residual", residual, rows * outputs);
-    let ([h, w], mut y) = (gelu_and_weight(h, w), h.wide(rows * outputs));
-    match h.dtype() {
-        DType::F64 => on_cpu::<f64>(dims, [&h, &w], [bias, residual], &mut y),
-        _ => on_cpu::<f32>(dims, [&h, &w], [bias, residual], &mut y),
-    }
-    to_dtype(&y, dtype)
-}
-
 /// Of a [`linear`] map that reads z = GELU(h): z, in the type that its products read, and the gradient with respect to h,
-/// of h's type. A GPU computes both in the product dy W, where h is bf16; a CPU of some rows of it at a time, while they are in the
-/// cache.
+/// of h's type. Where h is bf16, the product dy W is not kept: both are made of some rows of it at a time.
 #[track_caller]
 pub fn gelu_backward(dims: [usize; 3], dy: &Buffer, w: &Buffer, h: &Buffer) -> (Buffer, Buffer) {
-    #[track_caller]
-    fn on_cpu<T: Real>(dims: [usize; 3], x: [&Buffer; 3], [z, dh]: [&mut Buffer; 2]) {
-        let x = x.map(Stored);
-        let [dy, w, h] = x.each_ref().map(|x| x.elements::<T>("linear", Device::Cpu));
-        let (mut z, mut dh) = (StoredMut(z), StoredMut(dh));
-        cpu::gelu_backward(dims, dy, w, h, z.make_mut("linear"), dh.make_mut("linear"));
-    }
     let [rows, inputs, outputs] = dims;
     check_len("linear", "h", h, rows * inputs);
-    let on_tensor_cores = h.device().is_gpu() && h.dtype() == DType::Bf16;
-    if h.device() != Device::Cpu && !on_tensor_cores {
+    if h.dtype() != DType::Bf16 || !write_bf16(h.device()) {
         return elementwise::unary_and_backward(w.dtype(), Unary::Gelu, h, linear_backward_to(h.dtype(), dims, dy, w));
     }
     check_len("linear", "dy", dy, rows * outputs);
     check_len("linear", "weight", w, outputs * inputs);
+    let _metered = meter::op("linear");
+    let [dy, w] = [dy, w].map(|x| elementwise::stored_as(x, h));
+    let (mut z, mut dh) = (h.like(h.len()), h.like(h.len()));
     #[cfg(feature = "cuda")]
-    if on_tensor_cores {
-        let _metered = super::meter::op("linear");
-        let [dy, w] = [dy, w].map(|x| elementwise::stored_as(x, h));
-        let (mut z, mut dh) = (h.like(h.len()), h.like(h.len()));
+    if h.device().is_gpu() {
         let of = Products::new(1, [rows, outputs, inputs], [false; 2]);
         cuda::gelu_backward(&of, [&dy, &w, h], [&mut z, &mut dh]);
         return (z, dh);
     }
-    let ([x, w], dtype) = (gelu_and_weight(h, w), h.dtype());
-    let (dy, mut z, mut dh) = (to_dtype(dy, w.dtype()), w.like(h.len()), x.like(h.len()));
-    match dtype {
-        DType::F64 => on_cpu::<f64>(dims, [&dy, &w, &x], [&mut z, &mut dh]),
-        _ => on_cpu::<f32>(dims, [&dy, &w, &x], [&mut z, &mut dh]),
-    }
-    (z, to_dtype(&dh, dtype))
-}
-
-/// GELU's input, and the weight that its result is multiplied by, as a CPU reads them: neither in bf16 where products are in f32.
-fn gelu_and_weight(h: &Buffer, w: &Buffer) -> [Buffer; 2] {
-    let of_w = Precision::read_on_cpu(w.dtype());
-    [to_dtype(h, if of_w == DType::Bf16 { h.dtype() } else { h.dtype().computed() }), to_dtype(w, of_w)]
+    [&dy, &w].into_iter().for_each(|x| check_device("linear", h.device(), x.device()));
+    let read = [&dy, &w, h].map(|x| x.as_slice::<Bf16>("linear"));
+    cpu::gelu_backward(dims, read, z.make_mut("linear"), dh.make_mut("linear"));
+    (z, dh)
 }
