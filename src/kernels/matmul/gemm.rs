@@ -341,6 +341,7 @@ mod tests {
                 gemm(dims, 1.0, inside(), inside(), Epilogue::NOTHING, c);
             });
         }
+        // SAFETY: it touches nothing.
         unsafe fn never<S: Element>(_: &Product<S>) {
             unreachable!("a product that is refused");
         }
