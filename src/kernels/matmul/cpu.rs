@@ -46,17 +46,13 @@ fn product<S: Element, C: Rounded<Computed = S::Computed>>(
         let c = (room.as_mut_slice(), MatMut::new(c, n));
         return C::gemm_to(gemm_by_columns, dims, S::Computed::ONE, a, b, plus, c);
     }
-    let some_rows = |some: Range<usize>, room: &mut [S::Computed], c: &mut [C]| {
-        let plus = Epilogue { residual: plus.residual.map(|r| r.below(some.start)), ..plus };
-        let to = (room, MatMut::new(c, n));
-        C::gemm_to(S::gemm, [some.len(), k, n], S::Computed::ONE, a.below(some.start), b, plus, to);
-    };
     let at_a_time = if C::IS_NARROW { ROWS } else { m.max(1) };
     share_rows(m, m * k * n, (c, &mut [(); 0]), |rows, c, _| {
         let mut room = C::room(rows.len().min(at_a_time) * n);
         for some in blocks(rows.clone(), at_a_time) {
-            let here = numbers_of(&some, rows.start, n);
-            some_rows(some, room.as_mut_slice(), &mut c[here]);
+            let plus = Epilogue { residual: plus.residual.map(|r| r.below(some.start)), ..plus };
+            let to = (room.as_mut_slice(), MatMut::new(&mut c[numbers_of(&some, rows.start, n)], n));
+            C::gemm_to(S::gemm, [some.len(), k, n], S::Computed::ONE, a.below(some.start), b, plus, to);
         }
     });
 }
