@@ -81,18 +81,27 @@ unsafe fn transpose_quarters(x: [__m512; 4], to: *mut f32, width: usize) {
     }
 }
 
+/// The mask of the first `n` ≤ 8 lanes.
+#[inline(always)]
+fn first_of_eight(n: usize) -> __m256i {
+    /// Eight lanes that are there, then eight that are not.
+    const LANES: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+    debug_assert!(n <= 8);
+    // SAFETY: eight numbers from index 8 − n on; AVX2 is there where `Register` is used.
+    unsafe { _mm256_loadu_si256(LANES.as_ptr().add(8 - n).cast()) }
+}
+
 // SAFETY: as for `__m512`.
 impl Register for __m256 {
     const LANES: usize = 8;
     const ROWS: usize = 6;
-    type Mask = __m256i;
+    /// How many lanes, from the first. Registers for masks there are none, and a store under a mask takes AMD's processors twelve
+    /// times as long as one of all lanes: so that is asked first.
+    type Mask = usize;
 
     #[inline(always)]
-    fn first(n: usize) -> __m256i {
-        /// Eight lanes that are there, then eight that are not.
-        const LANES: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
-        // SAFETY: eight numbers from index 8 − min(n, 8) on; AVX2 is there where `Register` is used.
-        unsafe { _mm256_loadu_si256(LANES.as_ptr().add(8 - n.min(8)).cast()) }
+    fn first(n: usize) -> usize {
+        n.min(8)
     }
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
@@ -103,12 +112,18 @@ impl Register for __m256 {
         unsafe { _mm256_loadu_ps(from) }
     }
     #[inline(always)]
-    unsafe fn load(from: *const f32, mask: __m256i) -> Self {
-        unsafe { _mm256_maskload_ps(from, mask) }
+    unsafe fn load(from: *const f32, lanes: usize) -> Self {
+        unsafe { if lanes == 8 { _mm256_loadu_ps(from) } else { _mm256_maskload_ps(from, first_of_eight(lanes)) } }
     }
     #[inline(always)]
-    unsafe fn store(self, to: *mut f32, mask: __m256i) {
-        unsafe { _mm256_maskstore_ps(to, mask, self) }
+    unsafe fn store(self, to: *mut f32, lanes: usize) {
+        unsafe {
+            if lanes == 8 {
+                _mm256_storeu_ps(to, self);
+            } else {
+                _mm256_maskstore_ps(to, first_of_eight(lanes), self);
+            }
+        }
     }
     #[inline(always)]
     unsafe fn plus(self, x: Self) -> Self {

@@ -54,9 +54,6 @@ pub(super) const A_ROWS: usize = 528;
 const MANY: usize = 4;
 /// From this many columns of c on, a transposed a is packed: with fewer, the copy costs more than it saves.
 const PACKED_FROM: usize = 256;
-/// A tile asks for what comes next in this many turns: the processor can wait for some 16 lines, and what is read at once
-/// wants some of them.
-const TURNS: usize = 6;
 
 /// Bytes in a line of the cache.
 const LINE: usize = 64;
@@ -167,8 +164,11 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
         }
         let mut sums = [[R::splat(0.0); V]; M];
         let mut left_of_run = run;
-        for turn in 0..TURNS {
-            for r in in_turn(M, turn) {
+        // What comes next is asked for in turns: the processor can wait for some 16 lines, and what is read at once wants some of
+        // them. A tile has about four lines for each of its rows.
+        let turns = R::ROWS / 2;
+        for turn in 0..turns {
+            for r in in_turn(M, turn, turns) {
                 if let Some((c, row)) = rounded {
                     prefetch::<2>(c.wrapping_add(r * row + j));
                 }
@@ -178,13 +178,13 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
                     }
                 }
             }
-            for _ in in_turn(count, turn) {
+            for _ in in_turn(count, turn, turns) {
                 prefetch::<2>(coming);
                 left_of_run -= 1;
                 coming = coming.wrapping_add(if left_of_run > 0 { LINE } else { gap });
                 left_of_run = if left_of_run > 0 { left_of_run } else { run };
             }
-            for _ in in_turn(steps, turn) {
+            for _ in in_turn(steps, turn, turns) {
                 prefetch::<1>(a.wrapping_add(ahead));
                 let mut b_here = [R::splat(0.0); V];
                 for (v, b_here) in b_here.iter_mut().enumerate() {
@@ -231,8 +231,8 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
 
 /// Which of so many things a tile does in one of its turns.
 #[inline(always)]
-fn in_turn(all: usize, turn: usize) -> std::ops::Range<usize> {
-    all * turn / TURNS..all * (turn + 1) / TURNS
+fn in_turn(all: usize, turn: usize, turns: usize) -> std::ops::Range<usize> {
+    all * turn / turns..all * (turn + 1) / turns
 }
 
 /// Asks for the line of the cache around `x`: to the first level, where it will be read at once, or to the second, near enough to
