@@ -165,7 +165,7 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
         let mut sums = [[R::splat(0.0); V]; M];
         let mut left_of_run = run;
         // What comes next is asked for in turns: the processor can wait for some 16 lines, and what is read at once wants some of
-        // them. A tile has about four lines for each of its rows.
+        // them. A tile of fewer rows has fewer lines to ask for, and less time.
         let turns = R::ROWS / 2;
         for turn in 0..turns {
             for r in in_turn(M, turn, turns) {
@@ -303,7 +303,8 @@ where
         false => (even_cut(k, passes, turn / panels), turn % panels * width),
     };
     // Tiles of a transposed a, of one pass or, where they are needed again for the next columns, of all.
-    let (most_tiles, tile_len) = (m.div_ceil(blocks).div_ceil(R::ROWS), R::ROWS * DEPTH + R::LANES);
+    let most_rows = most_rows::<R, K>(a_strides);
+    let (most_tiles, tile_len) = (m.div_ceil(blocks).div_ceil(most_rows), R::ROWS * DEPTH + R::LANES);
     let mut packed = (is_packed::<K>(a_strides, product.whole) && panels > 1).then(|| {
         let tiles = if columns_first { passes } else { 1 } * most_tiles;
         Storage::<f32>::unspecified(tiles * tile_len, Device::Cpu)
@@ -312,7 +313,7 @@ where
     for ((top, bottom), turn) in blocks.flat_map(|rows| (0..panels * passes).map(move |turn| (rows, turn))) {
         let ((from, to), j) = at(turn);
         let (height, depth) = (bottom - top, to - from);
-        let tiles = height.div_ceil(R::ROWS);
+        let tiles = height.div_ceil(most_rows);
         // With k = 0 there may be no element there.
         let a = a.wrapping_add(top * a_strides.0 + from * a_strides.1);
         let (a, a_strides) = match &mut a_panel {
@@ -390,6 +391,13 @@ fn order<const K: usize>([m, k]: [usize; 2], passes: usize) -> (usize, bool) {
     } else {
         (passes_first, false)
     }
+}
+
+/// Rows of a tile: at most six where rows of a are a multiple of 4 KiB apart, as then a step reads them all from one set of the
+/// level-1 cache, which has 8 ways or 12.
+fn most_rows<R: Register, const K: usize>(a_strides: Strides) -> usize {
+    let fall_on_each_other = K == 1 && a_strides.1 == 1 && a_strides.0.is_multiple_of(4096 / size_of::<f32>());
+    if fall_on_each_other { R::ROWS.min(6) } else { R::ROWS }
 }
 
 /// Values of k that are worked through at a time: half of [`DEPTH`] where a is read by columns and not packed, as then each step

@@ -225,6 +225,20 @@ fn columns_come_first_where_that_moves_less() {
     assert_eq!(order::<2>([A_ROWS + 13, 600], 3), (2, false), "a copy of a is of one pass");
 }
 
+/// Tiles of fewer rows give the same bits.
+#[test]
+fn rows_that_fall_on_each_other_make_lower_tiles() {
+    #[cfg(target_arch = "x86_64")]
+    for (strides, rows) in [((1024, 1), 6), ((3072, 1), 6), ((1025, 1), 12), ((1, 1024), 12)] {
+        assert_eq!(most_rows::<__m512, 1>(strides), rows, "{strides:?}");
+    }
+    for (m, n) in [(1, 5), (6, 33), (7, 5), (30, 64)].into_iter().take(if cfg!(miri) { 1 } else { 4 }) {
+        for (name, kernel) in kernels() {
+            Case::new([m, 1000, n], [false, m % 2 == 1], 24, 7 * m as u64).assert(name, kernel, FUSED);
+        }
+    }
+}
+
 /// These shapes, both operands as they are and transposed.
 pub fn assert_shapes<S: Element<Computed = f32>>(name: &str, kernel: Kernel<S>, dot: Dot, shapes: &[[usize; 3]]) {
     for (i, &dims) in shapes.iter().enumerate() {
