@@ -394,9 +394,9 @@ fn order<const K: usize>([m, k]: [usize; 2], passes: usize) -> (usize, bool) {
 }
 
 /// Rows of a tile: at most six where rows of a are a multiple of 4 KiB apart, as then a step reads them all from one set of the
-/// level-1 cache, which has 8 ways or 12.
+/// level-1 cache, which has 8 ways or 12. (Where `K` is 2, a is copied.)
 fn most_rows<R: Register, const K: usize>(a_strides: Strides) -> usize {
-    let fall_on_each_other = K == 1 && a_strides.1 == 1 && a_strides.0.is_multiple_of(4096 / size_of::<f32>());
+    let fall_on_each_other = K == 1 && a_strides.0.is_multiple_of(4096 / size_of::<f32>());
     if fall_on_each_other { R::ROWS.min(6) } else { R::ROWS }
 }
 

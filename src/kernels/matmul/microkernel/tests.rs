@@ -231,6 +231,7 @@ fn rows_that_fall_on_each_other_make_lower_tiles() {
     #[cfg(target_arch = "x86_64")]
     for (strides, rows) in [((1024, 1), 6), ((3072, 1), 6), ((1025, 1), 12), ((1, 1024), 12)] {
         assert_eq!(most_rows::<__m512, 1>(strides), rows, "{strides:?}");
+        assert_eq!(most_rows::<__m512, 2>(strides), 12, "{strides:?}");
     }
     for (m, n) in [(1, 5), (6, 33), (7, 5), (30, 64)].into_iter().take(if cfg!(miri) { 1 } else { 4 }) {
         for (name, kernel) in kernels() {
