@@ -332,7 +332,7 @@ mod emulator;
 
 #[cfg(test)]
 mod tests {
-    use super::super::bf16::tests::{rounded_to_bf16, without_subnormal};
+    use super::super::bf16::tests::{assert_subnormal_is_zero, plus_product, rounded_to_bf16, without_subnormal};
     use super::super::gemm::{Epilogue, Mat, MatMut, gemm_with};
     use super::super::microkernel::tests::{Dot, Kernel, assert_every_edge_shape, assert_large_shapes, assert_shapes};
     use super::*;
@@ -360,9 +360,8 @@ mod tests {
 
     /// What one instruction adds to a sum: 16 products of even k and 16 of odd k, each a chain of its own.
     pub fn in_chains(sum: f32, pairs: impl Iterator<Item = [[f32; 2]; 2]>) -> f32 {
-        let chains = pairs.fold([0.0f32; 2], |chains, pair| {
-            std::array::from_fn(|i| without_subnormal(pair[i][0].mul_add(pair[i][1], chains[i])))
-        });
+        let chains = pairs
+            .fold([0.0f32; 2], |chains, pair| std::array::from_fn(|i| plus_product(chains[i], pair[i][0], pair[i][1])));
         without_subnormal(sum + without_subnormal(chains[0] + chains[1]))
     }
 
@@ -396,6 +395,12 @@ mod tests {
         let (a, b) = (Mat::new(&a, 4, false), Mat::new(&b, 1, false));
         gemm_with(kernel, [1, 4, 1], 1.0, a, b, Epilogue::NOTHING, (MatMut::new(&mut c, 1), None));
         assert_eq!(c, [16_777_218.0]);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "instructions")]
+    fn what_is_smaller_than_the_least_normal_number_is_zero() {
+        kernel().into_iter().for_each(|(name, kernel)| assert_subnormal_is_zero(name, kernel));
     }
 
     #[test]

@@ -119,6 +119,7 @@ impl MadeOf<Bf16, 2> for __m512 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::copies::copy_panel;
+    use super::super::gemm::{Epilogue, Mat, MatMut, gemm_with};
     use super::super::microkernel::tests::{Dot, Kernel, assert_copies, assert_every_edge_shape, assert_large_shapes};
     use super::*;
     use crate::kernels::real::Strides;
@@ -159,16 +160,21 @@ pub(super) mod tests {
 
     /// 0 in the place of what is smaller than the least normal number.
     pub fn without_subnormal(x: f32) -> f32 {
-        if x.is_subnormal() { 0.0f32.copysign(x) } else { x }
+        if x.abs() < f32::MIN_POSITIVE { 0.0f32.copysign(x) } else { x }
     }
 
     fn unpaired(x: f32) -> [f32; 2] {
         [x.to_bits() << 16, x.to_bits() & 0xFFFF_0000].map(f32::from_bits)
     }
 
+    /// The sum with a b added, as the instructions do: they take and give 0 for what is smaller than the least normal number.
+    pub fn plus_product(sum: f32, a: f32, b: f32) -> f32 {
+        without_subnormal(without_subnormal(a).mul_add(without_subnormal(b), sum))
+    }
+
     /// What the instruction does in a lane.
     fn plus_pairs(sum: f32, a: [f32; 2], b: [f32; 2]) -> f32 {
-        a[0].mul_add(b[0], a[1].mul_add(b[1], sum))
+        plus_product(plus_product(sum, a[1], b[1]), a[0], b[0])
     }
 
     /// Two values of k at a time, the second first; an odd one at the end of a cut with a partner of 0.
@@ -207,6 +213,25 @@ pub(super) mod tests {
     #[test]
     fn large_products_equal_the_definition_bit_for_bit() {
         kernels().into_iter().for_each(|(name, kernel)| assert_large_shapes(name, kernel, DOT));
+    }
+
+    #[test]
+    fn what_is_smaller_than_the_least_normal_number_is_zero() {
+        kernels().into_iter().for_each(|(name, kernel)| assert_subnormal_is_zero(name, kernel));
+    }
+
+    /// Of one product, taken and given.
+    pub fn assert_subnormal_is_zero(name: &str, kernel: Kernel<Bf16>) {
+        let (least, large) = (f32::MIN_POSITIVE, 2f32.powi(100));
+        for (a, b, expected) in
+            [(least, 1.0, least), (least, 0.5, 0.0), (least / 2.0, large, 0.0), (large, -least / 2.0, 0.0)]
+        {
+            let ([a, b], mut c) = ([a, b].map(|x| [Bf16::from_f32(x)]), [f32::NAN]);
+            let operands = (Mat::new(&a, 1, false), Mat::new(&b, 1, false));
+            let target = (MatMut::new(&mut c, 1), None);
+            gemm_with(kernel, [1, 1, 1], 1.0, operands.0, operands.1, Epilogue::NOTHING, target);
+            assert_eq!(c, [expected], "{name}: {} * {}", a[0].to_f32(), b[0].to_f32());
+        }
     }
 
     #[test]
