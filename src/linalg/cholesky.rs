@@ -90,17 +90,36 @@ impl Cholesky {
     }
 
     /// Replaces the row-major `[n, columns]` matrix B by M⁻¹B.
+    ///
+    /// Columns are solved in parallel, a panel of rows of L for all of them before the next: a large L comes from memory twice, and
+    /// row by row.
+    ///
+    /// # Panics
+    /// When B is not `[n, columns]`.
+    #[track_caller]
     pub fn solve(&self, b: &mut [f64], columns: usize) {
         let n = self.n;
-        for i in 0..n {
-            let (solved, row) = b.split_at_mut(i * columns);
-            let solved = solved.chunks_exact(columns).enumerate().map(|(j, y)| (self.row(i)[j], y));
-            eliminate(&mut row[..columns], solved, self.row(i)[i]);
+        assert_eq!(b.len(), n * columns, "Cholesky::solve: {} numbers for {n} × {columns}", b.len());
+        let mut solved: Vec<f64> = (0..columns).flat_map(|c| b.iter().skip(c).step_by(columns)).copied().collect();
+        let panels = (0..n).step_by(PANEL).map(|at| at..(at + PANEL).min(n));
+        for panel in panels.clone() {
+            solved.par_chunks_exact_mut(n).for_each(|y| {
+                for i in panel.clone() {
+                    y[i] = (y[i] - dot(&y[..i], self.row(i))) / self.row(i)[i];
+                }
+            });
         }
-        for i in (0..n).rev() {
-            let (row, solved) = b.split_at_mut((i + 1) * columns);
-            let solved = solved.chunks_exact(columns).enumerate().map(|(j, x)| (self.row(i + 1 + j)[i], x));
-            eliminate(&mut row[i * columns..], solved, self.row(i)[i]);
+        for panel in panels.rev() {
+            solved.par_chunks_exact_mut(n).for_each(|x| {
+                for i in panel.clone().rev() {
+                    x[i] /= self.row(i)[i];
+                    let (above, below) = x.split_at_mut(i);
+                    add_scaled(above, -below[0], self.row(i));
+                }
+            });
+        }
+        for (c, x) in solved.chunks_exact(n.max(1)).enumerate() {
+            b.iter_mut().skip(c).step_by(columns).zip(x).for_each(|(b, x)| *b = *x);
         }
     }
 }
@@ -112,12 +131,6 @@ fn finish_row(block: &[f64], row: &mut [f64], n: usize, at: usize) {
         let upper = &block[j * n + at..][..=j];
         row[j] = (row[j] - dot(&row[..j], upper)) / upper[j];
     }
-}
-
-/// row ← (row − Σ factor · solved row) / diagonal.
-fn eliminate<'a>(row: &mut [f64], solved: impl Iterator<Item = (f64, &'a [f64])>, diagonal: f64) {
-    solved.for_each(|(factor, solved)| add_scaled(row, -factor, solved));
-    row.iter_mut().for_each(|r| *r /= diagonal);
 }
 
 /// The columns of L, LLᵀ = M, for a symmetric positive semi-definite row-major M `[n, n]`; beside each its pivot, the
@@ -158,6 +171,13 @@ mod tests {
         for (i, exact) in exact.iter().enumerate() {
             assert!(factor.row(i).iter().zip(exact).all(|(l, e)| (l - e).abs() < 1e-9), "row {i}");
         }
+        let (columns, at) = (3, |i: usize, j: usize| product(i.max(j), i.min(j)));
+        let x: Vec<f64> = (0..n * columns).map(|i| (i % 13) as f64 - 6.0).collect();
+        let mut b: Vec<f64> = (0..n * columns)
+            .map(|ic| (0..n).map(|j| at(ic / columns, j) * x[j * columns + ic % columns]).sum())
+            .collect();
+        factor.solve(&mut b, columns);
+        assert!(b.iter().zip(&x).all(|(b, x)| (b - x).abs() < 1e-9));
     }
 
     #[test]

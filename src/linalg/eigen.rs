@@ -17,6 +17,9 @@ use rayon::prelude::*;
 
 use super::{add_scaled, dot, norm};
 
+/// Numbers of the matrix that are worth a task of their own.
+const TASK: usize = 1 << 14;
+
 /// All eigenvalues, largest first, of the symmetric row-major `[n, n]` matrix `a`, to about 1e-15 of the largest.
 ///
 /// # Errors
@@ -44,37 +47,46 @@ pub fn symmetric_eigenvalues<E>(a: Vec<f64>, n: usize, cancel: impl Fn() -> Resu
 }
 
 /// The diagonal `[n]` and off-diagonal `[n − 1]` of a tridiagonal matrix with the eigenvalues of `a`.
+///
+/// PBP = B − v wᵀ − w vᵀ for the block B below and right of k, with p = 2Bv/vᵀv and w = p − (vᵀp/vᵀv) v. A large B comes from memory
+/// once for each reflection: its rows undergo the last one, and are multiplied with the v of the next, which row k alone decides.
 fn tridiagonal<E>(mut a: Vec<f64>, n: usize, cancel: impl Fn() -> Result<(), E>) -> Result<(Vec<f64>, Vec<f64>), E> {
     let (mut d, mut e) = (Vec::with_capacity(n), Vec::with_capacity(n));
+    // The last reflection, which the rows from k on have not undergone.
+    let (mut v, mut w) = (vec![0.0; n], vec![0.0; n]);
     for k in 0..n {
         cancel()?;
-        d.push(a[k * n + k]);
+        let (row, below) = a[k * n..].split_at_mut(n);
+        reflect(&mut row[k..], (v[0], w[0]), (&v, &w));
+        d.push(row[k]);
         if k + 1 == n {
             break;
         }
         // Row k right of the diagonal is, by symmetry, the column to be reflected onto (alpha, 0, 0, …).
-        let mut v = a[k * n + k + 1..(k + 1) * n].to_vec();
+        let mut next = row[k + 1..].to_vec();
         // The sign that avoids cancellation in v₀ − alpha.
-        let alpha = if v[0] > 0.0 { -norm(&v) } else { norm(&v) };
+        let alpha = if next[0] > 0.0 { -norm(&next) } else { norm(&next) };
         e.push(alpha);
-        v[0] -= alpha;
-        let vv = dot(&v, &v);
-        if vv == 0.0 {
-            continue;
-        }
-        // PBP = B − v wᵀ − w vᵀ for the block B below and right of k, with p = 2Bv/vᵀv and w = p − (vᵀp/vᵀv) v.
-        let mut w = vec![0.0; v.len()];
-        for (row, vi) in a.chunks_exact(n).skip(k + 1).zip(&v) {
-            add_scaled(&mut w, 2.0 * vi / vv, &row[k + 1..]);
-        }
-        let along = dot(&v, &w) / vv;
+        next[0] -= alpha;
+        let vv = dot(&next, &next);
+        let per_vv = |x: f64| if vv == 0.0 { 0.0 } else { x / vv };
+        let (last_v, last_w) = (&v[1..], &w[1..]);
+        let rows = below.par_chunks_exact_mut(n).zip(last_v.par_iter().zip(last_w)).with_min_len(TASK.div_ceil(n));
+        let p = rows.map(|(row, (vi, wi))| {
+            reflect(&mut row[k + 1..], (*vi, *wi), (last_v, last_w));
+            per_vv(2.0 * dot(&row[k + 1..], &next))
+        });
+        w = p.collect();
+        v = next;
+        let along = per_vv(dot(&v, &w));
         add_scaled(&mut w, -along, &v);
-        for (row, (vi, wi)) in a.chunks_exact_mut(n).skip(k + 1).zip(v.iter().zip(&w)) {
-            add_scaled(&mut row[k + 1..], -vi, &w);
-            add_scaled(&mut row[k + 1..], -wi, &v);
-        }
     }
     Ok((d, e))
+}
+
+/// row ← row − vᵢ w − wᵢ v
+fn reflect(row: &mut [f64], (vi, wi): (f64, f64), (v, w): (&[f64], &[f64])) {
+    row.iter_mut().zip(v.iter().zip(w)).for_each(|(x, (v, w))| *x -= vi * w + wi * v);
 }
 
 /// How many eigenvalues of the tridiagonal matrix lie below `x`.
@@ -140,5 +152,19 @@ mod tests {
             let close = |(f, e): (&f64, &f64)| (f - e).abs() <= 1e-13 * largest;
             assert!(found.len() == expected.len() && found.iter().zip(&expected).all(close), "{found:?} {expected:?}");
         }
+    }
+
+    #[test]
+    fn a_large_matrix_has_the_same_eigenvalues_on_any_number_of_threads() {
+        let n = 300; // several tasks
+        let spectrum: Vec<f64> = (0..n).map(|i| 1.0 - i as f64 / 100.0).collect();
+        let a = with_spectrum(&spectrum);
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let Ok(found) = pool.install(|| symmetric_eigenvalues(a.clone(), n, || Ok::<_, Infallible>(())));
+            found
+        };
+        assert!(on(1).iter().zip(&spectrum).all(|(f, e)| (f - e).abs() < 1e-12));
+        assert_eq!(on(1), on(3));
     }
 }
