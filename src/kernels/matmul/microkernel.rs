@@ -166,7 +166,7 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
         let mut left_of_run = run;
         // What comes next is asked for in turns: the processor can wait for some 16 lines, and what is read at once wants some of
         // them. A tile of fewer rows has fewer lines to ask for, and less time.
-        let turns = R::ROWS / 2;
+        let turns = R::ROWS.div_ceil(2);
         for turn in 0..turns {
             for r in in_turn(M, turn, turns) {
                 if let Some((c, row)) = rounded {
