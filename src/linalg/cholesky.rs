@@ -20,7 +20,7 @@ pub struct Cholesky {
     n: usize,
 }
 
-/// Columns that are factored together.
+/// Columns that are factored together, and rows that a solution passes together.
 const PANEL: usize = 64;
 
 impl Cholesky {
@@ -91,8 +91,8 @@ impl Cholesky {
 
     /// Replaces the row-major `[n, columns]` matrix B by M⁻¹B.
     ///
-    /// Columns are solved in parallel, a panel of rows of L for all of them before the next: a large L comes from memory twice, and
-    /// row by row.
+    /// Columns are solved in parallel, a panel of rows of L for all of them before the next: L is read twice, row by row, and a panel
+    /// stays in the cache for all columns.
     ///
     /// # Panics
     /// When B is not `[n, columns]`.

@@ -52,7 +52,7 @@ pub fn symmetric_eigenvalues<E>(a: Vec<f64>, n: usize, cancel: impl Fn() -> Resu
 /// once for each reflection: its rows undergo the last one, and are multiplied with the v of the next, which row k alone decides.
 fn tridiagonal<E>(mut a: Vec<f64>, n: usize, cancel: impl Fn() -> Result<(), E>) -> Result<(Vec<f64>, Vec<f64>), E> {
     let (mut d, mut e) = (Vec::with_capacity(n), Vec::with_capacity(n));
-    // The last reflection, which the rows from k on have not undergone.
+    // The last reflection, which the rows from k on have not undergone: at first none.
     let (mut v, mut w) = (vec![0.0; n], vec![0.0; n]);
     for k in 0..n {
         cancel()?;
@@ -71,7 +71,7 @@ fn tridiagonal<E>(mut a: Vec<f64>, n: usize, cancel: impl Fn() -> Result<(), E>)
         let vv = dot(&next, &next);
         let per_vv = |x: f64| if vv == 0.0 { 0.0 } else { x / vv };
         let (last_v, last_w) = (&v[1..], &w[1..]);
-        let rows = below.par_chunks_exact_mut(n).zip(last_v.par_iter().zip(last_w)).with_min_len(TASK.div_ceil(n));
+        let rows = below.par_chunks_exact_mut(n).zip(last_v.par_iter().zip(last_w)).with_min_len(TASK.div_ceil(n - k));
         let p = rows.map(|(row, (vi, wi))| {
             reflect(&mut row[k + 1..], (*vi, *wi), (last_v, last_w));
             per_vv(2.0 * dot(&row[k + 1..], &next))

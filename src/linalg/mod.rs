@@ -11,7 +11,7 @@ pub use cholesky::{Cholesky, pivoted_cholesky};
 pub use eigen::symmetric_eigenvalues;
 pub use gram::gram;
 
-/// ⟨a, b⟩, as long as the shorter one. Eight sums, which do not wait for one another.
+/// ⟨a, b⟩ over the length of the shorter one, in eight sums that do not wait for one another.
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     let n = a.len().min(b.len());
     let ((a, a_left), (b, b_left)) = (a[..n].as_chunks::<8>(), b[..n].as_chunks::<8>());

@@ -36,7 +36,7 @@ struct Wanted {
     what: &'static str,
     /// How one comes by it.
     hint: &'static str,
-    /// Whether the system's loader finds it by its name.
+    /// Whether the system's loader finds it by its name. Unsafe as it loads it, and so runs its code.
     is_found: unsafe fn() -> bool,
 }
 

@@ -198,10 +198,10 @@ pub(super) unsafe fn product(product: &Product<Bf16>) {
     let mut sums = Aligned([0.0; BLOCK * BLOCK]);
     // With k = 0 there is one pass of depth 0: it writes what is added.
     let passes = even_cuts(k, k.div_ceil(DEPTH).max(1));
-    for ((top, bottom), (from, to)) in even_cuts(m, blocks).flat_map(|rows| passes.clone().map(move |k| (rows, k))) {
-        let (height, depth) = (bottom - top, to - from);
+    for (rows, cut) in even_cuts(m, blocks).flat_map(|rows| passes.clone().map(move |cut| (rows.clone(), cut))) {
+        let (top, height, from, depth) = (rows.start, rows.len(), cut.start, cut.len());
         let steps = depth.div_ceil(2 * SIDE);
-        let rounded = product.target.rounded.filter(|_| to == k);
+        let rounded = product.target.rounded.filter(|_| cut.end == k);
         let here = a.wrapping_add(top * a_strides.0 + from * a_strides.1);
         // SAFETY: these elements of a are promised, and the panel has room for its rows, rounded up to whole tiles.
         unsafe { copy_rows(here, a_strides, [height, depth], a_panel) };

@@ -81,13 +81,16 @@ unsafe fn transpose_quarters(x: [__m512; 4], to: *mut f32, width: usize) {
     }
 }
 
-/// The mask of the first `n` ≤ 8 lanes.
+/// The mask of the first `n` lanes.
+///
+/// # Safety
+/// The processor has AVX2, and `n` is at most 8.
 #[inline(always)]
-fn first_of_eight(n: usize) -> __m256i {
+unsafe fn first_of_eight(n: usize) -> __m256i {
     /// Eight lanes that are there, then eight that are not.
     const LANES: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
     debug_assert!(n <= 8);
-    // SAFETY: eight numbers from index 8 − n on; AVX2 is there where `Register` is used.
+    // SAFETY: the caller's promise: eight numbers from index 8 − n on.
     unsafe { _mm256_loadu_si256(LANES.as_ptr().add(8 - n).cast()) }
 }
 
@@ -95,8 +98,8 @@ fn first_of_eight(n: usize) -> __m256i {
 impl Register for __m256 {
     const LANES: usize = 8;
     const ROWS: usize = 6;
-    /// How many lanes, from the first. There are no registers for masks, and a store under a mask takes AMD's Zen 4 some 14 cycles
-    /// (a store of all lanes takes one): whether it is all of them is asked first.
+    /// How many lanes, from the first, at most 8. There are no registers for masks, and a store under a mask takes AMD's Zen 4 some 14
+    /// cycles, one of all lanes a single one: `load` and `store` first ask whether all lanes are meant.
     type Mask = usize;
 
     #[inline(always)]

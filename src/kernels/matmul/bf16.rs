@@ -167,7 +167,7 @@ pub(super) mod tests {
         [x.to_bits() << 16, x.to_bits() & 0xFFFF_0000].map(f32::from_bits)
     }
 
-    /// The sum with a b added, as the instructions do: they take and give 0 for what is smaller than the least normal number.
+    /// The sum with a b added, as the instructions do: a factor, or a result, that is smaller than the least normal number is 0.
     pub fn plus_product(sum: f32, a: f32, b: f32) -> f32 {
         without_subnormal(without_subnormal(a).mul_add(without_subnormal(b), sum))
     }

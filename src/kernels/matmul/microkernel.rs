@@ -20,6 +20,7 @@
 //!   tile prefetches what it will write, to the level-2 cache: its sums take longer than the lines take to come. Of a
 //!   transposed a, whose rows are pages apart, so that the processor foresees nothing, it prefetches what the next
 //!   tile will read.
+//! - **Shorter tiles**, of six rows, are computed on x86-64 where rows of a are a multiple of 4 KiB apart ([`most_rows`]).
 //! - **What is left over** at the lower edge is spread: 64 rows are not five tiles of 12 and one of 4, but two of 10
 //!   and four of 11. At the right edge a mask hides what is not there.
 //!
@@ -31,6 +32,7 @@
 use std::arch::aarch64::*;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::copies::{copy_panel, pack_tile};
 use super::gemm::{Product, Target};
@@ -107,9 +109,9 @@ impl Lines {
     ) -> Self {
         let (runs, length, stride) = if column == 1 { (depth, columns, row) } else { (columns, depth, column) };
         let [length, stride] = [length, stride].map(|numbers| numbers.wrapping_mul(size_of::<S>()));
-        let (first, end, run) = (runs * part / parts, runs * (part + 1) / parts, length.div_ceil(LINE));
+        let (here, run) = (even_cut(runs, parts, part), length.div_ceil(LINE));
         let gap = stride.wrapping_sub(LINE * run.saturating_sub(1));
-        Lines { at: from.cast::<u8>().wrapping_add(first * stride), count: (end - first) * run, run, gap }
+        Lines { at: from.cast::<u8>().wrapping_add(here.start * stride), count: here.len() * run, run, gap }
     }
 }
 
@@ -165,10 +167,10 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
         let mut sums = [[R::splat(0.0); V]; M];
         let mut left_of_run = run;
         // What comes next is asked for in turns: the processor can wait for some 16 lines, and what is read at once wants some of
-        // them. A tile of fewer rows has fewer lines to ask for, and less time.
+        // them. Registers of which a tile has fewer rows at most leave it fewer lines to ask for, and less time.
         let turns = R::ROWS.div_ceil(2);
         for turn in 0..turns {
-            for r in in_turn(M, turn, turns) {
+            for r in even_cut(M, turns, turn) {
                 if let Some((c, row)) = rounded {
                     prefetch::<2>(c.wrapping_add(r * row + j));
                 }
@@ -178,13 +180,13 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
                     }
                 }
             }
-            for _ in in_turn(count, turn, turns) {
+            for _ in even_cut(count, turns, turn) {
                 prefetch::<2>(coming);
                 left_of_run -= 1;
                 coming = coming.wrapping_add(if left_of_run > 0 { LINE } else { gap });
                 left_of_run = if left_of_run > 0 { left_of_run } else { run };
             }
-            for _ in in_turn(steps, turn, turns) {
+            for _ in even_cut(steps, turns, turn) {
                 prefetch::<1>(a.wrapping_add(ahead));
                 let mut b_here = [R::splat(0.0); V];
                 for (v, b_here) in b_here.iter_mut().enumerate() {
@@ -227,12 +229,6 @@ unsafe fn tile<R: Operand<K>, const K: usize, const M: usize, const V: usize>(
             Some((c, row)) => each!(r, v, sums[r][v].store_rounded(c.add(r * row + columns[v].start), columns[v].mask)),
         }
     }
-}
-
-/// Which of so many things a tile does in one of its turns.
-#[inline(always)]
-fn in_turn(all: usize, turn: usize, turns: usize) -> std::ops::Range<usize> {
-    all * turn / turns..all * (turn + 1) / turns
 }
 
 /// Asks for the line of the cache around `x`: to the first level, where it will be read at once, or to the second, near enough to
@@ -310,8 +306,10 @@ where
         Storage::<f32>::unspecified(tiles * tile_len, Device::Cpu)
     });
     let blocks = even_cuts(m, blocks);
-    for ((top, bottom), turn) in blocks.flat_map(|rows| (0..panels * passes).map(move |turn| (rows, turn))) {
-        let ((from, to), j) = at(turn);
+    for (Range { start: top, end: bottom }, turn) in
+        blocks.flat_map(|rows| (0..panels * passes).map(move |turn| (rows.clone(), turn)))
+    {
+        let (Range { start: from, end: to }, j) = at(turn);
         let (height, depth) = (bottom - top, to - from);
         let tiles = height.div_ceil(most_rows);
         // With k = 0 there may be no element there.
@@ -338,10 +336,10 @@ where
         };
         debug_assert!(columns.next_multiple_of(R::LANES) <= whole, "a tile reads whole registers of b");
         let next = (turn + 1 < panels * passes).then(|| {
-            let ((from, to), j) = at(turn + 1);
-            (b.wrapping_add(from * b_row + j * b_column), [to - from, width.min(n - j)])
+            let (cut, j) = at(turn + 1);
+            (b.wrapping_add(cut.start * b_row + j * b_column), [cut.len(), width.min(n - j)])
         });
-        for (t, (i, end)) in even_cuts(height, tiles).enumerate() {
+        for (t, Range { start: i, end }) in even_cuts(height, tiles).enumerate() {
             let coming = match next {
                 Some((next, size)) => Lines::part((next, (b_row, b_column)), size, (t, tiles)),
                 None => Lines::NONE,
@@ -393,10 +391,11 @@ fn order<const K: usize>([m, k]: [usize; 2], passes: usize) -> (usize, bool) {
     }
 }
 
-/// Rows of a tile: at most six where rows of a are a multiple of 4 KiB apart, as then a step reads them all from one set of the
-/// level-1 cache, which has 8 ways or 12. (Where `K` is 2, a is copied.)
+/// Rows of a tile: at most six where rows of a are a multiple of 4 KiB apart, as then a step reads them all from one set of x86-64's
+/// level-1 caches, which has 8 ways or 12. (Those of arm64 begin anew after 16 KiB. Where `K` is 2, a is copied.)
 fn most_rows<R: Register, const K: usize>(a_strides: Strides) -> usize {
-    let fall_on_each_other = K == 1 && a_strides.0.is_multiple_of(4096 / size_of::<f32>());
+    let fall_on_each_other =
+        cfg!(target_arch = "x86_64") && K == 1 && a_strides.0.is_multiple_of(4096 / size_of::<f32>());
     if fall_on_each_other { R::ROWS.min(6) } else { R::ROWS }
 }
 
@@ -413,15 +412,15 @@ fn is_packed<const K: usize>(a_strides: Strides, columns: usize) -> bool {
 }
 
 /// 0 … n in this many runs that differ in length by at most one.
-pub(super) fn even_cuts(n: usize, parts: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
+pub(super) fn even_cuts(n: usize, parts: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     (0..parts).map(move |part| even_cut(n, parts, part))
 }
 
 /// One of them.
-fn even_cut(n: usize, parts: usize, part: usize) -> (usize, usize) {
+#[inline(always)]
+fn even_cut(n: usize, parts: usize, part: usize) -> Range<usize> {
     let (length, longer) = (n / parts, n % parts);
-    let start = |part: usize| part * length + part.min(longer);
-    (start(part), start(part + 1))
+    part * length + part.min(longer)..(part + 1) * length + (part + 1).min(longer)
 }
 
 /// Computes the product.

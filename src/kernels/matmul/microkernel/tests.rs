@@ -147,10 +147,10 @@ impl Case {
         let at = |x: Mat<'_, f32>, i: usize, j: usize| x.data[i * x.strides.0 + j * x.strides.1];
         for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
             let c = &mut c[i * (n + self.margin) + j];
-            for (from, to) in even_cuts(k, k.div_ceil(depth(a.strides, n)).max(1)) {
-                let factors: Vec<[f32; 2]> = (from..to).map(|l| [at(a, i, l), at(b, l, j)]).collect();
+            for cut in even_cuts(k, k.div_ceil(depth(a.strides, n)).max(1)) {
+                let factors: Vec<[f32; 2]> = cut.clone().map(|l| [at(a, i, l), at(b, l, j)]).collect();
                 let sum = self.alpha * dot(&factors);
-                *c = match from {
+                *c = match cut.start {
                     0 => {
                         let own = if self.own { *c } else { -0.0 };
                         let bias = self.bias.as_ref().map_or(-0.0, |b| b[j]);
@@ -227,13 +227,15 @@ fn columns_come_first_where_that_moves_less() {
 
 /// Tiles of fewer rows give the same bits.
 #[test]
-fn rows_that_fall_on_each_other_make_lower_tiles() {
+fn rows_that_fall_on_each_other_make_shorter_tiles() {
     #[cfg(target_arch = "x86_64")]
     for (strides, rows) in [((1024, 1), 6), ((3072, 1), 6), ((1025, 1), 12), ((1, 1024), 12)] {
         assert_eq!(most_rows::<__m512, 1>(strides), rows, "{strides:?}");
         assert_eq!(most_rows::<__m512, 2>(strides), 12, "{strides:?}");
     }
-    for (m, n) in [(1, 5), (6, 33), (7, 5), (30, 64)].into_iter().take(if cfg!(miri) { 1 } else { 4 }) {
+    #[cfg(target_arch = "aarch64")]
+    assert_eq!(most_rows::<float32x4_t, 1>((1024, 1)), 9);
+    for (m, n) in [(7, 5), (1, 5), (6, 33), (30, 64)].into_iter().take(if cfg!(miri) { 1 } else { 4 }) {
         for (name, kernel) in kernels() {
             Case::new([m, 1000, n], [false, m % 2 == 1], 24, 7 * m as u64).assert(name, kernel, FUSED);
         }
@@ -310,13 +312,21 @@ fn copies_fill_whole_registers() {
     #[cfg(target_arch = "aarch64")]
     assert_copies::<f32, float32x4_t, 1>(copy_panel::<f32, float32x4_t, 1>);
     #[cfg(target_arch = "x86_64")]
-    if has_avx512() {
-        // SAFETY: as of `copy_panel`; the processor was just asked.
-        #[target_feature(enable = "avx512f,avx512vl,avx512dq")]
-        unsafe fn copy(from: *const f32, strides: Strides, dims: [usize; 2], to: (*mut f32, usize)) {
-            // SAFETY: the caller's promise.
-            unsafe { copy_panel::<f32, __m512, 1>(from, strides, dims, to) }
+    {
+        macro_rules! with {
+            ($has:ident, $features:literal, $register:ty) => {
+                if $has() {
+                    // SAFETY: as of `copy_panel`; the processor was just asked.
+                    #[target_feature(enable = $features)]
+                    unsafe fn copy(from: *const f32, strides: Strides, dims: [usize; 2], to: (*mut f32, usize)) {
+                        // SAFETY: the caller's promise.
+                        unsafe { copy_panel::<f32, $register, 1>(from, strides, dims, to) }
+                    }
+                    assert_copies::<f32, $register, 1>(copy);
+                }
+            };
         }
-        assert_copies::<f32, __m512, 1>(copy);
+        with!(has_avx512, "avx512f,avx512vl,avx512dq", __m512);
+        with!(has_avx2, "avx2,fma", __m256);
     }
 }
