@@ -5,11 +5,11 @@
 mod cuda_on_cpu;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use stop_mim::autograd::check::{Options, check_function};
 use stop_mim::autograd::ops;
-use stop_mim::data::{self, Augment};
+use stop_mim::data::{self, Augment, Dataset, Subset};
 use stop_mim::lab::small;
 use stop_mim::methods::{
     Chunk, Method, MethodConfig, ModelParams, ModelWeights, Number, Numbers, Recording, Update, ViewConfig,
@@ -143,6 +143,56 @@ fn it_trains_to_the_same_bits_on_any_number_of_threads() {
     assert_eq!(["encoder", "head", "fixed", "teacher"].map(moved), [true, false, false, true]);
     let mask_token = |t: &Trainer| t.params["encoder"].get("mask_token").unwrap().value.clone();
     assert!(mask_token(&one).max_abs_diff(&mask_token(&start)) > 0.0);
+}
+
+/// Two views with masks, of which the first is the whole image. It keeps what it is shown.
+#[derive(Debug)]
+struct Shown {
+    inner: Arc<dyn Method>,
+    chunks: Mutex<Vec<Chunk>>,
+}
+
+impl Method for Shown {
+    fn name(&self) -> &str {
+        "shown"
+    }
+
+    fn encoder(&self) -> &Encoder {
+        self.inner.encoder()
+    }
+
+    fn views(&self) -> Vec<ViewConfig> {
+        let whole = ViewConfig { augment: Some(Augment { scale: (1.0, 1.0), flip: 0.0 }), masked: true };
+        vec![whole, ViewConfig::MASKED, ViewConfig::MASKED]
+    }
+
+    fn record(&self, w: &ModelWeights, chunk: &Chunk) -> Recording {
+        self.chunks.lock().unwrap().push(chunk.clone());
+        self.inner.record(w, chunk)
+    }
+}
+
+/// Each view is varied in its own way, and has masks of its own.
+#[test]
+fn views_are_what_the_method_wants() {
+    let Trainer { method: inner, params, .. } = small::trainer(MethodConfig::ijepa(1), false, DType::F32);
+    let shown = Arc::new(Shown { inner, chunks: Mutex::default() });
+    let trainer = Trainer { chunk_images: 10, ..Trainer::new(shown.clone(), params) };
+    let splits = data::open("shapes", 16).unwrap();
+    let ten: Arc<dyn Dataset> = Arc::new(Subset::even(splits.train.clone(), 10));
+    let normalization = splits.normalization().unwrap();
+    let pixels = data::evaluation_images(&*ten, 0..10, &normalization).unwrap();
+    let splits = splits.with_train(ten);
+    let config = RunConfig { normalization: Some(normalization), ..recipe() };
+    resume(trainer, &config, &splits, 0, &mut |_, _| Ok(ControlFlow::Break(()))).map_err(|e| e.error).unwrap();
+    let views = shown.chunks.lock().unwrap()[0].views.clone();
+    let whole = |image: &[f32]| pixels.chunks_exact(768).any(|pixels| pixels == image);
+    let wholes = |view: usize| views[view].images.as_slice::<f32>().chunks_exact(768).filter(|x| whole(x)).count();
+    assert_eq!(wholes(0), 10);
+    assert!(wholes(1) < 10);
+    assert!(views[1].images.max_abs_diff(&views[2].images) > 0.0);
+    let targets = |view: usize| views[view].targets.clone();
+    assert!(targets(0) != targets(1) && targets(1) != targets(2));
 }
 
 #[test]

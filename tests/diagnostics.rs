@@ -3,7 +3,9 @@
 use approx::assert_relative_eq;
 use stop_mim::data::{self, Subset};
 use stop_mim::lab::small;
+use stop_mim::methods::stop::TokenForm;
 use stop_mim::methods::{MethodConfig, Numbers};
+use stop_mim::paper::{Covariance, NoiseOn, Sigma};
 use stop_mim::train::{StepParams, Trainer};
 use stop_mim::{DType, Tensor};
 
@@ -71,6 +73,50 @@ fn the_gauge_escape_is_seen() {
         (before["target_std"], before["rank_me"]),
         "of the target encoder"
     );
+}
+
+/// Noise that the context scales is as many times larger as the context, and so is what it hides.
+#[test]
+fn noise_that_the_context_scales_hides_as_much_more() {
+    let (target_blocks, sigma, tokens) = (1, Sigma::from_std(0.5), TokenForm::Official);
+    let (noise_on, covariance) = (NoiseOn::Masked, Covariance::Conditioned);
+    let method = MethodConfig::Stop { target_blocks, sigma, tokens, noise_on, covariance };
+    let mut trainer = small::trainer(method, false, DType::F32);
+    let before = diagnose(&trainer);
+    for p in trainer.params["encoder"].iter_mut().filter(|p| p.name.starts_with("norm.")) {
+        p.value = p.value.scaled(4.0);
+    }
+    let after = diagnose(&trainer);
+    for name in ["neighbor_distance", "min_neighbor_distance"] {
+        assert_relative_eq!(4.0 * after[name], before[name], max_relative = 1e-6);
+    }
+}
+
+/// However the images are cut into chunks, of which the last may be smaller.
+#[test]
+fn a_diagnosis_is_of_all_images_alike() {
+    for method in small::every_method() {
+        let trainer = small::trainer(method.clone(), false, DType::F32);
+        let [cut, whole] = [5, 64].map(|chunk_images| diagnose(&Trainer { chunk_images, ..trainer.clone() }));
+        assert_eq!(cut.0.len(), whole.0.len());
+        for (a, b) in cut.0.iter().zip(&whole.0) {
+            // A guess between two positions as near as each other may turn.
+            let tolerance = if a.name == "position_accuracy" { 5e-4 } else { 1e-5 * b.value.abs() };
+            assert!((a.value - b.value).abs() <= tolerance, "{method:?}: {a:?} {b:?}");
+        }
+    }
+}
+
+/// The class token of MAE has zeros, and stands on no patch.
+#[test]
+fn positions_are_those_of_patches() {
+    for method in small::every_method() {
+        let trainer = small::trainer(method.clone(), false, DType::F32);
+        let Some(positions) = trainer.positions() else { continue };
+        let psi = positions.psi.value().to_f64_vec();
+        assert_eq!(psi.len(), 16 * 8);
+        assert!(psi.chunks(8).all(|psi| psi.iter().any(|x| *x != 0.0)), "{method:?}");
+    }
 }
 
 #[test]

@@ -227,7 +227,7 @@ mod tests {
         let mut rng = stream(1, Purpose::Augment, [0, 0]);
         let n = 4000;
         let size = 96; // large, so that rounding to whole pixels hardly moves the area
-        let (mut area, mut flips, mut at_edges) = (0.0, 0, 0);
+        let (mut area, mut flips, mut at_edges, mut wide) = (0.0, 0, [0; 4], 0);
         for _ in 0..n {
             let crop = Augment { scale: (0.2, 1.0), flip: 0.5 }.draw(size, &mut rng);
             let (h, w) = (crop.height as f32, crop.width as f32);
@@ -237,12 +237,18 @@ mod tests {
             assert!((0.97 * 0.75..=1.03 / 0.75).contains(&(w / h)), "{crop:?}");
             area += f64::from(share) / f64::from(n);
             flips += i32::from(crop.flip);
-            at_edges += i32::from(crop.top == 0) + i32::from(crop.top + crop.height == size);
+            wide += i32::from(w > h) - i32::from(h > w);
+            // Of crops that have room.
+            let edges =
+                |at: usize, length: usize| [at == 0, at + length == size].map(|on| i32::from(on && length < size));
+            let edges = [edges(crop.top, crop.height), edges(crop.left, crop.width)].concat();
+            at_edges.iter_mut().zip(edges).for_each(|(count, on)| *count += on);
         }
         // Uniform would be 0.6; large crops of unequal sides do not fit and are drawn again.
         assert!((0.52..0.60).contains(&area), "mean area {area}");
         assert!((f64::from(flips) / f64::from(n) - 0.5).abs() < 4.0 * 0.5 / f64::from(n).sqrt(), "{flips} flips");
-        assert!(at_edges > 100, "both edges are reachable");
+        assert!(f64::from(wide).abs() < 4.0 * f64::from(n).sqrt(), "{wide} more are wide than tall");
+        assert!(at_edges.iter().all(|n| *n > 50), "every edge is reachable: {at_edges:?}");
         assert!((0..100).all(|_| !Augment { flip: 0.0, ..Augment::STOP }.draw(S, &mut rng).flip));
     }
 

@@ -356,6 +356,13 @@ mod tests {
     }
 
     #[test]
+    fn each_view_of_an_image_has_a_crop_of_its_own() {
+        let options = LoaderOptions { views: vec![Some(Augment::STOP); 2], ..options() };
+        let views = loader(options).next().unwrap().unwrap().views;
+        assert!(views[0].max_abs_diff(&views[1]) > 0.0);
+    }
+
+    #[test]
     fn without_augmentation_training_and_evaluation_see_the_same_pixels() {
         let evaluation = evaluation_images(&*few(None, None), 3..23, &options().normalization).unwrap();
         assert_eq!(evaluation.len(), 20 * 192);

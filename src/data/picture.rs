@@ -230,6 +230,8 @@ mod tests {
         }
         let same = fit(&image, 8);
         assert!(same.enumerate_pixels().all(|(x, y, p)| *p == Rgb([0, ((x + y) % 2) as u8 * 200, 0])));
+        let upright = imageops::rotate90(&image);
+        assert!(fit(&upright, 8) == imageops::rotate90(&same));
         let half = fit(&image, 4);
         assert!(half.pixels().all(|p| p[1].abs_diff(100) <= 25), "a checkerboard is gray from afar: {half:?}");
     }

@@ -146,3 +146,24 @@ impl Metric for Tuned {
         Ok([(name(self.labels), 100.0 * accuracy)].into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::DType;
+    use crate::train::small;
+
+    /// A crop may cut off what is to be counted.
+    #[test]
+    fn what_is_counted_is_seen_whole() {
+        let trainer = small::trainer(small::stop(), false, DType::F32);
+        let subject = Subject { kind: Kind::Trained, config: small::run(&trainer) };
+        let scale = |data: &str| {
+            let tuned = Tuned { data: data.into(), images: [100, 100], labels: 1.0 };
+            let splits = tuned.splits(&Images::new(16)).unwrap();
+            tuned.config(trainer.method.encoder().config(), &subject, &splits).augment.scale
+        };
+        let all = ["shapes", "shapes:count", "shapes:distance"].map(scale);
+        assert_eq!(all, [Augment::STOP.scale, (1.0, 1.0), (1.0, 1.0)]);
+    }
+}

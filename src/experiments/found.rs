@@ -308,6 +308,13 @@ mod tests {
             assert!((mean - 1.1).abs() < 1e-12 && (half_width.unwrap() - 0.2484).abs() < 1e-4 && n == 3);
             assert!(found.mean("better", "m").unwrap().half_width.unwrap() > 40.0);
             assert!(found.difference("better", "nobody", "m").is_none());
+            // Of the seeds that both have.
+            let mut values = found.values.clone();
+            values.remove(&("better".to_owned(), 0));
+            let Found { size, cache, images, .. } = *found;
+            let fewer = Found { size, labels: vec![], subjects: BTreeMap::new(), values, cache, images };
+            let Estimate { mean, n, .. } = fewer.difference("better", "base", "m").unwrap();
+            assert!((mean - 1.15).abs() < 1e-12 && n == 2);
             // Pixels have one value, which is paired with every seed.
             assert_eq!(found.difference(PIXELS, "base", "m").unwrap().mean, 7.0 - 30.0);
         });

@@ -370,13 +370,8 @@ impl Metric for PositionMaps {
         let mut found = Values::new();
         for (maps, &query) in all.iter().zip(&queries) {
             for (name, map) in Self::NAMES.iter().zip(maps) {
-                let (least, most) = map.iter().fold((f64::INFINITY, -1.0f64), |(l, m), v| (l.min(*v), m.max(*v)));
-                let above = map.iter().filter(|v| **v > 0.5 * (least + most)).count();
-                let values = [
-                    ("peak", map[query]),
-                    ("width", 100.0 * above as f64 / map.len() as f64),
-                    ("order", rank_correlation(map, &maps[0])),
-                ];
+                let values =
+                    [("peak", map[query]), ("width", 100.0 * width(map)), ("order", rank_correlation(map, &maps[0]))];
                 for (what, value) in values {
                     *found.entry(format!("{name} {what}")).or_default() += value / queries.len() as f64;
                 }
@@ -386,9 +381,87 @@ impl Metric for PositionMaps {
     }
 }
 
+/// The share of values above the middle between the least and the greatest.
+fn width(map: &[f64]) -> f64 {
+    let (least, most) = map.iter().fold((f64::INFINITY, -1.0f64), |(l, m), v| (l.min(*v), m.max(*v)));
+    let above = map.iter().filter(|v| **v > 0.5 * (least + most)).count();
+    above as f64 / map.len() as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runs::RunFolder;
+    use crate::tensor::{DType, Device};
+    use crate::train::{RunConfig, small};
+
+    #[test]
+    fn a_width_is_the_share_above_the_middle() {
+        assert_eq!(width(&[1.0, 0.65, 0.5, 0.4]), 0.25); // the middle is 0.7
+    }
+
+    /// The few labels are others in each seed; all labels are the same.
+    #[test]
+    fn the_few_labels_of_a_probe_are_drawn_by_seed() {
+        let (scratch, images) = (tempfile::tempdir().unwrap(), Images::new(16));
+        let folder = RunFolder::claim(scratch.path()).unwrap().unwrap();
+        let probe = Probe { name: "probe".into(), labels: "shapes".into(), images: [300, 300] };
+        let of = |seed| {
+            let run = small::run(&small::trainer(small::stop(), false, DType::F32));
+            let subject = Subject { kind: Kind::Pixels, config: RunConfig { seed, ..run } };
+            let specimen =
+                Specimen { device: Device::Cpu, subject: &subject, model: None, folder: &folder, images: &images };
+            probe.measure(&specimen, &|| Ok(())).unwrap()
+        };
+        let [a, b] = [0, 1].map(of);
+        assert_eq!(a[Probe::LAST], b[Probe::LAST]);
+        assert_ne!(a[Probe::ONE_PERCENT], b[Probe::ONE_PERCENT]);
+    }
+
+    /// The last number of a column stands for it.
+    #[test]
+    fn a_column_is_its_last_number_and_all_where_there_are_diagnostics() {
+        let (scratch, images) = (tempfile::tempdir().unwrap(), Images::new(16));
+        let header = "step,epoch,loss,lr,weight_decay,ema_momentum,images_per_second,norm_a,rank_me";
+        let log = format!("{header}\n1,0,1,0,0,0,1,3,\n2,0,1,0,0,0,1,4,7\n3,0,1,0,0,0,1,5,\n4,0,1,0,0,0,1,6,8\n");
+        std::fs::write(scratch.path().join("log.csv"), log).unwrap();
+        let folder = RunFolder::claim(scratch.path()).unwrap().unwrap();
+        let run = small::run(&small::trainer(small::stop(), false, DType::F32));
+        let subject = Subject { kind: Kind::Trained, config: RunConfig { steps: 4, ..run } };
+        let specimen =
+            Specimen { device: Device::Cpu, subject: &subject, model: None, folder: &folder, images: &images };
+        let metric = FromLog { columns: vec!["norm_a", "not there"], over_training: true };
+        let found = metric.measure(&specimen, &|| Ok(())).unwrap();
+        let expected = [("norm_a", 6.0), ("norm_a @ 2", 4.0), ("norm_a @ 4", 6.0)];
+        assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value)).into());
+    }
+
+    #[test]
+    fn maps_are_ordered_as_that_of_the_position_itself() {
+        let (scratch, images) = (tempfile::tempdir().unwrap(), Images::new(16));
+        let folder = RunFolder::claim(scratch.path()).unwrap().unwrap();
+        let trainer = small::trainer(small::stop(), false, DType::F32);
+        let subject = Subject { kind: Kind::Untrained, config: small::run(&trainer) };
+        let model = Some((trainer.method, trainer.params));
+        let specimen = Specimen { device: Device::Cpu, subject: &subject, model, folder: &folder, images: &images };
+        let found = PositionMaps { draws: 3 }.measure(&specimen, &|| Ok(())).unwrap();
+        for name in ["exact", "expected"] {
+            // Equal cosines are no longer equal, multiplied.
+            assert!((found[&format!("{name} order")] - 1.0).abs() < 1e-3, "{found:?}");
+        }
+        assert!((found["exact peak"] - 1.0).abs() < 1e-12 && found["draw order"] < 1.0, "{found:?}");
+    }
+
+    /// What is expected of the mean over draws is what it tends to.
+    #[test]
+    fn the_expected_map_is_the_mean_of_many_draws() {
+        let Trainer { method, params, .. } = small::trainer(small::stop(), false, DType::F32);
+        let maps = PositionMaps { draws: 4000 }.maps(&(method, params), &[0, 5]);
+        for [exact, _, mean, expected] in maps {
+            let apart = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(apart(&mean, &expected) < 0.25 * apart(&mean, &exact));
+        }
+    }
 
     #[test]
     fn one_image_in_a_hundred_of_each_class() {

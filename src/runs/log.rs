@@ -168,4 +168,17 @@ mod tests {
         let (_, kept) = read(&path, 2).unwrap();
         assert_eq!(kept.len(), 2);
     }
+
+    /// Of 20,000 steps every second is read, and every one that has diagnostics.
+    #[test]
+    fn a_long_log_is_thinned_but_for_its_diagnostics() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        let rank = |step| if [4999, 15001].contains(&step) { "7" } else { "" };
+        let rows: String = (1..=2 * POINTS).map(|step| format!("{step},0,1,0,0,0,1,{}\n", rank(step))).collect();
+        std::fs::write(&path, format!("{},rank\n{rows}", COLUMNS.join(","))).unwrap();
+        let logged = logged(&path).unwrap();
+        assert_eq!(logged.series("rank"), [(4999.0, 7.0), (15001.0, 7.0)]);
+        assert_eq!(logged.rows.len(), POINTS + 2);
+    }
 }

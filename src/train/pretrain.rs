@@ -343,6 +343,20 @@ mod tests {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// Masks and noise are those of the step, and of no other.
+    #[test]
+    fn each_step_has_masks_and_noise_of_its_own() {
+        let (config, trainer, _) = run((None, false), (20, None, false));
+        let at = |step: usize| {
+            let views = vec![Tensor::zeros([config.batch, 3, 16, 16], DType::F32)];
+            let batch = batch(&config, &trainer, step, Loaded { views, labels: None, first: 0 }).unwrap();
+            let chunk = trainer.chunk(&batch, 0..config.batch);
+            (chunk.targets().clone(), chunk.noise.unwrap().to_f64_vec()[0])
+        };
+        let (one, two) = (at(1), at(2));
+        assert!(at(1) == one && one.0 != two.0 && one.1 != two.1);
+    }
+
     /// Whatever ends a run, its trainer comes back as its last whole step left it, and that step was reported.
     #[test]
     fn an_error_gives_back_what_was_learned() {
@@ -394,6 +408,7 @@ mod tests {
             let mut diagnosed = Vec::new();
             let trainer = resume(trainer, &config, &splits, 5, &mut |report, _| {
                 diagnosed.extend(report.diagnostics.clone().map(|d| (report.step, d)));
+                assert_eq!(report.epoch, report.step as f64 / 6.0);
                 Ok(ControlFlow::Continue(()))
             });
             assert_eq!(trainer.unwrap().optimizer.steps(), 12);

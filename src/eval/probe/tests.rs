@@ -102,6 +102,14 @@ fn the_penalty_is_chosen_on_held_out_images() {
 }
 
 #[test]
+fn the_seed_decides_which_images_are_held_out() {
+    let (train, test) = (blobs(1, 300, 8, 4, 1.0), blobs(2, 300, 8, 4, 1.0));
+    let held_out = |seed| probe_with(&train, &test, 4, &ProbeConfig { seed, ..ProbeConfig::default() }).held_out;
+    assert_eq!(held_out(0), held_out(0));
+    assert_ne!(held_out(0), held_out(1));
+}
+
+#[test]
 fn a_split_is_a_partition_in_order() {
     let blocks = blobs(23, 2 * BLOCK + 9, 3, 3, 1.0).blocks();
     let rows = |blocks: &[Block]| blocks.iter().flat_map(|b| b.x.to_f64_vec()).collect::<Vec<f64>>();

@@ -177,6 +177,19 @@ fn lower_layers_learn_more_slowly() {
     );
 }
 
+/// What is trained is what is evaluated: the head on the mean of the patches, without the class token.
+#[test]
+fn the_loss_is_of_the_patches_alone() {
+    let still = FineTuning { drop_path: 0.0, label_smoothing: 0.0, ..FineTuning::new(&names(CLASSES)) };
+    let (Trainer { method, params, .. }, batch) = (&general(still), batch(4, 0));
+    let images = Var::from(batch.views[0].images.clone());
+    let tokens = method.encoder().forward(&params["encoder"].constants(), &images, None);
+    let scores = method.class_scores(params, tokens.slice(1, 1..17).mean_axis(1).value()).unwrap();
+    let expected = ops::cross_entropy(&scores.into(), batch.labels.as_ref().unwrap()).item();
+    let found = Trainer::new(method.clone(), params.clone()).gradients(&batch).unwrap().loss.item();
+    assert!((found - expected).abs() < 1e-13, "{found} for {expected}");
+}
+
 /// With drop path, in chunks: in f64 against differences.
 #[test]
 fn gradients_are_those_of_the_loss() {
