@@ -79,9 +79,13 @@ fn any_trained_number_that_is_nan_or_infinite_is_named() {
 
 #[test]
 fn a_loss_that_overflows_is_traced_to_the_operation() {
-    let (mut trainer, batch) = stop();
-    set(&mut trainer.params["encoder"], "blocks.0.norm2.weight", 3e38);
-    fails(&mut trainer, &batch, &["the loss is", "first, images 0 to 2: norm_linear (entry", "lower learning rate"]);
+    // Before any step, no learning rate is to blame.
+    for (steps, advice) in [(0, "no step was made, so it is a setting"), (1, "a lower learning rate")] {
+        let (mut trainer, batch) = stop();
+        (0..steps).for_each(|_| drop(trainer.step(&batch, &HYPER).unwrap()));
+        set(&mut trainer.params["encoder"], "blocks.0.norm2.weight", 3e38);
+        fails(&mut trainer, &batch, &["the loss is", "first, images 0 to 2: norm_linear (entry", "a new run", advice]);
+    }
 }
 
 #[test]

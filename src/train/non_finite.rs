@@ -150,7 +150,11 @@ impl Trainer {
 
     /// Given where it began, and what to do about that.
     pub(super) fn non_finite(&self, problem: String, source: Option<(&str, Option<&str>)>) -> Error {
-        let diverged = "the step was not made; try a lower learning rate or a longer warm-up";
+        // Resumed, it comes to the same numbers.
+        let diverged = match self.optimizer.steps() {
+            0 => "begin a new run: no step was made, so it is a setting or the images that are too large or too small",
+            _ => "the step was not made; begin a new run with a lower learning rate or a longer warm-up",
+        };
         match source {
             Some((source, advice)) => self.error(format!("{problem}; first, {source}"), advice.unwrap_or(diverged)),
             None => self.error(format!("{problem}; every number on the way to it was finite"), diverged),

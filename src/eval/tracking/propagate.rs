@@ -145,13 +145,13 @@ pub(super) fn soft_labels(
             order.clear();
             order.extend(near.iter().map(|(cosine, ..)| *cosine));
             let k = config.top_k.min(order.len()) - 1;
-            let (_, kth, _) = order.select_nth_unstable_by(k, |a, b| b.total_cmp(a));
-            let kth = *kth;
+            let (larger, kth, _) = order.select_nth_unstable_by(k, |a, b| b.total_cmp(a));
+            let (kth, largest) = (*kth, larger.iter().fold(*kth, |a, b| a.max(*b)));
             let mut total = 0.0;
             let mut sums = vec![0.0; classes];
             for (cosine, frame, patch) in near.iter().filter(|(cosine, ..)| *cosine >= kth) {
-                // No cosine exceeds 1: taking that off keeps the exponentials from overflowing at any temperature.
-                let weight = (f64::from(cosine - 1.0) / config.temperature).exp();
+                // The largest weighs 1: at no temperature does one overflow, nor do all of them vanish.
+                let weight = (f64::from(cosine - largest) / config.temperature).exp();
                 total += weight;
                 let of = &context[*frame].labels[patch * classes..][..classes];
                 sums.iter_mut().zip(of).for_each(|(sum, v)| *sum += weight * f64::from(*v));

@@ -181,6 +181,18 @@ fn propagation_is_its_definition() {
     }
 }
 
+/// The colder, the more the most similar counts, and in the end it alone.
+#[test]
+fn at_the_lowest_temperature_the_most_similar_patch_gives_its_label() {
+    let [queries, features] = [1, 2].map(|seed| unit_rows(gaussian(seed, 12, 8), "", 0).unwrap());
+    let seen = [Seen { features, labels: (0..24).map(|at| at as f32 / 24.0).collect() }];
+    let config = TrackConfig { temperature: f64::MIN_POSITIVE, ..TrackConfig::default() };
+    let found = soft_labels(&queries, &[&seen[0]], [3, 4], 2, &config);
+    let nearest = TrackConfig { top_k: 1, ..TrackConfig::default() };
+    let expected = naive(&queries, &seen, [3, 4], 2, &nearest);
+    assert!(found.iter().zip(&expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6), "{found:?} {expected:?}");
+}
+
 /// Of patches that are equally similar none is left out.
 #[test]
 fn those_equal_to_the_last_of_the_most_similar_count_too() {

@@ -154,7 +154,7 @@ impl MultiBlock {
             "use larger patches",
         )?;
         let empty = || "with min_keep 0 a context could be left empty".to_owned();
-        check(!self.is_enough(0), &empty, "set min_keep to at least 1")?;
+        check(!self.is_enough(0), &empty, "set `min_keep` to at least 1")?;
         let demand = format!("{} min_keep = {}", if self.official() { "more than" } else { "at least" }, self.min_keep);
         for (kind, blocks) in [("target", &self.target), ("context", &self.context)] {
             blocks.validate(kind)?;
@@ -165,7 +165,7 @@ impl MultiBlock {
                     let block = format!("a {kind} block of {h}x{w} = {} tokens", h * w);
                     format!("on {grid} {block} can be drawn, but a block needs {demand}")
                 };
-                let hint = format!("lower min_keep, raise the {kind} scale, or use smaller patches");
+                let hint = format!("lower `min_keep`, raise `{kind}.scale`, or use smaller patches");
                 check(self.is_enough(h * w), &small, &hint)?;
             }
         }
@@ -181,7 +181,7 @@ impl MultiBlock {
                         "a target of {h}x{w} can leave {left} tokens of a context of {ch}x{cw}, which needs {demand}"
                     )
                 };
-                check(self.is_enough(left), &got, "lower min_keep or the target scale, or raise the context scale")?;
+                check(self.is_enough(left), &got, "lower `min_keep` or `target.scale`, or raise `context.scale`")?;
             }
         }
         Ok(())

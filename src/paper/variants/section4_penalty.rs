@@ -67,9 +67,7 @@ impl FromStr for Penalty {
         let wrong = || Error::config(format!("'{text}' is no penalty"), "write the norm and a weight, as in l1:0.01");
         let (norm, weight) = text.split_once(':').ok_or_else(wrong)?;
         let penalty = Penalty { norm: norm.parse()?, weight: weight.parse().map_err(|_| wrong())? };
-        match penalty.problem() {
-            None => Ok(penalty),
-            Some(problem) => Err(Error::config(problem, "choose a number that is not negative")),
-        }
+        let negative = || Error::config(format!("a weight of {weight}"), "choose a number that is not negative");
+        if penalty.problem().is_none() { Ok(penalty) } else { Err(negative()) }
     }
 }

@@ -57,16 +57,19 @@ pub struct TensorFile {
     sums: Option<HashMap<String, String>>,
 }
 
+/// What helps against damage.
+const ANOTHER_COPY: &str = "take another copy of the file, or an earlier one";
+
 impl TensorFile {
-    /// Opens a file and reads its header; no tensor is touched. Errors about what it holds advise `hint`.
+    /// Opens a file and reads its header; no tensor is touched. Errors about what a whole file holds advise `hint`.
     ///
     /// # Errors
     /// When it is no ordinary file or cannot be read, its header is not that of a safetensors file of its length, or its
     /// metadata do not have their checksum.
     pub fn open(path: &Path, hint: &'static str) -> Result<Self> {
         let io = |e| Error::io("read", path, e);
-        let unusable = |problem: String| Error::file(path, problem, hint);
-        let no_header = |problem: String| unusable(format!("not a safetensors file ({problem})"));
+        let damaged = |problem: String| Error::file(path, problem, ANOTHER_COPY);
+        let no_header = |problem: String| damaged(format!("not a safetensors file ({problem})"));
         // A run's folder is taken for its checkpoint before long by everyone.
         let whole = path.join("checkpoint.safetensors");
         if whole.is_file() {
@@ -94,7 +97,7 @@ impl TensorFile {
             let (announced, found) = (header.data_len(), rest - size);
             return Err(no_header(format!("{announced} bytes of tensors are announced, and there are {found}")));
         }
-        let sums = header.metadata().as_ref().map_or(Ok(None), checksums).map_err(unusable)?;
+        let sums = header.metadata().as_ref().map_or(Ok(None), checksums).map_err(damaged)?;
         Ok(TensorFile { path: path.to_owned(), hint, file, header, start: 8 + size, sums })
     }
 
@@ -200,7 +203,7 @@ impl TensorFile {
     fn unusable(&self, mismatches: &[Mismatch]) -> Error {
         let all = |what: fn(&Reason) -> bool| mismatches.iter().all(|mismatch| what(&mismatch.reason));
         let hint = if all(|reason| !reason.can_be_left_out()) {
-            "take another copy of the file, or an earlier one"
+            ANOTHER_COPY
         } else if all(|reason| matches!(reason, Reason::Elements(_))) {
             "convert it to floating point, such as F32"
         } else {

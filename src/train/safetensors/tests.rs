@@ -188,7 +188,7 @@ fn damaged_files_are_errors() {
     let file = Scratch::new("damaged", &[]);
     let refused = |bytes: &[u8], words: &str| {
         fs::write(&file.0, bytes).unwrap();
-        says(TensorFile::open(&file.0, "a hint"), &["damaged", "not a safetensors file", words]);
+        says(TensorFile::open(&file.0, "a hint"), &["damaged", "not a safetensors file", words, "another copy"]);
     };
     (0..good.len()).for_each(|end| refused(&good[..end], ""));
     refused(&[&good[..], &[0]].concat(), "");
