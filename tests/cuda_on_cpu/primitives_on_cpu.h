@@ -44,6 +44,19 @@ inline void store_shared(u32 at, u16 x, CUDA_ON_CPU_PLACE) {
     *(u16 *)cuda_on_cpu::shared_bytes("store_shared", at, 2, place) = x;
 }
 
+namespace cuda_on_cpu {
+template <class X> struct Broadcast { X *sum; const X *from; int lane; X x; };
+}  // namespace cuda_on_cpu
+template <int N, class X> inline void add_broadcast(X (&sum)[N], const X *from, int lane, X x, CUDA_ON_CPU_PLACE) {
+    using Mine = cuda_on_cpu::Broadcast<X>;
+    Mine mine = {sum, from, lane, x};
+    auto operation = [](Mine *const *lanes) {
+        for (int i = 0; i < 32; i++)
+            for (int r = 0; r < N; r++) lanes[i]->sum[r] += lanes[lanes[i]->lane]->from[r] * lanes[i]->x;
+    };
+    cuda_on_cpu::together("add_broadcast", mine, operation, ~0u, true, place);
+}
+
 inline void copy_async_16(u32 to, const void *from, int bytes, CUDA_ON_CPU_PLACE) {
     cuda_on_cpu_runtime->copy_async(cuda_on_cpu::shared_memory() + to, from, 16, (u32)bytes, place);
 }

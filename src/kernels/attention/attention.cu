@@ -49,7 +49,7 @@ __device__ __forceinline__ void add(T *sum, const T *weights, const T *other, u6
         T more[OWN] = {};
         for (int j = 0; j < 32; j++) {
             const T x = e < dim ? other[j * pitch + e] : T(0);
-            for (int r = 0; r < OWN; r++) more[r] += __shfl_sync(~0u, weights[r], j) * x;
+            add_broadcast(more, weights, j, x);
         }
         if (e < dim)
             for (int r = 0; r < OWN; r++) sum[(w * OWN + r) * pitch + e] += more[r];

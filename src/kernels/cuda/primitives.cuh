@@ -197,6 +197,11 @@ template <u32 N> __device__ __forceinline__ void more_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
 }
 
+// sum ← sum + x · N numbers of one lane of a warp, whose threads all come.
+template <int N, typename X> __device__ __forceinline__ void add_broadcast(X (&sum)[N], const X *from, int lane, X x) {
+    for (int i = 0; i < N; i++) sum[i] += __shfl_sync(~0u, from[i], lane) * x;
+}
+
 // A barrier of so many threads of a block, whole warps; each ID of 1 to 15 is one of its own.
 template <u32 ID, u32 THREADS> __device__ __forceinline__ void barrier_of() {
     asm volatile("bar.sync %0, %1;" ::"n"(ID), "n"(THREADS) : "memory");
