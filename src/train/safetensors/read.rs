@@ -75,7 +75,7 @@ impl TensorFile {
         if whole.is_file() {
             return Err(Error::file(path, "is a folder, not a file", format!("give {}", whole.display())));
         }
-        files::ordinary(path, hint)?;
+        files::ordinary(path, "give a safetensors file")?;
         let mut file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         let Some(rest) = length.checked_sub(8) else { return Err(no_header(format!("{length} bytes long"))) };

@@ -220,9 +220,9 @@ fn damaged_files_are_errors() {
 fn what_is_no_file_or_no_longer_whole_is_an_error() {
     let missing = TensorFile::open("no such file".as_ref(), "a hint");
     assert!(matches!(missing, Err(Error::Io { action: "read", .. })));
-    says(TensorFile::open(&std::env::temp_dir(), "a hint"), &["is a folder, not a file", "a hint"]);
+    says(TensorFile::open(&std::env::temp_dir(), "a hint"), &["is a folder, not a file", "give a safetensors file"]);
     if cfg!(target_os = "linux") {
-        let words = ["/dev/zero: is a device or a pipe", "a hint"];
+        let words = ["/dev/zero: is a device or a pipe", "give a safetensors file"];
         says(TensorFile::open("/dev/zero".as_ref(), "a hint"), &words);
     }
     // A file that shrinks after its header was read.
