@@ -40,6 +40,7 @@ fn flags_that_cannot_work() {
         ("pretrain --target-blocks 9", &["last 9 blocks"]),
         ("pretrain --min-keep 60", &["lower --min-keep, raise --target-scale"]),
         ("pretrain --min-keep 0", &["set --min-keep to at least 1"]),
+        ("pretrain --target-scale 0.9,1", &["lower --min-keep or --target-scale, or raise --context-scale"]),
         ("pretrain --target-scale 0.5", &["two numbers"]),
         ("pretrain --target-scale 0.9,0.1", &["0.9"]),
         ("pretrain --crop-scale 0,1", &["crops cannot cover"]),

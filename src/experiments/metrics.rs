@@ -8,7 +8,7 @@ use super::cache::{Images, Kind, Specimen, Subject, Values};
 use super::statistics::rank_correlation;
 use crate::data::{Dataset, Subset};
 use crate::eval::{self, CancelCheck, ProbeConfig, cosines, linear_probe};
-use crate::methods::Method;
+use crate::methods::{Method, ModelParams};
 use crate::paper::cosine_shrinkage;
 use crate::rng::{Purpose, stream};
 use crate::tensor::{Indices, Tensor};
@@ -313,11 +313,7 @@ pub struct PositionMaps {
 
 impl PositionMaps {
     /// The maps of some queries, \[4\] × K values each: of ψ itself, of one draw, the mean over draws, the expectation.
-    pub(super) fn maps(
-        &self,
-        model: &(Arc<dyn Method>, crate::methods::ModelParams),
-        queries: &[usize],
-    ) -> Vec<[Vec<f64>; 4]> {
+    pub(super) fn maps(&self, model: &(Arc<dyn Method>, ModelParams), queries: &[usize]) -> Vec<[Vec<f64>; 4]> {
         let trainer = Trainer::new(model.0.clone(), model.1.clone());
         let Some(positions) = trainer.positions() else { return Vec::new() };
         let [_, k, d_p] = positions.psi.dims("position maps: psi");
@@ -395,6 +391,20 @@ mod tests {
     use crate::tensor::{DType, Device};
     use crate::train::{RunConfig, small};
 
+    /// What a metric finds of a subject, in whose folder there may be a log.
+    fn found(
+        metric: &dyn Metric,
+        subject: &Subject,
+        model: Option<(Arc<dyn Method>, ModelParams)>,
+        log: Option<&str>,
+    ) -> Values {
+        let (scratch, images) = (tempfile::tempdir().unwrap(), Images::new(16));
+        log.into_iter().for_each(|log| std::fs::write(scratch.path().join("log.csv"), log).unwrap());
+        let folder = RunFolder::claim(scratch.path()).unwrap().unwrap();
+        let specimen = Specimen { device: Device::Cpu, subject, model, folder: &folder, images: &images };
+        metric.measure(&specimen, &|| Ok(())).unwrap()
+    }
+
     #[test]
     fn a_width_is_the_share_above_the_middle() {
         assert_eq!(width(&[1.0, 0.65, 0.5, 0.4]), 0.25); // the middle is 0.7
@@ -403,15 +413,10 @@ mod tests {
     /// The few labels are others in each seed; all labels are the same.
     #[test]
     fn the_few_labels_of_a_probe_are_drawn_by_seed() {
-        let (scratch, images) = (tempfile::tempdir().unwrap(), Images::new(16));
-        let folder = RunFolder::claim(scratch.path()).unwrap().unwrap();
         let probe = Probe { name: "probe".into(), labels: "shapes".into(), images: [300, 300] };
         let of = |seed| {
             let run = small::run(&small::trainer(small::stop(), false, DType::F32));
-            let subject = Subject { kind: Kind::Pixels, config: RunConfig { seed, ..run } };
-            let specimen =
-                Specimen { device: Device::Cpu, subject: &subject, model: None, folder: &folder, images: &images };
-            probe.measure(&specimen, &|| Ok(())).unwrap()
+            found(&probe, &Subject { kind: Kind::Pixels, config: RunConfig { seed, ..run } }, None, None)
         };
         let [a, b] = [0, 1].map(of);
         assert_eq!(a[Probe::LAST], b[Probe::LAST]);
@@ -421,30 +426,22 @@ mod tests {
     /// The last number of a column stands for it.
     #[test]
     fn a_column_is_its_last_number_and_all_where_there_are_diagnostics() {
-        let (scratch, images) = (tempfile::tempdir().unwrap(), Images::new(16));
         let header = "step,epoch,loss,lr,weight_decay,ema_momentum,images_per_second,norm_a,rank_me";
         let log = format!("{header}\n1,0,1,0,0,0,1,3,\n2,0,1,0,0,0,1,4,7\n3,0,1,0,0,0,1,5,\n4,0,1,0,0,0,1,6,8\n");
-        std::fs::write(scratch.path().join("log.csv"), log).unwrap();
-        let folder = RunFolder::claim(scratch.path()).unwrap().unwrap();
         let run = small::run(&small::trainer(small::stop(), false, DType::F32));
         let subject = Subject { kind: Kind::Trained, config: RunConfig { steps: 4, ..run } };
-        let specimen =
-            Specimen { device: Device::Cpu, subject: &subject, model: None, folder: &folder, images: &images };
         let metric = FromLog { columns: vec!["norm_a", "not there"], over_training: true };
-        let found = metric.measure(&specimen, &|| Ok(())).unwrap();
+        let found = found(&metric, &subject, None, Some(&log));
         let expected = [("norm_a", 6.0), ("norm_a @ 2", 4.0), ("norm_a @ 4", 6.0)];
         assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value)).into());
     }
 
     #[test]
     fn maps_are_ordered_as_that_of_the_position_itself() {
-        let (scratch, images) = (tempfile::tempdir().unwrap(), Images::new(16));
-        let folder = RunFolder::claim(scratch.path()).unwrap().unwrap();
         let trainer = small::trainer(small::stop(), false, DType::F32);
         let subject = Subject { kind: Kind::Untrained, config: small::run(&trainer) };
         let model = Some((trainer.method, trainer.params));
-        let specimen = Specimen { device: Device::Cpu, subject: &subject, model, folder: &folder, images: &images };
-        let found = PositionMaps { draws: 3 }.measure(&specimen, &|| Ok(())).unwrap();
+        let found = found(&PositionMaps { draws: 3 }, &subject, model, None);
         for name in ["exact", "expected"] {
             // Equal cosines are no longer equal, multiplied.
             assert!((found[&format!("{name} order")] - 1.0).abs() < 1e-3, "{found:?}");

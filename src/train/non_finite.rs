@@ -150,10 +150,15 @@ impl Trainer {
 
     /// Given where it began, and what to do about that.
     pub(super) fn non_finite(&self, problem: String, source: Option<(&str, Option<&str>)>) -> Error {
-        // Resumed, it comes to the same numbers.
         let diverged = match self.optimizer.steps() {
-            0 => "begin a new run: no step was made, so it is a setting or the images that are too large or too small",
-            _ => "the step was not made; begin a new run with a lower learning rate or a longer warm-up",
+            0 => {
+                "no step was made, so it is a setting or the images that are too large or too small: begin a new run, as this one \
+                 would come to the same numbers"
+            }
+            _ => {
+                "the step was not made; begin a new run with a lower learning rate or a longer warm-up, as this one would come to the \
+                 same numbers"
+            }
         };
         match source {
             Some((source, advice)) => self.error(format!("{problem}; first, {source}"), advice.unwrap_or(diverged)),
